@@ -1,0 +1,39 @@
+"""A WebSocket gateway for Python web applications: it holds the connections, your listener decides who gets what,
+and anything can push with `POST /send`."""
+
+from wsgateway.config import Settings
+from wsgateway.connection import Connection
+from wsgateway.events import Event
+from wsgateway.exceptions import (
+    ConfigError,
+    GatewayError,
+    GatewayNotFound,
+    GatewayNotRunning,
+    HookError,
+    ListenerError,
+    MessageError,
+    Refused,
+    SendError,
+    StartError,
+)
+from wsgateway.gateway import Gateway, send_gateway_message
+from wsgateway.hub import Sent
+
+__all__ = [
+    "ConfigError",
+    "Connection",
+    "Event",
+    "Gateway",
+    "GatewayError",
+    "GatewayNotFound",
+    "GatewayNotRunning",
+    "HookError",
+    "ListenerError",
+    "MessageError",
+    "Refused",
+    "SendError",
+    "Sent",
+    "Settings",
+    "StartError",
+    "send_gateway_message",
+]

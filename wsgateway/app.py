@@ -1,0 +1,45 @@
+"""What `uvicorn wsgateway.app:app` serves: a gateway made from `WSGATEWAY_…` variables and the settings file.
+
+They are read when the server starts, not at import."""
+
+import logging
+import os
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from wsgateway.config import load
+from wsgateway.exceptions import ConfigError
+from wsgateway.gateway import Gateway
+from wsgateway.logs import QueryMask, logger
+
+
+class Application:
+    """An ASGI application that becomes a gateway with its first event."""
+
+    def __init__(self) -> None:
+        self.gateway: Gateway | None = None
+
+    def load(self) -> Gateway:
+        """Make the gateway. Raises `ConfigError`."""
+        loaded = load(defaults={"local_access": True}, environ=os.environ, flags={})
+        for warning in loaded.warnings:
+            logger.warning("%s", warning)
+        for name in ("uvicorn.error", "uvicorn.access"):
+            logging.getLogger(name).addFilter(QueryMask())
+        self.gateway = Gateway(loaded.settings)
+        return self.gateway
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        gateway: ASGIApp
+        try:
+            gateway = self.gateway or self.load()
+        except ConfigError as exc:
+            if scope["type"] != "lifespan":
+                raise
+            await receive()
+            await send({"type": "lifespan.startup.failed", "message": f"the settings cannot be used:\n{exc}"})
+            return
+        await gateway(scope, receive, send)
+
+
+app = Application()

@@ -1,0 +1,155 @@
+"""Who may connect and who may send (DESIGN: closed by default, open by naming). No I/O: headers in, a refusal or
+None out. A refusal says what happened, which setting would allow it, and where the documentation explains it."""
+
+import hmac
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Any
+
+from wsgateway.config import Settings, normalized_origin
+
+DOCS = "docs/troubleshooting.md"
+
+RawHeaders = Iterable[tuple[bytes, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An answer other than 200: `kind` is its label in the metrics, `help` the part of the documentation."""
+
+    status: int
+    kind: str
+    detail: str
+    help: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.detail} ({DOCS}#{self.help})" if self.help else self.detail
+
+
+class Rules:
+    """The rules of one gateway. `bound_host` is the address it listens on, where the gateway knows it."""
+
+    def __init__(self, settings: Settings, *, bound_host: str | None = None) -> None:
+        self._hosts = settings.allowed_hosts
+        self._origins = frozenset(settings.allowed_origins)
+        self._keys = tuple(key.encode() for key in settings.api_key)
+        self._local_access = settings.local_access
+        self._bound_host = bound_host
+
+    def check_host(self, scope: Mapping[str, Any]) -> Refusal | None:
+        """400 unless `Host` is on `allowed_hosts`, where that is set."""
+        if not self._hosts or "*" in self._hosts:
+            return None
+        name = _host_name(_one(scope["headers"], b"host") or "")
+        if any(name == host or (host.startswith("*.") and name.endswith(host[1:])) for host in self._hosts):
+            return None
+        detail = f"the host {name[:100]!r} is not on allowed_hosts; add it there if clients may use it"
+        return Refusal(400, "host", detail, "unknown-host")
+
+    def check_origin(self, scope: Mapping[str, Any]) -> Refusal | None:
+        """403 if a page of another site wants in (RFC 6455 10.2). A client without `Origin` is no browser."""
+        origins = _values(scope["headers"], b"origin")
+        if not origins:
+            return None
+        if len(origins) > 1:
+            return Refusal(403, "origin", "the request has more than one Origin, a browser sends one", "foreign-origin")
+        origin = origins[0]
+        if "*" in self._origins or origin in self._origins or origin == _own_origin(scope):
+            return None
+        if not self._origins and self._loopback(scope) and _LOOPBACK_ORIGIN.fullmatch(origin):
+            return None
+        detail = f"pages from {origin[:100]!r} may not connect; add that origin to allowed_origins if they may"
+        return Refusal(403, "origin", detail, "foreign-origin")
+
+    def check_caller(self, scope: Mapping[str, Any]) -> Refusal | None:
+        """401 or 403 unless the caller has a key or, where none is set, is local."""
+        if self._keys:
+            return None if self._has_key(scope["headers"]) else _UNAUTHORIZED
+        if not self._local_access:
+            detail = "this gateway takes no calls: give it an api_key, or local_access = true for callers on its host"
+            return Refusal(403, "no_key_set", detail, "no-key-set")
+        foreign = self._why_not_local(scope)
+        if foreign:
+            detail = f"without an api_key only local callers are answered, and {foreign}; set api_key to allow others"
+            return Refusal(403, "not_local", detail, "not-local")
+        return None
+
+    def _has_key(self, headers: RawHeaders) -> bool:
+        given = [value for name, value in headers if name == b"authorization"]
+        scheme, _, key = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
+        key = key.strip()
+        matches = [hmac.compare_digest(key, known) for known in self._keys]  # all of them, whichever fits
+        return scheme.lower() == b"bearer" and any(matches)
+
+    def is_local(self, scope: Mapping[str, Any]) -> bool:
+        """Whether the caller runs on this host, and no proxy or foreign page speaks through it."""
+        return self._why_not_local(scope) is None
+
+    def _why_not_local(self, scope: Mapping[str, Any]) -> str | None:
+        client = scope.get("client")
+        if not client or not is_loopback(client[0]):
+            return "this one is not on loopback"
+        forwarded = next((name for name, _ in scope["headers"] if _FORWARDED.fullmatch(name)), None)
+        if forwarded or scope.get("http_version") == "1.0":
+            return f"a proxy has forwarded this one ({(forwarded or b'HTTP/1.0').decode('latin-1')})"
+        host = _host_name(_one(scope["headers"], b"host") or "")
+        if not is_loopback(host):
+            return f"this one asks for the host {host[:100]!r}"
+        if self.check_origin(scope):
+            return "this one comes from a page of another origin"
+        return None
+
+    def _loopback(self, scope: Mapping[str, Any]) -> bool:
+        server = scope.get("server")
+        host = self._bound_host or (server[0] if server else None)
+        return bool(host) and is_loopback(str(host))
+
+
+_UNAUTHORIZED = Refusal(
+    401,
+    "key",
+    "the call needs `Authorization: Bearer` and one of the keys in api_key",
+    "wrong-key",
+    (("www-authenticate", "Bearer"),),
+)
+
+_FORWARDED = re.compile(rb"forwarded|x-forwarded-.*|x-real-ip|via")
+_LOOPBACK_ORIGIN = re.compile(r"https?://(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?")
+_SCHEMES = {"ws": "http", "wss": "https"}
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host`, a name or an address, is this machine as it talks to itself."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _own_origin(scope: Mapping[str, Any]) -> str | None:
+    host = _one(scope["headers"], b"host")
+    scheme = scope.get("scheme", "http")
+    try:
+        return normalized_origin(f"{_SCHEMES.get(scheme, scheme)}://{host}") if host else None
+    except ValueError:
+        return None
+
+
+def _values(headers: RawHeaders, name: bytes) -> list[str]:
+    return [value.decode("latin-1") for key, value in headers if key == name]
+
+
+def _one(headers: RawHeaders, name: bytes) -> str | None:
+    values = _values(headers, name)
+    return values[0] if len(values) == 1 else None
+
+
+def _host_name(host: str) -> str:
+    """The name in a `Host` header, without the port, in lower case."""
+    name = host[: host.find("]") + 1] if host.startswith("[") else host.partition(":")[0]
+    return name.lower()

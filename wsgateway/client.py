@@ -1,0 +1,78 @@
+"""A client for a gateway: `send` pushes over HTTP, for a task queue, a management command or a cron job; `connect`
+opens a WebSocket."""
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Iterable
+from typing import Any
+
+import anyio.to_thread
+from websockets.asyncio.client import connect
+
+from wsgateway.exceptions import SendError
+from wsgateway.hub import Sent
+
+__all__ = ["asend", "connect", "send"]
+
+
+def send(
+    url: str,
+    message: object,
+    *,
+    id: str | None = None,  # noqa: A002  the field's name in the body
+    connections: Iterable[str] | None = None,
+    data: dict[str, Any] | None = None,
+    api_key: str | None = None,
+    timeout: float = 10.0,
+) -> Sent:
+    """Post `message` to the gateway whose `/send` is at `url`, as `http://localhost:10125/send`.
+
+    `id` names another gateway of that process, `connections` the connections that are to receive it (everybody),
+    `data` what the listener finds in `event.data`; `timeout` is in seconds. Raises `SendError` for an answer other
+    than 200, `ValueError` if `message` is no JSON value, and `OSError` if nobody answers.
+    """
+    body: dict[str, object] = {**(data or {}), "message": message}
+    if id is not None:
+        body["id"] = id
+    if connections is not None:
+        body["connections"] = list(connections)
+    headers = {"content-type": "application/json"}
+    if api_key is not None:
+        headers["authorization"] = "Bearer " + api_key.encode().decode("latin-1")  # UTF-8, as the gateway compares it
+    if not url.startswith(("http://", "https://")):
+        raise ValueError(f"{url!r} is no HTTP address; one looks like http://localhost:10125/send")
+    request = urllib.request.Request(url, json.dumps(body, allow_nan=False).encode(), headers)  # noqa: S310  checked above
+    try:
+        with urllib.request.urlopen(request, timeout=timeout) as response:  # noqa: S310
+            answer = json.load(response)
+    except urllib.error.HTTPError as exc:
+        with exc:
+            raise SendError(exc.code, _problem(exc.read())) from None
+    return Sent(answer["recipients"], answer["queued"], answer["dropped"])
+
+
+async def asend(
+    url: str,
+    message: object,
+    *,
+    id: str | None = None,  # noqa: A002  the field's name in the body
+    connections: Iterable[str] | None = None,
+    data: dict[str, Any] | None = None,
+    api_key: str | None = None,
+    timeout: float = 10.0,  # noqa: ASYNC109  passed to the blocking call, which has no cancellation
+) -> Sent:
+    """`send` for `async` code."""
+
+    def call() -> Sent:
+        return send(url, message, id=id, connections=connections, data=data, api_key=api_key, timeout=timeout)
+
+    return await anyio.to_thread.run_sync(call)
+
+
+def _problem(body: bytes) -> dict[str, object]:
+    try:
+        problem = json.loads(body)
+    except ValueError:
+        problem = None
+    return problem if isinstance(problem, dict) else {"detail": body[:200].decode(errors="replace")}

@@ -1,0 +1,371 @@
+"""The one declaration of every setting, and how settings are read. Flags, variables, the file's keys, the table in
+the README and `Gateway(…)`'s arguments derive from it. Knows nothing of what the settings are used for."""
+
+import difflib
+import enum
+import math
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import Field, dataclass, field, fields
+from functools import cache
+from pathlib import Path
+from typing import Any, TypedDict, get_type_hints
+from urllib.parse import urlsplit
+
+from wsgateway.exceptions import ConfigError
+
+
+class SlowPolicy(enum.StrEnum):
+    """What happens to a message that does not fit into a connection's outbox."""
+
+    DISCONNECT = "disconnect"
+    DROP_OLDEST = "drop_oldest"
+    DROP_NEWEST = "drop_newest"
+
+
+def setting(
+    default: Any, text: str, *, least: float | None = None, most: float | None = None, secret: bool = False
+) -> Any:
+    """A field of `Settings`: its default, what it is for, its range, and whether it must never be shown."""
+    return field(default=default, metadata={"help": text, "least": least, "most": most, "secret": secret})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The settings of one gateway. Times are seconds, sizes bytes. Raises `ConfigError` with every mistake at once."""
+
+    id: str = setting("default", "name of the gateway, unique without regard to case")
+    host: str = setting("127.0.0.1", "address to listen on")
+    port: int = setting(10125, "port to listen on; 0 takes any free one", least=0, most=65535)
+    uds: str | None = setting(None, "path of a Unix socket to listen on instead")
+    listener: object = setting(None, "`package.module:Name`, `package.module`, `path/file.py:Name` or `path/file.py`")
+    on_start: str = setting("on_start", "name of the listener's hook for the start; empty turns it off")
+    on_stop: str = setting("on_stop", "… for the end")
+    on_handshake: str = setting("on_handshake", "… for a client that wants to connect")
+    on_client_open: str = setting("on_client_open", "… for a connection that was opened")
+    on_message: str = setting("on_message", "… for a message, from a client or from `/send`")
+    on_client_close: str = setting("on_client_close", "… for a connection that has ended")
+    on_error: str = setting("on_error", "… for a hook that raised")
+    on_first_open: str = setting("on_first_open", "… for the first of this process's connections")
+    on_last_close: str = setting("on_last_close", "… for the last of them")
+    hook_timeout: float = setting(10.0, "seconds a hook may take; past it, it is cancelled and logged", least=0.001)
+    echo_sender: bool = setting(True, "whether a client's own message is sent back to it too")
+    allowed_origins: tuple[str, ...] = setting((), "origins of other sites whose pages may connect; `*` allows all")
+    allowed_hosts: tuple[str, ...] = setting((), "host names that requests may ask for; empty allows all")
+    api_key: tuple[str, ...] = setting((), "keys that open `/send`, `/metrics` and `/info`", secret=True)
+    local_access: bool = setting(False, "whether local callers need no key, where none is set")
+    ping_interval: float = setting(25.0, "seconds between pings", least=0.05)
+    pong_timeout: float = setting(8.0, "seconds to wait for a pong; past it, the connection is aborted", least=0.05)
+    max_message_size: int = setting(65536, "bytes of a client's message; past it, close 1009", least=1)
+    max_send_size: int = setting(1048576, "bytes of the body of `/send`; past it, 413", least=1)
+    outbox_bytes: int = setting(1048576, "bytes that may wait for one slow client", least=1)
+    outbox_messages: int = setting(1000, "messages that may wait for one slow client", least=1)
+    send_timeout: float = setting(5.0, "seconds without progress after which a client is too slow", least=0.05)
+    slow_policy: SlowPolicy = setting("disconnect", "for a full outbox: disconnect, drop_oldest, drop_newest")
+    drain: float = setting(30.0, "seconds that stopping may take at most", least=0)
+    test_page: bool = setting(True, "whether `GET /` answers with the test page")
+    verbose: bool = setting(False, "whether every open, close and message is logged")
+    log_file: str | None = setting(None, "the log; `WebSocket.log` for `wsgateway serve`, empty: none")
+    ssl_keyfile: str | None = setting(None, "private key for TLS")
+    ssl_certfile: str | None = setting(None, "certificate for TLS")
+
+    def __post_init__(self) -> None:
+        mistakes: list[str] = []
+        for spec in fields(self):
+            try:
+                object.__setattr__(self, spec.name, convert(spec, getattr(self, spec.name)))
+            except ValueError as exc:
+                mistakes.append(f"{spec.name}: {exc}")
+        if not mistakes and bool(self.ssl_keyfile) != bool(self.ssl_certfile):
+            mistakes.append("ssl_keyfile, ssl_certfile: TLS needs both, only one is set")
+        if mistakes:
+            raise ConfigError(mistakes)
+
+    def shown(self) -> dict[str, object]:
+        """Every setting as JSON can carry it, secrets as `"***"`."""
+        return {spec.name: _shown(spec, getattr(self, spec.name)) for spec in fields(self)}
+
+
+class Options(TypedDict, total=False):
+    """The keyword arguments of `Gateway`, which are the fields of `Settings`.
+
+    Said a second time, because a type checker sees keyword arguments only so; a test holds the two together.
+    """
+
+    id: str
+    host: str
+    port: int
+    uds: str | None
+    listener: object
+    on_start: str
+    on_stop: str
+    on_handshake: str
+    on_client_open: str
+    on_message: str
+    on_client_close: str
+    on_error: str
+    on_first_open: str
+    on_last_close: str
+    hook_timeout: float
+    echo_sender: bool
+    allowed_origins: str | Iterable[str]
+    allowed_hosts: str | Iterable[str]
+    api_key: str | Iterable[str]
+    local_access: bool
+    ping_interval: float
+    pong_timeout: float
+    max_message_size: int
+    max_send_size: int
+    outbox_bytes: int
+    outbox_messages: int
+    send_timeout: float
+    slow_policy: SlowPolicy | str
+    drain: float
+    test_page: bool
+    verbose: bool
+    log_file: str | None
+    ssl_keyfile: str | None
+    ssl_certfile: str | None
+
+
+SPECS: Mapping[str, Field[Any]] = {spec.name: spec for spec in fields(Settings)}
+
+ENV = "WSGATEWAY_"
+CONFIG_FILE = "wsgateway.toml"
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Settings, where each came from, and what is worth a warning."""
+
+    settings: Settings
+    sources: Mapping[str, str]
+    warnings: tuple[str, ...]
+
+
+def load(
+    *,
+    defaults: Mapping[str, object],
+    environ: Mapping[str, str],
+    flags: Mapping[str, str | bool],
+    config: str | None = None,
+) -> Loaded:
+    """The settings from `defaults`, the file, `environ` and `flags`; later wins.
+
+    `flags` are the command line's, by setting; `config` is its `--config`. Without one, `WSGATEWAY_CONFIG` or
+    `wsgateway.toml` in the working folder is read. Raises `ConfigError`.
+    """
+    reading = _Reading()
+    for name, value in defaults.items():
+        reading.take(name, value, "default")
+    from_environ = _environ(environ, reading)
+    named = config or environ.get(ENV + "CONFIG")
+    path = Path(named or CONFIG_FILE)
+    if named or path.exists():
+        wanted = flags.get("id") or from_environ.get("id")
+        _file(path, str(wanted) if wanted else None, reading)
+    for name, text in from_environ.items():
+        reading.take(name, text, ENV + name.upper(), text=True)
+    for name, value in flags.items():
+        reading.take(name, value, flag(name), text=isinstance(value, str))
+    if not reading.mistakes:
+        try:
+            settings = Settings(**reading.values)
+            return Loaded(settings, reading.sources, tuple(reading.warnings))
+        except ConfigError as exc:
+            reading.mistakes.extend(exc.mistakes)
+    raise ConfigError(reading.mistakes)
+
+
+def flag(name: str) -> str:
+    """The command line's spelling of the setting `name`."""
+    return "--" + name.replace("_", "-")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`, did you mean X?` for the name that comes closest to `name`, or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f", did you mean {close[0]}?" if close else ""
+
+
+class _Reading:
+    """Values as they are gathered, their sources, and all that is wrong with them."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+        self.sources = dict.fromkeys(SPECS, "default")
+        self.mistakes: list[str] = []
+        self.warnings: list[str] = []
+
+    def take(self, name: str, value: object, source: str, *, text: bool = False) -> None:
+        try:
+            self.values[name] = convert(SPECS[name], value, text=text)
+            self.sources[name] = source
+        except ValueError as exc:
+            self.mistakes.append(f"{source if text else f'{name} ({source})'}: {exc}")
+
+
+def _environ(environ: Mapping[str, str], reading: _Reading) -> dict[str, str | tuple[str, ...]]:
+    """The settings among the environment's variables, as text; the keys of a key file as they are."""
+    known = {ENV + name.upper(): name for name in SPECS}
+    found: dict[str, str | tuple[str, ...]] = {}
+    for variable, text in sorted(environ.items()):
+        if not variable.startswith(ENV) or variable == ENV + "CONFIG":
+            continue
+        if variable == ENV + "API_KEY_FILE":
+            try:
+                found["api_key"] = tuple(Path(text).read_text(encoding="utf-8").split())
+            except (OSError, UnicodeDecodeError) as exc:
+                reading.mistakes.append(f"{variable}: cannot read the key from {text!r}: {exc}")
+        elif variable not in known:
+            reading.warnings.append(f"{variable} is no setting and is ignored{nearest(variable, known)}")
+        elif variable == ENV + "PORT" and text.startswith("tcp://"):
+            continue  # Kubernetes sets it so for a service that is called wsgateway
+        else:
+            found[known[variable]] = text
+    return found
+
+
+def _file(path: Path, wanted: str | None, reading: _Reading) -> None:
+    """Take what `path` says of every gateway, then of the one with the id `wanted`."""
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise ConfigError([f"cannot read the settings file {str(path)!r}: {exc.strerror}"]) from exc
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise ConfigError([f"{path} is not TOML: {exc}"]) from exc
+    gateways = tables.pop("gateways", {})
+    tables.pop("admin", None)
+    _table(tables, str(path), reading)
+    if not isinstance(gateways, dict) or not all(isinstance(table, dict) for table in gateways.values()):
+        reading.mistakes.append(f"gateways ({path}): each gateway is a table [gateways.ID]")
+        return
+    wanted = wanted or tables.get("id")
+    if wanted is None and len(gateways) > 1:
+        reading.mistakes.append(f"{path} describes {', '.join(sorted(gateways))}: say which with --id")
+    for name, table in gateways.items():
+        if len(gateways) == 1 if wanted is None else name.casefold() == str(wanted).casefold():
+            _table({"id": name, **table}, f"{path} [gateways.{name}]", reading)
+
+
+def _table(table: Mapping[str, object], source: str, reading: _Reading) -> None:
+    for name, value in table.items():
+        if name in SPECS:
+            reading.take(name, value, source)
+        else:
+            reading.mistakes.append(f"{name} ({source}): there is no such setting{nearest(name, SPECS)}")
+
+
+def convert(spec: Field[Any], value: object, *, text: bool = False) -> Any:
+    """`value` as the setting `spec` has it; with `text` it comes from a variable or a flag. Raises `ValueError`."""
+    if spec.name == "listener":
+        return value or None
+    kind = _kinds()[spec.name]
+    if text and isinstance(value, str):
+        value = _from_text(kind, value)
+    if kind == tuple[str, ...]:
+        return _strings(spec.name, value)
+    if kind == str | None:
+        if value is not None and not isinstance(value, (str, os.PathLike)):
+            raise ValueError(f"{value!r} is not text")
+        return os.fspath(value) if value else None
+    if kind is SlowPolicy:
+        try:
+            return SlowPolicy(str(value))
+        except ValueError:
+            raise ValueError(f"{value!r} is none of {', '.join(SlowPolicy)}") from None
+    if kind is str:
+        return _string(spec.name, value)
+    if kind is bool:
+        if not isinstance(value, bool):
+            raise ValueError(f"{value!r} is neither true nor false")
+        return value
+    return _number(spec, kind, value)
+
+
+@cache
+def _kinds() -> dict[str, Any]:
+    return get_type_hints(Settings)
+
+
+_TRUE = frozenset({"true", "1", "yes", "on"})
+_FALSE = frozenset({"false", "0", "no", "off"})
+
+
+def _from_text(kind: Any, text: str) -> object:
+    if kind is bool:
+        lowered = text.strip().lower()
+        return True if lowered in _TRUE else False if lowered in _FALSE else text
+    if kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            return text
+    return text
+
+
+def _number(spec: Field[Any], kind: type[int] | type[float], value: object) -> int | float:
+    least, most = spec.metadata["least"], spec.metadata["most"]
+    allowed = f"{least:g} or more" if most is None else f"from {least:g} to {most:g}"
+    whole = "a whole number" if kind is int else "a number"
+    if isinstance(value, bool) or not isinstance(value, (int, kind)) or not math.isfinite(value):
+        raise ValueError(f"{value!r} is not {whole}, {allowed}")
+    if value < least or (most is not None and value > most):
+        raise ValueError(f"{value!r} is not {allowed}")
+    return kind(value)
+
+
+_ID = re.compile(r"\w[\w.-]{0,63}")
+
+
+def _string(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is not text")
+    value = value.strip()
+    if name == "id" and not _ID.fullmatch(value):
+        raise ValueError(f"{value!r} is no id: 1 to 64 letters, digits, `_`, `-` and `.`, the first no `-` or `.`")
+    if name.startswith("on_") and value and not value.isidentifier():
+        raise ValueError(f"{value!r} is no name of a method")
+    return value
+
+
+def _strings(name: str, value: object) -> tuple[str, ...]:
+    if isinstance(value, str):
+        value = [part.strip() for part in value.split(",") if part.strip()]
+    if not isinstance(value, Iterable):
+        raise ValueError(f"{value!r} is not a list of texts")
+    parts = list(value)
+    if not all(isinstance(part, str) and part for part in parts):
+        raise ValueError("it has to be a list of texts, none of them empty")
+    if name == "allowed_origins":
+        return tuple(normalized_origin(part) for part in parts)
+    return tuple(part.lower() if name == "allowed_hosts" else part for part in parts)
+
+
+_DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+
+
+def normalized_origin(text: str) -> str:
+    """`text` as browsers send it in `Origin` (RFC 6454 6.2). `*` and `null` stand as they are. Raises `ValueError`."""
+    if text in ("*", "null"):
+        return text
+    parts = urlsplit(text.strip())
+    try:
+        host, port = (parts.hostname or "").encode("idna").decode(), parts.port
+    except ValueError:  # UnicodeError is one
+        host, port = "", None
+    if not parts.scheme or not host or parts.path.strip("/") or parts.query or parts.fragment or parts.username:
+        raise ValueError(f"{text!r} is no origin; one looks like https://example.com or http://localhost:8000")
+    host = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{host}" + ("" if port in (None, _DEFAULT_PORTS.get(parts.scheme)) else f":{port}")
+
+
+def _shown(spec: Field[Any], value: object) -> object:
+    if spec.metadata["secret"]:
+        return "***" if value else None
+    if spec.name == "listener" and not isinstance(value, (str, type(None))):
+        kind = value if isinstance(value, type) else type(value)
+        return f"{kind.__module__}.{kind.__qualname__}"
+    return list(value) if isinstance(value, tuple) else value

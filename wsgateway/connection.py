@@ -1,0 +1,282 @@
+"""One client: what its request carried, and its outbox. Knows neither sockets nor listeners: bytes are carried by a
+transport, which is told through `wake` that there is something to do."""
+
+import asyncio
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Protocol
+from urllib.parse import parse_qsl
+
+from wsgateway.config import Settings, SlowPolicy
+from wsgateway.exceptions import check_close
+from wsgateway.limits import Backlog
+from wsgateway.messages import Frame, encode
+from wsgateway.metrics import Metrics
+
+SLOW = 3008
+"""Close code for a client that does not read fast enough. It may come back."""
+
+
+class Transport(Protocol):
+    """What carries the bytes of one connection. The one place that owns its socket."""
+
+    name: str
+
+    def wake(self) -> None:
+        """The outbox has something to write, or the close has begun. Returns at once."""
+
+
+class Headers(Mapping[str, str]):
+    """A request's headers. Names in any case; values of a repeated name are joined with `, ` (RFC 9110 5.3)."""
+
+    __slots__ = ("_values",)
+
+    def __init__(self, raw: Iterable[tuple[bytes, bytes]]) -> None:
+        self._values: dict[str, str] = {}
+        for name, value in raw:
+            key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+            between = "; " if key == "cookie" else ", "
+            self._values[key] = self._values[key] + between + text if key in self._values else text
+
+    def __getitem__(self, name: str) -> str:
+        return self._values[name.lower()]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return f"Headers({list(self._values)})"  # values may be secrets
+
+
+class State(dict[str, Any]):
+    """What the application keeps about a connection: `state["room"]` and `state.room` are the same."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"state has no {name!r}") from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self[name] = value
+
+    def __delattr__(self, name: str) -> None:
+        try:
+            del self[name]
+        except KeyError:
+            raise AttributeError(f"state has no {name!r}") from None
+
+
+class Connection:
+    """One client. Hashable, and the same object in every hook.
+
+    `id` is 128 random bits, URL-safe. `user` and `state` are the application's. `path` is the request's path below
+    the gateway, as `/ws/room1`; `address` the client's IP address, empty on a Unix socket; `opened_at` seconds since
+    the epoch. `headers`, `query` and `cookies` are parsed anew each time they are asked for.
+    """
+
+    __slots__ = (
+        "_close",
+        "_head",
+        "_loop",
+        "_metrics",
+        "_on_close",
+        "_outbox",
+        "_policy",
+        "_state",
+        "_transport",
+        "_waiting",
+        "address",
+        "id",
+        "opened_at",
+        "opened_clock",
+        "path",
+        "query_string",
+        "subprotocols",
+        "user",
+    )
+
+    def __init__(
+        self, scope: Mapping[str, Any], *, path: str, settings: Settings, metrics: Metrics, transport: Transport
+    ) -> None:
+        client = scope.get("client")
+        self.id = secrets.token_urlsafe(16)
+        self.user: Any = None
+        self.path = path
+        self.address: str = client[0] if client else ""
+        self.query_string: bytes = scope["query_string"]
+        self.subprotocols: tuple[str, ...] = tuple(scope.get("subprotocols", ()))
+        self.opened_at = time.time()
+        self.opened_clock = time.monotonic()
+        self._head = b"\n".join(b"%b:%b" % header for header in scope["headers"])
+        self._state: State | None = None
+        self._transport = transport
+        self._loop = asyncio.get_running_loop()
+        self._metrics = metrics
+        self._policy = settings.slow_policy
+        self._outbox: deque[Frame] = deque()
+        self._waiting = Backlog(settings.outbox_messages, settings.outbox_bytes)
+        self._close: tuple[int, str] | None = None
+        self._on_close: Callable[[Connection], None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.id} {self.path!r} {'open' if self.is_open else 'closed'}>"
+
+    # What the request carried
+
+    @property
+    def state(self) -> State:
+        if self._state is None:
+            self._state = State()
+        return self._state
+
+    @state.setter
+    def state(self, values: Mapping[str, Any]) -> None:
+        self._state = State(values)
+
+    @property
+    def headers(self) -> Headers:
+        pairs = (line.partition(b":") for line in self._head.split(b"\n") if line)
+        return Headers((name, value) for name, _, value in pairs)
+
+    @property
+    def query(self) -> dict[str, str]:
+        """The query string's parameters; of a repeated one the last."""
+        return dict(parse_qsl(self.query_string.decode("latin-1"), keep_blank_values=True))
+
+    @property
+    def cookies(self) -> dict[str, str]:
+        """The request's cookies (RFC 6265 5.4)."""
+        pairs = (pair.partition("=") for pair in self.headers.get("cookie", "").split(";"))
+        return {name.strip(): value.strip().strip('"') for name, equals, value in pairs if equals}
+
+    @property
+    def transport(self) -> str:
+        """What carries the bytes: `websocket`."""
+        return self._transport.name
+
+    # Sending and closing
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is connected and its close has not begun."""
+        return self._on_close is not None and self._close is None
+
+    @property
+    def queued_messages(self) -> int:
+        """Messages that wait in the outbox."""
+        return self._waiting.messages
+
+    @property
+    def queued_bytes(self) -> int:
+        return self._waiting.bytes
+
+    async def send(self, message: object) -> bool:
+        """Send `message` past the listener. Waits for nothing.
+
+        True when the outbox took it, False when the connection is closed or the message was dropped by
+        `slow_policy`. Raises `MessageError`, a `ValueError`, if it cannot be encoded. None sends nothing.
+        """
+        frame = encode(message)
+        return frame is not None and self.send_frame(frame)
+
+    def send_from_thread(self, message: object) -> bool:
+        """`send`, for a `def` hook or any other thread than the loop's."""
+        loop = other_loop(self._loop)
+        return asyncio.run_coroutine_threadsafe(self.send(message), loop).result()
+
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        """Begin to close: what is in the outbox still goes out, nothing more is taken. A second call does nothing.
+
+        Raises `ValueError` for a code that a server may not send, or a reason of more than 123 bytes.
+        """
+        check_close(code, reason)
+        if self._close is None and self._on_close is None:
+            raise RuntimeError("the connection is not open yet; to turn a client away, raise Refused(...)")
+        self.close_nowait(code, reason)
+
+    def send_frame(self, frame: Frame) -> bool:
+        """Queue `frame`. A client too slow for its outbox is treated by `slow_policy`, never waited for."""
+        if self._close is not None:
+            return False
+        size = len(frame.payload)
+        if not self._waiting.fits(size) and not self._make_room(size):
+            return False
+        self._outbox.append(frame)
+        self._waiting.add(size)
+        self._metrics.queued += 1
+        self._transport.wake()
+        return True
+
+    def _make_room(self, size: int) -> bool:
+        if self._policy is SlowPolicy.DISCONNECT:
+            self.close_slow()
+        elif self._policy is SlowPolicy.DROP_OLDEST:
+            while not self._waiting.fits(size):
+                self._waiting.remove(len(self._outbox.popleft().payload))
+                self._metrics.dropped[self._policy] += 1
+            return True
+        self._metrics.dropped[self._policy] += 1
+        return False
+
+    def close_nowait(self, code: int, reason: str) -> None:
+        """`close` without its checks."""
+        if self._close is not None:
+            return
+        self._close = (code, reason)
+        if self._on_close is not None:
+            self._on_close(self)
+        self._transport.wake()
+
+    def close_slow(self) -> None:
+        """Close a client that does not read: what waits for it is dropped."""
+        if self._close is None:
+            self._metrics.slow += 1
+        self._metrics.dropped[SlowPolicy.DISCONNECT] += len(self._outbox)
+        self._outbox.clear()
+        self._waiting.clear()
+        self.close_nowait(SLOW, "slow")
+        self._transport.wake()  # also where a close had begun already, and waited for what is dropped now
+
+    # For the transport and the hub
+
+    @property
+    def closing(self) -> tuple[int, str] | None:
+        """Code and reason of the close that this side has begun."""
+        return self._close
+
+    def opened(self, on_close: Callable[["Connection"], None]) -> None:
+        """It is accepted. `on_close` is called as soon as its close begins."""
+        self._on_close = on_close
+
+    def next_frame(self) -> Frame | None:
+        """Take the oldest frame out of the outbox."""
+        if not self._outbox:
+            return None
+        frame = self._outbox.popleft()
+        self._waiting.remove(len(frame.payload))
+        return frame
+
+    def ended(self, code: int, reason: str) -> tuple[int, str]:
+        """Its socket is gone; what the peer said counts unless this side closed first. Nothing is taken any more."""
+        if self._close is None:
+            self._close = (code, reason)
+        self._outbox.clear()
+        self._waiting.clear()
+        return self._close
+
+
+def other_loop(loop: asyncio.AbstractEventLoop) -> asyncio.AbstractEventLoop:
+    """`loop`, unless it runs in this very thread, which would wait for itself."""
+    try:
+        here = asyncio.get_running_loop()
+    except RuntimeError:
+        return loop
+    if here is loop:
+        raise RuntimeError("send_from_thread was called on the event loop, where it would wait for itself: await send")
+    return loop

@@ -1,0 +1,412 @@
+"""An event and its way: the hook, the recipients, deliver. Knows nothing of how bytes travel.
+
+The hooks of one connection run one at a time, in a `Lane`. Each runs in a task of its own, started eagerly where
+Python can do that, so that a hook that never awaits costs no turn of the loop.
+"""
+
+import asyncio
+import sys
+import time
+from collections import deque
+from collections.abc import Coroutine, Iterable
+from contextvars import ContextVar
+from typing import Any, Protocol
+
+from wsgateway.config import Settings
+from wsgateway.connection import Connection
+from wsgateway.exceptions import HookError, MessageError, Refused
+from wsgateway.hub import Connections, Hub, Sent
+from wsgateway.limits import INBOX_BYTES, INBOX_MESSAGES, MAX_NESTED_SENDS, Backlog
+from wsgateway.listeners import Hook, Listener
+from wsgateway.logs import GatewayLog
+from wsgateway.messages import encode
+from wsgateway.metrics import Metrics
+
+
+class EventGateway(Protocol):
+    """What a hook finds at `event.gateway`."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def connections(self) -> Connections: ...
+
+    async def send(
+        self,
+        message: object,
+        *,
+        connections: Iterable[Connection | str] | None = None,
+        data: dict[str, Any] | None = None,
+    ) -> Sent: ...
+
+    def send_from_thread(
+        self,
+        message: object,
+        *,
+        connections: Iterable[Connection | str] | None = None,
+        data: dict[str, Any] | None = None,
+    ) -> Sent: ...
+
+
+class Event:
+    """What a hook is given, and may change.
+
+    `conn` is None where there is none, as for a message from `/send`. `message` is `""` on open and close.
+    `connections` is None (everybody) until somebody sets it. `data` is what else the caller of `/send` said.
+    `code` and `reason` are those of a close. `subprotocol` is `on_handshake`'s to choose from `conn.subprotocols`.
+    """
+
+    __slots__ = ("code", "conn", "connections", "data", "gateway", "message", "reason", "subprotocol")
+
+    def __init__(
+        self,
+        gateway: EventGateway,
+        conn: Connection | None = None,
+        *,
+        message: Any = "",
+        connections: Iterable[Connection | str] | None = None,
+        data: dict[str, Any] | None = None,
+        code: int | None = None,
+        reason: str = "",
+    ) -> None:
+        self.gateway = gateway
+        self.conn = conn
+        self.message = message
+        self.connections = connections
+        self.data: dict[str, Any] = {} if data is None else data
+        self.code = code
+        self.reason = reason
+        self.subprotocol: str | None = None
+
+
+class Call:
+    """One hook called with one event. `size` is what it takes of the inbox, `future` what somebody waits for."""
+
+    __slots__ = (
+        "args",
+        "depth",
+        "ended",
+        "error",
+        "event",
+        "expired",
+        "function",
+        "future",
+        "hook",
+        "sent",
+        "size",
+        "started",
+        "task",
+        "timer",
+    )
+
+    def __init__(
+        self,
+        hook: str,
+        function: "Hook | None",
+        event: Event,
+        *args: object,
+        size: int = 0,
+        future: "asyncio.Future[Call] | None" = None,
+    ) -> None:
+        self.hook = hook
+        self.function = function
+        self.event = event
+        self.args = args
+        self.size = size
+        self.future = future
+        self.depth = 0
+        self.started = 0.0
+        self.ended = False
+        self.expired = False
+        self.error: BaseException | None = None
+        self.sent = Sent(0, 0, 0)
+        self.task: asyncio.Task[None] | None = None
+        self.timer: asyncio.TimerHandle | None = None
+
+
+_current_call: ContextVar[Call | None] = ContextVar("wsgateway_current_call", default=None)
+
+
+class Lane:
+    """Hooks that run one at a time, in order: those of one connection, or of the gateway itself."""
+
+    __slots__ = ("_calls", "_events", "_room", "_running", "_waiting")
+
+    def __init__(self, events: "Events") -> None:
+        self._events = events
+        self._calls: deque[Call] = deque()
+        self._running: Call | None = None
+        self._waiting = Backlog(INBOX_MESSAGES, INBOX_BYTES)
+        self._room: asyncio.Future[None] | None = None
+
+    @property
+    def is_full(self) -> bool:
+        return self._waiting.is_full
+
+    async def room(self) -> None:
+        """Wait until the inbox is no longer full."""
+        while self._waiting.is_full:
+            self._room = asyncio.get_running_loop().create_future()
+            await self._room
+
+    def push(self, call: Call) -> None:
+        """Call the hook when those before it have ended. Returns at once."""
+        if call.size:
+            self._waiting.add(call.size)
+        self._calls.append(call)
+        self._proceed()
+
+    def discard(self) -> None:
+        """Forget the messages that wait, and give up the hook that runs."""
+        kept = [call for call in self._calls if call.hook != "on_message"]
+        self._calls.clear()
+        self._calls.extend(kept)
+        if self._running is not None:
+            self._expire(self._running)
+
+    def _proceed(self) -> None:
+        while self._running is None and self._calls:
+            self._start(self._calls.popleft())
+
+    def _start(self, call: Call) -> None:
+        self._running = call
+        call.started = time.perf_counter()
+        if call.function is None:
+            self._events.deliver_call(call)
+            self._end(call)
+            return
+        task = eager_task(self._events.perform(call))
+        if task.done():
+            self._end(call)
+            return
+        call.task = task
+        call.timer = task.get_loop().call_later(self._events.hook_timeout, self._expire, call)
+        self._events.busy.add(self)
+        task.add_done_callback(lambda _: self._end(call))
+
+    def _expire(self, call: Call) -> None:
+        """Its time is over: the event is given up. A `def` hook, or one that swallows the cancellation, runs on."""
+        call.expired = True
+        call.error = TimeoutError(f"{call.hook} took longer than hook_timeout, {self._events.hook_timeout:g} s")
+        task = call.task
+        self._end(call)
+        if task is not None:
+            task.cancel()
+
+    def _end(self, call: Call) -> None:
+        if call.ended:
+            return
+        call.ended = True
+        self._running = None
+        self._events.busy.discard(self)
+        if call.timer is not None:
+            call.timer.cancel()
+        call.task = call.timer = None
+        if call.size:
+            self._waiting.remove(call.size)
+            if self._room is not None and not self._waiting.is_full:
+                if not self._room.done():
+                    self._room.set_result(None)
+                self._room = None
+        after = self._events.ended(call)
+        if after is not None:
+            self._calls.appendleft(after)
+        if call.future is not None and not call.future.done():
+            call.future.set_result(call)
+        self._proceed()
+
+
+class Events:
+    """The events of one gateway: made here, given to the listener, then delivered."""
+
+    def __init__(
+        self,
+        gateway: EventGateway,
+        *,
+        hub: Hub,
+        listener: Listener,
+        settings: Settings,
+        metrics: Metrics,
+        log: GatewayLog,
+    ) -> None:
+        self._gateway = gateway
+        self._hub = hub
+        self._listener = listener
+        self._metrics = metrics
+        self._log = log
+        self._echo_sender = settings.echo_sender
+        self._verbose = settings.verbose
+        self._lane = Lane(self)
+        self._count = 0
+        self._idle: asyncio.Future[None] | None = None
+        self.hook_timeout = settings.hook_timeout
+        self.busy: set[Lane] = set()
+
+    # One event after the other
+
+    async def run(self, hook: str) -> None:
+        """Call `on_start` or `on_stop`. Raises `HookError` if it fails."""
+        call = await self._called(self._lane, hook, Event(self._gateway))
+        if call.error is not None:
+            raise HookError(hook) from call.error
+
+    async def handshake(self, conn: Connection, lane: Lane) -> str | None:
+        """Ask the listener whether `conn` may enter; the subprotocol that it chose. Raises `Refused`."""
+        event = Event(self._gateway, conn)
+        call = await self._called(lane, "on_handshake", event)
+        error = call.error
+        if error is None and event.subprotocol is not None and event.subprotocol not in conn.subprotocols:
+            error = ValueError(f"subprotocol {event.subprotocol!r} was not offered, {conn.subprotocols!r} were")
+            self._log.error("on_handshake: %s", error, extra={"conn": conn.id})
+        if error is None:
+            return event.subprotocol
+        if isinstance(error, Refused):
+            raise error
+        if call.expired:
+            raise Refused(503, "the listener took too long, try again") from error
+        raise Refused(500, "the listener failed, the log has the reason") from error
+
+    def opened(self, conn: Connection, lane: Lane) -> None:
+        """`conn` has entered the hub."""
+        self._metrics.opens += 1
+        self._count += 1
+        if self._verbose:
+            self._log.info("opened %s from %s", conn.path, conn.address, extra={"conn": conn.id})
+        if self._count == 1:
+            self._push(self._lane, "on_first_open", Event(self._gateway, conn))
+        self._push(lane, "on_client_open", Event(self._gateway, conn))
+
+    def received(self, conn: Connection, lane: Lane, message: str | bytes, size: int) -> None:
+        """A client has sent `message`, of `size` bytes."""
+        self._metrics.messages_in += 1
+        self._metrics.bytes_in += size
+        if self._verbose:
+            self._log.info("received %d bytes", size, extra={"conn": conn.id})
+        event = Event(self._gateway, conn, message=message)
+        lane.push(Call("on_message", self._listener["on_message"], event, size=max(size, 1)))
+
+    def closed(self, conn: Connection, lane: Lane, code: int, reason: str) -> None:
+        """`conn` has ended. Called exactly once for each `opened`."""
+        self._metrics.closes[str(code)] += 1
+        self._count -= 1
+        if self._verbose:
+            self._log.info("closed with %d %r", code, reason, extra={"conn": conn.id})
+        self._push(lane, "on_client_close", Event(self._gateway, conn, code=code, reason=reason))
+        if self._count == 0:
+            self._push(self._lane, "on_last_close", Event(self._gateway, conn))
+
+    async def send(
+        self, message: object, connections: Iterable[Connection | str] | None, data: dict[str, Any] | None
+    ) -> Sent:
+        """A message that comes from no client: `on_message`, then deliver.
+
+        Raises `MessageError` if it cannot be encoded, `HookError` if the hook failed, `RecursionError` if it is
+        sent from within too many hooks.
+        """
+        encode(message)
+        outer = _current_call.get()
+        depth = 1 + outer.depth if outer is not None and not outer.ended else 0
+        if depth > MAX_NESTED_SENDS:
+            raise RecursionError(
+                f"gateway.send was called from on_message, {MAX_NESTED_SENDS} deep: does it call itself?"
+            )
+        event = Event(self._gateway, message=message, connections=connections, data=data)
+        call = await self._called(Lane(self), "on_message", event, depth=depth)
+        if call.error is not None:
+            raise HookError("on_message") from call.error
+        if message is None and event.message is None:
+            raise MessageError("there is none, and the listener made none")
+        return call.sent
+
+    def inside_hook(self) -> bool:
+        """Whether the caller runs inside one of this gateway's hooks."""
+        call = _current_call.get()
+        return call is not None and not call.ended and call.event.gateway is self._gateway
+
+    async def idle(self) -> None:
+        """Wait until no hook runs."""
+        while self.busy:
+            self._idle = asyncio.get_running_loop().create_future()
+            await self._idle
+
+    def discard(self) -> None:
+        """Give up the hooks that run and the messages that wait; hooks for a close are still called."""
+        for lane in tuple(self.busy):
+            lane.discard()
+
+    # What a lane asks for
+
+    async def perform(self, call: Call) -> None:
+        """Call the hook, then deliver. Whatever it raises becomes `call.error`: it would end the reader's task."""
+        assert call.function is not None
+        _current_call.set(call)
+        try:
+            await call.function(call.event, *call.args)
+        except BaseException as exc:  # SystemExit and CancelledError too, DESIGN 3.1
+            if not call.ended:
+                call.error = exc
+        else:
+            if not call.ended:
+                self.deliver_call(call)
+
+    def deliver_call(self, call: Call) -> None:
+        """Deliver what `on_message` has left in its event."""
+        if call.hook != "on_message":
+            return
+        try:
+            call.sent = self._deliver(call.event)
+        except Exception as exc:
+            call.error = exc
+
+    def ended(self, call: Call) -> Call | None:
+        """Count and log `call`, which has ended; the call of `on_error` that has to follow."""
+        if call.function is not None:
+            self._metrics.observe_hook(call.hook, time.perf_counter() - call.started)
+        if self._idle is not None and not self.busy:
+            if not self._idle.done():
+                self._idle.set_result(None)
+            self._idle = None
+        error = call.error
+        if error is None or (call.hook == "on_handshake" and isinstance(error, Refused)):
+            return None
+        self._metrics.hook_errors[call.hook] += 1
+        extra = {"conn": call.event.conn.id} if call.event.conn is not None else {}
+        self._log.error("%s failed: %r", call.hook, error, exc_info=error, extra=extra)
+        on_error = self._listener["on_error"]
+        if on_error is None or call.hook == "on_error":
+            return None
+        return Call("on_error", on_error, call.event, error)
+
+    # Private
+
+    def _push(self, lane: Lane, hook: str, event: Event) -> None:
+        function = self._listener[hook]
+        if function is not None:
+            lane.push(Call(hook, function, event))
+
+    async def _called(self, lane: Lane, hook: str, event: Event, *, depth: int = 0) -> Call:
+        future: asyncio.Future[Call] = asyncio.get_running_loop().create_future()
+        call = Call(hook, self._listener[hook], event, future=future)
+        call.depth = depth
+        lane.push(call)
+        return await future
+
+    def _deliver(self, event: Event) -> Sent:
+        frame = encode(event.message)
+        wanted = event.connections
+        if wanted is not None and (isinstance(wanted, (str, bytes)) or not isinstance(wanted, Iterable)):
+            raise TypeError(f"event.connections is {wanted!r}; it has to be None or a list of connections or their ids")
+        if frame is None:
+            return Sent(0, 0, 0)
+        if wanted is None:
+            return self._hub.deliver(frame, None, but=None if self._echo_sender else event.conn)
+        return self._hub.deliver(frame, self._hub.resolve(wanted))
+
+
+def eager_task(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """A task that has run to its first wait when this returns; on Python 3.11 one that begins in the next turn."""
+    loop = asyncio.get_running_loop()
+    if sys.version_info >= (3, 12):
+        return asyncio.Task(coroutine, loop=loop, eager_start=True)
+    return loop.create_task(coroutine)

@@ -1,0 +1,133 @@
+"""What the gateway raises. Knows nothing of the rest of the package.
+
+GatewayError
+├── ConfigError          settings that cannot be used, all mistakes at once
+├── ListenerError        a listener that cannot be found, loaded or made
+├── StartError           a gateway that could not start (port taken, on_start raised)
+├── Refused              raised by on_handshake to turn a client away
+├── GatewayNotFound      no started gateway has that id
+├── GatewayNotRunning    the gateway is starting, stopped or failed
+├── GatewayStopping      the gateway is shutting down
+├── HookError            a hook raised, outlived its time limit or set what cannot be sent
+├── SendError            an HTTP answer to `wsgateway.client.send` that is not 200
+└── MessageError         a message that cannot be encoded (also a ValueError)
+"""
+
+from collections.abc import Iterable, Sequence
+
+
+class GatewayError(Exception):
+    """The base of all errors of this package."""
+
+
+class ConfigError(GatewayError):
+    """Settings that cannot be used. `mistakes` holds one sentence for each."""
+
+    def __init__(self, mistakes: Sequence[str]) -> None:
+        super().__init__(mistakes)
+        self.mistakes = tuple(mistakes)
+
+    def __str__(self) -> str:
+        return "\n".join(self.mistakes)
+
+
+class ListenerError(GatewayError):
+    """A listener that cannot be found, loaded or made."""
+
+
+class StartError(GatewayError):
+    """A gateway that could not start; the message says why and what to do."""
+
+
+class Refused(GatewayError):  # noqa: N818  the listener's word for it: raise Refused(401, "log in first")
+    """Raised by `on_handshake` to turn a client away.
+
+    `status` is any 4xx or 5xx, `reason` goes into the body of the answer. Browsers hide both from the page:
+    with `close` the connection is accepted and closed at once with that code and `reason` instead, which a
+    page can read in its `close` event (3500 to 3999 and 4500 to 4999 tell clients not to come back).
+    """
+
+    def __init__(self, status: int = 403, reason: str = "", *, close: int | None = None) -> None:
+        if not 400 <= status <= 599:
+            raise ValueError(f"a refusal has a status from 400 to 599, not {status!r}")
+        if close is not None:
+            check_close(close, reason)
+        super().__init__(status, reason)
+        self.status = status
+        self.reason = reason
+        self.close = close
+
+    def __str__(self) -> str:
+        return f"{self.status} {self.reason}".rstrip()
+
+
+class GatewayNotFound(GatewayError):  # noqa: N818  named as the answer 404 is
+    """No started gateway of this process has that id."""
+
+    def __init__(self, gateway_id: str, available: Iterable[str]) -> None:
+        super().__init__(gateway_id)
+        self.gateway_id = gateway_id
+        self.available = tuple(sorted(available))
+
+    def __str__(self) -> str:
+        shown = self.gateway_id if len(self.gateway_id) <= 100 else self.gateway_id[:100] + "…"
+        return f"there is no gateway with id [{shown}], available are [{', '.join(self.available)}]"
+
+
+class GatewayNotRunning(GatewayError):  # noqa: N818
+    """The gateway is starting, stopped or failed."""
+
+    def __init__(self, gateway_id: str) -> None:
+        super().__init__(gateway_id)
+        self.gateway_id = gateway_id
+
+    def __str__(self) -> str:
+        return f"gateway [{self.gateway_id}] is not running"
+
+
+class GatewayStopping(GatewayNotRunning):
+    """The gateway is shutting down."""
+
+    def __str__(self) -> str:
+        return f"gateway [{self.gateway_id}] is shutting down"
+
+
+class HookError(GatewayError):
+    """A hook raised, outlived its time limit, or set what cannot be sent. The cause is `__cause__`."""
+
+    def __init__(self, hook: str) -> None:
+        super().__init__(hook)
+        self.hook = hook
+
+    def __str__(self) -> str:
+        return f"the listener failed in {self.hook}, nobody has received the message; the log has the reason"
+
+
+class SendError(GatewayError):
+    """The gateway answered `POST /send` with `status`, which is not 200. `problem` is the answer's JSON object."""
+
+    def __init__(self, status: int, problem: dict[str, object]) -> None:
+        super().__init__(status, problem)
+        self.status = status
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"{self.status} {self.problem.get('title', '')}: {self.problem.get('detail', '')}"
+
+
+class MessageError(GatewayError, ValueError):
+    """A message that cannot be encoded: a lone surrogate, NaN, nested too deep, or no JSON value at all."""
+
+
+MAX_CLOSE_REASON = 123
+"""Bytes of a close reason: a control frame carries 125, of which the code takes two (RFC 6455 5.5)."""
+
+_CLOSE_CODES = frozenset({1000, 1001, 1008, 1011, 1012, 1013})
+
+
+def check_close(code: int, reason: str) -> None:
+    """Raise `ValueError` unless a server may close with `code` and `reason` (RFC 6455 7.4)."""
+    if not (code in _CLOSE_CODES or 3000 <= code <= 4999):
+        raise ValueError(f"a connection is closed with 1000, 1001, 1008, 1011 to 1013 or 3000 to 4999, not {code!r}")
+    if len(reason.encode()) > MAX_CLOSE_REASON:
+        raise ValueError(f"a close reason has at most {MAX_CLOSE_REASON} bytes of UTF-8, {reason!r} has more")

@@ -1,0 +1,308 @@
+"""One gateway put together: an ASGI application with states, `send` and a lifespan. Also the registry of started
+gateways, by id, which is the package's one piece of module state."""
+
+import asyncio
+import enum
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any, Unpack
+from weakref import WeakValueDictionary
+
+from starlette.types import Receive, Scope, Send
+
+from wsgateway.auth import Rules
+from wsgateway.config import Options, Settings
+from wsgateway.connection import Connection, other_loop
+from wsgateway.events import Events
+from wsgateway.exceptions import (
+    GatewayError,
+    GatewayNotFound,
+    GatewayNotRunning,
+    GatewayStopping,
+    HookError,
+    ListenerError,
+    StartError,
+)
+from wsgateway.hub import Connections, Hub, Sent
+from wsgateway.limits import LINGER
+from wsgateway.listeners import Listener
+from wsgateway.logs import GatewayLog
+from wsgateway.metrics import Metrics
+from wsgateway.routes import router
+from wsgateway.transports import WebSockets, deny
+
+
+class State(enum.StrEnum):
+    """What a gateway is doing. A new one is stopped."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+_started: WeakValueDictionary[str, "Gateway"] = WeakValueDictionary()
+
+
+class Gateway:
+    """A WebSocket gateway: mount it, `app.mount("/live", gateway)`, or serve it alone.
+
+    The arguments are the settings of `wsgateway.config.Settings`; nothing is read from files or the environment.
+    Raises `ConfigError` with every mistake at once. The listener is made when the gateway starts.
+    """
+
+    def __init__(self, settings: Settings | None = None, **options: Unpack[Options]) -> None:
+        if settings is not None and options:
+            raise TypeError("give either settings or single options, not both")
+        self.settings = settings or Settings(**options)  # type: ignore[arg-type]  # Settings converts lists and texts
+        self.metrics = Metrics()
+        self.log = GatewayLog(self.settings.id)
+        self.rules = Rules(self.settings)
+        self.version = version("wsgateway")
+        self.failure = ""
+        self.state = State.STOPPED
+        self._hub = Hub(self.metrics, self.log)
+        self._router = router(self)
+        self._lock = asyncio.Lock()
+        self._never_started = True
+        self._reload = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._events: Events | None = None
+        self._listener: Listener | None = None
+        self._websockets: WebSockets | None = None
+        self._stop_task: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Gateway {self.id!r} {self.state}>"
+
+    @property
+    def id(self) -> str:
+        return self.settings.id
+
+    @property
+    def connections(self) -> Connections:
+        """The open connections, a live view."""
+        return self._hub.connections
+
+    # Sending
+
+    async def send(
+        self,
+        message: object,
+        *,
+        connections: Iterable[Connection | str] | None = None,
+        data: dict[str, Any] | None = None,
+    ) -> Sent:
+        """Push `message` through `on_message`, to `connections` (or ids of them) or to whom the listener chooses.
+
+        Waits for the hook, never for a client. Raises `GatewayNotRunning`, `MessageError` (a `ValueError`) if it
+        cannot be encoded, and `HookError` if the listener failed.
+        """
+        if self.state is State.STOPPING:
+            raise GatewayStopping(self.id)
+        if self.state is not State.RUNNING or self._events is None:
+            raise GatewayNotRunning(self.id)
+        return await self._events.send(message, connections, data)
+
+    def send_from_thread(
+        self,
+        message: object,
+        *,
+        connections: Iterable[Connection | str] | None = None,
+        data: dict[str, Any] | None = None,
+    ) -> Sent:
+        """`send`, for a `def` hook, a `def` route handler or any other thread than the loop's."""
+        loop = self._loop
+        if loop is None or self.state in (State.STOPPED, State.FAILED):
+            raise GatewayNotRunning(self.id)
+        loop = other_loop(loop)
+        return asyncio.run_coroutine_threadsafe(self.send(message, connections=connections, data=data), loop).result()
+
+    def find(self, gateway_id: str) -> "Gateway":
+        """The gateway of this process that was started with that id, in any case. Raises `GatewayNotFound`."""
+        return find(gateway_id)
+
+    # Starting and stopping
+
+    async def start(self) -> None:
+        """Make the listener, call `on_start`, run. Does nothing while running. Raises `StartError`."""
+        async with self._lock:
+            if self.state is State.RUNNING:
+                return
+            self._never_started = False
+            self.state, self.failure = State.STARTING, ""
+            self.log.info("starting")
+            try:
+                await self._start()
+            except HookError as exc:
+                self.fail(f"on_start failed: {exc.__cause__!r}")
+                raise StartError(f"gateway [{self.id}] cannot start: {self.failure}") from exc
+            except (ListenerError, StartError) as exc:
+                self.fail(str(exc))
+                raise StartError(f"gateway [{self.id}] cannot start: {self.failure}") from exc
+            self.state = State.RUNNING
+            self.log.info("started")
+
+    async def _start(self) -> None:
+        running = _started.get(self.id.casefold())
+        if running is not None and running is not self and running.state is State.RUNNING:
+            raise StartError(f"another gateway with id [{self.id}] is running in this process")
+        self._loop = asyncio.get_running_loop()
+        self._listener = Listener(self.settings.listener, self.settings, self.log, reload=self._reload)
+        self._reload = True
+        shared = {"hub": self._hub, "settings": self.settings, "metrics": self.metrics, "log": self.log}
+        self._events = Events(self, listener=self._listener, **shared)  # type: ignore[arg-type]
+        self._websockets = WebSockets(events=self._events, rules=self.rules, **shared)  # type: ignore[arg-type]
+        await self._events.run("on_start")
+        _started[self.id.casefold()] = self
+
+    def fail(self, reason: str) -> None:
+        """It cannot run, because of `reason`, which the log, `/ready` and the panel show."""
+        self.state, self.failure = State.FAILED, reason
+        self.log.error("cannot start: %s", reason)
+        if self._listener is not None:
+            self._listener.close()
+
+    async def stop(self) -> None:
+        """Close every connection with 1012, run every `on_client_close` and `on_stop`. Does nothing while stopped.
+
+        Takes `drain` seconds at most, and `LINGER` more for hooks that still run then. From within a hook of this
+        gateway it only begins to stop, since it would wait for the hook that calls it.
+        """
+        if self._events is not None and self._events.inside_hook():
+            if self._stop_task is None or self._stop_task.done():
+                self._stop_task = asyncio.create_task(self._stop())
+            return
+        await self._stop()
+
+    async def restart(self) -> None:
+        """Stop, load the listener's named module anew, start. Raises `StartError`."""
+        await self.stop()
+        await self.start()
+
+    async def _stop(self) -> None:
+        async with self._lock:
+            if self.state is not State.RUNNING:
+                if self.state is State.FAILED:
+                    self.state = State.STOPPED
+                return
+            assert self._events is not None
+            assert self._websockets is not None
+            assert self._listener is not None
+            self.state = State.STOPPING
+            self.log.info("stopping, %d connections are closed", len(self.connections))
+            self._websockets.close_all(1012, SHUTDOWN)
+            try:
+                async with asyncio.timeout(self.settings.drain):
+                    await self._websockets.ended()
+                    await self._events.idle()
+            except TimeoutError:
+                self.log.warning("what is left after %g s is given up", self.settings.drain)
+                await self._give_up(self._websockets, self._events)
+            try:
+                await self._events.run("on_stop")
+            except GatewayError:
+                pass  # it is logged, and the gateway stops all the same
+            self._listener.close()
+            self.state = State.STOPPED
+            self.log.info("stopped")
+
+    async def _give_up(self, websockets: WebSockets, events: Events) -> None:
+        """End what the drain has not ended: sockets, then hooks, then the hooks that the ended sockets called."""
+        websockets.abort_all()
+        events.discard()
+        try:
+            async with asyncio.timeout(LINGER):
+                await websockets.ended()
+                await events.idle()
+        except TimeoutError:
+            events.discard()
+
+    @asynccontextmanager
+    async def lifespan(self, app: object = None) -> AsyncIterator[None]:
+        """Runs the gateway: `Starlette(lifespan=gateway.lifespan)`, or `async with gateway.lifespan():` in another."""
+        del app
+        await self.start()
+        try:
+            yield
+        finally:
+            await self.stop()
+
+    # ASGI
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._serve_lifespan(receive, send)
+            return
+        if self._never_started:
+            self.log.warning(
+                "nobody ran the gateway's lifespan, so it starts now and is never stopped (docs/mounting.md)"
+            )
+            try:
+                await self.start()
+            except StartError:
+                pass  # it has failed, which every answer says from now on
+        if scope["type"] == "websocket":
+            await self._serve_websocket(scope, receive, send)
+        else:
+            await self._router(scope, receive, send)
+
+    async def _serve_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = relative_path(scope)
+        if path not in ("/", "/ws") and not path.startswith("/ws/"):
+            await receive()
+            await deny(scope, send, 404, f"there is no WebSocket at {path}, it is at /ws")
+        elif self.state is State.STARTING:
+            async with self._lock:  # held until it has started
+                pass
+            await self._serve_websocket(scope, receive, send)
+        elif self.state is not State.RUNNING or self._websockets is None:
+            await receive()
+            await deny(scope, send, 503, f"gateway [{self.id}] is {self.state}")
+        else:
+            await self._websockets.serve(scope, receive, send, path=path)
+
+    async def _serve_lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        try:
+            await self.start()
+        except StartError as exc:
+            await send({"type": "lifespan.startup.failed", "message": str(exc)})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self.stop()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+SHUTDOWN = '{"reason":"shutdown","reconnect":true}'
+"""The close reason of a stop, as clients of the Centrifuge family read it too."""
+
+
+def relative_path(scope: Scope) -> str:
+    """The path of a request below where the application is mounted."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "").rstrip("/")
+    if root and (path == root or path.startswith(root + "/")):
+        path = path[len(root) :]
+    return path or "/"
+
+
+def find(gateway_id: str) -> Gateway:
+    """The gateway of this process that was started with `gateway_id`, trimmed, in any case."""
+    gateway = _started.get(gateway_id.strip().casefold())
+    if gateway is None:
+        raise GatewayNotFound(gateway_id.strip(), [known.id for known in _started.values()])
+    return gateway
+
+
+async def send_gateway_message(gateway_id: str, data: dict[str, Any]) -> Sent:
+    """Send `data["message"]` through the gateway with that id, as the ancestor's `sendGatewayMessage` did.
+
+    `data["connections"]` names recipients, what else is in `data` the listener finds in `event.data`.
+    Raises `GatewayNotFound` and what `Gateway.send` raises.
+    """
+    rest = {name: value for name, value in data.items() if name not in ("message", "connections")}
+    return await find(gateway_id).send(data.get("message"), connections=data.get("connections"), data=rest)

@@ -1,0 +1,48 @@
+"""What is too much. No I/O, no clock of its own: rules that are asked and answer."""
+
+INBOX_MESSAGES = 32
+INBOX_BYTES = 128 * 1024
+"""What may wait for one connection's hooks before reading pauses."""
+
+MAX_NESTED_SENDS = 8
+"""How deep `gateway.send` may be called from within the `on_message` that an outer `gateway.send` runs."""
+
+MAX_HOOK_THREADS = 40
+"""Worker threads for the `def` hooks of one gateway."""
+
+BODY_TIMEOUT = 30.0
+"""Seconds within which the body of a request has to arrive."""
+
+LINGER = 2.0
+"""Seconds between a close frame to a client that does not read and the end of its socket."""
+
+
+class Backlog:
+    """How much waits in a queue that is bounded in messages and in bytes. An empty one takes any message."""
+
+    __slots__ = ("bytes", "max_bytes", "max_messages", "messages")
+
+    def __init__(self, max_messages: int, max_bytes: int) -> None:
+        self.max_messages = max_messages
+        self.max_bytes = max_bytes
+        self.messages = 0
+        self.bytes = 0
+
+    def fits(self, size: int) -> bool:
+        """Whether one more message of `size` bytes may wait."""
+        return not self.messages or (self.messages < self.max_messages and self.bytes + size <= self.max_bytes)
+
+    @property
+    def is_full(self) -> bool:
+        return self.messages >= self.max_messages or self.bytes >= self.max_bytes
+
+    def add(self, size: int) -> None:
+        self.messages += 1
+        self.bytes += size
+
+    def remove(self, size: int) -> None:
+        self.messages -= 1
+        self.bytes -= size
+
+    def clear(self) -> None:
+        self.messages = self.bytes = 0

@@ -1,0 +1,99 @@
+"""The log: the logger `wsgateway`, its lines, and `WebSocket.log`. Knows nothing of gateways but their ids."""
+
+import logging
+import re
+import time
+from collections.abc import Callable, MutableMapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+
+from concurrent_log_handler import ConcurrentRotatingFileHandler
+
+logger = logging.getLogger("wsgateway")
+
+MAX_LOG_FILE = 10 * 1024 * 1024
+"""Bytes at which `WebSocket.log` is rotated; five old ones are kept."""
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+class GatewayLog(logging.LoggerAdapter[logging.Logger]):
+    """The lines of one gateway: each begins with its id and, with `extra={"conn": id}`, the connection's."""
+
+    def __init__(self, gateway_id: str) -> None:
+        super().__init__(logger, {"gateway": gateway_id})
+        self._prefix = f"[{gateway_id}] ".replace("%", "%%")
+
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        extra = {**(self.extra or {}), **kwargs.get("extra", {})}
+        kwargs["extra"] = extra
+        conn = f"[{extra['conn']}] " if "conn" in extra else ""
+        return f"{self._prefix}{conn}{msg}", kwargs
+
+
+class LineFormatter(logging.Formatter):
+    """Time, level, ids and message on one line; a traceback is indented below it.
+
+    Control characters are escaped, so that no client can write a line of its own or colour a terminal.
+    """
+
+    converter = staticmethod(time.gmtime)
+    default_time_format = "%Y-%m-%dT%H:%M:%S"
+    default_msec_format = "%s.%03dZ"
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  logging's name
+        record.message = escape_controls(record.message)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802  logging's name
+        lines = super().formatException(ei).splitlines()
+        return "\n".join("    " + escape_controls(line) for line in lines)
+
+
+class LogFile(ConcurrentRotatingFileHandler):
+    """`WebSocket.log`: one file for all the gateways of a host, rotated safely when several processes write.
+
+    A line that cannot be written (full disk, folder removed) is counted by `on_failure` and never raised.
+    """
+
+    def __init__(self, path: Path, on_failure: Callable[[], None]) -> None:
+        super().__init__(path, maxBytes=MAX_LOG_FILE, backupCount=5, encoding="utf-8")
+        self._on_failure = on_failure
+        self.setFormatter(LineFormatter())
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's signature
+        self._on_failure()
+
+
+class QueryMask(logging.Filter):
+    """Takes query strings out of the lines of uvicorn's loggers: they hold tokens and keys.
+
+    Add it with `logging.getLogger("uvicorn.error").addFilter(QueryMask())`, and to `uvicorn.access`.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(mask_query(arg) if isinstance(arg, str) else arg for arg in record.args)
+        return True
+
+
+def mask_query(target: str) -> str:
+    """`target`, a path or URL, with `?…` instead of its query string."""
+    path, mark, _ = target.partition("?")
+    return path + "?…" if mark else path
+
+
+def mask_url(url: str) -> str:
+    """`url` without the user, password and query string that it may hold."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return mask_query(SplitResult(parts.scheme, host, parts.path, parts.query, "").geturl())
+
+
+def escape_controls(text: str) -> str:
+    r"""`text` with control characters, line separators and lone surrogates written as `\x1b` or `\u2028`."""
+    return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)

@@ -1,0 +1,107 @@
+"""A message and its frame: encoded once, shared by all who receive it. The one door through which JSON comes in."""
+
+import json
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from wsgateway.exceptions import MessageError
+
+MAX_DEPTH = 256
+"""Arrays and objects within each other; deeper JSON is refused, so that no listener meets `RecursionError`."""
+
+MAX_DIGITS = 4300
+"""Digits of an integer, as `int()` has them by default: converting longer ones takes quadratic time."""
+
+_SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+class Frame:
+    """One message as it goes out: `text`, or None for a binary one, and its bytes `payload`."""
+
+    __slots__ = ("payload", "text")
+
+    def __init__(self, payload: bytes, text: str | None = None) -> None:
+        self.payload = payload
+        self.text = text
+
+    def __len__(self) -> int:
+        return len(self.payload)
+
+
+def encode(message: object) -> Frame | None:
+    """The frame of `message`: `str` as it stands, `bytes` as binary, None none, any other JSON value as its text.
+
+    Raises `MessageError` for what cannot be encoded, before anybody is written to.
+    """
+    if message is None:
+        return None
+    if isinstance(message, (bytes, bytearray, memoryview)):
+        return Frame(bytes(message))
+    try:
+        text = message if isinstance(message, str) else json.dumps(message, **_COMPACT)
+        return Frame(text.encode(), text)
+    except UnicodeEncodeError as exc:
+        raise MessageError(f"the message holds a lone surrogate, {exc.object[exc.start]!r}, which is no text") from exc
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise MessageError(f"the message is no str, no bytes and no JSON value: {exc}") from exc
+
+
+_COMPACT: dict[str, Any] = {"ensure_ascii": False, "allow_nan": False, "separators": (",", ":")}
+
+
+def decode_json(body: bytes) -> Any:
+    """The JSON value in `body`, which is UTF-8. What could not be sent on as JSON is refused.
+
+    Raises `MessageError` for anything that is no JSON text (RFC 8259), `NaN`, numbers past a double's range or
+    of more than `MAX_DIGITS` digits, lone surrogates, and nesting past `MAX_DEPTH`.
+    """
+    try:
+        value = json.loads(
+            body.decode(), parse_constant=_refuse_constant, parse_float=_finite_float, parse_int=_short_int
+        )
+        if body.count(b"[") + body.count(b"{") > MAX_DEPTH:
+            _check_depth(value)
+        if _SURROGATE_ESCAPE.search(body):
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeDecodeError as exc:
+        raise MessageError(f"the body is not UTF-8: byte {exc.start} is 0x{body[exc.start]:02x}") from exc
+    except UnicodeEncodeError as exc:
+        raise MessageError(f"the body holds a lone surrogate, {exc.object[exc.start]!a}, which is no text") from exc
+    except json.JSONDecodeError as exc:
+        raise MessageError(f"the body is not JSON: {exc}") from exc
+    except RecursionError as exc:
+        raise MessageError(f"the body is nested deeper than {MAX_DEPTH}") from exc
+    return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise MessageError(f"the body holds {name}, which is no JSON number")
+
+
+def _finite_float(digits: str) -> float:
+    value = float(digits)
+    if value in (float("inf"), float("-inf")):
+        raise MessageError(f"the body holds the number {digits[:40]}, which is too large")
+    return value
+
+
+def _short_int(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise MessageError(f"the body holds an integer of {len(digits)} digits, {MAX_DIGITS} are allowed")
+    return int(digits)
+
+
+def _check_depth(value: object) -> None:
+    level: list[object] = [value]
+    for _ in range(MAX_DEPTH):
+        level = [inner for item in level for inner in _inside(item)]
+        if not level:
+            return
+    raise MessageError(f"the body is nested deeper than {MAX_DEPTH}")
+
+
+def _inside(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()

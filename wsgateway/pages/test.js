@@ -1,0 +1,300 @@
+"use strict";
+
+const ROWS = 200;
+const SHOWN_CHARACTERS = 10000;
+const SHOWN_BYTES = 64;
+
+const page = JSON.parse(document.getElementById("page").textContent);
+const byId = (id) => document.getElementById(id);
+const address = new URL("ws", document.baseURI);
+address.protocol = address.protocol === "https:" ? "wss:" : "ws:";
+const UNREACHABLE = "The server does not answer: is it running?";
+const MEANINGS = {
+  1000: "normal closure",
+  1001: "the other side is going away",
+  1002: "something that is not the WebSocket protocol arrived",
+  1003: "this kind of data is not accepted",
+  1005: "closed without a code",
+  1006: "the connection broke without a close frame: the network, a proxy, or the server's process ended",
+  1007: "text that is not UTF-8 arrived",
+  1008: "against the server's rules",
+  1009: "a message was too big: max_message_size sets the limit",
+  1011: "the server failed: its log says why",
+  1012: "the gateway restarts or stops",
+  1013: "the server is too busy: try again later",
+  3008: "this client read too slowly: outbox_bytes, outbox_messages, send_timeout and slow_policy set the limit",
+  3013: "this client sent too many messages: message_rate and message_burst set the limit",
+};
+
+function mayComeBack(code) {
+  return (code < 3000 && code !== 1009) || (code >= 3000 && code < 3500) || (code >= 4000 && code < 4500);
+}
+
+// A reason may be a JSON object {"reason", "reconnect", "retry_after_ms"}, and its "reconnect" then decides.
+function explainClose(code, reason) {
+  let text = reason;
+  let back = mayComeBack(code);
+  let wait = "";
+  try {
+    const parsed = JSON.parse(reason);
+    if (typeof parsed.reason === "string") text = parsed.reason;
+    if (typeof parsed.reconnect === "boolean") back = parsed.reconnect;
+    if (Number.isFinite(parsed.retry_after_ms)) wait = ` after ${parsed.retry_after_ms} ms`;
+  } catch {
+    // most reasons are plain text
+  }
+  const meaning = MEANINGS[code] ?? (code < 3000 ? "a code of the WebSocket protocol" : "a code of the application's own");
+  const rule = back ? `A client may come back${wait}.` : "A client must not come back by itself.";
+  return `Closed with ${code}${text ? ` “${text}”` : ""}: ${meaning}. ${rule}`;
+}
+
+async function problemOf(response) {
+  const type = response.headers.get("content-type") ?? "";
+  const problem = type.startsWith("application/problem+json") ? await response.json().catch(() => null) : null;
+  if (!problem) return `HTTP ${response.status}, and not in the gateway's words: a proxy between may have answered.`;
+  const detail = (problem.detail ?? "no reason given").replace(/[^.!?]$/, "$&.");
+  return `${problem.status} ${problem.title}: ${detail} More in ${problem.help ?? page.docs}.`;
+}
+
+// A browser hides the answer to a refused upgrade, so the same question is asked over plain HTTP.
+async function explainRefusal() {
+  let response;
+  try {
+    response = await fetch("ws", { method: "POST", cache: "no-store" });
+  } catch {
+    return UNREACHABLE;
+  }
+  if (response.status !== 426) return `Refused. ${await problemOf(response)}`;
+  return "Refused, though allowed_origins and allowed_hosts let this page in. So it was the listener's on_handshake, "
+    + "a limit (max_connections, max_connections_per_address, handshake_timeout), or a proxy between that does not "
+    + `pass WebSockets on. The gateway's log says which; more in ${page.docs}.`;
+}
+
+function hex(bytes, separator) {
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join(separator);
+}
+
+function describe(data) {
+  if (typeof data === "string") {
+    if (data.length <= SHOWN_CHARACTERS) return data;
+    return `${data.slice(0, SHOWN_CHARACTERS)}… (${data.length} characters)`;
+  }
+  const rest = data.byteLength > SHOWN_BYTES ? " …" : "";
+  return `binary, ${data.byteLength} bytes: ${hex(new Uint8Array(data).subarray(0, SHOWN_BYTES), " ")}${rest}`;
+}
+
+function element(tag, className, text) {
+  const made = document.createElement(tag);
+  made.className = className;
+  made.textContent = text;
+  return made;
+}
+
+class Client {
+  constructor(name) {
+    this.name = name;
+    this.id = null;
+    this.socket = null;
+    const root = byId("client").content.cloneNode(true).querySelector("section");
+    const find = (selector) => root.querySelector(selector);
+    this.parts = {
+      root, state: find(".state"), toggle: find(".toggle"), id: find(".id"), notice: find(".notice"),
+      log: find(".log"), rows: find("ol"), form: find("form"), send: find("[type=submit]"),
+    };
+    const title = find("h2");
+    title.textContent = `Client ${name}`;
+    title.id = `client-${name}`;
+    root.setAttribute("aria-labelledby", title.id);
+    this.parts.log.setAttribute("aria-label", `Messages of client ${name}`);
+    this.parts.toggle.addEventListener("click", () => (this.socket ? this.disconnect() : this.connect()));
+    find(".clear").addEventListener("click", () => this.parts.rows.replaceChildren());
+    this.parts.form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.send(this.parts.form.elements.message.value);
+      this.parts.form.reset();
+    });
+    byId("clients").append(root);
+    this.show("closed");
+  }
+
+  show(state, notice = "") {
+    const parts = this.parts;
+    parts.root.dataset.state = state;
+    parts.state.textContent = state;
+    parts.toggle.textContent = this.socket ? "Disconnect" : "Connect";
+    parts.toggle.setAttribute("aria-label", `${parts.toggle.textContent} client ${this.name}`);
+    parts.send.disabled = state !== "open";
+    parts.notice.textContent = notice;
+    parts.notice.hidden = notice === "";
+  }
+
+  connect() {
+    const token = hex(crypto.getRandomValues(new Uint8Array(8)), "");
+    const socket = new WebSocket(`${address.href}/test-page/${token}`);
+    socket.binaryType = "arraybuffer";
+    this.socket = socket;
+    socket.addEventListener("open", () => this.opened(socket, token));
+    socket.addEventListener("message", (event) => this.row("received", describe(event.data)));
+    socket.addEventListener("close", (event) => this.closed(socket, event));
+    this.show("connecting");
+  }
+
+  disconnect() {
+    const { socket } = this;
+    // Only a connection that was open ends with a code to show, in the answer to its close frame.
+    const answered = socket.readyState === WebSocket.OPEN;
+    if (!answered) this.socket = null;
+    socket.close(1000);
+    this.show(answered ? "closing" : "closed");
+  }
+
+  async closed(socket, { code, reason }) {
+    if (socket !== this.socket) return;
+    const opened = this.parts.root.dataset.state !== "connecting";
+    this.socket = null;
+    this.parts.id.textContent = "none";
+    this.row("note", `${opened ? "closed" : "refused"} with ${code} ${reason}`.trim());
+    if (opened) this.show("closed", explainClose(code, reason));
+    else this.show("refused", "Refused before it was open. Asking the server why…");
+    const why = opened ? null : await explainRefusal();
+    if (why !== null && this.socket === null) this.show("refused", why);
+  }
+
+  // Nothing is sent by itself on a connection, so its id is asked for, by a path that only this page knows.
+  async opened(socket, token) {
+    this.show("open");
+    this.row("note", "opened");
+    let id = null;
+    for (let attempt = 0; attempt < 5 && id === null; attempt += 1) {
+      if (attempt) await new Promise((resolve) => { setTimeout(resolve, 100); });
+      const asked = fetch(`pages/connection?path=/ws/test-page/${token}`, { cache: "no-store" });
+      const found = await asked.then((response) => (response.ok ? response.json() : {})).catch(() => ({}));
+      id = found.id ?? null;
+      if (socket !== this.socket) return;
+    }
+    this.parts.id.textContent = id ?? "unknown";
+    if (id === null) return;
+    this.id = id;
+    pushForm.elements.to.querySelector(`[value=${this.name}]`).disabled = false;
+    showCurl();
+  }
+
+  send(text) {
+    this.socket.send(text);
+    this.row("sent", describe(text));
+  }
+
+  row(way, text) {
+    const { log, rows } = this.parts;
+    const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
+    const now = new Date();
+    const time = element("time", "", `${now.toLocaleTimeString("en-GB")}.${String(now.getMilliseconds()).padStart(3, "0")}`);
+    const content = element("span", "text", text);
+    content.dir = "auto";
+    const row = element("li", way, "");
+    row.append(time, element("span", "way", way), content);
+    rows.append(row);
+    while (rows.childElementCount > ROWS) rows.firstElementChild.remove();
+    if (atEnd) log.scrollTop = log.scrollHeight;
+  }
+}
+
+const pushForm = document.querySelector("#push form");
+const asksForKey = page.api_key === null && !page.push_allowed;
+const clients = {};
+
+// JSON goes into the body as it was typed: read and written again, a large number would be another one.
+function pushBody() {
+  const { message, to, json } = pushForm.elements;
+  let written = JSON.stringify(message.value);
+  if (json.checked) {
+    JSON.parse(message.value);
+    written = message.value.trim();
+  }
+  const connections = to.value ? `,"connections":${JSON.stringify([clients[to.value].id])}` : "";
+  return `{"id":${JSON.stringify(page.id)},"message":${written}${connections}}`;
+}
+
+function quoted(text) {
+  return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
+}
+
+function curlLine() {
+  const words = ["curl -H 'content-type: application/json'"];
+  if (page.api_key !== null) words.push(`-H ${quoted(`authorization: Bearer ${page.api_key}`)}`);
+  // A typed key is not written out: it was typed into a password field.
+  else if (asksForKey) words.push('-H "authorization: Bearer $KEY"');
+  words.push(`-d ${quoted(pushBody())}`, quoted(new URL("send", document.baseURI).href));
+  return words.join(" ");
+}
+
+function showCurl() {
+  const submit = pushForm.querySelector("[type=submit]");
+  byId("copied").textContent = "";
+  try {
+    byId("curl").textContent = curlLine();
+    submit.disabled = false;
+  } catch (error) {
+    byId("curl").textContent = `The message is not JSON: ${error.message}`;
+    submit.disabled = true;
+  }
+  byId("copy").disabled = submit.disabled;
+}
+
+async function push() {
+  const key = page.api_key ?? pushForm.elements.key.value;
+  const headers = { "content-type": "application/json" };
+  // fetch takes a header's characters for bytes, and the key goes over the wire in UTF-8.
+  if (key) headers.authorization = `Bearer ${String.fromCharCode(...new TextEncoder().encode(key))}`;
+  try {
+    const response = await fetch("send", { method: "POST", headers, body: pushBody(), cache: "no-store" });
+    if (!response.ok) return { good: false, text: await problemOf(response) };
+    const { id, recipients, queued, dropped } = await response.json();
+    return { good: true, text: `Gateway ${id}: recipients ${recipients}, queued ${queued}, dropped ${dropped}.` };
+  } catch {
+    return { good: false, text: UNREACHABLE };
+  }
+}
+
+async function copyCurl() {
+  let told = "Copied.";
+  try {
+    await navigator.clipboard.writeText(byId("curl").textContent);
+  } catch {
+    // Over plain http a page has no clipboard, except on localhost.
+    getSelection().selectAllChildren(byId("curl"));
+    if (!document.execCommand("copy")) told = "Selected: copy it with the keyboard.";
+  }
+  byId("copied").textContent = told;
+}
+
+function start() {
+  const connections = `${page.connections} connected before this page`;
+  const texts = { gateway: page.id, version: page.version, connections, address: address.href, docs: page.docs };
+  for (const [id, text] of Object.entries(texts)) byId(id).textContent = text;
+  byId("push-refusal").textContent = page.push_refusal ?? "";
+  byId("push-refusal").hidden = page.push_allowed;
+  for (const id of ["key", "curl-hint"]) byId(id).hidden = !asksForKey;
+  pushForm.addEventListener("input", showCurl);
+  pushForm.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const { good, text } = await push();
+    byId("push-result").textContent = text;
+    byId("push-result").className = good ? "good" : "bad";
+  });
+  byId("copy").addEventListener("click", copyCurl);
+  showCurl();
+  const browser = byId("browser");
+  if (typeof WebSocket === "undefined") {
+    browser.textContent = "This browser has no WebSockets, or a policy or extension has switched them off.";
+    return;
+  }
+  browser.textContent = "This browser has WebSockets.";
+  browser.className = "good";
+  for (const name of ["A", "B"]) {
+    clients[name] = new Client(name);
+    clients[name].connect();
+  }
+}
+
+start();

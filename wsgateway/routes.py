@@ -1,0 +1,345 @@
+"""The HTTP face of one gateway: `POST /send`, the test page, health, metrics and info. Errors are problem+json."""
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import asdict, dataclass
+from html import escape
+from http import HTTPStatus
+from importlib.resources import files
+from typing import Any, Protocol
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from wsgateway.auth import DOCS, Refusal, Rules
+from wsgateway.config import Settings
+from wsgateway.connection import Connection
+from wsgateway.exceptions import GatewayNotFound, GatewayNotRunning, GatewayStopping, HookError, MessageError
+from wsgateway.hub import Connections, Sent
+from wsgateway.limits import BODY_TIMEOUT
+from wsgateway.logs import GatewayLog
+from wsgateway.messages import decode_json
+from wsgateway.metrics import Metrics, prometheus_text
+
+IGNORED_KEYS = frozenset({"conn", "action", "webSocketServerAction"})
+"""Keys of `/send` that are dropped: the listener's own, and those that steered the ancestor's server."""
+
+MAX_PAGE = 1000
+"""Connections in one page of `/info`."""
+
+
+class RoutedGateway(Protocol):
+    """What the routes need of a gateway."""
+
+    settings: Settings
+    metrics: Metrics
+    log: GatewayLog
+    rules: Rules
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def state(self) -> str: ...
+    @property
+    def failure(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def connections(self) -> Connections: ...
+
+    async def send(
+        self,
+        message: object,
+        *,
+        connections: Iterable[Connection | str] | None = None,
+        data: dict[str, Any] | None = None,
+    ) -> Sent: ...
+
+    def find(self, gateway_id: str) -> "RoutedGateway": ...
+
+
+class ProblemError(Exception):
+    """Ends a request with a refusal."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal)
+        self.refusal = refusal
+
+
+def problem(refusal: Refusal) -> Response:
+    """`refusal` as `application/problem+json` (RFC 9457); `help` names the part of the documentation."""
+    body: dict[str, object] = {
+        "title": HTTPStatus(refusal.status).phrase,
+        "status": refusal.status,
+        "detail": refusal.detail,
+    }
+    if refusal.help:
+        body["help"] = f"{DOCS}#{refusal.help}"
+    return JSONResponse(body, refusal.status, headers=dict(refusal.headers), media_type="application/problem+json")
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One route as an ASGI application: host, key, method, then the handler. Errors become problems."""
+
+    gateway: RoutedGateway
+    handler: Callable[[Request], Awaitable[Response]]
+    methods: tuple[str, ...] = ()
+    guarded: bool = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        try:
+            self._check(request)
+            response = await self.handler(request)
+        except ProblemError as exc:
+            response = self._refused(request, exc.refusal)
+        except ClientDisconnect:
+            return
+        await response(scope, receive, send)
+
+    def _check(self, request: Request) -> None:
+        rules = self.gateway.rules
+        refusal = rules.check_host(request.scope)
+        if refusal is None and self.guarded:
+            refusal = rules.check_caller(request.scope)
+        if refusal is None and self.methods and request.method not in self.methods:
+            allow = ", ".join(self.methods)
+            detail = f"{request.method[:20]} is not allowed here, only {allow}"
+            refusal = Refusal(405, "method", detail, headers=(("allow", allow),))
+        if refusal is not None:
+            raise ProblemError(refusal)
+
+    def _refused(self, request: Request, refusal: Refusal) -> Response:
+        self.gateway.metrics.refusals[refusal.kind] += 1
+        caller = request.client.host if request.client else "a Unix socket"
+        self.gateway.log.warning("refused %s %s from %s: %s", request.method, request.url.path, caller, refusal)
+        return problem(refusal)
+
+
+def router(gateway: RoutedGateway) -> ASGIApp:
+    """The routes of `gateway`, relative to where it is mounted."""
+    routes = Routes(gateway)
+    read = ("GET", "HEAD")
+    table = {
+        "/send": Endpoint(gateway, routes.send, ("POST",), guarded=True),
+        "/health": Endpoint(gateway, routes.health, read),
+        "/ready": Endpoint(gateway, routes.ready, read),
+        "/metrics": Endpoint(gateway, routes.metrics, read, guarded=True),
+        "/info": Endpoint(gateway, routes.info, read, guarded=True),
+    }
+    if gateway.settings.test_page:
+        table["/"] = Endpoint(gateway, routes.page, read)
+        table["/pages/connection"] = Endpoint(gateway, routes.page_connection, read)
+        table["/pages/{name}"] = Endpoint(gateway, routes.page_file, read)
+    table["/ws"] = table["/ws/{path:path}"] = Endpoint(gateway, routes.upgrade)
+    unknown = Endpoint(gateway, routes.unknown)
+    return Router([Route(path, app) for path, app in table.items()], redirect_slashes=False, default=unknown)
+
+
+class Routes:
+    """The handlers of one gateway's routes."""
+
+    def __init__(self, gateway: RoutedGateway) -> None:
+        self._gateway = gateway
+
+    async def send(self, request: Request) -> Response:
+        """Push a message (DESIGN 3.3)."""
+        _check_json_type(request)
+        body = await _read_body(request, self._gateway.settings.max_send_size)
+        try:
+            fields = decode_json(body)
+        except MessageError as exc:
+            raise ProblemError(Refusal(400, "body", str(exc), "bad-body")) from exc
+        if not isinstance(fields, dict):
+            raise ProblemError(Refusal(400, "body", 'the body is no JSON object like {"message": "hi"}', "bad-body"))
+        gateway = self._addressed(request, _field(fields, "id", str))
+        connections = _field(fields, "connections", list)
+        if connections is not None and not all(isinstance(item, str) for item in connections):
+            raise ProblemError(Refusal(422, "body", "connections: it has to be a list of connection ids", "bad-body"))
+        message = fields.pop("message", None)
+        data = {name: value for name, value in fields.items() if name not in IGNORED_KEYS}
+        try:
+            sent = await gateway.send(message, connections=connections, data=data)
+        except GatewayStopping as exc:
+            raise ProblemError(Refusal(503, "stopping", str(exc), headers=(("retry-after", "5"),))) from exc
+        except GatewayNotRunning as exc:
+            raise ProblemError(Refusal(409, "not_running", str(exc), "not-running")) from exc
+        except MessageError as exc:
+            raise ProblemError(Refusal(422, "body", f"message: {exc}", "bad-body")) from exc
+        except HookError as exc:
+            raise ProblemError(Refusal(500, "hook", str(exc), "hook-failed")) from exc
+        return JSONResponse({"id": gateway.id, **asdict(sent)})
+
+    def _addressed(self, request: Request, gateway_id: str | None) -> RoutedGateway:
+        """The gateway with that id, if the caller may send to it."""
+        if gateway_id is None:
+            return self._gateway
+        try:
+            gateway = self._gateway.find(gateway_id)
+        except GatewayNotFound as exc:
+            raise ProblemError(Refusal(404, "unknown_gateway", str(exc), "unknown-gateway")) from exc
+        refusal = gateway.rules.check_caller(request.scope) if gateway is not self._gateway else None
+        if refusal is not None:
+            raise ProblemError(refusal)
+        return gateway
+
+    async def health(self, _: Request) -> Response:
+        """The process answers."""
+        return JSONResponse({"status": "ok"})
+
+    async def ready(self, _: Request) -> Response:
+        """Whether clients are taken: 503 with the reason while starting, draining, stopped or failed."""
+        gateway = self._gateway
+        if gateway.state == "running":
+            return JSONResponse({"id": gateway.id, "state": gateway.state})
+        reason = f": {gateway.failure}" if gateway.failure else ""
+        return problem(Refusal(503, "not_ready", f"gateway [{gateway.id}] is {gateway.state}{reason}"))
+
+    async def metrics(self, _: Request) -> Response:
+        """The counters, for Prometheus."""
+        gateway = self._gateway
+        waiting = sum(conn.queued_messages for conn in gateway.connections)
+        text = prometheus_text(
+            gateway.metrics, gateway=gateway.id, connections=len(gateway.connections), waiting=waiting
+        )
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def info(self, request: Request) -> Response:
+        """Version, state, settings without secrets, and a page (`offset`, `limit`) of the connections."""
+        gateway = self._gateway
+        offset = _query_int(request, "offset", 0, 0, 2**31)
+        limit = _query_int(request, "limit", 100, 1, MAX_PAGE)
+        connections = tuple(gateway.connections)
+        now = time.monotonic()
+        return JSONResponse(
+            {
+                "id": gateway.id,
+                "version": gateway.version,
+                "state": gateway.state,
+                "settings": gateway.settings.shown(),
+                "total": len(connections),
+                "offset": offset,
+                "limit": limit,
+                "connections": [
+                    {
+                        "id": conn.id,
+                        "address": conn.address,
+                        "path": conn.path,
+                        "transport": conn.transport,
+                        "age": round(now - conn.opened_clock, 3),
+                        "queue": {"messages": conn.queued_messages, "bytes": conn.queued_bytes},
+                    }
+                    for conn in connections[offset : offset + limit]
+                ],
+            }
+        )
+
+    async def upgrade(self, request: Request) -> Response:
+        """A plain request where a WebSocket belongs. The test page asks so why a handshake was refused."""
+        refusal = self._gateway.rules.check_origin(request.scope)
+        if refusal is None:
+            detail = "connect here with a WebSocket; its Origin and Host would be let in"
+            refusal = Refusal(426, "upgrade", detail, "not-a-websocket", (("upgrade", "websocket"),))
+        return problem(refusal)
+
+    async def unknown(self, request: Request) -> Response:
+        detail = f"there is nothing at {request.url.path[:200]}; clients connect to /ws, messages are posted to /send"
+        return problem(Refusal(404, "unknown_path", detail))
+
+    # The test page
+
+    async def page(self, request: Request) -> Response:
+        """The test page. It holds the key only for a caller that needs none to see it: a local one."""
+        gateway = self._gateway
+        local = gateway.rules.is_local(request.scope)
+        key = next(iter(gateway.settings.api_key), None)
+        refusal = None if key and local else gateway.rules.check_caller(request.scope)
+        facts = {
+            "id": gateway.id,
+            "version": gateway.version,
+            "api_key": key if local else None,
+            "push_allowed": refusal is None,
+            "push_refusal": None if refusal is None else refusal.detail,
+            "connections": len(gateway.connections),
+            "docs": DOCS,
+        }
+        base = escape(request.scope.get("root_path", "").rstrip("/") + "/", quote=True)
+        text = (_PAGES / "test.html").read_text(encoding="utf-8")
+        text = text.replace("{{base}}", base).replace("{{page}}", json.dumps(facts).replace("<", "\\u003c"))
+        return Response(text, media_type="text/html; charset=utf-8", headers=_PAGE_HEADERS)
+
+    async def page_file(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in _PAGE_TYPES:
+            return await self.unknown(request)
+        text = (_PAGES / name).read_text(encoding="utf-8")
+        return Response(text, media_type=_PAGE_TYPES[name], headers=_PAGE_HEADERS)
+
+    async def page_connection(self, request: Request) -> Response:
+        """The id of the connection that the test page has made, which it knows by its random path."""
+        path = request.query_params.get("path", "")
+        found = next((conn.id for conn in self._gateway.connections if conn.path == path), None)
+        if found is None or not path.startswith("/ws/test-page/"):
+            return problem(Refusal(404, "unknown_path", "no test page is connected at that path"))
+        return JSONResponse({"id": found})
+
+
+_PAGES = files("wsgateway") / "pages"
+_PAGE_TYPES = {"test.js": "text/javascript; charset=utf-8", "test.css": "text/css; charset=utf-8"}
+_PAGE_HEADERS = {
+    "cache-control": "no-store",
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; "
+    "connect-src 'self' ws: wss:; base-uri 'self'; frame-ancestors 'none'; form-action 'none'",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
+
+
+def _check_json_type(request: Request) -> None:
+    kind, *parameters = request.headers.get("content-type", "").lower().split(";")
+    charset = next((p.partition("=")[2].strip(' "') for p in parameters if p.strip().startswith("charset=")), "utf-8")
+    if kind.strip() != "application/json" or charset not in ("utf-8", "utf8"):
+        detail = "the body has to be sent as content-type: application/json, in UTF-8"
+        raise ProblemError(Refusal(415, "type", detail, "bad-body"))
+
+
+async def _read_body(request: Request, most: int) -> bytes:
+    """The body, of at most `most` bytes, within `BODY_TIMEOUT` seconds."""
+    too_large = ProblemError(Refusal(413, "size", f"the body is larger than max_send_size, {most} bytes", "too-large"))
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and (len(announced) > 18 or int(announced) > most):
+        raise too_large
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > most:
+                    raise too_large
+    except TimeoutError:
+        detail = f"the body did not arrive within {BODY_TIMEOUT:g} s"
+        raise ProblemError(Refusal(408, "timeout", detail, headers=(("connection", "close"),))) from None
+    return bytes(body)
+
+
+def _field(fields: dict[str, Any], name: str, kind: type) -> Any:
+    """Take the optional field `name` out of `fields`."""
+    value = fields.pop(name, None)
+    if value is not None and not isinstance(value, kind):
+        detail = f"{name}: it has to be a {'list' if kind is list else 'text'}, not {json.dumps(value)[:60]}"
+        raise ProblemError(Refusal(422, "body", detail, "bad-body"))
+    return value
+
+
+def _query_int(request: Request, name: str, default: int, least: int, most: int) -> int:
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdecimal() and len(text) < 12 and least <= int(text) <= most):
+        raise ProblemError(Refusal(422, "query", f"{name}: it has to be a whole number from {least} to {most}"))
+    return int(text)

@@ -1,0 +1,108 @@
+"""For tests of applications: a gateway on a real server, a listener that records, a client whose receive has a time
+limit.
+
+    async with testing.serve(Gateway(listener=Chat)) as url:
+        async with testing.Client(url) as ann:
+            await ann.send("hi")
+            assert await ann.receive() == "hi"
+"""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Any, Self
+
+import anyio
+from starlette.types import ASGIApp
+from websockets.asyncio.client import ClientConnection
+
+from wsgateway.client import connect
+from wsgateway.config import Settings
+from wsgateway.events import Event
+from wsgateway.gateway import Gateway
+from wsgateway.server import serving
+
+TIMEOUT = 10.0
+"""Seconds after which waiting in a test is a failure."""
+
+
+@asynccontextmanager
+async def serve(app: ASGIApp) -> AsyncIterator[str]:
+    """Serve `app`, a `Gateway` or an application that mounts one, on a free port of loopback; its URL."""
+    options = app.settings if isinstance(app, Gateway) else Settings()
+    async with serving(app, replaced(options)) as url:
+        yield url
+
+
+class RecordingListener:
+    """A listener that keeps what it is told in `events`, as `(hook, message or close code)`."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, Any]] = []
+        self._changed = anyio.Event()
+
+    def record(self, hook: str, value: Any) -> None:
+        self.events.append((hook, value))
+        self._changed.set()
+        self._changed = anyio.Event()
+
+    async def wait_for(self, *hooks: str) -> None:
+        """Wait until each of `hooks` has been called at least once. Raises `TimeoutError`."""
+        with anyio.fail_after(TIMEOUT):
+            while not set(hooks) <= {hook for hook, _ in self.events}:
+                await self._changed.wait()
+
+    async def on_client_open(self, event: Event) -> None:
+        self.record("on_client_open", event.message)
+
+    async def on_message(self, event: Event) -> None:
+        self.record("on_message", event.message)
+
+    async def on_client_close(self, event: Event) -> None:
+        self.record("on_client_close", event.code)
+
+    async def on_error(self, event: Event, exception: BaseException) -> None:
+        self.record("on_error", exception)
+
+
+class Client:
+    """A WebSocket client. `url` is the gateway's, `path` where it connects, the rest is for `websockets.connect`."""
+
+    def __init__(self, url: str, path: str = "/ws", **options: Any) -> None:
+        self._connecting = connect("ws" + url.removeprefix("http") + path, **options)
+        self.socket: ClientConnection
+
+    async def __aenter__(self) -> Self:
+        with anyio.fail_after(TIMEOUT):
+            self.socket = await self._connecting
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.socket.close()
+
+    async def send(self, message: str | bytes) -> None:
+        with anyio.fail_after(TIMEOUT):
+            await self.socket.send(message)
+
+    async def receive(self) -> str | bytes:
+        """The next message. Raises `TimeoutError`, and `websockets.ConnectionClosed` when there is none."""
+        with anyio.fail_after(TIMEOUT):
+            return await self.socket.recv()
+
+    async def receive_json(self) -> Any:
+        return json.loads(await self.receive())
+
+    async def closed(self) -> tuple[int | None, str | None]:
+        """Wait for the close; its code and reason."""
+        with anyio.fail_after(TIMEOUT):
+            await self.socket.wait_closed()
+        return self.socket.close_code, self.socket.close_reason
+
+
+def replaced(settings: Settings) -> Settings:
+    """`settings` on a free port of loopback."""
+    values = {name: getattr(settings, name) for name in settings.__slots__}
+    return Settings(**{**values, "host": "127.0.0.1", "port": 0, "uds": None})
