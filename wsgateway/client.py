@@ -8,12 +8,12 @@ from collections.abc import Iterable
 from typing import Any
 
 import anyio.to_thread
-from websockets.asyncio.client import connect
+from websockets.asyncio.client import ClientConnection, connect
 
 from wsgateway.exceptions import SendError
 from wsgateway.hub import Sent
 
-__all__ = ["asend", "connect", "send"]
+__all__ = ["ClientConnection", "asend", "connect", "send"]
 
 
 def send(

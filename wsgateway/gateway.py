@@ -73,6 +73,7 @@ class Gateway:
         self._listener: Listener | None = None
         self._websockets: WebSockets | None = None
         self._stop_task: asyncio.Task[None] | None = None
+        self.log.info("initialized")
 
     def __repr__(self) -> str:
         return f"<Gateway {self.id!r} {self.state}>"

@@ -138,6 +138,7 @@ async def serving(app: Any, settings: Settings) -> AsyncIterator[str]:
     try:
         if gateway is not None:
             gateway.rules = Rules(settings, bound_host=None if settings.uds else settings.host)
+            gateway.log.info("listening on %s", url_of(settings, listening))
             await gateway.start()
         server = Server(_config(app, settings, lifespan="off" if gateway else "on"), gateway)
     except BaseException:

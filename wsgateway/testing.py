@@ -15,9 +15,8 @@ from typing import Any, Self
 
 import anyio
 from starlette.types import ASGIApp
-from websockets.asyncio.client import ClientConnection
 
-from wsgateway.client import connect
+from wsgateway.client import ClientConnection, connect
 from wsgateway.config import Settings
 from wsgateway.events import Event
 from wsgateway.gateway import Gateway

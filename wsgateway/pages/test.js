@@ -23,7 +23,7 @@ const MEANINGS = {
   1012: "the gateway restarts or stops",
   1013: "the server is too busy: try again later",
   3008: "this client read too slowly: outbox_bytes, outbox_messages, send_timeout and slow_policy set the limit",
-  3013: "this client sent too many messages: message_rate and message_burst set the limit",
+  3013: "this client sent too many messages",
 };
 
 function mayComeBack(code) {
@@ -58,16 +58,16 @@ async function problemOf(response) {
 
 // A browser hides the answer to a refused upgrade, so the same question is asked over plain HTTP.
 async function explainRefusal() {
-  let response;
   try {
-    response = await fetch("ws", { method: "POST", cache: "no-store" });
+    const response = await fetch("ws", { method: "POST", cache: "no-store" });
+    if (response.status !== 426) return `Refused. ${await problemOf(response)}`;
+    const ready = await fetch("ready", { cache: "no-store" });
+    if (!ready.ok) return `Refused. ${await problemOf(ready)}`;
   } catch {
     return UNREACHABLE;
   }
-  if (response.status !== 426) return `Refused. ${await problemOf(response)}`;
   return "Refused, though allowed_origins and allowed_hosts let this page in. So it was the listener's on_handshake, "
-    + "a limit (max_connections, max_connections_per_address, handshake_timeout), or a proxy between that does not "
-    + `pass WebSockets on. The gateway's log says which; more in ${page.docs}.`;
+    + `a limit, or a proxy between that passes no WebSockets on. The gateway's log says which; more in ${page.docs}.`;
 }
 
 function hex(bytes, separator) {

@@ -1,0 +1,51 @@
+# `make run` and `make test` set up everything that they need, in a virtual environment of their own.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: run test check format clean help
+
+help:            ## show what there is
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+run: $(VENV)/.run  ## serve a gateway on port 10125; its test page is at http://127.0.0.1:10125/
+	$(BIN)/wsgateway serve
+
+test: $(VENV)/.test chromium  ## run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.test  ## lint and check types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(VENV)/.test  ## format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:           ## remove the virtual environment
+	rm -rf $(VENV)
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "wsgateway needs Python 3.11 or newer: make PYTHON=python3.13 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[standard]'
+	touch $@
+
+$(VENV)/.test: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[standard,test]'
+	touch $@ $(VENV)/.run
+
+# the browser tests need Debian's chromium; where it cannot be installed they are skipped, or fail if CI=true
+.PHONY: chromium
+chromium:
+	@if [ -z "$$CHROMIUM" ] && ! command -v chromium >/dev/null; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
+	  else \
+	    echo "chromium is not installed: the tests in a browser are skipped"; \
+	  fi; \
+	fi

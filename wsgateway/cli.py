@@ -1,0 +1,337 @@
+"""The command `wsgateway`. Exit codes: 0; 1 it did not work; 2 usage; 3 the start failed."""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
+
+from wsgateway import client
+from wsgateway.config import CONFIG_FILE, ENV, SPECS, Loaded, Settings, flag, load, nearest
+from wsgateway.exceptions import ConfigError, SendError, StartError
+from wsgateway.gateway import Gateway, State
+from wsgateway.logs import LineFormatter, LogFile, QueryMask, logger, mask_url
+from wsgateway.server import serving
+
+SERVE_DEFAULTS = {"local_access": True, "log_file": "WebSocket.log"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line `arguments`, by default the process's own; the exit code."""
+    parser = _parser()
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        return _unknown(options, unknown)
+    try:
+        code: int = options.run(options)
+    except (ConfigError, StartError) as exc:
+        _complain(exc)
+        return 1 if options.run is _check else 3
+    except KeyboardInterrupt:
+        return 0
+    return code
+
+
+def _complain(error: Exception) -> None:
+    for line in str(error).splitlines():
+        print(f"wsgateway: {line}", file=sys.stderr)
+
+
+def _unknown(options: argparse.Namespace, unknown: list[str]) -> int:
+    """Name what is unknown on the command line, and whatever else is wrong with the settings."""
+    known = ["--config", "--help", *(flag(name) for name in SPECS)]
+    for extra in unknown:
+        name = extra.partition("=")[0]
+        hint = nearest(name, known) if name.startswith("--") else ""
+        print(f"wsgateway: {extra} is not known{hint}", file=sys.stderr)
+    if "config" in options:
+        try:
+            _load(options)
+        except ConfigError as exc:
+            _complain(exc)
+    return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="wsgateway", description="A WebSocket gateway for Python web applications.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"wsgateway {version('wsgateway')}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+
+    init = command("init", "Write a listener.py and a wsgateway.toml to begin from.")
+    init.add_argument("folder", nargs="?", default=".", help="where (the working folder)")
+    init.set_defaults(run=_init)
+
+    serve = command("serve", "Run a gateway.")
+    serve.set_defaults(run=_serve)
+    _add_settings(serve)
+
+    check = command("check", "Print the effective settings, and where each comes from.")
+    check.set_defaults(run=_check)
+    _add_settings(check)
+
+    send = command("send", "Push a message, and print how many received it.")
+    send.add_argument("message", help="the text; - reads it from standard input")
+    send.add_argument("--json", action="store_true", help="the message is JSON, not text")
+    send.add_argument("--to", action="append", metavar="CONNECTION", help="id of a connection; may be repeated")
+    send.add_argument("--id", help="id of another gateway of that process")
+    send.add_argument("--url", default="http://127.0.0.1:10125/send", help="where to post it (%(default)s)")
+    send.add_argument("--api-key", help=f"the key; better in the variable {ENV}API_KEY")
+    send.set_defaults(run=_send)
+
+    listen = command("listen", "Print what a WebSocket receives; lines that you type are sent.")
+    listen.add_argument("url", nargs="?", default="ws://127.0.0.1:10125/ws", help="where to connect (%(default)s)")
+    listen.set_defaults(run=_listen)
+    return parser
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", metavar="FILE", help=f"the settings file ({CONFIG_FILE} in the working folder)")
+    for name, spec in SPECS.items():
+        text = spec.metadata["help"].replace("%", "%%")
+        if isinstance(spec.default, bool):
+            parser.add_argument(flag(name), action=argparse.BooleanOptionalAction, help=text, default=argparse.SUPPRESS)
+        else:
+            parser.add_argument(flag(name), metavar=name.upper(), help=text, default=argparse.SUPPRESS)
+
+
+def _load(options: argparse.Namespace) -> Loaded:
+    sys.path.insert(0, str(Path.cwd()))  # where a listener is looked for
+    flags = {name: value for name, value in vars(options).items() if name in SPECS}
+    return load(defaults=SERVE_DEFAULTS, environ=os.environ, flags=flags, config=options.config)
+
+
+# init
+
+
+def _init(options: argparse.Namespace) -> int:
+    folder = Path(options.folder)
+    texts = {
+        "listener.py": (files("wsgateway") / "starter" / "listener.py").read_text(encoding="utf-8"),
+        CONFIG_FILE: _starter_settings(),
+    }
+    there = [name for name in texts if (folder / name).exists()]
+    if there:
+        print(f"wsgateway: {folder / there[0]} is there already, nothing was written", file=sys.stderr)
+        return 1
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            (folder / name).write_text(text, encoding="utf-8")
+            print(f"wrote {folder / name}")
+    except OSError as exc:
+        print(f"wsgateway: cannot write to {folder}: {exc.strerror}", file=sys.stderr)
+        return 1
+    print(f"now run: {'' if options.folder == '.' else f'cd {folder} && '}wsgateway serve")
+    return 0
+
+
+def _starter_settings() -> str:
+    lines = [
+        "# Settings of the gateway. What is commented out is the default.",
+        "# `wsgateway check` prints what is in effect, and where it comes from.",
+        "",
+        'listener = "listener.py:Listener"',
+    ]
+    defaults = {**{name: spec.default for name, spec in SPECS.items()}, **SERVE_DEFAULTS}
+    for name, spec in SPECS.items():
+        if name not in ("listener", "id"):
+            value = json.dumps("" if defaults[name] is None else defaults[name])  # a tuple becomes a list
+            lines += ["", f"# {spec.metadata['help']}", f"# {name} = {value}"]
+    return "\n".join(lines) + "\n"
+
+
+# serve
+
+
+def _serve(options: argparse.Namespace) -> int:
+    loaded = _load(options)
+    gateway = Gateway(loaded.settings)
+    _log_to(loaded.settings, gateway)
+    for warning in loaded.warnings:
+        logger.warning("%s", warning)
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_run_gateway(gateway))
+    except StartError:
+        if gateway.state is State.FAILED:  # then the log has said why, on the terminal too
+            return 3
+        raise
+    if any(thread.name.startswith("wsgateway-") for thread in threading.enumerate()):
+        logger.warning("a hook still runs in a thread, which is left behind")
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(0)  # Python would wait for the thread
+    return 0
+
+
+async def _run_gateway(gateway: Gateway) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def stopping(*_: object) -> None:
+        if stop.is_set():
+            os._exit(1)  # asked a second time: now
+        loop.call_soon_threadsafe(stop.set)
+
+    async with serving(gateway, gateway.settings) as url:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, stopping)
+        print(_welcome(gateway, url), flush=True)
+        await stop.wait()
+
+
+def _welcome(gateway: Gateway, url: str) -> str:
+    settings = gateway.settings
+    lines = [f"wsgateway {gateway.version}: gateway [{gateway.id}] listens on {url}"]
+    if settings.uds is None:
+        lines.append(f"  clients connect to  ws{url.removeprefix('http')}/ws")
+        if settings.test_page:
+            lines.append(f"  test page           {url}/")
+        lines.append(f"  push with           POST {url}/send")
+    if settings.log_file:
+        lines.append(f"  log                 {settings.log_file}")
+    if not settings.api_key and settings.local_access:
+        lines.append("  /send, /metrics and /info answer local callers only, until api_key is set")
+    if not settings.allowed_origins:
+        lines.append("  pages of this address and, on loopback, of any loopback address may connect: allowed_origins")
+    return "\n".join(lines)
+
+
+def _log_to(settings: Settings, gateway: Gateway) -> None:
+    def failed() -> None:
+        gateway.metrics.log_errors += 1
+
+    console = logging.StreamHandler()
+    console.setFormatter(LineFormatter())
+    handlers: list[logging.Handler] = [console]
+    if settings.log_file:
+        try:
+            handlers.append(LogFile(Path(settings.log_file), failed))
+        except OSError as exc:
+            raise StartError(f"cannot write the log {settings.log_file!r}: {exc.strerror}; set log_file") from exc
+    logger.setLevel(logging.INFO)
+    uvicorn_logger = logging.getLogger("uvicorn")
+    uvicorn_logger.setLevel(logging.WARNING)
+    for handler in handlers:
+        handler.addFilter(QueryMask())
+        logger.addHandler(handler)
+        uvicorn_logger.addHandler(handler)
+
+
+def _loop_factory() -> "type[asyncio.AbstractEventLoop] | None":
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.Loop
+
+
+# check
+
+
+def _check(options: argparse.Namespace) -> int:
+    loaded = _load(options)
+    shown = loaded.settings.shown()
+    for name, value in shown.items():
+        print(f"{name} = {json.dumps(value, ensure_ascii=False)}  # {loaded.sources[name]}")
+    for warning in loaded.warnings:
+        print(f"wsgateway: {warning}", file=sys.stderr)
+    return 0
+
+
+# send
+
+
+def _send(options: argparse.Namespace) -> int:
+    text = sys.stdin.read() if options.message == "-" else options.message
+    message: object = text
+    if options.json:
+        try:
+            message = json.loads(text)
+        except ValueError as exc:
+            print(f"wsgateway: the message is not JSON: {exc}", file=sys.stderr)
+            return 2
+    key = options.api_key or os.environ.get(ENV + "API_KEY", "").partition(",")[0] or None
+    try:
+        sent = client.send(options.url, message, id=options.id, connections=options.to, api_key=key)
+    except SendError as exc:
+        print(f"wsgateway: {exc}", file=sys.stderr)
+        return 1
+    except ValueError as exc:
+        print(f"wsgateway: {exc}", file=sys.stderr)
+        return 2
+    except OSError as exc:
+        reason = getattr(exc, "reason", exc)
+        print(
+            f"wsgateway: nobody answers at {mask_url(options.url)}: {reason}; is the gateway running?", file=sys.stderr
+        )
+        return 1
+    print(f"recipients {sent.recipients}, queued {sent.queued}, dropped {sent.dropped}")
+    return 0
+
+
+# listen
+
+
+def _listen(options: argparse.Namespace) -> int:
+    with contextlib.suppress(KeyboardInterrupt):
+        return asyncio.run(_listen_to(options.url))
+    return 0
+
+
+async def _listen_to(url: str) -> int:
+    if url.startswith("http"):
+        url = "ws" + url.removeprefix("http")
+    try:
+        async with client.connect(url) as socket:
+            print(f"connected to {mask_url(url)}; lines that you type are sent, Ctrl-C ends", file=sys.stderr)
+            lines = asyncio.create_task(_send_lines(socket))
+            try:
+                async for message in socket:
+                    print(
+                        message if isinstance(message, str) else f"binary, {len(message)} bytes: {message.hex()}",
+                        flush=True,
+                    )
+            finally:
+                lines.cancel()
+    except InvalidURI:
+        print(
+            f"wsgateway: {mask_url(url)} is no WebSocket address, one looks like ws://localhost:10125/ws",
+            file=sys.stderr,
+        )
+        return 2
+    except (InvalidHandshake, OSError) as exc:
+        print(f"wsgateway: cannot connect to {mask_url(url)}: {exc}", file=sys.stderr)
+        return 1
+    except ConnectionClosed:
+        pass
+    print(f"closed with {socket.close_code} {socket.close_reason}", file=sys.stderr)
+    return 0
+
+
+async def _send_lines(socket: client.ClientConnection) -> None:
+    loop = asyncio.get_running_loop()
+    lines: asyncio.Queue[str] = asyncio.Queue()
+
+    def read() -> None:
+        for line in sys.stdin:
+            loop.call_soon_threadsafe(lines.put_nowait, line.rstrip("\r\n"))
+
+    threading.Thread(target=read, daemon=True).start()  # daemon: nothing ends a read of a terminal
+    while True:
+        await socket.send(await lines.get())

@@ -1,0 +1,38 @@
+"""Your listener: the gateway calls its hooks. Every hook is optional, and may be `def` or `async def`.
+
+Without a word from you a message goes to every connection. Run it with `wsgateway serve`.
+"""
+
+from wsgateway import Event
+
+
+class Listener:
+    """Made once, when the gateway starts: what it stores lasts between events."""
+
+    def __init__(self) -> None:
+        self.names: dict[str, str] = {}
+
+    async def on_client_open(self, event: Event) -> None:
+        """A connection is open. Send to it, store it, close it."""
+        conn = event.conn
+        assert conn is not None
+        self.names[conn.id] = conn.query.get("name", "somebody")
+        await conn.send(f"Welcome, {self.names[conn.id]}.")
+
+    async def on_message(self, event: Event) -> None:
+        """A client has sent a message, or `/send` was called (then `event.conn` is None). Nothing is sent yet.
+
+        Change `event.message`, or set `event.connections` to those who are to receive it.
+        """
+        if event.conn is not None:
+            event.message = f"{self.names[event.conn.id]}: {event.message}"
+
+    async def on_client_close(self, event: Event) -> None:
+        """A connection has ended, with `event.code` and `event.reason`."""
+        assert event.conn is not None
+        self.names.pop(event.conn.id, None)
+
+    # async def on_handshake(self, event: Event) -> None:
+    #     """A client wants to connect. Turn it away with an HTTP status (from wsgateway import Refused)."""
+    #     if "session" not in event.conn.cookies:
+    #         raise Refused(401, "log in first")
