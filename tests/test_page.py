@@ -4,6 +4,8 @@ import json
 import os
 import re
 from collections.abc import AsyncIterator
+from dataclasses import fields
+from importlib.resources import files
 
 import anyio
 import pytest
@@ -12,11 +14,13 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from wsgateway import Event, Gateway, Refused
+from wsgateway import Event, Gateway, Refused, Settings
 from wsgateway.testing import serve
 
 ODD_KEY = """it's a $KEY "ключ" `id` \\ !1"""
 SHELL = {"PATH": os.environ["PATH"], "NO_PROXY": "*", "LC_ALL": "C.UTF-8"}
+
+expect.set_options(timeout=15_000)
 
 
 @pytest.fixture
@@ -207,13 +211,19 @@ async def test_the_curl_line_carries_the_key_and_the_chosen_client(page: Page) -
         await expect(received(page, "B")).to_have_text(["hi"])
 
 
-async def test_the_copy_button_copies_the_curl_line(page: Page) -> None:
+@pytest.mark.parametrize("where", ["localhost", "plain http elsewhere"])
+async def test_the_copy_button_copies_the_curl_line(page: Page, where: str) -> None:
+    if where != "localhost":
+        await page.add_init_script("delete Navigator.prototype.clipboard")
     async with serve(Gateway(api_key=[ODD_KEY])) as url:
         await visit(page, url)
+        line = await page.locator("#curl").text_content()
+        assert line is not None
         await page.get_by_role("button", name="Copy").click()
         await expect(page.locator("#copied")).to_have_text("Copied.")
-        copied = await page.evaluate("navigator.clipboard.readText()")
-        assert copied == await page.locator("#curl").text_content()
+        field = client(page, "A").get_by_role("textbox")
+        await field.press("Control+V")
+        await expect(field).to_have_value(line)
 
 
 async def test_a_push_carries_the_key_in_utf_8(page: Page) -> None:
@@ -227,7 +237,7 @@ async def test_a_caller_through_a_proxy_sees_no_key_and_may_type_it(page: Page) 
     await page.set_extra_http_headers({"X-Forwarded-For": "203.0.113.9"})
     async with serve(Gateway(api_key=[ODD_KEY])) as url:
         await visit(page, url)
-        assert ODD_KEY not in json.loads(await page.locator("#page").text_content() or "").values()
+        assert json.loads(await page.locator("#page").text_content() or "")["api_key"] is None
         await expect(page.locator("#curl")).to_contain_text('"authorization: Bearer $KEY"')
         await push(page, "without the key")
         await expect(result(page)).to_contain_text("401")
@@ -264,6 +274,18 @@ async def test_after_a_refusal_by_the_listener_it_points_at_on_handshake(page: P
         await page.goto(url)
         await expect(notice(page, "A")).to_contain_text("on_handshake")
         await expect(client(page, "A")).to_have_attribute("data-state", "refused")
+
+
+async def test_after_a_refusal_by_a_stopped_gateway_it_says_that_it_is_stopped(page: Page) -> None:
+    gateway = Gateway()
+    async with serve(Starlette(routes=[Mount("/", gateway)], lifespan=gateway.lifespan)) as url:
+        await visit(page, url)
+        await gateway.stop()
+        await expect(notice(page, "A")).to_contain_text("Closed with 1012")
+        await page.get_by_role("button", name="Connect client A", exact=True).click()
+        await expect(notice(page, "A")).to_contain_text(
+            "Refused. 503 Service Unavailable: gateway [default] is stopped"
+        )
 
 
 def rewriting_host(app: ASGIApp) -> ASGIApp:
@@ -333,6 +355,13 @@ async def test_a_server_that_is_gone_is_said_to_be_gone(page: Page) -> None:
     await expect(notice(page, "A")).to_contain_text("The server does not answer")
     await push(page, "hi")
     await expect(result(page)).to_contain_text("The server does not answer")
+
+
+def test_every_setting_that_it_names_exists() -> None:
+    script = (files("wsgateway") / "pages" / "test.js").read_text(encoding="utf-8")
+    named = set(re.findall(r"[a-z]+(?:_[a-z]+)+", script)) - {"push_allowed", "push_refusal", "retry_after_ms"}
+    assert named <= {setting.name for setting in fields(Settings)}
+    assert {"allowed_origins", "max_message_size"} <= named
 
 
 async def test_switched_off_it_is_not_there(page: Page) -> None:

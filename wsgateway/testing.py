@@ -46,10 +46,14 @@ class RecordingListener:
         self._changed.set()
         self._changed = anyio.Event()
 
-    async def wait_for(self, *hooks: str) -> None:
-        """Wait until each of `hooks` has been called at least once. Raises `TimeoutError`."""
+    def count(self, hook: str) -> int:
+        """How often `hook` was called."""
+        return sum(name == hook for name, _ in self.events)
+
+    async def wait_for(self, hook: str, count: int = 1) -> None:
+        """Wait until `hook` has been called `count` times. Raises `TimeoutError`."""
         with anyio.fail_after(TIMEOUT):
-            while not set(hooks) <= {hook for hook, _ in self.events}:
+            while self.count(hook) < count:
                 await self._changed.wait()
 
     async def on_client_open(self, event: Event) -> None:

@@ -1,0 +1,91 @@
+"""The servers that the ASGI suite runs on, each in this process on a free port."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, Protocol
+
+import anyio
+import hypercorn.asyncio
+import uvicorn
+
+from wsgateway import testing
+
+
+class Serve(Protocol):
+    """Serves an ASGI application; yields its URL."""
+
+    name: str
+
+    def __call__(self, app: Any) -> AbstractAsyncContextManager[str]: ...
+
+
+def free_socket() -> socket.socket:
+    listening = socket.socket()
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.bind(("127.0.0.1", 0))
+    listening.setblocking(False)
+    return listening
+
+
+class OwnServer:
+    name = "wsgateway"
+
+    def __call__(self, app: Any) -> AbstractAsyncContextManager[str]:
+        return testing.serve(app)
+
+
+class PlainUvicorn:
+    name = "uvicorn"
+
+    @asynccontextmanager
+    async def __call__(self, app: Any) -> AsyncIterator[str]:
+        config = uvicorn.Config(app, lifespan="on", log_config=None, timeout_graceful_shutdown=3)
+        server = uvicorn.Server(config)
+        listening = free_socket()
+        listening.listen()
+        task = asyncio.create_task(server._serve([listening]))
+        with anyio.fail_after(10):
+            while not server.started:
+                if task.done():
+                    task.result()
+                await anyio.sleep(0.01)
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            await task
+
+
+class Hypercorn:
+    name = "hypercorn"
+
+    @asynccontextmanager
+    async def __call__(self, app: Any) -> AsyncIterator[str]:
+        config = hypercorn.Config()
+        listening = free_socket()
+        config.bind = [f"fd://{listening.fileno()}"]
+        config.accesslog = config.errorlog = None
+        config.graceful_timeout = 3
+        stop = asyncio.Event()
+        port = listening.getsockname()[1]
+        task = asyncio.create_task(hypercorn.asyncio.serve(app, config, shutdown_trigger=stop.wait))  # type: ignore[arg-type]
+        with anyio.fail_after(10):
+            while True:
+                try:
+                    await (await anyio.connect_tcp("127.0.0.1", port)).aclose()
+                    break
+                except OSError:
+                    if task.done():
+                        task.result()
+                    await anyio.sleep(0.01)
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            stop.set()
+            await task
+            listening.detach()
+
+
+SERVERS: tuple[Serve, ...] = (OwnServer(), PlainUvicorn(), Hypercorn())
