@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -21,6 +22,7 @@ from wsgateway.config import CONFIG_FILE, ENV, SPECS, Loaded, Settings, flag, lo
 from wsgateway.exceptions import ConfigError, SendError, StartError
 from wsgateway.gateway import Gateway, State
 from wsgateway.logs import LineFormatter, LogFile, QueryMask, logger, mask_url
+from wsgateway.metrics import Metrics
 from wsgateway.server import serving
 
 SERVE_DEFAULTS = {"local_access": True, "log_file": "WebSocket.log"}
@@ -160,8 +162,10 @@ def _starter_settings() -> str:
 
 def _serve(options: argparse.Namespace) -> int:
     loaded = _load(options)
+    log_file = _log_to(loaded.settings)
     gateway = Gateway(loaded.settings)
-    _log_to(loaded.settings, gateway)
+    if log_file is not None:
+        log_file.on_failure = partial(_count_log_error, gateway.metrics)
     for warning in loaded.warnings:
         logger.warning("%s", warning)
     try:
@@ -212,25 +216,30 @@ def _welcome(gateway: Gateway, url: str) -> str:
     return "\n".join(lines)
 
 
-def _log_to(settings: Settings, gateway: Gateway) -> None:
-    def failed() -> None:
-        gateway.metrics.log_errors += 1
-
+def _log_to(settings: Settings) -> LogFile | None:
+    """Send what is logged to the terminal and to the file."""
     console = logging.StreamHandler()
     console.setFormatter(LineFormatter())
     handlers: list[logging.Handler] = [console]
+    file = None
     if settings.log_file:
         try:
-            handlers.append(LogFile(Path(settings.log_file), failed))
+            file = LogFile(Path(settings.log_file))
         except OSError as exc:
             raise StartError(f"cannot write the log {settings.log_file!r}: {exc.strerror}; set log_file") from exc
+        handlers.append(file)
     logger.setLevel(logging.INFO)
+    logging.getLogger("uvicorn.error").addFilter(QueryMask())
     uvicorn_logger = logging.getLogger("uvicorn")
     uvicorn_logger.setLevel(logging.WARNING)
     for handler in handlers:
-        handler.addFilter(QueryMask())
         logger.addHandler(handler)
         uvicorn_logger.addHandler(handler)
+    return file
+
+
+def _count_log_error(metrics: Metrics) -> None:
+    metrics.log_errors += 1
 
 
 def _loop_factory() -> "type[asyncio.AbstractEventLoop] | None":

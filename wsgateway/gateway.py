@@ -295,7 +295,8 @@ def find(gateway_id: str) -> Gateway:
     """The gateway of this process that was started with `gateway_id`, trimmed, in any case."""
     gateway = _started.get(gateway_id.strip().casefold())
     if gateway is None:
-        raise GatewayNotFound(gateway_id.strip(), [known.id for known in _started.values()])
+        running = [known.id for known in _started.values() if known.state is not State.STOPPED]
+        raise GatewayNotFound(gateway_id.strip(), running)
     return gateway
 
 

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
 
 from concurrent_log_handler import ConcurrentRotatingFileHandler
 
@@ -15,6 +14,7 @@ logger = logging.getLogger("wsgateway")
 MAX_LOG_FILE = 10 * 1024 * 1024
 """Bytes at which `WebSocket.log` is rotated; five old ones are kept."""
 
+_QUERY = re.compile(r"(/[^\s?\"']*)\?[^\s\"']+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -57,16 +57,18 @@ class LineFormatter(logging.Formatter):
 class LogFile(ConcurrentRotatingFileHandler):
     """`WebSocket.log`: one file for all the gateways of a host, rotated safely when several processes write.
 
-    A line that cannot be written (full disk, folder removed) is counted by `on_failure` and never raised.
+    A line that cannot be written (full disk, folder removed) goes to `on_failure` and is never raised.
     """
 
-    def __init__(self, path: Path, on_failure: Callable[[], None]) -> None:
+    on_failure: Callable[[], None] | None = None
+
+    def __init__(self, path: Path) -> None:
         super().__init__(path, maxBytes=MAX_LOG_FILE, backupCount=5, encoding="utf-8")
-        self._on_failure = on_failure
         self.setFormatter(LineFormatter())
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's signature
-        self._on_failure()
+        if self.on_failure is not None:
+            self.on_failure()
 
 
 class QueryMask(logging.Filter):
@@ -81,17 +83,16 @@ class QueryMask(logging.Filter):
         return True
 
 
-def mask_query(target: str) -> str:
-    """`target`, a path or URL, with `?…` instead of its query string."""
-    path, mark, _ = target.partition("?")
-    return path + "?…" if mark else path
+def mask_query(text: str) -> str:
+    """`text` with `?…` instead of the query string of each path or URL in it."""
+    return _QUERY.sub(r"\1?…", text)
 
 
 def mask_url(url: str) -> str:
     """`url` without the user, password and query string that it may hold."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return mask_query(SplitResult(parts.scheme, host, parts.path, parts.query, "").geturl())
+    scheme, slashes, rest = url.partition("://")
+    host, slash, path = rest.partition("/")
+    return mask_query(scheme + slashes + host.rpartition("@")[2] + slash + path)
 
 
 def escape_controls(text: str) -> str:

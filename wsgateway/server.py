@@ -130,6 +130,7 @@ async def serving(app: Any, settings: Settings) -> AsyncIterator[str]:
     """
     gateway = app if isinstance(app, Gateway) else None
     try:
+        config = _config(app, settings, lifespan="off" if gateway else "on")
         listening = bind(settings)
     except StartError as exc:
         if gateway is not None:
@@ -140,10 +141,10 @@ async def serving(app: Any, settings: Settings) -> AsyncIterator[str]:
             gateway.rules = Rules(settings, bound_host=None if settings.uds else settings.host)
             gateway.log.info("listening on %s", url_of(settings, listening))
             await gateway.start()
-        server = Server(_config(app, settings, lifespan="off" if gateway else "on"), gateway)
     except BaseException:
         unbind(settings, listening)
         raise
+    server = Server(config, gateway)
     running = asyncio.create_task(_run(server, listening))
     waiting = asyncio.create_task(server.ready.wait())
     await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED)
@@ -166,24 +167,26 @@ async def _run(server: Server, listening: socket.socket) -> None:
 
 
 def _config(app: Any, settings: Settings, *, lifespan: Any) -> uvicorn.Config:
+    config = uvicorn.Config(
+        app,
+        ws=WebSocketProtocol,
+        ws_max_size=settings.max_message_size,
+        ws_ping_interval=settings.ping_interval,
+        ws_ping_timeout=settings.pong_timeout,
+        ws_per_message_deflate=False,
+        lifespan=lifespan,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=GRACEFUL,
+        ssl_keyfile=settings.ssl_keyfile,
+        ssl_certfile=settings.ssl_certfile,
+    )
     try:
-        return uvicorn.Config(
-            app,
-            ws=WebSocketProtocol,
-            ws_max_size=settings.max_message_size,
-            ws_ping_interval=settings.ping_interval,
-            ws_ping_timeout=settings.pong_timeout,
-            ws_per_message_deflate=False,
-            lifespan=lifespan,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=GRACEFUL,
-            ssl_keyfile=settings.ssl_keyfile,
-            ssl_certfile=settings.ssl_certfile,
-        )
+        config.load()
     except OSError as exc:
-        raise StartError(f"cannot read ssl_keyfile and ssl_certfile: {exc}") from exc
+        raise StartError(f"cannot use ssl_keyfile and ssl_certfile: {exc.strerror or exc}") from exc
+    return config
 
 
 def bind(settings: Settings) -> socket.socket:

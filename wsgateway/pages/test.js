@@ -32,9 +32,7 @@ function mayComeBack(code) {
 
 // A reason may be a JSON object {"reason", "reconnect", "retry_after_ms"}, and its "reconnect" then decides.
 function explainClose(code, reason) {
-  let text = reason;
-  let back = mayComeBack(code);
-  let wait = "";
+  let [text, back, wait] = [reason, mayComeBack(code), ""];
   try {
     const parsed = JSON.parse(reason);
     if (typeof parsed.reason === "string") text = parsed.reason;
@@ -269,6 +267,7 @@ async function copyCurl() {
 }
 
 function start() {
+  for (const part of document.querySelectorAll("[data-scripted]")) part.hidden = false;
   const connections = `${page.connections} connected before this page`;
   const texts = { gateway: page.id, version: page.version, connections, address: address.href, docs: page.docs };
   for (const [id, text] of Object.entries(texts)) byId(id).textContent = text;

@@ -1,0 +1,256 @@
+"""The command line, in processes of its own."""
+
+import json
+import signal
+import socket
+import subprocess
+import tomllib
+from pathlib import Path
+
+import anyio
+import httpx
+import pytest
+from websockets.exceptions import ConnectionClosed
+
+from tests.processes import COMMAND, environment, run, serving
+from tests.test_connection import stalled
+from wsgateway.config import SPECS
+from wsgateway.testing import Client
+
+LISTENER = """
+import os
+from pathlib import Path
+
+class Listener:
+    async def on_client_open(self, event):
+        await event.conn.send("ready")
+
+    async def on_client_close(self, event):
+        with Path("closes.txt").open("a") as file:
+            file.write(f"{event.code}\\n")
+"""
+
+
+async def test_init_serve_listen_send(tmp_path: Path) -> None:
+    wrote = run("init", cwd=tmp_path)
+    assert wrote.returncode == 0
+    assert "wsgateway serve" in wrote.stdout
+    assert run("init", cwd=tmp_path).returncode == 1
+    assert set(tomllib.loads((tmp_path / "wsgateway.toml").read_text())) == {"listener"}
+    with serving(cwd=tmp_path) as served:
+        async with Client(served.url, "/ws?name=Ann") as ann:
+            assert await ann.receive() == "Welcome, Ann."
+            await ann.send("hi")
+            assert await ann.receive() == "Ann: hi"
+            sent = run("send", "--url", served.url + "/send", "--json", '{"n": 1}', cwd=tmp_path)
+            assert (sent.returncode, sent.stdout) == (0, "recipients 1, queued 1, dropped 0\n")
+            assert await ann.receive_json() == {"n": 1}
+        assert served.terminate() == 0
+    log = (tmp_path / "WebSocket.log").read_text()
+    for word in ("initialized", "listening on http://127.0.0.1:", "starting", "started", "stopping", "stopped"):
+        assert f"[default] {word}" in log
+
+
+def test_the_starter_settings_are_all_of_the_declaration(tmp_path: Path) -> None:
+    run("init", cwd=tmp_path)
+    text = (tmp_path / "wsgateway.toml").read_text()
+    uncommented = "\n".join(line[2:] if " = " in line and line.startswith("# ") else line for line in text.splitlines())
+    assert set(tomllib.loads(uncommented)) == set(SPECS) - {"id"}
+    (tmp_path / "wsgateway.toml").write_text(uncommented)
+    checked = run("check", cwd=tmp_path)
+    assert checked.returncode == 0, checked.stderr
+
+
+async def test_listen_prints_what_arrives_and_sends_lines(tmp_path: Path) -> None:
+    with serving(cwd=tmp_path) as served:
+        url = "ws" + served.url[4:] + "/ws?token=secret"
+        argv = [*COMMAND, "listen", url]
+        async with await anyio.open_process(argv, env=environment(), stdout=subprocess.PIPE) as process:
+            assert process.stdin
+            assert process.stdout
+            await process.stdin.send(b"hello\n")
+            with anyio.fail_after(10):
+                assert await process.stdout.receive() == b"hello\n"
+                assert served.terminate() == 0
+                assert await process.wait() == 0
+            assert process.stderr
+            told = await process.stderr.receive()
+            assert b"secret" not in told
+    assert "secret" not in served.stderr
+    assert "secret" not in (tmp_path / "WebSocket.log").read_text()
+
+
+def test_check_prints_settings_and_their_sources_without_secrets(tmp_path: Path) -> None:
+    (tmp_path / "wsgateway.toml").write_text('drain = 3\n[gateways.shop]\nport = 8123\napi_key = ["hidden"]\n')
+    checked = run("check", "--verbose", cwd=tmp_path, env={"WSGATEWAY_PING_INTERVAL": "7", "WSGATEWAY_PROT": "1"})
+    assert checked.returncode == 0
+    lines = checked.stdout.splitlines()
+    assert 'id = "shop"  # wsgateway.toml [gateways.shop]' in lines
+    assert "drain = 3.0  # wsgateway.toml" in lines
+    assert "port = 8123  # wsgateway.toml [gateways.shop]" in lines
+    assert "ping_interval = 7.0  # WSGATEWAY_PING_INTERVAL" in lines
+    assert "verbose = true  # --verbose" in lines
+    assert 'api_key = "***"  # wsgateway.toml [gateways.shop]' in lines
+    assert "hidden" not in checked.stdout + checked.stderr
+    assert "WSGATEWAY_PROT is no setting and is ignored, did you mean WSGATEWAY_PORT?" in checked.stderr
+
+
+FAILED_STARTS = {
+    "no TOML": ({"wsgateway.toml": "port = \n"}, [], ["wsgateway.toml is not TOML", "line 1"]),
+    "three wrong settings": (
+        {"wsgateway.toml": "prot = 1\n"},
+        ["--drain", "x", "--slow-policy", "never"],
+        ["prot (wsgateway.toml): there is no such setting, did you mean port?", "--drain: 'x'", "--slow-policy"],
+    ),
+    "no such file": ({}, ["--config", "none.toml"], ["none.toml"]),
+    "no such listener": ({}, ["--listener", "nowhere:Chat"], ["there is no module 'nowhere'"]),
+    "no such listener file": ({}, ["--listener", "nowhere.py"], ["there is no such file"]),
+    "no such name": ({"chat.py": "class Chat: ...\n"}, ["--listener", "chat:Chta"], ["did you mean Chat?"]),
+    "raises on import": ({"chat.py": "1 / 0\n"}, ["--listener", "chat"], ["ZeroDivisionError", "chat.py:1"]),
+    "syntax error": ({"chat.py": "def (\n"}, ["--listener", "chat.py"], ["SyntaxError", "line 1"]),
+    "hook missing": (
+        {"chat.py": "def onMessage(event): ...\n"},
+        ["--listener", "chat", "--on-message", "onMesage"],
+        ["on_message = 'onMesage'", "did you mean onMessage?"],
+    ),
+    "on_start raises": ({"chat.py": "def on_start(event): 1 / 0\n"}, ["--listener", "chat"], ["on_start failed"]),
+    "no certificate": ({}, ["--ssl-keyfile", "k.pem", "--ssl-certfile", "c.pem"], ["ssl_certfile"]),
+}
+
+
+@pytest.mark.parametrize("name", FAILED_STARTS)
+def test_a_start_that_fails_says_what_and_where(name: str, tmp_path: Path) -> None:
+    files, arguments, words = FAILED_STARTS[name]
+    for file, text in files.items():
+        (tmp_path / file).write_text(text)
+    failed = run("serve", "--port", "0", *arguments, cwd=tmp_path)
+    assert failed.returncode == 3, failed.stderr
+    assert all(word in failed.stderr for word in words), failed.stderr
+    if name != "on_start raises":  # whose traceback is the owner's to read
+        assert "Traceback" not in failed.stderr
+
+
+def test_a_taken_port_fails_with_the_reason(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        failed = run("serve", "--port", str(taken.getsockname()[1]), cwd=tmp_path)
+    assert failed.returncode == 3
+    assert "cannot listen on 127.0.0.1:" in failed.stderr
+    assert "--port" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert "cannot listen on" in (tmp_path / "WebSocket.log").read_text()
+
+
+@pytest.mark.parametrize("arguments", [[], ["nothing"], ["serve", "--prot", "1"], ["send"], ["send", "--json", "{"]])
+def test_wrong_usage_is_2(arguments: list[str], tmp_path: Path) -> None:
+    failed = run(*arguments, cwd=tmp_path)
+    assert failed.returncode == 2
+    assert failed.stderr
+
+
+def test_an_unknown_flag_is_told_with_the_nearest_and_all_other_mistakes(tmp_path: Path) -> None:
+    failed = run("serve", "--prot", "1", "--drain", "x", cwd=tmp_path)
+    assert "--prot is not known, did you mean --port?" in failed.stderr
+    assert "--drain: 'x'" in failed.stderr
+
+
+def test_send_that_is_refused_or_not_answered_is_1(tmp_path: Path) -> None:
+    nobody = run("send", "x", "--url", "http://127.0.0.1:1/send?key=secret", cwd=tmp_path)
+    assert nobody.returncode == 1
+    assert "is the gateway running?" in nobody.stderr
+    assert "secret" not in nobody.stderr
+    with serving(cwd=tmp_path, env={"WSGATEWAY_API_KEY": "a,b"}) as served:
+        refused = run("send", "x", "--url", served.url + "/send", cwd=tmp_path)
+        assert refused.returncode == 1
+        assert "401" in refused.stderr
+        sent = run("send", "x", "--url", served.url + "/send", cwd=tmp_path, env={"WSGATEWAY_API_KEY": "b"})
+        assert sent.returncode == 0
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+async def test_sigterm_with_500_clients_one_of_them_stalled(tmp_path: Path, loop: str) -> None:
+    (tmp_path / "listener.py").write_text(LISTENER)
+    hide = {} if loop == "uvloop" else {"PYTHONPATH": str(hidden_uvloop(tmp_path))}
+    with serving("--listener", "listener.py:Listener", "--drain", "10", cwd=tmp_path, env=hide) as served:
+        async with stalled(served.url), anyio.create_task_group() as tasks:
+            clients = [Client(served.url) for _ in range(500)]
+            for client in clients:
+                await client.__aenter__()
+                assert await client.receive() == "ready"
+
+            async def drain(client: Client) -> None:
+                with anyio.fail_after(30), pytest.raises(ConnectionClosed):
+                    while True:
+                        await client.socket.recv()
+
+            for client in clients:
+                tasks.start_soon(drain, client)
+            big = json.dumps({"message": "x" * 500_000})
+            async with httpx.AsyncClient() as http:
+                for _ in range(8):
+                    answer = await http.post(
+                        served.url + "/send", content=big, headers={"content-type": "application/json"}
+                    )
+                    assert answer.status_code == 200
+            code = await anyio.to_thread.run_sync(served.terminate)
+            assert code == 0, served.stderr
+        assert {client.socket.close_code for client in clients} == {1012}
+    closes = (tmp_path / "closes.txt").read_text().split()
+    assert len(closes) == 501
+    assert set(closes) <= {"1012", "3008"}
+    assert "Traceback" not in served.stderr
+
+
+def hidden_uvloop(folder: Path) -> Path:
+    hidden = folder / "hidden"
+    hidden.mkdir()
+    (hidden / "uvloop.py").write_text("raise ImportError\n")
+    return hidden
+
+
+async def test_sigterm_does_not_wait_for_a_hook_in_a_thread(tmp_path: Path) -> None:
+    (tmp_path / "listener.py").write_text(
+        "import time\ndef on_message(event):\n    event.gateway.log.info('in')\n    time.sleep(1000)\n"
+    )
+    with serving("--listener", "listener.py", "--drain", "0.2", cwd=tmp_path) as served:
+        async with Client(served.url) as ann:
+            await ann.send("x")
+            with anyio.fail_after(10):
+                while "in" not in served.stderr.split("started")[-1]:
+                    await anyio.sleep(0.01)
+            assert await anyio.to_thread.run_sync(served.terminate) == 0
+
+
+async def test_a_second_sigterm_ends_it_now(tmp_path: Path) -> None:
+    (tmp_path / "listener.py").write_text(
+        "import asyncio\nasync def on_client_close(event):\n    await asyncio.sleep(1000)\n"
+    )
+    with serving("--listener", "listener.py", "--hook-timeout", "1000", cwd=tmp_path) as served:
+        async with Client(served.url):
+            served.process.send_signal(signal.SIGTERM)
+            with anyio.fail_after(10):
+                while "stopping" not in served.stderr:
+                    await anyio.sleep(0.01)
+            served.process.send_signal(signal.SIGTERM)
+            assert await anyio.to_thread.run_sync(lambda: served.process.wait(10)) == 1
+
+
+async def test_a_unix_socket_and_its_stale_file(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.sock"
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(path))
+    with serving("--uds", str(path), "--api-key", "k", cwd=tmp_path) as served:
+        assert served.url == f"unix:{path}"
+        transport = httpx.AsyncHTTPTransport(uds=str(path))
+        async with httpx.AsyncClient(transport=transport) as http:
+            headers = {"authorization": "Bearer k"}
+            assert (await http.get("http://localhost/info", headers=headers)).status_code == 200
+        assert served.terminate() == 0
+    assert not path.exists()
+
+
+def test_version_and_help(tmp_path: Path) -> None:
+    assert run("--version", cwd=tmp_path).stdout.startswith("wsgateway 0.")
+    shown = run("serve", "--help", cwd=tmp_path).stdout
+    assert all("--" + name.replace("_", "-") in shown for name in SPECS)

@@ -1,0 +1,185 @@
+"""Outboxes and slow clients, on the gateway's own server and on plain uvicorn. A slow client here has a tiny
+receive buffer and never reads."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
+
+import anyio
+import pytest
+
+from tests.servers import OwnServer, PlainUvicorn, Serve
+from wsgateway import Event, Gateway
+from wsgateway.testing import Client, RecordingListener
+
+BIG = "x" * 60_000
+
+
+@pytest.fixture(params=[OwnServer(), PlainUvicorn()], ids=lambda serve: serve.name)
+def serve(request: pytest.FixtureRequest) -> Serve:
+    found: Serve = request.param
+    return found
+
+
+@asynccontextmanager
+async def stalled(url: str, path: str = "/ws/stalled") -> AsyncIterator[socket.socket]:
+    """A client that has shaken hands and never reads again."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.setblocking(False)
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(sock, ("127.0.0.1", urlsplit(url).port))
+    request = f"GET {path} HTTP/1.1\r\nHost: {url[7:]}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    await loop.sock_sendall(sock, (request + key).encode())
+    assert (await loop.sock_recv(sock, 4096)).startswith(b"HTTP/1.1 101")
+    try:
+        yield sock
+    finally:
+        sock.close()
+
+
+async def flood(gateway: Gateway, healthy: Client, count: int) -> None:
+    """Broadcast `count` big messages; the healthy client receives each before the next one goes out."""
+    for number in range(count):
+        await gateway.send(f"{number} {BIG}")
+        assert (await healthy.receive()).startswith(f"{number} ")  # type: ignore[arg-type]  # it is text
+
+
+async def test_a_client_that_never_reads_is_closed_3008_and_the_others_receive_all(serve: Serve) -> None:
+    recorder = RecordingListener()
+    gateway = Gateway(listener=recorder, outbox_bytes=200_000, send_timeout=60)
+    async with serve(gateway) as url, stalled(url), Client(url) as healthy:
+        await recorder.wait_for("on_client_open", 2)
+        await flood(gateway, healthy, 100)
+        await recorder.wait_for("on_client_close")
+        assert recorder.events[-1] == ("on_client_close", 3008) or ("on_client_close", 3008) in recorder.events
+        assert len(gateway.connections) == 1
+        assert gateway.metrics.slow == 1
+        assert gateway.metrics.dropped["disconnect"] > 0
+        assert gateway.metrics.closes["3008"] == 1
+
+
+async def test_without_progress_for_send_timeout_it_is_slow(serve: Serve) -> None:
+    recorder = RecordingListener()
+    gateway = Gateway(listener=recorder, outbox_bytes=100_000_000, send_timeout=0.3, slow_policy="drop_newest")
+    async with serve(gateway) as url, stalled(url), Client(url) as healthy:
+        await recorder.wait_for("on_client_open", 2)
+        await flood(gateway, healthy, 100)
+        await recorder.wait_for("on_client_close")
+        assert ("on_client_close", 3008) in recorder.events
+        await gateway.send("still here")
+        assert await healthy.receive() == "still here"
+
+
+@pytest.mark.parametrize("policy", ["drop_oldest", "drop_newest"])
+async def test_dropping_keeps_the_connection_and_counts(serve: Serve, policy: str) -> None:
+    recorder = RecordingListener()
+    gateway = Gateway(
+        listener=recorder, outbox_messages=5, outbox_bytes=100_000_000, send_timeout=60, slow_policy=policy
+    )
+    async with serve(gateway) as url, stalled(url) as sock, Client(url) as healthy:
+        await recorder.wait_for("on_client_open", 2)
+        await flood(gateway, healthy, 120)
+        dropped = gateway.metrics.dropped[policy]
+        assert dropped > 50
+        assert recorder.count("on_client_close") == 0
+        slow = next(conn for conn in gateway.connections if conn.path == "/ws/stalled")
+        assert slow.queued_messages <= 5
+        numbers = await read_numbers(sock, 120 - dropped)
+        assert numbers == sorted(numbers)
+        assert numbers[-1] == 119 if policy == "drop_oldest" else numbers[-1] < 119
+
+
+async def read_numbers(sock: socket.socket, count: int) -> list[int]:
+    """The numbers that the next `count` messages of `flood` begin with."""
+    loop = asyncio.get_running_loop()
+    data = bytearray()
+    numbers: list[int] = []
+    with anyio.fail_after(10):
+        while len(numbers) < count:
+            data += await loop.sock_recv(sock, 1 << 16)
+            while len(data) >= 4:
+                length = int.from_bytes(data[2:4]) + 4 if data[1] == 126 else data[1] + 2
+                if len(data) < length:
+                    break
+                numbers.append(int(bytes(data[4:length]).split(b" ", 1)[0]))
+                del data[:length]
+    return numbers
+
+
+async def test_a_stalled_client_does_not_hold_up_a_stop(serve: Serve) -> None:
+    recorder = RecordingListener()
+    gateway = Gateway(listener=recorder, outbox_bytes=100_000_000, send_timeout=60, drain=0.5)
+    async with serve(gateway) as url, stalled(url), Client(url) as healthy:
+        await recorder.wait_for("on_client_open", 2)
+        await flood(gateway, healthy, 100)
+        with anyio.fail_after(10):
+            await gateway.stop()
+        assert (await healthy.closed())[0] == 1012
+    assert recorder.count("on_client_close") == 2
+
+
+async def test_memory_of_one_stalled_client_is_bounded_by_its_outbox(serve: Serve) -> None:
+    gateway = Gateway(outbox_bytes=300_000, send_timeout=60, slow_policy="drop_newest")
+    async with serve(gateway) as url, stalled(url), Client(url) as healthy:
+        await healthy.send("x")
+        await healthy.receive()
+        for _ in range(100):
+            await flood(gateway, healthy, 1)
+            assert all(conn.queued_bytes <= 300_000 for conn in gateway.connections)
+
+
+async def test_an_empty_outbox_takes_any_message(serve: Serve) -> None:
+    gateway = Gateway(outbox_bytes=1, outbox_messages=1)
+    async with serve(gateway) as url, Client(url, max_size=None) as ann:
+        await ann.send("x")
+        await ann.receive()
+        sent = await gateway.send("y" * 500_000)
+        assert (sent.queued, sent.dropped) == (1, 0)
+        assert len(await ann.receive()) == 500_000
+
+
+async def test_a_slow_hook_does_not_cost_a_healthy_client_its_connection() -> None:
+    class Listener:
+        async def on_message(self, event: Event) -> None:
+            await anyio.sleep(0.8)
+
+    gateway = Gateway(listener=Listener, ping_interval=0.1, pong_timeout=0.2)
+    async with OwnServer()(gateway) as url, Client(url) as ann:
+        await ann.send("x")
+        assert await ann.receive() == "x"
+
+
+async def test_a_full_inbox_does_not_cost_a_client_its_connection() -> None:
+    release = anyio.Event()
+    recorder = RecordingListener()
+
+    async def wait(event: Event) -> None:
+        await release.wait()
+
+    recorder.on_message = wait  # type: ignore[method-assign]
+    gateway = Gateway(listener=recorder, ping_interval=0.1, pong_timeout=0.2)
+    async with OwnServer()(gateway) as url, Client(url, ping_interval=None) as ann:
+        async with anyio.create_task_group() as tasks:
+            for number in range(100):
+                await ann.send(f"{number} {'x' * 10_000}")
+            with anyio.move_on_after(1):
+                await recorder.wait_for("on_client_close")
+            assert recorder.count("on_client_close") == 0
+            release.set()
+            for number in range(100):
+                assert (await ann.receive()).startswith(f"{number} ")  # type: ignore[arg-type]  # it is text
+            tasks.cancel_scope.cancel()
+
+
+async def test_a_client_that_answers_no_ping_is_aborted_with_1006() -> None:
+    recorder = RecordingListener()
+    gateway = Gateway(listener=recorder, ping_interval=0.1, pong_timeout=0.2)
+    async with OwnServer()(gateway) as url, stalled(url), Client(url) as healthy:
+        await recorder.wait_for("on_client_close")
+        assert recorder.events[-1] == ("on_client_close", 1006)
+        await healthy.send("still here")
+        assert await healthy.receive() == "still here"
