@@ -159,6 +159,10 @@ class Gateway:
         await self._events.run("on_start")
         _started[self.id.casefold()] = self
 
+    def bound_to(self, host: str | None) -> None:
+        """It is going to be served on the address `host`, which decides whether loopback origins may connect."""
+        self.rules = Rules(self.settings, bound_host=host)
+
     def fail(self, reason: str) -> None:
         """It cannot run, because of `reason`, which the log, `/ready` and the panel show."""
         self.state, self.failure = State.FAILED, reason

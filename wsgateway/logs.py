@@ -23,7 +23,7 @@ class GatewayLog(logging.LoggerAdapter[logging.Logger]):
 
     def __init__(self, gateway_id: str) -> None:
         super().__init__(logger, {"gateway": gateway_id})
-        self._prefix = f"[{gateway_id}] ".replace("%", "%%")
+        self._prefix = f"[{gateway_id}] "
 
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
         extra = {**(self.extra or {}), **kwargs.get("extra", {})}

@@ -13,7 +13,6 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from wsgateway.auth import Rules
 from wsgateway.config import Settings
 from wsgateway.exceptions import StartError
 from wsgateway.gateway import Gateway
@@ -138,7 +137,7 @@ async def serving(app: Any, settings: Settings) -> AsyncIterator[str]:
         raise
     try:
         if gateway is not None:
-            gateway.rules = Rules(settings, bound_host=None if settings.uds else settings.host)
+            gateway.bound_to(None if settings.uds else settings.host)
             gateway.log.info("listening on %s", url_of(settings, listening))
             await gateway.start()
     except BaseException:

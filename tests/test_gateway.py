@@ -1,0 +1,225 @@
+"""States, lifespan, the registry, and mounting into other applications."""
+
+import asyncio
+import gc
+import weakref
+
+import anyio
+import anyio.to_thread
+import httpx
+import pytest
+from fastapi import FastAPI
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+from wsgateway import (
+    Event,
+    Gateway,
+    GatewayNotFound,
+    GatewayNotRunning,
+    Sent,
+    Settings,
+    StartError,
+    send_gateway_message,
+)
+from wsgateway.testing import Client, RecordingListener, serve
+
+
+async def test_start_stop_and_restart_may_be_called_in_any_state() -> None:
+    gateway = Gateway()
+    assert gateway.state == "stopped"
+    await gateway.stop()
+    await gateway.start()
+    await gateway.start()
+    assert gateway.state == "running"
+    await gateway.restart()
+    assert gateway.state == "running"
+    await gateway.stop()
+    await gateway.stop()
+    assert gateway.state == "stopped"
+
+
+async def test_two_starts_at_once_make_one_listener() -> None:
+    made: list[int] = []
+
+    class Listener:
+        def __init__(self) -> None:
+            made.append(1)
+
+        async def on_start(self, event: Event) -> None:
+            await anyio.sleep(0)
+
+    gateway = Gateway(listener=Listener)
+    async with anyio.create_task_group() as tasks:
+        for _ in range(3):
+            tasks.start_soon(gateway.start)
+    assert made == [1]
+    await gateway.stop()
+
+
+async def test_an_on_start_that_raises_fails_the_gateway_which_can_be_started_again() -> None:
+    class Listener:
+        broken = True
+
+        async def on_start(self, event: Event) -> None:
+            if Listener.broken:
+                raise LookupError("no database")
+
+    gateway = Gateway(listener=Listener)
+    with pytest.raises(StartError, match="no database"):
+        await gateway.start()
+    assert gateway.state == "failed"
+    assert "no database" in gateway.failure
+    with pytest.raises(GatewayNotRunning):
+        await gateway.send("x")
+    Listener.broken = False
+    await gateway.start()
+    assert (gateway.state, gateway.failure) == ("running", "")
+    await gateway.stop()
+
+
+async def test_an_on_start_that_hangs_fails() -> None:
+    class Listener:
+        async def on_start(self, event: Event) -> None:
+            await anyio.sleep_forever()
+
+    with pytest.raises(StartError, match="hook_timeout"):
+        await Gateway(listener=Listener, hook_timeout=0.05).start()
+
+
+async def test_an_on_stop_that_raises_does_not_keep_it_running(caplog: pytest.LogCaptureFixture) -> None:
+    class Listener:
+        async def on_stop(self, event: Event) -> None:
+            raise LookupError
+
+    gateway = Gateway(listener=Listener)
+    await gateway.start()
+    await gateway.stop()
+    assert gateway.state == "stopped"
+    assert "on_stop failed" in caplog.text
+
+
+async def test_a_stop_gives_up_what_outlives_the_drain() -> None:
+    class Listener(RecordingListener):
+        async def on_message(self, event: Event) -> None:
+            await super().on_message(event)
+            await anyio.sleep_forever()
+
+    listener = Listener()
+    gateway = Gateway(listener=listener, hook_timeout=1000, drain=0.2)
+    async with serve(gateway) as url, Client(url) as ann:
+        await ann.send("x")
+        await ann.send("never handled")
+        await listener.wait_for("on_message")
+        with anyio.fail_after(5):
+            await gateway.stop()
+        assert listener.count("on_message") == 1
+        assert listener.count("on_client_close") == 1
+
+
+async def test_one_id_runs_once_in_a_process_without_regard_to_case() -> None:
+    one, other = Gateway(id="Shop"), Gateway(id="shop")
+    await one.start()
+    with pytest.raises(StartError, match="another gateway with id"):
+        await other.start()
+    await one.stop()
+    await other.start()
+    await other.stop()
+
+
+async def test_send_gateway_message_finds_it_by_id() -> None:
+    class Listener:
+        async def on_message(self, event: Event) -> None:
+            event.message = [event.message, event.data]
+
+    gateway = Gateway(id="Stocks", listener=Listener)
+    async with serve(gateway) as url, Client(url) as ann:
+        assert await send_gateway_message(" STOCKS ", {"message": "up", "by": 3}) == Sent(1, 1, 0)
+        assert await ann.receive_json() == ["up", {"by": 3}]
+    with pytest.raises(GatewayNotRunning):
+        await send_gateway_message("stocks", {"message": "up"})
+    with pytest.raises(GatewayNotFound, match=r"no gateway with id \[bonds\]"):
+        await send_gateway_message("bonds", {"message": "up"})
+
+
+async def test_the_registry_keeps_no_gateway_alive() -> None:
+    gateway = Gateway(id="short-lived")
+    await gateway.start()
+    await gateway.stop()
+    gone = weakref.ref(gateway)
+    del gateway
+    gc.collect()
+    assert gone() is None
+    with pytest.raises(GatewayNotFound):
+        await send_gateway_message("short-lived", {"message": "x"})
+
+
+async def test_settings_or_options_but_not_both() -> None:
+    assert Gateway(Settings(id="a")).id == Gateway(id="a").id
+    with pytest.raises(TypeError):
+        Gateway(Settings(), id="a")
+
+
+async def test_in_fastapi_a_route_pushes_and_a_def_route_pushes_from_its_thread() -> None:
+    gateway = Gateway()
+    app = FastAPI(lifespan=gateway.lifespan)
+
+    @app.post("/orders/{order}")
+    async def order(order: str) -> dict[str, int]:
+        sent = await gateway.send({"order": order})
+        return {"reached": sent.queued}
+
+    @app.post("/threads/{order}")
+    def threaded(order: str) -> dict[str, int]:
+        return {"reached": gateway.send_from_thread({"thread": order}).queued}
+
+    app.mount("/live", gateway)
+    async with serve(app) as url, Client(url, "/live/ws") as ann, httpx.AsyncClient() as http:
+        assert (await http.post(url + "/orders/7")).json() == {"reached": 1}
+        assert await ann.receive_json() == {"order": "7"}
+        assert (await http.post(url + "/threads/8")).json() == {"reached": 1}
+        assert await ann.receive_json() == {"thread": "8"}
+    assert gateway.state == "stopped"
+
+
+async def test_two_gateways_in_one_application() -> None:
+    chat, stocks = Gateway(id="chat"), Gateway(id="stocks")
+    app = Starlette(routes=[Mount("/chat", chat), Mount("/stocks", stocks)])
+    async with chat.lifespan(app), stocks.lifespan(app), serve(app) as url:
+        async with Client(url, "/chat/ws") as ann, Client(url, "/stocks/ws") as bob:
+            await chat.send("for ann")
+            await stocks.send("for bob")
+            assert [await ann.receive(), await bob.receive()] == ["for ann", "for bob"]
+
+
+async def test_a_thousand_sends_from_threads_arrive() -> None:
+    gateway = Gateway()
+    async with serve(gateway) as url, Client(url) as ann:
+
+        def work(thread: int) -> None:
+            for number in range(100):
+                gateway.send_from_thread([thread, number])
+
+        async with anyio.create_task_group() as tasks:
+            for thread in range(10):
+                tasks.start_soon(anyio.to_thread.run_sync, work, thread)
+        received = [await ann.receive_json() for _ in range(1000)]
+    for thread in range(10):
+        assert [number for sender, number in received if sender == thread] == list(range(100))
+
+
+async def test_nothing_is_left_after_many_connections() -> None:
+    recorder = RecordingListener()
+    gateway = Gateway(listener=recorder)
+    async with serve(gateway) as url:
+        before = len(asyncio.all_tasks())
+        for _ in range(50):
+            async with Client(url) as ann:
+                await ann.send("x")
+                await ann.receive()
+        await recorder.wait_for("on_client_close", 50)
+        with anyio.fail_after(5):
+            while len(asyncio.all_tasks()) > before:
+                await anyio.sleep(0.01)
+        gc.collect()
+        assert not [found for found in gc.get_objects() if type(found).__name__ == "WebSocketTransport"]
