@@ -70,7 +70,7 @@ class Hypercorn:
         config.graceful_timeout = 3
         stop = asyncio.Event()
         port = listening.getsockname()[1]
-        task = asyncio.create_task(hypercorn.asyncio.serve(app, config, shutdown_trigger=stop.wait))  # type: ignore[arg-type]
+        task = asyncio.create_task(hypercorn.asyncio.serve(app, config, shutdown_trigger=stop.wait))
         with anyio.fail_after(10):
             while True:
                 try:

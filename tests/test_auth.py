@@ -63,16 +63,16 @@ def test_any_other_origin_is_refused_with_the_setting(origin: str) -> None:
 
 
 def test_two_origins_are_refused_and_none_passes() -> None:
-    rules = Rules(Settings(allowed_origins="*"))
+    rules = Rules(Settings(allowed_origins=("*",)))
     assert rules.check_origin(scope(("origin", "http://a"), ("origin", "http://a"))) is not None
     assert rules.check_origin(scope(("host", "good.com"))) is None
 
 
 def test_named_origins_pass_and_a_star_allows_all() -> None:
     asked = scope(("host", "good.com"), ("origin", "https://shop.example"))
-    assert Rules(Settings(allowed_origins="https://SHOP.example:443")).check_origin(asked) is None
-    assert Rules(Settings(allowed_origins="https://other.example")).check_origin(asked) is not None
-    assert Rules(Settings(allowed_origins="*")).check_origin(asked) is None
+    assert Rules(Settings(allowed_origins=("https://SHOP.example:443",))).check_origin(asked) is None
+    assert Rules(Settings(allowed_origins=("https://other.example",))).check_origin(asked) is not None
+    assert Rules(Settings(allowed_origins=("*",))).check_origin(asked) is None
 
 
 @pytest.mark.parametrize(
@@ -82,14 +82,14 @@ def test_loopback_origins_pass_only_where_it_is_bound_to_loopback_and_nothing_is
     asked = scope(("host", "localhost:10125"), ("origin", origin), server="127.0.0.1")
     assert Rules(Settings()).check_origin(asked) is None
     assert Rules(Settings(), bound_host="0.0.0.0").check_origin(asked) is not None
-    assert Rules(Settings(allowed_origins="https://a.example")).check_origin(asked) is not None
+    assert Rules(Settings(allowed_origins=("https://a.example",))).check_origin(asked) is not None
     for trick in (origin + ".evil.com", origin + "@evil.com", origin.upper(), origin + "/"):
         asked = scope(("host", "localhost:10125"), ("origin", trick), server="127.0.0.1")
         assert Rules(Settings()).check_origin(asked) is not None
 
 
 def test_a_key_may_be_any_text_and_each_of_several_opens() -> None:
-    rules = Rules(Settings(api_key=["one", "zwei ünd €"]))
+    rules = Rules(Settings(api_key=("one", "zwei ünd €")))
     for key in ("one", "zwei ünd €"):
         header = key.encode().decode("latin-1")
         assert rules.check_caller(scope(("authorization", "bearer " + header))) is None
@@ -108,5 +108,5 @@ def test_a_unix_socket_is_not_local() -> None:
 
 
 def test_a_key_is_needed_where_one_is_set_even_locally() -> None:
-    rules = Rules(Settings(local_access=True, api_key="k"))
+    rules = Rules(Settings(local_access=True, api_key=("k",)))
     assert rules.check_caller(scope(("host", "localhost"), client="127.0.0.1")) is not None

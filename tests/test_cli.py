@@ -47,7 +47,7 @@ async def test_init_serve_listen_send(tmp_path: Path) -> None:
             assert await ann.receive_json() == {"n": 1}
         assert served.terminate() == 0
     log = (tmp_path / "WebSocket.log").read_text()
-    for word in ("initialized", "listening on http://127.0.0.1:", "starting", "started", "stopping", "stopped"):
+    for word in ("initialized", "starting on http://127.0.0.1:", "started on ", "stopping on ", "stopped on "):
         assert f"[default] {word}" in log
 
 

@@ -30,7 +30,8 @@ def test_every_setting_says_what_it_is_for() -> None:
 
 def test_later_sources_win(tmp_path: Path) -> None:
     (tmp_path / "wsgateway.toml").write_text(
-        "drain = 1\nport = 1\nsend_timeout = 1\nping_interval = 1\n[gateways.a]\nport = 2\nsend_timeout = 2\nping_interval = 2\n"
+        "drain = 1\nport = 1\nsend_timeout = 1\nping_interval = 1\n"
+        "[gateways.a]\nport = 2\nsend_timeout = 2\nping_interval = 2\n"
     )
     settings, sources = read({"ping_interval": "4"}, {"WSGATEWAY_SEND_TIMEOUT": "3", "WSGATEWAY_PING_INTERVAL": "3"})
     assert (settings.id, settings.drain, settings.port, settings.send_timeout, settings.ping_interval) == (
@@ -132,8 +133,8 @@ def test_the_key_may_come_from_a_file(tmp_path: Path) -> None:
 
 
 def test_secrets_are_not_shown() -> None:
-    assert Settings(api_key="hidden").shown()["api_key"] == "***"
-    assert "hidden" not in str(Settings(api_key="hidden").shown())
+    assert Settings(api_key=("hidden",)).shown()["api_key"] == "***"
+    assert "hidden" not in str(Settings(api_key=("hidden",)).shown())
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -50,7 +51,7 @@ async def test_hooks_of_one_connection_run_in_order_and_others_do_not_wait() -> 
     assert order == [("open", "/ws/slow"), ("message", "from slow"), ("close", "/ws/slow")]
 
 
-FAILURES = {
+FAILURES: dict[str, Callable[[], BaseException]] = {
     "Exception": lambda: ValueError("boom"),
     "SystemExit": lambda: SystemExit(3),
     "CancelledError": lambda: asyncio.CancelledError(),

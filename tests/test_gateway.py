@@ -223,3 +223,12 @@ async def test_nothing_is_left_after_many_connections() -> None:
                 await anyio.sleep(0.01)
         gc.collect()
         assert not [found for found in gc.get_objects() if type(found).__name__ == "WebSocketTransport"]
+
+
+async def test_a_send_from_a_route_starts_a_gateway_that_nobody_has_started(caplog: pytest.LogCaptureFixture) -> None:
+    gateway = Gateway()
+    assert await gateway.send("x") == await gateway.send("y") == Sent(0, 0, 0)
+    assert sum("lifespan" in line for line in caplog.messages) == 1
+    await gateway.stop()
+    with pytest.raises(GatewayNotRunning):
+        await gateway.send("z")

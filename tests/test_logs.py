@@ -55,16 +55,14 @@ def test_a_log_that_cannot_be_written_is_counted_and_never_raised(
 ) -> None:
     folder = tmp_path / "logs"
     folder.mkdir()
-    failures: list[int] = []
     handler = LogFile(folder / "WebSocket.log")
-    handler.on_failure = lambda: failures.append(1)
     record = logging.LogRecord("wsgateway", logging.INFO, "", 1, "x", (), None)
     handler.handle(record)
     for path in folder.iterdir():
         path.unlink()
     folder.rmdir()
     handler.handle(record)
-    assert failures
+    assert handler.failures == 1
     folder.mkdir()
     handler.handle(record)
     assert "x" in (folder / "WebSocket.log").read_text()

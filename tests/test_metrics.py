@@ -8,7 +8,9 @@ def test_every_family_is_named_and_labels_are_escaped() -> None:
     metrics.refusals['a"b\\c\nd'] += 2
     metrics.observe_hook("on_message", 0.003)
     metrics.observe_hook("on_message", 100)
-    families = list(text_string_to_metric_families(prometheus_text(metrics, gateway="g", connections=3, waiting=4)))
+    families = list(
+        text_string_to_metric_families(prometheus_text(metrics, gateway="g", connections=3, waiting=4, log_failures=5))
+    )
     assert all(family.name.startswith("wsgateway_") and family.documentation for family in families)
     samples = {(s.name, s.labels.get("le"), s.labels.get("reason")): s.value for f in families for s in f.samples}
     assert samples["wsgateway_refusals_total", None, 'a"b\\c\nd'] == 2

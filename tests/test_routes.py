@@ -14,7 +14,7 @@ from wsgateway import Event, Gateway, limits, routes
 from wsgateway.testing import Client, serve
 
 KEY = "k€y ünd more"
-BEARER = {"authorization": b"Bearer " + KEY.encode()}
+BEARER = {b"authorization": b"Bearer " + KEY.encode()}
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ async def test_without_the_key_nothing_is_answered(
     header: bytes, http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with serve(Gateway(api_key=["other", KEY])) as url:
-        headers = {"authorization": header} if header else {}
+        headers = {b"authorization": header} if header else {}
         for path in ("/metrics", "/info"):
             assert is_problem(await http.get(url + path, headers=headers), 401)
         answer = await http.post(url + f"/send?key={KEY}", json={"message": 1}, headers=headers)

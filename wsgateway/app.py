@@ -2,7 +2,6 @@
 
 They are read when the server starts, not at import."""
 
-import logging
 import os
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -10,7 +9,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from wsgateway.config import load
 from wsgateway.exceptions import ConfigError
 from wsgateway.gateway import Gateway
-from wsgateway.logs import QueryMask, logger
+from wsgateway.logs import log_to_terminal, logger, mask_queries
 
 
 class Application:
@@ -22,10 +21,11 @@ class Application:
     def load(self) -> Gateway:
         """Make the gateway. Raises `ConfigError`."""
         loaded = load(defaults={"local_access": True}, environ=os.environ, flags={})
+        if not logger.hasHandlers():
+            log_to_terminal()
         for warning in loaded.warnings:
             logger.warning("%s", warning)
-        for name in ("uvicorn.error", "uvicorn.access"):
-            logging.getLogger(name).addFilter(QueryMask())
+        mask_queries()
         self.gateway = Gateway(loaded.settings)
         return self.gateway
 

@@ -3,7 +3,7 @@ None out. A refusal says what happened, which setting would allow it, and where 
 
 import hmac
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
@@ -38,6 +38,13 @@ class Rules:
         self._keys = tuple(key.encode() for key in settings.api_key)
         self._local_access = settings.local_access
         self._bound_host = bound_host
+
+    def openings(self) -> Iterator[str]:
+        """What is open because nothing was configured, a line for each, for the log."""
+        if self._local_access and not self._keys:
+            yield "no api_key is set: /send, /metrics and /info answer local callers only"
+        if not self._origins and (self._bound_host is None or is_loopback(self._bound_host)):
+            yield "allowed_origins is not set: on loopback, pages of any loopback origin may connect"
 
     def check_host(self, scope: Mapping[str, Any]) -> Refusal | None:
         """400 unless `Host` is on `allowed_hosts`, where that is set."""

@@ -10,7 +10,6 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
-from functools import partial
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -18,11 +17,10 @@ from pathlib import Path
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 
 from wsgateway import client
-from wsgateway.config import CONFIG_FILE, ENV, SPECS, Loaded, Settings, flag, load, nearest
+from wsgateway.config import CONFIG_FILE, ENV, SPECS, Loaded, flag, load, nearest
 from wsgateway.exceptions import ConfigError, SendError, StartError
 from wsgateway.gateway import Gateway, State
-from wsgateway.logs import LineFormatter, LogFile, QueryMask, logger, mask_url
-from wsgateway.metrics import Metrics
+from wsgateway.logs import log_to_terminal, logger, mask_queries, mask_url
 from wsgateway.server import serving
 
 SERVE_DEFAULTS = {"local_access": True, "log_file": "WebSocket.log"}
@@ -162,10 +160,9 @@ def _starter_settings() -> str:
 
 def _serve(options: argparse.Namespace) -> int:
     loaded = _load(options)
-    log_file = _log_to(loaded.settings)
+    log_to_terminal()
+    mask_queries()
     gateway = Gateway(loaded.settings)
-    if log_file is not None:
-        log_file.on_failure = partial(_count_log_error, gateway.metrics)
     for warning in loaded.warnings:
         logger.warning("%s", warning)
     try:
@@ -209,37 +206,7 @@ def _welcome(gateway: Gateway, url: str) -> str:
         lines.append(f"  push with           POST {url}/send")
     if settings.log_file:
         lines.append(f"  log                 {settings.log_file}")
-    if not settings.api_key and settings.local_access:
-        lines.append("  /send, /metrics and /info answer local callers only, until api_key is set")
-    if not settings.allowed_origins:
-        lines.append("  pages of this address and, on loopback, of any loopback address may connect: allowed_origins")
     return "\n".join(lines)
-
-
-def _log_to(settings: Settings) -> LogFile | None:
-    """Send what is logged to the terminal and to the file."""
-    console = logging.StreamHandler()
-    console.setFormatter(LineFormatter())
-    handlers: list[logging.Handler] = [console]
-    file = None
-    if settings.log_file:
-        try:
-            file = LogFile(Path(settings.log_file))
-        except OSError as exc:
-            raise StartError(f"cannot write the log {settings.log_file!r}: {exc.strerror}; set log_file") from exc
-        handlers.append(file)
-    logger.setLevel(logging.INFO)
-    logging.getLogger("uvicorn.error").addFilter(QueryMask())
-    uvicorn_logger = logging.getLogger("uvicorn")
-    uvicorn_logger.setLevel(logging.WARNING)
-    for handler in handlers:
-        logger.addHandler(handler)
-        uvicorn_logger.addHandler(handler)
-    return file
-
-
-def _count_log_error(metrics: Metrics) -> None:
-    metrics.log_errors += 1
 
 
 def _loop_factory() -> "type[asyncio.AbstractEventLoop] | None":

@@ -109,7 +109,7 @@ class Connection:
         self.user: Any = None
         self.path = path
         self.address: str = client[0] if client else ""
-        self.query_string: bytes = scope["query_string"]
+        self.query_string: bytes = scope.get("query_string", b"")
         self.subprotocols: tuple[str, ...] = tuple(scope.get("subprotocols", ()))
         self.opened_at = time.time()
         self.opened_clock = time.monotonic()

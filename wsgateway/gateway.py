@@ -6,6 +6,7 @@ import enum
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Unpack
 from weakref import WeakValueDictionary
 
@@ -16,6 +17,7 @@ from wsgateway.config import Options, Settings
 from wsgateway.connection import Connection, other_loop
 from wsgateway.events import Events
 from wsgateway.exceptions import (
+    ConfigError,
     GatewayError,
     GatewayNotFound,
     GatewayNotRunning,
@@ -27,7 +29,7 @@ from wsgateway.exceptions import (
 from wsgateway.hub import Connections, Hub, Sent
 from wsgateway.limits import LINGER
 from wsgateway.listeners import Listener
-from wsgateway.logs import GatewayLog
+from wsgateway.logs import GatewayLog, log_to_file
 from wsgateway.metrics import Metrics
 from wsgateway.routes import router
 from wsgateway.transports import WebSockets, deny
@@ -73,7 +75,17 @@ class Gateway:
         self._listener: Listener | None = None
         self._websockets: WebSockets | None = None
         self._stop_task: asyncio.Task[None] | None = None
+        self._where = ""
+        if self.settings.log_file:
+            self._open_log()
         self.log.info("initialized")
+
+    def _open_log(self) -> None:
+        path = Path(self.settings.log_file or "")
+        try:
+            log_to_file(path)
+        except OSError as exc:
+            raise ConfigError([f"log_file: {str(path)!r} cannot be written: {exc.strerror}"]) from exc
 
     def __repr__(self) -> str:
         return f"<Gateway {self.id!r} {self.state}>"
@@ -101,6 +113,8 @@ class Gateway:
         Waits for the hook, never for a client. Raises `GatewayNotRunning`, `MessageError` (a `ValueError`) if it
         cannot be encoded, and `HookError` if the listener failed.
         """
+        if self._never_started:
+            await self._start_unasked()
         if self.state is State.STOPPING:
             raise GatewayStopping(self.id)
         if self.state is not State.RUNNING or self._events is None:
@@ -134,7 +148,7 @@ class Gateway:
                 return
             self._never_started = False
             self.state, self.failure = State.STARTING, ""
-            self.log.info("starting")
+            self.log.info("starting%s", self._where)
             try:
                 await self._start()
             except HookError as exc:
@@ -144,7 +158,7 @@ class Gateway:
                 self.fail(str(exc))
                 raise StartError(f"gateway [{self.id}] cannot start: {self.failure}") from exc
             self.state = State.RUNNING
-            self.log.info("started")
+            self.log.info("started%s", self._where)
 
     async def _start(self) -> None:
         running = _started.get(self.id.casefold())
@@ -157,10 +171,20 @@ class Gateway:
         self._events = Events(self, listener=self._listener, **shared)  # type: ignore[arg-type]
         self._websockets = WebSockets(events=self._events, rules=self.rules, **shared)  # type: ignore[arg-type]
         await self._events.run("on_start")
+        for line in self.rules.openings():
+            self.log.info("%s", line)
         _started[self.id.casefold()] = self
 
-    def bound_to(self, host: str | None) -> None:
-        """It is going to be served on the address `host`, which decides whether loopback origins may connect."""
+    async def _start_unasked(self) -> None:
+        self.log.warning("nobody ran the gateway's lifespan: it starts now and is never stopped (docs/mounting.md)")
+        try:
+            await self.start()
+        except StartError:
+            pass  # it has failed, which every answer says from now on
+
+    def bound_to(self, url: str, host: str | None) -> None:
+        """It is going to be served at `url`, on the address `host`, None on a Unix socket."""
+        self._where = f" on {url}"
         self.rules = Rules(self.settings, bound_host=host)
 
     def fail(self, reason: str) -> None:
@@ -184,6 +208,7 @@ class Gateway:
 
     async def restart(self) -> None:
         """Stop, load the listener's named module anew, start. Raises `StartError`."""
+        self.log.info("restarting%s", self._where)
         await self.stop()
         await self.start()
 
@@ -197,7 +222,7 @@ class Gateway:
             assert self._websockets is not None
             assert self._listener is not None
             self.state = State.STOPPING
-            self.log.info("stopping, %d connections are closed", len(self.connections))
+            self.log.info("stopping%s, %d connections are closed", self._where, len(self.connections))
             self._websockets.close_all(1012, SHUTDOWN)
             try:
                 async with asyncio.timeout(self.settings.drain):
@@ -212,7 +237,7 @@ class Gateway:
                 pass  # it is logged, and the gateway stops all the same
             self._listener.close()
             self.state = State.STOPPED
-            self.log.info("stopped")
+            self.log.info("stopped%s", self._where)
 
     async def _give_up(self, websockets: WebSockets, events: Events) -> None:
         """End what the drain has not ended: sockets, then hooks, then the hooks that the ended sockets called."""
@@ -242,13 +267,7 @@ class Gateway:
             await self._serve_lifespan(receive, send)
             return
         if self._never_started:
-            self.log.warning(
-                "nobody ran the gateway's lifespan, so it starts now and is never stopped (docs/mounting.md)"
-            )
-            try:
-                await self.start()
-            except StartError:
-                pass  # it has failed, which every answer says from now on
+            await self._start_unasked()
         if scope["type"] == "websocket":
             await self._serve_websocket(scope, receive, send)
         else:

@@ -3,7 +3,7 @@
 import logging
 import re
 import time
-from collections.abc import Callable, MutableMapping
+from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -57,30 +57,66 @@ class LineFormatter(logging.Formatter):
 class LogFile(ConcurrentRotatingFileHandler):
     """`WebSocket.log`: one file for all the gateways of a host, rotated safely when several processes write.
 
-    A line that cannot be written (full disk, folder removed) goes to `on_failure` and is never raised.
+    A line that cannot be written (full disk, folder removed) is counted in `failures` and never raised.
     """
-
-    on_failure: Callable[[], None] | None = None
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, maxBytes=MAX_LOG_FILE, backupCount=5, encoding="utf-8")
+        self.failures = 0
         self.setFormatter(LineFormatter())
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's signature
-        if self.on_failure is not None:
-            self.on_failure()
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
+        self.failures += 1
+
+
+def log_to_terminal() -> None:
+    """Print what gateways log, and uvicorn's warnings, on standard error."""
+    console = logging.StreamHandler()
+    console.setFormatter(LineFormatter())
+    _add(console)
+
+
+def log_to_file(path: Path) -> None:
+    """Write what gateways log, and uvicorn's warnings, to `path`, once however often it is called."""
+    if all(Path(file.baseFilename) != path.absolute() for file in _files()):
+        _add(LogFile(path))
+
+
+def log_failures() -> int:
+    """Lines that could not be written to a file."""
+    return sum(file.failures for file in _files())
+
+
+def _files() -> list[LogFile]:
+    return [handler for handler in logger.handlers if isinstance(handler, LogFile)]
+
+
+def _add(handler: logging.Handler) -> None:
+    logger.addHandler(handler)
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.INFO)
+    uvicorn = logging.getLogger("uvicorn")
+    if not uvicorn.handlers or isinstance(uvicorn.handlers[0].formatter, LineFormatter):  # else it has its own
+        uvicorn.setLevel(logging.WARNING)
+        uvicorn.addHandler(handler)
+
+
+def mask_queries() -> None:
+    """Keep query strings, which hold tokens, out of uvicorn's lines."""
+    for name in ("uvicorn.error", "uvicorn.access"):
+        logging.getLogger(name).addFilter(_MASK)
 
 
 class QueryMask(logging.Filter):
-    """Takes query strings out of the lines of uvicorn's loggers: they hold tokens and keys.
-
-    Add it with `logging.getLogger("uvicorn.error").addFilter(QueryMask())`, and to `uvicorn.access`.
-    """
+    """Takes query strings out of the lines of a logger. For `uvicorn.error` and `uvicorn.access` of a host."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if isinstance(record.args, tuple):
             record.args = tuple(mask_query(arg) if isinstance(arg, str) else arg for arg in record.args)
         return True
+
+
+_MASK = QueryMask()
 
 
 def mask_query(text: str) -> str:

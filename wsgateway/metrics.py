@@ -40,7 +40,6 @@ class Metrics:
         self.hook_errors: Counter[str] = Counter()
         self.hook_seconds: dict[str, Histogram] = {}
         self.refusals: Counter[str] = Counter()
-        self.log_errors = 0
 
     def observe_hook(self, hook: str, seconds: float) -> None:
         histogram = self.hook_seconds.get(hook)
@@ -49,10 +48,10 @@ class Metrics:
         histogram.observe(seconds)
 
 
-def prometheus_text(metrics: Metrics, *, gateway: str, connections: int, waiting: int) -> str:
+def prometheus_text(metrics: Metrics, *, gateway: str, connections: int, waiting: int, log_failures: int) -> str:
     """`metrics` in Prometheus' text format 0.0.4, each sample labelled with the gateway's id.
 
-    `connections` are open now, `waiting` messages are in their outboxes.
+    `connections` are open now, `waiting` messages are in their outboxes; `log_failures` lines were lost.
     """
     label = f'gateway="{_escaped(gateway)}"'
     lines: list[str] = []
@@ -80,7 +79,7 @@ def prometheus_text(metrics: Metrics, *, gateway: str, connections: int, waiting
     family("hook_errors_total", "counter", "Hooks that failed, by hook.", labelled("hook", metrics.hook_errors))
     family("hook_seconds", "histogram", "Time of hooks.", dict(_histograms(metrics.hook_seconds, label)))
     family("refusals_total", "counter", "Refused clients and callers, by reason.", labelled("reason", metrics.refusals))
-    family("log_errors_total", "counter", "Log lines that could not be written.", {own: metrics.log_errors})
+    family("log_errors_total", "counter", "Log lines that could not be written.", {own: log_failures})
     return "\n".join(lines) + "\n"
 
 

@@ -21,7 +21,7 @@ from wsgateway.connection import Connection
 from wsgateway.exceptions import GatewayNotFound, GatewayNotRunning, GatewayStopping, HookError, MessageError
 from wsgateway.hub import Connections, Sent
 from wsgateway.limits import BODY_TIMEOUT
-from wsgateway.logs import GatewayLog
+from wsgateway.logs import GatewayLog, log_failures
 from wsgateway.messages import decode_json
 from wsgateway.metrics import Metrics, prometheus_text
 
@@ -205,7 +205,11 @@ class Routes:
         gateway = self._gateway
         waiting = sum(conn.queued_messages for conn in gateway.connections)
         text = prometheus_text(
-            gateway.metrics, gateway=gateway.id, connections=len(gateway.connections), waiting=waiting
+            gateway.metrics,
+            gateway=gateway.id,
+            connections=len(gateway.connections),
+            waiting=waiting,
+            log_failures=log_failures(),
         )
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 

@@ -137,8 +137,7 @@ async def serving(app: Any, settings: Settings) -> AsyncIterator[str]:
         raise
     try:
         if gateway is not None:
-            gateway.bound_to(None if settings.uds else settings.host)
-            gateway.log.info("listening on %s", url_of(settings, listening))
+            gateway.bound_to(url_of(settings, listening), None if settings.uds else settings.host)
             await gateway.start()
     except BaseException:
         unbind(settings, listening)
