@@ -272,7 +272,7 @@ class Routes:
             "connections": len(gateway.connections),
             "docs": DOCS,
         }
-        base = escape(request.scope.get("root_path", "").rstrip("/") + "/", quote=True)
+        base = escape(request.scope["raw_path"].decode("latin-1").rstrip("/") + "/", quote=True)
         text = (_PAGES / "test.html").read_text(encoding="utf-8")
         text = text.replace("{{base}}", base).replace("{{page}}", json.dumps(facts).replace("<", "\\u003c"))
         return Response(text, media_type="text/html; charset=utf-8", headers=_PAGE_HEADERS)
