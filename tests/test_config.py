@@ -103,6 +103,8 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
         {"allowed_origins": ["https://example.com/path"]},
         {"api_key": [""]},
         {"api_key": 5},
+        {"api_key": [" spaces "]},
+        {"api_key": ["line\nbreak"]},
         {"slow_policy": "wait"},
         {"uds": 5},
         {"ssl_keyfile": "key.pem"},

@@ -339,6 +339,8 @@ def _strings(name: str, value: object) -> tuple[str, ...]:
     parts = list(value)
     if not all(isinstance(part, str) and part for part in parts):
         raise ValueError("it has to be a list of texts, none of them empty")
+    if name == "api_key" and any(part != part.strip() or not part.isprintable() for part in parts):
+        raise ValueError("a key with spaces around it or control characters in it cannot be sent in a header")
     if name == "allowed_origins":
         return tuple(normalized_origin(part) for part in parts)
     return tuple(part.lower() if name == "allowed_hosts" else part for part in parts)
