@@ -115,10 +115,10 @@ class Gateway:
         """
         if self._never_started:
             await self._start_unasked()
-        if self.state is State.STOPPING:
-            raise GatewayStopping(self.id)
-        if self.state is not State.RUNNING or self._events is None:
+        if self._events is None or self.state not in (State.RUNNING, State.STOPPING):
             raise GatewayNotRunning(self.id)
+        if self.state is State.STOPPING and not self._events.inside_hook():  # an on_client_close may say good-bye
+            raise GatewayStopping(self.id)
         return await self._events.send(message, connections, data)
 
     def send_from_thread(
