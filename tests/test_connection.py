@@ -3,11 +3,13 @@ receive buffer and never reads."""
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from tests.servers import OwnServer, PlainUvicorn, Serve
@@ -151,6 +153,28 @@ async def test_a_slow_hook_does_not_cost_a_healthy_client_its_connection() -> No
     async with OwnServer()(gateway) as url, Client(url) as ann:
         await ann.send("x")
         assert await ann.receive() == "x"
+
+
+async def test_a_blocked_loop_does_not_cost_everybody_the_connection() -> None:
+    class Listener:
+        async def on_message(self, event: Event) -> None:
+            time.sleep(1.2)
+
+    gateway = Gateway(listener=Listener, ping_interval=0.1, pong_timeout=0.3)
+    async with OwnServer()(gateway) as url:
+        await anyio.to_thread.run_sync(client_in_a_thread, url)
+
+
+def client_in_a_thread(url: str) -> None:
+    """A client on a loop of its own, which answers pings while the server's loop is blocked."""
+
+    async def talk() -> None:
+        async with Client(url, ping_interval=None) as ann:
+            for _ in range(2):
+                await ann.send("x")
+                assert await ann.receive() == "x"
+
+    asyncio.run(talk())
 
 
 async def test_a_full_inbox_does_not_cost_a_client_its_connection() -> None:

@@ -332,7 +332,7 @@ async def test_a_hook_may_stop_its_own_gateway(hook: str) -> None:
     recorder = RecordingListener()
 
     async def stop(event: Event) -> None:
-        await event.gateway.stop()  # type: ignore[attr-defined]  # it is a Gateway
+        await event.gateway.stop()
         recorder.record(hook, event.message)
 
     setattr(recorder, hook, stop)

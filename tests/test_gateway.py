@@ -155,9 +155,10 @@ async def test_the_registry_keeps_no_gateway_alive() -> None:
 
 
 async def test_settings_or_options_but_not_both() -> None:
-    assert Gateway(Settings(id="a")).id == Gateway(id="a").id
+    assert Gateway(settings=Settings(id="a")).id == Gateway(id="a").id
+    assert Gateway(RecordingListener).settings.listener is RecordingListener
     with pytest.raises(TypeError):
-        Gateway(Settings(), id="a")
+        Gateway(settings=Settings(), id="a")
 
 
 async def test_in_fastapi_a_route_pushes_and_a_def_route_pushes_from_its_thread() -> None:

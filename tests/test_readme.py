@@ -27,7 +27,7 @@ def settings_table() -> str:
     lines = ["| setting | default | what it is |", "|---|---|---|"]
     for name, spec in SPECS.items():
         default = SERVE_DEFAULTS.get(name, spec.default)
-        shown = {None: "", (): "", True: "true", False: "false"}.get(default, f"{default}")
+        shown = str(default).lower() if isinstance(default, bool) else str(default) if default else ""
         if name == "local_access":
             shown = "true; in code false"
         lines.append(f"| `{name}` | {shown} | {spec.metadata['help']} |")

@@ -26,7 +26,7 @@ class Application:
         for warning in loaded.warnings:
             logger.warning("%s", warning)
         mask_queries()
-        self.gateway = Gateway(loaded.settings)
+        self.gateway = Gateway(settings=loaded.settings)
         return self.gateway
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -162,7 +162,7 @@ def _serve(options: argparse.Namespace) -> int:
     loaded = _load(options)
     log_to_terminal()
     mask_queries()
-    gateway = Gateway(loaded.settings)
+    gateway = Gateway(settings=loaded.settings)
     for warning in loaded.warnings:
         logger.warning("%s", warning)
     try:

@@ -89,7 +89,7 @@ class Settings:
 
 
 class Options(TypedDict, total=False):
-    """The keyword arguments of `Gateway`, which are the fields of `Settings`.
+    """The keyword arguments of `Gateway` beside `listener`, which are the fields of `Settings`.
 
     Said a second time, because a type checker sees keyword arguments only so; a test holds the two together.
     """
@@ -98,7 +98,6 @@ class Options(TypedDict, total=False):
     host: str
     port: int
     uds: str | None
-    listener: object
     on_start: str
     on_stop: str
     on_handshake: str

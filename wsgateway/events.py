@@ -40,6 +40,8 @@ class EventGateway(Protocol):
         data: dict[str, Any] | None = None,
     ) -> Sent: ...
 
+    async def stop(self) -> None: ...
+
     def send_from_thread(
         self,
         message: object,

@@ -51,14 +51,17 @@ _started: WeakValueDictionary[str, "Gateway"] = WeakValueDictionary()
 class Gateway:
     """A WebSocket gateway: mount it, `app.mount("/live", gateway)`, or serve it alone.
 
-    The arguments are the settings of `wsgateway.config.Settings`; nothing is read from files or the environment.
-    Raises `ConfigError` with every mistake at once. The listener is made when the gateway starts.
+    `options` are the fields of `wsgateway.config.Settings`, or `settings` all of them; nothing is read from files
+    or the environment. Raises `ConfigError` with every mistake at once. The listener is made at the start.
     """
 
-    def __init__(self, settings: Settings | None = None, **options: Unpack[Options]) -> None:
-        if settings is not None and options:
-            raise TypeError("give either settings or single options, not both")
-        self.settings = settings or Settings(**options)  # type: ignore[arg-type]  # Settings converts lists and texts
+    def __init__(
+        self, listener: object = None, *, settings: Settings | None = None, **options: Unpack[Options]
+    ) -> None:
+        if settings is not None and (options or listener is not None):
+            raise TypeError("give either settings, or a listener and single options")
+        # Settings converts lists and texts, which its fields do not say
+        self.settings = settings or Settings(listener=listener, **options)  # type: ignore[arg-type]
         self.metrics = Metrics()
         self.log = GatewayLog(self.settings.id)
         self.rules = Rules(self.settings)
