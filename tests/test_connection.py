@@ -3,6 +3,7 @@ receive buffer and never reads."""
 
 import asyncio
 import socket
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -155,26 +156,39 @@ async def test_a_slow_hook_does_not_cost_a_healthy_client_its_connection() -> No
         assert await ann.receive() == "x"
 
 
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": True})], ids=["uvloop"])  # its timers come first
 async def test_a_blocked_loop_does_not_cost_everybody_the_connection() -> None:
+    blocked = threading.Event()
+
     class Listener:
         async def on_message(self, event: Event) -> None:
-            time.sleep(1.2)
+            blocked.set()
+            time.sleep(1)  # the mistake that is tested
 
     gateway = Gateway(listener=Listener, ping_interval=0.1, pong_timeout=0.3)
-    async with OwnServer()(gateway) as url:
-        await anyio.to_thread.run_sync(client_in_a_thread, url)
+    async with OwnServer()(gateway) as url, stalled(url) as sock:
+        received = await anyio.to_thread.run_sync(pong_while_the_loop_is_blocked, sock, blocked)
+    assert b"\x81\x01x" in received
 
 
-def client_in_a_thread(url: str) -> None:
-    """A client on a loop of its own, which answers pings while the server's loop is blocked."""
-
-    async def talk() -> None:
-        async with Client(url, ping_interval=None) as ann:
-            for _ in range(2):
-                await ann.send("x")
-                assert await ann.receive() == "x"
-
-    asyncio.run(talk())
+def pong_while_the_loop_is_blocked(sock: socket.socket, blocked: threading.Event) -> bytes:
+    """Take a ping, send a message that blocks the server, then the pong; what comes back."""
+    mask = bytes(4)
+    sock.settimeout(10)
+    ping = sock.recv(6)
+    assert ping[:2] == b"\x89\x04"
+    sock.sendall(b"\x81\x81" + mask + b"x")
+    assert blocked.wait(10)
+    sock.sendall(b"\x8a\x84" + mask + ping[2:6])
+    received = b""
+    while b"\x81\x01x" not in received:
+        data = sock.recv(100)
+        if not data:
+            break
+        received += data
+        if data[:2] == b"\x89\x04":
+            sock.sendall(b"\x8a\x84" + mask + data[2:6])
+    return received
 
 
 async def test_a_full_inbox_does_not_cost_a_client_its_connection() -> None:
