@@ -21,9 +21,6 @@ from wsgateway.transports import EXTENSION
 
 logger = logging.getLogger("wsgateway")
 
-LATE = 0.5
-"""Seconds by which a timer is late when something has blocked the loop: pongs wait in the sockets then."""
-
 GRACEFUL = 5
 """Seconds that HTTP requests have left once the gateway has stopped."""
 
@@ -34,7 +31,6 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     `uvicorn --ws wsgateway.server:WebSocketProtocol`."""
 
     _abort_timer: asyncio.TimerHandle | None = None
-    _pong_due = 0.0
 
     async def run_asgi(self) -> None:
         self.scope["extensions"][EXTENSION] = self  # type: ignore[assignment]  # uvicorn lists only its own
@@ -57,8 +53,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         return event
 
     def _await_pong(self) -> None:
-        self._pong_due = self.loop.time() + (self.ping_timeout or 0)
-        self.pong_timer = self.loop.call_at(self._pong_due, self.keepalive_timeout)
+        self.pong_timer = self.loop.call_later(self.ping_timeout or 0, self.keepalive_timeout)
 
     # What wsgateway.transports calls
 
@@ -77,17 +72,11 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     # What asyncio and uvicorn call
 
     def keepalive_timeout(self) -> None:
-        due = self._pong_due or self.ping_sent_at + (self.ping_timeout or 0)
-        self._pong_due = 0.0
-        if self.read_paused or self.loop.time() - due > LATE:  # nobody has looked for the pong
+        if self.read_paused:  # nobody has looked for the pong
             self._await_pong()
             return
         self.pong_timer = None
         self.transport.abort()
-
-    def handle_pong(self, event: Any) -> None:
-        self._pong_due = 0.0
-        super().handle_pong(event)
 
     def handle_close(self, event: Any) -> None:
         super().handle_close(event)
