@@ -349,6 +349,24 @@ async def test_a_hook_may_stop_its_own_gateway(hook: str) -> None:
     assert recorder.count("on_client_close") == 1
 
 
+async def test_a_hook_may_restart_its_own_gateway() -> None:
+    class Listener(RecordingListener):
+        async def on_start(self, event: Event) -> None:
+            self.record("on_start", None)
+
+        async def on_message(self, event: Event) -> None:
+            await event.gateway.restart()
+
+    listener = Listener()
+    async with serve(Gateway(listener=listener)) as url:
+        async with Client(url) as ann:
+            await ann.send("x")
+            assert (await ann.closed())[0] == 1012
+        await listener.wait_for("on_start", 2)
+        async with Client(url) as ann:
+            await listener.wait_for("on_client_open", 2)
+
+
 async def test_first_open_and_last_close() -> None:
     class Listener(RecordingListener):
         async def on_first_open(self, event: Event) -> None:

@@ -210,7 +210,13 @@ async def test_a_thousand_sends_from_threads_arrive() -> None:
 
 
 async def test_nothing_is_left_after_many_connections() -> None:
-    recorder = RecordingListener()
+    class Listener(RecordingListener):
+        async def on_client_open(self, event: Event) -> None:
+            connections.append(weakref.ref(event.conn))
+            await super().on_client_open(event)
+
+    connections: list[weakref.ref[object]] = []
+    recorder = Listener()
     gateway = Gateway(listener=recorder)
     async with serve(gateway) as url:
         before = len(asyncio.all_tasks())
@@ -223,7 +229,8 @@ async def test_nothing_is_left_after_many_connections() -> None:
             while len(asyncio.all_tasks()) > before:
                 await anyio.sleep(0.01)
         gc.collect()
-        assert not [found for found in gc.get_objects() if type(found).__name__ == "WebSocketTransport"]
+        assert len(connections) == 50
+        assert not [found for found in connections if found() is not None]
 
 
 async def test_a_send_from_a_route_starts_a_gateway_that_nobody_has_started(caplog: pytest.LogCaptureFixture) -> None:

@@ -81,6 +81,7 @@ class Connection:
     """
 
     __slots__ = (
+        "__weakref__",
         "_close",
         "_head",
         "_loop",

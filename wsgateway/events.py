@@ -42,6 +42,8 @@ class EventGateway(Protocol):
 
     async def stop(self) -> None: ...
 
+    async def restart(self) -> None: ...
+
     def send_from_thread(
         self,
         message: object,

@@ -3,7 +3,7 @@ gateways, by id, which is the package's one piece of module state."""
 
 import asyncio
 import enum
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -77,7 +77,7 @@ class Gateway:
         self._events: Events | None = None
         self._listener: Listener | None = None
         self._websockets: WebSockets | None = None
-        self._stop_task: asyncio.Task[None] | None = None
+        self._asked_by_hooks: set[asyncio.Task[None]] = set()
         self._where = ""
         if self.settings.log_file:
             self._open_log()
@@ -203,17 +203,28 @@ class Gateway:
         Takes `drain` seconds at most, and `LINGER` more for hooks that still run then. From within a hook of this
         gateway it only begins to stop, since it would wait for the hook that calls it.
         """
-        if self._events is not None and self._events.inside_hook():
-            if self._stop_task is None or self._stop_task.done():
-                self._stop_task = asyncio.create_task(self._stop())
-            return
-        await self._stop()
+        await self._outside_hooks(self._stop())
 
     async def restart(self) -> None:
-        """Stop, load the listener's named module anew, start. Raises `StartError`."""
+        """Stop, load the listener's named module anew, start. Raises `StartError`. Within a hook as `stop`."""
+        await self._outside_hooks(self._restart())
+
+    async def _outside_hooks(self, action: Coroutine[Any, Any, None]) -> None:
+        if self._events is not None and self._events.inside_hook():
+            task = asyncio.create_task(action)
+            self._asked_by_hooks.add(task)
+            task.add_done_callback(self._asked_by_hooks.discard)
+        else:
+            await action
+
+    async def _restart(self) -> None:
         self.log.info("restarting%s", self._where)
-        await self.stop()
-        await self.start()
+        await self._stop()
+        try:
+            await self.start()
+        except StartError:
+            if asyncio.current_task() not in self._asked_by_hooks:
+                raise  # else nobody waits for it, and the log has the reason
 
     async def _stop(self) -> None:
         async with self._lock:

@@ -77,7 +77,11 @@ def log_to_terminal() -> None:
 
 
 def log_to_file(path: Path) -> None:
-    """Write what gateways log, and uvicorn's warnings, to `path`, once however often it is called."""
+    """Write what gateways log, and uvicorn's warnings, to `path`, once however often it is called.
+
+    Raises `OSError` if it cannot be written.
+    """
+    path.open("a").close()  # the handler would tell nobody
     if all(Path(file.baseFilename) != path.absolute() for file in _files()):
         _add(LogFile(path))
 

@@ -1,0 +1,121 @@
+"""The gateway's own server: what it adds to uvicorn's."""
+
+import ssl
+from pathlib import Path
+
+import anyio
+import httpx
+import pytest
+import trustme
+from websockets.exceptions import InvalidStatus
+
+from tests.servers import free_socket
+from wsgateway import ConfigError, Event, Gateway, Refused, Settings, StartError
+from wsgateway.server import bind, serving, url_of
+from wsgateway.testing import Client, RecordingListener, serve
+
+
+async def test_over_tls(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    certificate = authority.issue_cert("localhost", "127.0.0.1")
+    certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
+    certificate.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    trusted = ssl.create_default_context()
+    authority.configure_trust(trusted)
+    files = {"ssl_keyfile": str(tmp_path / "key.pem"), "ssl_certfile": str(tmp_path / "cert.pem")}
+    async with serve(Gateway(local_access=True, **files)) as url:  # type: ignore[arg-type]  # texts only
+        assert url.startswith("https://127.0.0.1:")
+        async with Client(url, ssl=trusted, origin=url) as ann, httpx.AsyncClient(verify=trusted) as http:
+            assert (await http.post(url + "/send", json={"message": "hi"})).status_code == 200
+            assert await ann.receive() == "hi"
+
+
+async def test_a_refusal_is_no_error_of_the_server(caplog: pytest.LogCaptureFixture) -> None:
+    class Listener:
+        async def on_handshake(self, event: Event) -> None:
+            raise Refused(418, "short and stout")
+
+    async with serve(Gateway(listener=Listener)) as url:
+        with pytest.raises(InvalidStatus):
+            async with Client(url):
+                pass
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+async def test_a_port_that_is_taken_fails_the_gateway_which_runs_once_it_is_free() -> None:
+    with free_socket() as taken:
+        taken.listen()
+        gateway = Gateway(port=taken.getsockname()[1])
+        with pytest.raises(StartError, match="another port"):
+            async with serving(gateway, gateway.settings):
+                pass
+        assert gateway.state == "failed"
+        assert "cannot listen" in gateway.failure
+    async with serving(gateway, gateway.settings) as url, Client(url) as ann:
+        assert gateway.state == "running"
+        await ann.send("x")
+        assert await ann.receive() == "x"
+
+
+async def test_a_listener_that_fails_frees_the_port() -> None:
+    with free_socket() as probe:
+        port = probe.getsockname()[1]
+    gateway = Gateway(port=port, listener="nowhere:Listener")
+    with pytest.raises(StartError):
+        async with serving(gateway, gateway.settings):
+            pass
+    bind(Settings(port=port)).close()
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"host": "127.0.0.1"}, "http://127.0.0.1:"),
+        ({"host": "0.0.0.0"}, "http://127.0.0.1:"),
+        ({"host": "localhost"}, "http://localhost:"),
+        ({"host": "::1"}, "http://[::1]:"),
+    ],
+)
+def test_the_url_is_one_that_a_client_can_use(options: dict[str, str], expected: str) -> None:
+    settings = Settings(port=0, **options)  # type: ignore[arg-type]  # texts only
+    listening = bind(settings)
+    assert url_of(settings, listening).startswith(expected)
+    listening.close()
+
+
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "203.0.113.77"])
+def test_a_host_that_is_not_here_says_so(host: str) -> None:
+    with pytest.raises(StartError, match="cannot listen on"):
+        bind(Settings(host=host, port=0))
+
+
+async def test_a_log_file_that_cannot_be_opened_is_a_mistake_in_the_settings(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="log_file"):
+        Gateway(log_file=str(tmp_path / "file" / "WebSocket.log"))
+
+
+async def test_on_client_close_runs_once_when_a_client_vanishes_in_the_handshake() -> None:
+    asked, release = anyio.Event(), anyio.Event()
+
+    class Listener(RecordingListener):
+        async def on_handshake(self, event: Event) -> None:
+            asked.set()
+            await release.wait()
+
+    listener = Listener()
+    gateway = Gateway(listener=listener)
+    async with serve(gateway) as url:
+        async with await anyio.connect_tcp("127.0.0.1", int(url.rpartition(":")[2])) as stream:
+            request = "GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+            await stream.send((request + key).encode())
+            with anyio.fail_after(5):
+                await asked.wait()
+        release.set()
+        async with Client(url) as ann:
+            await ann.send("x")
+            await ann.receive()
+        await listener.wait_for("on_client_close", listener.count("on_client_open"))
+        assert len(gateway.connections) == 0
+    assert listener.count("on_client_open") == listener.count("on_client_close")
