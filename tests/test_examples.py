@@ -1,60 +1,51 @@
 """Each example, started with its own command, its page driven in a real browser."""
 
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import anyio
+import anyio.to_thread
 import httpx
-import pytest
 from playwright.async_api import Browser, Page, expect
 
 from tests.processes import environment
-from tests.servers import free_socket
+from tests.test_app import free_port
+from wsgateway.client import send
+from wsgateway.testing import Client
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 EVIL = "<img src=x onerror=alert(1)>"
 
 
-@pytest.fixture
-def port() -> int:
-    with free_socket() as sock:
-        number: int = sock.getsockname()[1]
-        return number
-
-
 @asynccontextmanager
 async def example(name: str, port: int) -> AsyncIterator[str]:
-    """`python examples/NAME/app.py`, once it answers; its URL. Ended with SIGTERM, after which it has logged no error."""
+    """`python examples/NAME/app.py`, once it answers; its URL. Ended with SIGTERM, and no error is in its log."""
     argv = [sys.executable, str(EXAMPLES / name / "app.py"), "--port", str(port)]
-    async with await anyio.open_process(
-        argv, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    ) as process:
-        output: list[bytes] = []
-
-        async def read() -> None:
-            assert process.stdout
-            output.extend([chunk async for chunk in process.stdout])
-
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(read)
+    url = f"http://127.0.0.1:{port}/"
+    with TemporaryFile() as output:
+        async with await anyio.open_process(argv, env=environment(), stdout=output, stderr=output) as process:
             try:
                 async with httpx.AsyncClient() as http:
                     with anyio.fail_after(20):
                         while True:
                             try:
-                                assert (await http.get(f"http://127.0.0.1:{port}/")).status_code == 200
+                                assert (await http.get(url)).status_code == 200
                                 break
                             except httpx.ConnectError:
                                 await anyio.sleep(0.05)
-                yield f"http://127.0.0.1:{port}/"
+                yield url
             finally:
                 process.terminate()
-        await process.wait()
-    text = b"".join(output).decode()
-    assert "Finished server process" in text
+            with anyio.fail_after(20):
+                await process.wait()
+        output.seek(0)
+        text = output.read().decode()
+    assert "Finished server process" in text, text
     assert "Traceback" not in text, text
     assert "ERROR" not in text, text
 
@@ -82,23 +73,17 @@ async def join(page: Page, name: str, group: str = "") -> None:
 
 
 async def write(page: Page, text: str) -> None:
+    await expect(page.get_by_role("button", name="Send")).to_be_enabled()
     await page.get_by_label("Message", exact=True).fill(text)
-    await page.get_by_role("button", name="Send").click()
+    await page.get_by_label("Message", exact=True).press("Enter")
 
 
-
-class Lines:
-    """What a page shows in its list of messages."""
-
-    def __init__(self, page: Page) -> None:
-        self._items = page.get_by_label("Messages").locator("li")
-
-    async def are(self, *texts: str) -> None:
-        await expect(self._items).to_have_text(list(texts))
+async def shows(page: Page, *messages: str) -> None:
+    await expect(page.get_by_label("Messages").locator("li")).to_have_text(list(messages))
 
 
-async def test_simple_chat(browser: Browser, port: int) -> None:
-    async with example("simple_chat", port) as url, tabs(browser, url) as (ann, eve):
+async def test_simple_chat(browser: Browser) -> None:
+    async with example("simple_chat", free_port()) as url, tabs(browser, url) as (ann, eve):
         await join(ann, "  Ann  ")
         await join(eve, EVIL)
         await expect(ann.get_by_role("status")).to_have_text("connected, 2 online")
@@ -106,6 +91,99 @@ async def test_simple_chat(browser: Browser, port: int) -> None:
         await write(eve, EVIL)
         said = ["Ann: hi", f"{EVIL}: {EVIL}"]
         await expect(ann.locator("img")).to_have_count(0)
-        await lines(eve).are(f"{EVIL} joined", *said)
+        await shows(eve, f"{EVIL} joined", *said)
         await eve.close()
-        await lines(ann).are("Ann joined", f"{EVIL} joined", *said, f"{EVIL} left")
+        await shows(ann, "Ann joined", f"{EVIL} joined", *said, f"{EVIL} left")
+
+
+def push_prices(url: str, *options: str) -> "subprocess.CompletedProcess[str]":
+    argv = [sys.executable, str(EXAMPLES / "data_push" / "push_prices.py"), "--url", f"{url}send", *options]
+    return subprocess.run(argv, env=environment(), capture_output=True, text=True, timeout=30, check=False)
+
+
+async def test_data_push(browser: Browser) -> None:
+    async with example("data_push", free_port()) as url, tabs(browser, url) as (first, second):
+        for page in (first, second):
+            await expect(page.get_by_role("status")).to_have_text("live")
+            await page.add_style_tag(content="tr.flash { animation-duration: 100s }")  # so that it is there to be seen
+        pushed = await anyio.to_thread.run_sync(push_prices, url, "--count", "1")
+        assert pushed.returncode == 0, pushed.stderr
+        assert "to 2 pages" in pushed.stdout
+        for page in (first, second):
+            await expect(page.locator("tr.flash")).to_have_count(5)
+            await page.evaluate("document.querySelectorAll('tr').forEach((row) => row.classList.remove('flash'))")
+
+        await anyio.to_thread.run_sync(send, f"{url}send", {"ACME": 1, EVIL: 2})
+        for page in (first, second):
+            changed = page.locator("tr.flash")
+            await expect(changed).to_have_count(2)
+            await expect(changed.first.locator("th, td")).to_have_text(["ACME", "1.00", re.compile(r"▼ .\d+\.\d\d")])
+            await expect(changed.last.locator("th, td")).to_have_text([EVIL, "2.00", ""])
+        assert await first.evaluate("getComputedStyle(document.querySelector('.flash')).animationName") == "flash"
+
+        await first.reload()
+        await expect(first.locator("tbody tr")).to_have_count(6)
+        await expect(first.locator("tr[data-symbol=ACME]")).to_contain_text("1.00")
+
+
+async def test_push_prices_says_that_nobody_answers() -> None:
+    pushed = await anyio.to_thread.run_sync(push_prices, f"http://127.0.0.1:{free_port()}/")
+    assert pushed.returncode == 1
+    assert "refused" in pushed.stderr
+    assert "Traceback" not in pushed.stderr
+
+
+async def test_private_groups(browser: Browser) -> None:
+    async with example("private_groups", free_port()) as url, tabs(browser, url, 3) as (ann, bob, eve):
+        await join(ann, "Ann", "red")
+        await join(bob, "Bob", "red")
+        await join(eve, EVIL, "blue")
+        to = ann.get_by_label("To")
+        for chosen, text in ((EVIL, "only you"), ("group red", "only us"), ("Bob", EVIL), ("everybody", "all")):
+            await to.select_option(label=chosen)
+            await write(ann, text)
+        alone, group, private, everybody = (
+            f"Ann → {EVIL} only you",
+            "Ann → group red only us",
+            f"Ann → Bob {EVIL}",
+            ("Ann → everybody all"),
+        )
+        await shows(ann, alone, group, private, everybody)
+        await shows(bob, group, private, everybody)
+        await shows(eve, alone, everybody)
+
+        await bob.close()
+        await expect(to.locator("option")).to_have_text(
+            ["everybody", "group red", "group green", "group blue", EVIL, "Ann"]
+        )
+
+
+async def test_fastapi_app(browser: Browser) -> None:
+    async with example("fastapi_app", free_port()) as url, tabs(browser, url) as (ann, second):
+        status, log_in = ann.get_by_role("status"), ann.get_by_role("button", name="Log in")
+        await expect(status).to_have_text("log in first")
+        await ann.get_by_label("Name").fill("ann")
+        await ann.get_by_label("Password").fill("wrong")
+        await log_in.click()
+        await shows(ann, "error: wrong name or password")
+        await ann.get_by_label("Password").fill("wonderland")
+        await log_in.click()
+        await expect(status).to_have_text("connected")
+        await expect(log_in).to_be_hidden()
+
+        await second.reload()  # the tabs share the cookie
+        await expect(second.get_by_role("status")).to_have_text("connected")
+        await write(second, EVIL)
+        await shows(second, f"ann: {EVIL}")
+        await ann.get_by_role("button", name="Order").click()
+        await shows(second, f"ann: {EVIL}", "shop: ann has ordered tea")
+        await shows(ann, "error: wrong name or password", f"ann: {EVIL}", "shop: ann has ordered tea")
+
+        await second.get_by_role("button", name="Log out").click()
+        for page in (ann, second):
+            await expect(page.get_by_role("status")).to_have_text("logged out")
+            await expect(page.get_by_role("button", name="Log in")).to_be_visible()
+        async with httpx.AsyncClient(base_url=url, cookies={"session": "forged"}) as http:
+            assert (await http.post("orders", json={"item": "tea"})).status_code == 401
+        async with Client(url.removesuffix("/"), "/live/ws", additional_headers={"cookie": "session=forged"}) as forged:
+            assert await forged.closed() == (3500, "log in first")

@@ -1,0 +1,57 @@
+"""Prices that a backend script pushes to every page that is open. See push_prices.py."""
+
+import argparse
+from pathlib import Path
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import FileResponse
+from starlette.routing import Mount, Route
+
+from wsgateway import Event, Gateway
+
+HERE = Path(__file__).parent
+
+
+class Prices:
+    """Remembers the last price of each symbol, for pages that are opened later."""
+
+    def __init__(self) -> None:
+        self.latest: dict[str, float] = {}
+
+    async def on_client_open(self, event: Event) -> None:
+        assert event.conn is not None
+        await event.conn.send(self.latest)
+
+    async def on_message(self, event: Event) -> None:
+        if event.conn is not None:  # a page; only the backend sets prices
+            event.connections = []
+            return
+        prices = event.message
+        if not isinstance(prices, dict) or not all(isinstance(price, int | float) for price in prices.values()):
+            raise TypeError(f"prices look like {{'ACME': 12.5}}, not {prices!r}")  # POST /send answers 500
+        self.latest.update(prices)
+
+
+gateway = Gateway(listener=Prices, id="stocks", local_access=True, test_page=False)
+
+
+async def page(request: Request) -> FileResponse:
+    return FileResponse(HERE / "index.html")
+
+
+async def script(request: Request) -> FileResponse:
+    return FileResponse(HERE.parent / "reconnect.js")
+
+
+app = Starlette(
+    routes=[Route("/", page), Route("/reconnect.js", script), Mount("/", gateway)],
+    lifespan=gateway.lifespan,
+)
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, default=10126)
+    port = parser.parse_args().port
+    uvicorn.run(app, host="127.0.0.1", port=port, ws="wsgateway.server:WebSocketProtocol")

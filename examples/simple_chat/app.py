@@ -1,0 +1,66 @@
+"""A chat: everybody reads what anybody writes, and the server says who joins and who leaves."""
+
+import argparse
+from pathlib import Path
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import FileResponse
+from starlette.routing import Mount, Route
+
+from wsgateway import Event, Gateway, Refused
+
+HERE = Path(__file__).parent
+MAX_NAME = 30
+MAX_TEXT = 2000
+
+
+class Chat:
+    """Clients send plain text and receive JSON objects, so what a client writes is never taken for a notice."""
+
+    async def on_handshake(self, event: Event) -> None:
+        assert event.conn is not None
+        name = " ".join(event.conn.query.get("name", "").split()) or "guest"
+        if len(name) > MAX_NAME or not name.isprintable():
+            raise Refused(400, f"a name has at most {MAX_NAME} characters", close=3500)
+        event.conn.user = name
+
+    async def on_client_open(self, event: Event) -> None:
+        assert event.conn is not None
+        await event.gateway.send(f"{event.conn.user} joined")
+
+    async def on_message(self, event: Event) -> None:
+        if event.conn is None:  # from the server: the notices of this class, or anybody's POST /send
+            event.message = {"type": "notice", "text": event.message, "online": len(event.gateway.connections)}
+        elif isinstance(event.message, str) and event.message.strip():
+            event.message = {"type": "message", "from": event.conn.user, "text": event.message[:MAX_TEXT]}
+        else:
+            event.connections = []  # nothing that can be read: nobody receives it
+
+    async def on_client_close(self, event: Event) -> None:
+        assert event.conn is not None
+        await event.gateway.send(f"{event.conn.user} left")
+
+
+gateway = Gateway(listener=Chat, id="chat", local_access=True, test_page=False)
+
+
+async def page(request: Request) -> FileResponse:
+    return FileResponse(HERE / "index.html")
+
+
+async def script(request: Request) -> FileResponse:
+    return FileResponse(HERE.parent / "reconnect.js")
+
+
+app = Starlette(
+    routes=[Route("/", page), Route("/reconnect.js", script), Mount("/", gateway)],
+    lifespan=gateway.lifespan,
+)
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, default=10125)
+    port = parser.parse_args().port
+    uvicorn.run(app, host="127.0.0.1", port=port, ws="wsgateway.server:WebSocketProtocol")
