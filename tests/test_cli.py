@@ -8,8 +8,10 @@ import tomllib
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 import httpx
 import pytest
+from anyio.streams.buffered import BufferedByteReceiveStream
 from websockets.exceptions import ConnectionClosed
 
 from tests.processes import COMMAND, environment, run, serving
@@ -66,15 +68,19 @@ async def test_listen_prints_what_arrives_and_sends_lines(tmp_path: Path) -> Non
         url = "ws" + served.url[4:] + "/ws?token=secret"
         argv = [*COMMAND, "listen", url]
         async with await anyio.open_process(argv, env=environment(), stdout=subprocess.PIPE) as process:
-            assert process.stdin
-            assert process.stdout
-            await process.stdin.send(b"hello\n")
-            with anyio.fail_after(10):
-                assert await process.stdout.receive() == b"hello\n"
-                assert served.terminate() == 0
-                assert await process.wait() == 0
-            assert process.stderr
-            told = await process.stderr.receive()
+            try:
+                assert process.stdin
+                assert process.stdout
+                assert process.stderr
+                await process.stdin.send(b"hello\n")
+                with anyio.fail_after(20):
+                    assert await BufferedByteReceiveStream(process.stdout).receive_until(b"\n", 100) == b"hello"
+                    assert await anyio.to_thread.run_sync(served.terminate) == 0
+                    assert await process.wait() == 0
+                    told = await process.stderr.receive()
+            finally:
+                if process.returncode is None:
+                    process.kill()
             assert b"secret" not in told
     assert "secret" not in served.stderr
     assert "secret" not in (tmp_path / "WebSocket.log").read_text()

@@ -279,10 +279,9 @@ async def _listen_to(url: str) -> int:
             lines = asyncio.create_task(_send_lines(socket))
             try:
                 async for message in socket:
-                    print(
-                        message if isinstance(message, str) else f"binary, {len(message)} bytes: {message.hex()}",
-                        flush=True,
-                    )
+                    if isinstance(message, bytes):
+                        message = f"binary, {len(message)} bytes: {message.hex()}"
+                    print(message + "\n", end="", flush=True)  # in one write, for who reads it by lines
             finally:
                 lines.cancel()
     except InvalidURI:
