@@ -1,9 +1,11 @@
 """Who is connected, and fan-out. Knows nothing of hooks and sockets. Nothing here waits."""
 
-from collections.abc import Collection, Iterable, Iterator
+import asyncio
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from wsgateway.connection import Connection
+from wsgateway.limits import MAX_PENDING
 from wsgateway.logs import GatewayLog
 from wsgateway.messages import Frame
 from wsgateway.metrics import Metrics
@@ -42,10 +44,18 @@ class Connections(Collection[Connection]):
 
 
 class Hub:
-    """The open connections of one gateway."""
+    """The open connections of one gateway, and among them the fast set: those whose transport takes every write.
+
+    Frames for everybody that arise in one turn of the loop are joined, and written to the fast set once when the
+    turn ends. Whatever else is sent, and every change of who is in the set, writes what is pending first, so that
+    order holds.
+    """
 
     def __init__(self, metrics: Metrics, log: GatewayLog) -> None:
         self._open: dict[str, Connection] = {}
+        self._fast: dict[Connection, Callable[[bytes], None]] = {}
+        self._pending: list[bytes] = []
+        self._pending_bytes = 0
         self._metrics = metrics
         self._log = log
         self.connections = Connections(self._open)
@@ -57,7 +67,34 @@ class Hub:
 
     def leave(self, conn: Connection) -> None:
         """No recipient any more. May be called twice."""
+        self.slow(conn)
         self._open.pop(conn.id, None)
+
+    def fast(self, conn: Connection, write: Callable[[bytes], None]) -> None:
+        """`write` takes every frame for `conn`, until `slow` is called."""
+        if conn.id in self._open:
+            self.flush()
+            self._fast[conn] = write
+            conn.written_by(write, after=self.flush)
+
+    def slow(self, conn: Connection) -> None:
+        """The frames for `conn` go through its outbox. May be called twice, and from within a write."""
+        if conn in self._fast:
+            self.flush()
+            del self._fast[conn]
+            conn.written_by(None, after=None)
+
+    def flush(self) -> None:
+        """Write what is pending to the fast set."""
+        if self._pending:
+            data = b"".join(self._pending)
+            count, self._pending = len(self._pending), []
+            writes = tuple(self._fast.values())
+            self._metrics.messages_out += count * len(writes)
+            self._metrics.bytes_out += self._pending_bytes * len(writes)
+            self._pending_bytes = 0
+            for write in writes:
+                write(data)
 
     def resolve(self, wanted: Iterable[object]) -> list[Connection]:
         """The open connections among `wanted` (connections and ids), in this order, each once.
@@ -80,8 +117,25 @@ class Hub:
 
     def deliver(self, frame: Frame, recipients: Iterable[Connection] | None, *, but: Connection | None = None) -> Sent:
         """Send `frame` to `recipients`, or to every open connection, without `but`."""
+        if recipients is None and but is None:
+            return self._deliver_to_all(frame)
         chosen = tuple(self._open.values()) if recipients is None else tuple(recipients)
         if but is not None:
             chosen = tuple(conn for conn in chosen if conn is not but)
         queued = sum([conn.send_frame(frame) for conn in chosen])
         return Sent(len(chosen), queued, len(chosen) - queued)
+
+    def _deliver_to_all(self, frame: Frame) -> Sent:
+        fast = len(self._fast)
+        if fast:
+            if not self._pending:
+                asyncio.get_running_loop().call_soon(self.flush)
+            self._pending.append(frame.wire)
+            self._pending_bytes += len(frame.payload)
+            self._metrics.queued += fast
+            if self._pending_bytes > MAX_PENDING:
+                self.flush()
+        queued, count = fast, len(self._open)
+        if fast < count:
+            queued += sum([conn.send_frame(frame) for conn in tuple(self._open.values()) if conn not in self._fast])
+        return Sent(count, queued, count - queued)

@@ -4,6 +4,9 @@ INBOX_MESSAGES = 32
 INBOX_BYTES = 128 * 1024
 """What may wait for one connection's hooks before reading pauses."""
 
+MAX_PENDING = 64 * 1024
+"""Bytes of frames that are joined into one write, at most, but for the last of them."""
+
 MAX_NESTED_SENDS = 8
 """How deep `gateway.send` may be called from within the `on_message` that an outer `gateway.send` runs."""
 

@@ -19,11 +19,27 @@ _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 class Frame:
     """One message as it goes out: `text`, or None for a binary one, and its bytes `payload`."""
 
-    __slots__ = ("payload", "text")
+    __slots__ = ("_wire", "payload", "text")
 
     def __init__(self, payload: bytes, text: str | None = None) -> None:
         self.payload = payload
         self.text = text
+        self._wire: bytes | None = None
+
+    @property
+    def wire(self) -> bytes:
+        """The message as one unfragmented, unmasked WebSocket frame (RFC 6455 5.2), made once."""
+        if self._wire is None:
+            opcode = b"\x82" if self.text is None else b"\x81"
+            size = len(self.payload)
+            if size < 126:
+                length = size.to_bytes(1)
+            elif size < 65536:
+                length = b"\x7e" + size.to_bytes(2)
+            else:
+                length = b"\x7f" + size.to_bytes(8)
+            self._wire = opcode + length + self.payload
+        return self._wire
 
     def __len__(self) -> int:
         return len(self.payload)

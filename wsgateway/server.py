@@ -17,7 +17,7 @@ from wsgateway.config import Settings
 from wsgateway.exceptions import StartError
 from wsgateway.gateway import Gateway
 from wsgateway.limits import LINGER
-from wsgateway.transports import EXTENSION
+from wsgateway.transports import EXTENSION, WireUser
 
 logger = logging.getLogger("wsgateway")
 
@@ -31,6 +31,11 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     `uvicorn --ws wsgateway.server:WebSocketProtocol`."""
 
     _abort_timer: asyncio.TimerHandle | None = None
+    _user: WireUser | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self.write = transport.write
 
     async def run_asgi(self) -> None:
         self.scope["extensions"][EXTENSION] = self  # type: ignore[assignment]  # uvicorn lists only its own
@@ -57,8 +62,24 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     # What wsgateway.transports calls
 
+    def attach(self, user: WireUser) -> None:
+        self._user = user
+        if self.disconnected or self.close_sent:
+            user.finished()
+        elif not self.writable.is_set():
+            user.congested()
+
+    def buffered(self) -> int:
+        return self.transport.get_write_buffer_size()
+
+    def _finish(self) -> None:
+        user, self._user = self._user, None
+        if user is not None:
+            user.finished()
+
     def close(self, code: int, reason: str) -> None:
         """Write a close frame past everything that waits for the client; abort after `LINGER` seconds."""
+        self._finish()
         if not self.close_sent and self.handshake_complete and not self.transport.is_closing():
             self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
             self.conn.send_close(code, reason)
@@ -78,15 +99,28 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self.pong_timer = None
         self.transport.abort()
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._user is not None:
+            self._user.congested()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._user is not None:
+            self._user.writable()
+
     def handle_close(self, event: Any) -> None:
+        self._finish()
         super().handle_close(event)
         self.abort_later()
 
     def handle_parser_exception(self) -> None:
+        self._finish()
         super().handle_parser_exception()
         self.abort_later()
 
     def shutdown(self) -> None:
+        self._finish()
         super().shutdown()
         self.abort_later()
 
@@ -97,6 +131,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._abort_timer is not None:
             self._abort_timer.cancel()
+        self._finish()
         super().connection_lost(exc)
 
 

@@ -2,7 +2,7 @@
 server's own path can end what ASGI cannot. Is given hub, events and settings."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol, cast
 
 import anyio
@@ -26,11 +26,33 @@ EXTENSION = "wsgateway.wire"
 class Wire(Protocol):
     """What the server's own WebSocket protocol offers beyond ASGI. None of it waits."""
 
+    write: Callable[[bytes], None]
+    """Write whole frames, after all that was written before."""
+
+    def attach(self, user: "WireUser") -> None:
+        """Tell `user` from now on how the socket fares."""
+
+    def buffered(self) -> int:
+        """Bytes that the socket has not taken yet."""
+
     def close(self, code: int, reason: str) -> None:
         """Write a close frame past everything that waits for the client; abort after `LINGER` seconds."""
 
     def abort(self) -> None:
         """End the socket now, whatever its buffer holds."""
+
+
+class WireUser(Protocol):
+    """What a `Wire` tells. Called on the loop, also from within `Wire.write`."""
+
+    def congested(self) -> None:
+        """The socket takes no more; what is written now waits in memory."""
+
+    def writable(self) -> None:
+        """It takes some again."""
+
+    def finished(self) -> None:
+        """A close frame was written, or the socket is gone: nothing may be written any more."""
 
 
 class WebSockets:
@@ -125,7 +147,7 @@ async def deny(scope: Scope, send: Send, status: int, detail: str) -> None:
 
 
 class WebSocketTransport:
-    """One WebSocket on ASGI: a reader, which never awaits a hook, and a writer, which alone writes."""
+    """One WebSocket: its reader, which never awaits a hook, and its writer."""
 
     name = "websocket"
 
@@ -133,15 +155,11 @@ class WebSocketTransport:
         self._owner = owner
         self._receive = receive
         self._send = send
-        self._wire = cast("Wire | None", scope.get("extensions", {}).get(EXTENSION))  # offered by wsgateway.server only
-        self._loop = asyncio.get_running_loop()
-        self._woken: asyncio.Future[None] | None = None
-        self._writing_since: float | None = None
-        self._stall_timer: asyncio.TimerHandle | None = None
-        self._linger_timer: asyncio.TimerHandle | None = None
-        self._scope: anyio.CancelScope | None = None
         self.conn = Connection(scope, path=path, settings=owner.settings, metrics=owner.metrics, transport=self)
         self.lane = Lane(owner.events)
+        wire = cast("Wire | None", scope.get("extensions", {}).get(EXTENSION))  # offered by wsgateway.server only
+        self._writer: Writer
+        self._writer = AsgiWriter(owner, self.conn, send) if wire is None else WireWriter(owner, self.conn, wire)
 
     async def run(self, subprotocol: str | None) -> None:
         """Accept, read and write until either side ends it."""
@@ -154,19 +172,18 @@ class WebSocketTransport:
         events.opened(conn, self.lane)
         heard = (1006, "")
         try:
-            async with anyio.create_task_group() as tasks:
-                self._scope = tasks.cancel_scope
-                tasks.start_soon(self._write_all)
-                heard = await self._read_all()
-                tasks.cancel_scope.cancel()
+            heard = await self._writer.beside(self._read_all)
         finally:
-            for timer in (self._stall_timer, self._linger_timer):
-                if timer is not None:
-                    timer.cancel()
+            self._writer.cancel_timers()
             self._owner.hub.leave(conn)
             events.closed(conn, self.lane, *conn.ended(*heard))
 
-    # Reading
+    def wake(self) -> None:
+        self._writer.wake()
+
+    def abort(self) -> None:
+        """End the connection now."""
+        self._writer.abort()
 
     async def _read_all(self) -> tuple[int, str]:
         """Hand messages to the lane until the peer has closed; its code and reason."""
@@ -186,21 +203,91 @@ class WebSocketTransport:
             if lane.is_full:
                 await lane.room()
 
-    # Writing
+
+class Writer(Protocol):
+    """Writes what one connection's outbox holds, then its close."""
+
+    async def beside(self, read: Callable[[], Awaitable[tuple[int, str]]]) -> tuple[int, str]:
+        """Write while `read` reads; what it returns, or 1006 where the connection was aborted."""
+
+    def wake(self) -> None:
+        """The outbox has something to write, or the close has begun."""
+
+    def abort(self) -> None:
+        """End the connection now."""
+
+    def cancel_timers(self) -> None: ...
+
+
+class Stall:
+    """Notices a write that makes no progress. The timer is armed once for many writes, and looks when it fires."""
+
+    def __init__(self, seconds: float, left: Callable[[], float | None], stalled: Callable[[], None]) -> None:
+        """`left` tells how many seconds the present write has left, None: there is none; then `stalled` is called."""
+        self._seconds = seconds
+        self._left = left
+        self._stalled = stalled
+        self._timer: asyncio.TimerHandle | None = None
+
+    def watch(self) -> None:
+        """A write has begun."""
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self._seconds, self._look)
+
+    def cancel(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _look(self) -> None:
+        self._timer = None
+        left = self._left()
+        if left is not None and left > 0:
+            self._timer = asyncio.get_running_loop().call_later(left, self._look)
+        elif left is not None:
+            self._stalled()
+
+
+class AsgiWriter:
+    """On plain ASGI: a task, which alone sends. A socket that is stuck is left to the server, which may keep it."""
+
+    def __init__(self, owner: WebSockets, conn: Connection, send: Send) -> None:
+        self._owner = owner
+        self._conn = conn
+        self._send = send
+        self._loop = asyncio.get_running_loop()
+        self._woken: asyncio.Future[None] | None = None
+        self._since: float | None = None
+        self._scope: anyio.CancelScope | None = None
+        self._linger_timer: asyncio.TimerHandle | None = None
+        self._stall = Stall(owner.settings.send_timeout, self._time_left, conn.close_slow)
+
+    async def beside(self, read: Callable[[], Awaitable[tuple[int, str]]]) -> tuple[int, str]:
+        heard = (1006, "")
+        async with anyio.create_task_group() as tasks:
+            self._scope = tasks.cancel_scope
+            tasks.start_soon(self._write_all)
+            heard = await read()
+            tasks.cancel_scope.cancel()
+        return heard
 
     def wake(self) -> None:
         if self._woken is not None:
             if not self._woken.done():
                 self._woken.set_result(None)
-        elif self.conn.closing is not None and not self.conn.queued_messages and self._writing_since is not None:
-            # what waited was dropped, and the writer is stuck: the close goes past it
-            if self._wire is not None and self._linger_timer is None:
-                self._wire.close(*self.conn.closing)
-            self._linger()
+        elif self._conn.closing is not None and not self._conn.queued_messages and self._since is not None:
+            self._linger()  # what waited was dropped, and the writer is stuck
+
+    def abort(self) -> None:
+        if self._scope is not None:
+            self._scope.cancel()
+
+    def cancel_timers(self) -> None:
+        self._stall.cancel()
+        if self._linger_timer is not None:
+            self._linger_timer.cancel()
 
     async def _write_all(self) -> None:
-        """Write what the outbox holds, then the close."""
-        conn = self.conn
+        conn = self._conn
         try:
             while True:
                 frame = conn.next_frame()
@@ -215,43 +302,100 @@ class WebSocketTransport:
             self._linger()
             await self._send({"type": "websocket.close", "code": conn.closing[0], "reason": conn.closing[1]})
         except Exception as exc:  # the peer has gone, or the server has closed; each server has its own error for it
+            self._since = None
             self._owner.log.debug("cannot write: %r", exc, extra={"conn": conn.id})
             self._linger()
 
     async def _write(self, frame: Frame) -> None:
-        self._writing_since = self._loop.time()
-        if self._stall_timer is None:
-            self._stall_timer = self._loop.call_later(self._owner.settings.send_timeout, self._check_progress)
+        self._since = self._loop.time()
+        self._stall.watch()
         if frame.text is not None:
             await self._send({"type": "websocket.send", "text": frame.text})
         else:
             await self._send({"type": "websocket.send", "bytes": frame.payload})
-        self._writing_since = None
+        self._since = None
         self._owner.metrics.messages_out += 1
         self._owner.metrics.bytes_out += len(frame.payload)
 
-    def _check_progress(self) -> None:
-        """The frame that is being written has had `send_timeout` seconds, or a later one has some left."""
-        self._stall_timer = None
-        if self._writing_since is None:
-            return
-        left = self._writing_since + self._owner.settings.send_timeout - self._loop.time()
-        if left > 0:
-            self._stall_timer = self._loop.call_later(left, self._check_progress)
-        else:
-            self.conn.close_slow()
+    def _time_left(self) -> float | None:
+        return None if self._since is None else self._since + self._owner.settings.send_timeout - self._loop.time()
 
     def _linger(self) -> None:
         """From now on the peer has `LINGER` seconds to take the close frame."""
         if self._linger_timer is None:
             self._linger_timer = self._loop.call_later(LINGER, self.abort)
 
+
+class WireWriter:
+    """On the gateway's own server: frames go straight to the socket, through the outbox only while it is congested."""
+
+    def __init__(self, owner: WebSockets, conn: Connection, wire: Wire) -> None:
+        self._owner = owner
+        self._conn = conn
+        self._wire = wire
+        self._is_attached = False
+        self._is_congested = False
+        self._is_finished = False
+        self._unwritten = 0
+        self._stall = Stall(owner.settings.send_timeout, self._time_left, conn.close_slow)
+
+    async def beside(self, read: Callable[[], Awaitable[tuple[int, str]]]) -> tuple[int, str]:
+        self._is_attached = True
+        self._wire.attach(self)
+        self.wake()
+        return await read()
+
+    def wake(self) -> None:
+        if not self._is_attached:
+            return  # what on_handshake sends waits until the connection is accepted
+        if not self._is_congested:
+            self.writable()
+        elif self._conn.closing is not None and not self._conn.queued_messages:
+            self._close()  # what waited was dropped: the close goes past what the socket does not take
+
     def abort(self) -> None:
-        """End the connection. On plain ASGI the socket is left to the server, which may keep it."""
-        if self._wire is not None:
-            self._wire.abort()
-        if self._scope is not None:
-            self._scope.cancel()
+        self._wire.abort()
+
+    def cancel_timers(self) -> None:
+        self._stall.cancel()
+
+    def congested(self) -> None:
+        self._is_congested = True
+        self._owner.hub.slow(self._conn)
+        self._unwritten = self._wire.buffered()
+        self._stall.watch()
+
+    def writable(self) -> None:
+        """Write what the outbox holds, then the close, or join the fast set."""
+        self._is_congested = False
+        metrics = self._owner.metrics
+        while not self._is_congested and not self._is_finished:
+            frame = self._conn.next_frame()
+            if frame is None:
+                break
+            metrics.messages_out += 1
+            metrics.bytes_out += len(frame.payload)
+            self._wire.write(frame.wire)  # which may call `congested`
+        if self._is_congested or self._is_finished:
+            return
+        if self._conn.closing is not None:
+            self._close()
+        else:
+            self._owner.hub.fast(self._conn, self._wire.write)
+
+    def finished(self) -> None:
+        self._is_finished = True
+        self._owner.hub.leave(self._conn)
+
+    def _close(self) -> None:
+        if not self._is_finished and self._conn.closing is not None:
+            self._wire.close(*self._conn.closing)
+
+    def _time_left(self) -> float | None:
+        if not self._is_congested or self._is_finished:
+            return None
+        before, self._unwritten = self._unwritten, self._wire.buffered()
+        return self._owner.settings.send_timeout if self._unwritten < before else 0
 
 
 def _message_of(event: Message) -> tuple[str | bytes, int]:

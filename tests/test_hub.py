@@ -1,0 +1,135 @@
+"""Fan-out: order, once each, whole; on the gateway's own server and on plain uvicorn."""
+
+import asyncio
+from collections import defaultdict
+
+import anyio
+import pytest
+
+from tests.servers import OwnServer, PlainUvicorn, Serve
+from wsgateway import Connection, Event, Gateway, Sent
+from wsgateway.testing import Client, RecordingListener
+
+
+@pytest.fixture(params=[OwnServer(), PlainUvicorn()], ids=lambda serve: serve.name)
+def serve(request: pytest.FixtureRequest) -> Serve:
+    found: Serve = request.param
+    return found
+
+
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65_535, 65_536, 200_000])
+async def test_frames_of_every_length_arrive_whole(serve: Serve, size: int) -> None:
+    gateway = Gateway()
+    async with serve(gateway) as url, Client(url) as ann:
+        await ann.send("ready")
+        await ann.receive()
+        await gateway.send("é" * (size // 2) + "x" * (size % 2))
+        await gateway.send(b"\xff" * size)
+        assert len((await ann.receive()).encode()) == size  # type: ignore[union-attr]  # it is text
+        assert await ann.receive() == b"\xff" * size
+
+
+async def test_many_messages_of_one_turn_arrive_in_order_with_targeted_ones_between(serve: Serve) -> None:
+    class Listener(RecordingListener):
+        async def on_message(self, event: Event) -> None: ...
+
+    listener = Listener()
+    gateway = Gateway(listener=listener)
+    async with serve(gateway) as url, Client(url) as ann, Client(url) as bob:
+        await listener.wait_for("on_client_open", 2)
+        first = next(iter(gateway.connections))
+        expected: list[str] = []
+        for number in range(300):
+            message = f"{number} " + "x" * (number * 7)
+            if number % 3:
+                assert await gateway.send(message) == Sent(2, 2, 0)
+                expected.append(message)
+            elif number % 2:
+                assert await gateway.send(message, connections=[first]) == Sent(1, 1, 0)
+            else:
+                assert await first.send(message)
+        assert [await bob.receive() for _ in expected] == expected
+        received = [await ann.receive() for _ in range(300)]
+        assert [int(str(message).split()[0]) for message in received] == list(range(300))
+
+
+async def test_a_message_is_not_sent_to_who_comes_after_it_nor_lost_for_who_leaves(serve: Serve) -> None:
+    class Listener(RecordingListener):
+        async def on_message(self, event: Event) -> None:
+            if event.conn is None:
+                return
+            await event.gateway.send("before the close")
+            await event.conn.close(4000)
+            assert await event.gateway.send("after the close") == Sent(1, 1, 0)
+            event.connections = []
+
+    gateway = Gateway(listener=Listener)
+    async with serve(gateway) as url, Client(url) as ann, Client(url) as bob:
+        await ann.send("x")
+        assert await ann.receive() == "before the close"
+        assert (await ann.closed())[0] == 4000
+        assert [await bob.receive(), await bob.receive()] == ["before the close", "after the close"]
+
+
+async def test_what_on_handshake_sends_waits_for_the_accept(serve: Serve) -> None:
+    class Listener:
+        async def on_handshake(self, event: Event) -> None:
+            assert event.conn
+            assert await event.conn.send("first")
+            await asyncio.sleep(0)
+
+    async with serve(Gateway(listener=Listener)) as url, Client(url) as ann:
+        await ann.send("second")
+        assert [await ann.receive(), await ann.receive()] == ["first", "second"]
+
+
+async def test_three_senders_two_hundred_recipients_twenty_of_them_slow(serve: Serve) -> None:
+    """Broadcasts and targeted messages interleaved: each sender's messages in order, none twice, none missing."""
+    everybody: list[Connection] = []
+
+    class Listener(RecordingListener):
+        async def on_client_open(self, event: Event) -> None:
+            assert event.conn
+            everybody.append(event.conn)
+            await super().on_client_open(event)
+
+        async def on_message(self, event: Event) -> None:
+            if int(event.message.split()[1]) % 4 == 3:
+                event.connections = everybody[::2]
+
+    listener = Listener()
+    gateway = Gateway(listener=listener, outbox_bytes=100_000_000, outbox_messages=10_000, send_timeout=60)
+    received: dict[int, list[str]] = defaultdict(list)
+    go = anyio.Event()
+    padding = "x" * 4000
+
+    async def recipient(client: Client, number: int, expected: int) -> None:
+        if number < 20:
+            await go.wait()  # so slow that its outbox fills
+        while len(received[number]) < expected:
+            received[number].append(str(await client.receive()))
+
+    async with serve(gateway) as url, anyio.create_task_group() as tasks:
+        clients = []
+        for number in range(200):
+            client = await Client(url, compression=None, max_queue=1 if number < 20 else 16).__aenter__()
+            clients.append(client)
+            await listener.wait_for("on_client_open", number + 1)
+        for number, client in enumerate(clients):
+            tasks.start_soon(recipient, client, number, 450 if number % 2 == 0 else 339)
+        for count in range(150):
+            for sender in range(3):
+                await clients[20 + sender].send(f"{sender} {count} {padding}")
+        while gateway.metrics.messages_in < 450:
+            await anyio.sleep(0.01)
+        go.set()
+        with anyio.fail_after(60):
+            while sum(map(len, received.values())) < 100 * 450 + 100 * 339:
+                await anyio.sleep(0.05)
+        for client in clients:
+            await client.__aexit__(None, None, None)
+    for number in range(200):
+        for sender in range(3):
+            counts = [int(text.split()[1]) for text in received[number] if text.startswith(f"{sender} ")]
+            assert counts == [count for count in range(150) if number % 2 == 0 or count % 4 != 3]
+    assert gateway.metrics.dropped == {}
