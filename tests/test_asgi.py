@@ -7,7 +7,7 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 from starlette.routing import Mount
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.exceptions import InvalidStatus
 
 from tests.servers import SERVERS, Serve
 from wsgateway import Event, Gateway, Refused
@@ -295,7 +295,5 @@ async def test_a_client_may_close_while_hooks_wait(serve: Serve) -> None:
         for _ in range(20):
             async with Client(url) as ann:
                 await ann.send("hi")
-        with pytest.raises(ConnectionClosed):
-            await ann.receive()
         await recorder.wait_for("on_client_close", 20)
     assert recorder.count("on_client_open") == recorder.count("on_client_close") == 20

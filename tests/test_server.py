@@ -1,9 +1,13 @@
 """The gateway's own server: what it adds to uvicorn's."""
 
 import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import anyio
+import anyio.abc
+import anyio.lowlevel
 import httpx
 import pytest
 import trustme
@@ -119,3 +123,82 @@ async def test_on_client_close_runs_once_when_a_client_vanishes_in_the_handshake
         await listener.wait_for("on_client_close", listener.count("on_client_open"))
         assert len(gateway.connections) == 0
     assert listener.count("on_client_open") == listener.count("on_client_close")
+
+
+def masked(opcode: int, payload: bytes, *, fin: bool = True, mask: bytes = b"\x01\x02\x03\x04") -> bytes:
+    """One frame as a client sends it (RFC 6455 5.2)."""
+    size = len(payload)
+    length = bytes([128 | size]) if size < 126 else b"\xfe" + size.to_bytes(2)
+    body = bytes(byte ^ mask[index % 4] for index, byte in enumerate(payload))
+    return bytes([opcode | (128 if fin else 0)]) + length + mask + body
+
+
+WIRE = [
+    masked(1, b"one"),
+    masked(2, b"\xff\x00"),
+    masked(1, "ü".encode() * 100),
+    masked(1, b"fr", fin=False),
+    masked(9, b"ping"),
+    masked(0, b"ag", fin=False),
+    masked(0, b"ment"),
+    masked(1, b""),
+    masked(10, b"nobody asked"),
+    masked(1, b"x" * 125),
+    masked(1, b"y" * 126),
+    masked(1, b"last"),
+]
+MESSAGES = ["one", b"\xff\x00", "ü" * 100, "fragment", "", "x" * 125, "y" * 126, "last"]
+
+
+@pytest.mark.parametrize("piece", [1, 2, 3, 7, 50, 131, 10_000])
+async def test_frames_cut_anywhere_are_the_same_messages(piece: int) -> None:
+    class Listener(RecordingListener):
+        async def on_message(self, event: Event) -> None:
+            await super().on_message(event)
+            event.message = None
+
+    listener = Listener()
+    data = b"".join(WIRE * 3)
+    async with serve(Gateway(listener=listener)) as url, raw_client(url) as stream:
+        for start in range(0, len(data), piece):
+            await stream.send(data[start : start + piece])
+            await anyio.lowlevel.checkpoint()
+        await listener.wait_for("on_message", len(MESSAGES) * 3)
+    assert [message for hook, message in listener.events if hook == "on_message"] == MESSAGES * 3
+
+
+@pytest.mark.parametrize(
+    ("sent", "code"),
+    [
+        (b"\x81\x03abc", 1002),  # unmasked
+        (masked(1, b"\xff\xfe"), 1007),
+        (masked(3, b"x"), 1002),  # an opcode that is none
+        (b"\xc1" + masked(1, b"x")[1:], 1002),  # a bit that nobody negotiated
+        (masked(0, b"x"), 1002),  # a continuation of nothing
+        (b"\x81\xfe\xff\xff" + bytes(4), 1009),
+        (b"\x81\xff" + (2**62).to_bytes(8) + bytes(4), 1009),
+    ],
+)
+async def test_what_breaks_the_protocol_closes_also_after_good_messages(sent: bytes, code: int) -> None:
+    recorder = RecordingListener()
+    async with serve(Gateway(listener=recorder, max_message_size=1000)) as url, raw_client(url) as stream:
+        await stream.send(masked(1, b"good") + masked(1, b"good") + sent)
+        await recorder.wait_for("on_client_close")
+        assert recorder.events[-1] == ("on_client_close", code)
+        assert recorder.count("on_message") == 2
+        received = b""
+        with anyio.fail_after(5), suppress(anyio.EndOfStream):
+            while True:
+                received += await stream.receive()
+    assert b"\x88" + bytes([received[received.index(b"\x88") + 1]]) + code.to_bytes(2) in received
+
+
+@asynccontextmanager
+async def raw_client(url: str) -> AsyncIterator[anyio.abc.SocketStream]:
+    """A client that has shaken hands by hand."""
+    async with await anyio.connect_tcp("127.0.0.1", int(url.rpartition(":")[2])) as stream:
+        request = "GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        await stream.send((request + key).encode())
+        assert (await stream.receive()).startswith(b"HTTP/1.1 101")
+        yield stream

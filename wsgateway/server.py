@@ -12,6 +12,7 @@ from typing import Any
 
 import uvicorn
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame
 
 from wsgateway.config import Settings
 from wsgateway.exceptions import StartError
@@ -19,7 +20,15 @@ from wsgateway.gateway import Gateway
 from wsgateway.limits import LINGER
 from wsgateway.transports import EXTENSION, WireUser
 
+try:
+    from websockets.speedups import apply_mask
+except ImportError:  # pragma: no cover  where its C extension could not be built
+    from websockets.utils import apply_mask
+
 logger = logging.getLogger("wsgateway")
+
+GRACE = 0.05
+"""Seconds to read what waits in a socket whose pong is late: the loop may have been blocked until now."""
 
 GRACEFUL = 5
 """Seconds that HTTP requests have left once the gateway has stopped."""
@@ -32,6 +41,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     _abort_timer: asyncio.TimerHandle | None = None
     _user: WireUser | None = None
+    _unparsed = 0
+    """Bytes given to websockets' parser that have not come back as frames."""
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -92,10 +103,39 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     # What asyncio and uvicorn call
 
+    def data_received(self, data: bytes) -> None:
+        """Whole messages go straight to the gateway; what is unusual, and what follows it, to websockets' parser."""
+        if self._user is not None and not self._unparsed and not self.frames and self.queue.empty():
+            data = data[self._taken(data, self._user) :]
+            if not data:
+                return
+        if self.handshake_initiated:
+            self._unparsed += len(data)
+        super().data_received(data)
+
+    def _taken(self, data: bytes, user: WireUser) -> int:
+        """How many bytes of `data` are messages that `user` has taken."""
+        taken = 0
+        if not self.conn.extensions:
+            for message, size, end in whole_messages(data):
+                if self._user is None or not user.received(message, size):
+                    break
+                taken = end
+        return taken
+
+    def handle_events(self) -> None:
+        for event in self.conn.events:
+            if isinstance(event, Frame):
+                self._unparsed -= _wire_size(len(event.data))
+        super().handle_events()
+
     def keepalive_timeout(self) -> None:
         if self.read_paused:  # nobody has looked for the pong
             self._await_pong()
-            return
+        else:
+            self.pong_timer = self.loop.call_later(GRACE, self._no_pong)
+
+    def _no_pong(self) -> None:
         self.pong_timer = None
         self.transport.abort()
 
@@ -133,6 +173,34 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self._abort_timer.cancel()
         self._finish()
         super().connection_lost(exc)
+
+
+def whole_messages(data: bytes) -> Iterator[tuple[str | bytes, int, int]]:
+    """The whole, unfragmented messages at the beginning of `data`: each, its size, and where its frame ends.
+
+    Stops at the first frame that is anything else: control, fragment, compressed, unmasked, incomplete, of 64 KiB or
+    more, no UTF-8 (RFC 6455 5.2). All of these are left to websockets' parser, and so are its errors.
+    """
+    at, length = 0, len(data)
+    while length - at >= 6:
+        kind, size, start = data[at], data[at + 1] - 128, at + 6
+        if kind not in (0x81, 0x82) or not 0 <= size < 127:
+            return
+        if size == 126:
+            size, start = int.from_bytes(data[at + 2 : at + 4]), at + 8
+        at = start + size
+        if at > length:
+            return
+        payload = apply_mask(data[start:at], data[start - 4 : start])
+        try:
+            yield (payload.decode() if kind == 0x81 else payload), size, at
+        except UnicodeDecodeError:
+            return
+
+
+def _wire_size(size: int) -> int:
+    """Bytes on the wire of a masked frame with a payload of `size` bytes (RFC 6455 5.2)."""
+    return size + (6 if size < 126 else 8 if size < 65536 else 14)
 
 
 class Server(uvicorn.Server):

@@ -45,6 +45,9 @@ class Wire(Protocol):
 class WireUser(Protocol):
     """What a `Wire` tells. Called on the loop, also from within `Wire.write`."""
 
+    def received(self, message: str | bytes, size: int) -> bool:
+        """Take a message of `size` bytes past the ASGI queue. False: not now, hand it to `receive`."""
+
     def congested(self) -> None:
         """The socket takes no more; what is written now waits in memory."""
 
@@ -159,7 +162,10 @@ class WebSocketTransport:
         self.lane = Lane(owner.events)
         wire = cast("Wire | None", scope.get("extensions", {}).get(EXTENSION))  # offered by wsgateway.server only
         self._writer: Writer
-        self._writer = AsgiWriter(owner, self.conn, send) if wire is None else WireWriter(owner, self.conn, wire)
+        if wire is None:
+            self._writer = AsgiWriter(owner, self.conn, send)
+        else:
+            self._writer = WireWriter(owner, self.conn, wire, self._take)
 
     async def run(self, subprotocol: str | None) -> None:
         """Accept, read and write until either side ends it."""
@@ -187,21 +193,26 @@ class WebSocketTransport:
 
     async def _read_all(self) -> tuple[int, str]:
         """Hand messages to the lane until the peer has closed; its code and reason."""
-        conn, lane, events = self.conn, self.lane, self._owner.events
-        most = self._owner.settings.max_message_size
         while True:
             event = await self._receive()
             if event["type"] == "websocket.disconnect":
                 return _close_of(event)
             message, size = _message_of(event)
-            if conn.closing is not None:
-                continue
-            if size > most:
-                conn.close_nowait(1009, "message too big")
-                continue
-            events.received(conn, lane, message, size)
-            if lane.is_full:
-                await lane.room()
+            if not self._take(message, size):
+                await self.lane.room()
+                self._take(message, size)
+
+    def _take(self, message: str | bytes, size: int) -> bool:
+        """Hand one message to the lane, unless its inbox is full. Once the close has begun, messages are dropped."""
+        if self.conn.closing is not None:
+            return True
+        if self.lane.is_full:
+            return False
+        if size > self._owner.settings.max_message_size:
+            self.conn.close_nowait(1009, "message too big")
+        else:
+            self._owner.events.received(self.conn, self.lane, message, size)
+        return True
 
 
 class Writer(Protocol):
@@ -329,7 +340,10 @@ class AsgiWriter:
 class WireWriter:
     """On the gateway's own server: frames go straight to the socket, through the outbox only while it is congested."""
 
-    def __init__(self, owner: WebSockets, conn: Connection, wire: Wire) -> None:
+    def __init__(
+        self, owner: WebSockets, conn: Connection, wire: Wire, received: Callable[[str | bytes, int], bool]
+    ) -> None:
+        self.received = received
         self._owner = owner
         self._conn = conn
         self._wire = wire
