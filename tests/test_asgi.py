@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from typing import Any
 
+import anyio.lowlevel
 import httpx
 import pytest
 from starlette.applications import Starlette
@@ -229,13 +230,16 @@ async def test_invalid_utf8_closes_1007(serve: Serve) -> None:
         assert await bob.receive() == "still here"
 
 
-async def test_ten_thousand_messages_are_handled_in_order(serve: Serve) -> None:
+@pytest.mark.parametrize("waits", [False, True], ids=["at once", "after waiting"])
+async def test_ten_thousand_messages_are_handled_in_order(serve: Serve, waits: bool) -> None:
     class Listener:
         def __init__(self) -> None:
             self.seen: list[str] = []
 
         async def on_message(self, event: Event) -> None:
             self.seen.append(event.message)
+            if waits:
+                await anyio.lowlevel.checkpoint()
             event.message = None if event.message != "9999" else "done"
 
     listener = Listener()

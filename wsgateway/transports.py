@@ -165,7 +165,7 @@ class WebSocketTransport:
         if wire is None:
             self._writer = AsgiWriter(owner, self.conn, send)
         else:
-            self._writer = WireWriter(owner, self.conn, wire, self._take)
+            self._writer = WireWriter(owner, self.conn, wire, self._take_if_room)
 
     async def run(self, subprotocol: str | None) -> None:
         """Accept, read and write until either side ends it."""
@@ -197,22 +197,24 @@ class WebSocketTransport:
             event = await self._receive()
             if event["type"] == "websocket.disconnect":
                 return _close_of(event)
-            message, size = _message_of(event)
-            if not self._take(message, size):
+            self._take(*_message_of(event))
+            if self.lane.is_full:  # only now: a message held back here would be overtaken by one past the queue
                 await self.lane.room()
-                self._take(message, size)
 
-    def _take(self, message: str | bytes, size: int) -> bool:
-        """Hand one message to the lane, unless its inbox is full. Once the close has begun, messages are dropped."""
-        if self.conn.closing is not None:
-            return True
+    def _take_if_room(self, message: str | bytes, size: int) -> bool:
         if self.lane.is_full:
             return False
+        self._take(message, size)
+        return True
+
+    def _take(self, message: str | bytes, size: int) -> None:
+        """Hand one message to the lane. Once the close has begun, messages are dropped."""
+        if self.conn.closing is not None:
+            return
         if size > self._owner.settings.max_message_size:
             self.conn.close_nowait(1009, "message too big")
         else:
             self._owner.events.received(self.conn, self.lane, message, size)
-        return True
 
 
 class Writer(Protocol):
