@@ -193,6 +193,26 @@ async def test_what_breaks_the_protocol_closes_also_after_good_messages(sent: by
     assert b"\x88" + bytes([received[received.index(b"\x88") + 1]]) + code.to_bytes(2) in received
 
 
+async def test_the_socket_stays_open_until_the_client_has_answered_the_close() -> None:
+    class Listener:
+        async def on_message(self, event: Event) -> None:
+            assert event.conn
+            await event.conn.close(4000, "bye")
+
+    async with serve(Gateway(listener=Listener)) as url, raw_client(url) as stream:
+        await stream.send(masked(1, b"close, please"))
+        closing = b"\x88\x05\x0f\xa0bye"
+        assert await stream.receive() == closing
+        for _ in range(5):  # what it sent before it has read the close is no reason to cut it off
+            await stream.send(masked(1, b"on its way"))
+        with anyio.move_on_after(0.2) as waiting:
+            await stream.receive()
+        assert waiting.cancelled_caught
+        await stream.send(masked(8, b"\x0f\xa0"))
+        with anyio.fail_after(5), pytest.raises(anyio.EndOfStream):
+            await stream.receive()
+
+
 @asynccontextmanager
 async def raw_client(url: str) -> AsyncIterator[anyio.abc.SocketStream]:
     """A client that has shaken hands by hand."""

@@ -89,14 +89,23 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             user.finished()
 
     def close(self, code: int, reason: str) -> None:
-        """Write a close frame past everything that waits for the client; abort after `LINGER` seconds."""
+        """Write a close frame past everything that waits, then leave the client time to answer it (RFC 6455 7.1.1).
+
+        It has `LINGER` seconds if it does not read, else as many as uvicorn gives it.
+        """
         self._finish()
-        if not self.close_sent and self.handshake_complete and not self.transport.is_closing():
-            self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
-            self.conn.send_close(code, reason)
-            self.transport.write(b"".join(self.conn.data_to_send()))
-            self.close_sent = True
-        self.abort_later()
+        if self.close_sent or not self.handshake_complete or self.transport.is_closing():
+            self.abort_later()
+            return
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
+        self.conn.send_close(code, reason)
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+        seconds = self.close_timeout if self.writable.is_set() else LINGER
+        self.close_timer = self.loop.call_later(seconds, self.transport.abort)
 
     def abort(self) -> None:
         self.transport.abort()

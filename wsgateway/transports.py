@@ -36,7 +36,7 @@ class Wire(Protocol):
         """Bytes that the socket has not taken yet."""
 
     def close(self, code: int, reason: str) -> None:
-        """Write a close frame past everything that waits for the client; abort after `LINGER` seconds."""
+        """Write a close frame past everything that waits for the client, and abort if it does not answer."""
 
     def abort(self) -> None:
         """End the socket now, whatever its buffer holds."""
