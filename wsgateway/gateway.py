@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 
 from starlette.types import Receive, Scope, Send
 
-from wsgateway.auth import Rules
+from wsgateway.auth import DOCS, Rules
 from wsgateway.config import Options, Settings
 from wsgateway.connection import Connection, other_loop
 from wsgateway.events import Events
@@ -291,14 +291,14 @@ class Gateway:
         path = relative_path(scope)
         if path not in ("/", "/ws") and not path.startswith("/ws/"):
             await receive()
-            await deny(scope, send, 404, f"there is no WebSocket at {path}, it is at /ws")
+            await deny(scope, send, 404, f"there is no WebSocket at {path}, it is at /ws ({DOCS}#wrong-path)")
         elif self.state is State.STARTING:
             async with self._lock:  # held until it has started
                 pass
             await self._serve_websocket(scope, receive, send)
         elif self.state is not State.RUNNING or self._websockets is None:
             await receive()
-            await deny(scope, send, 503, f"gateway [{self.id}] is {self.state}")
+            await deny(scope, send, 503, f"gateway [{self.id}] is {self.state} ({DOCS}#not-running)")
         else:
             await self._websockets.serve(scope, receive, send, path=path)
 

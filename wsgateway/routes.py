@@ -110,7 +110,7 @@ class Endpoint:
         if refusal is None and self.methods and request.method not in self.methods:
             allow = ", ".join(self.methods)
             detail = f"{request.method[:20]} is not allowed here, only {allow}"
-            refusal = Refusal(405, "method", detail, headers=(("allow", allow),))
+            refusal = Refusal(405, "method", detail, "wrong-method", (("allow", allow),))
         if refusal is not None:
             raise ProblemError(refusal)
 
@@ -166,7 +166,7 @@ class Routes:
         try:
             sent = await gateway.send(message, connections=connections, data=data)
         except GatewayStopping as exc:
-            raise ProblemError(Refusal(503, "stopping", str(exc), headers=(("retry-after", "5"),))) from exc
+            raise ProblemError(Refusal(503, "stopping", str(exc), "not-running", (("retry-after", "5"),))) from exc
         except GatewayNotRunning as exc:
             raise ProblemError(Refusal(409, "not_running", str(exc), "not-running")) from exc
         except MessageError as exc:
@@ -198,7 +198,7 @@ class Routes:
         if gateway.state == "running":
             return JSONResponse({"id": gateway.id, "state": gateway.state})
         reason = f": {gateway.failure}" if gateway.failure else ""
-        return problem(Refusal(503, "not_ready", f"gateway [{gateway.id}] is {gateway.state}{reason}"))
+        return problem(Refusal(503, "not_ready", f"gateway [{gateway.id}] is {gateway.state}{reason}", "not-running"))
 
     async def metrics(self, _: Request) -> Response:
         """The counters, for Prometheus."""
@@ -253,7 +253,7 @@ class Routes:
 
     async def unknown(self, request: Request) -> Response:
         detail = f"there is nothing at {request.url.path[:200]}; clients connect to /ws, messages are posted to /send"
-        return problem(Refusal(404, "unknown_path", detail))
+        return problem(Refusal(404, "unknown_path", detail, "wrong-path"))
 
     # The test page
 
@@ -289,7 +289,7 @@ class Routes:
         path = request.query_params.get("path", "")
         found = next((conn.id for conn in self._gateway.connections if conn.path == path), None)
         if found is None or not path.startswith("/ws/test-page/"):
-            return problem(Refusal(404, "unknown_path", "no test page is connected at that path"))
+            return problem(Refusal(404, "unknown_path", "no test page is connected at that path", "wrong-path"))
         return JSONResponse({"id": found})
 
 
@@ -327,7 +327,7 @@ async def _read_body(request: Request, most: int) -> bytes:
                     raise too_large
     except TimeoutError:
         detail = f"the body did not arrive within {BODY_TIMEOUT:g} s"
-        raise ProblemError(Refusal(408, "timeout", detail, headers=(("connection", "close"),))) from None
+        raise ProblemError(Refusal(408, "timeout", detail, "too-slow", (("connection", "close"),))) from None
     return bytes(body)
 
 
@@ -345,5 +345,7 @@ def _query_int(request: Request, name: str, default: int, least: int, most: int)
     if text is None:
         return default
     if not (text.isascii() and text.isdecimal() and len(text) < 12 and least <= int(text) <= most):
-        raise ProblemError(Refusal(422, "query", f"{name}: it has to be a whole number from {least} to {most}"))
+        raise ProblemError(
+            Refusal(422, "query", f"{name}: it has to be a whole number from {least} to {most}", "bad-body")
+        )
     return int(text)
