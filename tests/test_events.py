@@ -519,3 +519,32 @@ async def test_a_full_inbox_pauses_reading_and_loses_nothing() -> None:
             await ann.send(str(number))
         release.set()
         assert [await ann.receive() for _ in range(200)] == [str(number) for number in range(200)]
+
+
+async def test_what_has_waited_is_handled_without_recursion() -> None:
+    """Hundreds of calls wait behind one hook, and each ends at once when it is their turn."""
+    release = anyio.Event()
+    opens: list[int] = []
+
+    class Listener(RecordingListener):
+        async def on_first_open(self, event: Event) -> None:
+            opens.append(1)
+            if len(opens) == 1:
+                await release.wait()
+
+        async def on_last_close(self, event: Event) -> None:
+            opens.append(-1)
+
+    listener = Listener()
+    gateway = Gateway(listener=listener, hook_timeout=60)
+    async with serve(gateway) as url:
+        for number in range(300):
+            async with Client(url):
+                pass
+            await listener.wait_for("on_client_close", number + 1)
+        release.set()
+        with anyio.fail_after(10):
+            while len(opens) < 600:
+                await anyio.sleep(0.01)
+    assert opens == [1, -1] * 300
+    assert gateway.metrics.hook_errors == {}

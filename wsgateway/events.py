@@ -187,7 +187,11 @@ class Lane:
         call.task = task
         call.timer = task.get_loop().call_later(self._events.hook_timeout, self._expire, call)
         self._events.busy.add(self)
-        task.add_done_callback(lambda _: self._end(call))
+        task.add_done_callback(lambda _: self._ended_later(call))
+
+    def _ended_later(self, call: Call) -> None:
+        self._end(call)
+        self._proceed()
 
     def _expire(self, call: Call) -> None:
         """Its time is over: the event is given up. A `def` hook, or one that swallows the cancellation, runs on."""
@@ -197,6 +201,7 @@ class Lane:
         self._end(call)
         if task is not None:
             task.cancel()
+        self._proceed()
 
     def _end(self, call: Call) -> None:
         if call.ended:
@@ -218,7 +223,6 @@ class Lane:
             self._calls.appendleft(after)
         if call.future is not None and not call.future.done():
             call.future.set_result(call)
-        self._proceed()
 
 
 class Events:
