@@ -78,6 +78,26 @@ async def test_an_on_start_that_raises_fails_the_gateway_which_can_be_started_ag
     await gateway.stop()
 
 
+async def test_what_on_start_begins_may_send_at_once() -> None:
+    sent: list[Sent] = []
+
+    class Listener:
+        async def on_start(self, event: Event) -> None:
+            sent.append(await event.gateway.send("nobody is there yet"))
+            self.task = asyncio.create_task(self.later(event))
+
+        async def later(self, event: Event) -> None:
+            sent.append(await event.gateway.send("nor now"))
+
+    gateway = Gateway(listener=Listener)
+    async with gateway.lifespan():
+        with anyio.fail_after(5):
+            while len(sent) < 2:
+                await anyio.sleep(0)
+    assert sent == [Sent(0, 0, 0)] * 2
+    assert gateway.metrics.hook_errors == {}
+
+
 async def test_an_on_start_that_hangs_fails() -> None:
     class Listener:
         async def on_start(self, event: Event) -> None:

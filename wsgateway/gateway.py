@@ -118,7 +118,7 @@ class Gateway:
         """
         if self._never_started:
             await self._start_unasked()
-        if self._events is None or self.state not in (State.RUNNING, State.STOPPING):
+        if self._events is None or self.state in (State.STOPPED, State.FAILED):
             raise GatewayNotRunning(self.id)
         if self.state is State.STOPPING and not self._events.inside_hook():  # an on_client_close may say good-bye
             raise GatewayStopping(self.id)
