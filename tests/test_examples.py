@@ -28,23 +28,28 @@ async def example(name: str, port: int) -> AsyncIterator[str]:
     argv = [sys.executable, str(EXAMPLES / name / "app.py"), "--port", str(port)]
     url = f"http://127.0.0.1:{port}/"
     with TemporaryFile() as output:
-        async with await anyio.open_process(argv, env=environment(), stdout=output, stderr=output) as process:
-            try:
-                async with httpx.AsyncClient() as http:
-                    with anyio.fail_after(20):
-                        while True:
-                            try:
-                                assert (await http.get(url)).status_code == 200
-                                break
-                            except httpx.ConnectError:
-                                await anyio.sleep(0.05)
-                yield url
-            finally:
-                process.terminate()
-            with anyio.fail_after(20):
-                await process.wait()
-        output.seek(0)
-        text = output.read().decode()
+        try:
+            async with await anyio.open_process(argv, env=environment(), stdout=output, stderr=output) as process:
+                try:
+                    async with httpx.AsyncClient() as http:
+                        with anyio.fail_after(20):
+                            while True:
+                                try:
+                                    assert (await http.get(url)).status_code == 200
+                                    break
+                                except httpx.ConnectError:
+                                    assert process.returncode is None, "it has ended before it answered"
+                                    await anyio.sleep(0.05)
+                    yield url
+                finally:
+                    if process.returncode is None:
+                        process.terminate()
+                with anyio.fail_after(20):
+                    await process.wait()
+        finally:
+            output.seek(0)
+            text = output.read().decode()
+            print(text)  # pytest shows it when the test fails
     assert "Finished server process" in text, text
     assert "Traceback" not in text, text
     assert "ERROR" not in text, text
@@ -94,6 +99,14 @@ async def test_simple_chat(browser: Browser) -> None:
         await shows(eve, f"{EVIL} joined", *said)
         await eve.close()
         await shows(ann, "Ann joined", f"{EVIL} joined", *said, f"{EVIL} left")
+
+
+async def test_simple_chat_lets_a_refused_name_try_again(browser: Browser) -> None:
+    async with example("simple_chat", free_port()) as url, tabs(browser, url, 1) as (page,):
+        await page.get_by_label("Your name").fill("not\u200dprintable")
+        await page.get_by_role("button", name="Join").click()
+        await shows(page, "a name has at most 30 characters, all of them printable")
+        await join(page, "Ann")
 
 
 def push_prices(url: str, *options: str) -> "subprocess.CompletedProcess[str]":
@@ -187,3 +200,15 @@ async def test_fastapi_app(browser: Browser) -> None:
             assert (await http.post("orders", json={"item": "tea"})).status_code == 401
         async with Client(url.removesuffix("/"), "/live/ws", additional_headers={"cookie": "session=forged"}) as forged:
             assert await forged.closed() == (3500, "log in first")
+
+
+async def test_fastapi_app_opens_one_connection_for_two_clicks(browser: Browser) -> None:
+    async with example("fastapi_app", free_port()) as url, tabs(browser, url, 1) as (page,):
+        await expect(page.get_by_role("status")).to_have_text("log in first")
+        await page.get_by_label("Name").fill("ann")
+        await page.get_by_label("Password").fill("wonderland")
+        await page.get_by_role("button", name="Log in").dblclick()
+        await expect(page.get_by_role("status")).to_have_text("connected")
+        await write(page, "first")
+        await write(page, "last")
+        await shows(page, "ann: first", "ann: last")

@@ -193,6 +193,19 @@ async def test_what_breaks_the_protocol_closes_also_after_good_messages(sent: by
     assert b"\x88" + bytes([received[received.index(b"\x88") + 1]]) + code.to_bytes(2) in received
 
 
+async def test_a_client_that_sends_far_too_much_still_reads_why_it_is_closed() -> None:
+    recorder = RecordingListener()
+    async with serve(Gateway(listener=recorder, max_message_size=1000)) as url:
+        for _ in range(5):
+            async with raw_client(url) as stream:
+                head = b"\x82\xff" + (5_000_000).to_bytes(8) + bytes(4)
+                with anyio.fail_after(10):
+                    await stream.send(head + bytes(5_000_000))
+                    assert (await stream.receive())[2:4] == (1009).to_bytes(2)
+        await recorder.wait_for("on_client_close", 5)
+    assert {code for hook, code in recorder.events if hook == "on_client_close"} == {1009}
+
+
 async def test_the_socket_stays_open_until_the_client_has_answered_the_close() -> None:
     class Listener:
         async def on_message(self, event: Event) -> None:

@@ -30,6 +30,9 @@ logger = logging.getLogger("wsgateway")
 GRACE = 0.05
 """Seconds to read what waits in a socket whose pong is late: the loop may have been blocked until now."""
 
+QUIET = 0.25
+"""Seconds without a byte after which a client that broke the protocol has read why it is closed."""
+
 GRACEFUL = 5
 """Seconds that HTTP requests have left once the gateway has stopped."""
 
@@ -40,6 +43,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     `uvicorn --ws wsgateway.server:WebSocketProtocol`."""
 
     _abort_timer: asyncio.TimerHandle | None = None
+    _is_discarding = False
     _user: WireUser | None = None
     _unparsed = 0
     """Bytes given to websockets' parser that have not come back as frames."""
@@ -114,6 +118,9 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Whole messages go straight to the gateway; what is unusual, and what follows it, to websockets' parser."""
+        if self._is_discarding:
+            self._close_when_quiet()
+            return
         if self._user is not None and not self._unparsed and not self.frames and self.queue.empty():
             data = data[self._taken(data, self._user) :]
             if not data:
@@ -164,9 +171,24 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self.abort_later()
 
     def handle_parser_exception(self) -> None:
+        """Write the close frame, then read on and discard: unread bytes would reset the connection, and lose it."""
         self._finish()
-        super().handle_parser_exception()
+        assert self.conn.close_sent is not None
+        code, reason = self.conn.close_sent.code, self.conn.close_sent.reason
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+        self._is_discarding = True
+        self._close_when_quiet()
         self.abort_later()
+
+    def _close_when_quiet(self) -> None:
+        if self.close_timer is not None:
+            self.close_timer.cancel()
+        self.close_timer = self.loop.call_later(QUIET, self.transport.close)
 
     def shutdown(self) -> None:
         self._finish()

@@ -32,7 +32,7 @@ class Groups:
         name = " ".join(event.conn.query.get("name", "").split())
         group = event.conn.query.get("group")
         if not name or len(name) > MAX_NAME or not name.isprintable() or group not in GROUPS:
-            raise Refused(400, f"a name of at most {MAX_NAME} characters and a group, please", close=3500)
+            raise Refused(400, f"a name of at most {MAX_NAME} printable characters and a group, please", close=3500)
         event.conn.user = name
         event.conn.state.group = group
 

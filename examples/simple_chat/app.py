@@ -23,7 +23,7 @@ class Chat:
         assert event.conn is not None
         name = " ".join(event.conn.query.get("name", "").split()) or "guest"
         if len(name) > MAX_NAME or not name.isprintable():
-            raise Refused(400, f"a name has at most {MAX_NAME} characters", close=3500)
+            raise Refused(400, f"a name has at most {MAX_NAME} characters, all of them printable", close=3500)
         event.conn.user = name
 
     async def on_client_open(self, event: Event) -> None:
