@@ -216,7 +216,7 @@ def hidden_uvloop(folder: Path) -> Path:
 
 
 async def test_sigterm_does_not_wait_for_a_hook_in_a_thread(tmp_path: Path) -> None:
-    (tmp_path / "listener.py").write_text(
+    (tmp_path / "listener.py").write_text(  # its sleep is the hook that never ends, nobody waits for it
         "import time\ndef on_message(event):\n    event.gateway.log.info('in')\n    time.sleep(1000)\n"
     )
     with serving("--listener", "listener.py", "--drain", "0.2", cwd=tmp_path) as served:
@@ -229,7 +229,7 @@ async def test_sigterm_does_not_wait_for_a_hook_in_a_thread(tmp_path: Path) -> N
 
 
 async def test_a_second_sigterm_ends_it_now(tmp_path: Path) -> None:
-    (tmp_path / "listener.py").write_text(
+    (tmp_path / "listener.py").write_text(  # its sleep is what the first SIGTERM waits for, and the second does not
         "import asyncio\nasync def on_client_close(event):\n    await asyncio.sleep(1000)\n"
     )
     with serving("--listener", "listener.py", "--hook-timeout", "1000", cwd=tmp_path) as served:

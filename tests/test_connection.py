@@ -164,7 +164,7 @@ async def test_a_blocked_loop_does_not_cost_everybody_the_connection() -> None:
     class Listener:
         async def on_message(self, event: Event) -> None:
             blocked.set()
-            time.sleep(1)  # the mistake that is tested
+            time.sleep(1)  # the mistake that is tested: a hook that blocks the loop
 
     gateway = Gateway(listener=Listener, ping_interval=0.1, pong_timeout=0.3)
     async with OwnServer()(gateway) as url, stalled(url) as sock:
