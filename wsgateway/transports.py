@@ -2,13 +2,13 @@
 server's own path can end what ASGI cannot. Is given hub, events and settings."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Protocol, cast
+from collections.abc import Awaitable, Callable
+from typing import Protocol, cast
 
 import anyio
 from starlette.types import Message, Receive, Scope, Send
 
-from wsgateway.auth import Refusal, Rules
+from wsgateway.auth import Rules
 from wsgateway.config import Settings
 from wsgateway.connection import Connection
 from wsgateway.events import Events, Lane
@@ -74,10 +74,6 @@ class WebSockets:
         self._empty = asyncio.Event()
         self._empty.set()
 
-    def refusal(self, scope: Mapping[str, Any]) -> Refusal | None:
-        """Why the rules of DESIGN 3.4 keep a handshake out, or None."""
-        return self._rules.check_host(scope) or self._rules.check_origin(scope)
-
     async def serve(self, scope: Scope, receive: Receive, send: Send, *, path: str) -> None:
         """Take one client from its handshake to its end."""
         transport = WebSocketTransport(self, scope, receive, send, path=path)
@@ -96,7 +92,7 @@ class WebSockets:
                 self._empty.set()
 
     async def _admitted(self, transport: "WebSocketTransport", scope: Scope) -> str | None:
-        refusal = self.refusal(scope)
+        refusal = self._rules.check_host(scope) or self._rules.check_origin(scope)
         if refusal is not None:
             self.metrics.refusals[refusal.kind] += 1
             self.log.warning("refused a handshake from %s: %s", transport.conn.address, refusal)
