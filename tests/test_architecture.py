@@ -14,18 +14,18 @@ LEVELS = [
     ["auth", "limits"],
     ["connection", "listeners"],
     ["hub", "events"],
-    ["transports", "routes"],
+    ["wire", "transports", "routes"],
     ["gateway"],
-    ["server", "client", "testing"],
+    ["sockets", "server", "client", "testing"],
     ["cli"],
     ["app", "__main__", "__init__"],
 ]
 ORDER = {module: (height, place) for height, level in enumerate(LEVELS) for place, module in enumerate(level)}
 
 DOORWAYS = {
-    "starlette": {"transports", "routes", "gateway", "app", "testing"},
+    "starlette": {"wire", "transports", "routes", "gateway", "app", "testing"},
     "uvicorn": {"server"},
-    "websockets": {"server", "client", "cli"},  # cli knows the errors of the client
+    "websockets": {"sockets", "server", "client", "cli"},  # cli knows the errors of the client
     "concurrent_log_handler": {"logs"},
     "uvloop": {"cli"},
     "anyio": {"transports", "client", "testing"},

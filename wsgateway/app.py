@@ -10,6 +10,7 @@ from wsgateway.config import load
 from wsgateway.exceptions import ConfigError
 from wsgateway.gateway import Gateway
 from wsgateway.logs import log_to_terminal, logger, mask_queries
+from wsgateway.server import offer_plain
 
 
 class Application:
@@ -39,6 +40,8 @@ class Application:
             await receive()
             await send({"type": "lifespan.startup.failed", "message": f"the settings cannot be used:\n{exc}"})
             return
+        if scope["type"] == "websocket":
+            offer_plain(scope, send)
         await gateway(scope, receive, send)
 
 

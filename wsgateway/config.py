@@ -65,6 +65,7 @@ class Settings:
     send_timeout: float = setting(5.0, "seconds without progress after which a client is too slow", least=0.05)
     slow_policy: SlowPolicy = setting("disconnect", "for a full outbox: disconnect, drop_oldest, drop_newest")
     drain: float = setting(30.0, "seconds that stopping may take at most", least=0)
+    compression: bool = setting(False, "whether messages are compressed for clients that can inflate them (RFC 7692)")
     test_page: bool = setting(True, "whether `GET /` answers with the test page")
     verbose: bool = setting(False, "whether every open, close and message is logged")
     log_file: str | None = setting(None, "the log; `WebSocket.log` for `wsgateway serve`, empty: none")
@@ -122,6 +123,7 @@ class Options(TypedDict, total=False):
     send_timeout: float
     slow_policy: SlowPolicy | str
     drain: float
+    compression: bool
     test_page: bool
     verbose: bool
     log_file: str | None

@@ -83,13 +83,14 @@ class Connection:
     __slots__ = (
         "__weakref__",
         "_close",
-        "_flush",
+        "_deflates",
         "_head",
         "_loop",
         "_metrics",
         "_on_close",
         "_outbox",
         "_policy",
+        "_settle",
         "_state",
         "_transport",
         "_waiting",
@@ -122,12 +123,13 @@ class Connection:
         self._loop = asyncio.get_running_loop()
         self._metrics = metrics
         self._policy = settings.slow_policy
-        self._outbox: deque[Frame] = deque()
+        self._outbox: deque[Frame] | None = None  # made when a frame has to wait, an empty deque takes 700 bytes
         self._waiting = Backlog(settings.outbox_messages, settings.outbox_bytes)
         self._close: tuple[int, str] | None = None
         self._on_close: Callable[[Connection], None] | None = None
-        self._flush: Callable[[], None] | None = None
+        self._settle: Callable[[Connection], None] | None = None
         self._write: Callable[[bytes], None] | None = None
+        self._deflates = False
 
     def __repr__(self) -> str:
         return f"<Connection {self.id} {self.path!r} {'open' if self.is_open else 'closed'}>"
@@ -210,16 +212,18 @@ class Connection:
         if self._close is not None:
             return False
         size = len(frame.payload)
-        if self._flush is not None:
-            self._flush()
-        if self._write is not None:  # still: what was flushed may have filled the transport's buffer
+        if self._settle is not None:
+            self._settle(self)
+        if self._write is not None:  # still: what was written may have filled the transport's buffer
             self._metrics.queued += 1
             self._metrics.messages_out += 1
             self._metrics.bytes_out += size
-            self._write(frame.wire)
+            self._write(frame.deflated if self._deflates else frame.wire)
             return True
         if not self._waiting.fits(size) and not self._make_room(size):
             return False
+        if self._outbox is None:
+            self._outbox = deque()
         self._outbox.append(frame)
         self._waiting.add(size)
         self._metrics.queued += 1
@@ -230,7 +234,7 @@ class Connection:
         if self._policy is SlowPolicy.DISCONNECT:
             self.close_slow()
         elif self._policy is SlowPolicy.DROP_OLDEST:
-            while not self._waiting.fits(size):
+            while self._outbox and not self._waiting.fits(size):
                 self._waiting.remove(len(self._outbox.popleft().payload))
                 self._metrics.dropped[self._policy] += 1
             return True
@@ -250,8 +254,8 @@ class Connection:
         """Close a client that does not read: what waits for it is dropped."""
         if self._close is None:
             self._metrics.slow += 1
-        self._metrics.dropped[SlowPolicy.DISCONNECT] += len(self._outbox)
-        self._outbox.clear()
+        self._metrics.dropped[SlowPolicy.DISCONNECT] += self._waiting.messages
+        self._outbox = None
         self._waiting.clear()
         self.close_nowait(SLOW, "slow")
         self._transport.wake()  # also where a close had begun already, and waited for what is dropped now
@@ -267,9 +271,16 @@ class Connection:
         """It is accepted. `on_close` is called as soon as its close begins."""
         self._on_close = on_close
 
-    def written_by(self, write: Callable[[bytes], None] | None, *, after: Callable[[], None] | None) -> None:
-        """Frames are given to `write`, once `after` has been called, and not to the outbox; None: to the outbox."""
-        self._flush = after
+    def written_by(
+        self,
+        write: Callable[[bytes], None] | None,
+        *,
+        deflates: bool = False,
+        after: "Callable[[Connection], None] | None" = None,
+    ) -> None:
+        """Frames are given to `write`, compressed where it `deflates`, once `after` was called; None: to the outbox."""
+        self._settle = after
+        self._deflates = deflates
         self._write = write
 
     def next_frame(self) -> Frame | None:
@@ -284,7 +295,7 @@ class Connection:
         """Its socket is gone; what the peer said counts unless this side closed first. Nothing is taken any more."""
         if self._close is None:
             self._close = (code, reason)
-        self._outbox.clear()
+        self._outbox = None
         self._waiting.clear()
         return self._close
 

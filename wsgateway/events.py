@@ -8,7 +8,7 @@ import asyncio
 import sys
 import time
 from collections import deque
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from contextvars import ContextVar
 from typing import Any, Protocol
 
@@ -135,37 +135,44 @@ _current_call: ContextVar[Call | None] = ContextVar("wsgateway_current_call", de
 class Lane:
     """Hooks that run one at a time, in order: those of one connection, or of the gateway itself."""
 
-    __slots__ = ("_calls", "_events", "_room", "_running", "_waiting")
+    __slots__ = ("_calls", "_events", "_running", "_waiting", "_when_room")
 
     def __init__(self, events: "Events") -> None:
         self._events = events
-        self._calls: deque[Call] = deque()
+        self._calls: deque[Call] | None = None  # made when one has to wait, an empty deque takes 700 bytes
         self._running: Call | None = None
         self._waiting = Backlog(INBOX_MESSAGES, INBOX_BYTES)
-        self._room: asyncio.Future[None] | None = None
+        self._when_room: Callable[[], None] | None = None
 
     @property
     def is_full(self) -> bool:
         return self._waiting.is_full
 
-    async def room(self) -> None:
-        """Wait until the inbox is no longer full."""
-        while self._waiting.is_full:
-            self._room = asyncio.get_running_loop().create_future()
-            await self._room
+    def when_room(self, callback: Callable[[], None]) -> None:
+        """Call `callback`, once, in the turn after the inbox, which is full, has room again."""
+        self._when_room = callback
 
     def push(self, call: Call) -> None:
         """Call the hook when those before it have ended. Returns at once."""
         if call.size:
             self._waiting.add(call.size)
-        self._calls.append(call)
-        self._proceed()
+        if self._running is not None or self._calls:
+            self._wait(call)
+        else:
+            self._start(call)
+            self._proceed()
+
+    def _wait(self, call: Call, *, first: bool = False) -> None:
+        if self._calls is None:
+            self._calls = deque()
+        if first:
+            self._calls.appendleft(call)
+        else:
+            self._calls.append(call)
 
     def discard(self) -> None:
         """Forget the messages that wait, and give up the hook that runs."""
-        kept = [call for call in self._calls if call.hook != "on_message"]
-        self._calls.clear()
-        self._calls.extend(kept)
+        self._calls = deque(call for call in self._calls or () if call.hook != "on_message")
         if self._running is not None:
             self._expire(self._running)
 
@@ -214,13 +221,12 @@ class Lane:
         call.task = call.timer = None
         if call.size:
             self._waiting.remove(call.size)
-            if self._room is not None and not self._waiting.is_full:
-                if not self._room.done():
-                    self._room.set_result(None)
-                self._room = None
+            if self._when_room is not None and not self._waiting.is_full:
+                asyncio.get_running_loop().call_soon(self._when_room)
+                self._when_room = None
         after = self._events.ended(call)
         if after is not None:
-            self._calls.appendleft(after)
+            self._wait(after, first=True)
         if call.future is not None and not call.future.done():
             call.future.set_result(call)
 

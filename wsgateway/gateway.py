@@ -33,6 +33,7 @@ from wsgateway.logs import GatewayLog, log_to_file
 from wsgateway.metrics import Metrics
 from wsgateway.routes import router
 from wsgateway.transports import WebSockets, deny
+from wsgateway.wire import Parts
 
 
 class State(enum.StrEnum):
@@ -170,9 +171,16 @@ class Gateway:
         self._loop = asyncio.get_running_loop()
         self._listener = Listener(self.settings.listener, self.settings, self.log, reload=self._reload)
         self._reload = True
-        shared = {"hub": self._hub, "settings": self.settings, "metrics": self.metrics, "log": self.log}
-        self._events = Events(self, listener=self._listener, **shared)  # type: ignore[arg-type]
-        self._websockets = WebSockets(events=self._events, rules=self.rules, **shared)  # type: ignore[arg-type]
+        self._events = Events(
+            self,
+            hub=self._hub,
+            listener=self._listener,
+            settings=self.settings,
+            metrics=self.metrics,
+            log=self.log,
+        )
+        parts = Parts(self._hub, self._events, self.settings, self.metrics, self.log)
+        self._websockets = WebSockets(parts, self.rules)
         await self._events.run("on_start")
         for line in self.rules.openings():
             self.log.info("%s", line)
@@ -237,7 +245,7 @@ class Gateway:
             assert self._listener is not None
             self.state = State.STOPPING
             self.log.info("stopping%s, %d connections are closed", self._where, len(self.connections))
-            self._websockets.close_all(1012, SHUTDOWN)
+            self._websockets.drain()
             try:
                 async with asyncio.timeout(self.settings.drain):
                     await self._websockets.ended()
@@ -313,10 +321,6 @@ class Gateway:
         await receive()
         await self.stop()
         await send({"type": "lifespan.shutdown.complete"})
-
-
-SHUTDOWN = '{"reason":"shutdown","reconnect":true}'
-"""The close reason of a stop, as clients of the Centrifuge family read it too."""
 
 
 def relative_path(scope: Scope) -> str:

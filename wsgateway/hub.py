@@ -1,18 +1,18 @@
 """Who is connected, and fan-out. Knows nothing of hooks and sockets. Nothing here waits."""
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from wsgateway.connection import Connection
-from wsgateway.limits import MAX_PENDING
+from wsgateway.limits import MAX_PENDING, MAX_ROUNDS, SLICE
 from wsgateway.logs import GatewayLog
 from wsgateway.messages import Frame
 from wsgateway.metrics import Metrics
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
+class Sent(NamedTuple):
     """What became of one message: `recipients` were chosen, `queued` took it, `dropped` did not."""
 
     recipients: int
@@ -43,19 +43,24 @@ class Connections(Collection[Connection]):
         return self._by_id.get(conn_id)
 
 
+Write = Callable[[bytes], None]
+
+
 class Hub:
     """The open connections of one gateway, and among them the fast set: those whose transport takes every write.
 
     Frames for everybody that arise in one turn of the loop are joined, and written to the fast set once when the
-    turn ends. Whatever else is sent, and every change of who is in the set, writes what is pending first, so that
-    order holds.
+    turn ends; past `SLICE` recipients over several turns, in rounds. Whatever else is sent, and every change of who is
+    in the set, first writes what is pending to whom it concerns, so that order holds.
     """
 
     def __init__(self, metrics: Metrics, log: GatewayLog) -> None:
         self._open: dict[str, Connection] = {}
-        self._fast: dict[Connection, Callable[[bytes], None]] = {}
-        self._pending: list[bytes] = []
+        self._fast: dict[Connection, Write] = {}
+        self._deflating: dict[Connection, Write] = {}  # the part of the fast set that takes compressed frames
+        self._pending: list[Frame] = []
         self._pending_bytes = 0
+        self._rounds: deque[tuple[bytes, dict[Connection, Write]]] = deque()  # what is written, and who waits for it
         self._metrics = metrics
         self._log = log
         self.connections = Connections(self._open)
@@ -70,31 +75,75 @@ class Hub:
         self.slow(conn)
         self._open.pop(conn.id, None)
 
-    def fast(self, conn: Connection, write: Callable[[bytes], None]) -> None:
-        """`write` takes every frame for `conn`, until `slow` is called."""
+    def fast(self, conn: Connection, write: Write, *, deflates: bool = False) -> None:
+        """`write` takes every frame for `conn`, compressed where it `deflates`, until `slow` is called."""
         if conn.id in self._open:
             self.flush()
-            self._fast[conn] = write
-            conn.written_by(write, after=self.flush)
+            (self._deflating if deflates else self._fast)[conn] = write
+            conn.written_by(write, deflates=deflates, after=self._settle)
 
     def slow(self, conn: Connection) -> None:
         """The frames for `conn` go through its outbox. May be called twice, and from within a write."""
-        if conn in self._fast:
-            self.flush()
-            del self._fast[conn]
-            conn.written_by(None, after=None)
+        if conn in self._fast or conn in self._deflating:
+            self._settle(conn)
+            self._fast.pop(conn, None)
+            self._deflating.pop(conn, None)
+            conn.written_by(None)
 
     def flush(self) -> None:
-        """Write what is pending to the fast set."""
+        """Write what is pending to the fast set; to a large one, begin to."""
         if self._pending:
-            data = b"".join(self._pending)
-            count, self._pending = len(self._pending), []
-            writes = tuple(self._fast.values())
-            self._metrics.messages_out += count * len(writes)
-            self._metrics.bytes_out += self._pending_bytes * len(writes)
-            self._pending_bytes = 0
-            for write in writes:
+            frames, self._pending, self._pending_bytes = self._pending, [], 0
+            self._write_all(frames, self._fast, self._deflating)
+
+    def _end_turn(self) -> None:
+        if not self._rounds:  # else it goes out, joined with what is still to come, when they have ended
+            self.flush()
+
+    def _settle(self, conn: Connection) -> None:
+        """Write to `conn` all that was sent before now."""
+        if self._pending:
+            self.flush()
+        if self._rounds:
+            for data, waiting in tuple(self._rounds):
+                write = waiting.pop(conn, None)
+                if write is not None:
+                    write(data)
+
+    def _write_all(
+        self, frames: list[Frame], fast: dict[Connection, Write], deflating: dict[Connection, Write]
+    ) -> None:
+        count = len(fast) + len(deflating)
+        self._metrics.messages_out += len(frames) * count
+        self._metrics.bytes_out += sum([len(frame.payload) for frame in frames]) * count
+        if fast:
+            self._write(b"".join([frame.wire for frame in frames]), fast)
+        if deflating:
+            self._write(b"".join([frame.deflated for frame in frames]), deflating)
+
+    def _write(self, data: bytes, recipients: dict[Connection, Write]) -> None:
+        if len(recipients) <= SLICE and not self._rounds:
+            for write in tuple(recipients.values()):
                 write(data)
+        else:
+            self._rounds.append((data, dict(recipients)))
+            if len(self._rounds) == 1:
+                self._go_on()
+
+    def _go_on(self) -> None:
+        self._write_slice()
+        if self._rounds:
+            asyncio.get_running_loop().call_soon(self._go_on)
+        else:
+            self.flush()
+
+    def _write_slice(self) -> None:
+        data, waiting = self._rounds[0]
+        for _ in range(SLICE):
+            if not waiting:
+                self._rounds.popleft()
+                return
+            waiting.popitem()[1](data)
 
     def resolve(self, wanted: Iterable[object]) -> list[Connection]:
         """The open connections among `wanted` (connections and ids), in this order, each once.
@@ -115,27 +164,51 @@ class Hub:
             self._log.info("skipped %d recipients that are closed, unknown or of another gateway", skipped)
         return list(found.values())
 
-    def deliver(self, frame: Frame, recipients: Iterable[Connection] | None, *, but: Connection | None = None) -> Sent:
+    def deliver(
+        self, frame: Frame, recipients: Collection[Connection] | None, *, but: Connection | None = None
+    ) -> Sent:
         """Send `frame` to `recipients`, or to every open connection, without `but`."""
         if recipients is None and but is None:
             return self._deliver_to_all(frame)
-        chosen = tuple(self._open.values()) if recipients is None else tuple(recipients)
+        chosen = self._open.values() if recipients is None else recipients
+        if len(chosen) == 1 and but is None:
+            queued = sum([conn.send_frame(frame) for conn in chosen])
+            return Sent(1, queued, 1 - queued)
+        self.flush()
+        fast: dict[Connection, Write] = {}
+        deflating: dict[Connection, Write] = {}
+        slow: list[Connection] = []
+        for conn in chosen:
+            if conn in self._fast:
+                fast[conn] = self._fast[conn]
+            elif conn in self._deflating:
+                deflating[conn] = self._deflating[conn]
+            else:
+                slow.append(conn)
         if but is not None:
-            chosen = tuple(conn for conn in chosen if conn is not but)
-        queued = sum([conn.send_frame(frame) for conn in chosen])
-        return Sent(len(chosen), queued, len(chosen) - queued)
+            fast.pop(but, None)
+            deflating.pop(but, None)
+            slow = [conn for conn in slow if conn is not but]
+        count = len(fast) + len(deflating)
+        self._metrics.queued += count
+        self._write_all([frame], fast, deflating)
+        queued = count + sum([conn.send_frame(frame) for conn in slow])
+        return Sent(count + len(slow), queued, count + len(slow) - queued)
 
     def _deliver_to_all(self, frame: Frame) -> Sent:
-        fast = len(self._fast)
+        fast = len(self._fast) + len(self._deflating)
         if fast:
             if not self._pending:
-                asyncio.get_running_loop().call_soon(self.flush)
-            self._pending.append(frame.wire)
+                asyncio.get_running_loop().call_soon(self._end_turn)
+            self._pending.append(frame)
             self._pending_bytes += len(frame.payload)
             self._metrics.queued += fast
             if self._pending_bytes > MAX_PENDING:
                 self.flush()
+                while len(self._rounds) > MAX_ROUNDS:
+                    self._write_slice()
         queued, count = fast, len(self._open)
         if fast < count:
-            queued += sum([conn.send_frame(frame) for conn in tuple(self._open.values()) if conn not in self._fast])
+            slow = [conn for conn in self._open.values() if conn not in self._fast and conn not in self._deflating]
+            queued += sum([conn.send_frame(frame) for conn in slow])
         return Sent(count, queued, count - queued)

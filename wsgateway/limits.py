@@ -4,8 +4,20 @@ INBOX_MESSAGES = 32
 INBOX_BYTES = 128 * 1024
 """What may wait for one connection's hooks before reading pauses."""
 
+MAX_FRAGMENTS = 1024
+"""Fragments of one message; each costs memory, however short it is."""
+
+SLICE = 2000
+"""Clients that are written to without letting the loop serve others in between."""
+
+CLOSES_PER_SECOND = 500
+"""Connections closed in one second of a drain, so that not all of them come back at once."""
+
 MAX_PENDING = 64 * 1024
 """Bytes of frames that are joined into one write, at most, but for the last of them."""
+
+MAX_ROUNDS = 16
+"""Joined writes that may wait behind each other while a large fan-out goes on; past them, the loop waits for it."""
 
 MAX_NESTED_SENDS = 8
 """How deep `gateway.send` may be called from within the `on_message` that an outer `gateway.send` runs."""

@@ -2,6 +2,7 @@
 
 import json
 import re
+import zlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,8 +11,13 @@ from wsgateway.exceptions import MessageError
 MAX_DEPTH = 256
 """Arrays and objects within each other; deeper JSON is refused, so that no listener meets `RecursionError`."""
 
+COMPRESS_FROM = 128
+"""Bytes from which on a message is compressed; a shorter one hardly becomes smaller."""
+
 MAX_DIGITS = 4300
 """Digits of an integer, as `int()` has them by default: converting longer ones takes quadratic time."""
+
+_EMPTY_BLOCK = b"\x00\x00\xff\xff"
 
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 
@@ -19,30 +25,48 @@ _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 class Frame:
     """One message as it goes out: `text`, or None for a binary one, and its bytes `payload`."""
 
-    __slots__ = ("_wire", "payload", "text")
+    __slots__ = ("_deflated", "_wire", "payload", "text")
 
     def __init__(self, payload: bytes, text: str | None = None) -> None:
         self.payload = payload
         self.text = text
         self._wire: bytes | None = None
+        self._deflated: bytes | None = None
 
     @property
     def wire(self) -> bytes:
         """The message as one unfragmented, unmasked WebSocket frame (RFC 6455 5.2), made once."""
         if self._wire is None:
-            opcode = b"\x82" if self.text is None else b"\x81"
-            size = len(self.payload)
-            if size < 126:
-                length = size.to_bytes(1)
-            elif size < 65536:
-                length = b"\x7e" + size.to_bytes(2)
-            else:
-                length = b"\x7f" + size.to_bytes(8)
-            self._wire = opcode + length + self.payload
+            self._wire = _framed(0x81 if self.text is not None else 0x82, self.payload)
         return self._wire
+
+    @property
+    def deflated(self) -> bytes:
+        """`wire` for all who negotiated compression without context takeover (RFC 7692 7.2.1), made once.
+
+        A message that would not become smaller stays as it is, which the RFC allows.
+        """
+        if self._deflated is None:
+            self._deflated = self.wire
+            if len(self.payload) >= COMPRESS_FROM:
+                deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+                data = (deflate.compress(self.payload) + deflate.flush(zlib.Z_SYNC_FLUSH)).removesuffix(_EMPTY_BLOCK)
+                if len(data) < len(self.payload):
+                    self._deflated = _framed(0xC1 if self.text is not None else 0xC2, data)
+        return self._deflated
 
     def __len__(self) -> int:
         return len(self.payload)
+
+
+def _framed(first: int, data: bytes) -> bytes:
+    """`data` as one unmasked frame whose first byte, flags and opcode, is `first` (RFC 6455 5.2)."""
+    size = len(data)
+    if size < 126:
+        return bytes((first, size)) + data
+    if size < 65536:
+        return bytes((first, 126)) + size.to_bytes(2) + data
+    return bytes((first, 127)) + size.to_bytes(8) + data
 
 
 def encode(message: object) -> Frame | None:

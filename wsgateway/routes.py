@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from html import escape
 from http import HTTPStatus
 from importlib.resources import files
@@ -173,7 +173,7 @@ class Routes:
             raise ProblemError(Refusal(422, "body", f"message: {exc}", "bad-body")) from exc
         except HookError as exc:
             raise ProblemError(Refusal(500, "hook", str(exc), "hook-failed")) from exc
-        return JSONResponse({"id": gateway.id, **asdict(sent)})
+        return JSONResponse({"id": gateway.id, **sent._asdict()})
 
     def _addressed(self, request: Request, gateway_id: str | None) -> RoutedGateway:
         """The gateway with that id, if the caller may send to it."""

@@ -1,6 +1,7 @@
 """The gateway's own server: the only module that knows uvicorn, and its attributes that nobody promised."""
 
 import asyncio
+import functools
 import logging
 import os
 import socket
@@ -12,48 +13,31 @@ from typing import Any
 
 import uvicorn
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.frames import Frame
+from websockets.extensions import Extension
+from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
 
 from wsgateway.config import Settings
 from wsgateway.exceptions import StartError
 from wsgateway.gateway import Gateway
 from wsgateway.limits import LINGER
-from wsgateway.transports import EXTENSION, WireUser
-
-try:
-    from websockets.speedups import apply_mask
-except ImportError:  # pragma: no cover  where its C extension could not be built
-    from websockets.utils import apply_mask
+from wsgateway.sockets import Socket
+from wsgateway.wire import EXTENSION, Wire, WireUser
 
 logger = logging.getLogger("wsgateway")
-
-GRACE = 0.05
-"""Seconds to read what waits in a socket whose pong is late: the loop may have been blocked until now."""
-
-QUIET = 0.25
-"""Seconds without a byte after which a client that broke the protocol has read why it is closed."""
 
 GRACEFUL = 5
 """Seconds that HTTP requests have left once the gateway has stopped."""
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket protocol, which also ends what `transport.close()` cannot: it waits for a buffer that
-    never empties when the client has stopped reading. Use it with any application:
+    """uvicorn's WebSocket protocol, which offers a gateway its sockets, and ends what `transport.close()` cannot: it
+    waits for a buffer that never empties when the client has stopped reading. Use it with any application:
     `uvicorn --ws wsgateway.server:WebSocketProtocol`."""
 
     _abort_timer: asyncio.TimerHandle | None = None
-    _is_discarding = False
-    _user: WireUser | None = None
-    _unparsed = 0
-    """Bytes given to websockets' parser that have not come back as frames."""
-
-    def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
-        self.write = transport.write
 
     async def run_asgi(self) -> None:
-        self.scope["extensions"][EXTENSION] = self  # type: ignore[assignment]  # uvicorn lists only its own
+        offer(self.scope, self)
         await super().run_asgi()
 
     async def send(self, message: Any) -> None:
@@ -64,174 +48,103 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         elif message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
             self.handshake_complete = True  # else uvicorn logs an error for each refusal
 
-    async def receive(self) -> Any:
-        was_paused = self.read_paused
-        event = await super().receive()
-        if was_paused and not self.read_paused and self.pong_timer is not None:
-            self.pong_timer.cancel()  # the pong may have waited, unread, all the while
-            self._await_pong()
-        return event
-
-    def _await_pong(self) -> None:
-        self.pong_timer = self.loop.call_later(self.ping_timeout or 0, self.keepalive_timeout)
-
-    # What wsgateway.transports calls
-
-    def attach(self, user: WireUser) -> None:
-        self._user = user
-        if self.disconnected or self.close_sent:
-            user.finished()
-        elif not self.writable.is_set():
-            user.congested()
-
-    def buffered(self) -> int:
-        return self.transport.get_write_buffer_size()
-
-    def _finish(self) -> None:
-        user, self._user = self._user, None
-        if user is not None:
-            user.finished()
-
-    def close(self, code: int, reason: str) -> None:
-        """Write a close frame past everything that waits, then leave the client time to answer it (RFC 6455 7.1.1).
-
-        It has `LINGER` seconds if it does not read, else as many as uvicorn gives it.
-        """
-        self._finish()
-        if self.close_sent or not self.handshake_complete or self.transport.is_closing():
-            self.abort_later()
-            return
-        self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
-        self.conn.send_close(code, reason)
-        self.transport.write(b"".join(self.conn.data_to_send()))
-        self.close_sent = True
-        if self.read_paused:
-            self.read_paused = False
-            self.transport.resume_reading()
-        seconds = self.close_timeout if self.writable.is_set() else LINGER
-        self.close_timer = self.loop.call_later(seconds, self.transport.abort)
-
-    def abort(self) -> None:
-        self.transport.abort()
-
-    # What asyncio and uvicorn call
-
-    def data_received(self, data: bytes) -> None:
-        """Whole messages go straight to the gateway; what is unusual, and what follows it, to websockets' parser."""
-        if self._is_discarding:
-            self._close_when_quiet()
-            return
-        if self._user is not None and not self._unparsed and not self.frames and self.queue.empty():
-            data = data[self._taken(data, self._user) :]
-            if not data:
-                return
-        if self.handshake_initiated:
-            self._unparsed += len(data)
-        super().data_received(data)
-
-    def _taken(self, data: bytes, user: WireUser) -> int:
-        """How many bytes of `data` are messages that `user` has taken."""
-        taken = 0
-        if not self.conn.extensions:
-            for message, size, end in whole_messages(data):
-                if self._user is None or not user.received(message, size):
-                    break
-                taken = end
-        return taken
-
-    def handle_events(self) -> None:
-        for event in self.conn.events:
-            if isinstance(event, Frame):
-                self._unparsed -= _wire_size(len(event.data))
-        super().handle_events()
-
     def keepalive_timeout(self) -> None:
-        if self.read_paused:  # nobody has looked for the pong
-            self._await_pong()
-        else:
-            self.pong_timer = self.loop.call_later(GRACE, self._no_pong)
-
-    def _no_pong(self) -> None:
-        self.pong_timer = None
-        self.transport.abort()
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        if self._user is not None:
-            self._user.congested()
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        if self._user is not None:
-            self._user.writable()
+        super().keepalive_timeout()
+        self._abort_later()
 
     def handle_close(self, event: Any) -> None:
-        self._finish()
         super().handle_close(event)
-        self.abort_later()
-
-    def handle_parser_exception(self) -> None:
-        """Write the close frame, then read on and discard: unread bytes would reset the connection, and lose it."""
-        self._finish()
-        assert self.conn.close_sent is not None
-        code, reason = self.conn.close_sent.code, self.conn.close_sent.reason
-        self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
-        self.transport.write(b"".join(self.conn.data_to_send()))
-        self.close_sent = True
-        if self.read_paused:
-            self.read_paused = False
-            self.transport.resume_reading()
-        self._is_discarding = True
-        self._close_when_quiet()
-        self.abort_later()
-
-    def _close_when_quiet(self) -> None:
-        if self.close_timer is not None:
-            self.close_timer.cancel()
-        self.close_timer = self.loop.call_later(QUIET, self.transport.close)
+        self._abort_later()
 
     def shutdown(self) -> None:
-        self._finish()
         super().shutdown()
-        self.abort_later()
+        self._abort_later()
 
-    def abort_later(self) -> None:
+    def _abort_later(self) -> None:
         if self._abort_timer is None:
             self._abort_timer = self.loop.call_later(LINGER, self.transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._abort_timer is not None:
             self._abort_timer.cancel()
-        self._finish()
         super().connection_lost(exc)
 
 
-def whole_messages(data: bytes) -> Iterator[tuple[str | bytes, int, int]]:
-    """The whole, unfragmented messages at the beginning of `data`: each, its size, and where its frame ends.
+NEEDED = ("close_timer", "conn", "connections", "loop", "request", "response", "stop_keepalive", "transport")
+"""Attributes of uvicorn's protocol that taking a socket over rests on. None of them is documented."""
 
-    Stops at the first frame that is anything else: control, fragment, compressed, unmasked, incomplete, of 64 KiB or
-    more, no UTF-8 (RFC 6455 5.2). All of these are left to websockets' parser, and so are its errors.
+
+def offer(scope: Any, protocol: Any) -> None:
+    """Offer the socket of uvicorn's `protocol` in `scope`, where that is possible; say once where it is not."""
+    missing = [name for name in NEEDED if not hasattr(protocol, name)]
+    if not missing:
+        scope["extensions"][EXTENSION] = UvicornHandshake(protocol)
+    else:
+        _warn_once(", ".join(missing))
+
+
+@functools.cache
+def _warn_once(missing: str) -> None:
+    logger.warning(
+        "uvicorn %s has no %s in its WebSocket protocol: the slower, plain ASGI path is used; install a version of "
+        "uvicorn that wsgateway knows, or a newer wsgateway",
+        uvicorn.__version__,
+        missing,
+    )
+
+
+def offer_plain(scope: Any, send: Any) -> None:
+    """`offer`, on uvicorn without `--ws`: where nothing stands between, `send` is a method of its protocol."""
+    protocol = getattr(send, "__self__", None)
+    if isinstance(protocol, WebSocketsSansIOProtocol) and EXTENSION not in scope.get("extensions", {}):
+        offer(scope, protocol)
+
+
+class UvicornHandshake:
+    """Takes a socket over from uvicorn's protocol, which is then forgotten, with all that it keeps for each client.
+
+    Implements `wsgateway.wire.Handshake`.
     """
-    at, length = 0, len(data)
-    while length - at >= 6:
-        kind, size, start = data[at], data[at + 1] - 128, at + 6
-        if kind not in (0x81, 0x82) or not 0 <= size < 127:
-            return
-        if size == 126:
-            size, start = int.from_bytes(data[at + 2 : at + 4]), at + 8
-        at = start + size
-        if at > length:
-            return
-        payload = apply_mask(data[start:at], data[start - 4 : start])
-        try:
-            yield (payload.decode() if kind == 0x81 else payload), size, at
-        except UnicodeDecodeError:
-            return
+
+    def __init__(self, protocol: Any) -> None:
+        self._protocol = protocol
+        self._deflate: Extension | None = None
+
+    def hold(self, *, compression: bool) -> None:
+        protocol = self._protocol
+        protocol.transport.pause_reading()
+        conn, headers = protocol.conn, protocol.response.headers
+        if "Sec-WebSocket-Extensions" in headers:
+            del headers["Sec-WebSocket-Extensions"]
+        conn.extensions = []
+        if compression:
+            conn.available_extensions = [_DEFLATE]
+            answer, extensions = conn.process_extensions(protocol.request.headers)
+            if answer is not None and extensions[0].local_max_window_bits == MAX_WINDOW_BITS:
+                headers["Sec-WebSocket-Extensions"] = answer
+                self._deflate = extensions[0]
+
+    def release(self) -> None:
+        self._protocol.transport.resume_reading()
+
+    def take_over(self, user: WireUser, settings: Settings) -> Wire | None:
+        protocol, self._protocol = self._protocol, None
+        transport = protocol.transport
+        if protocol not in protocol.connections or transport.is_closing():
+            return None
+        protocol.stop_keepalive()
+        protocol.close_timer = protocol.loop.call_later(0, int)  # while there is one, uvicorn does not close
+        protocol.connections.discard(protocol)
+        taken = Socket(transport, user, settings, connections=protocol.connections, deflate=self._deflate)
+        transport.set_protocol(taken)
+        transport.resume_reading()
+        return taken
 
 
-def _wire_size(size: int) -> int:
-    """Bytes on the wire of a masked frame with a payload of `size` bytes (RFC 6455 5.2)."""
-    return size + (6 if size < 126 else 8 if size < 65536 else 14)
+MAX_WINDOW_BITS = 15
+
+_DEFLATE = ServerPerMessageDeflateFactory(server_no_context_takeover=True, client_no_context_takeover=True)
+"""A broadcast is compressed once for all, and no client costs a window while it is idle (RFC 7692 7.1.1)."""
 
 
 class Server(uvicorn.Server):

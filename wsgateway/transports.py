@@ -1,109 +1,82 @@
-"""How bytes reach a client. The plain ASGI path, which runs on every server, and the private protocol by which the
-server's own path can end what ASGI cannot. Is given hub, events and settings."""
+"""How bytes reach a client: every WebSocket of a gateway from handshake to end, and the plain ASGI path, which runs on
+every server. Is given hub, events and settings."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Protocol, cast
+from collections import deque
+from typing import cast
 
 import anyio
 from starlette.types import Message, Receive, Scope, Send
 
 from wsgateway.auth import Rules
-from wsgateway.config import Settings
 from wsgateway.connection import Connection
-from wsgateway.events import Events, Lane
+from wsgateway.events import Lane
 from wsgateway.exceptions import Refused
-from wsgateway.hub import Hub
-from wsgateway.limits import LINGER
-from wsgateway.logs import GatewayLog
+from wsgateway.limits import CLOSES_PER_SECOND, LINGER
 from wsgateway.messages import Frame
-from wsgateway.metrics import Metrics
+from wsgateway.wire import EXTENSION, Handshake, Parts, Stall, WireTransport
 
-EXTENSION = "wsgateway.wire"
-"""The entry in `scope["extensions"]` under which `wsgateway.server` offers a `Wire`."""
+TICK = 0.1
+"""Seconds between the slices of a drain."""
 
-
-class Wire(Protocol):
-    """What the server's own WebSocket protocol offers beyond ASGI. None of it waits."""
-
-    write: Callable[[bytes], None]
-    """Write whole frames, after all that was written before."""
-
-    def attach(self, user: "WireUser") -> None:
-        """Tell `user` from now on how the socket fares."""
-
-    def buffered(self) -> int:
-        """Bytes that the socket has not taken yet."""
-
-    def close(self, code: int, reason: str) -> None:
-        """Write a close frame past everything that waits for the client, and abort if it does not answer."""
-
-    def abort(self) -> None:
-        """End the socket now, whatever its buffer holds."""
-
-
-class WireUser(Protocol):
-    """What a `Wire` tells. Called on the loop, also from within `Wire.write`."""
-
-    def received(self, message: str | bytes, size: int) -> bool:
-        """Take a message of `size` bytes past the ASGI queue. False: not now, hand it to `receive`."""
-
-    def congested(self) -> None:
-        """The socket takes no more; what is written now waits in memory."""
-
-    def writable(self) -> None:
-        """It takes some again."""
-
-    def finished(self) -> None:
-        """A close frame was written, or the socket is gone: nothing may be written any more."""
+SHUTDOWN = '{"reason":"shutdown","reconnect":true}'
+"""The close reason of a stop, as clients of the Centrifuge family read it too."""
 
 
 class WebSockets:
     """The WebSocket connections of one running gateway."""
 
-    def __init__(
-        self, *, hub: Hub, events: Events, rules: Rules, settings: Settings, metrics: Metrics, log: GatewayLog
-    ) -> None:
-        self.hub = hub
-        self.events = events
-        self.settings = settings
-        self.metrics = metrics
+    def __init__(self, parts: Parts, rules: Rules) -> None:
+        self._parts = parts
         self._rules = rules
-        self.log = log
-        self._serving: set[WebSocketTransport] = set()
+        self._serving: set[AsgiTransport | WireTransport] = set()
         self._empty = asyncio.Event()
         self._empty.set()
+        self._is_draining = False
 
     async def serve(self, scope: Scope, receive: Receive, send: Send, *, path: str) -> None:
-        """Take one client from its handshake to its end."""
-        transport = WebSocketTransport(self, scope, receive, send, path=path)
+        """Take one client through its handshake; on plain ASGI, to its end."""
+        transport: AsgiTransport | WireTransport
+        handshake = cast("Handshake | None", scope.get("extensions", {}).get(EXTENSION))  # wsgateway.server's only
+        if handshake is None:
+            transport = AsgiTransport(self._parts, scope, path=path)
+        else:
+            transport = WireTransport(
+                self._parts, scope, handshake, path=path, ended=self._gone, shutdown=self._server_ends
+            )
         await receive()
         self._serving.add(transport)
         self._empty.clear()
+        handed_over = False
         try:
             subprotocol = await self._admitted(transport, scope)
+            if isinstance(transport, WireTransport):
+                handed_over = True
+                await transport.run(subprotocol, send)
+            else:
+                await transport.run(subprotocol, receive, send)
         except Refused as exc:
+            if isinstance(transport, WireTransport):
+                transport.release()
             await self._turn_away(scope, send, exc, transport.conn)
-        else:
-            await transport.run(subprotocol)
         finally:
-            self._serving.discard(transport)
-            if not self._serving:
-                self._empty.set()
+            if not handed_over:
+                self._gone(transport)
 
-    async def _admitted(self, transport: "WebSocketTransport", scope: Scope) -> str | None:
+    async def _admitted(self, transport: "AsgiTransport | WireTransport", scope: Scope) -> str | None:
         refusal = self._rules.check_host(scope) or self._rules.check_origin(scope)
+        log, metrics = self._parts.log, self._parts.metrics
         if refusal is not None:
-            self.metrics.refusals[refusal.kind] += 1
-            self.log.warning("refused a handshake from %s: %s", transport.conn.address, refusal)
+            metrics.refusals[refusal.kind] += 1
+            log.warning("refused a handshake from %s: %s", transport.conn.address, refusal)
             raise Refused(refusal.status, str(refusal))
         try:
-            subprotocol = await self.events.handshake(transport.conn, transport.lane)
+            subprotocol = await self._parts.events.handshake(transport.conn, transport.lane)
             if transport.conn.closing is not None:
                 raise Refused(503, "the gateway is shutting down")
         except Refused as exc:
-            self.metrics.refusals["handshake"] += 1
-            self.log.info("on_handshake refused %s: %s", transport.conn.address, exc, extra={"conn": transport.conn.id})
+            metrics.refusals["handshake"] += 1
+            log.info("on_handshake refused %s: %s", transport.conn.address, exc, extra={"conn": transport.conn.id})
             raise
         return subprotocol
 
@@ -119,10 +92,35 @@ class WebSockets:
         except OSError:  # it has gone
             pass
 
-    def close_all(self, code: int, reason: str) -> None:
-        """Begin to close every connection."""
-        for transport in tuple(self._serving):
-            transport.conn.close_nowait(code, reason)
+    def _gone(self, transport: "AsgiTransport | WireTransport") -> None:
+        self._serving.discard(transport)
+        if not self._serving:
+            self._empty.set()
+
+    def drain(self) -> None:
+        """Begin to close every connection with 1012, `CLOSES_PER_SECOND` of them, or all in half of `drain`."""
+        if self._is_draining:
+            return
+        self._is_draining = True
+        rate = CLOSES_PER_SECOND
+        if self._parts.settings.drain:
+            rate = max(rate, int(2 * len(self._serving) / self._parts.settings.drain))
+        waiting = deque(self._serving)
+        loop = asyncio.get_running_loop()
+
+        def close_some() -> None:
+            for _ in range(min(len(waiting), max(1, int(rate * TICK)))):
+                waiting.popleft().conn.close_nowait(1012, SHUTDOWN)
+            if waiting:
+                loop.call_later(TICK, close_some)
+
+        close_some()
+
+    def _server_ends(self) -> None:
+        """The server closes its sockets before it tells anybody else (uvicorn does)."""
+        if not self._is_draining:
+            self._parts.log.info("the server is shutting down, %d connections are closed", len(self._serving))
+            self.drain()
 
     async def ended(self) -> None:
         """Wait until no connection is left."""
@@ -145,163 +143,93 @@ async def deny(scope: Scope, send: Send, status: int, detail: str) -> None:
     await send({"type": "websocket.http.response.body", "body": body})
 
 
-class WebSocketTransport:
-    """One WebSocket: its reader, which never awaits a hook, and its writer."""
+class AsgiTransport:
+    """One WebSocket on plain ASGI: a reader, which never awaits a hook, and a task which alone sends.
+
+    A socket that is stuck is left to the server, which may keep it.
+    """
 
     name = "websocket"
 
-    def __init__(self, owner: WebSockets, scope: Scope, receive: Receive, send: Send, *, path: str) -> None:
-        self._owner = owner
-        self._receive = receive
-        self._send = send
-        self.conn = Connection(scope, path=path, settings=owner.settings, metrics=owner.metrics, transport=self)
-        self.lane = Lane(owner.events)
-        wire = cast("Wire | None", scope.get("extensions", {}).get(EXTENSION))  # offered by wsgateway.server only
-        self._writer: Writer
-        if wire is None:
-            self._writer = AsgiWriter(owner, self.conn, send)
-        else:
-            self._writer = WireWriter(owner, self.conn, wire, self._take_if_room)
-
-    async def run(self, subprotocol: str | None) -> None:
-        """Accept, read and write until either side ends it."""
-        try:
-            await self._send({"type": "websocket.accept", "subprotocol": subprotocol})
-        except OSError:
-            return  # it vanished before it was accepted
-        conn, events = self.conn, self._owner.events
-        self._owner.hub.join(conn)
-        events.opened(conn, self.lane)
-        heard = (1006, "")
-        try:
-            heard = await self._writer.beside(self._read_all)
-        finally:
-            self._writer.cancel_timers()
-            self._owner.hub.leave(conn)
-            events.closed(conn, self.lane, *conn.ended(*heard))
-
-    def wake(self) -> None:
-        self._writer.wake()
-
-    def abort(self) -> None:
-        """End the connection now."""
-        self._writer.abort()
-
-    async def _read_all(self) -> tuple[int, str]:
-        """Hand messages to the lane until the peer has closed; its code and reason."""
-        while True:
-            event = await self._receive()
-            if event["type"] == "websocket.disconnect":
-                return _close_of(event)
-            self._take(*_message_of(event))
-            if self.lane.is_full:  # only now: a message held back here would be overtaken by one past the queue
-                await self.lane.room()
-
-    def _take_if_room(self, message: str | bytes, size: int) -> bool:
-        if self.lane.is_full:
-            return False
-        self._take(message, size)
-        return True
-
-    def _take(self, message: str | bytes, size: int) -> None:
-        """Hand one message to the lane. Once the close has begun, messages are dropped."""
-        if self.conn.closing is not None:
-            return
-        if size > self._owner.settings.max_message_size:
-            self.conn.close_nowait(1009, "message too big")
-        else:
-            self._owner.events.received(self.conn, self.lane, message, size)
-
-
-class Writer(Protocol):
-    """Writes what one connection's outbox holds, then its close."""
-
-    async def beside(self, read: Callable[[], Awaitable[tuple[int, str]]]) -> tuple[int, str]:
-        """Write while `read` reads; what it returns, or 1006 where the connection was aborted."""
-
-    def wake(self) -> None:
-        """The outbox has something to write, or the close has begun."""
-
-    def abort(self) -> None:
-        """End the connection now."""
-
-    def cancel_timers(self) -> None: ...
-
-
-class Stall:
-    """Notices a write that makes no progress. The timer is armed once for many writes, and looks when it fires."""
-
-    def __init__(self, seconds: float, left: Callable[[], float | None], stalled: Callable[[], None]) -> None:
-        """`left` tells how many seconds the present write has left, None: there is none; then `stalled` is called."""
-        self._seconds = seconds
-        self._left = left
-        self._stalled = stalled
-        self._timer: asyncio.TimerHandle | None = None
-
-    def watch(self) -> None:
-        """A write has begun."""
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._seconds, self._look)
-
-    def cancel(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _look(self) -> None:
-        self._timer = None
-        left = self._left()
-        if left is not None and left > 0:
-            self._timer = asyncio.get_running_loop().call_later(left, self._look)
-        elif left is not None:
-            self._stalled()
-
-
-class AsgiWriter:
-    """On plain ASGI: a task, which alone sends. A socket that is stuck is left to the server, which may keep it."""
-
-    def __init__(self, owner: WebSockets, conn: Connection, send: Send) -> None:
-        self._owner = owner
-        self._conn = conn
-        self._send = send
+    def __init__(self, parts: Parts, scope: Scope, *, path: str) -> None:
+        self._parts = parts
+        self.conn = Connection(scope, path=path, settings=parts.settings, metrics=parts.metrics, transport=self)
+        self.lane = Lane(parts.events)
         self._loop = asyncio.get_running_loop()
         self._woken: asyncio.Future[None] | None = None
         self._since: float | None = None
         self._scope: anyio.CancelScope | None = None
         self._linger_timer: asyncio.TimerHandle | None = None
-        self._stall = Stall(owner.settings.send_timeout, self._time_left, conn.close_slow)
+        self._stall = Stall(parts.settings.send_timeout, self._time_left, self.conn.close_slow)
 
-    async def beside(self, read: Callable[[], Awaitable[tuple[int, str]]]) -> tuple[int, str]:
+    async def run(self, subprotocol: str | None, receive: Receive, send: Send) -> None:
+        """Accept, read and write until either side ends it."""
+        try:
+            await send({"type": "websocket.accept", "subprotocol": subprotocol})
+        except OSError:
+            return  # it vanished before it was accepted
+        self._parts.hub.join(self.conn)
+        self._parts.events.opened(self.conn, self.lane)
         heard = (1006, "")
-        async with anyio.create_task_group() as tasks:
-            self._scope = tasks.cancel_scope
-            tasks.start_soon(self._write_all)
-            heard = await read()
-            tasks.cancel_scope.cancel()
-        return heard
+        try:
+            async with anyio.create_task_group() as tasks:
+                self._scope = tasks.cancel_scope
+                tasks.start_soon(self._write_all, send)
+                heard = await self._read_all(receive)
+                tasks.cancel_scope.cancel()
+        finally:
+            self._stall.cancel()
+            if self._linger_timer is not None:
+                self._linger_timer.cancel()
+            self._parts.hub.leave(self.conn)
+            self._parts.events.closed(self.conn, self.lane, *self.conn.ended(*heard))
+
+    def abort(self) -> None:
+        """End the connection now."""
+        if self._scope is not None:
+            self._scope.cancel()
+
+    # What the connection calls
 
     def wake(self) -> None:
         if self._woken is not None:
             if not self._woken.done():
                 self._woken.set_result(None)
-        elif self._conn.closing is not None and not self._conn.queued_messages and self._since is not None:
+        elif self.conn.closing is not None and not self.conn.queued_messages and self._since is not None:
             self._linger()  # what waited was dropped, and the writer is stuck
 
-    def abort(self) -> None:
-        if self._scope is not None:
-            self._scope.cancel()
+    # Reading
 
-    def cancel_timers(self) -> None:
-        self._stall.cancel()
-        if self._linger_timer is not None:
-            self._linger_timer.cancel()
+    async def _read_all(self, receive: Receive) -> tuple[int, str]:
+        """Hand messages to the lane until the peer has closed; its code and reason."""
+        while True:
+            event = await receive()
+            if event["type"] == "websocket.disconnect":
+                return _close_of(event)
+            self._take(*_message_of(event))
+            if self.lane.is_full:
+                room = asyncio.Event()
+                self.lane.when_room(room.set)
+                await room.wait()
 
-    async def _write_all(self) -> None:
-        conn = self._conn
+    def _take(self, message: str | bytes, size: int) -> None:
+        """Hand one message to the lane. Once the close has begun, messages are dropped."""
+        if self.conn.closing is not None:
+            return
+        if size > self._parts.settings.max_message_size:
+            self.conn.close_nowait(1009, "message too big")
+        else:
+            self._parts.events.received(self.conn, self.lane, message, size)
+
+    # Writing
+
+    async def _write_all(self, send: Send) -> None:
+        conn = self.conn
         try:
             while True:
                 frame = conn.next_frame()
                 if frame is not None:
-                    await self._write(frame)
+                    await self._write(frame, send)
                 elif conn.closing is not None:
                     break
                 else:
@@ -309,105 +237,30 @@ class AsgiWriter:
                     await self._woken
                     self._woken = None
             self._linger()
-            await self._send({"type": "websocket.close", "code": conn.closing[0], "reason": conn.closing[1]})
+            await send({"type": "websocket.close", "code": conn.closing[0], "reason": conn.closing[1]})
         except Exception as exc:  # the peer has gone, or the server has closed; each server has its own error for it
             self._since = None
-            self._owner.log.debug("cannot write: %r", exc, extra={"conn": conn.id})
+            self._parts.log.debug("cannot write: %r", exc, extra={"conn": conn.id})
             self._linger()
 
-    async def _write(self, frame: Frame) -> None:
+    async def _write(self, frame: Frame, send: Send) -> None:
         self._since = self._loop.time()
         self._stall.watch()
         if frame.text is not None:
-            await self._send({"type": "websocket.send", "text": frame.text})
+            await send({"type": "websocket.send", "text": frame.text})
         else:
-            await self._send({"type": "websocket.send", "bytes": frame.payload})
+            await send({"type": "websocket.send", "bytes": frame.payload})
         self._since = None
-        self._owner.metrics.messages_out += 1
-        self._owner.metrics.bytes_out += len(frame.payload)
+        self._parts.metrics.messages_out += 1
+        self._parts.metrics.bytes_out += len(frame.payload)
 
     def _time_left(self) -> float | None:
-        return None if self._since is None else self._since + self._owner.settings.send_timeout - self._loop.time()
+        return None if self._since is None else self._since + self._parts.settings.send_timeout - self._loop.time()
 
     def _linger(self) -> None:
         """From now on the peer has `LINGER` seconds to take the close frame."""
         if self._linger_timer is None:
             self._linger_timer = self._loop.call_later(LINGER, self.abort)
-
-
-class WireWriter:
-    """On the gateway's own server: frames go straight to the socket, through the outbox only while it is congested."""
-
-    def __init__(
-        self, owner: WebSockets, conn: Connection, wire: Wire, received: Callable[[str | bytes, int], bool]
-    ) -> None:
-        self.received = received
-        self._owner = owner
-        self._conn = conn
-        self._wire = wire
-        self._is_attached = False
-        self._is_congested = False
-        self._is_finished = False
-        self._unwritten = 0
-        self._stall = Stall(owner.settings.send_timeout, self._time_left, conn.close_slow)
-
-    async def beside(self, read: Callable[[], Awaitable[tuple[int, str]]]) -> tuple[int, str]:
-        self._is_attached = True
-        self._wire.attach(self)
-        self.wake()
-        return await read()
-
-    def wake(self) -> None:
-        if not self._is_attached:
-            return  # what on_handshake sends waits until the connection is accepted
-        if not self._is_congested:
-            self.writable()
-        elif self._conn.closing is not None and not self._conn.queued_messages:
-            self._close()  # what waited was dropped: the close goes past what the socket does not take
-
-    def abort(self) -> None:
-        self._wire.abort()
-
-    def cancel_timers(self) -> None:
-        self._stall.cancel()
-
-    def congested(self) -> None:
-        self._is_congested = True
-        self._owner.hub.slow(self._conn)
-        self._unwritten = self._wire.buffered()
-        self._stall.watch()
-
-    def writable(self) -> None:
-        """Write what the outbox holds, then the close, or join the fast set."""
-        self._is_congested = False
-        metrics = self._owner.metrics
-        while not self._is_congested and not self._is_finished:
-            frame = self._conn.next_frame()
-            if frame is None:
-                break
-            metrics.messages_out += 1
-            metrics.bytes_out += len(frame.payload)
-            self._wire.write(frame.wire)  # which may call `congested`
-        if self._is_congested or self._is_finished:
-            return
-        if self._conn.closing is not None:
-            self._close()
-        else:
-            self._owner.hub.fast(self._conn, self._wire.write)
-
-    def finished(self) -> None:
-        self._is_finished = True
-        self._owner.hub.leave(self._conn)
-
-    def _close(self) -> None:
-        if not self._is_finished and self._conn.closing is not None:
-            self._wire.close(*self._conn.closing)
-
-    def _time_left(self) -> float | None:
-        if not self._is_congested or self._is_finished:
-            return None
-        before, self._unwritten = self._unwritten, self._wire.buffered()
-        return self._owner.settings.send_timeout if self._unwritten < before else 0
 
 
 def _message_of(event: Message) -> tuple[str | bytes, int]:
