@@ -39,9 +39,12 @@ class OwnServer:
 class PlainUvicorn:
     name = "uvicorn"
 
+    def __init__(self, **options: Any) -> None:
+        self._options = options
+
     @asynccontextmanager
     async def __call__(self, app: Any) -> AsyncIterator[str]:
-        config = uvicorn.Config(app, lifespan="on", log_config=None, timeout_graceful_shutdown=3)
+        config = uvicorn.Config(app, lifespan="on", log_config=None, timeout_graceful_shutdown=3, **self._options)
         server = uvicorn.Server(config)
         listening = free_socket()
         listening.listen()

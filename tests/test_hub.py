@@ -8,6 +8,9 @@ import pytest
 
 from tests.servers import OwnServer, PlainUvicorn, Serve
 from wsgateway import Connection, Event, Gateway, Sent
+from wsgateway.hub import Hub
+from wsgateway.limits import SLICE
+from wsgateway.messages import Frame
 from wsgateway.testing import Client, RecordingListener
 
 
@@ -133,3 +136,64 @@ async def test_three_senders_two_hundred_recipients_twenty_of_them_slow(serve: S
             counts = [int(text.split()[1]) for text in received[number] if text.startswith(f"{sender} ")]
             assert counts == [count for count in range(150) if number % 2 == 0 or count % 4 != 3]
     assert gateway.metrics.dropped == {}
+
+
+class Wakeless:
+    """Carries nothing."""
+
+    name = "none"
+
+    def wake(self) -> None: ...
+
+
+def connected(gateway: Gateway, hub: Hub, count: int) -> list[tuple[Connection, list[bytes]]]:
+    """`count` connections in the fast set, with what was written to each."""
+    made = []
+    for _ in range(count):
+        conn = Connection(
+            {"headers": []}, path="/ws", settings=gateway.settings, metrics=gateway.metrics, transport=Wakeless()
+        )
+        written: list[bytes] = []
+        hub.join(conn)
+        hub.fast(conn, written.append)
+        made.append((conn, written))
+    return made
+
+
+async def test_the_loop_serves_others_while_it_fans_out_to_very_many() -> None:
+    gateway = Gateway()
+    hub = Hub(gateway.metrics, gateway.log)
+    made = connected(gateway, hub, 5 * SLICE)
+    first, second, third = (Frame(text.encode(), text) for text in ("first", "second", "third"))
+    assert hub.deliver(first, None) == Sent(len(made), len(made), 0)
+    turns = 0
+    while not all(written for _, written in made):
+        await asyncio.sleep(0)
+        turns += 1
+        if turns == 2:
+            waiting = next((conn, written) for conn, written in made if not written)
+            assert waiting[0].send_frame(second)  # overtakes nobody's first
+            assert waiting[1] == [first.wire, second.wire]
+            assert hub.deliver(third, None) == Sent(len(made), len(made), 0)
+            gone = next((conn, written) for conn, written in made if not written)
+            gone[0].close_nowait(1000, "")
+            assert gone[1] == [first.wire + third.wire] or gone[1] == [first.wire, third.wire]
+    assert turns >= 4
+    while not all(b"third" in b"".join(written) for _, written in made):
+        await asyncio.sleep(0)
+    for conn, written in made:
+        expected = first.wire + (second.wire if conn is waiting[0] else b"") + third.wire
+        assert b"".join(written) == expected
+    assert gateway.metrics.messages_out == 2 * len(made) + 1
+
+
+async def test_a_large_fan_out_that_never_ends_does_not_grow_without_bound() -> None:
+    gateway = Gateway()
+    hub = Hub(gateway.metrics, gateway.log)
+    made = connected(gateway, hub, SLICE + 1)
+    frame = Frame(b"x" * 60_000)
+    for _ in range(100):  # in one turn of the loop
+        hub.deliver(frame, None)
+    assert len(b"".join(made[0][1])) + len(b"".join(made[-1][1])) > 60 * len(frame.wire)
+    while len(b"".join(made[0][1])) < 100 * len(frame.wire) or len(b"".join(made[-1][1])) < 100 * len(frame.wire):
+        await asyncio.sleep(0)

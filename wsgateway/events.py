@@ -87,46 +87,23 @@ class Event:
 class Call:
     """One hook called with one event. `size` is what it takes of the inbox, `future` what somebody waits for."""
 
-    __slots__ = (
-        "args",
-        "depth",
-        "ended",
-        "error",
-        "event",
-        "expired",
-        "function",
-        "future",
-        "hook",
-        "sent",
-        "size",
-        "started",
-        "task",
-        "timer",
-    )
+    # defaults of the class: most calls change none of them, and one is made for each message
+    args: tuple[object, ...] = ()
+    size = 0
+    future: "asyncio.Future[Call] | None" = None
+    depth = 0
+    started = 0.0
+    ended = False
+    expired = False
+    error: BaseException | None = None
+    sent = Sent(0, 0, 0)
+    task: asyncio.Task[None] | None = None
+    timer: asyncio.TimerHandle | None = None
 
-    def __init__(
-        self,
-        hook: str,
-        function: "Hook | None",
-        event: Event,
-        *args: object,
-        size: int = 0,
-        future: "asyncio.Future[Call] | None" = None,
-    ) -> None:
+    def __init__(self, hook: str, function: "Hook | None", event: Event) -> None:
         self.hook = hook
         self.function = function
         self.event = event
-        self.args = args
-        self.size = size
-        self.future = future
-        self.depth = 0
-        self.started = 0.0
-        self.ended = False
-        self.expired = False
-        self.error: BaseException | None = None
-        self.sent = Sent(0, 0, 0)
-        self.task: asyncio.Task[None] | None = None
-        self.timer: asyncio.TimerHandle | None = None
 
 
 _current_call: ContextVar[Call | None] = ContextVar("wsgateway_current_call", default=None)
@@ -160,7 +137,8 @@ class Lane:
             self._wait(call)
         else:
             self._start(call)
-            self._proceed()
+            if self._calls:
+                self._proceed()
 
     def _wait(self, call: Call, *, first: bool = False) -> None:
         if self._calls is None:
@@ -215,10 +193,10 @@ class Lane:
             return
         call.ended = True
         self._running = None
-        self._events.busy.discard(self)
         if call.timer is not None:
+            self._events.busy.discard(self)
             call.timer.cancel()
-        call.task = call.timer = None
+            call.task = call.timer = None
         if call.size:
             self._waiting.remove(call.size)
             if self._when_room is not None and not self._waiting.is_full:
@@ -254,6 +232,7 @@ class Events:
         self._lane = Lane(self)
         self._count = 0
         self._idle: asyncio.Future[None] | None = None
+        self._on_message = listener["on_message"]
         self.hook_timeout = settings.hook_timeout
         self.busy: set[Lane] = set()
 
@@ -297,8 +276,9 @@ class Events:
         self._metrics.bytes_in += size
         if self._verbose:
             self._log.info("received %d bytes", size, extra={"conn": conn.id})
-        event = Event(self._gateway, conn, message=message)
-        lane.push(Call("on_message", self._listener["on_message"], event, size=max(size, 1)))
+        call = Call("on_message", self._on_message, Event(self._gateway, conn, message=message))
+        call.size = size or 1
+        lane.push(call)
 
     def closed(self, conn: Connection, lane: Lane, code: int, reason: str) -> None:
         """`conn` has ended. Called exactly once for each `opened`."""
@@ -390,7 +370,9 @@ class Events:
         on_error = self._listener["on_error"]
         if on_error is None or call.hook == "on_error":
             return None
-        return Call("on_error", on_error, call.event, error)
+        after = Call("on_error", on_error, call.event)
+        after.args = (error,)
+        return after
 
     # Private
 
@@ -401,15 +383,17 @@ class Events:
 
     async def _called(self, lane: Lane, hook: str, event: Event, *, depth: int = 0) -> Call:
         future: asyncio.Future[Call] = asyncio.get_running_loop().create_future()
-        call = Call(hook, self._listener[hook], event, future=future)
-        call.depth = depth
+        call = Call(hook, self._listener[hook], event)
+        call.future, call.depth = future, depth
         lane.push(call)
         return await future
 
     def _deliver(self, event: Event) -> Sent:
         frame = encode(event.message)
         wanted = event.connections
-        if wanted is not None and (isinstance(wanted, (str, bytes)) or not isinstance(wanted, Iterable)):
+        if not (wanted is None or isinstance(wanted, list)) and (
+            isinstance(wanted, (str, bytes)) or not isinstance(wanted, Iterable)
+        ):
             raise TypeError(f"event.connections is {wanted!r}; it has to be None or a list of connections or their ids")
         if frame is None:
             return Sent(0, 0, 0)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from wsgateway.connection import Connection
@@ -150,30 +150,32 @@ class Hub:
 
         Others are skipped, logged and counted.
         """
-        found: dict[str, Connection] = {}
+        found: dict[Connection, None] = {}
         skipped = 0
         for item in wanted:
-            key = item.id if isinstance(item, Connection) else item
-            conn = self._open.get(key) if isinstance(key, str) else None
-            if conn is None or (isinstance(item, Connection) and item is not conn):
+            if isinstance(item, Connection):
+                conn = self._open.get(item.id)
+                if conn is not item:
+                    conn = None
+            else:
+                conn = self._open.get(item) if isinstance(item, str) else None
+            if conn is None:
                 skipped += 1
             else:
-                found[conn.id] = conn
+                found[conn] = None
         if skipped:
             self._metrics.skipped_recipients += skipped
             self._log.info("skipped %d recipients that are closed, unknown or of another gateway", skipped)
-        return list(found.values())
+        return list(found)
 
-    def deliver(
-        self, frame: Frame, recipients: Collection[Connection] | None, *, but: Connection | None = None
-    ) -> Sent:
+    def deliver(self, frame: Frame, recipients: Sequence[Connection] | None, *, but: Connection | None = None) -> Sent:
         """Send `frame` to `recipients`, or to every open connection, without `but`."""
         if recipients is None and but is None:
             return self._deliver_to_all(frame)
-        chosen = self._open.values() if recipients is None else recipients
-        if len(chosen) == 1 and but is None:
-            queued = sum([conn.send_frame(frame) for conn in chosen])
+        if recipients is not None and len(recipients) == 1:
+            queued = int(recipients[0].send_frame(frame))
             return Sent(1, queued, 1 - queued)
+        chosen = self._open.values() if recipients is None else recipients
         self.flush()
         fast: dict[Connection, Write] = {}
         deflating: dict[Connection, Write] = {}

@@ -76,10 +76,12 @@ def encode(message: object) -> Frame | None:
     """
     if message is None:
         return None
-    if isinstance(message, (bytes, bytearray, memoryview)):
-        return Frame(bytes(message))
     try:
-        text = message if isinstance(message, str) else json.dumps(message, **_COMPACT)
+        if isinstance(message, str):
+            return Frame(message.encode(), message)
+        if isinstance(message, (bytes, bytearray, memoryview)):
+            return Frame(bytes(message))
+        text = json.dumps(message, **_COMPACT)
         return Frame(text.encode(), text)
     except UnicodeEncodeError as exc:
         raise MessageError(f"the message holds a lone surrogate, {exc.object[exc.start]!r}, which is no text") from exc

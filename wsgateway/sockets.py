@@ -226,13 +226,14 @@ class Socket(asyncio.Protocol):
     def _heard(self, parser: Protocol) -> None:
         """Take what the parser has made of the bytes it was given."""
         messages: list[tuple[str | bytes, int]] = []
+        is_intact = self._user is not None
         for event in parser.events_received():
             assert isinstance(event, Frame)
             self._unparsed -= _wire_size(len(event.data))
             if event.opcode is Opcode.PONG:
                 self._ponged(bytes(event.data))
-            elif event.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT) and parser.close_sent is None:
-                self._gather(parser, event, messages)
+            elif event.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT) and is_intact:
+                is_intact = self._gathered(parser, event, messages)
         self._hand_on(messages)
         if not self._is_held:
             self._settle(parser)
@@ -252,18 +253,22 @@ class Socket(asyncio.Protocol):
             if not self._unparsed and not self._fragments and self._deflate is None and self._user is not None:
                 self._parser = None
 
-    def _gather(self, parser: Protocol, frame: Frame, messages: list[tuple[str | bytes, int]]) -> None:
+    def _gathered(self, parser: Protocol, frame: Frame, messages: list[tuple[str | bytes, int]]) -> bool:
+        """Add the message that `frame` completes to `messages`; False if it broke the protocol."""
         if frame.opcode is not Opcode.CONT:
             self._is_binary = frame.opcode is Opcode.BINARY
         self._fragments.append(bytes(frame.data))
         if len(self._fragments) > MAX_FRAGMENTS:
             parser.fail(1008, f"more than {MAX_FRAGMENTS} fragments")
-        elif frame.fin:
+            return False
+        if frame.fin:
             payload, self._fragments = b"".join(self._fragments), []
             try:
                 messages.append((payload if self._is_binary else payload.decode(), len(payload)))
             except UnicodeDecodeError:
                 parser.fail(1007, "invalid UTF-8")
+                return False
+        return True
 
     def _hand_on(self, messages: list[tuple[str | bytes, int]]) -> None:
         for place, (message, size) in enumerate(messages):

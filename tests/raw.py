@@ -1,0 +1,84 @@
+"""A WebSocket client without a library: bytes as they are on the wire."""
+
+from typing import Self
+
+import anyio
+import anyio.abc
+
+KEY = "dGhlIHNhbXBsZSBub25jZQ=="
+
+
+class Raw:
+    """A TCP connection whose reads have a time limit."""
+
+    def __init__(self, stream: anyio.abc.SocketStream) -> None:
+        self.stream = stream
+        self.buffer = b""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stream.aclose()
+
+    async def send(self, data: bytes) -> None:
+        with anyio.fail_after(10):
+            await self.stream.send(data)
+
+    async def receive_some(self) -> bytes:
+        """What has arrived; raises `anyio.EndOfStream` at the end."""
+        if not self.buffer:
+            with anyio.fail_after(10):
+                self.buffer = await self.stream.receive()
+        data, self.buffer = self.buffer, b""
+        return data
+
+    async def receive_exactly(self, size: int) -> bytes:
+        with anyio.fail_after(10):
+            while len(self.buffer) < size:
+                self.buffer += await self.stream.receive()
+        data, self.buffer = self.buffer[:size], self.buffer[size:]
+        return data
+
+    async def receive_until(self, end: bytes) -> bytes:
+        with anyio.fail_after(10):
+            while end not in self.buffer:
+                self.buffer += await self.stream.receive()
+        at = self.buffer.index(end) + len(end)
+        return await self.receive_exactly(at)
+
+
+async def connect(url: str) -> Raw:
+    host, _, port = url.removeprefix("http://").partition(":")
+    return Raw(await anyio.connect_tcp(host, int(port)))
+
+
+async def handshake(url: str, *headers: str, path: str = "/ws") -> tuple[Raw, bytes]:
+    """Upgraded; the connection and the response's head."""
+    raw = await connect(url)
+    lines = [
+        f"GET {path} HTTP/1.1",
+        "Host: " + url.removeprefix("http://"),
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        f"Sec-WebSocket-Key: {KEY}",
+        "Sec-WebSocket-Version: 13",
+        *(header for header in headers if header),
+        "\r\n",
+    ]
+    await raw.send("\r\n".join(lines).encode())
+    head = await raw.receive_until(b"\r\n\r\n")
+    return raw, head
+
+
+def masked(first: int, payload: bytes, *, mask: bytes = b"\x01\x02\x03\x04") -> bytes:
+    """One frame as a client sends it; `first` holds its flags and opcode (RFC 6455 5.2)."""
+    size = len(payload)
+    if size < 126:
+        length = bytes([0x80 | size])
+    elif size < 65536:
+        length = b"\xfe" + size.to_bytes(2)
+    else:
+        length = b"\xff" + size.to_bytes(8)
+    data = bytes(byte ^ mask[place % 4] for place, byte in enumerate(payload))
+    return bytes([first]) + length + mask + data
