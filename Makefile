@@ -49,3 +49,12 @@ chromium:
 	    echo "chromium is not installed: the tests in a browser are skipped"; \
 	  fi; \
 	fi
+
+.PHONY: bench
+bench: $(VENV)/.bench  ## measure this machine: wsgateway beside what else does the job, in about 25 minutes
+	$(VENV)-bench/bin/python benchmarks/run.py $(ARGS)
+
+$(VENV)/.bench: $(BIN)/python pyproject.toml benchmarks/requirements.txt
+	$(BIN)/python -m venv $(VENV)-bench
+	$(VENV)-bench/bin/python -m pip install --quiet --disable-pip-version-check -e '.[standard]' trustme -r benchmarks/requirements.txt
+	touch $@

@@ -81,7 +81,7 @@ def encode(message: object) -> Frame | None:
             return Frame(message.encode(), message)
         if isinstance(message, (bytes, bytearray, memoryview)):
             return Frame(bytes(message))
-        text = json.dumps(message, **_COMPACT)
+        text = _ENCODER.encode(message)
         return Frame(text.encode(), text)
     except UnicodeEncodeError as exc:
         raise MessageError(f"the message holds a lone surrogate, {exc.object[exc.start]!r}, which is no text") from exc
@@ -89,7 +89,7 @@ def encode(message: object) -> Frame | None:
         raise MessageError(f"the message is no str, no bytes and no JSON value: {exc}") from exc
 
 
-_COMPACT: dict[str, Any] = {"ensure_ascii": False, "allow_nan": False, "separators": (",", ":")}
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def decode_json(body: bytes) -> Any:
@@ -99,9 +99,7 @@ def decode_json(body: bytes) -> Any:
     of more than `MAX_DIGITS` digits, lone surrogates, and nesting past `MAX_DEPTH`.
     """
     try:
-        value = json.loads(
-            body.decode(), parse_constant=_refuse_constant, parse_float=_finite_float, parse_int=_short_int
-        )
+        value = _DECODER.decode(body.decode())
         if body.count(b"[") + body.count(b"{") > MAX_DEPTH:
             _check_depth(value)
         if _SURROGATE_ESCAPE.search(body):
@@ -132,6 +130,9 @@ def _short_int(digits: str) -> int:
     if len(digits) > MAX_DIGITS:
         raise MessageError(f"the body holds an integer of {len(digits)} digits, {MAX_DIGITS} are allowed")
     return int(digits)
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite_float, parse_int=_short_int)
 
 
 def _check_depth(value: object) -> None:

@@ -318,17 +318,25 @@ async def _read_body(request: Request, most: int) -> bytes:
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and (len(announced) > 18 or int(announced) > most):
         raise too_large
-    body = bytearray()
     try:
         async with asyncio.timeout(BODY_TIMEOUT):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > most:
-                    raise too_large
+            return await _read(request, most, too_large)
     except TimeoutError:
         detail = f"the body did not arrive within {BODY_TIMEOUT:g} s"
         raise ProblemError(Refusal(408, "timeout", detail, "too-slow", (("connection", "close"),))) from None
-    return bytes(body)
+
+
+async def _read(request: Request, most: int, too_large: ProblemError) -> bytes:
+    body = bytearray()
+    while True:
+        event = await request.receive()
+        if event["type"] == "http.disconnect":
+            raise ClientDisconnect
+        body += event.get("body", b"")
+        if len(body) > most:
+            raise too_large
+        if not event.get("more_body", False):
+            return bytes(body)
 
 
 def _field(fields: dict[str, Any], name: str, kind: type) -> Any:
