@@ -16,18 +16,21 @@ LEVELS = [
     ["hub", "events"],
     ["wire", "transports", "routes"],
     ["gateway"],
-    ["sockets", "server", "client", "testing"],
-    ["cli"],
+    ["sockets", "store", "server", "client", "testing"],
+    ["instances"],
+    ["openapi", "api"],
+    ["control", "cli"],
     ["app", "__main__", "__init__"],
 ]
 ORDER = {module: (height, place) for height, level in enumerate(LEVELS) for place, module in enumerate(level)}
 
 DOORWAYS = {
-    "starlette": {"wire", "transports", "routes", "gateway", "app", "testing"},
+    "starlette": {"api", "wire", "transports", "routes", "gateway", "app", "testing"},
     "uvicorn": {"server"},
     "websockets": {"sockets", "server", "client", "cli"},  # cli knows the errors of the client
     "concurrent_log_handler": {"logs"},
     "uvloop": {"cli"},
+    "tomlkit": {"store"},
     "anyio": {"transports", "client", "testing"},
 }
 

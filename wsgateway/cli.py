@@ -10,18 +10,21 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 
-from wsgateway import client
-from wsgateway.config import CONFIG_FILE, ENV, SPECS, Loaded, flag, load, nearest
-from wsgateway.exceptions import ConfigError, SendError, StartError
-from wsgateway.gateway import Gateway, State
+from wsgateway import api, client, control
+from wsgateway.config import ADMIN_SPECS, CONFIG_FILE, ENV, SPECS, Settings, Startup, flag, nearest
+from wsgateway.exceptions import ConfigError, GatewayError, SendError, StartError
+from wsgateway.gateway import State
+from wsgateway.instances import Supervisor
 from wsgateway.logs import log_to_terminal, logger, mask_queries, mask_url
 from wsgateway.server import serving
+from wsgateway.store import Store
 
 SERVE_DEFAULTS = {"local_access": True, "log_file": "WebSocket.log"}
 
@@ -49,14 +52,14 @@ def _complain(error: Exception) -> None:
 
 def _unknown(options: argparse.Namespace, unknown: list[str]) -> int:
     """Name what is unknown on the command line, and whatever else is wrong with the settings."""
-    known = ["--config", "--help", *(flag(name) for name in SPECS)]
+    known = ["--config", "--help", *(flag(name) for name in (*SPECS, *ADMIN_SPECS))]
     for extra in unknown:
         name = extra.partition("=")[0]
         hint = nearest(name, known) if name.startswith("--") else ""
         print(f"wsgateway: {extra} is not known{hint}", file=sys.stderr)
     if "config" in options:
         try:
-            _load(options)
+            _store(options).read()
         except ConfigError as exc:
             _complain(exc)
     return 2
@@ -76,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     init.add_argument("folder", nargs="?", default=".", help="where (the working folder)")
     init.set_defaults(run=_init)
 
-    serve = command("serve", "Run a gateway.")
+    serve = command("serve", "Run the gateways of the settings file, or one without a file, and an admin interface.")
     serve.set_defaults(run=_serve)
     _add_settings(serve)
 
@@ -96,12 +99,13 @@ def _parser() -> argparse.ArgumentParser:
     listen = command("listen", "Print what a WebSocket receives; lines that you type are sent.")
     listen.add_argument("url", nargs="?", default="ws://127.0.0.1:10125/ws", help="where to connect (%(default)s)")
     listen.set_defaults(run=_listen)
+    control.add_commands(command)
     return parser
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE", help=f"the settings file ({CONFIG_FILE} in the working folder)")
-    for name, spec in SPECS.items():
+    for name, spec in {**SPECS, **ADMIN_SPECS}.items():
         text = spec.metadata["help"].replace("%", "%%")
         if isinstance(spec.default, bool):
             parser.add_argument(flag(name), action=argparse.BooleanOptionalAction, help=text, default=argparse.SUPPRESS)
@@ -109,10 +113,10 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
             parser.add_argument(flag(name), metavar=name.upper(), help=text, default=argparse.SUPPRESS)
 
 
-def _load(options: argparse.Namespace) -> Loaded:
+def _store(options: argparse.Namespace) -> Store:
     sys.path.insert(0, str(Path.cwd()))  # where a listener is looked for
-    flags = {name: value for name, value in vars(options).items() if name in SPECS}
-    return load(defaults=SERVE_DEFAULTS, environ=os.environ, flags=flags, config=options.config)
+    flags = {name: value for name, value in vars(options).items() if name in SPECS or name in ADMIN_SPECS}
+    return Store(options.config, defaults=SERVE_DEFAULTS, environ=os.environ, flags=flags)
 
 
 # init
@@ -159,28 +163,22 @@ def _starter_settings() -> str:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    loaded = _load(options)
+    store = _store(options)
+    store.read()
     log_to_terminal()
     mask_queries()
-    gateway = Gateway(settings=loaded.settings)
-    for warning in loaded.warnings:
-        logger.warning("%s", warning)
-    try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_run_gateway(gateway))
-    except StartError:
-        if gateway.state is State.FAILED:  # then the log has said why, on the terminal too
-            return 3
-        raise
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        code = runner.run(_run_server(store))
     if any(thread.name.startswith("wsgateway-") for thread in threading.enumerate()):
         logger.warning("a hook still runs in a thread, which is left behind")
         logging.shutdown()
         sys.stdout.flush()
-        os._exit(0)  # Python would wait for the thread
-    return 0
+        os._exit(code)  # Python would wait for the thread
+    return code
 
 
-async def _run_gateway(gateway: Gateway) -> None:
+async def _run_server(store: Store) -> int:
+    """Run what `store` describes until a signal; the exit code. 3 if nothing that should run does."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -189,23 +187,67 @@ async def _run_gateway(gateway: Gateway) -> None:
             os._exit(1)  # asked a second time: now
         loop.call_soon_threadsafe(stop.set)
 
-    async with serving(gateway, gateway.settings) as url:
+    def reloading(*_: object) -> None:
+        loop.call_soon_threadsafe(lambda: supervisor.begin(_reload(supervisor)))
+
+    async with AsyncExitStack() as stack:
+        supervisor = await stack.enter_async_context(Supervisor(store))
+        states = [found.state for found in supervisor.all() if found.settings.startup is Startup.AUTOMATIC]
+        if states and State.RUNNING not in states:
+            return 3  # the log has said why
+        admin = await _serve_admin(supervisor, store, stack)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, stopping)
-        print(_welcome(gateway, url), flush=True)
+        if hasattr(signal, "SIGHUP"):
+            signal.signal(signal.SIGHUP, reloading)
+        print(_welcome(supervisor, admin), flush=True)
         await stop.wait()
+        supervisor.end_streams()
+    return 0
 
 
-def _welcome(gateway: Gateway, url: str) -> str:
-    settings = gateway.settings
-    lines = [f"wsgateway {gateway.version}: gateway [{gateway.id}] listens on {url}"]
-    if settings.uds is None:
-        lines.append(f"  clients connect to  ws{url.removeprefix('http')}/ws")
-        if settings.test_page:
-            lines.append(f"  test page           {url}/")
-        lines.append(f"  push with           POST {url}/send")
-    if settings.log_file:
-        lines.append(f"  log                 {settings.log_file}")
+async def _reload(supervisor: Supervisor) -> None:
+    try:
+        await supervisor.reload()
+    except GatewayError as exc:
+        logger.error("the settings file is not taken over, what ran runs on: %s", exc)
+
+
+async def _serve_admin(supervisor: Supervisor, store: Store, stack: AsyncExitStack) -> str:
+    """Where the admin interface is; empty if there is none. Without a file a port that is taken is no failure."""
+    admin = supervisor.admin
+    if not admin.enabled:
+        return ""
+    try:
+        app = api.app(supervisor, bound_host=admin.host)
+        settings = Settings(host=admin.host, port=admin.port)
+        return await stack.enter_async_context(serving(app, settings))
+    except StartError as exc:
+        reason = f"there is no admin interface: {str(exc).replace('--port', '--admin-port')}"
+        if store.has_file:
+            raise StartError(reason) from exc
+        logger.warning("%s", reason)
+        return ""
+
+
+def _welcome(supervisor: Supervisor, admin: str) -> str:
+    lines = []
+    for found in supervisor.all():
+        settings, url = found.settings, found.url
+        if not url:
+            why = f": {found.gateway.failure}" if found.gateway.failure else ""
+            lines.append(f"wsgateway {found.gateway.version}: gateway [{found.id}] is {found.state}{why}")
+            continue
+        lines.append(f"wsgateway {found.gateway.version}: gateway [{found.id}] listens on {url}")
+        if settings.uds is None:
+            lines.append(f"  clients connect to  ws{url.removeprefix('http')}/ws")
+            if settings.test_page:
+                lines.append(f"  test page           {url}/")
+            lines.append(f"  push with           POST {url}/send")
+        if settings.log_file:
+            lines.append(f"  log                 {settings.log_file}")
+    if admin:
+        lines.append(f"  admin interface     {admin}/api")
     return "\n".join(lines)
 
 
@@ -221,12 +263,14 @@ def _loop_factory() -> "type[asyncio.AbstractEventLoop] | None":
 
 
 def _check(options: argparse.Namespace) -> int:
-    loaded = _load(options)
-    shown = loaded.settings.shown()
-    for name, value in shown.items():
-        print(f"{name} = {json.dumps(value, ensure_ascii=False)}  # {loaded.sources[name]}")
-    for warning in loaded.warnings:
-        print(f"wsgateway: {warning}", file=sys.stderr)
+    described = _store(options).read()
+    for gateway_id, loaded in described.gateways.items():
+        if len(described.gateways) > 1:
+            print(f"[gateways.{gateway_id}]")
+        for name, value in loaded.settings.shown().items():
+            print(f"{name} = {json.dumps(value, ensure_ascii=False)}  # {loaded.sources[name]}")
+        for warning in loaded.warnings:
+            print(f"wsgateway: {warning}", file=sys.stderr)
     return 0
 
 

@@ -13,7 +13,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from wsgateway.exceptions import SendError
 from wsgateway.hub import Sent
 
-__all__ = ["ClientConnection", "asend", "connect", "send"]
+__all__ = ["ClientConnection", "asend", "connect", "request", "send"]
 
 
 def send(
@@ -37,18 +37,7 @@ def send(
         body["id"] = id
     if connections is not None:
         body["connections"] = list(connections)
-    headers = {"content-type": "application/json"}
-    if api_key is not None:
-        headers["authorization"] = "Bearer " + api_key.encode().decode("latin-1")  # UTF-8, as the gateway compares it
-    if not url.startswith(("http://", "https://")):
-        raise ValueError(f"{url!r} is no HTTP address; one looks like http://localhost:10125/send")
-    request = urllib.request.Request(url, json.dumps(body, allow_nan=False).encode(), headers)  # noqa: S310  checked above
-    try:
-        with urllib.request.urlopen(request, timeout=timeout) as response:  # noqa: S310
-            answer = json.load(response)
-    except urllib.error.HTTPError as exc:
-        with exc:
-            raise SendError(exc.code, _problem(exc.read())) from None
+    answer = request("POST", url, body, token=api_key, timeout=timeout)
     return Sent(answer["recipients"], answer["queued"], answer["dropped"])
 
 
@@ -68,6 +57,28 @@ async def asend(
         return send(url, message, id=id, connections=connections, data=data, api_key=api_key, timeout=timeout)
 
     return await anyio.to_thread.run_sync(call)
+
+
+def request(method: str, url: str, body: object = None, *, token: str | None = None, timeout: float = 10.0) -> Any:
+    """The JSON that `url` answers to a request with `body` as JSON; None for an answer without a body.
+
+    Raises `SendError` for a status of 400 and above, `ValueError` if `body` is no JSON value or `url` no HTTP
+    address, and `OSError` if nobody answers.
+    """
+    headers = {"content-type": "application/json"}
+    if token is not None:
+        headers["authorization"] = "Bearer " + token.encode().decode("latin-1")  # UTF-8, as the gateway compares it
+    if not url.startswith(("http://", "https://")):
+        raise ValueError(f"{url!r} is no HTTP address; one looks like http://localhost:10125/send")
+    data = None if body is None else json.dumps(body, allow_nan=False).encode()
+    asked = urllib.request.Request(url, data, headers, method=method)  # noqa: S310  checked above
+    try:
+        with urllib.request.urlopen(asked, timeout=timeout) as response:  # noqa: S310
+            answer = response.read()
+    except urllib.error.HTTPError as exc:
+        with exc:
+            raise SendError(exc.code, _problem(exc.read())) from None
+    return json.loads(answer) if answer else None
 
 
 def _problem(body: bytes) -> dict[str, object]:

@@ -25,6 +25,14 @@ class SlowPolicy(enum.StrEnum):
     DROP_NEWEST = "drop_newest"
 
 
+class Startup(enum.StrEnum):
+    """Whether a gateway starts with its server, when it is told to, or not at all."""
+
+    AUTOMATIC = "automatic"
+    MANUAL = "manual"
+    DISABLED = "disabled"
+
+
 def setting(
     default: Any, text: str, *, least: float | None = None, most: float | None = None, secret: bool = False
 ) -> Any:
@@ -50,6 +58,7 @@ class Settings:
     on_error: str = setting("on_error", "name of the hook for a hook that raised")
     on_first_open: str = setting("on_first_open", "name of the hook for the first of this process's connections")
     on_last_close: str = setting("on_last_close", "name of the hook for the last of them")
+    startup: Startup = setting("automatic", "with `wsgateway serve`: automatic, manual, or disabled")
     hook_timeout: float = setting(10.0, "seconds a hook may take; past it, it is cancelled and logged", least=0.001)
     echo_sender: bool = setting(True, "whether a client's own message is sent back to it too")
     allowed_origins: tuple[str, ...] = setting((), "origins of other sites whose pages may connect; `*` allows all")
@@ -89,6 +98,30 @@ class Settings:
         return {spec.name: _shown(spec, getattr(self, spec.name)) for spec in fields(self)}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdminSettings:
+    """The interface that steers the gateways of a server: `[admin]` in the file. Raises `ConfigError`."""
+
+    enabled: bool = setting(True, "whether there is an admin interface")
+    host: str = setting("127.0.0.1", "address of the admin interface")
+    port: int = setting(10120, "port of the admin interface; 0 takes any free one", least=0, most=65535)
+    token: tuple[str, ...] = setting((), "tokens that may see and change everything", secret=True)
+    read_token: tuple[str, ...] = setting((), "tokens that may only see", secret=True)
+    listeners: tuple[str, ...] = setting((), "patterns of the listeners that may be named, beside those in the file")
+    allowed_hosts: tuple[str, ...] = setting((), "host names that the interface may be asked for; empty allows all")
+    allowed_origins: tuple[str, ...] = setting((), "origins of other sites whose pages may ask")
+
+    def __post_init__(self) -> None:
+        mistakes: list[str] = []
+        for spec in fields(self):
+            try:
+                object.__setattr__(self, spec.name, convert(spec, getattr(self, spec.name)))
+            except ValueError as exc:
+                mistakes.append(f"{spec.name} ([admin]): {exc}")
+        if mistakes:
+            raise ConfigError(mistakes)
+
+
 class Options(TypedDict, total=False):
     """The keyword arguments of `Gateway` beside `listener`, which are the fields of `Settings`.
 
@@ -108,6 +141,7 @@ class Options(TypedDict, total=False):
     on_error: str
     on_first_open: str
     on_last_close: str
+    startup: Startup | str
     hook_timeout: float
     echo_sender: bool
     allowed_origins: str | Iterable[str]
@@ -133,6 +167,8 @@ class Options(TypedDict, total=False):
 
 SPECS: Mapping[str, Field[Any]] = {spec.name: spec for spec in fields(Settings)}
 
+ADMIN_SPECS: Mapping[str, Field[Any]] = {f"admin_{spec.name}": spec for spec in fields(AdminSettings)}
+
 ENV = "WSGATEWAY_"
 CONFIG_FILE = "wsgateway.toml"
 
@@ -153,24 +189,56 @@ def load(
     flags: Mapping[str, str | bool],
     config: str | None = None,
 ) -> Loaded:
-    """The settings from `defaults`, the file, `environ` and `flags`; later wins.
+    """The settings of one gateway from `defaults`, the file, `environ` and `flags`; later wins.
 
     `flags` are the command line's, by setting; `config` is its `--config`. Without one, `WSGATEWAY_CONFIG` or
     `wsgateway.toml` in the working folder is read. Raises `ConfigError`.
     """
+    path = config_path(environ, config)
+    return layered(read_tables(path) if path else {}, path, defaults=defaults, environ=environ, flags=flags)
+
+
+def config_path(environ: Mapping[str, str], config: str | None) -> Path | None:
+    """The settings file: the one that is named, or `wsgateway.toml` if there is one."""
+    named = config or environ.get(ENV + "CONFIG")
+    path = Path(named or CONFIG_FILE)
+    return path if named or path.exists() else None
+
+
+def read_tables(path: Path) -> dict[str, Any]:
+    """What the file holds. Raises `ConfigError`, with line and column, if it is no TOML."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        if not text.strip():  # somebody is writing it, or a disk was full
+            raise ConfigError([f"{path} is empty (at line 1): fill it, or remove it"])
+        return tomllib.loads(text)
+    except OSError as exc:
+        raise ConfigError([f"cannot read the settings file {str(path)!r}: {exc.strerror}"]) from exc
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise ConfigError([f"{path} is not TOML: {exc}"]) from exc
+
+
+def layered(
+    tables: Mapping[str, Any],
+    path: Path | None,
+    *,
+    defaults: Mapping[str, object],
+    environ: Mapping[str, str],
+    flags: Mapping[str, str | bool],
+    gateway: str | None = None,
+) -> Loaded:
+    """`load` for the file's `tables`. `gateway` is the id of the one that is wanted, where there are several."""
     reading = _Reading()
     for name, value in defaults.items():
         reading.take(name, value, "default")
     from_environ = _environ(environ, reading)
-    named = config or environ.get(ENV + "CONFIG")
-    path = Path(named or CONFIG_FILE)
-    if named or path.exists():
-        wanted = flags.get("id") or from_environ.get("id")
-        _file(path, str(wanted) if wanted else None, reading)
+    wanted = gateway or flags.get("id") or from_environ.get("id")
+    _file(dict(tables), str(path), str(wanted) if wanted else None, reading)
     for name, text in from_environ.items():
         reading.take(name, text, ENV + name.upper(), text=True)
     for name, value in flags.items():
-        reading.take(name, value, flag(name), text=isinstance(value, str))
+        if name in SPECS:
+            reading.take(name, value, flag(name), text=isinstance(value, str))
     if not reading.mistakes:
         try:
             settings = Settings(**reading.values)
@@ -178,6 +246,38 @@ def load(
         except ConfigError as exc:
             reading.mistakes.extend(exc.mistakes)
     raise ConfigError(reading.mistakes)
+
+
+def admin_settings(
+    tables: Mapping[str, Any], path: Path | None, environ: Mapping[str, str], flags: Mapping[str, str | bool]
+) -> AdminSettings:
+    """`[admin]` of the file, with `WSGATEWAY_ADMIN_…` and `--admin-…`. Raises `ConfigError`."""
+    values: dict[str, Any] = {}
+    mistakes: list[str] = []
+
+    def take(name: str, value: object, source: str, *, text: bool = False) -> None:
+        if name not in ADMIN_SPECS:
+            hint = nearest(name, ADMIN_SPECS).replace("admin_", "")
+            mistakes.append(f"{name.removeprefix('admin_')} ({source}): there is no such setting{hint}")
+            return
+        try:
+            values[name.removeprefix("admin_")] = convert(ADMIN_SPECS[name], value, text=text)
+        except ValueError as exc:
+            mistakes.append(f"{source}: {exc}")
+
+    table = tables.get("admin", {})
+    if not isinstance(table, Mapping):
+        raise ConfigError([f"admin ({path}): it is a table, [admin]"])
+    for name, value in table.items():
+        take(f"admin_{name}", value, f"{path} [admin] {name}")
+    for name in ADMIN_SPECS:
+        if ENV + name.upper() in environ:
+            take(name, environ[ENV + name.upper()], ENV + name.upper(), text=True)
+        if name in flags:
+            take(name, flags[name], flag(name), text=isinstance(flags[name], str))
+    if mistakes:
+        raise ConfigError(mistakes)
+    return AdminSettings(**values)
 
 
 def flag(name: str) -> str:
@@ -208,12 +308,15 @@ class _Reading:
             self.mistakes.append(f"{source if text else f'{name} ({source})'}: {exc}")
 
 
+_ADMIN_VARIABLES = frozenset(ENV + name.upper() for name in ADMIN_SPECS)
+
+
 def _environ(environ: Mapping[str, str], reading: _Reading) -> dict[str, str | tuple[str, ...]]:
     """The settings among the environment's variables, as text; the keys of a key file as they are."""
     known = {ENV + name.upper(): name for name in SPECS}
     found: dict[str, str | tuple[str, ...]] = {}
     for variable, text in sorted(environ.items()):
-        if not variable.startswith(ENV) or variable == ENV + "CONFIG":
+        if not variable.startswith(ENV) or variable == ENV + "CONFIG" or variable in _ADMIN_VARIABLES:
             continue
         if variable == ENV + "API_KEY_FILE":
             try:
@@ -229,17 +332,11 @@ def _environ(environ: Mapping[str, str], reading: _Reading) -> dict[str, str | t
     return found
 
 
-def _file(path: Path, wanted: str | None, reading: _Reading) -> None:
-    """Take what `path` says of every gateway, then of the one with the id `wanted`."""
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as exc:
-        raise ConfigError([f"cannot read the settings file {str(path)!r}: {exc.strerror}"]) from exc
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
-        raise ConfigError([f"{path} is not TOML: {exc}"]) from exc
+def _file(tables: dict[str, Any], path: str, wanted: str | None, reading: _Reading) -> None:
+    """Take what the file says of every gateway, then of the one with the id `wanted`."""
     gateways = tables.pop("gateways", {})
     tables.pop("admin", None)
-    _table(tables, str(path), reading)
+    _table(tables, path, reading)
     if not isinstance(gateways, dict) or not all(isinstance(table, dict) for table in gateways.values()):
         reading.mistakes.append(f"gateways ({path}): each gateway is a table [gateways.ID]")
         return
@@ -248,7 +345,9 @@ def _file(path: Path, wanted: str | None, reading: _Reading) -> None:
         reading.mistakes.append(f"{path} describes {', '.join(sorted(gateways))}: say which with --id")
     for name, table in gateways.items():
         if len(gateways) == 1 if wanted is None else name.casefold() == str(wanted).casefold():
-            _table({"id": name, **table}, f"{path} [gateways.{name}]", reading)
+            if table.get("id", name) != name:
+                reading.mistakes.append(f"id ({path} [gateways.{name}]): the table's name is the id, leave the key out")
+            _table({**table, "id": name}, f"{path} [gateways.{name}]", reading)
 
 
 def _table(table: Mapping[str, object], source: str, reading: _Reading) -> None:
@@ -272,11 +371,11 @@ def convert(spec: Field[Any], value: object, *, text: bool = False) -> Any:
         if value is not None and not isinstance(value, (str, os.PathLike)):
             raise ValueError(f"{value!r} is not text")
         return os.fspath(value) if value else None
-    if kind is SlowPolicy:
+    if kind in (SlowPolicy, Startup):
         try:
-            return SlowPolicy(str(value))
+            return kind(str(value))
         except ValueError:
-            raise ValueError(f"{value!r} is none of {', '.join(SlowPolicy)}") from None
+            raise ValueError(f"{value!r} is none of {', '.join(kind)}") from None
     if kind is str:
         return _string(spec.name, value)
     if kind is bool:
@@ -288,7 +387,7 @@ def convert(spec: Field[Any], value: object, *, text: bool = False) -> Any:
 
 @cache
 def _kinds() -> dict[str, Any]:
-    return get_type_hints(Settings)
+    return {**get_type_hints(AdminSettings), **get_type_hints(Settings)}  # the names they share have one type
 
 
 _TRUE = frozenset({"true", "1", "yes", "on"})
@@ -340,7 +439,9 @@ def _strings(name: str, value: object) -> tuple[str, ...]:
     parts = list(value)
     if not all(isinstance(part, str) and part for part in parts):
         raise ValueError("it has to be a list of texts, none of them empty")
-    if name == "api_key" and any(part != part.strip() or not part.isprintable() for part in parts):
+    if name in ("api_key", "token", "read_token") and any(
+        part != part.strip() or not part.isprintable() for part in parts
+    ):
         raise ValueError("a key with spaces around it or control characters in it cannot be sent in a header")
     if name == "allowed_origins":
         return tuple(normalized_origin(part) for part in parts)

@@ -8,6 +8,7 @@ GatewayError
 ├── GatewayNotFound      no started gateway has that id
 ├── GatewayNotRunning    the gateway is starting, stopped or failed
 ├── GatewayStopping      the gateway is shutting down
+├── GatewayConflict      what is asked of a gateway does not fit its state: it exists, is disabled or read-only
 ├── HookError            a hook raised, outlived its time limit or set what cannot be sent
 ├── SendError            an HTTP answer to `wsgateway.client.send` that is not 200
 └── MessageError         a message that cannot be encoded (also a ValueError)
@@ -90,6 +91,10 @@ class GatewayStopping(GatewayNotRunning):
 
     def __str__(self) -> str:
         return f"gateway [{self.gateway_id}] is shutting down"
+
+
+class GatewayConflict(GatewayError):  # noqa: N818  named as the answer 409 is
+    """What is asked of a gateway does not fit what it is; the message says why and what to do."""
 
 
 class HookError(GatewayError):

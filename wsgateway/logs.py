@@ -91,6 +91,45 @@ def log_failures() -> int:
     return sum(file.failures for file in _files())
 
 
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+
+MAX_TAIL = 1024 * 1024
+"""Bytes at the end of a log that are looked at."""
+
+_LINE = re.compile(r"\S+Z (?P<level>[A-Z]+) +(?:\[(?P<gateway>[^\]]+)\] )?")
+
+
+def tail(lines: int, *, gateway: str | None = None, level: str = "INFO") -> list[str]:
+    """The last `lines` lines of the log file that is written, of `gateway` and of `level` or above.
+
+    A traceback goes with its line. Nothing where there is no file. Blocks: call it in a thread.
+    """
+    found: list[str] = []
+    is_wanted = False
+    for text in _end_of_file():
+        match = _LINE.match(text)
+        if match:
+            at_least = match["level"] in LEVELS[LEVELS.index(level) :]
+            own = gateway is None or (match["gateway"] or "").casefold() == gateway.casefold()
+            is_wanted = at_least and own
+        if is_wanted:
+            found.append(text)
+    return found[-lines:]
+
+
+def _end_of_file() -> list[str]:
+    files = _files()
+    if not files:
+        return []
+    try:
+        with Path(files[0].baseFilename).open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - MAX_TAIL))
+            return file.read().decode("utf-8", "replace").splitlines()
+    except OSError:
+        return []
+
+
 def _files() -> list[LogFile]:
     return [handler for handler in logger.handlers if isinstance(handler, LogFile)]
 

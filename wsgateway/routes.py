@@ -149,8 +149,8 @@ class Routes:
 
     async def send(self, request: Request) -> Response:
         """Push a message (DESIGN 3.3)."""
-        _check_json_type(request)
-        body = await _read_body(request, self._gateway.settings.max_send_size)
+        check_json_type(request)
+        body = await read_body(request, self._gateway.settings.max_send_size)
         try:
             fields = decode_json(body)
         except MessageError as exc:
@@ -216,10 +216,9 @@ class Routes:
     async def info(self, request: Request) -> Response:
         """Version, state, settings without secrets, and a page (`offset`, `limit`) of the connections."""
         gateway = self._gateway
-        offset = _query_int(request, "offset", 0, 0, 2**31)
-        limit = _query_int(request, "limit", 100, 1, MAX_PAGE)
+        offset = query_int(request, "offset", 0, 0, 2**31)
+        limit = query_int(request, "limit", 100, 1, MAX_PAGE)
         connections = tuple(gateway.connections)
-        now = time.monotonic()
         return JSONResponse(
             {
                 "id": gateway.id,
@@ -229,17 +228,7 @@ class Routes:
                 "total": len(connections),
                 "offset": offset,
                 "limit": limit,
-                "connections": [
-                    {
-                        "id": conn.id,
-                        "address": conn.address,
-                        "path": conn.path,
-                        "transport": conn.transport,
-                        "age": round(now - conn.opened_clock, 3),
-                        "queue": {"messages": conn.queued_messages, "bytes": conn.queued_bytes},
-                    }
-                    for conn in connections[offset : offset + limit]
-                ],
+                "connections": [shown_connection(conn) for conn in connections[offset : offset + limit]],
             }
         )
 
@@ -304,7 +293,20 @@ _PAGE_HEADERS = {
 }
 
 
-def _check_json_type(request: Request) -> None:
+def shown_connection(conn: Connection) -> dict[str, Any]:
+    """A connection as JSON carries it: `age` in seconds."""
+    return {
+        "id": conn.id,
+        "address": conn.address,
+        "path": conn.path,
+        "transport": conn.transport,
+        "user": None if conn.user is None else str(conn.user),
+        "age": round(max(0.0, time.monotonic() - conn.opened_clock), 3),
+        "queue": {"messages": conn.queued_messages, "bytes": conn.queued_bytes},
+    }
+
+
+def check_json_type(request: Request) -> None:
     kind, *parameters = request.headers.get("content-type", "").lower().split(";")
     charset = next((p.partition("=")[2].strip(' "') for p in parameters if p.strip().startswith("charset=")), "utf-8")
     if kind.strip() != "application/json" or charset not in ("utf-8", "utf8"):
@@ -312,7 +314,7 @@ def _check_json_type(request: Request) -> None:
         raise ProblemError(Refusal(415, "type", detail, "bad-body"))
 
 
-async def _read_body(request: Request, most: int) -> bytes:
+async def read_body(request: Request, most: int) -> bytes:
     """The body, of at most `most` bytes, within `BODY_TIMEOUT` seconds."""
     too_large = ProblemError(Refusal(413, "size", f"the body is larger than max_send_size, {most} bytes", "too-large"))
     announced = request.headers.get("content-length", "")
@@ -348,7 +350,7 @@ def _field(fields: dict[str, Any], name: str, kind: type) -> Any:
     return value
 
 
-def _query_int(request: Request, name: str, default: int, least: int, most: int) -> int:
+def query_int(request: Request, name: str, default: int, least: int, most: int) -> int:
     text = request.query_params.get(name)
     if text is None:
         return default

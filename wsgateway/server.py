@@ -180,7 +180,7 @@ async def serving(app: Any, settings: Settings) -> AsyncIterator[str]:
     gateway = app if isinstance(app, Gateway) else None
     try:
         config = _config(app, settings, lifespan="off" if gateway else "on")
-        listening = bind(settings)
+        listening = await asyncio.to_thread(bind, settings)  # a host name may have to be looked up
     except StartError as exc:
         if gateway is not None:
             gateway.fail(str(exc))

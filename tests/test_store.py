@@ -1,0 +1,157 @@
+"""The settings file, as it is kept."""
+
+import random
+import signal
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import anyio
+import pytest
+
+from wsgateway import ConfigError
+from wsgateway.instances import Supervisor
+from wsgateway.store import Store
+
+FILE = """\
+# defaults of every gateway
+hook_timeout = 3  # seconds
+
+[gateways.chat]   # the first
+port = 0
+echo_sender = false
+
+# prices, for the shop
+[gateways.prices]
+port = 0
+
+[admin]
+token = ["secret"]
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    file = tmp_path / "wsgateway.toml"
+    file.write_text(FILE)
+    return file
+
+
+def test_comments_and_order_survive_an_edit(path: Path) -> None:
+    store = Store(str(path))
+    store.put("chat", {"echo_sender": None, "hook_timeout": 7.5, "allowed_origins": ["https://a.example"]})
+    assert path.read_text() == FILE.replace(
+        "echo_sender = false\n", 'hook_timeout = 7.5\nallowed_origins = ["https://a.example"]\n'
+    )
+    found = store.read().gateways["chat"].settings
+    assert (found.hook_timeout, found.echo_sender, found.allowed_origins) == (7.5, True, ("https://a.example",))
+
+
+def test_a_gateway_is_added_and_taken_out(path: Path) -> None:
+    store = Store(str(path))
+    assert list(store.put("game", {"port": 10999}).gateways) == ["chat", "prices", "game"]
+    assert list(store.remove("PRICES").gateways) == ["chat", "game"]
+    assert "# defaults of every gateway" in path.read_text()
+    store.remove("chat")
+    assert list(store.remove("game").gateways) == []  # none, and not the one of a file without gateways
+
+
+def test_a_change_that_cannot_be_is_not_written(path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"port .*70000.* is not from 0 to 65535"):
+        Store(str(path)).put("chat", {"port": 70000})
+    assert path.read_text() == FILE
+
+
+@pytest.mark.parametrize("broken", ["[gateways.chat\nport = 1", "port = 1\nport = 2\n", "", "hook_timeout = {"])
+def test_a_broken_file_is_refused_with_line_and_column_and_not_overwritten(path: Path, broken: str) -> None:
+    store = Store(str(path))
+    path.write_text(broken)
+    for action in (store.read, lambda: store.put("chat", {"port": 1}), lambda: store.remove("chat")):
+        with pytest.raises(ConfigError, match=r"line \d+|end of document"):
+            action()
+    assert path.read_text() == broken
+
+
+def test_mistakes_in_all_gateways_are_told_at_once(path: Path) -> None:
+    path.write_text(FILE + "\n[gateways.CHAT]\nprot = 1\n[gateways.other]\nhook_timeout = 'x'\n")
+    with pytest.raises(ConfigError) as caught:
+        Store(str(path)).read()
+    text = str(caught.value)
+    assert "[CHAT] is there twice" in text
+    assert "prot" in text
+    assert "did you mean port?" in text
+    assert "hook_timeout" in text
+
+
+def test_a_port_on_the_command_line_cannot_be_that_of_several(path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"port: .* say with --id which one is meant"):
+        Store(str(path), flags={"port": "1"}).read()
+    found = Store(str(path), flags={"port": "1", "id": "chat"}).read().gateways
+    assert {name: loaded.settings.port for name, loaded in found.items()} == {"chat": 1}
+
+
+def test_without_a_file_there_is_one_and_the_first_created_makes_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = Store(flags={"port": "10777", "echo_sender": False})
+    assert list(store.read().gateways) == ["default"]
+    store.put("second", {"port": 10778})
+    found = tomllib.loads((tmp_path / "wsgateway.toml").read_text())
+    assert found == {"gateways": {"default": {"port": 10777, "echo_sender": False}, "second": {"port": 10778}}}
+    assert (tmp_path / "wsgateway.toml").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_link_stays_a_link_and_the_mode_stays(path: Path, tmp_path: Path) -> None:
+    path.chmod(0o640)
+    link = tmp_path / "link.toml"
+    link.symlink_to(path)
+    Store(str(link)).put("chat", {"port": 1})
+    assert link.is_symlink()
+    assert "port = 1" in path.read_text()
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_folder_that_cannot_be_written_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = Store()
+    monkeypatch.setattr("tempfile.mkstemp", _refuse)
+    with pytest.raises(ConfigError, match="cannot write the settings file"):
+        store.put("a", {})
+    assert not store.has_file
+
+
+def _refuse(**_: object) -> None:
+    raise PermissionError(13, "Permission denied")
+
+
+EDITOR = """
+import random, sys
+from wsgateway.store import Store
+store = Store(sys.argv[1])
+print("ready", flush=True)
+for number in range(200):
+    name = random.choice("abcdefgh")
+    if random.random() < 0.3:
+        store.remove(name)
+    else:
+        store.put(name, {"port": 0, "hook_timeout": number + 1, "allowed_hosts": ["x" * random.randrange(2000)]})
+"""
+
+
+async def test_killed_at_any_moment_the_file_is_whole_and_the_supervisor_runs_what_it_says(path: Path) -> None:
+    for attempt in range(12):
+        process = subprocess.Popen([sys.executable, "-c", EDITOR, str(path)], stdout=subprocess.PIPE)
+        assert process.stdout
+        process.stdout.readline()
+        await anyio.sleep(random.random() * 0.4)  # the moment is what is tried
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        tables = tomllib.loads(path.read_text())
+        assert "# defaults of every gateway" in path.read_text()
+        if attempt % 4 == 0:
+            async with Supervisor(Store(str(path))) as supervisor:
+                assert [found.id for found in supervisor.all()] == list(tables["gateways"])
+                assert {found.state for found in supervisor.all()} == {"running"}

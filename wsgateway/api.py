@@ -1,0 +1,450 @@
+"""REST over a supervisor's gateways, under `/api`. One table of operations is the router, the rights and the
+OpenAPI description. Errors are problem+json."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from importlib.metadata import version
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from wsgateway import openapi
+from wsgateway.auth import Refusal, Rules
+from wsgateway.config import SPECS, AdminSettings, Settings, Startup
+from wsgateway.connection import Connection
+from wsgateway.exceptions import (
+    ConfigError,
+    GatewayConflict,
+    GatewayNotFound,
+    GatewayNotRunning,
+    HookError,
+    MessageError,
+    StartError,
+    check_close,
+)
+from wsgateway.instances import Guest, Instance, Supervisor
+from wsgateway.logs import logger, tail
+from wsgateway.messages import decode_json
+from wsgateway.routes import ProblemError, check_json_type, problem, query_int, read_body, shown_connection
+
+MAX_BODY = 1048576
+MAX_WAIT = 60.0
+"""Seconds that a request may wait for what it has begun."""
+
+HOST_ONLY = frozenset({"log_file", "uds", "ssl_keyfile", "ssl_certfile"})
+"""Settings that name files of the host: they are changed in the settings file only, not from afar."""
+
+RATE_INTERVAL = 1.0
+"""Seconds between two events of the stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One operation of the interface. `writes`: it needs a token with full rights."""
+
+    method: str
+    path: str
+    name: str
+    summary: str
+    writes: bool
+    answers: Mapping[int, str] = field(default_factory=dict)
+    """The schema, of `openapi.SCHEMAS`, of each answer that is no error; empty: it has no JSON body."""
+    errors: tuple[int, ...] = ()
+    body: str = ""
+    query: tuple[str, ...] = ()
+
+
+ONE = "/api/gateways/{gateway_id}"
+CLIENTS = ONE + "/connections"
+STARTED = {200: "Gateway", 202: "Gateway"}
+
+OPERATIONS = (
+    Operation("GET", "/api/gateways", "list_gateways", "All gateways", False, {200: "GatewayList"}),
+    Operation("POST", "/api/gateways", "create_gateway", "Create a gateway", True, {201: "Gateway", 202: "Gateway"},
+              (400, 403, 408, 409, 413, 415, 422), "NewGateway", ("wait",)),
+    Operation("GET", ONE, "show_gateway", "One gateway with its settings", False, {200: "Gateway"}, (404,)),
+    Operation("PATCH", ONE, "edit_gateway", "Change settings; null takes one back to its default", True, STARTED,
+              (400, 403, 404, 408, 409, 413, 415, 422), "Changes", ("wait",)),
+    Operation("DELETE", ONE, "delete_gateway", "Stop a gateway and delete it", True, {202: "Gateway", 204: ""},
+              (404, 409, 422), query=("wait",)),
+    Operation("POST", ONE + "/start", "start_gateway", "Start", True, STARTED, (404, 409, 422), query=("wait",)),
+    Operation("POST", ONE + "/stop", "stop_gateway", "Stop", True, STARTED, (404, 409, 422), query=("wait",)),
+    Operation("POST", ONE + "/restart", "restart_gateway", "Restart", True, STARTED, (404, 409, 422), query=("wait",)),
+    Operation("POST", "/api/reload", "reload", "Read the settings file again", True,
+              {200: "GatewayList", 202: "GatewayList"}, (409, 422), query=("wait",)),
+    Operation("GET", CLIENTS, "list_connections", "A page of the connections", False, {200: "ConnectionList"},
+              (404, 422), query=("offset", "limit", "search")),
+    Operation("GET", CLIENTS + "/{connection_id}", "show_connection", "One connection", False,
+              {200: "Connection"}, (404,)),
+    Operation("POST", CLIENTS + "/close", "close_connections", "Close connections, or all", True, {200: "Closed"},
+              (400, 404, 408, 413, 415, 422), "Close"),
+    Operation("DELETE", CLIENTS + "/{connection_id}", "close_connection", "Close one connection", True,
+              {204: ""}, (404,)),
+    Operation("POST", ONE + "/send", "send", "Push a message", True, {200: "Sent"},
+              (400, 404, 408, 409, 413, 415, 422, 500), "Message"),
+    Operation("GET", "/api/log", "show_log", "The end of the log", False, {200: "Log"}, (422,),
+              query=("lines", "gateway", "level")),
+    Operation("GET", "/api/events", "events", "States and rates, as server-sent events", False,
+              {200: "text/event-stream"}),
+    Operation("GET", "/api/openapi.json", "description", "This description", False, {200: "Description"}),
+)  # fmt: skip
+
+
+class Guard:
+    """Who may use the interface: rules for its tokens, and for local callers where there is none."""
+
+    def __init__(self, admin: AdminSettings, bound_host: str | None) -> None:
+        common: dict[str, Any] = {
+            "allowed_hosts": admin.allowed_hosts,
+            "allowed_origins": admin.allowed_origins,
+            "local_access": True,
+        }
+        full = admin.token
+        self._full = Rules(Settings(**common, api_key=full), bound_host=bound_host)
+        self._reading = Rules(Settings(**common, api_key=(*full, *admin.read_token)), bound_host=bound_host)
+
+    def check(self, scope: Scope, *, writes: bool) -> Refusal | None:
+        """None for a caller that may; 400, 401 or 403 with the reason for any other."""
+        refusal = self._reading.check_host(scope) or self._reading.check_origin(scope)
+        refusal = refusal or self._reading.check_caller(scope)
+        if refusal is None and writes:
+            refusal = self._full.check_caller(scope)
+            if refusal is not None and refusal.status == 401:
+                refusal = Refusal(403, "read_only", "this token may only look", "wrong-key")
+        if refusal is not None:  # the rules speak of a gateway's keys
+            refusal = replace(refusal, detail=refusal.detail.replace("api_key", "[admin] token"))
+        return refusal
+
+
+class Api:
+    """The interface of one supervisor, as an ASGI application."""
+
+    def __init__(self, supervisor: Supervisor, *, bound_host: str | None = None) -> None:
+        self.supervisor = supervisor
+        self._bound_host = bound_host
+        handlers = Handlers(supervisor)
+        paths = dict.fromkeys(operation.path for operation in OPERATIONS)
+        routes = []
+        for path in sorted(paths, key=lambda path: path.count("{")):  # `/connections/close` before `/{connection_id}`
+            table = {operation.method: operation for operation in OPERATIONS if operation.path == path}
+            routes.append(Route(path, _Endpoint(self, table, handlers)))
+        self._app = Starlette(routes=routes, exception_handlers={404: _nothing_here})
+
+    def guard(self) -> Guard:
+        """Made anew for each request: a reload may have changed the tokens."""
+        return Guard(self.supervisor.admin, self._bound_host)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
+
+
+@dataclass(frozen=True)
+class _Endpoint:
+    """The operations of one path. Default deny: the guard is asked before anything else, for a wrong method too."""
+
+    api: Api
+    table: Mapping[str, Operation]
+    handlers: "Handlers"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        response = await self._answer(request)
+        if response is not None:
+            await response(scope, receive, send)
+
+    async def _answer(self, request: Request) -> Response | None:
+        operation = self.table.get(request.method)
+        refusal = self.api.guard().check(request.scope, writes=operation is None or operation.writes)
+        if refusal is None and operation is None:
+            allow = ", ".join(self.table)
+            refusal = Refusal(405, "method", f"only {allow} is possible here", "wrong-method", (("allow", allow),))
+        if refusal is not None:
+            logger.warning("admin: refused %s %s: %s", request.method, request.url.path, refusal)
+            return problem(refusal)
+        assert operation is not None
+        handler: Callable[[Request], Awaitable[Response]] = getattr(self.handlers, operation.name)
+        try:
+            return await handler(request)
+        except ProblemError as exc:
+            return problem(exc.refusal)
+        except GatewayNotFound as exc:
+            return problem(Refusal(404, "unknown_gateway", str(exc), "unknown-gateway"))
+        except (GatewayConflict, GatewayNotRunning, StartError) as exc:
+            return problem(Refusal(409, "conflict", str(exc), "not-running"))
+        except ConfigError as exc:
+            return problem(Refusal(422, "settings", str(exc), "settings"))
+        except ClientDisconnect:
+            return None
+
+
+async def _nothing_here(request: Request, _: Exception) -> Response:
+    detail = f"there is nothing at {request.url.path[:200]}; /api/openapi.json describes what there is"
+    return problem(Refusal(404, "unknown_path", detail, "wrong-path"))
+
+
+class Handlers:
+    """What each operation does, under its name."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+
+    # Gateways
+
+    async def list_gateways(self, _: Request) -> Response:
+        return JSONResponse(self._list())
+
+    def _list(self) -> dict[str, Any]:
+        return {"gateways": [shown_gateway(found) for found in self._supervisor.all()]}
+
+    async def show_gateway(self, request: Request) -> Response:
+        return JSONResponse(shown_gateway(self._found(request), settings=True))
+
+    async def create_gateway(self, request: Request) -> Response:
+        fields = await _fields(request)
+        gateway_id = fields.pop("id", None)
+        if not isinstance(gateway_id, str):
+            raise ProblemError(Refusal(422, "body", "id: the new gateway needs one, a text", "bad-body"))
+        self._check_settings(fields)
+        _query_seconds(request)  # before anything is made
+        settings = {name: value for name, value in fields.items() if value is not None}
+        created = await self._supervisor.create(gateway_id.strip(), settings)
+        if created.settings.startup is not Startup.AUTOMATIC:
+            return JSONResponse(self._shown(created.id), 201)
+        return await self._acted(
+            request, self._supervisor.start(created.id), lambda: self._shown(created.id), done=201, failing=201
+        )
+
+    async def edit_gateway(self, request: Request) -> Response:
+        found = self._found(request)
+        changes = await _fields(request)
+        self._check_settings(changes, before=found)
+        return await self._acted(request, self._supervisor.edit(found.id, changes), lambda: self._shown(found.id))
+
+    async def delete_gateway(self, request: Request) -> Response:
+        found = self._found(request)
+        return await self._acted(request, self._supervisor.delete(found.id), lambda: shown_gateway(found), done=204)
+
+    async def start_gateway(self, request: Request) -> Response:
+        found = self._found(request)
+        return await self._acted(request, self._supervisor.start(found.id), lambda: self._shown(found.id))
+
+    async def stop_gateway(self, request: Request) -> Response:
+        found = self._found(request)
+        return await self._acted(request, self._supervisor.stop(found.id), lambda: self._shown(found.id))
+
+    async def restart_gateway(self, request: Request) -> Response:
+        found = self._found(request)
+        return await self._acted(request, self._supervisor.restart(found.id), lambda: self._shown(found.id))
+
+    async def reload(self, request: Request) -> Response:
+        return await self._acted(request, self._supervisor.reload(), self._list)
+
+    def _found(self, request: Request) -> Instance | Guest:
+        return self._supervisor.find(request.path_params["gateway_id"])
+
+    def _shown(self, gateway_id: str) -> dict[str, Any]:
+        return shown_gateway(self._supervisor.find(gateway_id), settings=True)
+
+    async def _acted(
+        self,
+        request: Request,
+        action: Coroutine[Any, Any, None],
+        show: Callable[[], dict[str, Any]],
+        *,
+        done: int = 200,
+        failing: int | None = None,
+    ) -> Response:
+        """Begin `action`. With `?wait=seconds` the answer comes when it is done, else, or past that, it is 202.
+
+        What is refused at once (an unknown id, a wrong setting) is answered at once, whatever `wait` says. `failing`
+        is the status for a start that failed; None: 409.
+        """
+        try:
+            wait = _query_seconds(request)
+        except ProblemError:
+            action.close()
+            raise
+        task = self._supervisor.begin(action)
+        finished, _ = await asyncio.wait({task}, timeout=max(wait, AT_ONCE))
+        if not finished:
+            return JSONResponse(show(), 202, headers={"location": request.url.path})
+        if failing is not None and isinstance(task.exception(), StartError):
+            return JSONResponse(show(), failing)  # it is there, and says why it has failed
+        task.result()
+        return Response(status_code=204) if done == 204 else JSONResponse(show(), done)
+
+    def _check_settings(self, values: Mapping[str, Any], before: Instance | Guest | None = None) -> None:
+        """Refuse what may not be set from afar: files of the host, and listeners that nobody has allowed."""
+        mistakes = [f"{name}: there is no such setting" for name in values if name not in SPECS]
+        if mistakes:
+            raise ConfigError(mistakes)
+        forbidden = sorted(HOST_ONLY & values.keys())
+        if forbidden:
+            detail = f"{', '.join(forbidden)}: names a file of the host, which is only set in the settings file"
+            raise ProblemError(Refusal(403, "host_only", detail, "settings"))
+        listener = values.get("listener")
+        unchanged = before is not None and listener == before.settings.listener
+        allowed = self._supervisor.listeners
+        if not isinstance(listener, str) or not listener or unchanged:
+            return
+        if not any(fnmatchcase(listener, pattern) for pattern in allowed):
+            detail = f"listener: {listener[:100]!r} may not be named here; add it to listeners in [admin]"
+            raise ProblemError(Refusal(403, "listener", detail, "settings"))
+
+    # Connections
+
+    async def list_connections(self, request: Request) -> Response:
+        gateway = self._found(request).gateway
+        offset = query_int(request, "offset", 0, 0, 2**31)
+        limit = query_int(request, "limit", 100, 1, 1000)
+        search = request.query_params.get("search", "").casefold()
+        found = [conn for conn in gateway.connections if not search or search in searchable(conn)]
+        page = [shown_connection(conn) for conn in found[offset : offset + limit]]
+        return JSONResponse({"total": len(found), "offset": offset, "limit": limit, "connections": page})
+
+    async def show_connection(self, request: Request) -> Response:
+        conn = self._connection(request)
+        return JSONResponse({**shown_connection(conn), "headers": shown_headers(conn)})
+
+    async def close_connection(self, request: Request) -> Response:
+        await self._connection(request).close()
+        return Response(status_code=204)
+
+    async def close_connections(self, request: Request) -> Response:
+        gateway = self._found(request).gateway
+        fields = await _fields(request)
+        wanted, everybody = fields.get("connections"), fields.get("all", False)
+        code, reason = fields.get("code", 1000), fields.get("reason", "")
+        if not (everybody is True and wanted is None) and not (everybody is False and isinstance(wanted, list)):
+            raise ProblemError(Refusal(422, "body", 'say which: {"connections": [ids]} or {"all": true}', "bad-body"))
+        if not isinstance(code, int) or isinstance(code, bool) or not isinstance(reason, str):
+            raise ProblemError(Refusal(422, "body", "code is a number, reason a text", "bad-body"))
+        try:
+            check_close(code, reason)
+        except ValueError as exc:
+            raise ProblemError(Refusal(422, "body", str(exc), "bad-body")) from exc
+        chosen = (
+            list(gateway.connections) if wanted is None else [gateway.connections.get(str(item)) for item in wanted]
+        )
+        closing = [conn for conn in dict.fromkeys(chosen) if conn is not None]
+        for conn in closing:
+            conn.close_nowait(code, reason)
+        return JSONResponse({"closed": len(closing)})
+
+    def _connection(self, request: Request) -> Connection:
+        conn = self._found(request).gateway.connections.get(request.path_params["connection_id"])
+        if conn is None:
+            raise ProblemError(Refusal(404, "unknown_connection", "no connection with that id is open", "wrong-path"))
+        return conn
+
+    async def send(self, request: Request) -> Response:
+        gateway = self._found(request).gateway
+        fields = await _fields(request)
+        connections = fields.pop("connections", None)
+        if connections is not None and not (
+            isinstance(connections, list) and all(isinstance(item, str) for item in connections)
+        ):
+            raise ProblemError(Refusal(422, "body", "connections: it has to be a list of connection ids", "bad-body"))
+        message = fields.pop("message", None)
+        try:
+            sent = await gateway.send(message, connections=connections, data=fields)
+        except MessageError as exc:
+            raise ProblemError(Refusal(422, "body", f"message: {exc}", "bad-body")) from exc
+        except HookError as exc:
+            raise ProblemError(Refusal(500, "hook", str(exc), "hook-failed")) from exc
+        return JSONResponse({"id": gateway.id, **sent._asdict()})
+
+    # The log and the stream
+
+    async def show_log(self, request: Request) -> Response:
+        lines = query_int(request, "lines", 100, 1, 1000)
+        wanted = request.query_params.get("gateway")
+        level = request.query_params.get("level", "INFO").upper()
+        if level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+            raise ProblemError(Refusal(422, "query", "level: DEBUG, INFO, WARNING or ERROR", "bad-body"))
+        return JSONResponse({"lines": await asyncio.to_thread(tail, lines, gateway=wanted, level=level)})
+
+    async def events(self, _: Request) -> Response:
+        return StreamingResponse(self._stream(), media_type="text/event-stream", headers={"cache-control": "no-store"})
+
+    async def _stream(self) -> AsyncIterator[str]:
+        while not self._supervisor.closing.is_set():
+            yield f"event: gateways\ndata: {json.dumps(self._list())}\n\n"
+            await self._supervisor.changed(RATE_INTERVAL)
+
+    async def description(self, request: Request) -> Response:
+        del request
+        return JSONResponse(openapi.description(OPERATIONS, version=version("wsgateway")))
+
+
+AT_ONCE = 0.05
+"""Seconds in which a mistake is found that is answered without `wait`."""
+
+
+def shown_gateway(found: Instance | Guest, *, settings: bool = False) -> dict[str, Any]:
+    """A gateway as the interface shows it: what it does, and with `settings` how it is set, without secrets."""
+    gateway = found.gateway
+    metrics = gateway.metrics
+    shown: dict[str, Any] = {
+        "id": gateway.id,
+        "state": str(gateway.state),
+        "failure": gateway.failure or None,
+        "url": found.url or None,
+        "port": found.settings.port,
+        "startup": str(found.settings.startup),
+        "editable": found.is_editable,
+        "connections": len(gateway.connections),
+        "messages_in": metrics.messages_in,
+        "messages_out": metrics.messages_out,
+        "dropped": sum(metrics.dropped.values()),
+    }
+    return {**shown, "settings": found.settings.shown()} if settings else shown
+
+
+def searchable(conn: Connection) -> str:
+    """What a search looks into."""
+    user = "" if conn.user is None else str(conn.user)
+    return "\n".join((conn.id, conn.address, conn.path, user)).casefold()
+
+
+SECRET_HEADERS = frozenset({"authorization", "cookie", "proxy-authorization", "sec-websocket-key"})
+
+
+def shown_headers(conn: Connection) -> dict[str, str]:
+    """The request's headers, secrets as `***`."""
+    return {name: "***" if name in SECRET_HEADERS else value for name, value in conn.headers.items()}
+
+
+async def _fields(request: Request) -> dict[str, Any]:
+    check_json_type(request)
+    body = await read_body(request, MAX_BODY)
+    try:
+        fields = decode_json(body)
+    except MessageError as exc:
+        raise ProblemError(Refusal(400, "body", str(exc), "bad-body")) from exc
+    if not isinstance(fields, dict):
+        raise ProblemError(Refusal(400, "body", "the body is no JSON object", "bad-body"))
+    return fields
+
+
+def _query_seconds(request: Request) -> float:
+    text = request.query_params.get("wait", "0")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= MAX_WAIT:
+        raise ProblemError(Refusal(422, "query", f"wait: seconds, from 0 to {MAX_WAIT:g}", "bad-body"))
+    return seconds
+
+
+def app(supervisor: Supervisor, *, bound_host: str | None = None) -> ASGIApp:
+    """What the admin port serves."""
+    return Api(supervisor, bound_host=bound_host)

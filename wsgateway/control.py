@@ -1,0 +1,258 @@
+"""The commands that steer a server through its REST interface: list, create, show, edit, start, stop and so on."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+from urllib.parse import quote, urlencode
+
+from wsgateway import client
+from wsgateway.config import ENV, SPECS, admin_settings, config_path, convert, flag, nearest, read_tables
+from wsgateway.exceptions import ConfigError, SendError
+from wsgateway.logs import escape_controls
+
+TIMEOUT = 65.0
+"""Seconds to wait for an answer; longer than the interface itself waits for what it has begun."""
+
+
+class AddCommand(Protocol):
+    def __call__(self, name: str, text: str) -> argparse.ArgumentParser: ...
+
+
+def add_commands(command: AddCommand) -> None:
+    """Add every command to the parser."""
+    for name, text, run in (
+        ("list", "List the gateways of a running server.", _list),
+        ("reload", "Let the server read its settings file again.", _reload),
+    ):
+        _common(command(name, text), run)
+    for name, text, run in (
+        ("show", "Show a gateway, with its settings.", _show),
+        ("start", "Start a gateway.", _start),
+        ("restart", "Restart a gateway; its clients are told to come back.", _restart),
+    ):
+        _common(command(name, text), run).add_argument("id", help="the gateway's id")
+    for name, text, run in (
+        ("stop", "Stop a gateway; its clients are told to come back.", _stop),
+        ("delete", "Stop a gateway and delete it from the settings file.", _delete),
+    ):
+        parser = _common(command(name, text), run)
+        parser.add_argument("id", help="the gateway's id")
+        parser.add_argument("--yes", action="store_true", help="do not ask")
+    for name, text, run in (
+        ("create", "Create a gateway.", _create),
+        ("edit", "Change settings of a gateway.", _edit),
+    ):
+        parser = _common(command(name, text), run)
+        parser.add_argument("id", help="the gateway's id")
+        parser.add_argument("settings", nargs="*", metavar="NAME=VALUE", help="a setting; NAME= takes it back")
+    connections = _common(command("connections", "List the connections of a gateway."), _connections)
+    connections.add_argument("id", help="the gateway's id")
+    connections.add_argument("--search", default="", help="a part of id, address, path or user")
+    connections.add_argument("--limit", type=int, default=100, help="how many at most (%(default)s)")
+    close = _common(command("close", "Close connections of a gateway."), _close)
+    close.add_argument("id", help="the gateway's id")
+    close.add_argument("connections", nargs="*", metavar="CONNECTION", help="ids of connections")
+    close.add_argument("--all", action="store_true", help="all of them")
+    close.add_argument("--code", type=int, default=1000, help="close code (%(default)s)")
+    close.add_argument("--reason", default="", help="close reason")
+    logs = _common(command("logs", "Print the end of the log."), _logs)
+    logs.add_argument("--gateway", help="only of the gateway with this id")
+    logs.add_argument("--level", default="INFO", help="this level and above (%(default)s)")
+    logs.add_argument("--lines", type=int, default=100, help="how many (%(default)s)")
+
+
+def _common(parser: argparse.ArgumentParser, run: Callable[["Remote"], int]) -> argparse.ArgumentParser:
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+    parser.add_argument(
+        "--admin-url", help="where the interface is (the settings file's [admin], http://127.0.0.1:10120)"
+    )
+    parser.add_argument("--token", help=f"the token; better in the variable {ENV}ADMIN_TOKEN")
+    parser.set_defaults(run=lambda options: _run(run, options))
+    return parser
+
+
+def _run(run: Callable[["Remote"], int], options: argparse.Namespace) -> int:
+    try:
+        remote = Remote(options)
+    except ConfigError as exc:
+        _complain(str(exc))
+        return 2
+    try:
+        return run(remote)
+    except SendError as exc:
+        _complain(str(exc.problem.get("detail", exc)))
+    except (ConfigError, ValueError) as exc:
+        _complain(str(exc))
+        return 2
+    except OSError as exc:
+        reason = getattr(exc, "reason", exc)
+        _complain(f"nobody answers at {remote.url}: {reason}; does `wsgateway serve` run, with its admin interface?")
+    return 1
+
+
+def _complain(text: str) -> None:
+    for line in text.splitlines():
+        print(f"wsgateway: {escape_controls(line)}", file=sys.stderr)
+
+
+class Remote:
+    """The interface of a running server."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        path = config_path(os.environ, None)
+        admin = admin_settings(read_tables(path) if path else {}, path, os.environ, {})
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(admin.host, admin.host)
+        host = f"[{host}]" if ":" in host else host
+        self.url: str = (options.admin_url or f"http://{host}:{admin.port}").rstrip("/")
+        self._token: str | None = options.token or next(iter((*admin.token, *admin.read_token)), None)
+
+    def ask(self, method: str, path: str, body: object = None, **query: object) -> Any:
+        """What the interface answers. Raises what `client.request` raises."""
+        asked = urlencode({name: value for name, value in query.items() if value not in (None, "")})
+        url = f"{self.url}/api{path}{'?' + asked if asked else ''}"
+        return client.request(method, url, body, token=self._token, timeout=TIMEOUT)
+
+    @property
+    def gateway(self) -> str:
+        """The path of the gateway that the command line names."""
+        return "/gateways/" + quote(self.options.id, safe="")
+
+    def tell(self, found: object, text: str) -> int:
+        """Print `found` for programs, or `text` for people."""
+        print(json.dumps(found, ensure_ascii=False, indent=2) if self.options.json else text)
+        return 0
+
+
+def _table(rows: Sequence[Mapping[str, Any]], heads: Mapping[str, str]) -> str:
+    lines = [tuple(heads.values())]
+    lines += [tuple("" if row[name] is None else escape_controls(str(row[name])) for name in heads) for row in rows]
+    widths = [max(len(line[place]) for line in lines) for place in range(len(heads))]
+    return "\n".join(
+        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+GATEWAYS = {
+    "id": "ID",
+    "state": "STATE",
+    "port": "PORT",
+    "connections": "CONNECTIONS",
+    "startup": "STARTUP",
+    "failure": "WHY",
+}
+
+
+def _list(remote: Remote) -> int:
+    found = remote.ask("GET", "/gateways")
+    return remote.tell(found, _table(found["gateways"], GATEWAYS))
+
+
+def _reload(remote: Remote) -> int:
+    found = remote.ask("POST", "/reload", wait=60)
+    return remote.tell(found, _table(found["gateways"], GATEWAYS))
+
+
+def _show(remote: Remote) -> int:
+    found = remote.ask("GET", remote.gateway)
+    settings = found.get("settings", {})
+    lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in settings.items()]
+    return remote.tell(found, _table([found], GATEWAYS) + "\n\n" + "\n".join(lines))
+
+
+def _changed(remote: Remote, found: Any) -> int:
+    """Say what became of a gateway; 1 if it has failed."""
+    why = f": {found['failure']}" if found["failure"] else ""
+    remote.tell(found, f"gateway [{found['id']}] is {found['state']}{escape_controls(why)}")
+    return 1 if found["state"] == "failed" else 0
+
+
+def _start(remote: Remote) -> int:
+    return _changed(remote, remote.ask("POST", remote.gateway + "/start", wait=60))
+
+
+def _restart(remote: Remote) -> int:
+    return _changed(remote, remote.ask("POST", remote.gateway + "/restart", wait=60))
+
+
+def _sure(remote: Remote, what: str) -> bool:
+    """Say how many connections will go, and ask on a terminal."""
+    count = remote.ask("GET", remote.gateway)["connections"]
+    text = f"{what} gateway [{remote.options.id}]: {count} connection{'' if count == 1 else 's'} will be closed"
+    print(text, file=sys.stderr)
+    if remote.options.yes or not sys.stdin.isatty():
+        return True
+    return input("go on? [y/N] ").strip().lower() in ("y", "yes")
+
+
+def _stop(remote: Remote) -> int:
+    if not _sure(remote, "stopping"):
+        return 1
+    return _changed(remote, remote.ask("POST", remote.gateway + "/stop", wait=60))
+
+
+def _delete(remote: Remote) -> int:
+    if not _sure(remote, "deleting"):
+        return 1
+    found = remote.ask("DELETE", remote.gateway, wait=60)
+    return remote.tell(found, f"gateway [{remote.options.id}] is deleted")
+
+
+def _create(remote: Remote) -> int:
+    return _changed(remote, remote.ask("POST", "/gateways", {"id": remote.options.id, **_settings(remote)}, wait=60))
+
+
+def _edit(remote: Remote) -> int:
+    return _changed(remote, remote.ask("PATCH", remote.gateway, _settings(remote), wait=60))
+
+
+def _settings(remote: Remote) -> dict[str, Any]:
+    """The settings that the command line names, as JSON values. Raises `ConfigError`."""
+    values: dict[str, Any] = {}
+    mistakes: list[str] = []
+    for text in remote.options.settings:
+        name, equals, value = text.partition("=")
+        name = name.removeprefix("--").replace("-", "_")
+        if name not in SPECS or not equals:
+            mistakes.append(f"{text!r} is no setting like {flag('port')[2:]}=10126{nearest(name, SPECS)}")
+        elif not value:
+            values[name] = None
+        else:
+            try:
+                found = convert(SPECS[name], value, text=True)
+                values[name] = list(found) if isinstance(found, tuple) else found
+            except ValueError as exc:
+                mistakes.append(f"{name}: {exc}")
+    if mistakes:
+        raise ConfigError(mistakes)
+    return values
+
+
+CONNECTIONS = {"id": "ID", "address": "ADDRESS", "path": "PATH", "user": "USER", "age": "AGE"}
+
+
+def _connections(remote: Remote) -> int:
+    options = remote.options
+    found = remote.ask("GET", remote.gateway + "/connections", limit=options.limit, search=options.search)
+    more = found["total"] - len(found["connections"])
+    text = _table(found["connections"], CONNECTIONS) + (f"\n… and {more} more" if more > 0 else "")
+    return remote.tell(found, text)
+
+
+def _close(remote: Remote) -> int:
+    options = remote.options
+    if bool(options.connections) == options.all:
+        raise ValueError("say which connections, by their ids, or --all")
+    body: dict[str, Any] = {"code": options.code, "reason": options.reason}
+    body |= {"all": True} if options.all else {"connections": options.connections}
+    found = remote.ask("POST", remote.gateway + "/connections/close", body)
+    return remote.tell(found, f"{found['closed']} closed")
+
+
+def _logs(remote: Remote) -> int:
+    options = remote.options
+    found = remote.ask("GET", "/log", lines=options.lines, gateway=options.gateway, level=options.level)
+    return remote.tell(found, "\n".join(escape_controls(line) for line in found["lines"]))

@@ -1,0 +1,319 @@
+"""Gateways kept in a file, and their lives: created, started, stopped, restarted, edited, deleted. What REST, the
+panel and the command line call. Knows nothing of HTTP."""
+
+import asyncio
+import contextlib
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Any, Self
+
+from wsgateway.config import SPECS, AdminSettings, Settings, Startup
+from wsgateway.exceptions import ConfigError, GatewayConflict, GatewayNotFound, StartError
+from wsgateway.gateway import Gateway, State
+from wsgateway.logs import logger
+from wsgateway.server import serving
+from wsgateway.store import Described, Store
+
+
+class Instance:
+    """One gateway with a port of its own, which can be started and stopped. Made and owned by a `Supervisor`."""
+
+    is_editable = True
+
+    def __init__(self, settings: Settings) -> None:
+        self.gateway = Gateway(settings=settings)
+        self.url = ""
+        self._lock = asyncio.Lock()
+        self._stack: AsyncExitStack | None = None
+
+    @property
+    def id(self) -> str:
+        return self.gateway.id
+
+    @property
+    def settings(self) -> Settings:
+        return self.gateway.settings
+
+    @property
+    def state(self) -> State:
+        return self.gateway.state
+
+    async def start(self) -> None:
+        """Bind, then run. Does nothing while it runs. Raises `StartError`, `GatewayConflict` if it is disabled."""
+        async with self._lock:
+            await self._start()
+
+    async def stop(self) -> None:
+        """Free the port, close every connection, run every `on_client_close`. Does nothing while stopped."""
+        async with self._lock:
+            await self._stop()
+
+    async def restart(self) -> None:
+        """Stop, load the listener anew, start. From every state. Raises what `start` raises."""
+        async with self._lock:
+            self._check_enabled()
+            await self._stop()
+            await self._start()
+
+    async def replace(self, settings: Settings) -> None:
+        """Become a gateway with `settings`, which runs if this one did. Raises `StartError`."""
+        async with self._lock:
+            was_running = self.state is State.RUNNING
+            await self._stop()
+            self.gateway = Gateway(settings=settings)
+            if was_running and settings.startup is not Startup.DISABLED:
+                await self._start()
+
+    def _check_enabled(self) -> None:
+        if self.settings.startup is Startup.DISABLED:
+            raise GatewayConflict(f"gateway [{self.id}] is disabled: set startup to automatic or manual first")
+
+    async def _start(self) -> None:
+        self._check_enabled()
+        if self.state is State.RUNNING:
+            return
+        self.gateway.state = State.STARTING
+        stack = AsyncExitStack()
+        try:
+            self.url = await stack.enter_async_context(serving(self.gateway, self.settings))
+        except BaseException as exc:
+            if not isinstance(exc, StartError):
+                self.gateway.fail(str(exc) or type(exc).__name__)
+            raise
+        self._stack = stack
+
+    async def _stop(self) -> None:
+        stack, self._stack = self._stack, None
+        self.url = ""
+        if stack is not None:
+            await stack.aclose()
+        await self.gateway.stop()  # which a failed one forgets
+
+
+class Guest:
+    """A gateway that was made in code: somebody else binds and edits it."""
+
+    is_editable = False
+
+    def __init__(self, gateway: Gateway) -> None:
+        self.gateway = gateway
+        self.url = ""
+
+    @property
+    def id(self) -> str:
+        return self.gateway.id
+
+    @property
+    def settings(self) -> Settings:
+        return self.gateway.settings
+
+    @property
+    def state(self) -> State:
+        return self.gateway.state
+
+    async def start(self) -> None:
+        await self.gateway.start()
+
+    async def stop(self) -> None:
+        await self.gateway.stop()
+
+    async def restart(self) -> None:
+        await self.gateway.restart()
+
+
+class Supervisor:
+    """Several gateways in one process, each on its port, kept in a settings file.
+
+        async with Supervisor(Store("wsgateway.toml")) as supervisor:
+            await supervisor.restart("chat")
+
+    Entering starts all whose `startup` is automatic; one that fails is `failed`, and harms no other. Leaving stops
+    all. `gateways` were made in code: they are listed, started and stopped, and cannot be edited.
+    """
+
+    def __init__(self, store: Store | None = None, *, gateways: Iterable[Gateway] = ()) -> None:
+        self._store = store
+        self._guests = [Guest(gateway) for gateway in gateways]
+        self._instances: dict[str, Instance] = {}
+        self._editing = asyncio.Lock()
+        self._changed = asyncio.Event()
+        self._begun: set[asyncio.Task[None]] = set()
+        self.admin = AdminSettings()
+        self.closing = asyncio.Event()
+        """Set when the supervisor ends: streams end with it."""
+
+    # Looking
+
+    def all(self) -> Sequence[Instance | Guest]:
+        """Every gateway: those of the file in its order, then those made in code."""
+        return [*self._instances.values(), *self._guests]
+
+    def find(self, gateway_id: str) -> Instance | Guest:
+        """The gateway with that id, in any case. Raises `GatewayNotFound`."""
+        wanted = gateway_id.strip().casefold()
+        for found in self.all():
+            if found.id.casefold() == wanted:
+                return found
+        raise GatewayNotFound(gateway_id.strip(), [found.id for found in self.all()])
+
+    def state(self, gateway_id: str) -> State:
+        return self.find(gateway_id).state
+
+    @property
+    def listeners(self) -> tuple[str, ...]:
+        """Patterns of the listeners that may be named: `[admin] listeners`, and what the file and flags name."""
+        named = [found.settings.listener for found in self._instances.values()]
+        return (*self.admin.listeners, *(name for name in named if isinstance(name, str)))
+
+    async def changed(self, seconds: float) -> None:
+        """Wait until a gateway is changed by an action, the supervisor ends, or `seconds` are over."""
+        event = self._changed
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await event.wait()
+
+    def begin(self, action: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Do `action`, whether somebody waits for it or not. Its failure is in the gateway's state and log."""
+        task = asyncio.create_task(action)
+        self._begun.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._begun.discard(task)
+        if not task.cancelled():
+            task.exception()  # it is asked for, so that asyncio does not complain that nobody has
+
+    # Acting. Each can be awaited, and called twice
+
+    async def start(self, gateway_id: str) -> None:
+        """Raises `GatewayNotFound`, `GatewayConflict` if it is disabled, `StartError` with the reason."""
+        await self._acted(self.find(gateway_id).start())
+
+    async def stop(self, gateway_id: str) -> None:
+        """Raises `GatewayNotFound`."""
+        await self._acted(self.find(gateway_id).stop())
+
+    async def restart(self, gateway_id: str) -> None:
+        """Raises what `start` raises."""
+        await self._acted(self.find(gateway_id).restart())
+
+    async def create(self, gateway_id: str, settings: Mapping[str, Any]) -> Instance:
+        """Write a new gateway into the file. It is not started.
+
+        Raises `GatewayConflict` if the id is taken, and `ConfigError`.
+        """
+        async with self._editing:
+            store = self._writable()
+            if any(found.id.casefold() == gateway_id.casefold() for found in self.all()):
+                raise GatewayConflict(f"there is a gateway with id [{gateway_id}] already")
+            Settings(id=gateway_id)  # which refuses what is no id
+            described = await asyncio.to_thread(store.put, gateway_id, settings)
+            created = self._instances[gateway_id] = Instance(described.gateways[gateway_id].settings)
+            logger.info("[%s] created", gateway_id)
+        self._tell()
+        return created
+
+    async def edit(self, gateway_id: str, changes: Mapping[str, Any]) -> None:
+        """Write `changes` into the file; None takes a setting back to its default. What ran is started again.
+
+        Raises `GatewayNotFound`, `GatewayConflict` for one made in code, `ConfigError`, and `StartError`, having
+        changed it all the same.
+        """
+        instance = self._own(gateway_id)
+        unknown = [name for name in changes if name not in SPECS]
+        if unknown:
+            raise ConfigError([f"{name}: there is no such setting" for name in unknown])
+        if changes.get("id", instance.id) != instance.id:
+            raise ConfigError(["id: it is fixed once the gateway is created"])
+        async with self._editing:
+            values = {name: value for name, value in changes.items() if name != "id"}
+            described = await asyncio.to_thread(self._writable().put, instance.id, values)
+            settings = described.gateways[instance.id].settings
+        if settings != instance.settings:
+            await self._acted(instance.replace(settings))
+
+    async def delete(self, gateway_id: str) -> None:
+        """Stop it, and take it out of the file. Raises `GatewayNotFound`, `GatewayConflict` for one made in code."""
+        instance = self._own(gateway_id)
+        async with self._editing:
+            await asyncio.to_thread(self._writable().remove, instance.id)
+            self._instances.pop(instance.id, None)
+        await self._acted(instance.stop())
+        logger.info("[%s] deleted", instance.id)
+
+    async def reload(self) -> None:
+        """Read the file again, and touch only what changed. Raises `ConfigError`, and then nothing is changed."""
+        async with self._editing:
+            described = await asyncio.to_thread(self._writable().read)
+            actions = self._adopt(described)
+        await self._acted(_all(actions))
+        logger.info("the settings file was read again, %d gateways were changed", len(actions))
+
+    def _adopt(self, described: Described) -> list[Any]:
+        """Take over what is described now; what has to be awaited for it."""
+        gone = [known for known in self._instances if known not in described.gateways]
+        actions: list[Any] = [self._instances.pop(gateway_id).stop() for gateway_id in gone]
+        for gateway_id, loaded in described.gateways.items():
+            known = self._instances.get(gateway_id)
+            if known is None:
+                self._instances[gateway_id] = added = Instance(loaded.settings)
+                if loaded.settings.startup is Startup.AUTOMATIC:
+                    actions.append(added.start())
+            elif known.settings != loaded.settings:
+                actions.append(known.replace(loaded.settings))
+        self.admin = described.admin
+        return actions
+
+    def _own(self, gateway_id: str) -> Instance:
+        found = self.find(gateway_id)
+        if isinstance(found, Guest):
+            raise GatewayConflict(f"gateway [{found.id}] is made in code, and can only be changed there")
+        return found
+
+    def _writable(self) -> Store:
+        if self._store is None:
+            raise GatewayConflict("these gateways are made in code, there is no settings file to change")
+        return self._store
+
+    async def _acted(self, action: Coroutine[Any, Any, None]) -> None:
+        self._tell()
+        try:
+            await action
+        finally:
+            self._tell()
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    # Its own life
+
+    def end_streams(self) -> None:
+        """It is about to end: whoever watches should go."""
+        self.closing.set()
+        self._tell()
+
+    async def __aenter__(self) -> Self:
+        if self._store is not None:
+            described = self._store.read()
+            for loaded in described.gateways.values():
+                for warning in loaded.warnings:
+                    logger.warning("%s", warning)
+            await _all(self._adopt(described))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.end_streams()
+        await asyncio.gather(*self._begun, return_exceptions=True)
+        await _all([instance.stop() for instance in self._instances.values()])
+
+
+async def _all(actions: Sequence[Any]) -> None:
+    """Await all, none of which may keep another from being done. A failed start is in the gateway's state and log."""
+    for found in await asyncio.gather(*actions, return_exceptions=True):
+        if isinstance(found, BaseException) and not isinstance(found, StartError):
+            logger.error("a gateway could not be changed: %r", found, exc_info=found)
