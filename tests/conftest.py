@@ -9,8 +9,9 @@ from playwright.async_api import Browser, async_playwright
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
+def anyio_backend() -> tuple[str, dict[str, bool]]:
+    """`UVLOOP=1 make test` runs what runs in this process on uvloop; processes of their own have it anyway."""
+    return "asyncio", {"use_uvloop": os.environ.get("UVLOOP") == "1"}
 
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or ""

@@ -4,13 +4,18 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import anyio
 import hypercorn.asyncio
+import pytest
+import trustme
 import uvicorn
 
-from wsgateway import testing
+from wsgateway import Gateway, Settings, testing
+from wsgateway.server import serving
 
 
 class Serve(Protocol):
@@ -34,6 +39,28 @@ class OwnServer:
 
     def __call__(self, app: Any) -> AbstractAsyncContextManager[str]:
         return testing.serve(app)
+
+
+class OwnServerTls:
+    """The gateway's own server, over TLS. Clients trust its certificate through `SSL_CERT_FILE`."""
+
+    name = "wsgateway-tls"
+
+    @asynccontextmanager
+    async def __call__(self, app: Any) -> AsyncIterator[str]:
+        options = testing.replaced(app.settings if isinstance(app, Gateway) else Settings())
+        values = {name: getattr(options, name) for name in options.__slots__}
+        with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+            authority = trustme.CA()
+            certificate = authority.issue_cert("localhost", "127.0.0.1")
+            key, chain, root = (Path(folder) / name for name in ("key.pem", "chain.pem", "root.pem"))
+            certificate.private_key_pem.write_to_path(key)
+            certificate.cert_chain_pems[0].write_to_path(chain)
+            authority.cert_pem.write_to_path(root)
+            patch.setenv("SSL_CERT_FILE", str(root))
+            settings = Settings(**{**values, "ssl_keyfile": str(key), "ssl_certfile": str(chain)})
+            async with serving(app, settings) as url:
+                yield url
 
 
 class PlainUvicorn:
@@ -91,4 +118,4 @@ class Hypercorn:
             listening.detach()
 
 
-SERVERS: tuple[Serve, ...] = (OwnServer(), PlainUvicorn(), Hypercorn())
+SERVERS: tuple[Serve, ...] = (OwnServer(), OwnServerTls(), PlainUvicorn(), Hypercorn())

@@ -115,3 +115,11 @@ def test_the_filter_of_the_docs_masks() -> None:
     record = logger.makeRecord("uvicorn.error", logging.INFO, "", 1, "%s", ("/ws?token=secret",), None)
     logger.filter(record)
     assert record.getMessage() == "/ws?…"
+
+
+async def test_the_supervisor_of_the_admin_page(tmp_path: Path) -> None:
+    file = tmp_path / "wsgateway.toml"
+    file.write_text("[gateways.chat]\nport = 0\n[gateways.prices]\nport = 0\n")
+    found = await run(block("admin.md", "supervised.py"))["main"](str(file))
+    assert found == ["chat stopped", "prices running"]
+    assert "hook_timeout = 3.0" in file.read_text()

@@ -6,7 +6,7 @@ from collections import defaultdict
 import anyio
 import pytest
 
-from tests.servers import OwnServer, PlainUvicorn, Serve
+from tests.servers import OwnServer, OwnServerTls, PlainUvicorn, Serve
 from wsgateway import Connection, Event, Gateway, Sent
 from wsgateway.hub import Hub
 from wsgateway.limits import SLICE
@@ -14,7 +14,7 @@ from wsgateway.messages import Frame
 from wsgateway.testing import Client, RecordingListener
 
 
-@pytest.fixture(params=[OwnServer(), PlainUvicorn()], ids=lambda serve: serve.name)
+@pytest.fixture(params=[OwnServer(), OwnServerTls(), PlainUvicorn()], ids=lambda serve: serve.name)
 def serve(request: pytest.FixtureRequest) -> Serve:
     found: Serve = request.param
     return found

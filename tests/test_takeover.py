@@ -129,7 +129,8 @@ async def test_uvicorns_own_shutdown_drains_the_gateway_over_time() -> None:
 
 
 async def answer_close(raw: Raw) -> None:
-    head = await raw.receive_exactly(2)
-    assert head[0] == 0x88
-    await raw.receive_exactly(head[1])
-    await raw.send(masked(0x88, b"\x03\xf4"))
+    async with raw:
+        head = await raw.receive_exactly(2)
+        assert head[0] == 0x88
+        await raw.receive_exactly(head[1])
+        await raw.send(masked(0x88, b"\x03\xf4"))

@@ -306,12 +306,12 @@ class Handlers:
         limit = query_int(request, "limit", 100, 1, 1000)
         search = request.query_params.get("search", "").casefold()
         found = [conn for conn in gateway.connections if not search or search in searchable(conn)]
-        page = [shown_connection(conn) for conn in found[offset : offset + limit]]
+        page = [shown_client(conn) for conn in found[offset : offset + limit]]
         return JSONResponse({"total": len(found), "offset": offset, "limit": limit, "connections": page})
 
     async def show_connection(self, request: Request) -> Response:
         conn = self._connection(request)
-        return JSONResponse({**shown_connection(conn), "headers": shown_headers(conn)})
+        return JSONResponse({**shown_client(conn), "headers": shown_headers(conn)})
 
     async def close_connection(self, request: Request) -> Response:
         await self._connection(request).close()
@@ -406,6 +406,11 @@ def shown_gateway(found: Instance | Guest, *, settings: bool = False) -> dict[st
         "dropped": sum(metrics.dropped.values()),
     }
     return {**shown, "settings": found.settings.shown()} if settings else shown
+
+
+def shown_client(conn: Connection) -> dict[str, Any]:
+    """A connection with the user that the listener has set, as text."""
+    return {**shown_connection(conn), "user": None if conn.user is None else str(conn.user)}
 
 
 def searchable(conn: Connection) -> str:

@@ -300,7 +300,6 @@ def shown_connection(conn: Connection) -> dict[str, Any]:
         "address": conn.address,
         "path": conn.path,
         "transport": conn.transport,
-        "user": None if conn.user is None else str(conn.user),
         "age": round(max(0.0, time.monotonic() - conn.opened_clock), 3),
         "queue": {"messages": conn.queued_messages, "bytes": conn.queued_bytes},
     }
