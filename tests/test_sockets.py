@@ -145,6 +145,15 @@ async def test_a_ping_is_answered_and_the_pong_of_a_stranger_ignored() -> None:
             assert await ann.receive_exactly(15) == b"\x8a\x0dare you there"
 
 
+async def test_a_ping_between_fragments_is_answered_before_the_message() -> None:
+    async with serve(Gateway()) as url:
+        ann, _ = await handshake(url)
+        async with ann:
+            await ann.send(masked(0x01, b"one ") + masked(0x89, b"?") + masked(0x80, b"message"))
+            assert await ann.receive_exactly(3) == b"\x8a\x01?"
+            assert await ann.receive_exactly(13) == b"\x81\x0bone message"
+
+
 async def test_keepalive_goes_on_for_a_client_that_answers_and_ends_one_that_does_not() -> None:
     listener = RecordingListener()
     async with serve(Gateway(listener, ping_interval=0.05, pong_timeout=0.1)) as url:

@@ -91,6 +91,14 @@ def test_a_port_on_the_command_line_cannot_be_that_of_several(path: Path) -> Non
     assert {name: loaded.settings.port for name, loaded in found.items()} == {"chat": 1}
 
 
+def test_a_server_for_one_gateway_takes_no_other(path: Path) -> None:
+    store = Store(str(path), flags={"id": "chat"})
+    with pytest.raises(ConfigError, match=r"started for .chat. only"):
+        store.put("game", {"port": 0})
+    assert path.read_text() == FILE
+    assert store.put("chat", {"hook_timeout": 2}).gateways["chat"].settings.hook_timeout == 2
+
+
 def test_without_a_file_there_is_one_and_the_first_created_makes_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -125,15 +126,16 @@ class Guest:
 class Supervisor:
     """Several gateways in one process, each on its port, kept in a settings file.
 
-        async with Supervisor(Store("wsgateway.toml")) as supervisor:
+        async with Supervisor("wsgateway.toml") as supervisor:
             await supervisor.restart("chat")
 
     Entering starts all whose `startup` is automatic; one that fails is `failed`, and harms no other. Leaving stops
     all. `gateways` were made in code: they are listed, started and stopped, and cannot be edited.
     """
 
-    def __init__(self, store: Store | None = None, *, gateways: Iterable[Gateway] = ()) -> None:
-        self._store = store
+    def __init__(self, store: Store | str | Path | None = None, *, gateways: Iterable[Gateway] = ()) -> None:
+        """`store` is the settings file, or a `Store` where environment and flags count too."""
+        self._store = Store(str(store)) if isinstance(store, (str, Path)) else store
         self._guests = [Guest(gateway) for gateway in gateways]
         self._instances: dict[str, Instance] = {}
         self._editing = asyncio.Lock()

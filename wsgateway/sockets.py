@@ -234,6 +234,10 @@ class Socket(asyncio.Protocol):
                 self._ponged(bytes(event.data))
             elif event.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT) and is_intact:
                 is_intact = self._gathered(parser, event, messages)
+        if parser.close_sent is None:
+            self._write_answers(
+                parser
+            )  # pongs go out before what the hooks send (RFC 6455 5.5.2: as soon as practical)
         self._hand_on(messages)
         if not self._is_held:
             self._settle(parser)

@@ -128,7 +128,7 @@ class Store:
                 table[setting] = _plain(value)
             else:  # after the last key: tomlkit would add it behind the comment that belongs to the next table
                 table.value._insert_after(list(table)[-1], setting, tomlkit.item(_plain(value)))
-        return self._write(document)
+        return self._write(document, name)
 
     def remove(self, gateway_id: str) -> Described:
         """Take the gateway out of the file. Raises `ConfigError`."""
@@ -168,11 +168,17 @@ class Store:
         assert isinstance(found, AbstractTable)
         return found
 
-    def _write(self, document: tomlkit.TOMLDocument) -> Described:
+    def _write(self, document: tomlkit.TOMLDocument, needed: str | None = None) -> Described:
+        """Write, unless it could not be read again, or the gateway `needed` would not be served."""
         text = tomlkit.dumps(document)
         before, self._path = self._path, self.path
         try:
             described = self._described(document.unwrap())
+            if needed is not None and needed not in described.gateways:
+                only = ", ".join(described.gateways)
+                raise ConfigError(
+                    [f"this server was started for [{only}] only, by --id, WSGATEWAY_ID or id in the file"]
+                )
             _replace(self.path, text)
         except ConfigError:
             self._path = before

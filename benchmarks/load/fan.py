@@ -126,6 +126,7 @@ async def run(options: argparse.Namespace) -> dict[str, float]:
         "server_cpu_percent": round(100 * used / seconds, 1),
         "bytes_per_message": round(fan.bytes / max(1, fan.frames)),
         "p50_ms": round(found[len(found) // 2], 2),
+        "max_ms": round(found[-1], 2),
         "p99_ms": round(found[int((len(found) - 1) * 0.99)], 2),
     }
 
