@@ -16,7 +16,7 @@ LEVELS = [
     ["hub", "events"],
     ["wire", "transports", "routes"],
     ["gateway"],
-    ["sockets", "store", "server", "client", "testing"],
+    ["sockets", "protocols", "store", "server", "client", "testing"],
     ["instances"],
     ["openapi", "api"],
     ["control", "cli"],
@@ -26,8 +26,8 @@ ORDER = {module: (height, place) for height, level in enumerate(LEVELS) for plac
 
 DOORWAYS = {
     "starlette": {"api", "wire", "transports", "routes", "gateway", "app", "testing"},
-    "uvicorn": {"server"},
-    "websockets": {"sockets", "server", "client", "cli"},  # cli knows the errors of the client
+    "uvicorn": {"protocols", "server"},
+    "websockets": {"sockets", "protocols", "client", "cli"},  # cli knows the errors of the client
     "concurrent_log_handler": {"logs"},
     "uvloop": {"cli"},
     "tomlkit": {"store"},

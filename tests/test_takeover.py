@@ -5,17 +5,20 @@ from typing import Any
 
 import anyio
 import pytest
+import uvicorn
 from starlette.applications import Starlette
 from starlette.routing import Mount, WebSocketRoute
 from starlette.websockets import WebSocket
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from uvicorn.server import ServerState
 
 from tests.raw import Raw, handshake, masked
 from tests.servers import PlainUvicorn
 from wsgateway import Gateway
 from wsgateway.app import Application
-from wsgateway.server import NEEDED, WebSocketProtocol
-from wsgateway.testing import Client, RecordingListener
+from wsgateway.protocols import NEEDED, NEEDED_HTTP, WebSocketProtocol
+from wsgateway.testing import Client, RecordingListener, serve
 
 
 @pytest.mark.parametrize("name", NEEDED)
@@ -33,6 +36,27 @@ async def test_uvicorn_still_has(name: str) -> None:
             async with Client(url):
                 pass
         assert hasattr(await found, name), f"uvicorn's WebSocket protocol has no {name} any more"
+
+
+@pytest.mark.parametrize("name", NEEDED_HTTP)
+async def test_uvicorns_http_protocol_still_has(name: str) -> None:
+    config = uvicorn.Config(Gateway(), ws=WebSocketProtocol)
+    config.load()
+    assert hasattr(HttpToolsProtocol(config, ServerState(), {}), name), (
+        f"uvicorn's HTTP protocol has no {name} any more"
+    )
+
+
+async def test_on_a_uvicorn_whose_http_protocol_has_changed_its_own_is_used_with_one_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("wsgateway.protocols.NEEDED_HTTP", (*NEEDED_HTTP, "a_new_name"))
+    for _ in range(2):
+        async with serve(Gateway()) as url, Client(url) as ann:
+            await ann.send("hi")
+            assert await ann.receive() == "hi"
+    warnings = [record.getMessage() for record in caplog.records if "a_new_name" in record.getMessage()]
+    assert len(warnings) == 1
 
 
 async def idle_tasks(url: str, count: int) -> int:

@@ -142,9 +142,17 @@ def is_loopback(host: str) -> bool:
 
 def _own_origin(scope: Mapping[str, Any]) -> str | None:
     host = _one(scope["headers"], b"host")
-    scheme = scope.get("scheme", "http")
+    return _origin_at(scope.get("scheme", "http"), host) if host and len(host) < MAX_HOST else None
+
+
+MAX_HOST = 300
+"""Characters of a host name with its port; a name has 253 (RFC 1035 2.3.4)."""
+
+
+@lru_cache(maxsize=256)
+def _origin_at(scheme: str, host: str) -> str | None:
     try:
-        return normalized_origin(f"{_SCHEMES.get(scheme, scheme)}://{host}") if host else None
+        return normalized_origin(f"{_SCHEMES.get(scheme, scheme)}://{host}")
     except ValueError:
         return None
 

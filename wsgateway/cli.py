@@ -165,6 +165,7 @@ def _starter_settings() -> str:
 def _serve(options: argparse.Namespace) -> int:
     store = _store(options)
     store.read()
+    _raise_open_files()
     log_to_terminal()
     mask_queries()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -175,6 +176,17 @@ def _serve(options: argparse.Namespace) -> int:
         sys.stdout.flush()
         os._exit(code)  # Python would wait for the thread
     return code
+
+
+def _raise_open_files() -> None:
+    """Take as many open files as the system allows: each client is one."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _run_server(store: Store) -> int:

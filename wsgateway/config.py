@@ -73,6 +73,11 @@ class Settings:
     outbox_messages: int = setting(1000, "messages that may wait for one slow client", least=1)
     send_timeout: float = setting(5.0, "seconds without progress after which a client is too slow", least=0.05)
     slow_policy: SlowPolicy = setting("disconnect", "for a full outbox: disconnect, drop_oldest, drop_newest")
+    max_connections: int = setting(0, "clients at once; past it, 503; 0: the open-file limit less 64", least=0)
+    max_connections_per_address: int = setting(0, "clients of one address at once; past it, 429; 0: any", least=0)
+    message_rate: float = setting(0.0, "messages a second of one client; past it, close 3013; 0: any", least=0)
+    message_burst: int = setting(0, "messages at once where there is a message_rate; 0: those of a second", least=0)
+    handshake_timeout: float = setting(10.0, "seconds until a request has arrived, and is accepted", least=0.05)
     drain: float = setting(30.0, "seconds that stopping may take at most", least=0)
     compression: bool = setting(False, "whether messages are compressed for clients that can inflate them (RFC 7692)")
     test_page: bool = setting(True, "whether `GET /` answers with the test page")
@@ -156,6 +161,11 @@ class Options(TypedDict, total=False):
     outbox_messages: int
     send_timeout: float
     slow_policy: SlowPolicy | str
+    max_connections: int
+    max_connections_per_address: int
+    message_rate: float
+    message_burst: int
+    handshake_timeout: float
     drain: float
     compression: bool
     test_page: bool

@@ -170,7 +170,7 @@ class Lane:
             self._end(call)
             return
         call.task = task
-        call.timer = task.get_loop().call_later(self._events.hook_timeout, self._expire, call)
+        call.timer = task.get_loop().call_later(self._events.timeout_of(call), self._expire, call)
         self._events.busy.add(self)
         task.add_done_callback(lambda _: self._ended_later(call))
 
@@ -181,7 +181,7 @@ class Lane:
     def _expire(self, call: Call) -> None:
         """Its time is over: the event is given up. A `def` hook, or one that swallows the cancellation, runs on."""
         call.expired = True
-        call.error = TimeoutError(f"{call.hook} took longer than hook_timeout, {self._events.hook_timeout:g} s")
+        call.error = TimeoutError(f"{call.hook} took longer than {self._events.limit_of(call)}")
         task = call.task
         self._end(call)
         if task is not None:
@@ -233,7 +233,8 @@ class Events:
         self._count = 0
         self._idle: asyncio.Future[None] | None = None
         self._on_message = listener["on_message"]
-        self.hook_timeout = settings.hook_timeout
+        self._hook_timeout = settings.hook_timeout
+        self._handshake_timeout = min(settings.hook_timeout, settings.handshake_timeout)
         self.busy: set[Lane] = set()
 
     # One event after the other
@@ -330,6 +331,15 @@ class Events:
             lane.discard()
 
     # What a lane asks for
+
+    def timeout_of(self, call: Call) -> float:
+        """Seconds that the hook may take."""
+        return self._handshake_timeout if call.hook == "on_handshake" else self._hook_timeout
+
+    def limit_of(self, call: Call) -> str:
+        """The setting that limits it, with its value."""
+        seconds = self.timeout_of(call)
+        return f"{'hook_timeout' if seconds == self._hook_timeout else 'handshake_timeout'}, {seconds:g} s"
 
     async def perform(self, call: Call) -> None:
         """Call the hook, then deliver. Whatever it raises becomes `call.error`: it would end the reader's task."""

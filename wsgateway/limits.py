@@ -4,6 +4,21 @@ INBOX_MESSAGES = 32
 INBOX_BYTES = 128 * 1024
 """What may wait for one connection's hooks before reading pauses."""
 
+MAX_HEAD = 32 * 1024
+"""Bytes of a request's head; a cookie of 16 KB has room in it."""
+
+MAX_URL = 8 * 1024
+"""Bytes of a request's path and query string."""
+
+SPARE_DESCRIPTORS = 64
+"""Open files that are left for others than clients, where `max_connections` is not set."""
+
+SPARE_SOCKETS = 32
+"""Sockets beside those of clients, for `/send`, probes and handshakes that are refused."""
+
+CROWDED = 0.8
+"""Part of `max_connections` from which on a warning is logged."""
+
 MAX_FRAGMENTS = 1024
 """Fragments of one message; each costs memory, however short it is."""
 
@@ -30,6 +45,27 @@ BODY_TIMEOUT = 30.0
 
 LINGER = 2.0
 """Seconds between a close frame to a client that does not read and the end of its socket."""
+
+
+class Bucket:
+    """How often something may happen: `rate` times a second, `burst` times at once. Time is the caller's."""
+
+    __slots__ = ("_burst", "_left", "_rate", "_seen")
+
+    def __init__(self, rate: float, burst: float, now: float) -> None:
+        self._rate = rate
+        self._burst = max(1.0, burst)
+        self._left = self._burst
+        self._seen = now
+
+    def allows(self, now: float) -> bool:
+        """Whether it may happen once more at `now`, in seconds of a clock that never goes back; then it is counted."""
+        self._left = min(self._burst, self._left + (now - self._seen) * self._rate)
+        self._seen = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
 
 
 class Backlog:

@@ -1,8 +1,6 @@
-"""The gateway's own server: the only module that knows uvicorn, and its attributes that nobody promised."""
+"""The gateway's own server: uvicorn's, bound and run as a gateway wants it."""
 
 import asyncio
-import functools
-import logging
 import os
 import socket
 import stat
@@ -12,139 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.extensions import Extension
-from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
 
 from wsgateway.config import Settings
 from wsgateway.exceptions import StartError
 from wsgateway.gateway import Gateway
-from wsgateway.limits import LINGER
-from wsgateway.sockets import Socket
-from wsgateway.wire import EXTENSION, Wire, WireUser
+from wsgateway.limits import SPARE_SOCKETS
+from wsgateway.protocols import HttpProtocol, WebSocketProtocol, http_protocol
+from wsgateway.transports import most_clients
 
-logger = logging.getLogger("wsgateway")
+__all__ = ["HttpProtocol", "WebSocketProtocol", "bind", "serving", "unbind", "url_of"]
 
 GRACEFUL = 5
 """Seconds that HTTP requests have left once the gateway has stopped."""
-
-
-class WebSocketProtocol(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket protocol, which offers a gateway its sockets, and ends what `transport.close()` cannot: it
-    waits for a buffer that never empties when the client has stopped reading. Use it with any application:
-    `uvicorn --ws wsgateway.server:WebSocketProtocol`."""
-
-    _abort_timer: asyncio.TimerHandle | None = None
-
-    async def run_asgi(self) -> None:
-        offer(self.scope, self)
-        await super().run_asgi()
-
-    async def send(self, message: Any) -> None:
-        await super().send(message)
-        if message["type"] == "websocket.close" and self.close_timer is not None:
-            self.close_timer.cancel()
-            self.close_timer = self.loop.call_later(self.close_timeout, self.transport.abort)
-        elif message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
-            self.handshake_complete = True  # else uvicorn logs an error for each refusal
-
-    def keepalive_timeout(self) -> None:
-        super().keepalive_timeout()
-        self._abort_later()
-
-    def handle_close(self, event: Any) -> None:
-        super().handle_close(event)
-        self._abort_later()
-
-    def shutdown(self) -> None:
-        super().shutdown()
-        self._abort_later()
-
-    def _abort_later(self) -> None:
-        if self._abort_timer is None:
-            self._abort_timer = self.loop.call_later(LINGER, self.transport.abort)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._abort_timer is not None:
-            self._abort_timer.cancel()
-        super().connection_lost(exc)
-
-
-NEEDED = ("close_timer", "conn", "connections", "loop", "request", "response", "stop_keepalive", "transport")
-"""Attributes of uvicorn's protocol that taking a socket over rests on. None of them is documented."""
-
-
-def offer(scope: Any, protocol: Any) -> None:
-    """Offer the socket of uvicorn's `protocol` in `scope`, where that is possible; say once where it is not."""
-    missing = [name for name in NEEDED if not hasattr(protocol, name)]
-    if not missing:
-        scope["extensions"][EXTENSION] = UvicornHandshake(protocol)
-    else:
-        _warn_once(", ".join(missing))
-
-
-@functools.cache
-def _warn_once(missing: str) -> None:
-    logger.warning(
-        "uvicorn %s has no %s in its WebSocket protocol: the slower, plain ASGI path is used; install a version of "
-        "uvicorn that wsgateway knows, or a newer wsgateway",
-        uvicorn.__version__,
-        missing,
-    )
-
-
-def offer_plain(scope: Any, send: Any) -> None:
-    """`offer`, on uvicorn without `--ws`: where nothing stands between, `send` is a method of its protocol."""
-    protocol = getattr(send, "__self__", None)
-    if isinstance(protocol, WebSocketsSansIOProtocol) and EXTENSION not in scope.get("extensions", {}):
-        offer(scope, protocol)
-
-
-class UvicornHandshake:
-    """Takes a socket over from uvicorn's protocol, which is then forgotten, with all that it keeps for each client.
-
-    Implements `wsgateway.wire.Handshake`.
-    """
-
-    def __init__(self, protocol: Any) -> None:
-        self._protocol = protocol
-        self._deflate: Extension | None = None
-
-    def hold(self, *, compression: bool) -> None:
-        protocol = self._protocol
-        protocol.transport.pause_reading()
-        conn, headers = protocol.conn, protocol.response.headers
-        if "Sec-WebSocket-Extensions" in headers:
-            del headers["Sec-WebSocket-Extensions"]
-        conn.extensions = []
-        if compression:
-            conn.available_extensions = [_DEFLATE]
-            answer, extensions = conn.process_extensions(protocol.request.headers)
-            if answer is not None and extensions[0].local_max_window_bits == MAX_WINDOW_BITS:
-                headers["Sec-WebSocket-Extensions"] = answer
-                self._deflate = extensions[0]
-
-    def release(self) -> None:
-        self._protocol.transport.resume_reading()
-
-    def take_over(self, user: WireUser, settings: Settings) -> Wire | None:
-        protocol, self._protocol = self._protocol, None
-        transport = protocol.transport
-        if protocol not in protocol.connections or transport.is_closing():
-            return None
-        protocol.stop_keepalive()
-        protocol.close_timer = protocol.loop.call_later(0, int)  # while there is one, uvicorn does not close
-        protocol.connections.discard(protocol)
-        taken = Socket(transport, user, settings, connections=protocol.connections, deflate=self._deflate)
-        transport.set_protocol(taken)
-        transport.resume_reading()
-        return taken
-
-
-MAX_WINDOW_BITS = 15
-
-_DEFLATE = ServerPerMessageDeflateFactory(server_no_context_takeover=True, client_no_context_takeover=True)
-"""A broadcast is compressed once for all, and no client costs a window while it is idle (RFC 7692 7.1.1)."""
 
 
 class Server(uvicorn.Server):
@@ -234,6 +111,9 @@ def _config(app: Any, settings: Settings, *, lifespan: Any) -> uvicorn.Config:
         config.load()
     except OSError as exc:
         raise StartError(f"cannot use ssl_keyfile and ssl_certfile: {exc.strerror or exc}") from exc
+    config.http_protocol_class = http_protocol(
+        settings.handshake_timeout, most_clients(settings) + SPARE_SOCKETS, config
+    )
     return config
 
 

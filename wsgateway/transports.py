@@ -2,25 +2,43 @@
 every server. Is given hub, events and settings."""
 
 import asyncio
-from collections import deque
+import time
+from collections import Counter, deque
 from typing import cast
 
 import anyio
 from starlette.types import Message, Receive, Scope, Send
 
-from wsgateway.auth import Rules
+from wsgateway.auth import Refusal, Rules
+from wsgateway.config import Settings
 from wsgateway.connection import Connection
 from wsgateway.events import Lane
 from wsgateway.exceptions import Refused
-from wsgateway.limits import CLOSES_PER_SECOND, LINGER
+from wsgateway.limits import CLOSES_PER_SECOND, CROWDED, LINGER, SPARE_DESCRIPTORS
 from wsgateway.messages import Frame
-from wsgateway.wire import EXTENSION, Handshake, Parts, Stall, WireTransport
+from wsgateway.wire import EXTENSION, TOO_MANY, Handshake, Parts, Stall, WireTransport
+
+try:
+    import resource
+except ImportError:  # pragma: no cover  Windows has no such limit
+    resource = None  # type: ignore[assignment]  # a module or nothing
 
 TICK = 0.1
 """Seconds between the slices of a drain."""
 
 SHUTDOWN = '{"reason":"shutdown","reconnect":true}'
 """The close reason of a stop, as clients of the Centrifuge family read it too."""
+
+
+def most_clients(settings: Settings) -> int:
+    """`max_connections`, or as many files as this process may have open, less some."""
+    if settings.max_connections or resource is None:
+        return settings.max_connections or UNLIMITED
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return UNLIMITED if soft == resource.RLIM_INFINITY else max(1, soft - SPARE_DESCRIPTORS)
+
+
+UNLIMITED = 10**9
 
 
 class WebSockets:
@@ -33,6 +51,9 @@ class WebSockets:
         self._empty = asyncio.Event()
         self._empty.set()
         self._is_draining = False
+        self._by_address: Counter[str] = Counter()
+        self._most = most_clients(parts.settings)
+        self._is_crowded = False
 
     async def serve(self, scope: Scope, receive: Receive, send: Send, *, path: str) -> None:
         """Take one client through its handshake; on plain ASGI, to its end."""
@@ -45,11 +66,13 @@ class WebSockets:
                 self._parts, scope, handshake, path=path, ended=self._gone, shutdown=self._server_ends
             )
         await receive()
+        refusal = self._full(transport.conn.address)
         self._serving.add(transport)
+        self._by_address[transport.conn.address] += 1
         self._empty.clear()
         handed_over = False
         try:
-            subprotocol = await self._admitted(transport, scope)
+            subprotocol = await self._admitted(transport, scope, refusal)
             if isinstance(transport, WireTransport):
                 handed_over = True
                 await transport.run(subprotocol, send)
@@ -63,8 +86,24 @@ class WebSockets:
             if not handed_over:
                 self._gone(transport)
 
-    async def _admitted(self, transport: "AsgiTransport | WireTransport", scope: Scope) -> str | None:
-        refusal = self._rules.check_host(scope) or self._rules.check_origin(scope)
+    def _full(self, address: str) -> Refusal | None:
+        """Why no more clients can be taken, if so."""
+        count, settings = len(self._serving), self._parts.settings
+        if count >= self._most * CROWDED and not self._is_crowded:
+            self._is_crowded = True
+            self._parts.log.warning("%d of at most %d clients are connected (max_connections)", count, self._most)
+        elif count < self._most * CROWDED * 0.9:
+            self._is_crowded = False
+        if count >= self._most:
+            return Refusal(503, "capacity", f"{self._most} clients are connected, come back later (max_connections)")
+        if address and 0 < settings.max_connections_per_address <= self._by_address[address]:
+            return Refusal(429, "per_address", "too many clients from this address (max_connections_per_address)")
+        return None
+
+    async def _admitted(
+        self, transport: "AsgiTransport | WireTransport", scope: Scope, refusal: Refusal | None
+    ) -> str | None:
+        refusal = refusal or self._rules.check_host(scope) or self._rules.check_origin(scope)
         log, metrics = self._parts.log, self._parts.metrics
         if refusal is not None:
             metrics.refusals[refusal.kind] += 1
@@ -93,7 +132,13 @@ class WebSockets:
             pass
 
     def _gone(self, transport: "AsgiTransport | WireTransport") -> None:
+        if transport not in self._serving:
+            return
         self._serving.discard(transport)
+        address = transport.conn.address
+        self._by_address[address] -= 1
+        if not self._by_address[address]:
+            del self._by_address[address]
         if not self._serving:
             self._empty.set()
 
@@ -139,6 +184,8 @@ async def deny(scope: Scope, send: Send, status: int, detail: str) -> None:
         return
     body = detail.encode(errors="replace")
     headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
+    if status in (429, 503):
+        headers.append((b"retry-after", b"5"))
     await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
     await send({"type": "websocket.http.response.body", "body": body})
 
@@ -157,6 +204,7 @@ class AsgiTransport:
         self.lane = Lane(parts.events)
         self._loop = asyncio.get_running_loop()
         self._woken: asyncio.Future[None] | None = None
+        self._rate = parts.rate()
         self._since: float | None = None
         self._scope: anyio.CancelScope | None = None
         self._linger_timer: asyncio.TimerHandle | None = None
@@ -218,6 +266,8 @@ class AsgiTransport:
             return
         if size > self._parts.settings.max_message_size:
             self.conn.close_nowait(1009, "message too big")
+        elif self._rate is not None and not self._rate.allows(time.monotonic()):
+            self.conn.close_nowait(TOO_MANY, "too many messages")
         else:
             self._parts.events.received(self.conn, self.lane, message, size)
 

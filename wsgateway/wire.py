@@ -2,6 +2,7 @@
 The server offers it under an entry of `scope["extensions"]`. Knows no server."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,6 +13,7 @@ from wsgateway.config import Settings
 from wsgateway.connection import Connection
 from wsgateway.events import Events, Lane
 from wsgateway.hub import Hub
+from wsgateway.limits import Bucket
 from wsgateway.logs import GatewayLog
 from wsgateway.metrics import Metrics
 
@@ -86,6 +88,15 @@ class Parts:
     metrics: Metrics
     log: GatewayLog
 
+    def rate(self) -> Bucket | None:
+        """What bounds the messages of one client, if anything does."""
+        rate, burst = self.settings.message_rate, self.settings.message_burst
+        return Bucket(rate, burst or rate, time.monotonic()) if rate else None
+
+
+TOO_MANY = 3013
+"""Close code for a client that sends more than `message_rate`. It may come back."""
+
 
 class Stall:
     """Notices a write that makes no progress. The timer is armed once for many writes, and looks when it fires."""
@@ -121,7 +132,18 @@ class WireTransport:
     """One WebSocket on the gateway's own server: frames go straight to the socket, through the outbox only while it
     is congested, and messages straight to the hooks. While nothing happens, nothing of it runs or waits."""
 
-    __slots__ = ("_ended", "_handshake", "_parts", "_shutdown", "_stall", "_unwritten", "_wire", "conn", "lane")
+    __slots__ = (
+        "_ended",
+        "_handshake",
+        "_parts",
+        "_rate",
+        "_shutdown",
+        "_stall",
+        "_unwritten",
+        "_wire",
+        "conn",
+        "lane",
+    )
 
     name = "websocket"
 
@@ -142,6 +164,7 @@ class WireTransport:
         self._wire: Wire | None = None
         self._unwritten = 0
         self._stall: Stall | None = None
+        self._rate = parts.rate()
         self.conn = Connection(scope, path=path, settings=parts.settings, metrics=parts.metrics, transport=self)
         self.lane = Lane(parts.events)
         handshake.hold(compression=parts.settings.compression)
@@ -190,7 +213,9 @@ class WireTransport:
             assert self._wire is not None
             self.lane.when_room(self._wire.read_on)
             return False
-        if self.conn.closing is None:
+        if self._rate is not None and not self._rate.allows(time.monotonic()):
+            self.conn.close_nowait(TOO_MANY, "too many messages")
+        elif self.conn.closing is None:
             self._parts.events.received(self.conn, self.lane, message, size)
         return True
 

@@ -1,0 +1,218 @@
+"""What comes before a request is one, how many may come, and how often: limits that a raw socket meets."""
+
+from collections.abc import Callable
+
+import anyio
+import httpx
+import pytest
+from websockets.exceptions import InvalidStatus
+
+from tests.raw import KEY, connect, handshake, masked
+from tests.servers import OwnServer, PlainUvicorn, Serve
+from wsgateway import Event, Gateway
+from wsgateway.limits import Bucket
+from wsgateway.testing import Client, RecordingListener
+
+own = OwnServer()
+
+
+@pytest.fixture(params=[OwnServer(), PlainUvicorn()], ids=lambda serve: serve.name)
+def serve(request: pytest.FixtureRequest) -> Serve:
+    found: Serve = request.param
+    return found
+
+
+@pytest.mark.parametrize("begun", [b"", b"GET /ws HT", b"GET /ws HTTP/1.1\r\nHost: x\r\n"])
+async def test_a_request_that_does_not_come_is_408(begun: bytes) -> None:
+    async with own(Gateway(handshake_timeout=0.2)) as url:
+        async with await connect(url) as raw:
+            if begun:
+                await raw.send(begun)
+            assert (await raw.receive_some()).startswith(b"HTTP/1.1 408 ")
+            with pytest.raises(anyio.EndOfStream):
+                await raw.receive_some()
+
+
+async def test_one_byte_at_a_time_does_not_extend_it() -> None:
+    async with own(Gateway(handshake_timeout=0.3)) as url, await connect(url) as raw:
+        with anyio.fail_after(5), pytest.raises((anyio.BrokenResourceError, anyio.EndOfStream)):
+            for byte in b"GET /ws HTTP/1.1\r\nX: " + b"a" * 1000:
+                await raw.send(bytes([byte]))
+                await anyio.sleep(0.02)  # the pace of the attack
+                if raw.buffer:
+                    break
+            while True:
+                await raw.receive_some()
+
+
+async def test_the_second_request_of_a_connection_has_the_limit_too() -> None:
+    async with own(Gateway(handshake_timeout=0.3)) as url, await connect(url) as raw:
+        await raw.send(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b"200 OK" in await raw.receive_until(b"}")
+        await raw.send(b"GET /health HTTP/1.1\r\nHo")
+        assert (await raw.receive_some()).startswith(b"HTTP/1.1 408 ")
+
+
+async def test_a_fast_request_is_not_cut_while_it_is_answered() -> None:
+    class Listener:
+        async def on_message(self, event: Event) -> None:
+            await anyio.sleep(0.5)
+
+    async with own(Gateway(Listener, handshake_timeout=0.2, local_access=True)) as url:
+        async with httpx.AsyncClient() as http:
+            assert (await http.post(url + "/send", json={"message": "x"})).status_code == 200
+
+
+async def test_a_body_that_comes_after_its_answer_is_no_head() -> None:
+    async with own(Gateway(local_access=True)) as url, await connect(url) as raw:
+        await raw.send(b"POST /send HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n")
+        await raw.send(b"Content-Length: 3000000\r\n\r\n")
+        assert (await raw.receive_until(b"}")).startswith(b"HTTP/1.1 413 ")
+        for _ in range(30):
+            await raw.send(b"x" * 100_000)
+        await raw.send(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert b"HTTP/1.1 200 OK" in await raw.receive_until(b"}")
+
+
+def upgrade(*headers: str, path: str = "/ws") -> bytes:
+    lines = [
+        f"GET {path} HTTP/1.1",
+        "Host: localhost",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        f"Sec-WebSocket-Key: {KEY}",
+        "Sec-WebSocket-Version: 13",
+        *headers,
+    ]
+    return "\r\n".join([*lines, "\r\n"]).encode()
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (upgrade("Cookie: " + "c" * 16_384), 101),
+        (upgrade(*(f"X-{number}: y" for number in range(200))), 101),
+        (upgrade("Cookie: " + "c" * 40_000), 431),
+        (upgrade(*(f"X-{number}: {'y' * 100}" for number in range(400))), 431),
+        (upgrade(path="/ws?" + "q" * 9000), 414),
+        (b"GET /health HTTP/1.1\r\nCookie: " + b"c" * 40_000 + b"\r\n\r\n", 431),
+        (b"GET /health HTTP/1.1\r\nX: " + b"c" * 100_000, 431),
+    ],
+    ids=lambda value: str(value)[:3] if isinstance(value, int) else "",
+)
+async def test_the_head_of_a_request_has_room_for_a_fat_cookie_and_a_limit(request_: bytes, status: int) -> None:
+    async with own(Gateway()) as url, await connect(url) as raw:
+        await raw.send(request_)
+        assert (await raw.receive_some()).startswith(b"HTTP/1.1 %d " % status)
+        if status == 101:
+            raw.buffer = b""
+            await raw.send(masked(0x81, b"hi"))
+            assert b"\x81\x02hi" in await raw.receive_until(b"hi")
+
+
+@pytest.mark.parametrize(
+    ("changed", "status"),
+    [
+        ({f"Sec-WebSocket-Key: {KEY}\r\n": ""}, 400),
+        ({KEY: "c2hvcnQ="}, 400),
+        ({f"Sec-WebSocket-Key: {KEY}": f"Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Key: {KEY}"}, 400),
+        ({"Version: 13": "Version: 8"}, 400),
+        ({"GET /ws": "POST /ws"}, 400),
+        ({KEY: KEY[:-3] + "*=="}, 400),
+        ({"Version: 13": "Version: 13\r\nSec-WebSocket-Version: 13"}, 400),
+        ({"Upgrade: websocket": "Upgrade: websocket, h2c"}, 426),
+        ({"Connection: Upgrade\r\n": ""}, 426),
+    ],
+)
+async def test_a_handshake_that_is_none_is_refused(changed: dict[str, str], status: int) -> None:
+    request = upgrade().decode()
+    for before, after in changed.items():
+        request = request.replace(before, after)
+    async with own(Gateway()) as url, await connect(url) as raw:
+        await raw.send(request.encode())
+        answer = await raw.receive_some()
+        assert answer.split()[1] in ({b"400", b"405"} if "POST" in request else {b"%d" % status})
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"Connection: Upgrade": "Connection: keep-alive, Upgrade"}, {"Upgrade: websocket": "Upgrade: WebSocket"}],
+)
+async def test_a_handshake_that_is_unusual_is_accepted(changed: dict[str, str]) -> None:
+    request = upgrade().decode()
+    for before, after in changed.items():
+        request = request.replace(before, after)
+    async with own(Gateway()) as url, await connect(url) as raw:
+        await raw.send(request.encode())
+        head = await raw.receive_until(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 101 ")
+        assert b"sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo=" in head.lower()
+
+
+async def test_on_handshake_has_a_limit_of_its_own(serve: Serve) -> None:
+    class Listener:
+        async def on_handshake(self, event: Event) -> None:
+            await anyio.sleep(60)
+
+    async with serve(Gateway(Listener, handshake_timeout=0.2)) as url:
+        with pytest.raises(InvalidStatus, match="503"):
+            async with Client(url):
+                pass
+
+
+async def test_more_than_max_connections_are_503_and_told_when_to_come_back(serve: Serve) -> None:
+    gateway = Gateway(RecordingListener(), max_connections=2)
+    async with serve(gateway) as url:
+        async with Client(url), Client(url):
+            with pytest.raises(InvalidStatus) as caught:
+                async with Client(url):
+                    pass
+            assert caught.value.response.status_code == 503
+            assert caught.value.response.headers["retry-after"] == "5"
+            async with httpx.AsyncClient() as http:
+                assert (await http.get(url + "/health")).status_code == 200
+        await until(lambda: len(gateway.connections) == 0)
+        async with Client(url) as ann:
+            await ann.send("room again")
+            assert await ann.receive() == "room again"
+
+
+async def test_more_than_its_share_of_one_address_is_429(serve: Serve) -> None:
+    async with serve(Gateway(max_connections_per_address=1)) as url, Client(url):
+        with pytest.raises(InvalidStatus, match="429"):
+            async with Client(url):
+                pass
+
+
+async def test_a_crowd_is_told_in_the_log_once(caplog: pytest.LogCaptureFixture) -> None:
+    async with own(Gateway(max_connections=5)) as url:
+        clients = [await handshake(url) for _ in range(5)]
+        assert sum("max_connections" in record.getMessage() for record in caplog.records) == 1
+        for raw, _ in clients:
+            await raw.stream.aclose()
+
+
+async def test_who_sends_too_often_is_closed_3013_and_the_others_go_on(serve: Serve) -> None:
+    listener = RecordingListener()
+    async with serve(Gateway(listener, message_rate=5, message_burst=10)) as url:
+        async with Client(url) as ann, Client(url) as bob:
+            for number in range(30):
+                await ann.send(str(number))
+            assert await ann.closed() == (3013, "too many messages")
+            assert listener.count("on_message") == 10
+            await bob.send("still here")
+            received = [await bob.receive() for _ in range(11)]
+            assert received == [*map(str, range(10)), "still here"]
+
+
+def test_a_bucket_fills_with_time_and_never_beyond_its_burst() -> None:
+    bucket = Bucket(2.0, 3.0, now=100.0)
+    assert [bucket.allows(100.0) for _ in range(4)] == [True, True, True, False]
+    assert [bucket.allows(100.5) for _ in range(2)] == [True, False]
+    assert [bucket.allows(900.0) for _ in range(4)] == [True, True, True, False]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    with anyio.fail_after(10):
+        while not condition():
+            await anyio.sleep(0.01)
