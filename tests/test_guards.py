@@ -184,6 +184,16 @@ async def test_more_than_its_share_of_one_address_is_429(serve: Serve) -> None:
                 pass
 
 
+async def test_refusals_of_a_crowd_are_counted_each_and_logged_once_a_second(caplog: pytest.LogCaptureFixture) -> None:
+    gateway = Gateway(max_connections=1)
+    async with own(gateway) as url, Client(url):
+        for _ in range(20):
+            raw, _ = await handshake(url)
+            await raw.stream.aclose()
+    assert gateway.metrics.refusals["capacity"] == 20
+    assert 1 <= sum("refused a handshake" in record.getMessage() for record in caplog.records) < 20
+
+
 async def test_a_crowd_is_told_in_the_log_once(caplog: pytest.LogCaptureFixture) -> None:
     async with own(Gateway(max_connections=5)) as url:
         clients = [await handshake(url) for _ in range(5)]

@@ -14,7 +14,7 @@ from wsgateway.config import Settings
 from wsgateway.connection import Connection
 from wsgateway.events import Lane
 from wsgateway.exceptions import Refused
-from wsgateway.limits import CLOSES_PER_SECOND, CROWDED, LINGER, SPARE_DESCRIPTORS
+from wsgateway.limits import CLOSES_PER_SECOND, CROWDED, LINGER, SPARE_DESCRIPTORS, Bucket
 from wsgateway.messages import Frame
 from wsgateway.wire import EXTENSION, TOO_MANY, Handshake, Parts, Stall, WireTransport
 
@@ -40,6 +40,9 @@ def most_clients(settings: Settings) -> int:
 
 UNLIMITED = 10**9
 
+FULL = ("capacity", "per_address")
+"""Refusals of which one a second is logged; the others are only counted."""
+
 
 class WebSockets:
     """The WebSocket connections of one running gateway."""
@@ -54,6 +57,7 @@ class WebSockets:
         self._by_address: Counter[str] = Counter()
         self._most = most_clients(parts.settings)
         self._is_crowded = False
+        self._may_log = Bucket(1.0, 1.0, time.monotonic())
 
     async def serve(self, scope: Scope, receive: Receive, send: Send, *, path: str) -> None:
         """Take one client through its handshake; on plain ASGI, to its end."""
@@ -107,7 +111,8 @@ class WebSockets:
         log, metrics = self._parts.log, self._parts.metrics
         if refusal is not None:
             metrics.refusals[refusal.kind] += 1
-            log.warning("refused a handshake from %s: %s", transport.conn.address, refusal)
+            if refusal.kind not in FULL or self._may_log.allows(time.monotonic()):
+                log.warning("refused a handshake from %s: %s", transport.conn.address, refusal)
             raise Refused(refusal.status, str(refusal))
         try:
             subprotocol = await self._parts.events.handshake(transport.conn, transport.lane)
