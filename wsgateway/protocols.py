@@ -275,9 +275,11 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def handle_websocket_upgrade(self) -> None:
-        """Hand the parsed request on. What is unusual goes uvicorn's way, as text to be parsed again."""
-        is_usual = self.scope["method"] == "GET" and self.scope["http_version"] == "1.1" and self.url.isascii()
-        if not is_usual or not issubclass(self.ws_protocol_class or object, WebSocketProtocol):
+        """Hand the parsed request on, which uvicorn would write out for websockets to parse again."""
+        if self.scope["method"] != "GET" or self.scope["http_version"] != "1.1" or not self.url.isascii():
+            self._refuse(400, "a WebSocket begins with a GET of HTTP/1.1 and an address in ASCII (RFC 6455 4.1)")
+            return
+        if not issubclass(self.ws_protocol_class or object, WebSocketProtocol):
             super().handle_websocket_upgrade()
             return
         headers = Headers()
