@@ -15,7 +15,7 @@ from openapi_spec_validator import validate
 from tests import processes
 from tests.servers import free_socket
 from wsgateway import Gateway, Settings
-from wsgateway.api import OPERATIONS, Operation, app
+from wsgateway.api import OPERATIONS, Api, Operation
 from wsgateway.instances import Supervisor
 from wsgateway.server import serving
 from wsgateway.store import Store
@@ -51,7 +51,7 @@ async def supervisor(path: Path) -> AsyncIterator[Supervisor]:
 
 @pytest.fixture
 async def url(supervisor: Supervisor) -> AsyncIterator[str]:
-    async with serving(app(supervisor, bound_host="127.0.0.1"), Settings(port=0)) as found:
+    async with serving(Api(supervisor, bound_host="127.0.0.1"), Settings(port=0)) as found:
         yield found
         supervisor.end_streams()
 
@@ -94,7 +94,7 @@ async def test_an_operation_that_nobody_described_is_denied_too(url: str) -> Non
 async def test_without_a_token_only_local_callers_that_ask_for_a_local_name(tmp_path: Path) -> None:
     file = tmp_path / "wsgateway.toml"
     file.write_text("[gateways]\n")
-    async with Supervisor(Store(str(file))) as supervisor, serving(app(supervisor), Settings(port=0)) as url:
+    async with Supervisor(Store(str(file))) as supervisor, serving(Api(supervisor), Settings(port=0)) as url:
         async with httpx.AsyncClient(base_url=url) as http:
             assert (await http.get("/api/gateways")).json() == {"gateways": []}
             for headers in (
@@ -103,6 +103,16 @@ async def test_without_a_token_only_local_callers_that_ask_for_a_local_name(tmp_
                 {"origin": "http://evil.example"},
             ):
                 assert (await http.get("/api/gateways", headers=headers)).status_code == 403
+
+
+async def test_a_read_only_token_stays_read_only_where_there_is_no_full_one(tmp_path: Path) -> None:
+    file = tmp_path / "wsgateway.toml"
+    file.write_text('[gateways.chat]\nport = 0\n[admin]\nread_token = ["looking"]\n')
+    async with Supervisor(Store(str(file))) as supervisor, serving(Api(supervisor), Settings(port=0)) as url:
+        async with httpx.AsyncClient(base_url=url, headers={"authorization": "Bearer looking"}) as http:
+            assert (await http.get("/api/gateways")).status_code == 200
+            assert (await http.post("/api/gateways/chat/stop?wait=5")).status_code == 403
+            assert supervisor.state("chat") == "running"
 
 
 async def test_gateways_are_listed_and_shown_without_secrets(http: httpx.AsyncClient) -> None:

@@ -126,7 +126,7 @@ def wait_for_line(running: Running, text: str) -> None:
     for _ in range(500):
         if text in running.served.stderr:
             return
-        time.sleep(0.02)
+        time.sleep(0.02)  # between two looks at the file that another process writes
     raise AssertionError(running.served.stderr)
 
 

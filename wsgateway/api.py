@@ -13,7 +13,7 @@ from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from wsgateway import openapi
 from wsgateway.auth import Refusal, Rules
@@ -31,8 +31,7 @@ from wsgateway.exceptions import (
 )
 from wsgateway.instances import Guest, Instance, Supervisor
 from wsgateway.logs import logger, tail
-from wsgateway.messages import decode_json
-from wsgateway.routes import ProblemError, check_json_type, problem, query_int, read_body, shown_connection
+from wsgateway.routes import ProblemError, problem, query_int, read_fields, shown_connection
 
 MAX_BODY = 1048576
 MAX_WAIT = 60.0
@@ -107,6 +106,7 @@ class Guard:
             "local_access": True,
         }
         full = admin.token
+        self._nobody_writes = bool(admin.read_token and not full)  # else local callers would, with a read-only token
         self._full = Rules(Settings(**common, api_key=full), bound_host=bound_host)
         self._reading = Rules(Settings(**common, api_key=(*full, *admin.read_token)), bound_host=bound_host)
 
@@ -114,7 +114,9 @@ class Guard:
         """None for a caller that may; 400, 401 or 403 with the reason for any other."""
         refusal = self._reading.check_host(scope) or self._reading.check_origin(scope)
         refusal = refusal or self._reading.check_caller(scope)
-        if refusal is None and writes:
+        if refusal is None and writes and self._nobody_writes:
+            refusal = Refusal(403, "read_only", "this token may only look, and no api_key is set that may do more")
+        elif refusal is None and writes:
             refusal = self._full.check_caller(scope)
             if refusal is not None and refusal.status == 401:
                 refusal = Refusal(403, "read_only", "this token may only look", "wrong-key")
@@ -129,6 +131,8 @@ class Api:
     def __init__(self, supervisor: Supervisor, *, bound_host: str | None = None) -> None:
         self.supervisor = supervisor
         self._bound_host = bound_host
+        self._admin = supervisor.admin
+        self._guard = Guard(supervisor.admin, bound_host)
         handlers = Handlers(supervisor)
         paths = dict.fromkeys(operation.path for operation in OPERATIONS)
         routes = []
@@ -138,8 +142,11 @@ class Api:
         self._app = Starlette(routes=routes, exception_handlers={404: _nothing_here})
 
     def guard(self) -> Guard:
-        """Made anew for each request: a reload may have changed the tokens."""
-        return Guard(self.supervisor.admin, self._bound_host)
+        """The rules in effect. Made anew when a reload has taken over other ones."""
+        if self._admin is not self.supervisor.admin:
+            self._admin = self.supervisor.admin
+            self._guard = Guard(self._admin, self._bound_host)
+        return self._guard
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, send)
@@ -207,7 +214,7 @@ class Handlers:
         return JSONResponse(shown_gateway(self._found(request), settings=True))
 
     async def create_gateway(self, request: Request) -> Response:
-        fields = await _fields(request)
+        fields = await read_fields(request, MAX_BODY)
         gateway_id = fields.pop("id", None)
         if not isinstance(gateway_id, str):
             raise ProblemError(Refusal(422, "body", "id: the new gateway needs one, a text", "bad-body"))
@@ -223,7 +230,7 @@ class Handlers:
 
     async def edit_gateway(self, request: Request) -> Response:
         found = self._found(request)
-        changes = await _fields(request)
+        changes = await read_fields(request, MAX_BODY)
         self._check_settings(changes, before=found)
         return await self._acted(request, self._supervisor.edit(found.id, changes), lambda: self._shown(found.id))
 
@@ -319,7 +326,7 @@ class Handlers:
 
     async def close_connections(self, request: Request) -> Response:
         gateway = self._found(request).gateway
-        fields = await _fields(request)
+        fields = await read_fields(request, MAX_BODY)
         wanted, everybody = fields.get("connections"), fields.get("all", False)
         code, reason = fields.get("code", 1000), fields.get("reason", "")
         if not (everybody is True and wanted is None) and not (everybody is False and isinstance(wanted, list)):
@@ -346,7 +353,7 @@ class Handlers:
 
     async def send(self, request: Request) -> Response:
         gateway = self._found(request).gateway
-        fields = await _fields(request)
+        fields = await read_fields(request, MAX_BODY)
         connections = fields.pop("connections", None)
         if connections is not None and not (
             isinstance(connections, list) and all(isinstance(item, str) for item in connections)
@@ -427,18 +434,6 @@ def shown_headers(conn: Connection) -> dict[str, str]:
     return {name: "***" if name in SECRET_HEADERS else value for name, value in conn.headers.items()}
 
 
-async def _fields(request: Request) -> dict[str, Any]:
-    check_json_type(request)
-    body = await read_body(request, MAX_BODY)
-    try:
-        fields = decode_json(body)
-    except MessageError as exc:
-        raise ProblemError(Refusal(400, "body", str(exc), "bad-body")) from exc
-    if not isinstance(fields, dict):
-        raise ProblemError(Refusal(400, "body", "the body is no JSON object", "bad-body"))
-    return fields
-
-
 def _query_seconds(request: Request) -> float:
     text = request.query_params.get("wait", "0")
     try:
@@ -448,8 +443,3 @@ def _query_seconds(request: Request) -> float:
     if not 0 <= seconds <= MAX_WAIT:
         raise ProblemError(Refusal(422, "query", f"wait: seconds, from 0 to {MAX_WAIT:g}", "bad-body"))
     return seconds
-
-
-def app(supervisor: Supervisor, *, bound_host: str | None = None) -> ASGIApp:
-    """What the admin port serves."""
-    return Api(supervisor, bound_host=bound_host)

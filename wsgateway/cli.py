@@ -231,7 +231,7 @@ async def _serve_admin(supervisor: Supervisor, store: Store, stack: AsyncExitSta
     if not admin.enabled:
         return ""
     try:
-        app = api.app(supervisor, bound_host=admin.host)
+        app = api.Api(supervisor, bound_host=admin.host)
         settings = Settings(host=admin.host, port=admin.port)
         return await stack.enter_async_context(serving(app, settings))
     except StartError as exc:

@@ -87,12 +87,7 @@ class Settings:
     ssl_certfile: str | None = setting(None, "certificate for TLS")
 
     def __post_init__(self) -> None:
-        mistakes: list[str] = []
-        for spec in fields(self):
-            try:
-                object.__setattr__(self, spec.name, convert(spec, getattr(self, spec.name)))
-            except ValueError as exc:
-                mistakes.append(f"{spec.name}: {exc}")
+        mistakes = _convert_fields(self)
         if not mistakes and bool(self.ssl_keyfile) != bool(self.ssl_certfile):
             mistakes.append("ssl_keyfile, ssl_certfile: TLS needs both, only one is set")
         if mistakes:
@@ -117,12 +112,7 @@ class AdminSettings:
     allowed_origins: tuple[str, ...] = setting((), "origins of other sites whose pages may ask")
 
     def __post_init__(self) -> None:
-        mistakes: list[str] = []
-        for spec in fields(self):
-            try:
-                object.__setattr__(self, spec.name, convert(spec, getattr(self, spec.name)))
-            except ValueError as exc:
-                mistakes.append(f"{spec.name} ([admin]): {exc}")
+        mistakes = _convert_fields(self, " ([admin])")
         if mistakes:
             raise ConfigError(mistakes)
 
@@ -393,6 +383,17 @@ def convert(spec: Field[Any], value: object, *, text: bool = False) -> Any:
             raise ValueError(f"{value!r} is neither true nor false")
         return value
     return _number(spec, kind, value)
+
+
+def _convert_fields(settings: "Settings | AdminSettings", where: str = "") -> list[str]:
+    """Convert every field of `settings` in place; what is wrong with them, each with `where` it is from."""
+    mistakes: list[str] = []
+    for spec in fields(settings):
+        try:
+            object.__setattr__(settings, spec.name, convert(spec, getattr(settings, spec.name)))
+        except ValueError as exc:
+            mistakes.append(f"{spec.name}{where}: {exc}")
+    return mistakes
 
 
 @cache

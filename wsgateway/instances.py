@@ -17,16 +17,11 @@ from wsgateway.server import serving
 from wsgateway.store import Described, Store
 
 
-class Instance:
-    """One gateway with a port of its own, which can be started and stopped. Made and owned by a `Supervisor`."""
+class _Supervised:
+    """What every gateway of a supervisor has."""
 
-    is_editable = True
-
-    def __init__(self, settings: Settings) -> None:
-        self.gateway = Gateway(settings=settings)
-        self.url = ""
-        self._lock = asyncio.Lock()
-        self._stack: AsyncExitStack | None = None
+    gateway: Gateway
+    url = ""
 
     @property
     def id(self) -> str:
@@ -39,6 +34,17 @@ class Instance:
     @property
     def state(self) -> State:
         return self.gateway.state
+
+
+class Instance(_Supervised):
+    """One gateway with a port of its own, which can be started and stopped. Made and owned by a `Supervisor`."""
+
+    is_editable = True
+
+    def __init__(self, settings: Settings) -> None:
+        self.gateway = Gateway(settings=settings)
+        self._lock = asyncio.Lock()
+        self._stack: AsyncExitStack | None = None
 
     async def start(self) -> None:
         """Bind, then run. Does nothing while it runs. Raises `StartError`, `GatewayConflict` if it is disabled."""
@@ -92,26 +98,13 @@ class Instance:
         await self.gateway.stop()  # which a failed one forgets
 
 
-class Guest:
+class Guest(_Supervised):
     """A gateway that was made in code: somebody else binds and edits it."""
 
     is_editable = False
 
     def __init__(self, gateway: Gateway) -> None:
         self.gateway = gateway
-        self.url = ""
-
-    @property
-    def id(self) -> str:
-        return self.gateway.id
-
-    @property
-    def settings(self) -> Settings:
-        return self.gateway.settings
-
-    @property
-    def state(self) -> State:
-        return self.gateway.state
 
     async def start(self) -> None:
         await self.gateway.start()

@@ -149,14 +149,7 @@ class Routes:
 
     async def send(self, request: Request) -> Response:
         """Push a message (DESIGN 3.3)."""
-        check_json_type(request)
-        body = await read_body(request, self._gateway.settings.max_send_size)
-        try:
-            fields = decode_json(body)
-        except MessageError as exc:
-            raise ProblemError(Refusal(400, "body", str(exc), "bad-body")) from exc
-        if not isinstance(fields, dict):
-            raise ProblemError(Refusal(400, "body", 'the body is no JSON object like {"message": "hi"}', "bad-body"))
+        fields = await read_fields(request, self._gateway.settings.max_send_size)
         gateway = self._addressed(request, _field(fields, "id", str))
         connections = _field(fields, "connections", list)
         if connections is not None and not all(isinstance(item, str) for item in connections):
@@ -305,7 +298,19 @@ def shown_connection(conn: Connection) -> dict[str, Any]:
     }
 
 
-def check_json_type(request: Request) -> None:
+async def read_fields(request: Request, most: int) -> dict[str, Any]:
+    """The JSON object in the body, of at most `most` bytes. Raises `ProblemError`."""
+    _check_json_type(request)
+    try:
+        fields = decode_json(await _read_body(request, most))
+    except MessageError as exc:
+        raise ProblemError(Refusal(400, "body", str(exc), "bad-body")) from exc
+    if not isinstance(fields, dict):
+        raise ProblemError(Refusal(400, "body", 'the body is no JSON object like {"message": "hi"}', "bad-body"))
+    return fields
+
+
+def _check_json_type(request: Request) -> None:
     kind, *parameters = request.headers.get("content-type", "").lower().split(";")
     charset = next((p.partition("=")[2].strip(' "') for p in parameters if p.strip().startswith("charset=")), "utf-8")
     if kind.strip() != "application/json" or charset not in ("utf-8", "utf8"):
@@ -313,7 +318,7 @@ def check_json_type(request: Request) -> None:
         raise ProblemError(Refusal(415, "type", detail, "bad-body"))
 
 
-async def read_body(request: Request, most: int) -> bytes:
+async def _read_body(request: Request, most: int) -> bytes:
     """The body, of at most `most` bytes, within `BODY_TIMEOUT` seconds."""
     too_large = ProblemError(Refusal(413, "size", f"the body is larger than max_send_size, {most} bytes", "too-large"))
     announced = request.headers.get("content-length", "")
