@@ -4,8 +4,7 @@ OpenAPI description. Errors are problem+json."""
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
@@ -16,8 +15,8 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from wsgateway import openapi
-from wsgateway.auth import Refusal, Rules
-from wsgateway.config import SPECS, AdminSettings, Settings, Startup
+from wsgateway.auth import AdminRules, Refusal
+from wsgateway.config import Startup
 from wsgateway.connection import Connection
 from wsgateway.exceptions import (
     ConfigError,
@@ -26,6 +25,7 @@ from wsgateway.exceptions import (
     GatewayNotRunning,
     HookError,
     MessageError,
+    SettingForbidden,
     StartError,
     check_close,
 )
@@ -36,9 +36,6 @@ from wsgateway.routes import ProblemError, problem, query_int, read_fields, show
 MAX_BODY = 1048576
 MAX_WAIT = 60.0
 """Seconds that a request may wait for what it has begun."""
-
-HOST_ONLY = frozenset({"log_file", "uds", "ssl_keyfile", "ssl_certfile"})
-"""Settings that name files of the host: they are changed in the settings file only, not from afar."""
 
 RATE_INTERVAL = 1.0
 """Seconds between two events of the stream."""
@@ -96,43 +93,22 @@ OPERATIONS = (
 )  # fmt: skip
 
 
-class Guard:
-    """Who may use the interface: rules for its tokens, and for local callers where there is none."""
-
-    def __init__(self, admin: AdminSettings, bound_host: str | None) -> None:
-        common: dict[str, Any] = {
-            "allowed_hosts": admin.allowed_hosts,
-            "allowed_origins": admin.allowed_origins,
-            "local_access": True,
-        }
-        full = admin.token
-        self._nobody_writes = bool(admin.read_token and not full)  # else local callers would, with a read-only token
-        self._full = Rules(Settings(**common, api_key=full), bound_host=bound_host)
-        self._reading = Rules(Settings(**common, api_key=(*full, *admin.read_token)), bound_host=bound_host)
-
-    def check(self, scope: Scope, *, writes: bool) -> Refusal | None:
-        """None for a caller that may; 400, 401 or 403 with the reason for any other."""
-        refusal = self._reading.check_host(scope) or self._reading.check_origin(scope)
-        refusal = refusal or self._reading.check_caller(scope)
-        if refusal is None and writes and self._nobody_writes:
-            refusal = Refusal(403, "read_only", "this token may only look, and no api_key is set that may do more")
-        elif refusal is None and writes:
-            refusal = self._full.check_caller(scope)
-            if refusal is not None and refusal.status == 401:
-                refusal = Refusal(403, "read_only", "this token may only look", "wrong-key")
-        if refusal is not None:  # the rules speak of a gateway's keys
-            refusal = replace(refusal, detail=refusal.detail.replace("api_key", "[admin] token"))
-        return refusal
-
-
 class Api:
     """The interface of one supervisor, as an ASGI application."""
 
-    def __init__(self, supervisor: Supervisor, *, bound_host: str | None = None) -> None:
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        *,
+        bound_host: str | None = None,
+        has_password: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`has_password` tells whether the panel has one, which then does not leave this interface open either."""
         self.supervisor = supervisor
         self._bound_host = bound_host
+        self._has_password = has_password
         self._admin = supervisor.admin
-        self._guard = Guard(supervisor.admin, bound_host)
+        self._rules = AdminRules(supervisor.admin, bound_host=bound_host)
         handlers = Handlers(supervisor)
         paths = dict.fromkeys(operation.path for operation in OPERATIONS)
         routes = []
@@ -141,12 +117,12 @@ class Api:
             routes.append(Route(path, _Endpoint(self, table, handlers)))
         self._app = Starlette(routes=routes, exception_handlers={404: _nothing_here})
 
-    def guard(self) -> Guard:
-        """The rules in effect. Made anew when a reload has taken over other ones."""
+    def check(self, scope: Scope, *, writes: bool) -> Refusal | None:
+        """None for a caller that may. The rules are made anew when a reload has taken over other ones."""
         if self._admin is not self.supervisor.admin:
             self._admin = self.supervisor.admin
-            self._guard = Guard(self._admin, self._bound_host)
-        return self._guard
+            self._rules = AdminRules(self._admin, bound_host=self._bound_host)
+        return self._rules.check(scope, writes=writes, has_password=self._has_password())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, send)
@@ -168,7 +144,7 @@ class _Endpoint:
 
     async def _answer(self, request: Request) -> Response | None:
         operation = self.table.get(request.method)
-        refusal = self.api.guard().check(request.scope, writes=operation is None or operation.writes)
+        refusal = self.api.check(request.scope, writes=operation is None or operation.writes)
         if refusal is None and operation is None:
             allow = ", ".join(self.table)
             refusal = Refusal(405, "method", f"only {allow} is possible here", "wrong-method", (("allow", allow),))
@@ -185,6 +161,8 @@ class _Endpoint:
             return problem(Refusal(404, "unknown_gateway", str(exc), "unknown-gateway"))
         except (GatewayConflict, GatewayNotRunning, StartError) as exc:
             return problem(Refusal(409, "conflict", str(exc), "not-running"))
+        except SettingForbidden as exc:
+            return problem(Refusal(403, "settings", str(exc), "settings"))
         except ConfigError as exc:
             return problem(Refusal(422, "settings", str(exc), "settings"))
         except ClientDisconnect:
@@ -218,7 +196,7 @@ class Handlers:
         gateway_id = fields.pop("id", None)
         if not isinstance(gateway_id, str):
             raise ProblemError(Refusal(422, "body", "id: the new gateway needs one, a text", "bad-body"))
-        self._check_settings(fields)
+        self._supervisor.check_from_afar(fields)
         _query_seconds(request)  # before anything is made
         settings = {name: value for name, value in fields.items() if value is not None}
         created = await self._supervisor.create(gateway_id.strip(), settings)
@@ -231,7 +209,7 @@ class Handlers:
     async def edit_gateway(self, request: Request) -> Response:
         found = self._found(request)
         changes = await read_fields(request, MAX_BODY)
-        self._check_settings(changes, before=found)
+        self._supervisor.check_from_afar(changes, before=found)
         return await self._acted(request, self._supervisor.edit(found.id, changes), lambda: self._shown(found.id))
 
     async def delete_gateway(self, request: Request) -> Response:
@@ -286,24 +264,6 @@ class Handlers:
             return JSONResponse(show(), failing)  # it is there, and says why it has failed
         task.result()
         return Response(status_code=204) if done == 204 else JSONResponse(show(), done)
-
-    def _check_settings(self, values: Mapping[str, Any], before: Instance | Guest | None = None) -> None:
-        """Refuse what may not be set from afar: files of the host, and listeners that nobody has allowed."""
-        mistakes = [f"{name}: there is no such setting" for name in values if name not in SPECS]
-        if mistakes:
-            raise ConfigError(mistakes)
-        forbidden = sorted(HOST_ONLY & values.keys())
-        if forbidden:
-            detail = f"{', '.join(forbidden)}: names a file of the host, which is only set in the settings file"
-            raise ProblemError(Refusal(403, "host_only", detail, "settings"))
-        listener = values.get("listener")
-        unchanged = before is not None and listener == before.settings.listener
-        allowed = self._supervisor.listeners
-        if not isinstance(listener, str) or not listener or unchanged:
-            return
-        if not any(fnmatchcase(listener, pattern) for pattern in allowed):
-            detail = f"listener: {listener[:100]!r} may not be named here; add it to listeners in [admin]"
-            raise ProblemError(Refusal(403, "listener", detail, "settings"))
 
     # Connections
 

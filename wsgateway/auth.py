@@ -1,15 +1,16 @@
 """Who may connect and who may send (DESIGN: closed by default, open by naming). No I/O: headers in, a refusal or
 None out. A refusal says what happened, which setting would allow it, and where the documentation explains it."""
 
+import enum
 import hmac
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any
 
-from wsgateway.config import Settings, normalized_origin
+from wsgateway.config import AdminSettings, Settings, normalized_origin
 
 DOCS = "docs/troubleshooting.md"
 
@@ -75,7 +76,7 @@ class Rules:
     def check_caller(self, scope: Mapping[str, Any]) -> Refusal | None:
         """401 or 403 unless the caller has a key or, where none is set, is local."""
         if self._keys:
-            return None if self._has_key(scope["headers"]) else _UNAUTHORIZED
+            return None if self.has_key(scope["headers"]) else _UNAUTHORIZED
         if not self._local_access:
             detail = "this gateway takes no calls: give it an api_key, or local_access = true for callers on its host"
             return Refusal(403, "no_key_set", detail, "no-key-set")
@@ -85,7 +86,8 @@ class Rules:
             return Refusal(403, "not_local", detail, "not-local")
         return None
 
-    def _has_key(self, headers: RawHeaders) -> bool:
+    def has_key(self, headers: RawHeaders) -> bool:
+        """Whether a request with `headers` carries one of the keys. Each is compared in constant time."""
         given = [value for name, value in headers if name == b"authorization"]
         scheme, _, key = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
         key = key.strip()
@@ -114,6 +116,62 @@ class Rules:
         server = scope.get("server")
         host = self._bound_host or (server[0] if server else None)
         return bool(host) and is_loopback(str(host))
+
+
+class Access(enum.IntEnum):
+    """What somebody may do with the gateways of a supervisor."""
+
+    NONE = 0
+    READ = 1
+    FULL = 2
+
+
+class AdminRules:
+    """Who may steer the gateways of a supervisor: rules for tokens, and for local callers where nothing is set."""
+
+    def __init__(self, admin: AdminSettings, *, bound_host: str | None = None) -> None:
+        common: dict[str, Any] = {
+            "allowed_hosts": admin.allowed_hosts,
+            "allowed_origins": admin.allowed_origins,
+            "local_access": True,
+        }
+        full = admin.token
+        self.has_token = bool(full or admin.read_token)
+        self._nobody_writes = bool(admin.read_token and not full)  # else local callers would, with a read-only token
+        self._full = Rules(Settings(**common, api_key=full), bound_host=bound_host)
+        self._reading = Rules(Settings(**common, api_key=(*full, *admin.read_token)), bound_host=bound_host)
+
+    def check(self, scope: Mapping[str, Any], *, writes: bool, has_password: bool = False) -> Refusal | None:
+        """None for a caller that may; 400, 401 or 403 with the reason for any other."""
+        refusal = self.check_page(scope)
+        if refusal is None and has_password and not self.has_token:
+            detail = "the panel has a password, so that this needs a token: set one as [admin] token"
+            refusal = Refusal(401, "key", detail, "wrong-key", (("www-authenticate", "Bearer"),))
+        refusal = refusal or self._reading.check_caller(scope)
+        if refusal is None and writes and self._nobody_writes:
+            refusal = Refusal(403, "read_only", "this token may only look, and no api_key is set that may do more")
+        elif refusal is None and writes:
+            refusal = self._full.check_caller(scope)
+            if refusal is not None and refusal.status == 401:
+                refusal = Refusal(403, "read_only", "this token may only look", "wrong-key")
+        if refusal is not None:  # the rules speak of a gateway's keys
+            refusal = replace(refusal, detail=refusal.detail.replace("api_key", "[admin] token"))
+        return refusal
+
+    def check_page(self, scope: Mapping[str, Any]) -> Refusal | None:
+        """400 or 403 for a host name that is not allowed, or a page of another site."""
+        return self._reading.check_host(scope) or self._reading.check_origin(scope)
+
+    def is_local(self, scope: Mapping[str, Any]) -> bool:
+        """Whether the caller runs on this host, and no proxy or foreign page speaks through it."""
+        return self._reading.is_local(scope)
+
+    def access_of(self, password: str) -> Access:
+        """What somebody may do who gives a token as a password."""
+        headers = [(b"authorization", b"Bearer " + password.encode())]
+        if self._full.has_key(headers):
+            return Access.FULL
+        return Access.READ if self._reading.has_key(headers) else Access.NONE
 
 
 _UNAUTHORIZED = Refusal(

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import contextlib
+import getpass
 import json
 import logging
 import os
@@ -17,7 +18,10 @@ from pathlib import Path
 
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 
-from wsgateway import api, client, control
+from wsgateway import client, control
+from wsgateway.admin import AdminApp
+from wsgateway.admin.passwords import hash_password, write_password
+from wsgateway.auth import Access
 from wsgateway.config import ADMIN_SPECS, CONFIG_FILE, ENV, SPECS, Settings, Startup, flag, nearest
 from wsgateway.exceptions import ConfigError, GatewayError, SendError, StartError
 from wsgateway.gateway import State
@@ -99,6 +103,14 @@ def _parser() -> argparse.ArgumentParser:
     listen = command("listen", "Print what a WebSocket receives; lines that you type are sent.")
     listen.add_argument("url", nargs="?", default="ws://127.0.0.1:10125/ws", help="where to connect (%(default)s)")
     listen.set_defaults(run=_listen)
+
+    password = command("password", "Set the admin panel's password, which is kept as a hash in a file of mode 600.")
+    password.add_argument("--read-only", action="store_true", help="the password of those who may only look")
+    password.add_argument(
+        "--hash", action="store_true", help="print the hash, for [admin] password_hash, and set nothing"
+    )
+    password.add_argument("--config", metavar="FILE", help="the settings file, beside which it is kept")
+    password.set_defaults(run=_password)
     control.add_commands(command)
     return parser
 
@@ -231,7 +243,7 @@ async def _serve_admin(supervisor: Supervisor, store: Store, stack: AsyncExitSta
     if not admin.enabled:
         return ""
     try:
-        app = api.Api(supervisor, bound_host=admin.host)
+        app = AdminApp(supervisor, bound_host=admin.host, folder=store.path.parent)
         settings = Settings(host=admin.host, port=admin.port)
         return await stack.enter_async_context(serving(app, settings))
     except StartError as exc:
@@ -259,7 +271,7 @@ def _welcome(supervisor: Supervisor, admin: str) -> str:
         if settings.log_file:
             lines.append(f"  log                 {settings.log_file}")
     if admin:
-        lines.append(f"  admin interface     {admin}/api")
+        lines.append(f"admin panel           {admin}/ (REST below {admin}/api)")
     return "\n".join(lines)
 
 
@@ -284,6 +296,41 @@ def _check(options: argparse.Namespace) -> int:
         for warning in loaded.warnings:
             print(f"wsgateway: {warning}", file=sys.stderr)
     return 0
+
+
+# password
+
+
+def _password(options: argparse.Namespace) -> int:
+    store = Store(options.config, environ=os.environ)
+    admin = store.read().admin
+    try:
+        password = _asked_password()
+        if options.hash:
+            print(hash_password(password))
+            return 0
+        path = store.path.parent / admin.password_file
+        write_password(path, password, Access.READ if options.read_only else Access.FULL)
+    except ValueError as exc:
+        print(f"wsgateway: {exc}", file=sys.stderr)
+        return 1
+    except OSError as exc:
+        print(f"wsgateway: the password cannot be kept: {exc}", file=sys.stderr)
+        return 1
+    print(f"kept in {path}, it counts from now on; whoever was logged in has to log in again")
+    if not admin.token:
+        print("REST and commands like `wsgateway list` now need a token: set [admin] token in the settings file")
+    return 0
+
+
+def _asked_password() -> str:
+    """From the terminal, twice, or the first line of standard input. Raises `ValueError`."""
+    if not sys.stdin.isatty():
+        return sys.stdin.readline().rstrip("\r\n")
+    password = getpass.getpass("Password of the panel: ")
+    if getpass.getpass("Once more: ") != password:
+        raise ValueError("the two are not the same, nothing was set")
+    return password
 
 
 # send

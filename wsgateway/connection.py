@@ -14,6 +14,7 @@ from wsgateway.exceptions import check_close
 from wsgateway.limits import Backlog
 from wsgateway.messages import Frame, encode
 from wsgateway.metrics import Metrics
+from wsgateway.recordings import Recording
 
 SLOW = 3008
 """Close code for a client that does not read fast enough. It may come back."""
@@ -96,11 +97,15 @@ class Connection:
         "_waiting",
         "_write",
         "address",
+        "dropped",
         "id",
+        "messages_in",
+        "messages_out",
         "opened_at",
         "opened_clock",
         "path",
         "query_string",
+        "recording",
         "subprotocols",
         "user",
     )
@@ -130,6 +135,10 @@ class Connection:
         self._settle: Callable[[Connection], None] | None = None
         self._write: Callable[[bytes], None] | None = None
         self._deflates = False
+        self.messages_in = 0
+        self.messages_out = 0  # without those that the hub has counted for its fast set: `Hub.messages_out`
+        self.dropped = 0
+        self.recording: Recording | None = None
 
     def __repr__(self) -> str:
         return f"<Connection {self.id} {self.path!r} {'open' if self.is_open else 'closed'}>"
@@ -216,6 +225,7 @@ class Connection:
             self._settle(self)
         if self._write is not None:  # still: what was written may have filled the transport's buffer
             self._metrics.queued += 1
+            self.messages_out += 1
             self._metrics.messages_out += 1
             self._metrics.bytes_out += size
             self._write(frame.deflated if self._deflates else frame.wire)
@@ -236,10 +246,16 @@ class Connection:
         elif self._policy is SlowPolicy.DROP_OLDEST:
             while self._outbox and not self._waiting.fits(size):
                 self._waiting.remove(len(self._outbox.popleft().payload))
-                self._metrics.dropped[self._policy] += 1
+                self._drop(1, self._policy)
             return True
-        self._metrics.dropped[self._policy] += 1
+        self._drop(1, self._policy)
         return False
+
+    def _drop(self, count: int, policy: SlowPolicy) -> None:
+        self._metrics.dropped[policy] += count
+        self.dropped += count
+        if self.recording is not None and count:
+            self.recording.add("dropped", None, f"{count}, slow_policy {policy}")
 
     def close_nowait(self, code: int, reason: str) -> None:
         """`close` without its checks."""
@@ -254,7 +270,7 @@ class Connection:
         """Close a client that does not read: what waits for it is dropped."""
         if self._close is None:
             self._metrics.slow += 1
-        self._metrics.dropped[SlowPolicy.DISCONNECT] += self._waiting.messages
+        self._drop(self._waiting.messages, SlowPolicy.DISCONNECT)
         self._outbox = None
         self._waiting.clear()
         self.close_nowait(SLOW, "slow")
@@ -283,12 +299,19 @@ class Connection:
         self._deflates = deflates
         self._write = write
 
+    def wake(self) -> None:
+        """Let the transport look again at what there is to write."""
+        self._transport.wake()
+
     def next_frame(self) -> Frame | None:
         """Take the oldest frame out of the outbox."""
         if not self._outbox:
             return None
         frame = self._outbox.popleft()
         self._waiting.remove(len(frame.payload))
+        self.messages_out += 1
+        if self.recording is not None:
+            self.recording.add("out", len(frame.payload))
         return frame
 
     def ended(self, code: int, reason: str) -> tuple[int, str]:

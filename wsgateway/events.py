@@ -275,6 +275,9 @@ class Events:
         """A client has sent `message`, of `size` bytes."""
         self._metrics.messages_in += 1
         self._metrics.bytes_in += size
+        conn.messages_in += 1
+        if conn.recording is not None:
+            conn.recording.add("in", size)
         if self._verbose:
             self._log.info("received %d bytes", size, extra={"conn": conn.id})
         call = Call("on_message", self._on_message, Event(self._gateway, conn, message=message))
@@ -285,6 +288,8 @@ class Events:
         """`conn` has ended. Called exactly once for each `opened`."""
         self._metrics.closes[str(code)] += 1
         self._count -= 1
+        if conn.recording is not None:
+            conn.recording.add("closed", None, f"{code} {reason}".rstrip())
         if self._verbose:
             self._log.info("closed with %d %r", code, reason, extra={"conn": conn.id})
         self._push(lane, "on_client_close", Event(self._gateway, conn, code=code, reason=reason))
@@ -366,7 +371,11 @@ class Events:
     def ended(self, call: Call) -> Call | None:
         """Count and log `call`, which has ended; the call of `on_error` that has to follow."""
         if call.function is not None:
-            self._metrics.observe_hook(call.hook, time.perf_counter() - call.started)
+            seconds = time.perf_counter() - call.started
+            self._metrics.observe_hook(call.hook, seconds)
+            if call.event.conn is not None and call.event.conn.recording is not None:
+                how = "failed" if call.error is not None else "took"
+                call.event.conn.recording.add("hook", None, f"{call.hook} {how} {seconds * 1000:.1f} ms")
         if self._idle is not None and not self.busy:
             if not self._idle.done():
                 self._idle.set_result(None)

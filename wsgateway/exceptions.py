@@ -2,6 +2,7 @@
 
 GatewayError
 ├── ConfigError          settings that cannot be used, all mistakes at once
+│   └── SettingForbidden settings that may not be changed from afar
 ├── ListenerError        a listener that cannot be found, loaded or made
 ├── StartError           a gateway that could not start (port taken, on_start raised)
 ├── Refused              raised by on_handshake to turn a client away
@@ -30,6 +31,10 @@ class ConfigError(GatewayError):
 
     def __str__(self) -> str:
         return "\n".join(self.mistakes)
+
+
+class SettingForbidden(ConfigError):  # noqa: N818  named as the answer 403 is
+    """Settings that may be changed in the settings file only, not through REST or the panel."""
 
 
 class ListenerError(GatewayError):

@@ -3,8 +3,8 @@ gateways, by id, which is the package's one piece of module state."""
 
 import asyncio
 import enum
-from collections.abc import AsyncIterator, Coroutine, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Unpack
@@ -31,6 +31,7 @@ from wsgateway.limits import LINGER
 from wsgateway.listeners import Listener
 from wsgateway.logs import GatewayLog, log_to_file
 from wsgateway.metrics import Metrics
+from wsgateway.recordings import Recording
 from wsgateway.routes import router
 from wsgateway.transports import WebSockets, deny
 from wsgateway.wire import Parts
@@ -102,6 +103,18 @@ class Gateway:
     def connections(self) -> Connections:
         """The open connections, a live view."""
         return self._hub.connections
+
+    def messages_out(self, conn: Connection) -> int:
+        """Messages written to `conn` so far."""
+        return self._hub.messages_out(conn)
+
+    @contextmanager
+    def recording(self, conn: Connection) -> Iterator[Recording]:
+        """Record what happens to `conn` meanwhile. Costs every other connection nothing."""
+        try:
+            yield self._hub.record(conn)
+        finally:
+            self._hub.forget(conn)
 
     # Sending
 

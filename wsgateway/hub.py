@@ -10,6 +10,7 @@ from wsgateway.limits import MAX_PENDING, MAX_ROUNDS, SLICE
 from wsgateway.logs import GatewayLog
 from wsgateway.messages import Frame
 from wsgateway.metrics import Metrics
+from wsgateway.recordings import Recording
 
 
 class Sent(NamedTuple):
@@ -60,6 +61,7 @@ class Hub:
         self._deflating: dict[Connection, Write] = {}  # the part of the fast set that takes compressed frames
         self._pending: list[Frame] = []
         self._pending_bytes = 0
+        self._broadcasts = 0  # frames written to the whole fast set so far
         self._rounds: deque[tuple[bytes, dict[Connection, Write]]] = deque()  # what is written, and who waits for it
         self._metrics = metrics
         self._log = log
@@ -77,8 +79,9 @@ class Hub:
 
     def fast(self, conn: Connection, write: Write, *, deflates: bool = False) -> None:
         """`write` takes every frame for `conn`, compressed where it `deflates`, until `slow` is called."""
-        if conn.id in self._open:
+        if conn.id in self._open and conn.recording is None:
             self.flush()
+            conn.messages_out -= self._broadcasts
             (self._deflating if deflates else self._fast)[conn] = write
             conn.written_by(write, deflates=deflates, after=self._settle)
 
@@ -88,12 +91,35 @@ class Hub:
             self._settle(conn)
             self._fast.pop(conn, None)
             self._deflating.pop(conn, None)
+            conn.messages_out += self._broadcasts
             conn.written_by(None)
+
+    def messages_out(self, conn: Connection) -> int:
+        """Messages written to `conn` so far."""
+        is_fast = conn in self._fast or conn in self._deflating
+        return conn.messages_out + (self._broadcasts if is_fast else 0)
+
+    def record(self, conn: Connection) -> Recording:
+        """Record what happens to `conn` until `forget` was called as often. Meanwhile it is not in the fast set."""
+        if conn.recording is None:
+            self.slow(conn)
+            conn.recording = Recording(conn.opened_at)
+        conn.recording.viewers += 1
+        return conn.recording
+
+    def forget(self, conn: Connection) -> None:
+        """The opposite of `record`."""
+        if conn.recording is not None:
+            conn.recording.viewers -= 1
+            if not conn.recording.viewers:
+                conn.recording = None
+                conn.wake()
 
     def flush(self) -> None:
         """Write what is pending to the fast set; to a large one, begin to."""
         if self._pending:
             frames, self._pending, self._pending_bytes = self._pending, [], 0
+            self._broadcasts += len(frames)
             self._write_all(frames, self._fast, self._deflating)
 
     def _end_turn(self) -> None:
@@ -181,16 +207,16 @@ class Hub:
         deflating: dict[Connection, Write] = {}
         slow: list[Connection] = []
         for conn in chosen:
+            if conn is but:
+                continue
             if conn in self._fast:
                 fast[conn] = self._fast[conn]
+                conn.messages_out += 1
             elif conn in self._deflating:
                 deflating[conn] = self._deflating[conn]
+                conn.messages_out += 1
             else:
                 slow.append(conn)
-        if but is not None:
-            fast.pop(but, None)
-            deflating.pop(but, None)
-            slow = [conn for conn in slow if conn is not but]
         count = len(fast) + len(deflating)
         self._metrics.queued += count
         self._write_all([frame], fast, deflating)

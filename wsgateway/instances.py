@@ -5,16 +5,24 @@ import asyncio
 import contextlib
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from wsgateway.config import SPECS, AdminSettings, Settings, Startup
-from wsgateway.exceptions import ConfigError, GatewayConflict, GatewayNotFound, StartError
+from wsgateway.exceptions import ConfigError, GatewayConflict, GatewayNotFound, SettingForbidden, StartError
 from wsgateway.gateway import Gateway, State
 from wsgateway.logs import logger
 from wsgateway.server import serving
 from wsgateway.store import Described, Store
+
+SHIPPED_LISTENER = "wsgateway.starter.listener:Listener"
+"""The listener to begin from; `wsgateway init` writes a copy of it."""
+
+HOST_ONLY = frozenset({"log_file", "uds", "ssl_keyfile", "ssl_certfile"})
+"""Settings that name files of the host: they are changed in the settings file only, not from afar."""
 
 
 class _Supervised:
@@ -159,7 +167,34 @@ class Supervisor:
     def listeners(self) -> tuple[str, ...]:
         """Patterns of the listeners that may be named: `[admin] listeners`, and what the file and flags name."""
         named = [found.settings.listener for found in self._instances.values()]
-        return (*self.admin.listeners, *(name for name in named if isinstance(name, str)))
+        return (SHIPPED_LISTENER, *self.admin.listeners, *(name for name in named if isinstance(name, str)))
+
+    def new_settings(self) -> Settings:
+        """What a new gateway begins from: the shipped listener, and a port that no other here has. Blocks."""
+        settings = Settings() if self._store is None else self._store.new_settings()
+        taken = {found.settings.port for found in self.all()}
+        port = next(port for port in range(settings.port, settings.port + 1000) if port not in taken)
+        return replace(settings, listener=settings.listener or SHIPPED_LISTENER, port=port)
+
+    def check_from_afar(self, values: Mapping[str, Any], before: "Instance | Guest | None" = None) -> None:
+        """Refuse what may be set in the file only: files of the host, and listeners that nobody has allowed.
+
+        `before` is the gateway that is edited. Raises `ConfigError`, `SettingForbidden`.
+        """
+        unknown = [name for name in values if name not in SPECS]
+        if unknown:
+            raise ConfigError([f"{name}: there is no such setting" for name in unknown])
+        forbidden = sorted(HOST_ONLY & values.keys())
+        if forbidden:
+            text = "names a file of the host, which is only set in the settings file"
+            raise SettingForbidden([f"{name}: {text}" for name in forbidden])
+        listener = values.get("listener")
+        unchanged = before is not None and listener == before.settings.listener
+        if not isinstance(listener, str) or not listener or unchanged:
+            return
+        if not any(fnmatchcase(listener, pattern) for pattern in self.listeners):
+            text = f"{listener[:100]!r} may not be named here; add it to listeners in [admin]"
+            raise SettingForbidden([f"listener: {text}"])
 
     async def changed(self, seconds: float) -> None:
         """Wait until a gateway is changed by an action, the supervisor ends, or `seconds` are over."""

@@ -302,7 +302,7 @@ async def read_fields(request: Request, most: int) -> dict[str, Any]:
     """The JSON object in the body, of at most `most` bytes. Raises `ProblemError`."""
     _check_json_type(request)
     try:
-        fields = decode_json(await _read_body(request, most))
+        fields = decode_json(await read_body(request, most))
     except MessageError as exc:
         raise ProblemError(Refusal(400, "body", str(exc), "bad-body")) from exc
     if not isinstance(fields, dict):
@@ -318,7 +318,7 @@ def _check_json_type(request: Request) -> None:
         raise ProblemError(Refusal(415, "type", detail, "bad-body"))
 
 
-async def _read_body(request: Request, most: int) -> bytes:
+async def read_body(request: Request, most: int) -> bytes:
     """The body, of at most `most` bytes, within `BODY_TIMEOUT` seconds."""
     too_large = ProblemError(Refusal(413, "size", f"the body is larger than max_send_size, {most} bytes", "too-large"))
     announced = request.headers.get("content-length", "")

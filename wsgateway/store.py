@@ -18,6 +18,7 @@ from wsgateway.config import (
     SPECS,
     AdminSettings,
     Loaded,
+    Settings,
     admin_settings,
     config_path,
     layered,
@@ -108,6 +109,14 @@ class Store:
             mistakes += [f"{name}: {text}" for name in given]
         return list(table)
 
+    def new_settings(self) -> Settings:
+        """What a gateway would have that is added without a setting of its own. Raises `ConfigError`."""
+        tables = read_tables(self._path) if self._path else {}
+        own = {name: value for name, value in tables.items() if name not in ("gateways", "id")}
+        flags = {name: value for name, value in self._flags.items() if name != "id"}
+        environ = {name: value for name, value in self._environ.items() if name != ENV + "ID"}
+        return layered(own, self._path, defaults=self._defaults, environ=environ, flags=flags).settings
+
     # Changes
 
     def put(self, gateway_id: str, changes: Mapping[str, Any]) -> Described:
@@ -179,7 +188,7 @@ class Store:
                 raise ConfigError(
                     [f"this server was started for [{only}] only, by --id, WSGATEWAY_ID or id in the file"]
                 )
-            _replace(self.path, text)
+            replace_file(self.path, text)
         except ConfigError:
             self._path = before
             raise
@@ -197,8 +206,11 @@ def _plain(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _replace(path: Path, text: str) -> None:
-    """Write `text` to `path` so that whoever reads it, after a crash too, finds the old text or the new one."""
+def replace_file(path: Path, text: str, *, mode: int | None = None) -> None:
+    """Write `text` to `path` so that whoever reads it, after a crash too, finds the old text or the new one.
+
+    `mode` is that of the file; None: as it was, 600 for a new one. Raises `OSError`.
+    """
     target = path.resolve()
     number, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     try:
@@ -206,7 +218,9 @@ def _replace(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        Path(name).chmod(target.stat().st_mode & 0o777 if target.exists() else 0o600)
+        if mode is None:
+            mode = target.stat().st_mode & 0o777 if target.exists() else 0o600
+        Path(name).chmod(mode)
         Path(name).replace(target)
     except BaseException:
         Path(name).unlink(missing_ok=True)

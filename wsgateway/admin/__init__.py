@@ -1,0 +1,5 @@
+"""The admin panel: see and steer the gateways of a supervisor, or of an application, in a browser."""
+
+from wsgateway.admin.panel import AdminApp, Panel
+
+__all__ = ["AdminApp", "Panel"]

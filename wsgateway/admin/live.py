@@ -1,0 +1,108 @@
+"""What an open page is pushed over its WebSocket: totals of each gateway once a second and at every change, and what
+happens to the one connection that it shows."""
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from typing import Any
+
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from wsgateway.connection import Connection
+from wsgateway.exceptions import GatewayNotFound
+from wsgateway.gateway import Gateway
+from wsgateway.instances import Supervisor
+from wsgateway.recordings import Recording
+
+INTERVAL = 1.0
+"""Seconds between two pushes of what changes all the time."""
+
+RECORDING_INTERVAL = 0.25
+"""The same while a connection is recorded."""
+
+MAX_VIEWERS = 100
+"""Pages that are pushed to at once."""
+
+SEND_TIMEOUT = 10.0
+"""Seconds that a page may take to read what it is pushed."""
+
+
+async def watch(socket: WebSocket, supervisor: Supervisor, may_look: Callable[[], Awaitable[bool]]) -> None:
+    """Push to one page until it is closed, its reader may not look any more, or the supervisor ends."""
+    recorded = _recorded(socket, supervisor)
+    with ExitStack() as stack:
+        recording = None if recorded is None else stack.enter_context(recorded[0].recording(recorded[1]))
+        await socket.accept()
+        closed = asyncio.ensure_future(_closed(socket))
+        told = 0
+        interval = INTERVAL if recording is None else RECORDING_INTERVAL
+        try:
+            while not closed.done() and not supervisor.closing.is_set() and await may_look():
+                pushed: dict[str, Any] = {"now": time.monotonic(), "gateways": totals(supervisor)}
+                if recorded is not None and recording is not None:
+                    pushed["connection"] = _shown(*recorded, recording, told)
+                    told = recording.total
+                async with asyncio.timeout(SEND_TIMEOUT):
+                    await socket.send_text(json.dumps(pushed))
+                changed = asyncio.ensure_future(supervisor.changed(interval))
+                await asyncio.wait({changed, closed}, return_when=asyncio.FIRST_COMPLETED)
+                changed.cancel()
+            if not closed.done():
+                await socket.close(1012)
+        except (WebSocketDisconnect, TimeoutError, RuntimeError, OSError):
+            pass  # it has gone, or does not read
+        finally:
+            closed.cancel()
+
+
+async def _closed(socket: WebSocket) -> None:
+    while (await socket.receive())["type"] != "websocket.disconnect":
+        pass  # a page has nothing to say
+
+
+def _recorded(socket: WebSocket, supervisor: Supervisor) -> tuple[Gateway, Connection] | None:
+    query = socket.query_params
+    try:
+        gateway = supervisor.find(query.get("gateway", "")).gateway
+    except GatewayNotFound:
+        return None
+    conn = gateway.connections.get(query.get("connection", ""))
+    return None if conn is None else (gateway, conn)
+
+
+def totals(supervisor: Supervisor) -> list[dict[str, Any]]:
+    """What each gateway does: its state, and counters from which a page makes rates."""
+    found = []
+    for supervised in supervisor.all():
+        gateway = supervised.gateway
+        metrics = gateway.metrics
+        hooks = metrics.hook_seconds.values()
+        found.append(
+            {
+                "id": gateway.id,
+                "state": str(gateway.state),
+                "failure": gateway.failure,
+                "connections": len(gateway.connections),
+                "in": metrics.messages_in,
+                "out": metrics.messages_out,
+                "dropped": sum(metrics.dropped.values()),
+                "hooks": sum(sum(histogram.buckets) for histogram in hooks),
+                "hook_seconds": sum(histogram.total for histogram in hooks),
+            }
+        )
+    return found
+
+
+def _shown(gateway: Gateway, conn: Connection, recording: Recording, told: int) -> dict[str, Any]:
+    return {
+        "open": conn.is_open,
+        "age": max(0.0, time.monotonic() - conn.opened_clock),
+        "in": conn.messages_in,
+        "out": gateway.messages_out(conn),
+        "dropped": conn.dropped,
+        "queued_messages": conn.queued_messages,
+        "queued_bytes": conn.queued_bytes,
+        "events": [list(happened) for happened in recording.since(told)],
+    }

@@ -1,0 +1,269 @@
+"""The panel as an ASGI application: who may see which page, and what goes around every answer."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import Mount, Route, WebSocketRoute
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
+
+from wsgateway.admin.live import MAX_VIEWERS, watch
+from wsgateway.admin.passwords import Passwords
+from wsgateway.admin.sessions import COOKIE, MAX_AGE, Session, Sessions
+from wsgateway.admin.views import PAGES, Page, Refused, Views, Visit
+from wsgateway.api import Api
+from wsgateway.auth import Access, AdminRules
+from wsgateway.gateway import Gateway, relative_scope
+from wsgateway.instances import Supervisor
+from wsgateway.logs import logger
+from wsgateway.routes import ProblemError, read_body
+
+MAX_FORM = 262144
+"""Bytes of a submitted form."""
+
+HEADERS = {
+    "cache-control": "no-store",
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "referrer-policy": "same-origin",  # with no-referrer a form's Origin would be null
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+}
+
+METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+"""What is answered by the panel itself, with its rules, and not by the router."""
+
+HostGuard = Callable[[HTTPConnection], Awaitable[Access] | Access]
+"""A guard of the application that mounts the panel: what the sender of a request may do."""
+
+
+class Panel:
+    """The panel of a supervisor, or of gateways that were made in code: `app.mount("/panel", Panel([gateway]))`.
+
+    `guard`, where given, decides who may do what, and replaces the log-in. Without one a `password_hash` (made by
+    `wsgateway password --hash`) is asked for, and without that local callers only are let in.
+    """
+
+    def __init__(
+        self,
+        gateways: Supervisor | Iterable[Gateway],
+        *,
+        guard: HostGuard | None = None,
+        password_hash: str = "",
+        read_password_hash: str = "",
+        passwords: Passwords | None = None,
+        bound_host: str | None = None,
+    ) -> None:
+        self.supervisor = gateways if isinstance(gateways, Supervisor) else Supervisor(gateways=gateways)
+        self.passwords = passwords or Passwords(full=password_hash, read=read_password_hash)
+        self._guard = guard
+        self._bound_host = bound_host
+        self._admin = self.supervisor.admin
+        self._rules = AdminRules(self._admin, bound_host=bound_host)
+        self._templates = Environment(
+            loader=PackageLoader("wsgateway.admin"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self.sessions = Sessions(lambda: self.passwords.secret(repr((self._admin.token, self._admin.read_token))))
+        self._viewers = 0
+        views = Views(self.supervisor, self)
+        self._app = Starlette(
+            routes=[
+                *(self._route(path, views) for path in dict.fromkeys(page.path for page in PAGES)),
+                WebSocketRoute("/live", self._live),
+                Mount("/static", StaticFiles(packages=[("wsgateway.admin", "static")])),
+            ],
+            exception_handlers={404: self._nothing_here},
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        base = scope.get("root_path", "").rstrip("/")
+        await self._app({**relative_scope(scope), "wsgateway.base": base}, receive, with_headers)
+
+    # Who may
+
+    @property
+    def asks_for_password(self) -> bool:
+        return self._guard is None and (self.passwords.is_set() or self.rules.has_token)
+
+    @property
+    def rules(self) -> AdminRules:
+        """Made anew when a reload has taken over other settings."""
+        if self._admin is not self.supervisor.admin:
+            self._admin = self.supervisor.admin
+            self._rules = AdminRules(self._admin, bound_host=self._bound_host)
+        return self._rules
+
+    def session_of(self, connection: HTTPConnection) -> Session | None:
+        return self.sessions.read(connection.cookies.get(COOKIE, ""))
+
+    async def access_of(self, connection: HTTPConnection) -> Access:
+        """What the sender may do. Raises `Refused` where nobody from there may do anything."""
+        refusal = self.rules.check_page(connection.scope)
+        if refusal is not None:
+            raise Refused(refusal.status, str(refusal))
+        if self._guard is not None:
+            found = self._guard(connection)
+            return Access(await found if isinstance(found, Awaitable) else found)
+        if self.asks_for_password:
+            session = self.session_of(connection)
+            return Access.NONE if session is None else session.access
+        if self.rules.is_local(connection.scope):
+            return Access.FULL
+        raise Refused(403, NOT_LOCAL)
+
+    async def access_for(self, password: str) -> Access:
+        """What `password`, or a token in its place, opens."""
+        found = await asyncio.to_thread(self.passwords.access_of, password)
+        return max(found, self.rules.access_of(password))
+
+    # Pages
+
+    def _route(self, path: str, views: Views) -> Route:
+        table = {page.method: page for page in PAGES if page.path == path}
+
+        async def endpoint(request: Request) -> Response:
+            try:
+                return await self._answer(request, table, views)
+            except ClientDisconnect:
+                return Response(status_code=400)  # nobody reads it
+
+        return Route(path, endpoint, methods=METHODS)
+
+    async def _answer(self, request: Request, table: dict[str, Page], views: Views) -> Response:
+        """Default deny: who it is, is asked before anything else."""
+        session = self.session_of(request) or self.sessions.begin()
+        visit = Visit(request, session, Access.NONE, self.asks_for_password, {}, self.render)
+        try:
+            access = await self.access_of(request)
+            page = table.get("GET" if request.method == "HEAD" else request.method)
+            visit = Visit(request, session, access, self.asks_for_password, {}, self.render)
+            if page is None:
+                raise Refused(405, f"This page cannot be asked with {request.method}.")
+            if access < page.access:
+                if access is Access.NONE and self.asks_for_password:
+                    return RedirectResponse(f"{visit.base}/login", 303)
+                raise Refused(403, "You may only look here." if access else "You may not see this page.")
+            if request.method == "POST":
+                form = await self._form(request, session)
+                visit = Visit(request, session, access, self.asks_for_password, form, self.render)
+            handler: Callable[[Visit], Awaitable[Response]] = getattr(views, page.name)
+            response = await handler(visit)
+        except ProblemError as exc:
+            response = visit.page("message.html", status=exc.refusal.status, title="Refused", text=str(exc.refusal))
+        except Refused as exc:
+            logger.warning("panel: refused %s %s: %s", request.method, request.url.path, exc)
+            title = "Not here" if exc.status == 404 else "Refused"
+            response = visit.page("message.html", status=exc.status, title=title, text=str(exc))
+        if COOKIE not in request.cookies or self.session_of(request) is None:
+            self.remember(response, visit, session)
+        return response
+
+    async def _form(self, request: Request, session: Session) -> dict[str, list[str]]:
+        """The submitted form. Raises `Refused` unless it is one of this session."""
+        if request.headers.get("content-type", "").partition(";")[0].strip() != "application/x-www-form-urlencoded":
+            raise Refused(415, "This takes a form only.")
+        body = await read_body(request, MAX_FORM)
+        try:
+            pairs = parse_qsl(body.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=5000)
+        except ValueError as exc:
+            raise Refused(400, "The form cannot be read: it has to be percent-encoded UTF-8.") from exc
+        form: dict[str, list[str]] = {}
+        for name, value in pairs:
+            form.setdefault(name, []).append(value)
+        if not self.sessions.is_own_form(session, form.pop("csrf", [""])[0]):
+            raise Refused(403, "This form is not of your session, or too old: go back, reload the page, try again.")
+        return form
+
+    def remember(self, response: Response, visit: "Visit", session: Session) -> None:
+        """Let the browser keep `session`, unless this answer sets another one."""
+        if "set-cookie" in response.headers:
+            return
+        response.set_cookie(
+            COOKIE,
+            self.sessions.cookie_of(session),
+            max_age=MAX_AGE,
+            path=visit.base or "/",
+            secure=visit.request.url.scheme == "https",
+            httponly=True,
+            samesite="strict",
+        )
+
+    def render(self, visit: "Visit", template: str, status: int, values: dict[str, Any]) -> Response:
+        html = self._templates.get_template(template).render(
+            base=visit.base,
+            csrf=self.sessions.csrf_of(visit.session),
+            may_write=visit.access is Access.FULL,
+            may_read=visit.access is not Access.NONE,
+            asks_for_password=visit.asks_for_password,
+            is_guarded=self._guard is not None,
+            **values,
+        )
+        return HTMLResponse(html, status)
+
+    async def _nothing_here(self, request: Request, _: Exception) -> Response:
+        visit = Visit(request, self.sessions.begin(), Access.NONE, self.asks_for_password, {}, self.render)
+        text = f"There is nothing at {request.url.path[:200]}."
+        return visit.page("message.html", status=404, title="Not here", text=text)
+
+    # What is pushed
+
+    async def _live(self, socket: WebSocket) -> None:
+        async def may_look() -> bool:
+            try:
+                return await self.access_of(socket) is not Access.NONE
+            except Refused:
+                return False
+
+        if not await may_look() or self._viewers >= MAX_VIEWERS:
+            await socket.close(1008)  # before it is accepted: 403
+            return
+        self._viewers += 1
+        try:
+            await watch(socket, self.supervisor, may_look)
+        finally:
+            self._viewers -= 1
+
+
+NOT_LOCAL = (
+    "No password is set, so that this panel is for callers on its own host only, asking for it as localhost and "
+    "through no proxy. To let others in, run: wsgateway password (for a mounted panel give it password_hash or guard)"
+)
+
+
+class AdminApp:
+    """What the admin port serves: REST under `/api`, else the panel."""
+
+    def __init__(self, supervisor: Supervisor, *, bound_host: str | None = None, folder: Path | None = None) -> None:
+        """`folder` is where the file with passwords is looked for."""
+        passwords = Passwords.of(supervisor.admin, folder or Path())
+        self.panel = Panel(supervisor, passwords=passwords, bound_host=bound_host)
+        self.api = Api(supervisor, bound_host=bound_host, has_password=passwords.is_set)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path: str = scope.get("path", "")
+        app: ASGIApp = self.api if path == "/api" or path.startswith("/api/") else self.panel
+        await app(scope, receive, send)

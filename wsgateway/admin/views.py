@@ -1,0 +1,397 @@
+"""The pages of the panel, and what their forms do. One table says which there are, and who may ask for them."""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from wsgateway.admin.forms import changes_in, form_of, sorted_mistakes
+from wsgateway.admin.sessions import COOKIE, Session, Sessions, Throttle
+from wsgateway.api import AT_ONCE, searchable, shown_headers
+from wsgateway.auth import Access
+from wsgateway.config import Settings, Startup
+from wsgateway.connection import Connection
+from wsgateway.exceptions import (
+    ConfigError,
+    GatewayConflict,
+    GatewayError,
+    GatewayNotFound,
+    GatewayNotRunning,
+    HookError,
+    MessageError,
+    StartError,
+)
+from wsgateway.gateway import Gateway
+from wsgateway.instances import Guest, Instance, Supervisor
+from wsgateway.logs import LEVELS, logger, tail
+from wsgateway.messages import decode_json
+from wsgateway.routes import query_int
+
+PAGE = 50
+"""Connections on one page."""
+
+CHUNK = 2000
+"""Connections that are searched without letting the loop serve others in between."""
+
+LOG_LINES = 300
+
+MAX_LOGINS = 8
+"""Passwords that are tried at once; each takes a thread for 80 ms."""
+
+
+class Refused(Exception):  # noqa: N818  as `wsgateway.Refused`
+    """A page that is not shown, with the status of the answer and a sentence for the reader."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page or action: `name` is its method in `Views`, `access` what it needs."""
+
+    method: str
+    path: str
+    name: str
+    access: Access
+
+
+ONE = "/gateways/{gateway_id}"
+
+PAGES = (
+    Page("GET", "/", "gateways", Access.READ),
+    Page("POST", "/", "act", Access.FULL),
+    Page("GET", "/new", "new", Access.FULL),
+    Page("POST", "/new", "create", Access.FULL),
+    Page("GET", ONE, "gateway", Access.READ),
+    Page("GET", ONE + "/edit", "edit", Access.FULL),
+    Page("POST", ONE + "/edit", "save", Access.FULL),
+    Page("POST", ONE + "/send", "send", Access.FULL),
+    Page("POST", ONE + "/close", "close", Access.FULL),
+    Page("GET", ONE + "/connections/{connection_id}", "connection", Access.READ),
+    Page("GET", "/log", "log", Access.READ),
+    Page("GET", "/login", "login", Access.NONE),
+    Page("POST", "/login", "log_in", Access.NONE),
+    Page("POST", "/logout", "log_out", Access.NONE),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One request: who asks, with what in the form."""
+
+    request: Request
+    session: Session
+    access: Access
+    asks_for_password: bool
+    form: dict[str, list[str]]
+    render: Callable[["Visit", str, int, dict[str, Any]], Response]
+
+    @property
+    def base(self) -> str:
+        """Where the panel is mounted, without a slash at its end."""
+        base: str = self.request.scope["wsgateway.base"]
+        return base
+
+    def page(self, template: str, *, status: int = 200, **values: Any) -> Response:
+        return self.render(self, template, status, values)
+
+    def to(self, path: str) -> Response:
+        """Go there, after a form."""
+        return RedirectResponse(f"{self.base}{path}", 303)
+
+    def field(self, name: str) -> str:
+        """What the form says under `name`; of several the last."""
+        return self.form.get(name, [""])[-1]
+
+
+class LogIn(Protocol):
+    """What the log-in needs of the panel."""
+
+    sessions: Sessions
+
+    async def access_for(self, password: str) -> Access: ...
+
+    def remember(self, response: Response, visit: Visit, session: Session) -> None: ...
+
+
+ACTIONS = {"start": "Start", "stop": "Stop", "restart": "Restart", "delete": "Delete", "refresh": "Read the file again"}
+
+
+class Views:
+    """Each page under its name."""
+
+    def __init__(self, supervisor: Supervisor, log_in: LogIn) -> None:
+        self._supervisor = supervisor
+        self._log_in = log_in
+        self._throttle = Throttle()
+        self._trying = 0
+        self._looks: WeakKeyDictionary[Connection, tuple[float, int, int]] = WeakKeyDictionary()
+
+    # Gateways
+
+    async def gateways(self, visit: Visit, *, problems: Iterable[str] = (), status: int = 200) -> Response:
+        found = self._supervisor.all()
+        return visit.page("gateways.html", status=status, gateways=found, problems=list(problems), actions=ACTIONS)
+
+    async def act(self, visit: Visit) -> Response:
+        """Start, stop, restart, delete what is ticked, or read the file again. Stop and delete ask first."""
+        action, wanted = visit.field("action"), visit.form.get("id", [])
+        if action not in ACTIONS:
+            raise Refused(422, "This action is not known.")
+        if action == "refresh":
+            return await self._acted(visit, [self._supervisor.reload()])
+        if not wanted:
+            return await self.gateways(visit, problems=["Tick the gateways first."], status=422)
+        found = [self._found(gateway_id) for gateway_id in wanted]
+        if action in ("stop", "delete") and visit.field("sure") != "yes":
+            count = sum(len(supervised.gateway.connections) for supervised in found)
+            return visit.page("confirm.html", action=action, label=ACTIONS[action], gateways=found, count=count)
+        do = getattr(self._supervisor, action)
+        return await self._acted(visit, [do(supervised.id) for supervised in found])
+
+    async def _acted(self, visit: Visit, actions: list[Coroutine[Any, Any, None]]) -> Response:
+        """Begin all; what is refused at once is said at once, what takes longer is seen in the states."""
+        tasks = [self._supervisor.begin(action) for action in actions]
+        await asyncio.wait(tasks, timeout=AT_ONCE)
+        errors = [task.exception() for task in tasks if task.done()]
+        problems = [str(error) for error in errors if error is not None and not isinstance(error, StartError)]
+        return await self.gateways(visit, problems=problems, status=409) if problems else visit.to("/")
+
+    async def new(self, visit: Visit) -> Response:
+        settings = await asyncio.to_thread(self._supervisor.new_settings)
+        return self._form(visit, None, settings)
+
+    async def create(self, visit: Visit) -> Response:
+        before = await asyncio.to_thread(self._supervisor.new_settings)
+        gateway_id = visit.field("id").strip()
+        try:
+            mistakes = _mistakes_of_id(gateway_id)
+            try:
+                changes = changes_in(self._single(visit), before)
+            except ConfigError as exc:
+                raise ConfigError([*mistakes, *exc.mistakes]) from exc
+            if mistakes:
+                raise ConfigError(mistakes)
+            changes = {name: value for name, value in changes.items() if value is not None}
+            changes.setdefault("listener", before.listener)
+            changes.setdefault("port", before.port)
+            self._supervisor.check_from_afar(changes)
+            created = await self._supervisor.create(gateway_id, changes)
+        except (ConfigError, GatewayConflict) as exc:
+            return self._form(visit, None, before, exc)
+        if created.settings.startup is Startup.AUTOMATIC:
+            return await self._acted(visit, [self._supervisor.start(created.id)])
+        return visit.to("/")
+
+    async def edit(self, visit: Visit) -> Response:
+        found = self._editable(visit)
+        return self._form(visit, found, found.settings)
+
+    async def save(self, visit: Visit) -> Response:
+        found = self._editable(visit)
+        try:
+            changes = changes_in(self._single(visit), found.settings)
+            self._supervisor.check_from_afar(changes, before=found)
+            task = self._supervisor.begin(self._supervisor.edit(found.id, changes))
+            done, _ = await asyncio.wait({task}, timeout=AT_ONCE)
+            if done:
+                task.result()
+        except StartError:
+            pass  # it is changed, and its state says why it does not run
+        except (ConfigError, GatewayConflict) as exc:
+            return self._form(visit, found, found.settings, exc)
+        return visit.to(f"/gateways/{found.id}")
+
+    def _form(
+        self, visit: Visit, edited: Instance | None, settings: Settings, error: GatewayError | None = None
+    ) -> Response:
+        mistakes = error.mistakes if isinstance(error, ConfigError) else ()
+        others = [str(error)] if error is not None and not mistakes else sorted_mistakes(mistakes)[1]
+        submitted = self._single(visit) if error is not None else None
+        return visit.page(
+            "form.html",
+            status=200 if error is None else 422,
+            edited=edited,
+            gateway_id=edited.id if edited else visit.field("id"),
+            groups=form_of(settings, submitted=submitted, mistakes=mistakes),
+            problems=others,
+            is_wrong=error is not None,
+        )
+
+    def _single(self, visit: Visit) -> dict[str, str]:
+        return {name: values[-1] for name, values in visit.form.items()}
+
+    def _found(self, gateway_id: str) -> Instance | Guest:
+        try:
+            return self._supervisor.find(gateway_id)
+        except GatewayNotFound as exc:
+            raise Refused(404, str(exc)) from exc
+
+    def _here(self, visit: Visit) -> Instance | Guest:
+        return self._found(visit.request.path_params["gateway_id"])
+
+    def _editable(self, visit: Visit) -> Instance:
+        found = self._here(visit)
+        if isinstance(found, Guest):
+            raise Refused(409, f"Gateway [{found.id}] is made in code, and can only be changed there.")
+        return found
+
+    # One gateway
+
+    async def gateway(
+        self, visit: Visit, *, said: str = "", problems: Iterable[str] = (), status: int = 200
+    ) -> Response:
+        found = self._here(visit)
+        offset = query_int(visit.request, "offset", 0, 0, 2**31)
+        search = visit.request.query_params.get("search", "")[:200]
+        total, page = await self._page_of(found.gateway, search.casefold(), offset)
+        return visit.page(
+            "gateway.html",
+            status=status,
+            found=found,
+            settings=found.settings.shown(),
+            total=total,
+            rows=[self._row(found.gateway, conn) for conn in page],
+            offset=offset,
+            size=PAGE,
+            search=search,
+            said=said,
+            problems=list(problems),
+            message=visit.field("message"),
+            is_json=bool(visit.field("json")),
+        )
+
+    async def _page_of(self, gateway: Gateway, search: str, offset: int) -> tuple[int, list[Connection]]:
+        """How many connections are found, and those of one page."""
+        if not search:
+            everyone = list(gateway.connections)
+            return len(everyone), everyone[offset : offset + PAGE]
+        found: list[Connection] = []
+        for number, conn in enumerate(gateway.connections, 1):
+            if search in searchable(conn):
+                found.append(conn)
+            if number % CHUNK == 0:
+                await asyncio.sleep(0)
+        return len(found), found[offset : offset + PAGE]
+
+    def _row(self, gateway: Gateway, conn: Connection) -> dict[str, Any]:
+        """A connection as the list shows it; its rates are those since somebody looked last."""
+        now, received, sent = time.monotonic(), conn.messages_in, gateway.messages_out(conn)
+        clock, before_in, before_out = self._looks.get(conn, (conn.opened_clock, 0, 0))
+        seconds = max(now - clock, 0.001)
+        if seconds >= 1:
+            self._looks[conn] = (now, received, sent)
+        return {
+            "conn": conn,
+            "user": "" if conn.user is None else str(conn.user),
+            "age": now - conn.opened_clock,
+            "in_rate": (received - before_in) / max(seconds, 1),
+            "out_rate": (sent - before_out) / max(seconds, 1),
+        }
+
+    async def send(self, visit: Visit) -> Response:
+        """Push a message through the listener, to all or to those that are ticked."""
+        found = self._here(visit)
+        text = visit.field("message")
+        chosen = visit.form.get("connection", []) if visit.field("to") == "ticked" else None
+        try:
+            message = decode_json(text.encode()) if visit.field("json") else text
+            sent = await found.gateway.send(message, connections=chosen)
+        except MessageError as exc:
+            return await self.gateway(visit, problems=[f"The message cannot be sent: {exc}."], status=422)
+        except UnicodeEncodeError:
+            return await self.gateway(visit, problems=["The message is no text."], status=422)
+        except (GatewayNotRunning, HookError) as exc:
+            return await self.gateway(visit, problems=[f"{exc}."], status=409)
+        said = f"Recipients {sent.recipients}, queued {sent.queued}, dropped {sent.dropped}."
+        return await self.gateway(visit, said=said)
+
+    async def close(self, visit: Visit) -> Response:
+        """Close one connection, or those that are ticked."""
+        found = self._here(visit)
+        only = visit.field("only")
+        wanted = [only] if only else visit.form.get("connection", [])
+        if not wanted:
+            return await self.gateway(visit, problems=["Tick the connections first."], status=422)
+        closing = [conn for conn in map(found.gateway.connections.get, dict.fromkeys(wanted)) if conn is not None]
+        for conn in closing:
+            conn.close_nowait(1000, "closed by an administrator")
+        logger.info("[%s] %d connections were closed in the panel", found.id, len(closing))
+        return visit.to(f"/gateways/{found.id}")
+
+    async def connection(self, visit: Visit) -> Response:
+        """One connection: what its request carried. Its figures and events are pushed while the page is open."""
+        found = self._here(visit)
+        conn = found.gateway.connections.get(visit.request.path_params["connection_id"])
+        if conn is None:
+            raise Refused(404, "No connection with that id is open: it has ended, and nothing of it is kept.")
+        return visit.page(
+            "connection.html",
+            found=found,
+            row=self._row(found.gateway, conn),
+            headers=shown_headers(conn),
+            state=json.dumps(dict(conn.state), default=str, ensure_ascii=False, indent=1),
+            query=sorted(conn.query),
+            sent=found.gateway.messages_out(conn),
+        )
+
+    # The log
+
+    async def log(self, visit: Visit) -> Response:
+        query = visit.request.query_params
+        level = query.get("level", "INFO")
+        if level not in LEVELS:
+            raise Refused(422, f"level: one of {', '.join(LEVELS)}.")
+        gateway = query.get("gateway", "")
+        lines = await asyncio.to_thread(tail, LOG_LINES, gateway=gateway or None, level=level)
+        known = [found.id for found in self._supervisor.all()]
+        return visit.page("log.html", lines=lines, level=level, levels=LEVELS, gateway=gateway, gateways=known)
+
+    # Log-in
+
+    async def login(self, visit: Visit, *, problem: str = "", status: int = 200) -> Response:
+        if not visit.asks_for_password:
+            return visit.to("/")
+        return visit.page("login.html", status=status, problem=problem)
+
+    async def log_in(self, visit: Visit) -> Response:
+        client = visit.request.client
+        address = client.host if client else ""
+        if self._trying >= MAX_LOGINS or not self._throttle.allows(address, time.monotonic()):
+            response = await self.login(visit, problem="Too many tries: wait some seconds, then try again.", status=429)
+            response.headers["retry-after"] = "5"
+            return response
+        self._trying += 1
+        try:
+            access = await self._log_in.access_for(visit.field("password"))
+        finally:
+            self._trying -= 1
+        if access is Access.NONE:
+            logger.warning("panel: wrong password from %s", address)
+            return await self.login(visit, problem="This is not the password.", status=401)
+        response = visit.to("/")
+        self._log_in.remember(response, visit, self._log_in.sessions.begin(access))
+        logger.info("panel: logged in from %s, %s", address, "to read" if access is Access.READ else "with full rights")
+        return response
+
+    async def log_out(self, visit: Visit) -> Response:
+        self._log_in.sessions.end(visit.session)
+        response = visit.to("/login")
+        response.delete_cookie(COOKIE, path=visit.base or "/")
+        return response
+
+
+def _mistakes_of_id(gateway_id: str) -> tuple[str, ...]:
+    try:
+        Settings(id=gateway_id)
+    except ConfigError as exc:
+        return exc.mistakes
+    return ()
