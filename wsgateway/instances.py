@@ -169,6 +169,11 @@ class Supervisor:
         named = [found.settings.listener for found in self._instances.values()]
         return (SHIPPED_LISTENER, *self.admin.listeners, *(name for name in named if isinstance(name, str)))
 
+    @property
+    def has_store(self) -> bool:
+        """Whether gateways can be created, edited and deleted: with those made in code nobody can."""
+        return self._store is not None
+
     def new_settings(self) -> Settings:
         """What a new gateway begins from: the shipped listener, and a port that no other here has. Blocks."""
         settings = Settings() if self._store is None else self._store.new_settings()

@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect, HTTPConnection, Request
@@ -24,7 +25,7 @@ from wsgateway.api import Api
 from wsgateway.auth import Access, AdminRules
 from wsgateway.gateway import Gateway, relative_scope
 from wsgateway.instances import Supervisor
-from wsgateway.logs import logger
+from wsgateway.logs import escape_controls, logger
 from wsgateway.routes import ProblemError, read_body
 
 MAX_FORM = 262144
@@ -73,6 +74,7 @@ class Panel:
             loader=PackageLoader("wsgateway.admin"),
             autoescape=True,
             undefined=StrictUndefined,
+            finalize=_printable,
             trim_blocks=True,
             lstrip_blocks=True,
         )
@@ -246,6 +248,11 @@ class Panel:
             await watch(socket, self.supervisor, may_look)
         finally:
             self._viewers -= 1
+
+
+def _printable(value: object) -> object:
+    """What a template prints, without control characters: what a client says may be copied into a terminal."""
+    return escape_controls(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 NOT_LOCAL = (

@@ -99,6 +99,7 @@ class Passwords:
 
     def access_of(self, password: str) -> Access:
         """What somebody may do who knows `password`. Takes 80 ms for each that is set: call it in a thread."""
+        self._look()
         hashes = self._hashes()
         found = [access for access in (Access.READ, Access.FULL) if matches(password, hashes[access.name.lower()])]
         return max(found, default=Access.NONE)

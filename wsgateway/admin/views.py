@@ -124,6 +124,9 @@ class LogIn(Protocol):
 
 ACTIONS = {"start": "Start", "stop": "Stop", "restart": "Restart", "delete": "Delete", "refresh": "Read the file again"}
 
+IN_CODE = ("start", "stop", "restart")
+"""What can be done to gateways that were made in code."""
+
 
 class Views:
     """Each page under its name."""
@@ -138,8 +141,15 @@ class Views:
     # Gateways
 
     async def gateways(self, visit: Visit, *, problems: Iterable[str] = (), status: int = 200) -> Response:
-        found = self._supervisor.all()
-        return visit.page("gateways.html", status=status, gateways=found, problems=list(problems), actions=ACTIONS)
+        has_store = self._supervisor.has_store
+        return visit.page(
+            "gateways.html",
+            status=status,
+            gateways=self._supervisor.all(),
+            problems=list(problems),
+            actions={name: ACTIONS[name] for name in ACTIONS if has_store or name in IN_CODE},
+            may_create=has_store,
+        )
 
     async def act(self, visit: Visit) -> Response:
         """Start, stop, restart, delete what is ticked, or read the file again. Stop and delete ask first."""
@@ -338,7 +348,7 @@ class Views:
             found=found,
             row=self._row(found.gateway, conn),
             headers=shown_headers(conn),
-            state=json.dumps(dict(conn.state), default=str, ensure_ascii=False, indent=1),
+            state=json.dumps(dict(conn.state), default=str, ensure_ascii=False),
             query=sorted(conn.query),
             sent=found.gateway.messages_out(conn),
         )
