@@ -6,7 +6,7 @@ import pytest
 
 from wsgateway import Settings
 from wsgateway.admin.forms import GROUPS, changes_in, form_of, sorted_mistakes
-from wsgateway.config import SPECS
+from wsgateway.config import SPECS, SlowPolicy
 from wsgateway.exceptions import ConfigError
 from wsgateway.instances import HOST_ONLY
 
@@ -30,7 +30,7 @@ def test_every_setting_that_may_be_changed_from_afar_is_in_one_group() -> None:
         Settings(
             api_key=("secret",),
             echo_sender=False,
-            slow_policy="drop_oldest",
+            slow_policy=SlowPolicy.DROP_OLDEST,
             max_connections=12345678,
             message_rate=1234567.5,
         ),

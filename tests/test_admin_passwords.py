@@ -1,6 +1,5 @@
 """The panel's passwords and sessions."""
 
-import os
 import stat
 from pathlib import Path
 
@@ -123,4 +122,4 @@ def test_the_command_refuses_a_short_one(tmp_path: Path) -> None:
     done = processes.run("password", cwd=tmp_path, stdin="short\n")
     assert done.returncode == 1
     assert "8 to 1024 characters" in done.stderr
-    assert os.listdir(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []

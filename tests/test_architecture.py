@@ -37,7 +37,7 @@ DOORWAYS = {
         "admin.live",
         "admin.views",
         "admin.panel",
-    },  # fmt: skip
+    },
     "uvicorn": {"protocols", "server"},
     "websockets": {"sockets", "protocols", "client", "cli"},  # cli knows the errors of the client
     "concurrent_log_handler": {"logs"},

@@ -5,7 +5,7 @@ const { base, gateway, connection } = document.body.dataset;
 const KEPT = 120; // seconds in a chart
 const series = new Map(); // by gateway: times and rates
 let before = null;
-let states = null;
+let states = null; // none is known yet: what the server has put into the page may be old
 
 function text(selector, root, value) {
   for (const found of root.querySelectorAll(selector)) found.textContent = value;
@@ -69,10 +69,10 @@ function drawCharts() {
     const colours = [colour("--accent"), colour("--wait")];
     const line = (label, place) => ({ label, stroke: colours[place], width: 2, points: { show: false } });
     const chart = new uPlot(
-      { title, width: box.clientWidth - 16, height: 170, scales: { y: { range: (_, low, high) => [0, Math.max(1, high || 0)] } },
-        axes: [axis(), { ...axis(), size: 60 }], series: [{}, ...labels.map(line)], cursor: { y: false }, legend: { show: labels.length > 1, live: false } },
+      { title, width: box.clientWidth - 16, height: 150, scales: { y: { range: (_, low, high) => [0, Math.max(1, high || 0)] } },
+        axes: [axis(), { ...axis(), size: 50 }], series: [{}, ...labels.map(line)], cursor: { y: false }, legend: { show: labels.length > 1, live: false } },
       [[], ...names.map(() => [])], box);
-    addEventListener("resize", () => chart.setSize({ width: box.clientWidth - 16, height: 170 }));
+    addEventListener("resize", () => chart.setSize({ width: box.clientWidth - 16, height: 150 }));
     return { chart, names };
   };
   return [
@@ -114,7 +114,7 @@ function take(pushed) {
   if (document.getElementById("charts")) showGateway(pushed);
   if (connection && pushed.connection) showConnection(pushed.connection);
   const found = JSON.stringify(pushed.gateways.map(({ id, state, failure }) => [id, state, failure]));
-  if (states !== null && states !== found) htmx.trigger(document.body, "changed");
+  if (states !== found) htmx.trigger(document.body, "changed");
   states = found;
   const follow = document.getElementById("follow");
   if (isMeasured && !(follow && !follow.checked)) htmx.trigger(document.body, "refreshed");
