@@ -123,3 +123,12 @@ async def test_the_supervisor_of_the_admin_page(tmp_path: Path) -> None:
     found = await run(block("admin.md", "supervised.py"))["main"](str(file))
     assert found == ["chat stopped", "prices running"]
     assert "hook_timeout = 3.0" in file.read_text()
+
+
+async def test_the_panel_in_an_application() -> None:
+    names = run(block("admin.md", "panel.py"))
+    async with serve(names["app"]) as url, httpx.AsyncClient(base_url=url) as http:
+        assert (await http.get("/panel/")).status_code == 403
+        shown = await http.get("/panel/", headers={"cookie": "role=admin"})
+        assert shown.status_code == 200
+        assert "live" in shown.text

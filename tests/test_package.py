@@ -1,14 +1,17 @@
 """The wheel, built and installed into an empty environment, serves every page."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import anyio
 import httpx
 import pytest
 
 from tests.processes import serving
+from tests.test_app import free_port
 
 ROOT = Path(__file__).parent.parent
 
@@ -37,6 +40,30 @@ async def test_every_page_is_served_from_the_wheel(installed: Path, tmp_path: Pa
                 assert answer.content
         assert served.terminate() == 0
     assert "Traceback" not in served.stderr
+
+
+async def test_the_panel_is_served_from_the_wheel(installed: Path, tmp_path: Path) -> None:
+    port = free_port()
+    command = [str(installed / "wsgateway"), "serve", "--port", "0", "--admin-port", str(port)]
+    with serving(cwd=tmp_path, command=command) as served:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
+            with anyio.fail_after(10):
+                while not await answers(http):
+                    await anyio.sleep(0.02)  # it begins to listen after the gateways do
+            text = (await http.get("/")).text
+            for path in ("/log", "/new", *re.findall(r'(?:src|href)="(/static/[^"]+)"', text)):
+                answer = await http.get(path)
+                assert answer.status_code == 200, path
+                assert answer.content
+        assert served.terminate() == 0
+    assert "Traceback" not in served.stderr
+
+
+async def answers(http: httpx.AsyncClient) -> bool:
+    try:
+        return (await http.get("/")).status_code == 200
+    except httpx.ConnectError:
+        return False
 
 
 def test_init_works_from_the_wheel_and_the_package_is_typed(installed: Path, tmp_path: Path) -> None:
