@@ -2,6 +2,12 @@
 
 import asyncio
 import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import anyio
@@ -11,9 +17,13 @@ import websockets
 from starlette.applications import Starlette
 from starlette.requests import HTTPConnection
 from starlette.routing import Mount
+from websockets.sync.client import ClientConnection
+from websockets.sync.client import connect as sync_connect
 from websockets.typing import Origin
 
+from tests import processes
 from tests.panels import TOKEN, admin, visitor
+from tests.test_app import free_port
 from wsgateway import Event, Gateway
 from wsgateway.admin import Panel
 from wsgateway.admin.passwords import hash_password, write_password
@@ -21,6 +31,7 @@ from wsgateway.admin.sessions import COOKIE, TRIES
 from wsgateway.admin.views import PAGES, Page
 from wsgateway.auth import Access
 from wsgateway.client import connect
+from wsgateway.recordings import KEPT, Recording
 from wsgateway.testing import Client, serve
 
 FILE = "[gateways.chat]\nport = 0\n"
@@ -115,6 +126,15 @@ async def test_a_token_of_the_settings_file_logs_in_too(tmp_path: Path) -> None:
     async with admin(tmp_path, text) as (_, url), visitor(url) as one, visitor(url) as other:
         assert "New gateway" in (await one.submit("/login", {"password": "everything"})).text
         assert "read only" in (await other.submit("/login", {"password": "looking"})).text
+
+
+async def test_a_password_in_the_file_counts_after_a_reload(tmp_path: Path) -> None:
+    async with admin(tmp_path, FILE) as (supervisor, url), visitor(url) as somebody:
+        assert (await somebody.get("/")).url.path == "/"
+        (tmp_path / "wsgateway.toml").write_text(f'{FILE}[admin]\npassword_hash = "{hash_password("correct horse")}"\n')
+        await supervisor.reload()
+        assert (await somebody.get("/")).url.path == "/login"
+        assert "Gateways" in (await somebody.submit("/login", {"password": "correct horse"})).text
 
 
 async def test_a_password_closes_rest_without_a_token_too(tmp_path: Path) -> None:
@@ -327,3 +347,57 @@ async def test_a_connection_is_recorded_while_somebody_looks_and_costs_nothing_e
         await gateway.send("after")
         assert await client.receive() == "after"
         assert gateway.messages_out(conn) == 3
+
+
+async def test_what_is_dropped_for_a_slow_client_is_recorded() -> None:
+    gateway = Gateway(outbox_messages=1, slow_policy="drop_newest")
+    async with serve(gateway) as url, connect(f"ws{url[4:]}/ws", max_queue=1, close_timeout=0.1):
+        conn = next(iter(gateway.connections))
+        with gateway.recording(conn) as recording:
+            while not conn.dropped:
+                await gateway.send("x" * 200_000)
+            last = recording.since(recording.total - 1)[0]
+            assert (last.what, last.note) == ("dropped", "1, slow_policy drop_newest")
+        assert conn.recording is None
+
+
+async def test_a_recording_keeps_the_last_hundred_and_tells_what_is_new() -> None:
+    recording = Recording(0.0)
+    for number in range(150):
+        recording.add("in", number)
+    assert [event.size for event in recording.since(149)] == [148, 149]
+    assert len(recording.since(0)) == KEPT
+    assert recording.since(recording.total) == []
+
+
+@pytest.mark.parametrize("ws", ["auto", "wsgateway.server:WebSocketProtocol"])
+def test_a_server_ends_at_once_while_a_panel_is_open(tmp_path: Path, ws: str) -> None:
+    (tmp_path / "host.py").write_text(
+        "from starlette.applications import Starlette\nfrom starlette.routing import Mount\n"
+        "from wsgateway import Gateway\nfrom wsgateway.admin import Panel\ngateway = Gateway()\n"
+        'app = Starlette(routes=[Mount("/panel", Panel([gateway]))], lifespan=gateway.lifespan)\n'
+    )
+    port = free_port()
+    argv = [sys.executable, "-m", "uvicorn", "host:app", "--port", str(port), "--ws", ws]
+    with subprocess.Popen(argv, cwd=tmp_path, env=processes.environment()) as process:
+        try:
+            with watching(f"ws://127.0.0.1:{port}/panel/live") as socket:
+                assert "gateways" in json.loads(socket.recv())
+                process.terminate()
+                assert process.wait(10) == -signal.SIGTERM
+        finally:
+            process.kill()
+
+
+@contextmanager
+def watching(url: str) -> Iterator[ClientConnection]:
+    """A WebSocket to a server that is about to listen."""
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            with sync_connect(url) as socket:
+                yield socket
+                return
+        except ConnectionRefusedError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)  # between two tries of what another process opens

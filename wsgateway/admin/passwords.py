@@ -80,11 +80,11 @@ class Passwords:
         self._is_broken = False
         self._own_secret = secrets.token_hex(32)
 
-    @classmethod
-    def of(cls, admin: AdminSettings, folder: Path) -> "Passwords":
-        """Those that `admin` names; its file is looked for in `folder`."""
-        path = folder / admin.password_file if admin.password_file else None
-        return cls(full=admin.password_hash, read=admin.read_password_hash, path=path)
+    def use(self, admin: AdminSettings, folder: Path) -> None:
+        """From now on those that `admin` names count; its file is looked for in `folder`."""
+        self._given = {"full": admin.password_hash, "read": admin.read_password_hash}
+        self._path = folder / admin.password_file if admin.password_file else None
+        self._kept, self._seen, self._is_broken = {}, None, False
 
     def is_set(self) -> bool:
         """Whether somebody has set one. A file that cannot be read counts: then nobody can log in."""

@@ -13,7 +13,7 @@ from starlette.responses import RedirectResponse, Response
 
 from wsgateway.admin.forms import changes_in, form_of, sorted_mistakes
 from wsgateway.admin.sessions import COOKIE, Session, Sessions, Throttle
-from wsgateway.api import AT_ONCE, searchable, shown_headers
+from wsgateway.api import searchable, shown_headers
 from wsgateway.auth import Access
 from wsgateway.config import Settings, Startup
 from wsgateway.connection import Connection
@@ -40,6 +40,9 @@ CHUNK = 2000
 """Connections that are searched without letting the loop serve others in between."""
 
 LOG_LINES = 300
+
+WAIT = 2.0
+"""Seconds in which what an action is refused for is found; what takes longer is seen in the states."""
 
 MAX_LOGINS = 8
 """Passwords that are tried at once; each takes a thread for 80 ms."""
@@ -168,9 +171,9 @@ class Views:
         return await self._acted(visit, [do(supervised.id) for supervised in found])
 
     async def _acted(self, visit: Visit, actions: list[Coroutine[Any, Any, None]]) -> Response:
-        """Begin all; what is refused at once is said at once, what takes longer is seen in the states."""
+        """Begin all, and say what is refused."""
         tasks = [self._supervisor.begin(action) for action in actions]
-        await asyncio.wait(tasks, timeout=AT_ONCE)
+        await asyncio.wait(tasks, timeout=WAIT)
         errors = [task.exception() for task in tasks if task.done()]
         problems = [str(error) for error in errors if error is not None and not isinstance(error, StartError)]
         return await self.gateways(visit, problems=problems, status=409) if problems else visit.to("/")
@@ -211,7 +214,7 @@ class Views:
             changes = changes_in(self._single(visit), found.settings)
             self._supervisor.check_from_afar(changes, before=found)
             task = self._supervisor.begin(self._supervisor.edit(found.id, changes))
-            done, _ = await asyncio.wait({task}, timeout=AT_ONCE)
+            done, _ = await asyncio.wait({task}, timeout=WAIT)
             if done:
                 task.result()
         except StartError:

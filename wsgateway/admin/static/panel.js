@@ -108,6 +108,8 @@ function showConnection(own) {
   while (body.rows.length > 100) body.deleteRow(-1);
 }
 
+let turn = 0;
+
 function take(pushed) {
   const isMeasured = measured(pushed);
   if (document.querySelector("tr[data-gateway]")) showList(pushed);
@@ -117,7 +119,8 @@ function take(pushed) {
   if (states !== found) htmx.trigger(document.body, "changed");
   states = found;
   const follow = document.getElementById("follow");
-  if (isMeasured && !(follow && !follow.checked)) htmx.trigger(document.body, "refreshed");
+  turn += Number(isMeasured);
+  if (isMeasured && turn % 2 && !document.hidden && !(follow && !follow.checked)) htmx.trigger(document.body, "refreshed");
 }
 
 let wait = 500;
