@@ -7,8 +7,9 @@ import pytest
 
 from tests import processes
 from wsgateway.admin.passwords import Passwords, hash_password, matches, write_password
-from wsgateway.admin.sessions import TRIES, Sessions, Throttle
+from wsgateway.admin.sessions import TRIES, TRIES_PER_SECOND, Sessions
 from wsgateway.auth import Access
+from wsgateway.limits import Rates
 
 
 def test_a_hash_matches_its_password_only() -> None:
@@ -102,10 +103,10 @@ def test_a_form_belongs_to_one_session() -> None:
 
 
 def test_tries_are_limited_for_each_address_and_come_back() -> None:
-    throttle = Throttle()
-    assert [throttle.allows("a", 0.0) for _ in range(TRIES + 1)] == [True] * TRIES + [False]
-    assert throttle.allows("b", 0.0)
-    assert throttle.allows("a", 6.0)
+    tries = Rates(TRIES_PER_SECOND, TRIES)
+    assert [tries.allows("a", 0.0) for _ in range(TRIES + 1)] == [True] * TRIES + [False]
+    assert tries.allows("b", 0.0)
+    assert tries.allows("a", 6.0)
 
 
 def test_the_command_sets_it_and_prints_a_hash(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """What comes before a request is one, how many may come, and how often: limits that a raw socket meets."""
 
+import json
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 
 import anyio
 import httpx
@@ -228,3 +230,43 @@ async def until(condition: Callable[[], bool]) -> None:
     with anyio.fail_after(10):
         while not condition():
             await anyio.sleep(0.01)
+
+
+async def test_an_address_that_connects_too_often_is_429(serve: Serve) -> None:
+    gateway = Gateway(connect_rate=0.001, connect_burst=3, local_access=True)
+    async with serve(gateway) as url:
+        for _ in range(3):
+            async with Client(url):
+                pass
+        with pytest.raises(InvalidStatus, match="429"):
+            await Client(url).__aenter__()
+        assert gateway.metrics.refusals["connect_rate"] == 1
+        async with httpx.AsyncClient() as http:
+            assert (await http.get(url + "/health")).status_code == 200
+
+
+async def test_a_key_that_is_used_too_often_is_429_and_others_are_not(serve: Serve) -> None:
+    gateway = Gateway(api_key=["one", "other"], send_rate=0.001, send_burst=2)
+    async with serve(gateway) as url, httpx.AsyncClient(base_url=url) as http:
+        statuses = []
+        for key in ("one", "one", "one", "one", "other", "wrong"):
+            answer = await http.post("/send", json={"message": 1}, headers={"authorization": f"Bearer {key}"})
+            statuses.append(answer.status_code)
+            if answer.status_code == 429:
+                assert answer.headers["retry-after"] == "1"
+                assert "send_rate" in answer.json()["detail"]
+        assert statuses == [200, 200, 429, 429, 200, 401]
+
+
+async def test_a_stop_tells_each_client_when_to_come_back(serve: Serve) -> None:
+    gateway = Gateway()
+    async with serve(gateway) as url, AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(Client(url)) for _ in range(20)]
+        await gateway.stop()
+        said = [await client.closed() for client in clients]
+    assert {code for code, _ in said} == {1012}
+    reasons = [json.loads(reason or "") for _, reason in said]
+    assert all(reason["reason"] == "shutdown" and reason["reconnect"] is True for reason in reasons)
+    waits = {reason["retry_after_ms"] for reason in reasons}
+    assert len(waits) > 5
+    assert all(0 <= wait < 1000 for wait in waits)

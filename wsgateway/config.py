@@ -75,8 +75,12 @@ class Settings:
     slow_policy: SlowPolicy = setting("disconnect", "for a full outbox: disconnect, drop_oldest, drop_newest")
     max_connections: int = setting(0, "clients at once; past it, 503; 0: the open-file limit less 64", least=0)
     max_connections_per_address: int = setting(0, "clients of one address at once; past it, 429; 0: any", least=0)
+    connect_rate: float = setting(0.0, "connects a second of one address; past it, 429; 0: any", least=0)
+    connect_burst: int = setting(0, "connects at once where there is a connect_rate; 0: those of a second", least=0)
     message_rate: float = setting(0.0, "messages a second of one client; past it, close 3013; 0: any", least=0)
     message_burst: int = setting(0, "messages at once where there is a message_rate; 0: those of a second", least=0)
+    send_rate: float = setting(0.0, "calls of `/send` a second with one key; past it, 429; 0: any", least=0)
+    send_burst: int = setting(0, "calls at once where there is a send_rate; 0: those of a second", least=0)
     handshake_timeout: float = setting(10.0, "seconds until a request has arrived, and is accepted", least=0.05)
     drain: float = setting(30.0, "seconds that stopping may take at most", least=0)
     compression: bool = setting(False, "whether messages are compressed for clients that can inflate them (RFC 7692)")
@@ -156,8 +160,12 @@ class Options(TypedDict, total=False):
     slow_policy: SlowPolicy | str
     max_connections: int
     max_connections_per_address: int
+    connect_rate: float
+    connect_burst: int
     message_rate: float
     message_burst: int
+    send_rate: float
+    send_burst: int
     handshake_timeout: float
     drain: float
     compression: bool

@@ -1,5 +1,7 @@
 """What is too much. No I/O, no clock of its own: rules that are asked and answer."""
 
+from collections import OrderedDict
+
 INBOX_MESSAGES = 32
 INBOX_BYTES = 128 * 1024
 """What may wait for one connection's hooks before reading pauses."""
@@ -66,6 +68,29 @@ class Bucket:
             return False
         self._left -= 1
         return True
+
+
+MAX_REMEMBERED = 10_000
+"""Senders whose rate is remembered; past them, the one that was quiet longest is forgotten."""
+
+
+class Rates:
+    """A `Bucket` for each of many senders, by address or key. With a `rate` of 0 everything is allowed."""
+
+    def __init__(self, rate: float, burst: float) -> None:
+        self._rate = rate
+        self._burst = burst or rate
+        self._buckets: OrderedDict[str, Bucket] = OrderedDict()
+
+    def allows(self, sender: str, now: float) -> bool:
+        """Whether `sender` may once more at `now`; then it is counted."""
+        if not self._rate:
+            return True
+        bucket = self._buckets.pop(sender, None) or Bucket(self._rate, self._burst, now)
+        self._buckets[sender] = bucket
+        if len(self._buckets) > MAX_REMEMBERED:
+            self._buckets.popitem(last=False)
+        return bucket.allows(now)
 
 
 class Backlog:

@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from http import HTTPStatus
 from importlib.resources import files
@@ -20,7 +20,7 @@ from wsgateway.config import Settings
 from wsgateway.connection import Connection
 from wsgateway.exceptions import GatewayNotFound, GatewayNotRunning, GatewayStopping, HookError, MessageError
 from wsgateway.hub import Connections, Sent
-from wsgateway.limits import BODY_TIMEOUT
+from wsgateway.limits import BODY_TIMEOUT, Bucket, Rates
 from wsgateway.logs import GatewayLog, log_failures
 from wsgateway.messages import decode_json
 from wsgateway.metrics import Metrics, prometheus_text
@@ -90,6 +90,7 @@ class Endpoint:
     handler: Callable[[Request], Awaitable[Response]]
     methods: tuple[str, ...] = ()
     guarded: bool = False
+    may_log: Bucket = field(default_factory=lambda: Bucket(1.0, 1.0, 0.0))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
@@ -117,7 +118,8 @@ class Endpoint:
     def _refused(self, request: Request, refusal: Refusal) -> Response:
         self.gateway.metrics.refusals[refusal.kind] += 1
         caller = request.client.host if request.client else "a Unix socket"
-        self.gateway.log.warning("refused %s %s from %s: %s", request.method, request.url.path, caller, refusal)
+        if refusal.kind != "send_rate" or self.may_log.allows(time.monotonic()):  # of those one a second
+            self.gateway.log.warning("refused %s %s from %s: %s", request.method, request.url.path, caller, refusal)
         return problem(refusal)
 
 
@@ -146,9 +148,14 @@ class Routes:
 
     def __init__(self, gateway: RoutedGateway) -> None:
         self._gateway = gateway
+        self._sends = Rates(gateway.settings.send_rate, gateway.settings.send_burst)
 
     async def send(self, request: Request) -> Response:
         """Push a message (DESIGN 3.3)."""
+        key = request.headers.get("authorization", "")  # one that fits: the endpoint has asked for it
+        if not self._sends.allows(key, time.monotonic()):
+            detail = "too many calls with this key, try again later (send_rate)"
+            raise ProblemError(Refusal(429, "send_rate", detail, "too-often", (("retry-after", "1"),)))
         fields = await read_fields(request, self._gateway.settings.max_send_size)
         gateway = self._addressed(request, _field(fields, "id", str))
         connections = _field(fields, "connections", list)

@@ -4,6 +4,7 @@ every server. Is given hub, events and settings."""
 import asyncio
 import time
 from collections import Counter, deque
+from random import randrange
 from typing import cast
 
 import anyio
@@ -14,7 +15,7 @@ from wsgateway.config import Settings
 from wsgateway.connection import Connection
 from wsgateway.events import Lane
 from wsgateway.exceptions import Refused
-from wsgateway.limits import CLOSES_PER_SECOND, CROWDED, LINGER, SPARE_DESCRIPTORS, Bucket
+from wsgateway.limits import CLOSES_PER_SECOND, CROWDED, LINGER, SPARE_DESCRIPTORS, Bucket, Rates
 from wsgateway.messages import Frame
 from wsgateway.wire import EXTENSION, TOO_MANY, Handshake, Parts, Stall, WireTransport
 
@@ -26,7 +27,7 @@ except ImportError:  # pragma: no cover  Windows has no such limit
 TICK = 0.1
 """Seconds between the slices of a drain."""
 
-SHUTDOWN = '{"reason":"shutdown","reconnect":true}'
+SHUTDOWN = '{"reason":"shutdown","reconnect":true,"retry_after_ms":%d}'
 """The close reason of a stop, as clients of the Centrifuge family read it too."""
 
 
@@ -40,7 +41,7 @@ def most_clients(settings: Settings) -> int:
 
 UNLIMITED = 10**9
 
-FULL = ("capacity", "per_address")
+FULL = ("capacity", "per_address", "connect_rate")
 """Refusals of which one a second is logged; the others are only counted."""
 
 
@@ -57,6 +58,7 @@ class WebSockets:
         self._by_address: Counter[str] = Counter()
         self._most = most_clients(parts.settings)
         self._is_crowded = False
+        self._connects = Rates(parts.settings.connect_rate, parts.settings.connect_burst)
         self._may_log = Bucket(1.0, 1.0, time.monotonic())
 
     async def serve(self, scope: Scope, receive: Receive, send: Send, *, path: str) -> None:
@@ -102,6 +104,8 @@ class WebSockets:
             return Refusal(503, "capacity", f"{self._most} clients are connected, come back later (max_connections)")
         if address and 0 < settings.max_connections_per_address <= self._by_address[address]:
             return Refusal(429, "per_address", "too many clients from this address (max_connections_per_address)")
+        if not self._connects.allows(address, time.monotonic()):
+            return Refusal(429, "connect_rate", "too many connects from this address, come back later (connect_rate)")
         return None
 
     async def _admitted(
@@ -156,11 +160,13 @@ class WebSockets:
         if self._parts.settings.drain:
             rate = max(rate, int(2 * len(self._serving) / self._parts.settings.drain))
         waiting = deque(self._serving)
+        spread_ms = max(1000, 1000 * len(waiting) // rate)  # they come back as spread as they went
         loop = asyncio.get_running_loop()
 
         def close_some() -> None:
             for _ in range(min(len(waiting), max(1, int(rate * TICK)))):
-                waiting.popleft().conn.close_nowait(1012, SHUTDOWN)
+                retry_after_ms = randrange(spread_ms)  # noqa: S311  nobody gains by guessing it
+                waiting.popleft().conn.close_nowait(1012, SHUTDOWN % retry_after_ms)
             if waiting:
                 loop.call_later(TICK, close_some)
 

@@ -17,7 +17,8 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     ),
     "Limits": (
         "max_message_size", "max_send_size", "max_connections", "max_connections_per_address", "message_rate",
-        "message_burst", "handshake_timeout", "hook_timeout", "compression",
+        "message_burst", "connect_rate", "connect_burst", "send_rate", "send_burst",
+        "handshake_timeout", "hook_timeout", "compression",
     ),
     "Names of the hooks": tuple(name for name in SPECS if name.startswith("on_")),
 }  # fmt: skip

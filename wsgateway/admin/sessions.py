@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from itsdangerous import BadSignature, Signer, URLSafeTimedSerializer
 
 from wsgateway.auth import Access
-from wsgateway.limits import Bucket
 
 COOKIE = "wsgateway_session"
 
@@ -19,9 +18,6 @@ MAX_AGE = 12 * 3600
 TRIES = 5
 TRIES_PER_SECOND = 0.2
 """Tries of a password for one address: so many at once, then so many a second."""
-
-MAX_ADDRESSES = 1000
-"""Addresses whose tries are remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +68,3 @@ class Sessions:
 
     def _signer(self) -> Signer:
         return Signer(self._secret(), salt="wsgateway.csrf")
-
-
-class Throttle:
-    """How often an address may try a password."""
-
-    def __init__(self) -> None:
-        self._tries: OrderedDict[str, Bucket] = OrderedDict()
-
-    def allows(self, address: str, now: float) -> bool:
-        """Whether `address` may try once more at `now`; then it is counted."""
-        bucket = self._tries.pop(address, None) or Bucket(TRIES_PER_SECOND, TRIES, now)
-        self._tries[address] = bucket
-        if len(self._tries) > MAX_ADDRESSES:
-            self._tries.popitem(last=False)
-        return bucket.allows(now)

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from wsgateway.admin.forms import changes_in, form_of, sorted_mistakes
-from wsgateway.admin.sessions import COOKIE, Session, Sessions, Throttle
+from wsgateway.admin.sessions import COOKIE, TRIES, TRIES_PER_SECOND, Session, Sessions
 from wsgateway.api import searchable, shown_headers
 from wsgateway.auth import Access
 from wsgateway.config import Settings, Startup
@@ -29,6 +29,7 @@ from wsgateway.exceptions import (
 )
 from wsgateway.gateway import Gateway
 from wsgateway.instances import Guest, Instance, Supervisor
+from wsgateway.limits import Rates
 from wsgateway.logs import LEVELS, logger, tail
 from wsgateway.messages import decode_json
 from wsgateway.routes import query_int
@@ -137,7 +138,7 @@ class Views:
     def __init__(self, supervisor: Supervisor, log_in: LogIn) -> None:
         self._supervisor = supervisor
         self._log_in = log_in
-        self._throttle = Throttle()
+        self._tries = Rates(TRIES_PER_SECOND, TRIES)
         self._trying = 0
         self._looks: WeakKeyDictionary[Connection, tuple[float, int, int]] = WeakKeyDictionary()
 
@@ -378,7 +379,7 @@ class Views:
     async def log_in(self, visit: Visit) -> Response:
         client = visit.request.client
         address = client.host if client else ""
-        if self._trying >= MAX_LOGINS or not self._throttle.allows(address, time.monotonic()):
+        if self._trying >= MAX_LOGINS or not self._tries.allows(address, time.monotonic()):
             response = await self.login(visit, problem="Too many tries: wait some seconds, then try again.", status=429)
             response.headers["retry-after"] = "5"
             return response
