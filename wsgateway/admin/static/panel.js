@@ -145,6 +145,7 @@ function watch() {
   };
 }
 
+// What is refreshed stays itself and changes what is in it: a change that comes meanwhile waits at it.
 // What is ticked, and where the log was scrolled to, outlast a refresh
 let ticked = new Set();
 let scrolled = null;
