@@ -234,11 +234,12 @@ async def test_what_clients_say_is_text_on_every_page(tmp_path: Path) -> None:
 async def test_secrets_of_a_request_are_not_shown(tmp_path: Path) -> None:
     async with admin(tmp_path, FILE) as (supervisor, url), httpx.AsyncClient(base_url=url) as http:
         found = supervisor.find("chat")
-        headers = {"Cookie": "session=hidden1", "Authorization": "Bearer hidden2"}
+        headers = {"Cookie": "session=hidden1", "Authorization": "Bearer hidden2", "X-Api-Key": "hidden4"}
+        headers["Referer"] = "https://app.example/page?token=hidden5"
         async with connect(f"ws{found.url[4:]}/ws?token=hidden3", additional_headers=headers):
             conn = next(iter(found.gateway.connections))
             text = (await http.get(f"/gateways/chat/connections/{conn.id}")).text
-            assert all(f"hidden{number}" not in text for number in (1, 2, 3))
+            assert all(f"hidden{number}" not in text for number in range(1, 6))
             assert "token" in text
 
 
@@ -283,6 +284,17 @@ async def test_a_mounted_panel_asks_for_its_password() -> None:
     async with serve(Starlette(routes=[Mount("/panel", panel)])) as url, visitor(url) as somebody:
         assert (await somebody.get("/panel/")).url.path == "/panel/login"
         assert "Gateways" in (await somebody.submit("/panel/login", {"password": "correct horse"})).text
+
+
+@pytest.mark.parametrize(("allowed", "status"), [((), 403), (("https://app.example",), 422)])
+async def test_a_mounted_panel_behind_a_proxy_names_its_origin(allowed: tuple[str, ...], status: int) -> None:
+    panel = Panel([Gateway()], allowed_origins=allowed)
+    async with serve(Starlette(routes=[Mount("/panel", panel)])) as url, visitor(url) as somebody:
+        somebody.http.headers["origin"] = "https://app.example"
+        response = await somebody.http.get("/panel/")
+        assert (response.status_code == 200) is bool(allowed)
+        if allowed:
+            assert (await somebody.submit("/panel/", {"action": "none"})).status_code == status
 
 
 @pytest.mark.parametrize("access", list(Access))

@@ -3,6 +3,7 @@ OpenAPI description. Errors are problem+json."""
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -30,7 +31,7 @@ from wsgateway.exceptions import (
     check_close,
 )
 from wsgateway.instances import Guest, Instance, Supervisor
-from wsgateway.logs import logger, tail
+from wsgateway.logs import logger, mask_query, tail
 from wsgateway.routes import ProblemError, problem, query_int, read_fields, shown_connection
 
 MAX_BODY = 1048576
@@ -386,12 +387,12 @@ def searchable(conn: Connection) -> str:
     return "\n".join((conn.id, conn.address, conn.path, user)).casefold()
 
 
-SECRET_HEADERS = frozenset({"authorization", "cookie", "proxy-authorization", "sec-websocket-key"})
+_SECRET = re.compile("auth|cookie|key|secret|session|token")
 
 
 def shown_headers(conn: Connection) -> dict[str, str]:
-    """The request's headers, secrets as `***`."""
-    return {name: "***" if name in SECRET_HEADERS else value for name, value in conn.headers.items()}
+    """The request's headers, as `***` those that may hold a secret, and without query strings."""
+    return {name: "***" if _SECRET.search(name) else mask_query(value) for name, value in conn.headers.items()}
 
 
 def _query_seconds(request: Request) -> float:

@@ -23,6 +23,7 @@ from wsgateway.admin.sessions import COOKIE, MAX_AGE, Session, Sessions
 from wsgateway.admin.views import PAGES, Page, Refused, Views, Visit
 from wsgateway.api import Api
 from wsgateway.auth import Access, AdminRules
+from wsgateway.config import AdminSettings
 from wsgateway.gateway import Gateway, relative_scope
 from wsgateway.instances import Supervisor
 from wsgateway.logs import escape_controls, logger
@@ -51,7 +52,9 @@ class Panel:
     """The panel of a supervisor, or of gateways that were made in code: `app.mount("/panel", Panel([gateway]))`.
 
     `guard`, where given, decides who may do what, and replaces the log-in. Without one a `password_hash` (made by
-    `wsgateway password --hash`) is asked for, and without that local callers only are let in.
+    `wsgateway password --hash`) is asked for, and without that local callers only are let in. `allowed_origins` are
+    those of the panel's own pages, where a proxy serves them under a scheme or name that the application does not
+    know; for a supervisor its `[admin]` says so.
     """
 
     def __init__(
@@ -61,10 +64,15 @@ class Panel:
         guard: HostGuard | None = None,
         password_hash: str = "",
         read_password_hash: str = "",
+        allowed_origins: Iterable[str] = (),
         passwords: Passwords | None = None,
         bound_host: str | None = None,
     ) -> None:
-        self.supervisor = gateways if isinstance(gateways, Supervisor) else Supervisor(gateways=gateways)
+        if isinstance(gateways, Supervisor):
+            self.supervisor = gateways
+        else:
+            self.supervisor = Supervisor(gateways=gateways)
+            self.supervisor.admin = AdminSettings(allowed_origins=tuple(allowed_origins))
         self.passwords = passwords or Passwords(full=password_hash, read=read_password_hash)
         self._guard = guard
         self._bound_host = bound_host

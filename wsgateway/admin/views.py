@@ -1,7 +1,6 @@
 """The pages of the panel, and what their forms do. One table says which there are, and who may ask for them."""
 
 import asyncio
-import json
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
@@ -45,8 +44,8 @@ LOG_LINES = 300
 WAIT = 2.0
 """Seconds in which what an action is refused for is found; what takes longer is seen in the states."""
 
-MAX_LOGINS = 8
-"""Passwords that are tried at once; each takes a thread for 80 ms."""
+MAX_LOGINS = 4
+"""Passwords that are tried at once; each takes 32 MB and a thread, 80 ms for each password that is set."""
 
 
 class Refused(Exception):  # noqa: N818  as `wsgateway.Refused`
@@ -352,7 +351,6 @@ class Views:
             found=found,
             row=self._row(found.gateway, conn),
             headers=shown_headers(conn),
-            state=json.dumps(dict(conn.state), default=str, ensure_ascii=False),
             query=sorted(conn.query),
             sent=found.gateway.messages_out(conn),
         )
