@@ -11,10 +11,10 @@ PACKAGE = Path(__file__).parent.parent / "wsgateway"
 LEVELS = [
     ["exceptions", "metrics", "logs"],
     ["messages", "config"],
-    ["auth", "limits", "recordings"],
-    ["connection", "listeners"],
-    ["hub", "events"],
-    ["wire", "transports", "routes"],
+    ["auth", "limits", "recordings", "envelopes"],
+    ["brokers", "brokers.ipc", "brokers.redis", "brokers.nats", "nodes", "uplink", "connection", "listeners"],
+    ["hub", "cluster", "events"],
+    ["wire", "transports", "directory", "routes"],
     ["gateway"],
     ["sockets", "protocols", "store", "server", "client", "testing"],
     ["instances"],
@@ -46,14 +46,18 @@ DOORWAYS = {
     "jinja2": {"admin.panel"},
     "itsdangerous": {"admin.sessions"},
     "anyio": {"transports", "client", "testing"},
+    "msgspec": {"envelopes"},
+    "zmq": {"brokers.ipc"},
+    "redis": {"brokers.redis"},
+    "nats": {"brokers.nats"},
 }
 
-PURE = {"exceptions", "metrics", "messages", "auth", "limits"}
+PURE = {"exceptions", "metrics", "messages", "auth", "limits", "envelopes", "nodes"}
 IMPURE = {"asyncio", "anyio", "socket", "time", "threading", "os", "logging"}
 
 MODULES = sorted(
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
-    for path in (*PACKAGE.glob("*.py"), *(PACKAGE / "admin").glob("*.py"))
+    for path in (*PACKAGE.glob("*.py"), *(PACKAGE / "admin").glob("*.py"), *(PACKAGE / "brokers").glob("*.py"))
 )
 
 

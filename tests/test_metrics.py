@@ -1,6 +1,6 @@
 from prometheus_client.parser import text_string_to_metric_families
 
-from wsgateway.metrics import Histogram, Metrics, prometheus_text
+from wsgateway.metrics import Histogram, Metrics, prometheus_text, samples
 
 
 def test_every_family_is_named_and_labels_are_escaped() -> None:
@@ -8,17 +8,27 @@ def test_every_family_is_named_and_labels_are_escaped() -> None:
     metrics.refusals['a"b\\c\nd'] += 2
     metrics.observe_hook("on_message", 0.003)
     metrics.observe_hook("on_message", 100)
-    families = list(
-        text_string_to_metric_families(prometheus_text(metrics, gateway="g", connections=3, waiting=4, log_failures=5))
-    )
+    here = samples(metrics, gateway="g", connections=3, waiting=4, log_failures=5)
+    families = list(text_string_to_metric_families(prometheus_text([here])))
     assert all(family.name.startswith("wsgateway_") and family.documentation for family in families)
-    samples = {(s.name, s.labels.get("le"), s.labels.get("reason")): s.value for f in families for s in f.samples}
-    assert samples["wsgateway_refusals_total", None, 'a"b\\c\nd'] == 2
-    assert samples["wsgateway_hook_seconds_bucket", "0.001", None] == 0
-    assert samples["wsgateway_hook_seconds_bucket", "0.005", None] == 1
-    assert samples["wsgateway_hook_seconds_bucket", "+Inf", None] == 2
-    assert samples["wsgateway_connections", None, None] == 3
-    assert samples["wsgateway_outbox_messages", None, None] == 4
+    values = {(s.name, s.labels.get("le"), s.labels.get("reason")): s.value for f in families for s in f.samples}
+    assert values["wsgateway_refusals_total", None, 'a"b\\c\nd'] == 2
+    assert values["wsgateway_hook_seconds_bucket", "0.001", None] == 0
+    assert values["wsgateway_hook_seconds_bucket", "0.005", None] == 1
+    assert values["wsgateway_hook_seconds_bucket", "+Inf", None] == 2
+    assert values["wsgateway_connections", None, None] == 3
+    assert values["wsgateway_outbox_messages", None, None] == 4
+
+
+def test_a_family_is_named_once_for_all_processes() -> None:
+    here, there = (
+        samples(Metrics(), gateway="g", node=node, connections=count, waiting=0, log_failures=0)
+        for node, count in (("a", 1), ("b", 2))
+    )
+    text = prometheus_text([here, there])
+    assert text.count("# TYPE wsgateway_connections gauge") == 1
+    connections = next(f for f in text_string_to_metric_families(text) if f.name == "wsgateway_connections")
+    assert {sample.labels["node"]: sample.value for sample in connections.samples} == {"a": 1, "b": 2}
 
 
 def test_a_value_on_a_bound_counts_below_it() -> None:

@@ -3,7 +3,6 @@ OpenAPI description. Errors are problem+json."""
 
 import asyncio
 import json
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -18,7 +17,6 @@ from starlette.types import Receive, Scope, Send
 from wsgateway import openapi
 from wsgateway.auth import AdminRules, Refusal
 from wsgateway.config import Startup
-from wsgateway.connection import Connection
 from wsgateway.exceptions import (
     ConfigError,
     GatewayConflict,
@@ -26,13 +24,13 @@ from wsgateway.exceptions import (
     GatewayNotRunning,
     HookError,
     MessageError,
+    NodeError,
     SettingForbidden,
     StartError,
-    check_close,
 )
 from wsgateway.instances import Guest, Instance, Supervisor
-from wsgateway.logs import logger, mask_query, tail
-from wsgateway.routes import ProblemError, problem, query_int, read_fields, shown_connection
+from wsgateway.logs import logger, tail
+from wsgateway.routes import ProblemError, problem, query_int, read_fields, shown_sent
 
 MAX_BODY = 1048576
 MAX_WAIT = 60.0
@@ -76,10 +74,12 @@ OPERATIONS = (
     Operation("POST", ONE + "/restart", "restart_gateway", "Restart", True, STARTED, (404, 409, 422), query=("wait",)),
     Operation("POST", "/api/reload", "reload", "Read the settings file again", True,
               {200: "GatewayList", 202: "GatewayList"}, (409, 422), query=("wait",)),
+    Operation("GET", ONE + "/nodes", "list_nodes", "The processes that it runs in; none without a broker", False,
+              {200: "NodeList"}, (404,)),
     Operation("GET", CLIENTS, "list_connections", "A page of the connections", False, {200: "ConnectionList"},
               (404, 422), query=("offset", "limit", "search")),
     Operation("GET", CLIENTS + "/{connection_id}", "show_connection", "One connection", False,
-              {200: "Connection"}, (404,)),
+              {200: "Connection"}, (404, 503)),
     Operation("POST", CLIENTS + "/close", "close_connections", "Close connections, or all", True, {200: "Closed"},
               (400, 404, 408, 413, 415, 422), "Close"),
     Operation("DELETE", CLIENTS + "/{connection_id}", "close_connection", "Close one connection", True,
@@ -162,6 +162,8 @@ class _Endpoint:
             return problem(Refusal(404, "unknown_gateway", str(exc), "unknown-gateway"))
         except (GatewayConflict, GatewayNotRunning, StartError) as exc:
             return problem(Refusal(409, "conflict", str(exc), "not-running"))
+        except NodeError as exc:
+            return problem(Refusal(503, "node", str(exc), "broker", (("retry-after", "5"),)))
         except SettingForbidden as exc:
             return problem(Refusal(403, "settings", str(exc), "settings"))
         except ConfigError as exc:
@@ -268,25 +270,30 @@ class Handlers:
 
     # Connections
 
+    async def list_nodes(self, request: Request) -> Response:
+        return JSONResponse({"nodes": self._found(request).gateway.directory.nodes()})
+
     async def list_connections(self, request: Request) -> Response:
-        gateway = self._found(request).gateway
+        directory = self._found(request).gateway.directory
         offset = query_int(request, "offset", 0, 0, 2**31)
         limit = query_int(request, "limit", 100, 1, 1000)
-        search = request.query_params.get("search", "").casefold()
-        found = [conn for conn in gateway.connections if not search or search in searchable(conn)]
-        page = [shown_client(conn) for conn in found[offset : offset + limit]]
-        return JSONResponse({"total": len(found), "offset": offset, "limit": limit, "connections": page})
+        total, page = await directory.page(request.query_params.get("search", ""), offset, limit)
+        return JSONResponse({"total": total, "offset": offset, "limit": limit, "connections": page})
 
     async def show_connection(self, request: Request) -> Response:
-        conn = self._connection(request)
-        return JSONResponse({**shown_client(conn), "headers": shown_headers(conn)})
+        shown = await self._found(request).gateway.directory.describe(request.path_params["connection_id"])
+        if shown is None:
+            raise _NO_CONNECTION
+        return JSONResponse(shown)
 
     async def close_connection(self, request: Request) -> Response:
-        await self._connection(request).close()
+        directory = self._found(request).gateway.directory
+        if not await directory.close([request.path_params["connection_id"]], 1000, ""):
+            raise _NO_CONNECTION
         return Response(status_code=204)
 
     async def close_connections(self, request: Request) -> Response:
-        gateway = self._found(request).gateway
+        directory = self._found(request).gateway.directory
         fields = await read_fields(request, MAX_BODY)
         wanted, everybody = fields.get("connections"), fields.get("all", False)
         code, reason = fields.get("code", 1000), fields.get("reason", "")
@@ -295,22 +302,10 @@ class Handlers:
         if not isinstance(code, int) or isinstance(code, bool) or not isinstance(reason, str):
             raise ProblemError(Refusal(422, "body", "code is a number, reason a text", "bad-body"))
         try:
-            check_close(code, reason)
+            closed = await directory.close(None if wanted is None else [str(item) for item in wanted], code, reason)
         except ValueError as exc:
             raise ProblemError(Refusal(422, "body", str(exc), "bad-body")) from exc
-        chosen = (
-            list(gateway.connections) if wanted is None else [gateway.connections.get(str(item)) for item in wanted]
-        )
-        closing = [conn for conn in dict.fromkeys(chosen) if conn is not None]
-        for conn in closing:
-            conn.close_nowait(code, reason)
-        return JSONResponse({"closed": len(closing)})
-
-    def _connection(self, request: Request) -> Connection:
-        conn = self._found(request).gateway.connections.get(request.path_params["connection_id"])
-        if conn is None:
-            raise ProblemError(Refusal(404, "unknown_connection", "no connection with that id is open", "wrong-path"))
-        return conn
+        return JSONResponse({"closed": closed})
 
     async def send(self, request: Request) -> Response:
         gateway = self._found(request).gateway
@@ -327,7 +322,7 @@ class Handlers:
             raise ProblemError(Refusal(422, "body", f"message: {exc}", "bad-body")) from exc
         except HookError as exc:
             raise ProblemError(Refusal(500, "hook", str(exc), "hook-failed")) from exc
-        return JSONResponse({"id": gateway.id, **sent._asdict()})
+        return JSONResponse(shown_sent(gateway.id, sent, gateway.cluster))
 
     # The log and the stream
 
@@ -352,6 +347,8 @@ class Handlers:
         return JSONResponse(openapi.description(OPERATIONS, version=version("wsgateway")))
 
 
+_NO_CONNECTION = ProblemError(Refusal(404, "unknown_connection", "no connection with that id is open", "wrong-path"))
+
 AT_ONCE = 0.05
 """Seconds in which a mistake is found that is answered without `wait`."""
 
@@ -374,25 +371,6 @@ def shown_gateway(found: Instance | Guest, *, settings: bool = False) -> dict[st
         "dropped": sum(metrics.dropped.values()),
     }
     return {**shown, "settings": found.settings.shown()} if settings else shown
-
-
-def shown_client(conn: Connection) -> dict[str, Any]:
-    """A connection with the user that the listener has set, as text."""
-    return {**shown_connection(conn), "user": None if conn.user is None else str(conn.user)}
-
-
-def searchable(conn: Connection) -> str:
-    """What a search looks into."""
-    user = "" if conn.user is None else str(conn.user)
-    return "\n".join((conn.id, conn.address, conn.path, user)).casefold()
-
-
-_SECRET = re.compile("auth|cookie|key|secret|session|token")
-
-
-def shown_headers(conn: Connection) -> dict[str, str]:
-    """The request's headers, as `***` those that may hold a secret, and without query strings."""
-    return {name: "***" if _SECRET.search(name) else mask_query(value) for name, value in conn.headers.items()}
 
 
 def _query_seconds(request: Request) -> float:

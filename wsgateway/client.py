@@ -38,7 +38,7 @@ def send(
     if connections is not None:
         body["connections"] = list(connections)
     answer = request("POST", url, body, token=api_key, timeout=timeout)
-    return Sent(answer["recipients"], answer["queued"], answer["dropped"])
+    return Sent(**{name: answer[name] for name in Sent._fields if name in answer})
 
 
 async def asend(

@@ -15,6 +15,7 @@ from typing import Any, TypedDict, get_type_hints
 from urllib.parse import urlsplit
 
 from wsgateway.exceptions import ConfigError
+from wsgateway.logs import mask_url
 
 
 class SlowPolicy(enum.StrEnum):
@@ -58,6 +59,11 @@ class Settings:
     on_error: str = setting("on_error", "name of the hook for a hook that raised")
     on_first_open: str = setting("on_first_open", "name of the hook for the first of this process's connections")
     on_last_close: str = setting("on_last_close", "name of the hook for the last of them")
+    broker: str | None = setting(
+        None, "URL of what carries messages between processes: `ipc://`, `redis://`, `rediss://`, `unix://`, `nats://`"
+    )
+    broker_timeout: float = setting(1.0, "seconds to wait for the answers of the other processes", least=0.01)
+    workers: int = setting(1, "with `wsgateway serve`: processes that share the port", least=1, most=256)
     startup: Startup = setting("automatic", "with `wsgateway serve`: automatic, manual, or disabled")
     hook_timeout: float = setting(10.0, "seconds a hook may take; past it, it is cancelled and logged", least=0.001)
     echo_sender: bool = setting(True, "whether a client's own message is sent back to it too")
@@ -143,6 +149,9 @@ class Options(TypedDict, total=False):
     on_error: str
     on_first_open: str
     on_last_close: str
+    broker: str | None
+    broker_timeout: float
+    workers: int
     startup: Startup | str
     hook_timeout: float
     echo_sender: bool
@@ -494,4 +503,6 @@ def _shown(spec: Field[Any], value: object) -> object:
     if spec.name == "listener" and not isinstance(value, (str, type(None))):
         kind = value if isinstance(value, type) else type(value)
         return f"{kind.__module__}.{kind.__qualname__}"
+    if spec.name == "broker" and isinstance(value, str):
+        return mask_url(value)
     return list(value) if isinstance(value, tuple) else value

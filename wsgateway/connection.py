@@ -76,9 +76,10 @@ class State(dict[str, Any]):
 class Connection:
     """One client. Hashable, and the same object in every hook.
 
-    `id` is 128 random bits, URL-safe. `user` and `state` are the application's. `path` is the request's path below
-    the gateway, as `/ws/room1`; `address` the client's IP address, empty on a Unix socket; `opened_at` seconds since
-    the epoch. `headers`, `query` and `cookies` are parsed anew each time they are asked for.
+    `id` is 128 random bits, URL-safe; with a broker the id of its process and a point come first. `user` and `state`
+    are the application's. `path` is the request's path below the gateway, as `/ws/room1`; `address` the client's IP
+    address, empty on a Unix socket; `opened_at` seconds since the epoch. `headers`, `query` and `cookies` are parsed
+    anew each time they are asked for.
     """
 
     __slots__ = (
@@ -111,10 +112,17 @@ class Connection:
     )
 
     def __init__(
-        self, scope: Mapping[str, Any], *, path: str, settings: Settings, metrics: Metrics, transport: Transport
+        self,
+        scope: Mapping[str, Any],
+        *,
+        path: str,
+        settings: Settings,
+        metrics: Metrics,
+        transport: Transport,
+        node: str = "",
     ) -> None:
         client = scope.get("client")
-        self.id = secrets.token_urlsafe(16)
+        self.id = f"{node}.{secrets.token_urlsafe(16)}" if node else secrets.token_urlsafe(16)
         self.user: Any = None
         self.path = path
         self.address: str = client[0] if client else ""

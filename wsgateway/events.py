@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from contextvars import ContextVar
 from typing import Any, Protocol
 
+from wsgateway.cluster import Cluster, Confirmation
 from wsgateway.config import Settings
 from wsgateway.connection import Connection
 from wsgateway.exceptions import HookError, MessageError, Refused
@@ -97,6 +98,7 @@ class Call:
     expired = False
     error: BaseException | None = None
     sent = Sent(0, 0, 0)
+    confirmation: Confirmation | None = None
     task: asyncio.Task[None] | None = None
     timer: asyncio.TimerHandle | None = None
 
@@ -221,9 +223,11 @@ class Events:
         settings: Settings,
         metrics: Metrics,
         log: GatewayLog,
+        cluster: Cluster | None = None,
     ) -> None:
         self._gateway = gateway
         self._hub = hub
+        self._cluster = cluster
         self._listener = listener
         self._metrics = metrics
         self._log = log
@@ -317,6 +321,8 @@ class Events:
             raise HookError("on_message") from call.error
         if message is None and event.message is None:
             raise MessageError("there is none, and the listener made none")
+        if call.confirmation is not None and self._cluster is not None:
+            return await self._cluster.confirmed(call.sent, call.confirmation)
         return call.sent
 
     def inside_hook(self) -> bool:
@@ -364,7 +370,7 @@ class Events:
         if call.hook != "on_message":
             return
         try:
-            call.sent = self._deliver(call.event)
+            call.sent = self._deliver(call)
         except Exception as exc:
             call.error = exc
 
@@ -407,7 +413,8 @@ class Events:
         lane.push(call)
         return await future
 
-    def _deliver(self, event: Event) -> Sent:
+    def _deliver(self, call: Call) -> Sent:
+        event = call.event
         frame = encode(event.message)
         wanted = event.connections
         if not (wanted is None or isinstance(wanted, list)) and (
@@ -416,9 +423,16 @@ class Events:
             raise TypeError(f"event.connections is {wanted!r}; it has to be None or a list of connections or their ids")
         if frame is None:
             return Sent(0, 0, 0)
+        others: list[str] | None = None
         if wanted is None:
-            return self._hub.deliver(frame, None, but=None if self._echo_sender else event.conn)
-        return self._hub.deliver(frame, self._hub.resolve(wanted))
+            sent = self._hub.deliver(frame, None, but=None if self._echo_sender else event.conn)
+        else:
+            if self._cluster is not None:
+                wanted, others = self._cluster.split(wanted)
+            sent = self._hub.deliver(frame, self._hub.resolve(wanted))
+        if self._cluster is not None and others != []:
+            call.confirmation = self._cluster.publish(frame, others, confirm=call.future is not None)
+        return sent
 
 
 def eager_task(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

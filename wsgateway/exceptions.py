@@ -12,6 +12,9 @@ GatewayError
 ├── GatewayConflict      what is asked of a gateway does not fit its state: it exists, is disabled or read-only
 ├── HookError            a hook raised, outlived its time limit or set what cannot be sent
 ├── SendError            an HTTP answer to `wsgateway.client.send` that is not 200
+├── BrokerError          a broker that cannot be reached, or was lost
+├── EnvelopeError        what came from a broker, or should go there, is no envelope
+├── NodeError            another process of the gateway did not do what it was asked
 └── MessageError         a message that cannot be encoded (also a ValueError)
 """
 
@@ -123,6 +126,25 @@ class SendError(GatewayError):
 
     def __str__(self) -> str:
         return f"{self.status} {self.problem.get('title', '')}: {self.problem.get('detail', '')}"
+
+
+class BrokerError(GatewayError):
+    """A broker that cannot be reached, or was lost; the message says why."""
+
+
+class EnvelopeError(GatewayError):
+    """No envelope: `reason` is its label in the metrics."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.args[0]}: {self.args[1]}"
+
+
+class NodeError(GatewayError):
+    """Another process of the gateway did not do what it was asked, or did not answer in time."""
 
 
 class MessageError(GatewayError, ValueError):

@@ -13,8 +13,11 @@ from weakref import WeakValueDictionary
 from starlette.types import Receive, Scope, Send
 
 from wsgateway.auth import DOCS, Rules
+from wsgateway.brokers import opener
+from wsgateway.cluster import Cluster, Local
 from wsgateway.config import Options, Settings
 from wsgateway.connection import Connection, other_loop
+from wsgateway.directory import Directory
 from wsgateway.events import Events
 from wsgateway.exceptions import (
     ConfigError,
@@ -29,7 +32,7 @@ from wsgateway.exceptions import (
 from wsgateway.hub import Connections, Hub, Sent
 from wsgateway.limits import LINGER
 from wsgateway.listeners import Listener
-from wsgateway.logs import GatewayLog, log_to_file
+from wsgateway.logs import GatewayLog, log_to_file, mask_url
 from wsgateway.metrics import Metrics
 from wsgateway.recordings import Recording
 from wsgateway.routes import router
@@ -70,7 +73,10 @@ class Gateway:
         self.version = version("wsgateway")
         self.failure = ""
         self.state = State.STOPPED
+        self.cluster: Cluster | None = None
+        self._open_link = opener(self.settings.broker) if self.settings.broker else None
         self._hub = Hub(self.metrics, self.log)
+        self.directory = Directory(self)
         self._router = router(self)
         self._lock = asyncio.Lock()
         self._never_started = True
@@ -169,6 +175,7 @@ class Gateway:
             try:
                 await self._start()
             except HookError as exc:
+                await self._leave_cluster()
                 self.fail(f"on_start failed: {exc.__cause__!r}")
                 raise StartError(f"gateway [{self.id}] cannot start: {self.failure}") from exc
             except (ListenerError, StartError) as exc:
@@ -184,6 +191,7 @@ class Gateway:
         self._loop = asyncio.get_running_loop()
         self._listener = Listener(self.settings.listener, self.settings, self.log, reload=self._reload)
         self._reload = True
+        self.cluster = self._new_cluster()
         self._events = Events(
             self,
             hub=self._hub,
@@ -191,13 +199,36 @@ class Gateway:
             settings=self.settings,
             metrics=self.metrics,
             log=self.log,
+            cluster=self.cluster,
         )
-        parts = Parts(self._hub, self._events, self.settings, self.metrics, self.log)
+        node = self.cluster.node if self.cluster is not None else ""
+        parts = Parts(self._hub, self._events, self.settings, self.metrics, self.log, node)
         self._websockets = WebSockets(parts, self.rules)
+        if self.cluster is not None:
+            await self.cluster.start()
         await self._events.run("on_start")
         for line in self.rules.openings():
             self.log.info("%s", line)
         _started[self.id.casefold()] = self
+
+    def _new_cluster(self) -> Cluster | None:
+        """The processes of this gateway, if a broker carries messages between them."""
+        if self._open_link is None:
+            return None
+        return Cluster(
+            self._open_link,
+            gateway_id=self.id,
+            broker=mask_url(self.settings.broker or ""),
+            local=Local(self._hub.deliver_to_ids, self.directory.info, self.directory.operations),
+            metrics=self.metrics,
+            log=self.log,
+            timeout=self.settings.broker_timeout,
+        )
+
+    async def _leave_cluster(self) -> None:
+        cluster, self.cluster = self.cluster, None
+        if cluster is not None:
+            await cluster.aclose()
 
     async def _start_unasked(self) -> None:
         self.log.warning("nobody ran the gateway's lifespan: it starts now and is never stopped (docs/mounting.md)")
@@ -270,6 +301,7 @@ class Gateway:
                 await self._events.run("on_stop")
             except GatewayError:
                 pass  # it is logged, and the gateway stops all the same
+            await self._leave_cluster()
             self._listener.close()
             self.state = State.STOPPED
             self.log.info("stopped%s", self._where)

@@ -14,11 +14,16 @@ from wsgateway.recordings import Recording
 
 
 class Sent(NamedTuple):
-    """What became of one message: `recipients` were chosen, `queued` took it, `dropped` did not."""
+    """What became of one message: `recipients` were chosen, `queued` took it, `dropped` did not.
+
+    These are the counts of the `nodes` processes that have answered in time; `complete`: all have.
+    """
 
     recipients: int
     queued: int
     dropped: int
+    nodes: int = 1
+    complete: bool = True
 
 
 class Connections(Collection[Connection]):
@@ -193,6 +198,10 @@ class Hub:
             self._metrics.skipped_recipients += skipped
             self._log.info("skipped %d recipients that are closed, unknown or of another gateway", skipped)
         return list(found)
+
+    def deliver_to_ids(self, frame: Frame, ids: Sequence[str] | None) -> Sent:
+        """Send `frame` to the open connections with `ids`, or to every one: what another process sends."""
+        return self.deliver(frame, None if ids is None else self.resolve(ids))
 
     def deliver(self, frame: Frame, recipients: Sequence[Connection] | None, *, but: Connection | None = None) -> Sent:
         """Send `frame` to `recipients`, or to every open connection, without `but`."""

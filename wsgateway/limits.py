@@ -45,6 +45,16 @@ MAX_HOOK_THREADS = 40
 BODY_TIMEOUT = 30.0
 """Seconds within which the body of a request has to arrive."""
 
+BROKER_OUTBOX_MESSAGES = 10_000
+BROKER_OUTBOX_BYTES = 32 * 1024 * 1024
+"""What may wait for a broker that is slow or away; past it the oldest is dropped."""
+
+HEARTBEAT = 10.0
+"""Seconds between two beats of a node."""
+
+LEASE = 30.0
+"""Seconds without a beat after which a node is dead."""
+
 LINGER = 2.0
 """Seconds between a close frame to a client that does not read and the end of its socket."""
 

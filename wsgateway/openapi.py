@@ -65,6 +65,23 @@ _CONNECTION = {
     "queue": _object(("messages", "bytes"), messages=COUNT, bytes=COUNT),
 }
 
+_SECONDS = {"type": "number", "minimum": 0}
+_NODE = {
+    "id": TEXT,
+    "state": {"enum": ["starting", "running", "stopping", "stopped", "failed", "lost", "left"]},
+    "host": TEXT,
+    "pid": COUNT,
+    "version": TEXT,
+    "age": _SECONDS,
+    "silent": _SECONDS,
+    "connections": COUNT,
+    "messages_in": COUNT,
+    "messages_out": COUNT,
+    "dropped": COUNT,
+    "slow": COUNT,
+    "hook_errors": COUNT,
+}
+
 
 def setting_schema(name: str) -> dict[str, Any]:
     """The JSON schema of the setting `name`."""
@@ -100,6 +117,8 @@ def schemas() -> dict[str, Any]:
         "NewGateway": {**_object(["id"], id=TEXT, **_settings()), "additionalProperties": False},
         "Changes": {**_object((), **_settings()), "additionalProperties": False},
         "Connection": _object(_CONNECTION, **_CONNECTION, headers={"type": "object", "additionalProperties": TEXT}),
+        "NodeList": _object(["nodes"], nodes={"type": "array", "items": _ref("Node")}),
+        "Node": _object(_NODE, **_NODE),
         "ConnectionList": _object(
             ["total", "offset", "limit", "connections"],
             total=COUNT,
@@ -117,7 +136,13 @@ def schemas() -> dict[str, Any]:
         "Closed": _object(["closed"], closed=COUNT),
         "Message": _object(["message"], message={}, connections=TEXTS),
         "Sent": _object(
-            ["id", "recipients", "queued", "dropped"], id=TEXT, recipients=COUNT, queued=COUNT, dropped=COUNT
+            ["id", "recipients", "queued", "dropped"],
+            id=TEXT,
+            recipients=COUNT,
+            queued=COUNT,
+            dropped=COUNT,
+            nodes=COUNT,
+            complete={"type": "boolean"},
         ),
         "Log": _object(["lines"], lines=TEXTS),
         "Description": {"type": "object"},

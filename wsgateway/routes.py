@@ -16,12 +16,14 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from wsgateway.auth import DOCS, Refusal, Rules
+from wsgateway.cluster import Cluster
 from wsgateway.config import Settings
 from wsgateway.connection import Connection
+from wsgateway.directory import Directory
 from wsgateway.exceptions import GatewayNotFound, GatewayNotRunning, GatewayStopping, HookError, MessageError
 from wsgateway.hub import Connections, Sent
 from wsgateway.limits import BODY_TIMEOUT, Bucket, Rates
-from wsgateway.logs import GatewayLog, log_failures
+from wsgateway.logs import GatewayLog
 from wsgateway.messages import decode_json
 from wsgateway.metrics import Metrics, prometheus_text
 
@@ -39,7 +41,10 @@ class RoutedGateway(Protocol):
     metrics: Metrics
     log: GatewayLog
     rules: Rules
+    directory: Directory
 
+    @property
+    def cluster(self) -> Cluster | None: ...
     @property
     def id(self) -> str: ...
     @property
@@ -173,7 +178,7 @@ class Routes:
             raise ProblemError(Refusal(422, "body", f"message: {exc}", "bad-body")) from exc
         except HookError as exc:
             raise ProblemError(Refusal(500, "hook", str(exc), "hook-failed")) from exc
-        return JSONResponse({"id": gateway.id, **sent._asdict()})
+        return JSONResponse(shown_sent(gateway.id, sent, gateway.cluster))
 
     def _addressed(self, request: Request, gateway_id: str | None) -> RoutedGateway:
         """The gateway with that id, if the caller may send to it."""
@@ -193,8 +198,11 @@ class Routes:
         return JSONResponse({"status": "ok"})
 
     async def ready(self, _: Request) -> Response:
-        """Whether clients are taken: 503 with the reason while starting, draining, stopped or failed."""
-        gateway = self._gateway
+        """Whether clients are taken: 503 with the reason in every other state, and without broker."""
+        gateway, cluster = self._gateway, self._gateway.cluster
+        if gateway.state == "running" and cluster is not None and not cluster.is_up:
+            detail = f"the broker is away: {cluster.failure or 'it was not reached yet'}"
+            return problem(Refusal(503, "not_ready", f"gateway [{gateway.id}] runs alone, {detail}", "broker"))
         if gateway.state == "running":
             return JSONResponse({"id": gateway.id, "state": gateway.state})
         reason = f": {gateway.failure}" if gateway.failure else ""
@@ -202,15 +210,7 @@ class Routes:
 
     async def metrics(self, _: Request) -> Response:
         """The counters, for Prometheus."""
-        gateway = self._gateway
-        waiting = sum(conn.queued_messages for conn in gateway.connections)
-        text = prometheus_text(
-            gateway.metrics,
-            gateway=gateway.id,
-            connections=len(gateway.connections),
-            waiting=waiting,
-            log_failures=log_failures(),
-        )
+        text = prometheus_text(await self._gateway.directory.samples())
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def info(self, request: Request) -> Response:
@@ -218,19 +218,20 @@ class Routes:
         gateway = self._gateway
         offset = query_int(request, "offset", 0, 0, 2**31)
         limit = query_int(request, "limit", 100, 1, MAX_PAGE)
-        connections = tuple(gateway.connections)
-        return JSONResponse(
-            {
-                "id": gateway.id,
-                "version": gateway.version,
-                "state": gateway.state,
-                "settings": gateway.settings.shown(),
-                "total": len(connections),
-                "offset": offset,
-                "limit": limit,
-                "connections": [shown_connection(conn) for conn in connections[offset : offset + limit]],
-            }
-        )
+        total, page = await gateway.directory.page("", offset, limit)
+        info = {
+            "id": gateway.id,
+            "version": gateway.version,
+            "state": gateway.state,
+            "settings": gateway.settings.shown(),
+            "total": total,
+            "offset": offset,
+            "limit": limit,
+            "connections": [{name: value for name, value in row.items() if name != "user"} for row in page],
+        }
+        if gateway.cluster is not None:
+            info |= {"node": gateway.cluster.node, "nodes": gateway.directory.nodes()}
+        return JSONResponse(info)
 
     async def upgrade(self, request: Request) -> Response:
         """A plain request where a WebSocket belongs. The test page asks so why a handshake was refused."""
@@ -293,16 +294,12 @@ _PAGE_HEADERS = {
 }
 
 
-def shown_connection(conn: Connection) -> dict[str, Any]:
-    """A connection as JSON carries it: `age` in seconds."""
-    return {
-        "id": conn.id,
-        "address": conn.address,
-        "path": conn.path,
-        "transport": conn.transport,
-        "age": round(max(0.0, time.monotonic() - conn.opened_clock), 3),
-        "queue": {"messages": conn.queued_messages, "bytes": conn.queued_bytes},
-    }
+def shown_sent(gateway_id: str, sent: Sent, cluster: Cluster | None) -> dict[str, Any]:
+    """What `/send` answers; with a broker also how many processes have counted, and whether all did."""
+    shown: dict[str, Any] = {"id": gateway_id, **sent._asdict()}
+    if cluster is None:
+        del shown["nodes"], shown["complete"]
+    return shown
 
 
 async def read_fields(request: Request, most: int) -> dict[str, Any]:

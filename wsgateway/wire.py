@@ -87,6 +87,8 @@ class Parts:
     settings: Settings
     metrics: Metrics
     log: GatewayLog
+    node: str = ""
+    """The id of this process among those of the gateway; empty without a broker."""
 
     def rate(self) -> Bucket | None:
         """What bounds the messages of one client, if anything does."""
@@ -165,7 +167,9 @@ class WireTransport:
         self._unwritten = 0
         self._stall: Stall | None = None
         self._rate = parts.rate()
-        self.conn = Connection(scope, path=path, settings=parts.settings, metrics=parts.metrics, transport=self)
+        self.conn = Connection(
+            scope, path=path, settings=parts.settings, metrics=parts.metrics, transport=self, node=parts.node
+        )
         self.lane = Lane(parts.events)
         handshake.hold(compression=parts.settings.compression)
 

@@ -12,10 +12,10 @@ from starlette.responses import RedirectResponse, Response
 
 from wsgateway.admin.forms import changes_in, form_of, sorted_mistakes
 from wsgateway.admin.sessions import COOKIE, TRIES, TRIES_PER_SECOND, Session, Sessions
-from wsgateway.api import searchable, shown_headers
 from wsgateway.auth import Access
 from wsgateway.config import Settings, Startup
 from wsgateway.connection import Connection
+from wsgateway.directory import searchable, shown_headers
 from wsgateway.exceptions import (
     ConfigError,
     GatewayConflict,

@@ -1,0 +1,98 @@
+"""NATS: its core subjects, at most once. nats-py's own reconnecting is off: a link is never mended."""
+
+import asyncio
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+import nats
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.errors import Error
+
+from wsgateway.brokers import Link, Open
+from wsgateway.exceptions import BrokerError
+
+TIMEOUT = 2
+"""Seconds to connect."""
+
+
+class NatsLink:
+    def __init__(self) -> None:
+        self._client: Client | None = None
+        self._arrived: list[bytes] = []
+        self._something = asyncio.Event()
+        self._failure: str | None = None
+
+    async def open(self, url: str, topics: Sequence[str]) -> None:
+        """Connect and subscribe. Raises `Error`, `OSError`, `TimeoutError`."""
+        self._client = await nats.connect(
+            url,
+            allow_reconnect=False,
+            max_reconnect_attempts=0,
+            connect_timeout=TIMEOUT,
+            error_cb=self._failed,
+            closed_cb=self._closed,
+        )
+        for topic in topics:
+            await self._client.subscribe(topic, cb=self._received)
+        await self._client.flush(TIMEOUT)
+
+    @property
+    def max_payload(self) -> int:
+        assert self._client is not None
+        return self._client.max_payload
+
+    async def publish(self, batch: Sequence[tuple[str, bytes]]) -> None:
+        assert self._client is not None
+        try:
+            for topic, data in batch:
+                await self._client.publish(topic, data)
+        except (Error, OSError) as exc:
+            raise BrokerError(str(exc) or repr(exc)) from exc
+
+    async def receive(self) -> Sequence[bytes]:
+        await self._something.wait()
+        arrived, self._arrived = self._arrived, []
+        if not arrived:
+            raise BrokerError(self._failure or "the connection was closed")
+        if self._failure is None:
+            self._something.clear()
+        return arrived
+
+    async def aclose(self) -> None:
+        if self._client is not None and not self._client.is_closed:
+            try:
+                await self._client.close()
+            except (Error, OSError):
+                pass  # it has gone already
+
+    async def _received(self, message: Msg) -> None:
+        self._arrived.append(message.data)
+        self._something.set()
+
+    async def _failed(self, error: Exception) -> None:
+        self._failure = str(error) or repr(error)
+        self._something.set()
+
+    async def _closed(self) -> None:
+        self._failure = self._failure or "the connection was closed"
+        self._something.set()
+
+
+def opener(url: str) -> Open:
+    """Raises `ValueError` for a URL without a host."""
+    if not urlsplit(url).hostname:
+        raise ValueError("it names no host")
+
+    async def open_link(topics: Sequence[str]) -> Link:
+        link = NatsLink()
+        try:
+            await link.open(url, topics)
+        except BaseException as exc:
+            await link.aclose()
+            if isinstance(exc, (Error, OSError, TimeoutError)):
+                raise BrokerError(str(exc) or repr(exc)) from exc
+            raise
+        return link
+
+    return open_link

@@ -1,0 +1,75 @@
+"""Redis and Valkey: their PUBLISH and SUBSCRIBE, over TCP, TLS or a Unix socket."""
+
+from collections.abc import Sequence
+
+from redis.asyncio import Redis
+from redis.asyncio.client import PubSub
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from wsgateway.brokers import Link, Open
+from wsgateway.exceptions import BrokerError
+
+TIMEOUT = 2.0
+"""Seconds for one answer of the server."""
+
+
+class RedisLink:
+    """Two connections: one that is subscribed, one that publishes."""
+
+    max_payload = 512 * 1024 * 1024  # of a Redis string
+
+    def __init__(self, client: "Redis", pubsub: PubSub) -> None:
+        self._client = client
+        self._pubsub = pubsub
+
+    async def publish(self, batch: Sequence[tuple[str, bytes]]) -> None:
+        pipeline = self._client.pipeline(transaction=False)
+        for topic, data in batch:
+            pipeline.execute_command("PUBLISH", topic, data)
+        try:
+            await pipeline.execute()
+        except (RedisError, OSError) as exc:
+            raise BrokerError(str(exc) or repr(exc)) from exc
+
+    async def receive(self) -> Sequence[bytes]:
+        while True:
+            try:
+                response = await self._pubsub.parse_response(block=True)
+            except (RedisError, OSError) as exc:
+                raise BrokerError(str(exc) or repr(exc)) from exc
+            if isinstance(response, list) and len(response) == 3 and isinstance(response[2], bytes):
+                return (response[2],)
+
+    async def aclose(self) -> None:
+        for part in (self._pubsub, self._client):
+            try:
+                await part.aclose()
+            except (RedisError, OSError):
+                pass  # it has gone already
+
+
+def opener(url: str) -> Open:
+    """Raises `ValueError` for a URL that redis-py cannot read."""
+
+    def client() -> "Redis":
+        return Redis.from_url(
+            url, protocol=2, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT, retry=Retry(NoBackoff(), 0)
+        )
+
+    async def open_link(topics: Sequence[str]) -> Link:
+        redis = client()
+        pubsub = redis.pubsub()
+        link = RedisLink(redis, pubsub)
+        try:
+            await pubsub.subscribe(*topics)
+        except BaseException as exc:
+            await link.aclose()
+            if isinstance(exc, (RedisError, OSError)):
+                raise BrokerError(str(exc) or repr(exc)) from exc
+            raise
+        return link
+
+    client()  # which reads the URL
+    return open_link

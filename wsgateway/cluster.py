@@ -1,0 +1,418 @@
+"""One process among those of a gateway: what it tells the others, and what it does for them. Is given how messages are
+delivered here; knows no connections and no brokers' names."""
+
+import asyncio
+import os
+import secrets
+import socket
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote
+
+from wsgateway import envelopes
+from wsgateway.brokers import Open
+from wsgateway.envelopes import NODE_ID, VERSION, Ack, Answer, Ask, Beat, Direct, Envelope, Here, Info, Leave, Message
+from wsgateway.exceptions import EnvelopeError, GatewayError, NodeError
+from wsgateway.hub import Sent
+from wsgateway.limits import HEARTBEAT
+from wsgateway.logs import GatewayLog
+from wsgateway.messages import Frame
+from wsgateway.metrics import Metrics
+from wsgateway.nodes import Nodes
+from wsgateway.uplink import Uplink
+
+MEETING = 0.25
+"""Seconds in which the others have to say that they are there; who is later is known then."""
+
+MAX_ORIGINS = 10_000
+"""Processes whose last envelope is remembered; those that only publish come and go."""
+
+
+@dataclass(slots=True)
+class Local:
+    """What a process does for the others. `deliver` gives a frame to its clients, to all or to those with `ids`;
+    `operations` are what it can be asked for, by name."""
+
+    deliver: Callable[[Frame, Sequence[str] | None], Sent]
+    describe: Callable[[], Info]
+    operations: Mapping[str, Callable[[dict[str, Any]], Awaitable[Any]]]
+
+
+@dataclass(slots=True)
+class Confirmation:
+    """A message whose counts are gathered. `missing` are the nodes that have not answered yet."""
+
+    missing: set[str]
+    done: asyncio.Future[None]
+    ask: int = 0
+    counts: list[Sent] = field(default_factory=list)
+    is_complete: bool = True
+
+
+class Cluster:
+    """The processes of one gateway, as one of them sees them. Nothing but `ask` and `confirmed` ever waits."""
+
+    def __init__(
+        self,
+        open_link: Open,
+        *,
+        gateway_id: str,
+        broker: str,
+        local: Local | None,
+        metrics: Metrics,
+        log: GatewayLog,
+        timeout: float = 1.0,
+    ) -> None:
+        """`broker` is its name for the log. Without `local` it only publishes, and is no node for the others."""
+        self.node = secrets.token_hex(NODE_ID // 2)
+        self.nodes = Nodes()
+        self.timeout = timeout
+        self._local = local
+        self._own = self.node.encode()
+        self._metrics = metrics
+        self._log = log
+        name = quote(gateway_id.casefold(), safe="").replace(".", "%2E")
+        self._all = f"wsgateway.all.{name}"
+        self._each = f"wsgateway.node.{name}."
+        self._uplink = Uplink(
+            open_link,
+            [self._all, self._each + self.node],
+            name=broker,
+            received=self._received,
+            changed=self._changed,
+            metrics=metrics,
+            log=log,
+        )
+        self._sequences: dict[str, int] = {}
+        self._last: dict[tuple[str, bool], int] = {}
+        self._asks = 0
+        self._confirmations: dict[int, Confirmation] = {}
+        self._answers: dict[int, asyncio.Future[Any]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._heart: asyncio.Task[None] | None = None
+        self._unmet: set[str] = set()
+        self._met = asyncio.Event()
+
+    # Its life
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the broker is there."""
+        return self._uplink.is_up
+
+    @property
+    def failure(self) -> str:
+        """Why the broker is not there."""
+        return self._uplink.failure
+
+    async def start(self) -> None:
+        """Join. Waits until the others are known, `MEETING` seconds at most, and not for a broker that is away."""
+        await self._uplink.start()
+        self._heart = asyncio.create_task(self._beat())
+        if self.is_up:
+            try:
+                async with asyncio.timeout(MEETING):
+                    await self._met.wait()
+            except TimeoutError:
+                pass  # there is nobody
+
+    async def aclose(self) -> None:
+        """Leave. May be called twice."""
+        if self._heart is not None:
+            self._heart.cancel()
+            await asyncio.wait({self._heart})
+            self._heart = None
+            self._publish(self._all, lambda seq: Leave(VERSION, self.node, seq))
+        await self._uplink.aclose()
+        for task in tuple(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        for confirmation in tuple(self._confirmations.values()):
+            self._end(confirmation)
+
+    async def _beat(self) -> None:
+        while True:
+            if self._local is not None:
+                self._tell(is_new=False)
+            for node in self.nodes.expire(time.monotonic()):
+                self._log.warning("node %s (%s, pid %d) is lost", node.id, node.info.host, node.info.pid)
+                self._gone(node.id)
+            await asyncio.sleep(HEARTBEAT)
+
+    def _tell(self, *, is_new: bool) -> None:
+        info = self._local.describe() if self._local is not None else None
+        self._publish(self._all, lambda seq: Beat(VERSION, self.node, seq, info, is_new))
+
+    def _tell_one(self, node_id: str, info: Info) -> None:
+        peers = [node.id for node in self.nodes.alive()]
+        self._publish(self._each + node_id, lambda seq: Here(VERSION, self.node, seq, info, peers))
+
+    def _changed(self, is_up: bool) -> None:
+        if is_up:
+            self._tell(is_new=True)
+        else:
+            for confirmation in tuple(self._confirmations.values()):
+                self._end(confirmation)
+
+    # Sending
+
+    def is_remote(self, conn_id: str) -> bool:
+        """Whether the connection with that id belongs to another process that lives."""
+        return conn_id[NODE_ID : NODE_ID + 1] == "." and self.nodes.get(conn_id[:NODE_ID]) is not None
+
+    def split(self, wanted: Iterable[Any]) -> tuple[list[Any], list[str]]:
+        """`wanted` connections and ids: what is this process's own business, and ids of others, each once."""
+        own: list[Any] = []
+        others: dict[str, None] = {}
+        for item in wanted:
+            if isinstance(item, str) and self.is_remote(item):
+                others[item] = None
+            else:
+                own.append(item)
+        return own, list(others)
+
+    def publish(self, frame: Frame, ids: Sequence[str] | None, *, confirm: bool) -> Confirmation | None:
+        """Send `frame` towards every process, for all clients or for those with `ids`. With `confirm` it is counted."""
+        confirmation = self._expect(ids) if confirm else None
+        ask = 0 if confirmation is None else confirmation.ask
+        is_text, payload, listed = frame.text is not None, frame.payload, None if ids is None else list(ids)
+        sent = self._publish(self._all, lambda seq: Message(VERSION, self.node, seq, payload, is_text, listed, ask))
+        if confirmation is not None and not (sent and self.is_up):
+            self._end(confirmation)
+        return confirmation
+
+    async def confirmed(self, here: Sent, confirmation: Confirmation) -> Sent:
+        """The counts of all processes that answer within `timeout`, with those of this one, `here`."""
+        if not confirmation.done.done():
+            try:
+                async with asyncio.timeout(self.timeout):
+                    await asyncio.shield(confirmation.done)
+            except TimeoutError:
+                for node_id in confirmation.missing:
+                    late = self.nodes.get(node_id)
+                    if late is not None:
+                        late.is_late = True
+                self._end(confirmation)
+        counts = [here, *confirmation.counts]
+        return Sent(
+            sum(sent.recipients for sent in counts),
+            sum(sent.queued for sent in counts),
+            sum(sent.dropped for sent in counts),
+            len(confirmation.counts) + (self._local is not None),
+            confirmation.is_complete,
+        )
+
+    def _expect(self, ids: Sequence[str] | None) -> Confirmation:
+        wanted = self.nodes.alive()
+        if ids is not None:
+            named = {conn_id[:NODE_ID] for conn_id in ids}
+            wanted = [node for node in wanted if node.id in named]
+        self._asks += 1
+        confirmation = Confirmation(
+            {node.id for node in wanted if not node.is_late}, asyncio.get_running_loop().create_future(), self._asks
+        )
+        confirmation.is_complete = not any(node.is_late for node in wanted)
+        if confirmation.missing:
+            self._confirmations[confirmation.ask] = confirmation
+        else:
+            confirmation.done.set_result(None)
+        return confirmation
+
+    def _end(self, confirmation: Confirmation) -> None:
+        """No more answers are waited for. It is complete only if none is missing."""
+        self._confirmations.pop(confirmation.ask, None)
+        if confirmation.missing or not self.is_up:
+            confirmation.is_complete = False
+        if not confirmation.done.done():
+            confirmation.done.set_result(None)
+
+    async def ask(self, node_id: str, operation: str, **arguments: Any) -> Any:
+        """Have the process `node_id` do something. Raises `NodeError` if it cannot, or does not answer in time."""
+        if not self.is_up or self.nodes.get(node_id) is None:
+            raise NodeError(f"node {node_id!r} cannot be reached")
+        self._asks += 1
+        number = self._asks
+        answer = self._answers[number] = asyncio.get_running_loop().create_future()
+        try:
+            self._publish(self._each + node_id, lambda seq: Ask(VERSION, self.node, seq, number, operation, arguments))
+            async with asyncio.timeout(self.timeout):
+                return await answer
+        except TimeoutError:
+            raise NodeError(f"node {node_id!r} has not answered within {self.timeout:g} s") from None
+        finally:
+            del self._answers[number]
+
+    async def ask_all(self, operation: str, **arguments: Any) -> dict[str, Any]:
+        """What the other processes that live answer, by node. One that does not answer in time is not in it."""
+        nodes = self.nodes.alive()
+        found = await asyncio.gather(
+            *(self.ask(node.id, operation, **arguments) for node in nodes), return_exceptions=True
+        )
+        answers = {}
+        for node, answer in zip(nodes, found, strict=True):
+            if isinstance(answer, BaseException):
+                if not isinstance(answer, NodeError):
+                    raise answer
+                self._log.warning("%s: %s", operation, answer)
+            else:
+                answers[node.id] = answer
+        return answers
+
+    def _publish(self, topic: str, make: Callable[[int], Envelope]) -> bool:
+        sequence = self._sequences.get(topic, 0) + 1
+        try:
+            data = envelopes.encode(make(sequence))
+        except EnvelopeError as exc:
+            self._metrics.broker_dropped["too_large"] += 1
+            self._log.warning("not sent to the other processes: %s", exc)
+            return False
+        if not self._uplink.publish(topic, data):
+            return False
+        self._sequences[topic] = sequence
+        return True
+
+    # Receiving
+
+    def _received(self, data: bytes) -> None:
+        if envelopes.origin_of(data) == self._own:
+            return
+        try:
+            envelope = envelopes.decode(data)
+            if self._is_double(envelope):
+                raise EnvelopeError("double", f"{envelope.seq} of {envelope.origin} was here already")
+        except EnvelopeError as exc:
+            self._metrics.broker_dropped[exc.reason] += 1
+            self._log.debug("dropped what came from the broker: %s", exc)
+            return
+        try:
+            self._handle(envelope)
+        except Exception as exc:  # one message must not end the subscription
+            self._metrics.broker_dropped["failed"] += 1
+            self._log.error("a message of node %s could not be handled: %r", envelope.origin, exc, exc_info=exc)
+
+    def _is_double(self, envelope: Envelope) -> bool:
+        """Whether it was here already; what is missing before it is counted."""
+        key = (envelope.origin, isinstance(envelope, Direct))
+        last = self._last.get(key)
+        if last is None and len(self._last) >= MAX_ORIGINS:
+            del self._last[next(iter(self._last))]
+        if last is not None and envelope.seq <= last:
+            return True
+        if last is not None:
+            self._metrics.broker_lost += envelope.seq - last - 1
+        self._last[key] = envelope.seq
+        return False
+
+    def _handle(self, envelope: Envelope) -> None:
+        match envelope:
+            case Message():
+                self._deliver(envelope)
+            case Ack():
+                self._acknowledged(envelope)
+            case Beat():
+                self._heard(envelope)
+            case Leave():
+                self.nodes.left(envelope.origin, time.monotonic())
+                self._gone(envelope.origin)
+            case Here():
+                self._told(envelope)
+            case Ask():
+                task = asyncio.create_task(self._answer(envelope))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+            case Answer():
+                self._answered(envelope)
+
+    def _deliver(self, message: Message) -> None:
+        if self._local is None:
+            return
+        sent = Sent(0, 0, 0)
+        mine = None if message.ids is None else [conn_id for conn_id in message.ids if conn_id.startswith(self.node)]
+        if mine is None or mine:
+            try:
+                frame = Frame(message.payload, message.payload.decode() if message.is_text else None)
+            except UnicodeDecodeError:
+                self._metrics.broker_dropped["malformed"] += 1
+                return
+            sent = self._local.deliver(frame, mine)
+        if message.ask and mine != []:
+            recipients, queued, dropped = sent[:3]
+            self._publish(
+                self._each + message.origin,
+                lambda seq: Ack(VERSION, self.node, seq, message.ask, recipients, queued, dropped),
+            )
+
+    def _acknowledged(self, ack: Ack) -> None:
+        node = self.nodes.get(ack.origin)
+        if node is not None:
+            node.is_late = False
+        confirmation = self._confirmations.get(ack.ask)
+        if confirmation is None or ack.origin not in confirmation.missing:
+            return
+        confirmation.missing.discard(ack.origin)
+        confirmation.counts.append(Sent(ack.recipients, ack.queued, ack.dropped))
+        if not confirmation.missing:
+            self._end(confirmation)
+
+    def _heard(self, beat: Beat) -> None:
+        if beat.info is not None:
+            self._knows(beat.origin, beat.info)
+        if beat.is_new and self._local is not None:
+            self._tell_one(beat.origin, self._local.describe())
+
+    def _knows(self, node_id: str, info: Info) -> None:
+        if self.nodes.heard(node_id, info, time.monotonic()):
+            self._log.info("node %s (%s, pid %d) has joined", node_id, info.host, info.pid)
+
+    def _told(self, here: Here) -> None:
+        self._knows(here.origin, here.info)
+        self._unmet |= set(here.peers) - {self.node}
+        if all(self.nodes.get(peer) is not None for peer in self._unmet):
+            self._met.set()
+
+    def _gone(self, node_id: str) -> None:
+        """Its answers are not waited for."""
+        self._unmet.discard(node_id)
+        self._last.pop((node_id, True), None)
+        self._last.pop((node_id, False), None)
+        for confirmation in tuple(self._confirmations.values()):
+            if node_id in confirmation.missing:
+                confirmation.missing.discard(node_id)
+                confirmation.is_complete = False
+                if not confirmation.missing:
+                    self._end(confirmation)
+
+    async def _answer(self, ask: Ask) -> None:
+        operation = self._local.operations.get(ask.operation) if self._local is not None else None
+        value: Any = None
+        error = ""
+        try:
+            if operation is None:
+                raise NodeError(f"this process knows no {ask.operation[:40]!r}")
+            value = await operation(ask.arguments)
+        except GatewayError as exc:
+            error = str(exc)
+        except Exception as exc:
+            self._log.error("node %s asked for %s: %r", ask.origin, ask.operation, exc, exc_info=exc)
+            error = "it failed there, the log has the reason"
+        self._publish(self._each + ask.origin, lambda seq: Answer(VERSION, self.node, seq, ask.ask, value, error))
+
+    def _answered(self, answer: Answer) -> None:
+        future = self._answers.get(answer.ask)
+        if future is None or future.done():
+            return
+        if answer.error:
+            future.set_exception(NodeError(f"node {answer.origin!r}: {answer.error}"))
+        else:
+            future.set_result(answer.value)
+
+
+def info_of(version: str, state: str, **counts: int) -> Info:
+    """What this process says of itself."""
+    return Info(host=socket.gethostname(), pid=os.getpid(), version=version, started_at=_STARTED, state=state, **counts)
+
+
+_STARTED = time.time()

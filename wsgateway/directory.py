@@ -1,0 +1,245 @@
+"""The connections of a gateway in all its processes: counted, searched, paged, closed from any of them; and the
+processes themselves. Without a broker there is one process, and nothing here waits."""
+
+import asyncio
+import re
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+from wsgateway.cluster import Cluster, info_of
+from wsgateway.connection import Connection
+from wsgateway.envelopes import NODE_ID, Info
+from wsgateway.exceptions import NodeError, check_close
+from wsgateway.hub import Connections
+from wsgateway.logs import log_failures, mask_query
+from wsgateway.metrics import Metrics, Samples, samples
+from wsgateway.nodes import NodeState
+
+CHUNK = 2000
+"""Connections that are searched without letting the loop serve others in between."""
+
+MAX_ROWS = 1000
+"""Connections that are described at once."""
+
+
+class ListedGateway(Protocol):
+    """What the directory needs of a gateway."""
+
+    metrics: Metrics
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def state(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def connections(self) -> Connections: ...
+    @property
+    def cluster(self) -> Cluster | None: ...
+
+
+class Directory:
+    """One gateway, whole. A process that does not answer in time is left out, and logged."""
+
+    def __init__(self, gateway: ListedGateway) -> None:
+        self._gateway = gateway
+        self.operations: dict[str, Callable[[dict[str, Any]], Any]] = {
+            "search": self._search,
+            "rows": self._rows,
+            "describe": self._describe,
+            "close": self._close,
+            "samples": self._samples,
+        }
+        """What other processes may ask this one for."""
+
+    @property
+    def _cluster(self) -> Cluster | None:
+        return self._gateway.cluster
+
+    # The processes
+
+    def info(self) -> Info:
+        """What this process says of itself."""
+        gateway, metrics = self._gateway, self._gateway.metrics
+        return info_of(
+            gateway.version,
+            str(gateway.state),
+            connections=len(gateway.connections),
+            messages_in=metrics.messages_in,
+            messages_out=metrics.messages_out,
+            dropped=sum(metrics.dropped.values()),
+            slow=metrics.slow,
+            errors=sum(metrics.hook_errors.values()),
+        )
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """Every process, this one first; the others as they were at their last beat. Empty without a broker."""
+        cluster = self._cluster
+        if cluster is None:
+            return []
+        now = time.monotonic()
+        found = [_shown_node(cluster.node, self.info(), NodeState.ALIVE, 0.0)]
+        return found + [_shown_node(node.id, node.info, node.state, now - node.seen) for node in cluster.nodes.shown()]
+
+    async def count(self) -> int:
+        """Connections of all processes."""
+        own = len(self._gateway.connections)
+        if self._cluster is None:
+            return own
+        totals: dict[str, int] = await self._cluster.ask_all("search", search="")
+        return own + sum(totals.values())
+
+    async def samples(self) -> list[Samples]:
+        """The metrics of each process."""
+        own = await self._samples({})
+        if self._cluster is None:
+            return [own]
+        return [own, *(await self._cluster.ask_all("samples")).values()]
+
+    # The connections
+
+    async def page(self, search: str, offset: int, limit: int) -> tuple[int, list[dict[str, Any]]]:
+        """How many connections match `search`, and those from `offset` on: this process's first, then by node."""
+        own = await self._matching(search)
+        cluster = self._cluster
+        totals = {} if cluster is None else await cluster.ask_all("search", search=search)
+        rows = [shown_client(conn) for conn in own[offset : offset + limit]]
+        passed = len(own)
+        for node_id, total in totals.items():
+            missing, skip = limit - len(rows), max(0, offset - passed)
+            if missing > 0 and skip < total and cluster is not None:
+                try:
+                    rows += await cluster.ask(node_id, "rows", search=search, offset=skip, limit=missing)
+                except NodeError:
+                    pass  # it has gone meanwhile
+            passed += total
+        return len(own) + sum(totals.values()), rows
+
+    async def describe(self, conn_id: str) -> dict[str, Any] | None:
+        """One connection with its headers, wherever it is; None if it is not open."""
+        cluster = self._cluster
+        if cluster is not None and cluster.is_remote(conn_id):
+            found: dict[str, Any] | None = await cluster.ask(conn_id[:NODE_ID], "describe", id=conn_id)
+            return found
+        return await self._describe({"id": conn_id})
+
+    async def close(self, ids: Sequence[str] | None, code: int, reason: str) -> int:
+        """Begin to close the connections with `ids`, or all; how many there were. Raises `ValueError`."""
+        check_close(code, reason)
+        cluster = self._cluster
+        if cluster is None:
+            return await self._close({"ids": ids, "code": code, "reason": reason})
+        if ids is None:
+            others: dict[str, int] = await cluster.ask_all("close", ids=None, code=code, reason=reason)
+            return sum(others.values()) + await self._close({"ids": None, "code": code, "reason": reason})
+        own, remote = cluster.split(ids)
+        closed = await self._close({"ids": own, "code": code, "reason": reason})
+        for node_id in dict.fromkeys(conn_id[:NODE_ID] for conn_id in remote):
+            theirs = [conn_id for conn_id in remote if conn_id.startswith(node_id)]
+            try:
+                closed += await cluster.ask(node_id, "close", ids=theirs, code=code, reason=reason)
+            except NodeError:
+                pass  # it has gone, and they with it
+        return closed
+
+    # What this process does for others
+
+    async def _search(self, arguments: dict[str, Any]) -> int:
+        return len(await self._matching(str(arguments["search"])))
+
+    async def _rows(self, arguments: dict[str, Any]) -> list[dict[str, Any]]:
+        found = await self._matching(str(arguments["search"]))
+        offset, limit = int(arguments["offset"]), min(int(arguments["limit"]), MAX_ROWS)
+        return [shown_client(conn) for conn in found[offset : offset + limit]]
+
+    async def _describe(self, arguments: dict[str, Any]) -> dict[str, Any] | None:
+        conn = self._gateway.connections.get(str(arguments["id"]))
+        return None if conn is None else {**shown_client(conn), "headers": shown_headers(conn)}
+
+    async def _close(self, arguments: dict[str, Any]) -> int:
+        code, reason, ids = int(arguments["code"]), str(arguments["reason"]), arguments["ids"]
+        check_close(code, reason)
+        connections = self._gateway.connections
+        chosen: Iterable[Connection | None] = connections if ids is None else map(connections.get, dict.fromkeys(ids))
+        closing = [conn for conn in chosen if conn is not None]
+        for conn in closing:
+            conn.close_nowait(code, reason)
+        return len(closing)
+
+    async def _samples(self, arguments: dict[str, Any]) -> Samples:
+        del arguments
+        gateway, cluster = self._gateway, self._cluster
+        if cluster is not None:
+            gateway.metrics.broker_up = cluster.is_up
+            gateway.metrics.nodes = 1 + len(cluster.nodes.alive())
+        return samples(
+            gateway.metrics,
+            gateway=gateway.id,
+            node="" if cluster is None else cluster.node,
+            connections=len(gateway.connections),
+            waiting=sum(conn.queued_messages for conn in gateway.connections),
+            log_failures=log_failures(),
+        )
+
+    async def _matching(self, search: str) -> list[Connection]:
+        if not search:
+            return list(self._gateway.connections)
+        search = search.casefold()
+        found = []
+        for number, conn in enumerate(self._gateway.connections, 1):
+            if search in searchable(conn):
+                found.append(conn)
+            if number % CHUNK == 0:
+                await asyncio.sleep(0)
+        return found
+
+
+def _shown_node(node_id: str, info: Info, state: NodeState, silent: float) -> dict[str, Any]:
+    return {
+        "id": node_id,
+        "state": str(state) if state is not NodeState.ALIVE else info.state,
+        "host": info.host,
+        "pid": info.pid,
+        "version": info.version,
+        "age": round(max(0.0, time.time() - info.started_at), 3),
+        "silent": round(max(0.0, silent), 3),
+        "connections": info.connections if state is NodeState.ALIVE else 0,
+        "messages_in": info.messages_in,
+        "messages_out": info.messages_out,
+        "dropped": info.dropped,
+        "slow": info.slow,
+        "hook_errors": info.errors,
+    }
+
+
+def shown_connection(conn: Connection) -> dict[str, Any]:
+    """A connection as JSON carries it: `age` in seconds."""
+    return {
+        "id": conn.id,
+        "address": conn.address,
+        "path": conn.path,
+        "transport": conn.transport,
+        "age": round(max(0.0, time.monotonic() - conn.opened_clock), 3),
+        "queue": {"messages": conn.queued_messages, "bytes": conn.queued_bytes},
+    }
+
+
+def shown_client(conn: Connection) -> dict[str, Any]:
+    """A connection with the user that the listener has set, as text."""
+    return {**shown_connection(conn), "user": None if conn.user is None else str(conn.user)}
+
+
+def searchable(conn: Connection) -> str:
+    """What a search looks into."""
+    user = "" if conn.user is None else str(conn.user)
+    return "\n".join((conn.id, conn.address, conn.path, user)).casefold()
+
+
+_SECRET = re.compile("auth|cookie|key|secret|session|token")
+
+
+def shown_headers(conn: Connection) -> dict[str, str]:
+    """The request's headers, as `***` those that may hold a secret, and without query strings."""
+    return {name: "***" if _SECRET.search(name) else mask_query(value) for name, value in conn.headers.items()}

@@ -1,0 +1,73 @@
+"""Which processes a gateway runs in: known by their beats, dead when these stay away. No I/O, time is an argument."""
+
+import enum
+from dataclasses import dataclass
+
+from wsgateway.envelopes import Info
+from wsgateway.limits import LEASE
+
+SHOWN = 300.0
+"""Seconds for which a node that is dead or has left is still shown."""
+
+
+class NodeState(enum.StrEnum):
+    """Whether a node lives. `lost`: its beats stayed away; `left`: it said good-bye."""
+
+    ALIVE = "alive"
+    LOST = "lost"
+    LEFT = "left"
+
+
+@dataclass(slots=True)
+class Node:
+    """One process. `seen` is when it was heard last; `is_late`: it has not answered when it was asked last."""
+
+    id: str
+    info: Info
+    seen: float
+    state: NodeState = NodeState.ALIVE
+    is_late: bool = False
+
+
+class Nodes:
+    """The other processes of one gateway, by id."""
+
+    def __init__(self) -> None:
+        self._nodes: dict[str, Node] = {}
+
+    def heard(self, node_id: str, info: Info, now: float) -> bool:
+        """A beat has come. Whether the node is new, or back."""
+        known = self._nodes.get(node_id)
+        if known is None:
+            self._nodes[node_id] = Node(node_id, info, now)
+            return True
+        was_away = known.state is not NodeState.ALIVE
+        known.info, known.seen, known.state, known.is_late = info, now, NodeState.ALIVE, False
+        return was_away
+
+    def left(self, node_id: str, now: float) -> None:
+        known = self._nodes.get(node_id)
+        if known is not None:
+            known.state, known.seen = NodeState.LEFT, now
+
+    def get(self, node_id: str) -> Node | None:
+        """The node with that id, if it lives."""
+        known = self._nodes.get(node_id)
+        return known if known is not None and known.state is NodeState.ALIVE else None
+
+    def alive(self) -> list[Node]:
+        return [node for node in self._nodes.values() if node.state is NodeState.ALIVE]
+
+    def shown(self) -> list[Node]:
+        """All that live, and those that have gone not long ago."""
+        return list(self._nodes.values())
+
+    def expire(self, now: float) -> list[Node]:
+        """Find those whose beats stay away, and forget who has been gone for long; the former."""
+        lost = [node for node in self.alive() if now - node.seen > LEASE]
+        for node in lost:
+            node.state, node.seen = NodeState.LOST, now
+        for node in self.shown():
+            if node.state is not NodeState.ALIVE and now - node.seen > SHOWN:
+                del self._nodes[node.id]
+        return lost
