@@ -16,7 +16,7 @@ LEVELS = [
     ["hub", "cluster", "events"],
     ["wire", "transports", "directory", "routes"],
     ["gateway"],
-    ["sockets", "protocols", "store", "server", "client", "testing"],
+    ["sockets", "protocols", "store", "server", "workers", "worker", "client", "testing"],
     ["instances"],
     ["openapi", "api"],
     ["admin.passwords", "admin.sessions", "admin.forms", "admin.live", "admin.views", "admin.panel", "admin"],
@@ -41,7 +41,7 @@ DOORWAYS = {
     "uvicorn": {"protocols", "server"},
     "websockets": {"sockets", "protocols", "client", "cli"},  # cli knows the errors of the client
     "concurrent_log_handler": {"logs"},
-    "uvloop": {"cli"},
+    "uvloop": {"server"},
     "tomlkit": {"store"},
     "jinja2": {"admin.panel"},
     "itsdangerous": {"admin.sessions"},

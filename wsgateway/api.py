@@ -72,6 +72,8 @@ OPERATIONS = (
     Operation("POST", ONE + "/start", "start_gateway", "Start", True, STARTED, (404, 409, 422), query=("wait",)),
     Operation("POST", ONE + "/stop", "stop_gateway", "Stop", True, STARTED, (404, 409, 422), query=("wait",)),
     Operation("POST", ONE + "/restart", "restart_gateway", "Restart", True, STARTED, (404, 409, 422), query=("wait",)),
+    Operation("POST", ONE + "/roll", "roll_gateway", "Replace its workers one after the other", True, STARTED,
+              (404, 409, 422), query=("wait",)),
     Operation("POST", "/api/reload", "reload", "Read the settings file again", True,
               {200: "GatewayList", 202: "GatewayList"}, (409, 422), query=("wait",)),
     Operation("GET", ONE + "/nodes", "list_nodes", "The processes that it runs in; none without a broker", False,
@@ -186,13 +188,13 @@ class Handlers:
     # Gateways
 
     async def list_gateways(self, _: Request) -> Response:
-        return JSONResponse(self._list())
+        return JSONResponse(await self._list())
 
-    def _list(self) -> dict[str, Any]:
-        return {"gateways": [shown_gateway(found) for found in self._supervisor.all()]}
+    async def _list(self) -> dict[str, Any]:
+        return {"gateways": [await shown_gateway(found) for found in self._supervisor.all()]}
 
     async def show_gateway(self, request: Request) -> Response:
-        return JSONResponse(shown_gateway(self._found(request), settings=True))
+        return JSONResponse(await shown_gateway(self._found(request), settings=True))
 
     async def create_gateway(self, request: Request) -> Response:
         fields = await read_fields(request, MAX_BODY)
@@ -204,7 +206,7 @@ class Handlers:
         settings = {name: value for name, value in fields.items() if value is not None}
         created = await self._supervisor.create(gateway_id.strip(), settings)
         if created.settings.startup is not Startup.AUTOMATIC:
-            return JSONResponse(self._shown(created.id), 201)
+            return JSONResponse(await self._shown(created.id), 201)
         return await self._acted(
             request, self._supervisor.start(created.id), lambda: self._shown(created.id), done=201, failing=201
         )
@@ -231,20 +233,24 @@ class Handlers:
         found = self._found(request)
         return await self._acted(request, self._supervisor.restart(found.id), lambda: self._shown(found.id))
 
+    async def roll_gateway(self, request: Request) -> Response:
+        found = self._found(request)
+        return await self._acted(request, self._supervisor.roll(found.id), lambda: self._shown(found.id))
+
     async def reload(self, request: Request) -> Response:
         return await self._acted(request, self._supervisor.reload(), self._list)
 
     def _found(self, request: Request) -> Instance | Guest:
         return self._supervisor.find(request.path_params["gateway_id"])
 
-    def _shown(self, gateway_id: str) -> dict[str, Any]:
-        return shown_gateway(self._supervisor.find(gateway_id), settings=True)
+    async def _shown(self, gateway_id: str) -> dict[str, Any]:
+        return await shown_gateway(self._supervisor.find(gateway_id), settings=True)
 
     async def _acted(
         self,
         request: Request,
         action: Coroutine[Any, Any, None],
-        show: Callable[[], dict[str, Any]],
+        show: Callable[[], Awaitable[dict[str, Any]]],
         *,
         done: int = 200,
         failing: int | None = None,
@@ -262,11 +268,11 @@ class Handlers:
         task = self._supervisor.begin(action)
         finished, _ = await asyncio.wait({task}, timeout=max(wait, AT_ONCE))
         if not finished:
-            return JSONResponse(show(), 202, headers={"location": request.url.path})
+            return JSONResponse(await show(), 202, headers={"location": request.url.path})
         if failing is not None and isinstance(task.exception(), StartError):
-            return JSONResponse(show(), failing)  # it is there, and says why it has failed
+            return JSONResponse(await show(), failing)  # it is there, and says why it has failed
         task.result()
-        return Response(status_code=204) if done == 204 else JSONResponse(show(), done)
+        return Response(status_code=204) if done == 204 else JSONResponse(await show(), done)
 
     # Connections
 
@@ -339,7 +345,7 @@ class Handlers:
 
     async def _stream(self) -> AsyncIterator[str]:
         while not self._supervisor.closing.is_set():
-            yield f"event: gateways\ndata: {json.dumps(self._list())}\n\n"
+            yield f"event: gateways\ndata: {json.dumps(await self._list())}\n\n"
             await self._supervisor.changed(RATE_INTERVAL)
 
     async def description(self, request: Request) -> Response:
@@ -353,10 +359,10 @@ AT_ONCE = 0.05
 """Seconds in which a mistake is found that is answered without `wait`."""
 
 
-def shown_gateway(found: Instance | Guest, *, settings: bool = False) -> dict[str, Any]:
+async def shown_gateway(found: Instance | Guest, *, settings: bool = False) -> dict[str, Any]:
     """A gateway as the interface shows it: what it does, and with `settings` how it is set, without secrets."""
     gateway = found.gateway
-    metrics = gateway.metrics
+    totals = await gateway.directory.totals()
     shown: dict[str, Any] = {
         "id": gateway.id,
         "state": str(gateway.state),
@@ -365,10 +371,10 @@ def shown_gateway(found: Instance | Guest, *, settings: bool = False) -> dict[st
         "port": found.settings.port,
         "startup": str(found.settings.startup),
         "editable": found.is_editable,
-        "connections": len(gateway.connections),
-        "messages_in": metrics.messages_in,
-        "messages_out": metrics.messages_out,
-        "dropped": sum(metrics.dropped.values()),
+        "connections": totals["connections"],
+        "messages_in": totals["in"],
+        "messages_out": totals["out"],
+        "dropped": totals["dropped"],
     }
     return {**shown, "settings": found.settings.shown()} if settings else shown
 

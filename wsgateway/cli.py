@@ -5,7 +5,6 @@ import asyncio
 import contextlib
 import getpass
 import json
-import logging
 import os
 import signal
 import sys
@@ -27,7 +26,7 @@ from wsgateway.exceptions import ConfigError, GatewayError, SendError, StartErro
 from wsgateway.gateway import State
 from wsgateway.instances import Supervisor
 from wsgateway.logs import log_to_terminal, logger, mask_queries, mask_url
-from wsgateway.server import serving
+from wsgateway.server import end_process, loop_factory, serving
 from wsgateway.store import Store
 
 SERVE_DEFAULTS = {"local_access": True, "log_file": "WebSocket.log"}
@@ -180,14 +179,9 @@ def _serve(options: argparse.Namespace) -> int:
     _raise_open_files()
     log_to_terminal()
     mask_queries()
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         code = runner.run(_run_server(store))
-    if any(thread.name.startswith("wsgateway-") for thread in threading.enumerate()):
-        logger.warning("a hook still runs in a thread, which is left behind")
-        logging.shutdown()
-        sys.stdout.flush()
-        os._exit(code)  # Python would wait for the thread
-    return code
+    return end_process(code)
 
 
 def _raise_open_files() -> None:
@@ -214,6 +208,9 @@ async def _run_server(store: Store) -> int:
     def reloading(*_: object) -> None:
         loop.call_soon_threadsafe(lambda: supervisor.begin(_reload(supervisor)))
 
+    def rolling(*_: object) -> None:
+        loop.call_soon_threadsafe(lambda: supervisor.begin(supervisor.roll_all()))
+
     async with AsyncExitStack() as stack:
         supervisor = await stack.enter_async_context(Supervisor(store))
         states = [found.state for found in supervisor.all() if found.settings.startup is Startup.AUTOMATIC]
@@ -224,10 +221,17 @@ async def _run_server(store: Store) -> int:
             signal.signal(number, stopping)
         if hasattr(signal, "SIGHUP"):
             signal.signal(signal.SIGHUP, reloading)
+            signal.signal(signal.SIGUSR2, rolling)
         print(_welcome(supervisor, admin), flush=True)
+        asyncio.create_task(_until_given_up(supervisor, stop))  # noqa: RUF006  ends with the loop
         await stop.wait()
         supervisor.end_streams()
-    return 0
+    return 3 if supervisor.gave_up.is_set() else 0
+
+
+async def _until_given_up(supervisor: Supervisor, stop: asyncio.Event) -> None:
+    await supervisor.gave_up.wait()
+    stop.set()
 
 
 async def _reload(supervisor: Supervisor) -> None:
@@ -273,14 +277,6 @@ def _welcome(supervisor: Supervisor, admin: str) -> str:
     if admin:
         lines.append(f"admin panel           {admin}/ (REST below {admin}/api)")
     return "\n".join(lines)
-
-
-def _loop_factory() -> "type[asyncio.AbstractEventLoop] | None":
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.Loop
 
 
 # check

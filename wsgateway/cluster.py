@@ -20,7 +20,7 @@ from wsgateway.limits import HEARTBEAT
 from wsgateway.logs import GatewayLog
 from wsgateway.messages import Frame
 from wsgateway.metrics import Metrics
-from wsgateway.nodes import Nodes
+from wsgateway.nodes import Nodes, NodeState
 from wsgateway.uplink import Uplink
 
 MEETING = 0.25
@@ -103,6 +103,11 @@ class Cluster:
         return self._uplink.is_up
 
     @property
+    def is_serving(self) -> bool:
+        """Whether this process is a node for the others, or only publishes and watches."""
+        return self._local is not None
+
+    @property
     def failure(self) -> str:
         """Why the broker is not there."""
         return self._uplink.failure
@@ -124,7 +129,7 @@ class Cluster:
             self._heart.cancel()
             await asyncio.wait({self._heart})
             self._heart = None
-            self._publish(self._all, lambda seq: Leave(VERSION, self.node, seq))
+            self._publish(self._all, lambda seq: Leave(VERSION, self.node, seq, self.node))
         await self._uplink.aclose()
         for task in tuple(self._tasks):
             task.cancel()
@@ -141,6 +146,19 @@ class Cluster:
                 self._log.warning("node %s (%s, pid %d) is lost", node.id, node.info.host, node.info.pid)
                 self._gone(node.id)
             await asyncio.sleep(HEARTBEAT)
+
+    def tell(self) -> None:
+        """Tell the others at once how this process is, as when its state has changed."""
+        self._tell(is_new=False)
+
+    def died(self, pid: int) -> None:
+        """The process `pid` of this host has died, which the others need not find out by themselves."""
+        node = self.nodes.find(socket.gethostname(), pid)
+        if node is not None:
+            self.nodes.gone(node.id, NodeState.LOST, time.monotonic())
+            self._gone(node.id)
+            dead = node.id
+            self._publish(self._all, lambda seq: Leave(VERSION, self.node, seq, dead))
 
     def _tell(self, *, is_new: bool) -> None:
         info = self._local.describe() if self._local is not None else None
@@ -241,13 +259,17 @@ class Cluster:
             async with asyncio.timeout(self.timeout):
                 return await answer
         except TimeoutError:
+            late = self.nodes.get(node_id)
+            if late is not None:
+                late.is_late = True
             raise NodeError(f"node {node_id!r} has not answered within {self.timeout:g} s") from None
         finally:
             del self._answers[number]
 
     async def ask_all(self, operation: str, **arguments: Any) -> dict[str, Any]:
-        """What the other processes that live answer, by node. One that does not answer in time is not in it."""
-        nodes = self.nodes.alive()
+        """What the other processes that live answer, by node. One that does not answer in time is not in it, and is
+        not asked again before it is heard of."""
+        nodes = [node for node in self.nodes.alive() if not node.is_late]
         found = await asyncio.gather(
             *(self.ask(node.id, operation, **arguments) for node in nodes), return_exceptions=True
         )
@@ -266,7 +288,7 @@ class Cluster:
         try:
             data = envelopes.encode(make(sequence))
         except EnvelopeError as exc:
-            self._metrics.broker_dropped["too_large"] += 1
+            self._metrics.broker_dropped[exc.reason] += 1
             self._log.warning("not sent to the other processes: %s", exc)
             return False
         if not self._uplink.publish(topic, data):
@@ -315,8 +337,9 @@ class Cluster:
             case Beat():
                 self._heard(envelope)
             case Leave():
-                self.nodes.left(envelope.origin, time.monotonic())
-                self._gone(envelope.origin)
+                state = NodeState.LEFT if envelope.node == envelope.origin else NodeState.LOST
+                self.nodes.gone(envelope.node, state, time.monotonic())
+                self._gone(envelope.node)
             case Here():
                 self._told(envelope)
             case Ask():

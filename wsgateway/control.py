@@ -32,6 +32,8 @@ def add_commands(command: AddCommand) -> None:
         ("show", "Show a gateway, with its settings.", _show),
         ("start", "Start a gateway.", _start),
         ("restart", "Restart a gateway; its clients are told to come back.", _restart),
+        ("roll", "Replace a gateway's workers one after the other.", _roll),
+        ("nodes", "List the processes that a gateway runs in.", _nodes),
     ):
         _common(command(name, text), run).add_argument("id", help="the gateway's id")
     for name, text, run in (
@@ -176,6 +178,25 @@ def _start(remote: Remote) -> int:
 
 def _restart(remote: Remote) -> int:
     return _changed(remote, remote.ask("POST", remote.gateway + "/restart", wait=60))
+
+
+def _roll(remote: Remote) -> int:
+    return _changed(remote, remote.ask("POST", remote.gateway + "/roll", wait=60))
+
+
+NODES = {
+    "id": "ID",
+    "state": "STATE",
+    "host": "HOST",
+    "pid": "PID",
+    "connections": "CONNECTIONS",
+    "silent": "SILENT FOR",
+}
+
+
+def _nodes(remote: Remote) -> int:
+    found = remote.ask("GET", remote.gateway + "/nodes")
+    return remote.tell(found, _table(found["nodes"], NODES))
 
 
 def _sure(remote: Remote, what: str) -> bool:

@@ -11,13 +11,17 @@ from wsgateway.cluster import Cluster, info_of
 from wsgateway.connection import Connection
 from wsgateway.envelopes import NODE_ID, Info
 from wsgateway.exceptions import NodeError, check_close
-from wsgateway.hub import Connections
+from wsgateway.hub import Connections, Sent
 from wsgateway.logs import log_failures, mask_query
+from wsgateway.messages import encode
 from wsgateway.metrics import Metrics, Samples, samples
 from wsgateway.nodes import NodeState
 
 CHUNK = 2000
 """Connections that are searched without letting the loop serve others in between."""
+
+FRESH = 0.5
+"""Seconds for which what others have told is not asked again."""
 
 MAX_ROWS = 1000
 """Connections that are described at once."""
@@ -39,18 +43,32 @@ class ListedGateway(Protocol):
     @property
     def cluster(self) -> Cluster | None: ...
 
+    def messages_out(self, conn: Connection) -> int: ...
+
+    async def send(
+        self,
+        message: object,
+        *,
+        connections: Iterable[Connection | str] | None = None,
+        data: dict[str, Any] | None = None,
+    ) -> Sent: ...
+
 
 class Directory:
     """One gateway, whole. A process that does not answer in time is left out, and logged."""
 
     def __init__(self, gateway: ListedGateway) -> None:
         self._gateway = gateway
+        self._fresh_until = 0.0
+        self._others: dict[str, float] = {}
         self.operations: dict[str, Callable[[dict[str, Any]], Any]] = {
             "search": self._search,
             "rows": self._rows,
             "describe": self._describe,
             "close": self._close,
             "samples": self._samples,
+            "totals": self._totals,
+            "send": self._send,
         }
         """What other processes may ask this one for."""
 
@@ -80,23 +98,26 @@ class Directory:
         if cluster is None:
             return []
         now = time.monotonic()
-        found = [_shown_node(cluster.node, self.info(), NodeState.ALIVE, 0.0)]
+        found = [_shown_node(cluster.node, self.info(), NodeState.ALIVE, 0.0)] if cluster.is_serving else []
         return found + [_shown_node(node.id, node.info, node.state, now - node.seen) for node in cluster.nodes.shown()]
 
-    async def count(self) -> int:
-        """Connections of all processes."""
-        own = len(self._gateway.connections)
+    async def totals(self) -> dict[str, float]:
+        """What all processes do, added up: `connections`, and counters from which a page makes rates."""
+        own = await self._totals({})
         if self._cluster is None:
             return own
-        totals: dict[str, int] = await self._cluster.ask_all("search", search="")
-        return own + sum(totals.values())
+        if time.monotonic() > self._fresh_until:  # many pages may look at once
+            self._fresh_until = time.monotonic() + FRESH
+            others: dict[str, dict[str, float]] = await self._cluster.ask_all("totals")
+            self._others = {name: sum(found[name] for found in others.values()) for name in own}
+        return {name: value + self._others.get(name, 0) for name, value in own.items()}
 
     async def samples(self) -> list[Samples]:
         """The metrics of each process."""
         own = await self._samples({})
         if self._cluster is None:
             return [own]
-        return [own, *(await self._cluster.ask_all("samples")).values()]
+        return [*([own] if self._cluster.is_serving else []), *(await self._cluster.ask_all("samples")).values()]
 
     # The connections
 
@@ -105,7 +126,7 @@ class Directory:
         own = await self._matching(search)
         cluster = self._cluster
         totals = {} if cluster is None else await cluster.ask_all("search", search=search)
-        rows = [shown_client(conn) for conn in own[offset : offset + limit]]
+        rows = [self._shown(conn) for conn in own[offset : offset + limit]]
         passed = len(own)
         for node_id, total in totals.items():
             missing, skip = limit - len(rows), max(0, offset - passed)
@@ -144,7 +165,42 @@ class Directory:
                 pass  # it has gone, and they with it
         return closed
 
+    # Sending from a process that only watches
+
+    async def send_elsewhere(
+        self, message: object, connections: Iterable[Connection | str] | None, data: dict[str, Any] | None
+    ) -> Sent:
+        """Have a process that serves send `message` through its listener.
+
+        Raises `NodeError` if none can be reached or its hook failed, and `MessageError`.
+        """
+        encode(message)
+        cluster = self._cluster
+        serving = [] if cluster is None else cluster.nodes.alive()
+        if cluster is None or not serving:
+            raise NodeError("none of the processes that serve this gateway can be reached")
+        ids = None if connections is None else [str(getattr(item, "id", item)) for item in connections]
+        return Sent(*await cluster.ask(serving[0].id, "send", message=message, ids=ids, data=data or {}))
+
     # What this process does for others
+
+    async def _send(self, arguments: dict[str, Any]) -> list[Any]:
+        return list(
+            await self._gateway.send(arguments["message"], connections=arguments["ids"], data=arguments["data"])
+        )
+
+    async def _totals(self, arguments: dict[str, Any]) -> dict[str, float]:
+        del arguments
+        metrics = self._gateway.metrics
+        hooks = metrics.hook_seconds.values()
+        return {
+            "connections": len(self._gateway.connections),
+            "in": metrics.messages_in,
+            "out": metrics.messages_out,
+            "dropped": sum(metrics.dropped.values()),
+            "hooks": sum(sum(histogram.buckets) for histogram in hooks),
+            "hook_seconds": sum(histogram.total for histogram in hooks),
+        }
 
     async def _search(self, arguments: dict[str, Any]) -> int:
         return len(await self._matching(str(arguments["search"])))
@@ -152,11 +208,18 @@ class Directory:
     async def _rows(self, arguments: dict[str, Any]) -> list[dict[str, Any]]:
         found = await self._matching(str(arguments["search"]))
         offset, limit = int(arguments["offset"]), min(int(arguments["limit"]), MAX_ROWS)
-        return [shown_client(conn) for conn in found[offset : offset + limit]]
+        return [self._shown(conn) for conn in found[offset : offset + limit]]
 
     async def _describe(self, arguments: dict[str, Any]) -> dict[str, Any] | None:
         conn = self._gateway.connections.get(str(arguments["id"]))
-        return None if conn is None else {**shown_client(conn), "headers": shown_headers(conn)}
+        if conn is None:
+            return None
+        return {
+            **self._shown(conn),
+            "headers": shown_headers(conn),
+            "query": sorted(conn.query),
+            "subprotocols": list(conn.subprotocols),
+        }
 
     async def _close(self, arguments: dict[str, Any]) -> int:
         code, reason, ids = int(arguments["code"]), str(arguments["reason"]), arguments["ids"]
@@ -182,6 +245,21 @@ class Directory:
             waiting=sum(conn.queued_messages for conn in gateway.connections),
             log_failures=log_failures(),
         )
+
+    def _shown(self, conn: Connection) -> dict[str, Any]:
+        """A connection as JSON carries it: `age` in seconds, the user that the listener has set as text."""
+        return {
+            "id": conn.id,
+            "address": conn.address,
+            "path": conn.path,
+            "transport": conn.transport,
+            "age": round(max(0.0, time.monotonic() - conn.opened_clock), 3),
+            "queue": {"messages": conn.queued_messages, "bytes": conn.queued_bytes},
+            "user": None if conn.user is None else str(conn.user),
+            "messages_in": conn.messages_in,
+            "messages_out": self._gateway.messages_out(conn),
+            "dropped": conn.dropped,
+        }
 
     async def _matching(self, search: str) -> list[Connection]:
         if not search:
@@ -212,23 +290,6 @@ def _shown_node(node_id: str, info: Info, state: NodeState, silent: float) -> di
         "slow": info.slow,
         "hook_errors": info.errors,
     }
-
-
-def shown_connection(conn: Connection) -> dict[str, Any]:
-    """A connection as JSON carries it: `age` in seconds."""
-    return {
-        "id": conn.id,
-        "address": conn.address,
-        "path": conn.path,
-        "transport": conn.transport,
-        "age": round(max(0.0, time.monotonic() - conn.opened_clock), 3),
-        "queue": {"messages": conn.queued_messages, "bytes": conn.queued_bytes},
-    }
-
-
-def shown_client(conn: Connection) -> dict[str, Any]:
-    """A connection with the user that the listener has set, as text."""
-    return {**shown_connection(conn), "user": None if conn.user is None else str(conn.user)}
 
 
 def searchable(conn: Connection) -> str:

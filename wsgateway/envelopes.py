@@ -70,7 +70,9 @@ class Beat(_Envelope, frozen=True, tag=3):
 
 
 class Leave(_Envelope, frozen=True, tag=4):
-    """The origin goes away."""
+    """`node` has gone: the origin itself, or a process that the origin has seen die."""
+
+    node: str
 
 
 class Ask(_Envelope, frozen=True, tag=5):
@@ -108,8 +110,11 @@ _ORIGIN = slice(4, 4 + NODE_ID)  # after the heads of array, tag, version and te
 
 
 def encode(envelope: Envelope) -> bytes:
-    """Raises `EnvelopeError` if it is too large."""
-    data = _encoder.encode(envelope)
+    """Raises `EnvelopeError` if it is too large, or holds what MessagePack cannot carry."""
+    try:
+        data = _encoder.encode(envelope)
+    except (TypeError, OverflowError, ValueError) as exc:
+        raise EnvelopeError("malformed", str(exc)) from exc
     if len(data) > MAX_ENVELOPE:
         raise EnvelopeError("size", f"{len(data)} bytes, at most {MAX_ENVELOPE} are sent")
     return data

@@ -3,7 +3,9 @@ gateways, by id, which is the package's one piece of module state."""
 
 import asyncio
 import enum
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
+import os
+import sys
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -13,11 +15,12 @@ from weakref import WeakValueDictionary
 from starlette.types import Receive, Scope, Send
 
 from wsgateway.auth import DOCS, Rules
-from wsgateway.brokers import opener
+from wsgateway.brokers import Open, opener
 from wsgateway.cluster import Cluster, Local
 from wsgateway.config import Options, Settings
 from wsgateway.connection import Connection, other_loop
 from wsgateway.directory import Directory
+from wsgateway.envelopes import NODE_ID
 from wsgateway.events import Events
 from wsgateway.exceptions import (
     ConfigError,
@@ -80,6 +83,7 @@ class Gateway:
         self._router = router(self)
         self._lock = asyncio.Lock()
         self._never_started = True
+        self._is_watching = False
         self._reload = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._events: Events | None = None
@@ -114,6 +118,10 @@ class Gateway:
         """Messages written to `conn` so far."""
         return self._hub.messages_out(conn)
 
+    def node_of(self, conn_id: str) -> str:
+        """The id of the other process that has the connection; empty for one of this process."""
+        return conn_id[:NODE_ID] if self.cluster is not None and self.cluster.is_remote(conn_id) else ""
+
     @contextmanager
     def recording(self, conn: Connection) -> Iterator[Recording]:
         """Record what happens to `conn` meanwhile. Costs every other connection nothing."""
@@ -136,6 +144,8 @@ class Gateway:
         Waits for the hook, never for a client. Raises `GatewayNotRunning`, `MessageError` (a `ValueError`) if it
         cannot be encoded, and `HookError` if the listener failed.
         """
+        if self._is_watching:
+            return await self.directory.send_elsewhere(message, connections, data)
         if self._never_started:
             await self._start_unasked()
         if self._events is None or self.state in (State.STOPPED, State.FAILED):
@@ -183,6 +193,8 @@ class Gateway:
                 raise StartError(f"gateway [{self.id}] cannot start: {self.failure}") from exc
             self.state = State.RUNNING
             self.log.info("started%s", self._where)
+            if self.cluster is not None:
+                self.cluster.tell()
 
     async def _start(self) -> None:
         running = _started.get(self.id.casefold())
@@ -209,21 +221,41 @@ class Gateway:
         await self._events.run("on_start")
         for line in self.rules.openings():
             self.log.info("%s", line)
+        count = several_workers(sys.argv, os.environ)
+        if count > 1 and self.cluster is None:
+            self.log.warning(
+                "%d worker processes and no broker: a message reaches only the clients of the process it comes to, "
+                'set broker = "ipc://" (docs/processes.md)',
+                count,
+            )
         _started[self.id.casefold()] = self
 
     def _new_cluster(self) -> Cluster | None:
         """The processes of this gateway, if a broker carries messages between them."""
         if self._open_link is None:
             return None
+        local = Local(self._hub.deliver_to_ids, self.directory.info, self.directory.operations)
+        return self._cluster_over(self._open_link, self.settings.broker or "", local=local)
+
+    def _cluster_over(self, open_link: Open, broker: str, *, local: Local | None) -> Cluster:
         return Cluster(
-            self._open_link,
+            open_link,
             gateway_id=self.id,
-            broker=mask_url(self.settings.broker or ""),
-            local=Local(self._hub.deliver_to_ids, self.directory.info, self.directory.operations),
+            broker=mask_url(broker),
+            local=local,
             metrics=self.metrics,
             log=self.log,
             timeout=self.settings.broker_timeout,
         )
+
+    async def watch(self, broker: str) -> None:
+        """Only look at the processes that serve this gateway, over `broker`: no listener, no clients. Till `stop`."""
+        async with self._lock:
+            self.failure = ""
+            self._never_started, self._is_watching = False, True
+            self.cluster = self._cluster_over(opener(broker), broker, local=None)
+            await self.cluster.start()
+            self.state = State.RUNNING
 
     async def _leave_cluster(self) -> None:
         cluster, self.cluster = self.cluster, None
@@ -280,6 +312,11 @@ class Gateway:
 
     async def _stop(self) -> None:
         async with self._lock:
+            if self._is_watching:
+                await self._leave_cluster()
+                self._is_watching = False
+                self.state = State.FAILED if self.failure else State.STOPPED
+                return
             if self.state is not State.RUNNING:
                 if self.state is State.FAILED:
                     self.state = State.STOPPED
@@ -289,6 +326,8 @@ class Gateway:
             assert self._listener is not None
             self.state = State.STOPPING
             self.log.info("stopping%s, %d connections are closed", self._where, len(self.connections))
+            if self.cluster is not None:
+                self.cluster.tell()
             self._websockets.drain()
             try:
                 async with asyncio.timeout(self.settings.drain):
@@ -387,6 +426,20 @@ def relative_scope(scope: Scope) -> Scope:
     if not raw.startswith(root.encode()):
         raw = root.encode() + raw
     return {**scope, "path": relative_path(scope), "root_path": "", "raw_path": raw}
+
+
+def several_workers(argv: Sequence[str], environ: Mapping[str, str]) -> int:
+    """How many processes of this application the server that was started with `argv` runs, as far as that tells.
+
+    uvicorn and gunicorn hand their command line on to their workers, and read `WEB_CONCURRENCY`.
+    """
+    count = environ.get("WEB_CONCURRENCY", "")
+    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+        if word in ("--workers", "-w"):
+            count = following
+        elif word.startswith("--workers="):
+            count = word.partition("=")[2]
+    return int(count) if count.isascii() and count.isdecimal() and len(count) < 6 else 1
 
 
 def find(gateway_id: str) -> Gateway:

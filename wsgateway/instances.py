@@ -3,7 +3,7 @@ panel and the command line call. Knows nothing of HTTP."""
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -17,12 +17,13 @@ from wsgateway.gateway import Gateway, State
 from wsgateway.logs import logger
 from wsgateway.server import serving
 from wsgateway.store import Described, Store
+from wsgateway.workers import Workers, serving_workers
 
 SHIPPED_LISTENER = "wsgateway.starter.listener:Listener"
 """The listener to begin from; `wsgateway init` writes a copy of it."""
 
-HOST_ONLY = frozenset({"log_file", "uds", "ssl_keyfile", "ssl_certfile"})
-"""Settings that name files of the host: they are changed in the settings file only, not from afar."""
+HOST_ONLY = frozenset({"broker", "log_file", "uds", "ssl_keyfile", "ssl_certfile"})
+"""Settings that name files of the host, or what it connects to: changed in the settings file only, not from afar."""
 
 
 class _Supervised:
@@ -49,8 +50,11 @@ class Instance(_Supervised):
 
     is_editable = True
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, gave_up: Callable[[], None]) -> None:
+        """`gave_up` is called when its workers die one after the other: it has failed then."""
         self.gateway = Gateway(settings=settings)
+        self.workers: Workers | None = None
+        self._gave_up = gave_up
         self._lock = asyncio.Lock()
         self._stack: AsyncExitStack | None = None
 
@@ -80,6 +84,13 @@ class Instance(_Supervised):
             if was_running and settings.startup is not Startup.DISABLED:
                 await self._start()
 
+    async def roll(self) -> None:
+        """Replace its workers one after the other. Raises `GatewayConflict` if it has none, `StartError`."""
+        async with self._lock:
+            if self.workers is None:
+                raise GatewayConflict(f"gateway [{self.id}] has no workers to replace: restart it, or set workers")
+            await self.workers.roll()
+
     def _check_enabled(self) -> None:
         if self.settings.startup is Startup.DISABLED:
             raise GatewayConflict(f"gateway [{self.id}] is disabled: set startup to automatic or manual first")
@@ -91,7 +102,11 @@ class Instance(_Supervised):
         self.gateway.state = State.STARTING
         stack = AsyncExitStack()
         try:
-            self.url = await stack.enter_async_context(serving(self.gateway, self.settings))
+            if self.settings.workers > 1:
+                served = serving_workers(self.gateway, self.settings, self._workers_died)
+                self.url, self.workers = await stack.enter_async_context(served)
+            else:
+                self.url = await stack.enter_async_context(serving(self.gateway, self.settings))
         except BaseException as exc:
             if not isinstance(exc, StartError):
                 self.gateway.fail(str(exc) or type(exc).__name__)
@@ -100,10 +115,14 @@ class Instance(_Supervised):
 
     async def _stop(self) -> None:
         stack, self._stack = self._stack, None
-        self.url = ""
+        self.url, self.workers = "", None
         if stack is not None:
             await stack.aclose()
         await self.gateway.stop()  # which a failed one forgets
+
+    def _workers_died(self, reason: str) -> None:
+        self.gateway.fail(reason)
+        self._gave_up()
 
 
 class Guest(_Supervised):
@@ -143,6 +162,8 @@ class Supervisor:
         self._changed = asyncio.Event()
         self._begun: set[asyncio.Task[None]] = set()
         self.admin = AdminSettings()
+        self.gave_up = asyncio.Event()
+        """Set when the workers of the last gateway that ran have died one after the other."""
         self.closing = asyncio.Event()
         """Set when the supervisor ends: streams end with it."""
 
@@ -191,8 +212,11 @@ class Supervisor:
             raise ConfigError([f"{name}: there is no such setting" for name in unknown])
         forbidden = sorted(HOST_ONLY & values.keys())
         if forbidden:
-            text = "names a file of the host, which is only set in the settings file"
-            raise SettingForbidden([f"{name}: {text}" for name in forbidden])
+            what = {"broker": "a server"}
+            text = "names {}, which is only set in the settings file"
+            raise SettingForbidden(
+                [f"{name}: {text.format(what.get(name, 'a file of the host'))}" for name in forbidden]
+            )
         listener = values.get("listener")
         unchanged = before is not None and listener == before.settings.listener
         if not isinstance(listener, str) or not listener or unchanged:
@@ -234,6 +258,21 @@ class Supervisor:
         """Raises what `start` raises."""
         await self._acted(self.find(gateway_id).restart())
 
+    async def roll(self, gateway_id: str) -> None:
+        """Replace its workers one after the other. Raises `GatewayConflict` if it has none, `StartError`."""
+        await self._acted(self._own(gateway_id).roll())
+
+    async def roll_all(self) -> None:
+        """`roll` every gateway that has workers, one after the other."""
+        for instance in tuple(self._instances.values()):
+            if instance.workers is not None:
+                await self._acted(instance.roll())
+
+    def _one_gave_up(self) -> None:
+        if not any(found.state is State.RUNNING for found in self.all()):
+            self.gave_up.set()
+        self._tell()
+
     async def create(self, gateway_id: str, settings: Mapping[str, Any]) -> Instance:
         """Write a new gateway into the file. It is not started.
 
@@ -245,7 +284,7 @@ class Supervisor:
                 raise GatewayConflict(f"there is a gateway with id [{gateway_id}] already")
             Settings(id=gateway_id)  # which refuses what is no id
             described = await asyncio.to_thread(store.put, gateway_id, settings)
-            created = self._instances[gateway_id] = Instance(described.gateways[gateway_id].settings)
+            created = self._instances[gateway_id] = Instance(described.gateways[gateway_id].settings, self._one_gave_up)
             logger.info("[%s] created", gateway_id)
         self._tell()
         return created
@@ -293,7 +332,7 @@ class Supervisor:
         for gateway_id, loaded in described.gateways.items():
             known = self._instances.get(gateway_id)
             if known is None:
-                self._instances[gateway_id] = added = Instance(loaded.settings)
+                self._instances[gateway_id] = added = Instance(loaded.settings, self._one_gave_up)
                 if loaded.settings.startup is Startup.AUTOMATIC:
                     actions.append(added.start())
             elif known.settings != loaded.settings:

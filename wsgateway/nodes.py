@@ -45,10 +45,15 @@ class Nodes:
         known.info, known.seen, known.state, known.is_late = info, now, NodeState.ALIVE, False
         return was_away
 
-    def left(self, node_id: str, now: float) -> None:
+    def gone(self, node_id: str, state: NodeState, now: float) -> None:
+        """It said good-bye, or was seen dying."""
         known = self._nodes.get(node_id)
         if known is not None:
-            known.state, known.seen = NodeState.LEFT, now
+            known.state, known.seen = state, now
+
+    def find(self, host: str, pid: int) -> Node | None:
+        """The node that lives, or was thought to, as process `pid` of `host`."""
+        return next((node for node in self.alive() if (node.info.host, node.info.pid) == (host, pid)), None)
 
     def get(self, node_id: str) -> Node | None:
         """The node with that id, if it lives."""

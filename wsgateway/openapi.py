@@ -63,6 +63,9 @@ _CONNECTION = {
     "user": MAYBE_TEXT,
     "age": {"type": "number", "minimum": 0},
     "queue": _object(("messages", "bytes"), messages=COUNT, bytes=COUNT),
+    "messages_in": COUNT,
+    "messages_out": COUNT,
+    "dropped": COUNT,
 }
 
 _SECONDS = {"type": "number", "minimum": 0}
@@ -116,7 +119,13 @@ def schemas() -> dict[str, Any]:
         "GatewayList": _object(["gateways"], gateways={"type": "array", "items": _ref("Gateway")}),
         "NewGateway": {**_object(["id"], id=TEXT, **_settings()), "additionalProperties": False},
         "Changes": {**_object((), **_settings()), "additionalProperties": False},
-        "Connection": _object(_CONNECTION, **_CONNECTION, headers={"type": "object", "additionalProperties": TEXT}),
+        "Connection": _object(
+            _CONNECTION,
+            **_CONNECTION,
+            headers={"type": "object", "additionalProperties": TEXT},
+            query=TEXTS,
+            subprotocols=TEXTS,
+        ),
         "NodeList": _object(["nodes"], nodes={"type": "array", "items": _ref("Node")}),
         "Node": _object(_NODE, **_NODE),
         "ConnectionList": _object(

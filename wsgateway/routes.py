@@ -30,6 +30,9 @@ from wsgateway.metrics import Metrics, prometheus_text
 IGNORED_KEYS = frozenset({"conn", "action", "webSocketServerAction"})
 """Keys of `/send` that are dropped: the listener's own, and those that steered the ancestor's server."""
 
+INFO_FIELDS = ("id", "address", "path", "transport", "age", "queue")
+"""What `/info` tells of a connection."""
+
 MAX_PAGE = 1000
 """Connections in one page of `/info`."""
 
@@ -227,7 +230,7 @@ class Routes:
             "total": total,
             "offset": offset,
             "limit": limit,
-            "connections": [{name: value for name, value in row.items() if name != "user"} for row in page],
+            "connections": [{name: row[name] for name in INFO_FIELDS} for row in page],
         }
         if gateway.cluster is not None:
             info |= {"node": gateway.cluster.node, "nodes": gateway.directory.nodes()}

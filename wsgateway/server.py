@@ -1,9 +1,12 @@
 """The gateway's own server: uvicorn's, bound and run as a gateway wants it."""
 
 import asyncio
+import logging
 import os
 import socket
 import stat
+import sys
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -15,10 +18,20 @@ from wsgateway.config import Settings
 from wsgateway.exceptions import StartError
 from wsgateway.gateway import Gateway
 from wsgateway.limits import SPARE_SOCKETS
+from wsgateway.logs import logger
 from wsgateway.protocols import HttpProtocol, WebSocketProtocol, http_protocol
 from wsgateway.transports import most_clients
 
-__all__ = ["HttpProtocol", "WebSocketProtocol", "bind", "serving", "unbind", "url_of"]
+__all__ = [
+    "HttpProtocol",
+    "WebSocketProtocol",
+    "bind",
+    "end_process",
+    "loop_factory",
+    "serving",
+    "unbind",
+    "url_of",
+]
 
 GRACEFUL = 5
 """Seconds that HTTP requests have left once the gateway has stopped."""
@@ -49,15 +62,19 @@ class Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def serving(app: Any, settings: Settings) -> AsyncIterator[str]:
+async def serving(app: Any, settings: Settings, *, inherited: socket.socket | None = None) -> AsyncIterator[str]:
     """Serve `app`, a gateway or an application that mounts one, as `settings` say; its URL.
 
-    A gateway is started once its port is bound, and has failed if it cannot be. Raises `StartError`.
+    A gateway is started once its port is bound, and has failed if it cannot be. Raises `StartError`. `inherited` is a
+    socket that somebody else has bound, and unbinds.
     """
     gateway = app if isinstance(app, Gateway) else None
     try:
         config = _config(app, settings, lifespan="off" if gateway else "on")
-        listening = await asyncio.to_thread(bind, settings)  # a host name may have to be looked up
+        if inherited is None:
+            listening = await asyncio.to_thread(bind, settings)  # a host name may have to be looked up
+        else:
+            listening = inherited
     except StartError as exc:
         if gateway is not None:
             gateway.fail(str(exc))
@@ -67,7 +84,7 @@ async def serving(app: Any, settings: Settings) -> AsyncIterator[str]:
             gateway.bound_to(url_of(settings, listening), None if settings.uds else settings.host)
             await gateway.start()
     except BaseException:
-        unbind(settings, listening)
+        _let_go(settings, listening, is_owner=inherited is None)
         raise
     server = Server(config, gateway)
     running = asyncio.create_task(_run(server, listening))
@@ -81,7 +98,14 @@ async def serving(app: Any, settings: Settings) -> AsyncIterator[str]:
     finally:
         server.should_exit = True
         await running
+        _let_go(settings, listening, is_owner=inherited is None)
+
+
+def _let_go(settings: Settings, listening: socket.socket, *, is_owner: bool) -> None:
+    if is_owner:
         unbind(settings, listening)
+    else:
+        listening.close()
 
 
 async def _run(server: Server, listening: socket.socket) -> None:
@@ -126,8 +150,9 @@ def bind(settings: Settings) -> socket.socket:
         found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, _, _, _, address = found[0]
         listening = socket.socket(family, socket.SOCK_STREAM)
-    except OSError as exc:
-        raise StartError(f"cannot listen on {where}: {exc.strerror or exc}; is the host right?") from exc
+    except (OSError, UnicodeError) as exc:  # a name that no domain can have
+        said = getattr(exc, "strerror", None) or exc
+        raise StartError(f"cannot listen on {where}: {said}; is the host right?") from exc
     try:
         if os.name == "posix":
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -179,3 +204,22 @@ def url_of(settings: Settings, listening: socket.socket) -> str:
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)
     host = f"[{host}]" if ":" in host and not host.startswith("[") else host
     return f"{'https' if settings.ssl_certfile else 'http'}://{host}:{port}"
+
+
+def loop_factory() -> "type[asyncio.AbstractEventLoop] | None":
+    """uvloop's loop where it is installed, else asyncio's."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.Loop
+
+
+def end_process(code: int) -> int:
+    """`code`, for a process that ends by itself; one in which a hook still runs in a thread is ended here."""
+    if any(thread.name.startswith("wsgateway-") for thread in threading.enumerate()):
+        logger.warning("a hook still runs in a thread, which is left behind")
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(code)  # Python would wait for the thread
+    return code

@@ -10,7 +10,9 @@ from wsgateway.exceptions import ConfigError
 from wsgateway.instances import HOST_ONLY
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
-    "Gateway": ("id", "host", "port", "startup", "listener", "echo_sender", "test_page", "verbose"),
+    "Gateway": (
+        "id", "host", "port", "startup", "workers", "broker_timeout", "listener", "echo_sender", "test_page", "verbose",
+    ),
     "Who is let in": ("allowed_origins", "allowed_hosts", "api_key", "local_access"),
     "Clients that do not read or answer": (
         "ping_interval", "pong_timeout", "outbox_bytes", "outbox_messages", "send_timeout", "slow_policy", "drain",

@@ -11,7 +11,7 @@ from typing import Any
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from wsgateway.connection import Connection
-from wsgateway.exceptions import GatewayNotFound
+from wsgateway.exceptions import GatewayNotFound, NodeError
 from wsgateway.gateway import Gateway
 from wsgateway.instances import Supervisor
 from wsgateway.recordings import Recording
@@ -40,10 +40,12 @@ async def watch(socket: WebSocket, supervisor: Supervisor, may_look: Callable[[]
         interval = INTERVAL if recording is None else RECORDING_INTERVAL
         try:
             while not closed.done() and not supervisor.closing.is_set() and await may_look():
-                pushed: dict[str, Any] = {"now": time.monotonic(), "gateways": totals(supervisor)}
+                pushed: dict[str, Any] = {"now": time.monotonic(), "gateways": await totals(supervisor)}
                 if recorded is not None and recording is not None:
                     pushed["connection"] = _shown(*recorded, recording, told)
                     told = recording.total
+                elif socket.query_params.get("connection"):
+                    pushed["connection"] = await _shown_elsewhere(socket, supervisor)
                 async with asyncio.timeout(SEND_TIMEOUT):
                     await socket.send_text(json.dumps(pushed))
                 changed = asyncio.ensure_future(supervisor.changed(interval))
@@ -72,27 +74,35 @@ def _recorded(socket: WebSocket, supervisor: Supervisor) -> tuple[Gateway, Conne
     return None if conn is None else (gateway, conn)
 
 
-def totals(supervisor: Supervisor) -> list[dict[str, Any]]:
-    """What each gateway does: its state, and counters from which a page makes rates."""
+async def totals(supervisor: Supervisor) -> list[dict[str, Any]]:
+    """What each gateway does, in all its processes: its state, and counters from which a page makes rates."""
     found = []
     for supervised in supervisor.all():
         gateway = supervised.gateway
-        metrics = gateway.metrics
-        hooks = metrics.hook_seconds.values()
-        found.append(
-            {
-                "id": gateway.id,
-                "state": str(gateway.state),
-                "failure": gateway.failure,
-                "connections": len(gateway.connections),
-                "in": metrics.messages_in,
-                "out": metrics.messages_out,
-                "dropped": sum(metrics.dropped.values()),
-                "hooks": sum(sum(histogram.buckets) for histogram in hooks),
-                "hook_seconds": sum(histogram.total for histogram in hooks),
-            }
-        )
+        counted = await gateway.directory.totals()
+        found.append({"id": gateway.id, "state": str(gateway.state), "failure": gateway.failure, **counted})
     return found
+
+
+async def _shown_elsewhere(socket: WebSocket, supervisor: Supervisor) -> dict[str, Any] | None:
+    """The figures of a connection of another process; None where nothing can be said of it."""
+    try:
+        gateway = supervisor.find(socket.query_params.get("gateway", "")).gateway
+        row = await gateway.directory.describe(socket.query_params.get("connection", ""))
+    except (GatewayNotFound, NodeError):
+        return None
+    if row is None:
+        return {"open": False, "events": []}
+    return {
+        "open": True,
+        "age": row["age"],
+        "in": row["messages_in"],
+        "out": row["messages_out"],
+        "dropped": row["dropped"],
+        "queued_messages": row["queue"]["messages"],
+        "queued_bytes": row["queue"]["bytes"],
+        "events": [],
+    }
 
 
 def _shown(gateway: Gateway, conn: Connection, recording: Recording, told: int) -> dict[str, Any]:

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
-from weakref import WeakKeyDictionary
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -14,8 +13,6 @@ from wsgateway.admin.forms import changes_in, form_of, sorted_mistakes
 from wsgateway.admin.sessions import COOKIE, TRIES, TRIES_PER_SECOND, Session, Sessions
 from wsgateway.auth import Access
 from wsgateway.config import Settings, Startup
-from wsgateway.connection import Connection
-from wsgateway.directory import searchable, shown_headers
 from wsgateway.exceptions import (
     ConfigError,
     GatewayConflict,
@@ -24,9 +21,9 @@ from wsgateway.exceptions import (
     GatewayNotRunning,
     HookError,
     MessageError,
+    NodeError,
     StartError,
 )
-from wsgateway.gateway import Gateway
 from wsgateway.instances import Guest, Instance, Supervisor
 from wsgateway.limits import Rates
 from wsgateway.logs import LEVELS, logger, tail
@@ -36,8 +33,8 @@ from wsgateway.routes import query_int
 PAGE = 50
 """Connections on one page."""
 
-CHUNK = 2000
-"""Connections that are searched without letting the loop serve others in between."""
+MAX_LOOKS = 10_000
+"""Connections of which is remembered what they had done when somebody looked."""
 
 LOG_LINES = 300
 
@@ -127,6 +124,9 @@ class LogIn(Protocol):
 
 ACTIONS = {"start": "Start", "stop": "Stop", "restart": "Restart", "delete": "Delete", "refresh": "Read the file again"}
 
+ACTIONS_OF_ONE = {"roll": "Replace its processes"}
+"""What is offered on a gateway's own page only."""
+
 IN_CODE = ("start", "stop", "restart")
 """What can be done to gateways that were made in code."""
 
@@ -139,7 +139,7 @@ class Views:
         self._log_in = log_in
         self._tries = Rates(TRIES_PER_SECOND, TRIES)
         self._trying = 0
-        self._looks: WeakKeyDictionary[Connection, tuple[float, int, int]] = WeakKeyDictionary()
+        self._looks: dict[str, tuple[float, int, int]] = {}
 
     # Gateways
 
@@ -149,6 +149,7 @@ class Views:
             "gateways.html",
             status=status,
             gateways=self._supervisor.all(),
+            totals={found.id: await found.gateway.directory.totals() for found in self._supervisor.all()},
             problems=list(problems),
             actions={name: ACTIONS[name] for name in ACTIONS if has_store or name in IN_CODE},
             may_create=has_store,
@@ -157,7 +158,7 @@ class Views:
     async def act(self, visit: Visit) -> Response:
         """Start, stop, restart, delete what is ticked, or read the file again. Stop and delete ask first."""
         action, wanted = visit.field("action"), visit.form.get("id", [])
-        if action not in ACTIONS:
+        if action not in ACTIONS | ACTIONS_OF_ONE:
             raise Refused(422, "This action is not known.")
         if action == "refresh":
             return await self._acted(visit, [self._supervisor.reload()])
@@ -165,7 +166,8 @@ class Views:
             return await self.gateways(visit, problems=["Tick the gateways first."], status=422)
         found = [self._found(gateway_id) for gateway_id in wanted]
         if action in ("stop", "delete") and visit.field("sure") != "yes":
-            count = sum(len(supervised.gateway.connections) for supervised in found)
+            totals = [await supervised.gateway.directory.totals() for supervised in found]
+            count = sum(int(counted["connections"]) for counted in totals)
             return visit.page("confirm.html", action=action, label=ACTIONS[action], gateways=found, count=count)
         do = getattr(self._supervisor, action)
         return await self._acted(visit, [do(supervised.id) for supervised in found])
@@ -265,14 +267,17 @@ class Views:
         found = self._here(visit)
         offset = query_int(visit.request, "offset", 0, 0, 2**31)
         search = visit.request.query_params.get("search", "")[:200]
-        total, page = await self._page_of(found.gateway, search.casefold(), offset)
+        directory = found.gateway.directory
+        total, page = await directory.page(search, offset, PAGE)
         return visit.page(
             "gateway.html",
             status=status,
             found=found,
             settings=found.settings.shown(),
             total=total,
-            rows=[self._row(found.gateway, conn) for conn in page],
+            rows=[self._row(shown) for shown in page],
+            totals=await directory.totals(),
+            nodes=directory.nodes(),
             offset=offset,
             size=PAGE,
             search=search,
@@ -282,30 +287,18 @@ class Views:
             is_json=bool(visit.field("json")),
         )
 
-    async def _page_of(self, gateway: Gateway, search: str, offset: int) -> tuple[int, list[Connection]]:
-        """How many connections are found, and those of one page."""
-        if not search:
-            everyone = list(gateway.connections)
-            return len(everyone), everyone[offset : offset + PAGE]
-        found: list[Connection] = []
-        for number, conn in enumerate(gateway.connections, 1):
-            if search in searchable(conn):
-                found.append(conn)
-            if number % CHUNK == 0:
-                await asyncio.sleep(0)
-        return len(found), found[offset : offset + PAGE]
-
-    def _row(self, gateway: Gateway, conn: Connection) -> dict[str, Any]:
+    def _row(self, shown: dict[str, Any]) -> dict[str, Any]:
         """A connection as the list shows it; its rates are those since somebody looked last."""
-        now, received, sent = time.monotonic(), conn.messages_in, gateway.messages_out(conn)
-        clock, before_in, before_out = self._looks.get(conn, (conn.opened_clock, 0, 0))
+        now, received, sent = time.monotonic(), shown["messages_in"], shown["messages_out"]
+        clock, before_in, before_out = self._looks.get(shown["id"], (now - shown["age"], 0, 0))
         seconds = max(now - clock, 0.001)
         if seconds >= 1:
-            self._looks[conn] = (now, received, sent)
+            self._looks.pop(shown["id"], None)
+            self._looks[shown["id"]] = (now, received, sent)
+            if len(self._looks) > MAX_LOOKS:
+                del self._looks[next(iter(self._looks))]
         return {
-            "conn": conn,
-            "user": "" if conn.user is None else str(conn.user),
-            "age": now - conn.opened_clock,
+            **shown,
             "in_rate": (received - before_in) / max(seconds, 1),
             "out_rate": (sent - before_out) / max(seconds, 1),
         }
@@ -322,7 +315,7 @@ class Views:
             return await self.gateway(visit, problems=[f"The message cannot be sent: {exc}."], status=422)
         except UnicodeEncodeError:
             return await self.gateway(visit, problems=["The message is no text."], status=422)
-        except (GatewayNotRunning, HookError) as exc:
+        except (GatewayNotRunning, HookError, NodeError) as exc:
             return await self.gateway(visit, problems=[f"{exc}."], status=409)
         said = f"Recipients {sent.recipients}, queued {sent.queued}, dropped {sent.dropped}."
         return await self.gateway(visit, said=said)
@@ -334,26 +327,20 @@ class Views:
         wanted = [only] if only else visit.form.get("connection", [])
         if not wanted:
             return await self.gateway(visit, problems=["Tick the connections first."], status=422)
-        closing = [conn for conn in map(found.gateway.connections.get, dict.fromkeys(wanted)) if conn is not None]
-        for conn in closing:
-            conn.close_nowait(1000, "closed by an administrator")
-        logger.info("[%s] %d connections were closed in the panel", found.id, len(closing))
+        closed = await found.gateway.directory.close(wanted, 1000, "closed by an administrator")
+        logger.info("[%s] %d connections were closed in the panel", found.id, closed)
         return visit.to(f"/gateways/{found.id}")
 
     async def connection(self, visit: Visit) -> Response:
         """One connection: what its request carried. Its figures and events are pushed while the page is open."""
         found = self._here(visit)
-        conn = found.gateway.connections.get(visit.request.path_params["connection_id"])
-        if conn is None:
+        try:
+            shown = await found.gateway.directory.describe(visit.request.path_params["connection_id"])
+        except NodeError as exc:
+            raise Refused(503, f"{exc}.") from exc
+        if shown is None:
             raise Refused(404, "No connection with that id is open: it has ended, and nothing of it is kept.")
-        return visit.page(
-            "connection.html",
-            found=found,
-            row=self._row(found.gateway, conn),
-            headers=shown_headers(conn),
-            query=sorted(conn.query),
-            sent=found.gateway.messages_out(conn),
-        )
+        return visit.page("connection.html", found=found, row=self._row(shown), node=found.gateway.node_of(shown["id"]))
 
     # The log
 

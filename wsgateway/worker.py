@@ -1,0 +1,65 @@
+"""`python -m wsgateway.worker LISTENING TELL`: one of the processes that serve a gateway, started by `workers`.
+
+It reads its settings as one line of JSON from standard input, serves on the inherited socket, writes `ready`, or why it
+cannot, to the descriptor TELL, and ends with SIGTERM, or when standard input ends with the process that started it."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+from pathlib import Path
+
+from wsgateway.config import Settings
+from wsgateway.exceptions import ConfigError, StartError
+from wsgateway.gateway import Gateway
+from wsgateway.logs import log_to_terminal, mask_queries
+from wsgateway.server import end_process, loop_factory, serving
+
+
+def main(listening: int, tell: int) -> int:
+    """Serve; the exit code: 0, or 3 if the start failed."""
+    sys.path.insert(0, str(Path.cwd()))  # where a listener is looked for
+    log_to_terminal()
+    mask_queries()
+    try:
+        settings = Settings(**json.loads(sys.stdin.buffer.readline()))
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            runner.run(_serve(settings, socket.socket(fileno=listening), tell))
+    except (ConfigError, StartError) as exc:
+        os.write(tell, str(exc).encode()[:4000])
+        return 3
+    return end_process(0)
+
+
+async def _serve(settings: Settings, listening: socket.socket, tell: int) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def stopping(*_: object) -> None:
+        if stop.is_set():
+            os._exit(1)  # asked a second time: now
+        loop.call_soon_threadsafe(stop.set)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stopping)
+    threading.Thread(target=_until_orphaned, args=(loop, stop), daemon=True).start()
+    async with serving(Gateway(settings=settings), settings, inherited=listening):
+        os.write(tell, b"ready")
+        os.close(tell)
+        await stop.wait()
+
+
+def _until_orphaned(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    """Stop when the process that started this one has gone."""
+    os.read(sys.stdin.fileno(), 1)
+    try:
+        loop.call_soon_threadsafe(stop.set)
+    except RuntimeError:
+        pass  # the loop has ended
+
+
+if __name__ == "__main__":
+    sys.exit(main(*map(int, sys.argv[1:3])))
