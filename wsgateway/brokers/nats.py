@@ -21,14 +21,16 @@ class NatsLink:
         self._client: Client | None = None
         self._arrived: list[bytes] = []
         self._something = asyncio.Event()
-        self._failure: str | None = None
+        self.failure: str | None = None
+        """Why it is lost, as far as the client has said."""
 
     async def open(self, url: str, topics: Sequence[str]) -> None:
         """Connect and subscribe. Raises `Error`, `OSError`, `TimeoutError`."""
         self._client = await nats.connect(
             url,
             allow_reconnect=False,
-            max_reconnect_attempts=0,
+            max_reconnect_attempts=1,  # 0 would be for ever, at the first connect too
+            reconnect_time_wait=0,
             connect_timeout=TIMEOUT,
             error_cb=self._failed,
             closed_cb=self._closed,
@@ -54,8 +56,8 @@ class NatsLink:
         await self._something.wait()
         arrived, self._arrived = self._arrived, []
         if not arrived:
-            raise BrokerError(self._failure or "the connection was closed")
-        if self._failure is None:
+            raise BrokerError(self.failure or "the connection was closed")
+        if self.failure is None:
             self._something.clear()
         return arrived
 
@@ -71,11 +73,11 @@ class NatsLink:
         self._something.set()
 
     async def _failed(self, error: Exception) -> None:
-        self._failure = str(error) or repr(error)
+        self.failure = str(error) or repr(error)
         self._something.set()
 
     async def _closed(self) -> None:
-        self._failure = self._failure or "the connection was closed"
+        self.failure = self.failure or "the connection was closed"
         self._something.set()
 
 
@@ -91,7 +93,7 @@ def opener(url: str) -> Open:
         except BaseException as exc:
             await link.aclose()
             if isinstance(exc, (Error, OSError, TimeoutError)):
-                raise BrokerError(str(exc) or repr(exc)) from exc
+                raise BrokerError(link.failure or str(exc) or repr(exc)) from exc
             raise
         return link
 

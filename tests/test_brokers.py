@@ -1,0 +1,383 @@
+"""The contract of a broker's link, and of what rests on it, over every broker with a real server."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import anyio
+import pytest
+
+from tests.services import BROKERS, Process, Service, broker, redis
+from wsgateway import ConfigError, Gateway
+from wsgateway.brokers import Link, opener
+from wsgateway.brokers.redis import RedisLink
+from wsgateway.cluster import Cluster, Local, info_of
+from wsgateway.exceptions import BrokerError, NodeError
+from wsgateway.hub import Sent
+from wsgateway.logs import GatewayLog
+from wsgateway.messages import Frame
+from wsgateway.metrics import Metrics
+
+
+@pytest.fixture(scope="module", params=BROKERS)
+def service(request: pytest.FixtureRequest) -> Iterator[Service]:
+    with TemporaryDirectory() as folder, broker(request.param, Path(folder) / "ipc") as found:
+        yield found
+
+
+@asynccontextmanager
+async def linked(url: str, *topics: str) -> AsyncIterator[Link]:
+    """An open link whose subscriptions count."""
+    link = await opener(url)(topics)
+    try:
+        for topic in topics:
+            with anyio.fail_after(5):
+                while True:
+                    await link.publish([(topic, b"there?")])
+                    with anyio.move_on_after(0.05):
+                        assert set(await link.receive()) == {b"there?"}
+                        break
+        yield link
+    finally:
+        await link.aclose()
+
+
+async def received(link: Link, count: int) -> list[bytes]:
+    found: list[bytes] = []
+    with anyio.fail_after(10):
+        while len(found) < count:
+            found += [data for data in await link.receive() if data != b"there?"]
+    return found
+
+
+async def test_what_is_published_arrives_in_order_also_at_the_sender(service: Service) -> None:
+    async with linked(service.url, "a") as one, linked(service.url, "a") as two:
+        batch = [("a", b"%d" % number) for number in range(1000)]
+        for start in range(0, 1000, 100):
+            await one.publish(batch[start : start + 100])
+        assert await received(two, 1000) == [data for _, data in batch]
+        assert await received(one, 1000) == [data for _, data in batch]
+
+
+async def test_only_topics_that_were_subscribed_to_arrive(service: Service) -> None:
+    async with linked(service.url, "a.b") as one, linked(service.url, "a.bc", "d") as two:
+        await one.publish([("a.b", b"no"), ("d", b"yes"), ("a.bc", b"too")])
+        assert sorted(await received(two, 2)) == [b"too", b"yes"]
+        assert await received(one, 1) == [b"no"]
+
+
+@pytest.mark.parametrize("data", [b"", bytes(range(256)), b"\r\n\x00" * 100_000])
+async def test_bytes_arrive_as_they_are(service: Service, data: bytes) -> None:
+    async with linked(service.url, "bytes") as link:
+        await link.publish([("bytes", data)])
+        assert await received(link, 1) == [data]
+
+
+async def test_a_link_may_be_closed_twice_and_leaves_no_task(service: Service) -> None:
+    before = asyncio.all_tasks()
+    async with linked(service.url, "x") as link:
+        pass
+    await link.aclose()
+    with anyio.fail_after(5):
+        while asyncio.all_tasks() - before:
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("url", ["redis://127.0.0.1:1", "nats://127.0.0.1:1"])
+async def test_a_server_that_is_away_is_a_broker_error(url: str) -> None:
+    with pytest.raises(BrokerError):
+        await opener(url)(["x"])
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("amqp://host", "is none of ipc://, redis://"),
+        ("redis", "is none of ipc://, redis://"),
+        ("redis://:secret@host:x", "cannot be used"),
+        ("ipc://relative", "begins with a slash"),
+        ("ipc:///" + "x" * 120, "too long"),
+        ("nats://", "names no host"),
+    ],
+)
+def test_a_url_that_cannot_be_used_is_told_when_the_gateway_is_built(url: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as error:
+        Gateway(broker=url)
+    assert "secret" not in str(error.value)
+
+
+def test_an_extra_that_is_missing_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wsgateway.brokers.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"pip install 'wsgateway\[redis\]'"):
+        Gateway(broker="redis://localhost")
+
+
+# The cluster over it
+
+
+class Member:
+    """A process of a gateway as far as its cluster goes: it keeps what it is given."""
+
+    def __init__(self, url: str, *, serves: bool = True, **options: Any) -> None:
+        self.frames: list[tuple[bytes, list[str] | None]] = []
+        self.metrics = Metrics()
+        self.changed = asyncio.Event()
+        local = Local(self.deliver, lambda: info_of("1", "running", connections=3), {"double": self.double})
+        self.cluster = Cluster(
+            opener(url),
+            gateway_id="Test.1",
+            broker=url,
+            local=local if serves else None,
+            metrics=self.metrics,
+            log=GatewayLog("test"),
+            **options,
+        )
+
+    def deliver(self, frame: Frame, ids: Any) -> Sent:
+        self.frames.append((frame.payload, ids))
+        self.changed.set()
+        self.changed = asyncio.Event()
+        return Sent(5, 4, 1)
+
+    async def double(self, arguments: dict[str, Any]) -> int:
+        if arguments["number"] < 0:
+            raise ValueError("negative")
+        return 2 * int(arguments["number"])
+
+    async def has(self, count: int) -> None:
+        with anyio.fail_after(20):
+            while len(self.frames) < count:
+                await self.changed.wait()
+
+
+@asynccontextmanager
+async def members(url: str, count: int, **options: Any) -> AsyncIterator[list[Member]]:
+    async with AsyncExitStack() as stack:
+        found = [Member(url, **options) for _ in range(count)]
+        for member in found:
+            await member.cluster.start()
+            stack.push_async_callback(member.cluster.aclose)
+        await met(found)
+        yield found
+
+
+async def met(found: list[Member]) -> None:
+    """All know each other."""
+    with anyio.fail_after(20):
+        while not all(len(member.cluster.nodes.alive()) == len(found) - 1 for member in found):
+            await anyio.sleep(0.01)  # the broker tells nobody when it is done
+
+
+async def test_every_other_process_has_each_message_once_and_in_order(service: Service) -> None:
+    async with members(service.url, 3) as (one, two, three):
+        for number in range(2000):
+            one.cluster.publish(Frame(b"%d" % number), None, confirm=False)
+        for other in (two, three):
+            await other.has(2000)
+            assert [payload for payload, _ in other.frames] == [b"%d" % number for number in range(2000)]
+            assert other.metrics.broker_lost == 0
+            assert not other.metrics.broker_dropped
+        assert one.frames == []
+
+
+async def test_counts_of_all_are_added_up(service: Service) -> None:
+    async with members(service.url, 3) as (one, _, _):
+        confirmation = one.cluster.publish(Frame(b"x"), None, confirm=True)
+        assert confirmation is not None
+        assert await one.cluster.confirmed(Sent(1, 1, 0), confirmation) == Sent(11, 9, 2, 3, True)
+
+
+async def test_named_recipients_are_found_where_they_are(service: Service) -> None:
+    async with members(service.url, 3) as (one, two, three):
+        mine, theirs = f"{one.cluster.node}.a", f"{two.cluster.node}.b"
+        own, others = one.cluster.split([mine, theirs, theirs, "0123abcd.unknown", "short"])
+        assert (own, others) == ([mine, "0123abcd.unknown", "short"], [theirs])
+        confirmation = one.cluster.publish(Frame(b"x"), others, confirm=True)
+        assert confirmation is not None
+        assert await one.cluster.confirmed(Sent(0, 0, 0), confirmation) == Sent(5, 4, 1, 2, True)
+        assert two.frames == [(b"x", [theirs])]
+        assert three.frames == []
+
+
+async def test_one_process_can_be_asked(service: Service) -> None:
+    async with members(service.url, 2) as (one, two):
+        assert await one.cluster.ask(two.cluster.node, "double", number=21) == 42
+        assert await one.cluster.ask_all("double", number=1) == {two.cluster.node: 2}
+        with pytest.raises(NodeError, match="the log has the reason"):
+            await one.cluster.ask(two.cluster.node, "double", number=-1)
+        with pytest.raises(NodeError, match="knows no 'triple'"):
+            await one.cluster.ask(two.cluster.node, "triple")
+        with pytest.raises(NodeError, match="cannot be reached"):
+            await one.cluster.ask("0" * 8, "double", number=1)
+
+
+async def test_one_that_leaves_is_not_waited_for(service: Service) -> None:
+    async with members(service.url, 2) as (one, two):
+        await two.cluster.aclose()
+        with anyio.fail_after(5):
+            while one.cluster.nodes.alive():
+                await anyio.sleep(0.01)  # the broker tells nobody when it is done
+        assert [str(node.state) for node in one.cluster.nodes.shown()] == ["left"]
+        confirmation = one.cluster.publish(Frame(b"x"), None, confirm=True)
+        assert confirmation is not None
+        assert await one.cluster.confirmed(Sent(1, 1, 0), confirmation) == Sent(1, 1, 0, 1, True)
+
+
+async def test_one_that_does_not_answer_is_waited_for_once(service: Service) -> None:
+    async with members(service.url, 2, timeout=0.2) as (one, two):
+        two.cluster._handle = lambda envelope: None  # type: ignore[method-assign]  # it hears, and does nothing
+        first = one.cluster.publish(Frame(b"x"), None, confirm=True)
+        assert first is not None
+        assert await one.cluster.confirmed(Sent(1, 1, 0), first) == Sent(1, 1, 0, 1, False)
+        second = one.cluster.publish(Frame(b"x"), None, confirm=True)
+        assert second is not None
+        assert second.done.done()
+        assert await one.cluster.confirmed(Sent(1, 1, 0), second) == Sent(1, 1, 0, 1, False)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "malformed"),
+        (b"\x00" * 50, "malformed"),
+        (b"\x93\x01\x01\xa8deadbeef", "malformed"),
+        (b"\x98\x01\x02\xa8deadbeef\x01\xc4\x01x\xc3\xc0\x00", "version"),
+        (b"\x98\x01\x01\xa8deadbeef\x01\xc4\x01\xff\xc3\xc0\x00", "malformed"),
+        (b"\xdc\xff\xff" * 1000, "malformed"),
+        (b"\x91" * 100_000, "malformed"),
+    ],
+)
+async def test_nonsense_is_counted_and_ends_nothing(service: Service, data: bytes, reason: str) -> None:
+    async with members(service.url, 2) as (one, two), linked(service.url, "stranger") as stranger:
+        await stranger.publish([("wsgateway.all.test%2E1", data)])
+        with anyio.fail_after(5):
+            while not two.metrics.broker_dropped[reason]:
+                await anyio.sleep(0.01)  # it is told to nobody
+        one.cluster.publish(Frame(b"after"), None, confirm=False)
+        await two.has(1)
+        assert two.frames == [(b"after", None)]
+
+
+async def test_a_double_is_dropped_and_a_gap_is_counted(service: Service) -> None:
+    async with members(service.url, 1) as (one,), linked(service.url, "stranger") as stranger:
+        for number in (1, 2, 2, 1, 5):
+            data = b"\x98\x01\x01\xa8deadbeef" + bytes([number]) + b"\xc4\x01" + bytes([48 + number]) + b"\xc3\xc0\x00"
+            await stranger.publish([("wsgateway.all.test%2E1", data)])
+        await one.has(3)
+        assert [payload for payload, _ in one.frames] == [b"1", b"2", b"5"]
+        assert one.metrics.broker_dropped == {"double": 2}
+        assert one.metrics.broker_lost == 2
+
+
+# A broker that fails
+
+
+@pytest.fixture
+def server() -> Iterator[Process]:
+    with redis() as found:
+        yield found
+
+
+async def both_ways(one: Member, two: Member, text: bytes) -> None:
+    """What one sends from now on reaches the other within 5 seconds, in both directions. The first may be lost."""
+    for sender, receiver in ((one, two), (two, one)):
+        with anyio.fail_after(5):
+            while not any(payload.startswith(text) for payload, _ in receiver.frames):
+                sender.cluster.publish(Frame(text), None, confirm=False)
+                with anyio.move_on_after(0.1):
+                    await receiver.changed.wait()
+
+
+async def is_up(found: list[Member], expected: bool) -> None:
+    with anyio.fail_after(30):
+        while any(member.cluster.is_up is not expected for member in found):
+            await anyio.sleep(0.01)  # it is told to nobody
+
+
+async def test_a_broker_that_was_killed_is_joined_again(server: Process) -> None:
+    async with members(server.url, 2) as found:
+        one, two = found
+        server.kill()
+        await is_up(found, False)
+        for number in range(100):
+            one.cluster.publish(Frame(b"%d" % number), None, confirm=False)
+        server.start()
+        await is_up(found, True)
+        await both_ways(one, two, b"again")
+
+
+async def test_a_broker_that_is_away_at_the_start_is_joined_when_it_comes(server: Process) -> None:
+    server.kill()
+    one, two = Member(server.url), Member(server.url)
+    async with AsyncExitStack() as stack:
+        for member in (one, two):
+            await member.cluster.start()
+            stack.push_async_callback(member.cluster.aclose)
+            assert not member.cluster.is_up
+            assert member.cluster.failure
+        confirmation = one.cluster.publish(Frame(b"x"), None, confirm=True)
+        assert confirmation is not None
+        assert await one.cluster.confirmed(Sent(1, 1, 0), confirmation) == Sent(1, 1, 0, 1, False)
+        server.start()
+        await is_up([one, two], True)
+        await met([one, two])
+        await both_ways(one, two, b"again")
+
+
+async def test_a_server_that_stands_still_is_noticed(server: Process) -> None:
+    async with members(server.url, 2) as found:
+        server.stop()
+        with anyio.fail_after(15):
+            await is_up(found, False)
+        server.go_on()
+        with anyio.fail_after(10):
+            await is_up(found, True)
+        await both_ways(found[0], found[1], b"again")
+
+
+@pytest.mark.parametrize("kind", ["pubsub", "normal"])
+async def test_a_connection_that_the_server_cuts_is_made_anew(server: Process, kind: str) -> None:
+    async with members(server.url, 2) as found:
+        await both_ways(found[0], found[1], b"before")
+        server.command("CLIENT", "KILL", "TYPE", kind)
+        await both_ways(found[0], found[1], b"after")
+
+
+async def test_a_subscription_that_is_lost_is_noticed(server: Process) -> None:
+    async with members(server.url, 2) as found:
+        link = found[1].cluster._uplink._link
+        assert isinstance(link, RedisLink)
+        await link._pubsub.unsubscribe()  # as a server that fails over may forget it, without a word
+        with anyio.fail_after(15):
+            await is_up(found[1:], False)
+        await is_up(found, True)
+        await both_ways(found[0], found[1], b"again")
+
+
+async def test_flushall_harms_nothing(server: Process) -> None:
+    async with members(server.url, 2) as found:
+        server.command("FLUSHALL")
+        await both_ways(found[0], found[1], b"after")
+
+
+async def test_the_outbox_is_bounded_and_the_oldest_are_dropped() -> None:
+    one = Member("redis://127.0.0.1:1")
+    await one.cluster.start()
+    for number in range(10_100):
+        one.cluster.publish(Frame(b"%d" % number), None, confirm=False)
+    assert one.metrics.broker_dropped["outbox"] >= 100
+    assert len(one.cluster._uplink._outbox) == 10_000
+    await one.cluster.aclose()
+
+
+async def test_a_message_that_is_too_large_for_the_broker_is_told(tmp_path: Path) -> None:
+    with broker("nats", tmp_path) as service:
+        async with members(service.url, 2) as (one, two):
+            confirmation = one.cluster.publish(Frame(b"x" * 1_048_576), None, confirm=True)
+            assert confirmation is not None
+            assert (await one.cluster.confirmed(Sent(1, 1, 0), confirmation)).complete is False
+            assert one.metrics.broker_dropped["too_large"] == 1
+            await both_ways(one, two, b"after")

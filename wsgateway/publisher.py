@@ -1,0 +1,105 @@
+"""A process that only publishes: a worker of a task queue, a cron job, a management command. It needs the broker, and
+no gateway's address."""
+
+from collections.abc import Iterable
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Self
+
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+from wsgateway.brokers import opener
+from wsgateway.cluster import Cluster
+from wsgateway.exceptions import BrokerError, MessageError
+from wsgateway.hub import Sent
+from wsgateway.logs import GatewayLog, mask_url
+from wsgateway.messages import encode
+from wsgateway.metrics import Metrics
+
+
+class Publisher:
+    """Sends to the clients of every process of a gateway, past its listener.
+
+        async with Publisher("redis://localhost", gateway="chat") as publisher:
+            await publisher.asend({"price": 42})
+
+        with Publisher("redis://localhost", gateway="chat") as publisher:
+            publisher.send({"price": 42})
+
+    Without `async` it has a thread of its own, and may be used from several. Keep it open: joining takes longer than
+    sending.
+    """
+
+    def __init__(self, broker: str, *, gateway: str = "default", timeout: float = 1.0) -> None:
+        """`broker` is the URL that the gateway has too; `timeout` seconds are waited for counts.
+
+        Raises `ConfigError` for a URL that cannot be used, and when what it needs is not installed.
+        """
+        self._open = opener(broker)
+        self._name = mask_url(broker)
+        self._gateway = gateway
+        self._timeout = timeout
+        self._cluster: Cluster | None = None
+        self._stack = ExitStack()
+        self._portal: BlockingPortal | None = None
+
+    async def asend(self, message: object, *, connections: Iterable[str] | None = None) -> Sent:
+        """Send `message` to everybody, or to the connections with these ids, and wait for the counts.
+
+        Raises `MessageError` if it cannot be encoded, and `BrokerError` if the broker is away.
+        """
+        frame = encode(message)
+        if frame is None:
+            raise MessageError("there is none")
+        if self._cluster is None:
+            raise RuntimeError("open the publisher first: async with Publisher(...) as publisher")
+        if not self._cluster.is_up:
+            raise BrokerError(f"the broker {self._name} is away: {self._cluster.failure}")
+        ids = None if connections is None else list(dict.fromkeys(connections))
+        confirmation = self._cluster.publish(frame, ids, confirm=True)
+        assert confirmation is not None
+        return await self._cluster.confirmed(Sent(0, 0, 0), confirmation)
+
+    def send(self, message: object, *, connections: Iterable[str] | None = None) -> Sent:
+        """`asend`, for code without `async`."""
+        if self._portal is None:
+            raise RuntimeError("open the publisher first: with Publisher(...) as publisher")
+        portal = self._portal
+
+        async def asend() -> Sent:
+            return await self.asend(message, connections=connections)
+
+        return portal.call(asend)
+
+    async def __aenter__(self) -> Self:
+        self._cluster = Cluster(
+            self._open,
+            gateway_id=self._gateway,
+            broker=self._name,
+            local=None,
+            metrics=Metrics(),
+            log=GatewayLog(self._gateway),
+            timeout=self._timeout,
+        )
+        await self._cluster.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        cluster, self._cluster = self._cluster, None
+        if cluster is not None:
+            await cluster.aclose()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self._portal = stack.enter_context(start_blocking_portal())
+            stack.enter_context(self._portal.wrap_async_context_manager(self))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stack.close()
+        self._portal = None
