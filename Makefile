@@ -54,7 +54,11 @@ chromium:
 bench: $(VENV)/.bench  ## measure this machine: wsgateway beside what else does the job, in about 25 minutes
 	$(VENV)-bench/bin/python benchmarks/run.py $(ARGS)
 
+.PHONY: bench-brokers
+bench-brokers: $(VENV)/.bench  ## measure what a broker costs, beside what else sends through Redis
+	$(VENV)-bench/bin/python benchmarks/brokers.py $(ARGS)
+
 $(VENV)/.bench: $(BIN)/python pyproject.toml benchmarks/requirements.txt
 	$(BIN)/python -m venv $(VENV)-bench
-	$(VENV)-bench/bin/python -m pip install --quiet --disable-pip-version-check -e '.[standard]' trustme -r benchmarks/requirements.txt
+	$(VENV)-bench/bin/python -m pip install --quiet --disable-pip-version-check -e '.[standard,ipc,redis,nats]' trustme -r benchmarks/requirements.txt
 	touch $@

@@ -1,6 +1,7 @@
 """A gateway in many processes: workers on one port, over every broker."""
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -16,10 +17,11 @@ import httpx
 import pytest
 
 from tests.crowd import Crowd, Listening
-from tests.processes import Served, environment, run, serving
+from tests.processes import COMMAND, Served, environment, run, serving
 from tests.services import BROKERS, broker, free_port, redis
 from wsgateway import Gateway, testing
 from wsgateway.client import asend
+from wsgateway.exceptions import SendError
 from wsgateway.gateway import several_workers
 from wsgateway.publisher import Publisher
 
@@ -163,6 +165,27 @@ async def test_info_and_metrics_show_every_process(start: Any, people: Crowd) ->
     assert run("nodes", "default", "--admin-url", server.admin, cwd=Path.cwd()).stdout.count("running") == 2
 
 
+async def test_the_panel_shows_all_processes_and_replaces_them(start: Any, people: Crowd) -> None:
+    server = start("--drain", "1")
+    clients = await spread(people, server, 20)
+    before = await server.workers()
+    async with httpx.AsyncClient(base_url=server.admin, follow_redirects=True, timeout=30) as http:
+        page = (await http.get("/gateways/default")).text
+        assert f"1 to {len(clients)} of {len(clients)}" in page
+        assert all(node["id"] in page for node in before)
+        found = await server.ask("GET", "/gateways/default/connections")
+        one = found["connections"][-1]["id"]
+        shown = (await http.get(f"/gateways/default/connections/{one}")).text
+        assert f"It belongs to process {one[:8]}" in shown
+        csrf = re.search(r'name="csrf" value="([^"]+)"', page)
+        assert csrf
+        answer = await http.post("/", data={"csrf": csrf[1], "id": "default", "action": "roll"})
+        assert answer.status_code == 200, answer.text
+        with anyio.fail_after(30):
+            while {node["pid"] for node in before} & {node["pid"] for node in await server.workers()}:
+                await anyio.sleep(0.05)  # it is told to nobody
+
+
 async def test_one_that_is_killed_is_replaced_and_the_others_lose_nothing(start: Any, people: Crowd) -> None:
     server = start()
     clients = await spread(people, server, 40)
@@ -260,6 +283,30 @@ def test_a_crash_loop_is_given_up_with_3(tmp_path: Path) -> None:
     assert done.returncode == 3
     assert "workers died one after the other" in done.stderr
     assert "ended with 7" in done.stderr
+
+
+async def test_one_that_was_given_up_frees_its_port_and_can_be_started_again(start: Any, tmp_path: Path) -> None:
+    listener = tmp_path / "mended.py"
+    listener.write_text("import os\nclass Listener:\n    def on_message(self, event):\n        os._exit(7)\n")
+    (tmp_path / "wsgateway.toml").write_text(
+        f'[gateways.default]\nworkers = 2\nport = {free_port()}\nlistener = "mended.py:Listener"\n'
+        "[gateways.other]\nport = 0\n"
+    )
+    port = free_port()
+    with serving(cwd=tmp_path, command=[*COMMAND, "serve", "--admin-port", str(port)]) as served:
+        server = Server(served, f"http://127.0.0.1:{port}")
+        with anyio.fail_after(60):
+            while (await server.ask("GET", "/gateways/default"))["state"] == "running":
+                with contextlib.suppress(OSError, SendError):
+                    await asend(server.url + "/send", "die")
+                await anyio.sleep(0.02)  # until another serves
+        found = await server.ask("GET", "/gateways/default")
+        assert found["state"] == "failed"
+        assert "died one after the other" in found["failure"]
+        listener.write_text("class Listener:\n    pass\n")
+        found = await server.ask("POST", "/gateways/default/start", wait=30)
+        assert found["state"] == "running"
+        assert (await asend(server.url + "/send", "hi")).nodes == 2
 
 
 def test_a_listener_that_cannot_be_loaded_is_told_once_with_3(tmp_path: Path) -> None:

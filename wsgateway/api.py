@@ -277,7 +277,7 @@ class Handlers:
     # Connections
 
     async def list_nodes(self, request: Request) -> Response:
-        return JSONResponse({"nodes": self._found(request).gateway.directory.nodes()})
+        return JSONResponse({"nodes": await self._found(request).gateway.directory.nodes()})
 
     async def list_connections(self, request: Request) -> Response:
         directory = self._found(request).gateway.directory

@@ -60,7 +60,7 @@ class Directory:
     def __init__(self, gateway: ListedGateway) -> None:
         self._gateway = gateway
         self._fresh_until = 0.0
-        self._others: dict[str, float] = {}
+        self._others: dict[str, dict[str, float]] = {}
         self.operations: dict[str, Callable[[dict[str, Any]], Any]] = {
             "search": self._search,
             "rows": self._rows,
@@ -92,25 +92,35 @@ class Directory:
             errors=sum(metrics.hook_errors.values()),
         )
 
-    def nodes(self) -> list[dict[str, Any]]:
-        """Every process, this one first; the others as they were at their last beat. Empty without a broker."""
+    async def nodes(self) -> list[dict[str, Any]]:
+        """Every process, this one first; of the others what they have said last. Empty without a broker."""
         cluster = self._cluster
         if cluster is None:
             return []
+        counted = await self._counted(cluster)
         now = time.monotonic()
         found = [_shown_node(cluster.node, self.info(), NodeState.ALIVE, 0.0)] if cluster.is_serving else []
-        return found + [_shown_node(node.id, node.info, node.state, now - node.seen) for node in cluster.nodes.shown()]
+        for node in cluster.nodes.shown():
+            shown = _shown_node(node.id, node.info, node.state, now - node.seen)
+            if node.state is NodeState.ALIVE and node.id in counted:
+                shown["connections"] = int(counted[node.id]["connections"])
+            found.append(shown)
+        return found
 
     async def totals(self) -> dict[str, float]:
         """What all processes do, added up: `connections`, and counters from which a page makes rates."""
         own = await self._totals({})
         if self._cluster is None:
             return own
+        others = (await self._counted(self._cluster)).values()
+        return {name: value + sum(found[name] for found in others) for name, value in own.items()}
+
+    async def _counted(self, cluster: Cluster) -> dict[str, dict[str, float]]:
+        """The totals of each other process."""
         if time.monotonic() > self._fresh_until:  # many pages may look at once
             self._fresh_until = time.monotonic() + FRESH
-            others: dict[str, dict[str, float]] = await self._cluster.ask_all("totals")
-            self._others = {name: sum(found[name] for found in others.values()) for name in own}
-        return {name: value + self._others.get(name, 0) for name, value in own.items()}
+            self._others = await cluster.ask_all("totals")
+        return self._others
 
     async def samples(self) -> list[Samples]:
         """The metrics of each process."""

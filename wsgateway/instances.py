@@ -50,7 +50,7 @@ class Instance(_Supervised):
 
     is_editable = True
 
-    def __init__(self, settings: Settings, gave_up: Callable[[], None]) -> None:
+    def __init__(self, settings: Settings, gave_up: "Callable[[Instance], None]") -> None:
         """`gave_up` is called when its workers die one after the other: it has failed then."""
         self.gateway = Gateway(settings=settings)
         self.workers: Workers | None = None
@@ -122,7 +122,15 @@ class Instance(_Supervised):
 
     def _workers_died(self, reason: str) -> None:
         self.gateway.fail(reason)
-        self._gave_up()
+        self._gave_up(self)
+
+    async def abandon(self) -> None:
+        """Free the port of one whose workers have died. It stays failed, and may be started again."""
+        async with self._lock:
+            stack, self._stack = self._stack, None
+            if stack is not None and self.state is State.FAILED:
+                self.url, self.workers = "", None
+                await stack.aclose()
 
 
 class Guest(_Supervised):
@@ -268,7 +276,8 @@ class Supervisor:
             if instance.workers is not None:
                 await self._acted(instance.roll())
 
-    def _one_gave_up(self) -> None:
+    def _one_gave_up(self, instance: Instance) -> None:
+        self.begin(instance.abandon())
         if not any(found.state is State.RUNNING for found in self.all()):
             self.gave_up.set()
         self._tell()

@@ -233,7 +233,7 @@ class Routes:
             "connections": [{name: row[name] for name in INFO_FIELDS} for row in page],
         }
         if gateway.cluster is not None:
-            info |= {"node": gateway.cluster.node, "nodes": gateway.directory.nodes()}
+            info |= {"node": gateway.cluster.node, "nodes": await gateway.directory.nodes()}
         return JSONResponse(info)
 
     async def upgrade(self, request: Request) -> Response:

@@ -53,8 +53,10 @@ async def _serve(settings: Settings, listening: socket.socket, tell: int) -> Non
 
 
 def _until_orphaned(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
-    """Stop when the process that started this one has gone."""
+    """Stop when the process that started this one has gone; if it went while this one was stopping, end now."""
     os.read(sys.stdin.fileno(), 1)
+    if stop.is_set():
+        os._exit(1)
     try:
         loop.call_soon_threadsafe(stop.set)
     except RuntimeError:

@@ -277,7 +277,7 @@ class Views:
             total=total,
             rows=[self._row(shown) for shown in page],
             totals=await directory.totals(),
-            nodes=directory.nodes(),
+            nodes=await directory.nodes(),
             offset=offset,
             size=PAGE,
             search=search,

@@ -1,0 +1,14 @@
+"""python-socketio with its Redis manager, on uvicorn: an event that is emitted to everybody. `BROKER` is Redis' URL."""
+
+import os
+
+import socketio
+
+manager = socketio.AsyncRedisManager(os.environ["BROKER"])
+server = socketio.AsyncServer(async_mode="asgi", cors_allowed_origins="*", client_manager=manager)
+app = socketio.ASGIApp(server)
+
+
+@server.event
+async def message(sid: str, text: str) -> None:
+    await server.emit("message", text)
