@@ -12,7 +12,7 @@ LEVELS = [
     ["exceptions", "metrics", "logs"],
     ["messages", "config"],
     ["auth", "limits", "recordings"],
-    ["connection", "listeners"],
+    ["connection", "listeners", "watchdog"],
     ["hub", "events"],
     ["wire", "transports", "routes"],
     ["gateway"],

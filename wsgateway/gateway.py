@@ -34,6 +34,7 @@ from wsgateway.metrics import Metrics
 from wsgateway.recordings import Recording
 from wsgateway.routes import router
 from wsgateway.transports import WebSockets, deny
+from wsgateway.watchdog import Watchdog
 from wsgateway.wire import Parts
 
 
@@ -79,6 +80,7 @@ class Gateway:
         self._events: Events | None = None
         self._listener: Listener | None = None
         self._websockets: WebSockets | None = None
+        self._watchdog: Watchdog | None = None
         self._asked_by_hooks: set[asyncio.Task[None]] = set()
         self._where = ""
         if self.settings.log_file:
@@ -197,6 +199,8 @@ class Gateway:
         await self._events.run("on_start")
         for line in self.rules.openings():
             self.log.info("%s", line)
+        self._watchdog = _watchdog_of(self._loop)
+        self._watchdog.watch(self.metrics)
         _started[self.id.casefold()] = self
 
     async def _start_unasked(self) -> None:
@@ -271,6 +275,9 @@ class Gateway:
             except GatewayError:
                 pass  # it is logged, and the gateway stops all the same
             self._listener.close()
+            if self._watchdog is not None:
+                self._watchdog.forget(self.metrics)
+                self._watchdog = None
             self.state = State.STOPPED
             self.log.info("stopped%s", self._where)
 
@@ -355,6 +362,14 @@ def relative_scope(scope: Scope) -> Scope:
     if not raw.startswith(root.encode()):
         raw = root.encode() + raw
     return {**scope, "path": relative_path(scope), "root_path": "", "raw_path": raw}
+
+
+def _watchdog_of(loop: asyncio.AbstractEventLoop) -> Watchdog:
+    """The one that another gateway of `loop` has, or a new one."""
+    for known in _started.values():
+        if known._watchdog is not None and known._watchdog.loop is loop:
+            return known._watchdog
+    return Watchdog(loop)
 
 
 def find(gateway_id: str) -> Gateway:

@@ -49,6 +49,10 @@ LINGER = 2.0
 """Seconds between a close frame to a client that does not read and the end of its socket."""
 
 
+BLOCKED_LOOP = 1.0
+"""Seconds without a turn after which an event loop counts as blocked; it is asked as often."""
+
+
 class Bucket:
     """How often something may happen: `rate` times a second, `burst` times at once. Time is the caller's."""
 

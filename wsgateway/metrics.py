@@ -40,6 +40,8 @@ class Metrics:
         self.hook_errors: Counter[str] = Counter()
         self.hook_seconds: dict[str, Histogram] = {}
         self.refusals: Counter[str] = Counter()
+        self.blocked_loops = 0
+        self.blocked_seconds = 0.0
 
     def observe_hook(self, hook: str, seconds: float) -> None:
         histogram = self.hook_seconds.get(hook)
@@ -79,6 +81,10 @@ def prometheus_text(metrics: Metrics, *, gateway: str, connections: int, waiting
     family("hook_errors_total", "counter", "Hooks that failed, by hook.", labelled("hook", metrics.hook_errors))
     family("hook_seconds", "histogram", "Time of hooks.", dict(_histograms(metrics.hook_seconds, label)))
     family("refusals_total", "counter", "Refused clients and callers, by reason.", labelled("reason", metrics.refusals))
+    family(
+        "blocked_loop_total", "counter", "Times that something blocked the event loop.", {own: metrics.blocked_loops}
+    )
+    family("blocked_loop_seconds_total", "counter", "How long, at least.", {own: metrics.blocked_seconds})
     family("log_errors_total", "counter", "Log lines that could not be written.", {own: log_failures})
     return "\n".join(lines) + "\n"
 
