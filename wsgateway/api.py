@@ -76,6 +76,8 @@ OPERATIONS = (
     Operation("POST", ONE + "/restart", "restart_gateway", "Restart", True, STARTED, (404, 409, 422), query=("wait",)),
     Operation("POST", "/api/reload", "reload", "Read the settings file again", True,
               {200: "GatewayList", 202: "GatewayList"}, (409, 422), query=("wait",)),
+    Operation("POST", "/api/drain", "drain", "Take no client any more, and close all, over time", True,
+              {200: "Drained", 202: "Drained"}, (422,), query=("wait",)),
     Operation("GET", CLIENTS, "list_connections", "A page of the connections", False, {200: "ConnectionList"},
               (404, 422), query=("offset", "limit", "search")),
     Operation("GET", CLIENTS + "/{connection_id}", "show_connection", "One connection", False,
@@ -231,6 +233,16 @@ class Handlers:
 
     async def reload(self, request: Request) -> Response:
         return await self._acted(request, self._supervisor.reload(), self._list)
+
+    async def drain(self, request: Request) -> Response:
+        def count() -> int:
+            return sum(len(found.gateway.connections) for found in self._supervisor.all())
+
+        def show() -> dict[str, Any]:
+            return {"closed": max(0, before - count()), **self._list()}
+
+        before = count()
+        return await self._acted(request, self._supervisor.drain(), show)
 
     def _found(self, request: Request) -> Instance | Guest:
         return self._supervisor.find(request.path_params["gateway_id"])

@@ -226,7 +226,7 @@ async def _run_server(store: Store) -> int:
             signal.signal(signal.SIGHUP, reloading)
         print(_welcome(supervisor, admin), flush=True)
         await stop.wait()
-        supervisor.end_streams()
+        supervisor.begin_end()
     return 0
 
 
