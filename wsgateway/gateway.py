@@ -284,13 +284,13 @@ class Gateway:
     async def _give_up(self, websockets: WebSockets, events: Events) -> None:
         """End what the drain has not ended: sockets, then hooks, then the hooks that the ended sockets called."""
         websockets.abort_all()
-        events.discard()
+        events.discard(closes=False)
         try:
             async with asyncio.timeout(LINGER):
                 await websockets.ended()
                 await events.idle()
         except TimeoutError:
-            events.discard()
+            events.discard(closes=True)
 
     @asynccontextmanager
     async def lifespan(self, app: object = None) -> AsyncIterator[None]:

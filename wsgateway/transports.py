@@ -158,6 +158,7 @@ class WebSockets:
         if self._is_draining:
             return
         self._is_draining = True
+        self._parts.events.draining()
         rate = CLOSES_PER_SECOND
         if self._parts.settings.drain:
             rate = max(rate, int(2 * len(self._serving) / self._parts.settings.drain))
