@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import tomllib
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import anyio
@@ -17,19 +18,29 @@ from websockets.exceptions import ConnectionClosed
 from tests.processes import COMMAND, environment, run, serving
 from tests.test_connection import stalled
 from wsgateway.config import SPECS
+from wsgateway.limits import MAX_CLOSE_HOOKS
 from wsgateway.testing import Client
 
 LISTENER = """
-import os
+import asyncio, json
 from pathlib import Path
 
 class Listener:
+    def __init__(self):
+        self.closes, self.running, self.most = [], 0, 0
+
     async def on_client_open(self, event):
         await event.conn.send("ready")
 
     async def on_client_close(self, event):
-        with Path("closes.txt").open("a") as file:
-            file.write(f"{event.code}\\n")
+        self.running += 1
+        self.most = max(self.most, self.running)
+        await asyncio.sleep(0.01)
+        self.running -= 1
+        self.closes.append((event.conn.id, event.code))
+
+    async def on_stop(self, event):
+        Path("closes.json").write_text(json.dumps({"closes": self.closes, "most": self.most}))
 """
 
 
@@ -175,11 +186,13 @@ def test_send_that_is_refused_or_not_answered_is_1(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
-async def test_sigterm_with_500_clients_one_of_them_stalled(tmp_path: Path, loop: str) -> None:
+async def test_sigterm_with_500_clients_and_five_more_that_are_stuck(tmp_path: Path, loop: str) -> None:
     (tmp_path / "listener.py").write_text(LISTENER)
     hide = {} if loop == "uvloop" else {"PYTHONPATH": str(hidden_uvloop(tmp_path))}
     with serving("--listener", "listener.py:Listener", "--drain", "10", cwd=tmp_path, env=hide) as served:
-        async with stalled(served.url), anyio.create_task_group() as tasks:
+        async with AsyncExitStack() as stack, anyio.create_task_group() as tasks:
+            for _ in range(5):
+                await stack.enter_async_context(stalled(served.url))
             clients = [Client(served.url) for _ in range(500)]
             for client in clients:
                 await client.__aenter__()
@@ -199,12 +212,14 @@ async def test_sigterm_with_500_clients_one_of_them_stalled(tmp_path: Path, loop
                         served.url + "/send", content=big, headers={"content-type": "application/json"}
                     )
                     assert answer.status_code == 200
-            code = await anyio.to_thread.run_sync(served.terminate)
+            with anyio.fail_after(10):  # the drain
+                code = await anyio.to_thread.run_sync(served.terminate, abandon_on_cancel=True)
             assert code == 0, served.stderr
         assert {client.socket.close_code for client in clients} == {1012}
-    closes = (tmp_path / "closes.txt").read_text().split()
-    assert len(closes) == 501
-    assert set(closes) <= {"1012", "3008"}
+    found = json.loads((tmp_path / "closes.json").read_text())
+    assert len(found["closes"]) == len({conn for conn, _ in found["closes"]}) == 505
+    assert {code for _, code in found["closes"]} <= {1012, 3008}
+    assert found["most"] <= MAX_CLOSE_HOOKS
     assert "Traceback" not in served.stderr
 
 

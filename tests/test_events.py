@@ -1,6 +1,7 @@
 """Hooks: order, time limits, failures. Each on the gateway's own server, with real clients."""
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +10,7 @@ import anyio
 import pytest
 
 from wsgateway import Connection, Event, Gateway, GatewayNotRunning, HookError, MessageError, Refused, Sent
+from wsgateway.limits import MAX_CLOSE_HOOKS
 from wsgateway.testing import Client, RecordingListener, serve
 
 
@@ -548,3 +550,91 @@ async def test_what_has_waited_is_handled_without_recursion() -> None:
                 await anyio.sleep(0.01)
     assert opens == [1, -1] * 300
     assert gateway.metrics.hook_errors == {}
+
+
+class Closing:
+    """Counts its hooks for a close, which wait for `release`."""
+
+    def __init__(self) -> None:
+        self.release = anyio.Event()
+        self.running = self.most = 0
+        self.closed: list[str] = []
+
+    async def on_client_close(self, event: Event) -> None:
+        assert event.conn
+        self.running += 1
+        self.most = max(self.most, self.running)
+        try:
+            await self.release.wait()
+        finally:
+            self.running -= 1
+            self.closed.append(event.conn.id)
+
+
+async def stop_with_150_clients(gateway: Gateway, closing: Closing) -> None:
+    async with serve(gateway) as url, contextlib.AsyncExitStack() as stack:
+        for _ in range(150):
+            await stack.enter_async_context(Client(url))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(gateway.stop)
+            with anyio.fail_after(10):
+                while closing.running < MAX_CLOSE_HOOKS or gateway.connections:
+                    await anyio.sleep(0.01)
+            if gateway.settings.drain == 30:
+                closing.release.set()
+
+
+async def test_a_drain_calls_only_so_many_hooks_for_a_close_at_once_and_each_exactly_once() -> None:
+    closing = Closing()
+    await stop_with_150_clients(Gateway(closing), closing)
+    assert closing.most == MAX_CLOSE_HOOKS
+    assert len(closing.closed) == len(set(closing.closed)) == 150
+
+
+async def test_those_that_still_wait_when_the_drain_is_over_are_called_all_the_same() -> None:
+    closing = Closing()
+    await stop_with_150_clients(Gateway(closing, drain=0.5), closing)
+    assert len(closing.closed) == len(set(closing.closed)) == 150
+
+
+async def test_a_hook_for_a_close_that_runs_when_the_drain_is_over_may_end() -> None:
+    ended: list[bool] = []
+
+    class Listener:
+        async def on_client_close(self, event: Event) -> None:
+            await anyio.sleep(0.5)
+            ended.append(True)
+
+    async with serve(Gateway(Listener, drain=0.1)) as url, Client(url):
+        pass
+    assert ended == [True]
+
+
+async def test_a_hook_for_a_close_that_waited_is_followed_by_its_on_error() -> None:
+    failed: list[str] = []
+
+    class Failing(Closing):
+        async def on_client_close(self, event: Event) -> None:
+            await super().on_client_close(event)
+            raise ValueError("boom")
+
+        async def on_error(self, event: Event, exception: BaseException) -> None:
+            assert event.conn
+            failed.append(event.conn.id)
+
+    closing = Failing()
+    await stop_with_150_clients(Gateway(closing), closing)
+    assert sorted(failed) == sorted(closing.closed)
+    assert len(failed) == 150
+
+
+async def test_without_a_drain_hooks_for_a_close_wait_for_nobody() -> None:
+    closing = Closing()
+    async with serve(Gateway(closing)) as url:
+        for _ in range(MAX_CLOSE_HOOKS + 10):
+            async with Client(url):
+                pass
+        with anyio.fail_after(10):
+            while closing.running < MAX_CLOSE_HOOKS + 10:
+                await anyio.sleep(0.01)
+        closing.release.set()

@@ -26,6 +26,11 @@ from wsgateway.gateway import several_workers
 from wsgateway.publisher import Publisher
 
 
+CLIENTS = int(os.environ.get("CLIENTS", "60"))
+MESSAGES = int(os.environ.get("MESSAGES", "400"))
+"""How many each of four senders sends to them all. `CLIENTS=1000 MESSAGES=2500` is the large form of the test."""
+
+
 @pytest.fixture(params=BROKERS)
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     with broker(request.param, tmp_path / "ipc") as service:
@@ -61,13 +66,8 @@ class Server:
                 await anyio.sleep(0.02)  # it is told to nobody
 
     async def owners(self) -> dict[str, int]:
-        """Connections of each process, by its id."""
-        counts: dict[str, int] = {}
-        found = await self.ask("GET", "/gateways/default/connections", limit=1000)
-        for connection in found["connections"]:
-            node = connection["id"][:8]
-            counts[node] = counts.get(node, 0) + 1
-        return counts
+        """Connections of each process that has some, by its id."""
+        return {node["id"]: node["connections"] for node in await self.workers() if node["connections"]}
 
 
 @pytest.fixture
@@ -109,9 +109,9 @@ async def all_have(clients: list[Listening], count: int) -> None:
 async def test_every_client_has_every_message_once_and_in_order(start: Any, people: Crowd, url: str) -> None:
     server = start("--broker", url)
     await server.has_workers(2)
-    clients = await spread(people, server, 60)
+    clients = await spread(people, server, CLIENTS)
     senders = clients[:4]
-    for number in range(1, 401):
+    for number in range(1, MESSAGES + 1):
         for place, sender in enumerate(senders):
             sender.send(f"{place}:{number}")
         if number % 50 == 0:
@@ -119,9 +119,9 @@ async def test_every_client_has_every_message_once_and_in_order(start: Any, peop
     for number in range(1, 51):
         sent = await asend(server.url + "/send", f"post:{number}")
         assert (sent.recipients, sent.queued, sent.nodes, sent.complete) == (len(clients), len(clients), 2, True)
-    await all_have(clients, 400 * len(senders) + 50)
+    await all_have(clients, MESSAGES * len(senders) + 50)
     assert [client.mistakes for client in clients if client.mistakes] == []
-    assert all(client.last == {"0": 400, "1": 400, "2": 400, "3": 400, "post": 50} for client in clients)
+    assert all(client.last == {**dict.fromkeys("0123", MESSAGES), "post": 50} for client in clients)
 
 
 async def test_recipients_may_be_named_anywhere_and_closed_from_anywhere(start: Any, people: Crowd) -> None:
@@ -268,6 +268,18 @@ async def test_a_roll_replaces_each_and_all_clients_come_back(start: Any, people
     for task in staying:
         task.cancel()
     await asyncio.wait(staying)
+
+
+async def test_a_drain_closes_the_clients_of_all_and_a_start_brings_them_back(start: Any, people: Crowd) -> None:
+    server = start("--drain", "1")
+    clients = await spread(people, server, 20)
+    done = await asyncio.to_thread(run, "drain", "--admin-url", server.admin, cwd=Path.cwd())
+    assert (done.returncode, done.stdout) == (0, f"{len(clients)} connections closed\n")
+    assert {(await client.closed)[0] for client in clients} == {1012}
+    async with httpx.AsyncClient(base_url=server.url) as http:
+        assert (await http.get("/ready")).status_code == 503
+    assert (await server.ask("POST", "/gateways/default/start", wait=30))["state"] == "running"
+    await server.has_workers(2)
 
 
 def test_a_crash_loop_is_given_up_with_3(tmp_path: Path) -> None:

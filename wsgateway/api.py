@@ -78,6 +78,8 @@ OPERATIONS = (
               {200: "GatewayList", 202: "GatewayList"}, (409, 422), query=("wait",)),
     Operation("GET", ONE + "/nodes", "list_nodes", "The processes that it runs in; none without a broker", False,
               {200: "NodeList"}, (404,)),
+    Operation("POST", "/api/drain", "drain", "Take no client any more, and close all, over time", True,
+              {200: "Drained", 202: "Drained"}, (422,), query=("wait",)),
     Operation("GET", CLIENTS, "list_connections", "A page of the connections", False, {200: "ConnectionList"},
               (404, 422), query=("offset", "limit", "search")),
     Operation("GET", CLIENTS + "/{connection_id}", "show_connection", "One connection", False,
@@ -239,6 +241,17 @@ class Handlers:
 
     async def reload(self, request: Request) -> Response:
         return await self._acted(request, self._supervisor.reload(), self._list)
+
+    async def drain(self, request: Request) -> Response:
+        async def count() -> int:
+            totals = [await found.gateway.directory.totals() for found in self._supervisor.all()]
+            return int(sum(counted["connections"] for counted in totals))
+
+        async def show() -> dict[str, Any]:
+            return {"closed": max(0, before - await count()), **await self._list()}
+
+        before = await count()
+        return await self._acted(request, self._supervisor.drain(), show)
 
     def _found(self, request: Request) -> Instance | Guest:
         return self._supervisor.find(request.path_params["gateway_id"])

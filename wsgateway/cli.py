@@ -225,7 +225,7 @@ async def _run_server(store: Store) -> int:
         print(_welcome(supervisor, admin), flush=True)
         asyncio.create_task(_until_given_up(supervisor, stop))  # noqa: RUF006  ends with the loop
         await stop.wait()
-        supervisor.end_streams()
+        supervisor.begin_end()
     return 3 if supervisor.gave_up.is_set() else 0
 
 

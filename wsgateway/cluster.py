@@ -94,6 +94,7 @@ class Cluster:
         self._heart: asyncio.Task[None] | None = None
         self._unmet: set[str] = set()
         self._met = asyncio.Event()
+        self._someone_left = asyncio.Event()
 
     # Its life
 
@@ -137,6 +138,12 @@ class Cluster:
             await asyncio.wait(self._tasks)
         for confirmation in tuple(self._confirmations.values()):
             self._end(confirmation)
+
+    async def alone(self) -> None:
+        """Wait until no other process lives."""
+        while self.nodes.alive():
+            self._someone_left.clear()
+            await self._someone_left.wait()
 
     async def _beat(self) -> None:
         while True:
@@ -398,6 +405,7 @@ class Cluster:
 
     def _gone(self, node_id: str) -> None:
         """Its answers are not waited for."""
+        self._someone_left.set()
         self._unmet.discard(node_id)
         self._last.pop((node_id, True), None)
         self._last.pop((node_id, False), None)

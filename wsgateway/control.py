@@ -1,9 +1,11 @@
-"""The commands that steer a server through its REST interface: list, create, show, edit, start, stop and so on."""
+"""The commands that steer a server through its REST interface: list, create, show, edit, start, stop, drain, …"""
 
 import argparse
 import json
+import math
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 from urllib.parse import quote, urlencode
@@ -50,6 +52,8 @@ def add_commands(command: AddCommand) -> None:
         parser = _common(command(name, text), run)
         parser.add_argument("id", help="the gateway's id")
         parser.add_argument("settings", nargs="*", metavar="NAME=VALUE", help="a setting; NAME= takes it back")
+    drain = _common(command("drain", "Take no client any more, close all, and wait until they are gone."), _drain)
+    drain.add_argument("--timeout", type=float, metavar="SECONDS", help="wait no longer (until the server gives up)")
     connections = _common(command("connections", "List the connections of a gateway."), _connections)
     connections.add_argument("id", help="the gateway's id")
     connections.add_argument("--search", default="", help="a part of id, address, path or user")
@@ -156,6 +160,27 @@ def _list(remote: Remote) -> int:
 def _reload(remote: Remote) -> int:
     found = remote.ask("POST", "/reload", wait=60)
     return remote.tell(found, _table(found["gateways"], GATEWAYS))
+
+
+def _drain(remote: Remote) -> int:
+    """1 if clients are left when the time is over. The server goes on draining then."""
+    timeout = remote.options.timeout
+    until = math.inf if timeout is None else time.monotonic() + timeout
+    closed = 0
+    while True:
+        left = max(0.0, until - time.monotonic())
+        found = remote.ask("POST", "/drain", wait=min(60.0, left))
+        closed += found["closed"]
+        busy = [gateway for gateway in found["gateways"] if gateway["state"] in BUSY]
+        if not busy or not left:
+            break
+    waiting = f"; gateway [{']['.join(gateway['id'] for gateway in busy)}] is still draining" if busy else ""
+    remote.tell({**found, "closed": closed}, f"{closed} connection{'' if closed == 1 else 's'} closed{waiting}")
+    return 1 if busy else 0
+
+
+BUSY = ("starting", "running", "stopping")
+"""States of a gateway that is not drained."""
 
 
 def _show(remote: Remote) -> int:

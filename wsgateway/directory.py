@@ -20,9 +20,6 @@ from wsgateway.nodes import NodeState
 CHUNK = 2000
 """Connections that are searched without letting the loop serve others in between."""
 
-FRESH = 0.5
-"""Seconds for which what others have told is not asked again."""
-
 MAX_ROWS = 1000
 """Connections that are described at once."""
 
@@ -59,8 +56,7 @@ class Directory:
 
     def __init__(self, gateway: ListedGateway) -> None:
         self._gateway = gateway
-        self._fresh_until = 0.0
-        self._others: dict[str, dict[str, float]] = {}
+        self._counting: asyncio.Future[dict[str, dict[str, float]]] | None = None
         self.operations: dict[str, Callable[[dict[str, Any]], Any]] = {
             "search": self._search,
             "rows": self._rows,
@@ -116,11 +112,14 @@ class Directory:
         return {name: value + sum(found[name] for found in others) for name, value in own.items()}
 
     async def _counted(self, cluster: Cluster) -> dict[str, dict[str, float]]:
-        """The totals of each other process."""
-        if time.monotonic() > self._fresh_until:  # many pages may look at once
-            self._fresh_until = time.monotonic() + FRESH
-            self._others = await cluster.ask_all("totals")
-        return self._others
+        """The totals of each other process. Who asks while they are asked waits for the same answers."""
+        if self._counting is None:
+            self._counting = asyncio.ensure_future(cluster.ask_all("totals"))
+            self._counting.add_done_callback(self._was_counted)
+        return await asyncio.shield(self._counting)
+
+    def _was_counted(self, _: object) -> None:
+        self._counting = None
 
     async def samples(self) -> list[Samples]:
         """The metrics of each process."""

@@ -17,7 +17,7 @@ from wsgateway.config import Settings
 from wsgateway.connection import Connection
 from wsgateway.exceptions import HookError, MessageError, Refused
 from wsgateway.hub import Connections, Hub, Sent
-from wsgateway.limits import INBOX_BYTES, INBOX_MESSAGES, MAX_NESTED_SENDS, Backlog
+from wsgateway.limits import INBOX_BYTES, INBOX_MESSAGES, MAX_CLOSE_HOOKS, MAX_NESTED_SENDS, Backlog
 from wsgateway.listeners import Hook, Listener
 from wsgateway.logs import GatewayLog
 from wsgateway.messages import encode
@@ -91,6 +91,8 @@ class Call:
     # defaults of the class: most calls change none of them, and one is made for each message
     args: tuple[object, ...] = ()
     size = 0
+    turns: "Turns | None" = None
+    has_turn = False
     future: "asyncio.Future[Call] | None" = None
     depth = 0
     started = 0.0
@@ -109,6 +111,41 @@ class Call:
 
 
 _current_call: ContextVar[Call | None] = ContextVar("wsgateway_current_call", default=None)
+
+
+class Turns:
+    """How many hooks may run at once, of those that many lanes call: the others wait in order, until `lift`."""
+
+    def __init__(self) -> None:
+        self._most: int | None = None
+        self._running = 0
+        self._waiting: deque[Callable[[], None]] = deque()
+
+    def limit(self, most: int) -> None:
+        self._most = most
+
+    def lift(self) -> None:
+        """No limit any more: all that wait begin."""
+        self._most = None
+        self._admit()
+
+    def take(self, start: Callable[[], None]) -> bool:
+        """Whether there is a turn; else `start` is called when there is. `end` has to follow."""
+        if self._most is not None and self._running >= self._most:
+            self._waiting.append(start)
+            return False
+        self._running += 1
+        return True
+
+    def end(self) -> None:
+        self._running -= 1
+        if self._waiting:  # not at once: thousands that end without waiting would call each other
+            asyncio.get_running_loop().call_soon(self._admit)
+
+    def _admit(self) -> None:
+        while self._waiting and (self._most is None or self._running < self._most):
+            self._running += 1
+            self._waiting.popleft()()
 
 
 class Lane:
@@ -150,11 +187,15 @@ class Lane:
         else:
             self._calls.append(call)
 
-    def discard(self) -> None:
-        """Forget the messages that wait, and give up the hook that runs."""
+    def discard(self, *, closes: bool) -> None:
+        """Forget the messages that wait, and give up the hook that runs, with `closes` also one for a close.
+
+        One that waits for its turn still has it.
+        """
         self._calls = deque(call for call in self._calls or () if call.hook != "on_message")
-        if self._running is not None:
-            self._expire(self._running)
+        call = self._running
+        if call is not None and call.timer is not None and (closes or call.turns is None):
+            self._expire(call, TimeoutError(f"{call.hook} is given up, the gateway stops and drain is over"))
 
     def _proceed(self) -> None:
         while self._running is None and self._calls:
@@ -162,11 +203,14 @@ class Lane:
 
     def _start(self, call: Call) -> None:
         self._running = call
-        call.started = time.perf_counter()
         if call.function is None:
             self._events.deliver_call(call)
             self._end(call)
             return
+        if call.turns is not None and not call.has_turn and not call.turns.take(lambda: self._has_turn(call)):
+            self._events.busy.add(self)
+            return
+        call.started = time.perf_counter()
         task = eager_task(self._events.perform(call))
         if task.done():
             self._end(call)
@@ -176,14 +220,19 @@ class Lane:
         self._events.busy.add(self)
         task.add_done_callback(lambda _: self._ended_later(call))
 
+    def _has_turn(self, call: Call) -> None:
+        call.has_turn = True
+        self._start(call)
+        self._proceed()
+
     def _ended_later(self, call: Call) -> None:
         self._end(call)
         self._proceed()
 
-    def _expire(self, call: Call) -> None:
+    def _expire(self, call: Call, error: TimeoutError | None = None) -> None:
         """Its time is over: the event is given up. A `def` hook, or one that swallows the cancellation, runs on."""
         call.expired = True
-        call.error = TimeoutError(f"{call.hook} took longer than {self._events.limit_of(call)}")
+        call.error = error or TimeoutError(f"{call.hook} took longer than {self._events.limit_of(call)}")
         task = call.task
         self._end(call)
         if task is not None:
@@ -199,6 +248,9 @@ class Lane:
             self._events.busy.discard(self)
             call.timer.cancel()
             call.task = call.timer = None
+        if call.turns is not None:
+            self._events.busy.discard(self)
+            call.turns.end()
         if call.size:
             self._waiting.remove(call.size)
             if self._when_room is not None and not self._waiting.is_full:
@@ -239,6 +291,7 @@ class Events:
         self._on_message = listener["on_message"]
         self._hook_timeout = settings.hook_timeout
         self._handshake_timeout = min(settings.hook_timeout, settings.handshake_timeout)
+        self._closes = Turns()
         self.busy: set[Lane] = set()
 
     # One event after the other
@@ -296,7 +349,12 @@ class Events:
             conn.recording.add("closed", None, f"{code} {reason}".rstrip())
         if self._verbose:
             self._log.info("closed with %d %r", code, reason, extra={"conn": conn.id})
-        self._push(lane, "on_client_close", Event(self._gateway, conn, code=code, reason=reason))
+        close = Call(
+            "on_client_close", self._listener["on_client_close"], Event(self._gateway, conn, code=code, reason=reason)
+        )
+        if close.function is not None:
+            close.turns = self._closes
+            lane.push(close)
         if self._count == 0:
             self._push(self._lane, "on_last_close", Event(self._gateway, conn))
 
@@ -336,10 +394,18 @@ class Events:
             self._idle = asyncio.get_running_loop().create_future()
             await self._idle
 
-    def discard(self) -> None:
-        """Give up the hooks that run and the messages that wait; hooks for a close are still called."""
+    def draining(self) -> None:
+        """Everybody will be closed: from now on at most `MAX_CLOSE_HOOKS` hooks for a close run at once."""
+        self._closes.limit(MAX_CLOSE_HOOKS)
+
+    def discard(self, *, closes: bool) -> None:
+        """Give up the hooks that run and the messages that wait; hooks for a close are still called, all at once.
+
+        Those for a close that run are given up only with `closes`.
+        """
         for lane in tuple(self.busy):
-            lane.discard()
+            lane.discard(closes=closes)
+        self._closes.lift()
 
     # What a lane asks for
 

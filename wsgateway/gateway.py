@@ -40,6 +40,7 @@ from wsgateway.metrics import Metrics
 from wsgateway.recordings import Recording
 from wsgateway.routes import router
 from wsgateway.transports import WebSockets, deny
+from wsgateway.watchdog import Watchdog
 from wsgateway.wire import Parts
 
 
@@ -89,6 +90,7 @@ class Gateway:
         self._events: Events | None = None
         self._listener: Listener | None = None
         self._websockets: WebSockets | None = None
+        self._watchdog: Watchdog | None = None
         self._asked_by_hooks: set[asyncio.Task[None]] = set()
         self._where = ""
         if self.settings.log_file:
@@ -228,6 +230,8 @@ class Gateway:
                 'set broker = "ipc://" (docs/processes.md)',
                 count,
             )
+        self._watchdog = _watchdog_of(self._loop)
+        self._watchdog.watch(self.metrics)
         _started[self.id.casefold()] = self
 
     def _new_cluster(self) -> Cluster | None:
@@ -342,19 +346,22 @@ class Gateway:
                 pass  # it is logged, and the gateway stops all the same
             await self._leave_cluster()
             self._listener.close()
+            if self._watchdog is not None:
+                self._watchdog.forget(self.metrics)
+                self._watchdog = None
             self.state = State.STOPPED
             self.log.info("stopped%s", self._where)
 
     async def _give_up(self, websockets: WebSockets, events: Events) -> None:
         """End what the drain has not ended: sockets, then hooks, then the hooks that the ended sockets called."""
         websockets.abort_all()
-        events.discard()
+        events.discard(closes=False)
         try:
             async with asyncio.timeout(LINGER):
                 await websockets.ended()
                 await events.idle()
         except TimeoutError:
-            events.discard()
+            events.discard(closes=True)
 
     @asynccontextmanager
     async def lifespan(self, app: object = None) -> AsyncIterator[None]:
@@ -440,6 +447,14 @@ def several_workers(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         elif word.startswith("--workers="):
             count = word.partition("=")[2]
     return int(count) if count.isascii() and count.isdecimal() and len(count) < 6 else 1
+
+
+def _watchdog_of(loop: asyncio.AbstractEventLoop) -> Watchdog:
+    """The one that another gateway of `loop` has, or a new one."""
+    for known in _started.values():
+        if known._watchdog is not None and known._watchdog.loop is loop:
+            return known._watchdog
+    return Watchdog(loop)
 
 
 def find(gateway_id: str) -> Gateway:

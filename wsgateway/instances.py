@@ -68,6 +68,14 @@ class Instance(_Supervised):
         async with self._lock:
             await self._stop()
 
+    async def drain(self) -> None:
+        """Close every connection as `stop` does, but keep the port: `/ready` says 503. `start` brings it back."""
+        async with self._lock:
+            if self.workers is not None and self.gateway.cluster is not None:
+                self.workers.drain()
+                await self.gateway.cluster.alone()
+            await _drain(self.gateway)
+
     async def restart(self) -> None:
         """Stop, load the listener anew, start. From every state. Raises what `start` raises."""
         async with self._lock:
@@ -99,6 +107,8 @@ class Instance(_Supervised):
         self._check_enabled()
         if self.state is State.RUNNING:
             return
+        if self._stack is not None:
+            await self._stop()  # it was drained, and has kept its port
         self.gateway.state = State.STARTING
         stack = AsyncExitStack()
         try:
@@ -147,8 +157,16 @@ class Guest(_Supervised):
     async def stop(self) -> None:
         await self.gateway.stop()
 
+    async def drain(self) -> None:
+        await _drain(self.gateway)
+
     async def restart(self) -> None:
         await self.gateway.restart()
+
+
+async def _drain(gateway: Gateway) -> None:
+    if gateway.state is not State.FAILED:  # which keeps its reason
+        await gateway.stop()
 
 
 class Supervisor:
@@ -282,6 +300,10 @@ class Supervisor:
             self.gave_up.set()
         self._tell()
 
+    async def drain(self) -> None:
+        """Take no client any more, and close all that there are, within `drain` seconds. The ports stay bound."""
+        await self._acted(_all([found.drain() for found in self.all()]))
+
     async def create(self, gateway_id: str, settings: Mapping[str, Any]) -> Instance:
         """Write a new gateway into the file. It is not started.
 
@@ -377,6 +399,12 @@ class Supervisor:
         """It is about to end: whoever watches should go."""
         self.closing.set()
         self._tell()
+
+    def begin_end(self) -> None:
+        """Stop taking clients at once, whatever else still has to end before the supervisor does."""
+        self.end_streams()
+        for instance in self._instances.values():
+            self.begin(instance.stop())
 
     async def __aenter__(self) -> Self:
         if self._store is not None:

@@ -39,6 +39,9 @@ MAX_ROUNDS = 16
 MAX_NESTED_SENDS = 8
 """How deep `gateway.send` may be called from within the `on_message` that an outer `gateway.send` runs."""
 
+MAX_CLOSE_HOOKS = 100
+"""`on_client_close` hooks that run at once while a gateway drains: each may want a connection to a database."""
+
 MAX_HOOK_THREADS = 40
 """Worker threads for the `def` hooks of one gateway."""
 
@@ -57,6 +60,10 @@ LEASE = 30.0
 
 LINGER = 2.0
 """Seconds between a close frame to a client that does not read and the end of its socket."""
+
+
+BLOCKED_LOOP = 1.0
+"""Seconds without a turn after which an event loop counts as blocked; it is asked as often."""
 
 
 class Bucket:

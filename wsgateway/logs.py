@@ -53,6 +53,9 @@ class LineFormatter(logging.Formatter):
         lines = super().formatException(ei).splitlines()
         return "\n".join("    " + escape_controls(line) for line in lines)
 
+    def formatStack(self, stack_info: str) -> str:  # noqa: N802  logging's name
+        return "\n".join("    " + escape_controls(line) for line in stack_info.splitlines())
+
 
 class LogFile(ConcurrentRotatingFileHandler):
     """`WebSocket.log`: one file for all the gateways of a host, rotated safely when several processes write.

@@ -46,6 +46,8 @@ class Metrics:
         self.broker_received = 0
         self.broker_lost = 0
         self.broker_dropped: Counter[str] = Counter()
+        self.blocked_loops = 0
+        self.blocked_seconds = 0.0
 
     def observe_hook(self, hook: str, seconds: float) -> None:
         histogram = self.hook_seconds.get(hook)
@@ -73,6 +75,8 @@ FAMILIES = {
     "hook_errors_total": ("counter", "Hooks that failed, by hook."),
     "hook_seconds": ("histogram", "Time of hooks."),
     "refusals_total": ("counter", "Refused clients and callers, by reason."),
+    "blocked_loop_total": ("counter", "Times that something blocked the event loop."),
+    "blocked_loop_seconds_total": ("counter", "How long, at least."),
     "log_errors_total": ("counter", "Log lines that could not be written."),
     "broker_up": ("gauge", "Whether the broker is connected."),
     "nodes": ("gauge", "Processes of the gateway that this one knows to live, itself too."),
@@ -113,6 +117,8 @@ def samples(
         "hook_errors_total": labelled("hook", metrics.hook_errors),
         "hook_seconds": dict(_histograms(metrics.hook_seconds, label)),
         "refusals_total": labelled("reason", metrics.refusals),
+        "blocked_loop_total": {own: metrics.blocked_loops},
+        "blocked_loop_seconds_total": {own: metrics.blocked_seconds},
         "log_errors_total": {own: log_failures},
     }
     if node:

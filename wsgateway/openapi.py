@@ -117,6 +117,7 @@ def schemas() -> dict[str, Any]:
     return {
         "Gateway": _object(_GATEWAY, **_GATEWAY, settings={"type": "object"}),
         "GatewayList": _object(["gateways"], gateways={"type": "array", "items": _ref("Gateway")}),
+        "Drained": _object(["closed", "gateways"], closed=COUNT, gateways={"type": "array", "items": _ref("Gateway")}),
         "NewGateway": {**_object(["id"], id=TEXT, **_settings()), "additionalProperties": False},
         "Changes": {**_object((), **_settings()), "additionalProperties": False},
         "Connection": _object(

@@ -94,6 +94,8 @@ class WebSockets:
 
     def _full(self, address: str) -> Refusal | None:
         """Why no more clients can be taken, if so."""
+        if self._is_draining:  # it has come while the gateway still ran
+            return Refusal(503, "stopping", "the gateway is shutting down, come back later")
         count, settings = len(self._serving), self._parts.settings
         if count >= self._most * CROWDED and not self._is_crowded:
             self._is_crowded = True
@@ -156,6 +158,7 @@ class WebSockets:
         if self._is_draining:
             return
         self._is_draining = True
+        self._parts.events.draining()
         rate = CLOSES_PER_SECOND
         if self._parts.settings.drain:
             rate = max(rate, int(2 * len(self._serving) / self._parts.settings.drain))

@@ -1,7 +1,8 @@
 """`python -m wsgateway.worker LISTENING TELL`: one of the processes that serve a gateway, started by `workers`.
 
-It reads its settings as one line of JSON from standard input, serves on the inherited socket, writes `ready`, or why it
-cannot, to the descriptor TELL, and ends with SIGTERM, or when standard input ends with the process that started it."""
+It reads its settings as one line of JSON from standard input, serves on the inherited socket, and writes `ready`, or
+why it cannot, to the descriptor TELL. With SIGUSR1 it closes its clients, and stays; it ends with SIGTERM, or when
+standard input ends with the process that started it."""
 
 import asyncio
 import json
@@ -43,10 +44,17 @@ async def _serve(settings: Settings, listening: socket.socket, tell: int) -> Non
             os._exit(1)  # asked a second time: now
         loop.call_soon_threadsafe(stop.set)
 
+    gateway = Gateway(settings=settings)
+    draining: list[asyncio.Task[None]] = []
+
+    def drain(*_: object) -> None:
+        loop.call_soon_threadsafe(lambda: draining.append(loop.create_task(gateway.stop())))
+
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stopping)
+    signal.signal(signal.SIGUSR1, drain)
     threading.Thread(target=_until_orphaned, args=(loop, stop), daemon=True).start()
-    async with serving(Gateway(settings=settings), settings, inherited=listening):
+    async with serving(gateway, settings, inherited=listening):
         os.write(tell, b"ready")
         os.close(tell)
         await stop.wait()

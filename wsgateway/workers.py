@@ -148,6 +148,11 @@ class Workers:
                 self._log.info("worker %d takes the place of %d", new.process.pid, old.process.pid)
                 await old.stop()
 
+    def drain(self) -> None:
+        """Let all close their clients, and stay."""
+        for worker in self._workers:
+            worker.process.send_signal(signal.SIGUSR1)
+
     async def aclose(self) -> None:
         """End all, at once. May be called twice."""
         self._is_ending = True

@@ -1,0 +1,109 @@
+"""A thread that notices when an event loop stands still, and says who blocks it. Knows nothing of gateways but the
+counters that it changes."""
+
+import asyncio
+import logging
+import sys
+import threading
+import time
+import traceback
+from weakref import WeakSet
+
+from wsgateway.limits import BLOCKED_LOOP
+from wsgateway.logs import logger
+from wsgateway.metrics import Metrics
+
+LATE = 0.1
+"""Seconds that the loop has to answer once more: the whole process may have been stopped, this thread too."""
+
+STACK = 12
+"""Calls of the blocker that are logged, the innermost ones."""
+
+
+class Watchdog:
+    """Watches one loop for as long as somebody wants it: asks it every `seconds` to call back, and costs nothing else.
+
+    A loop that does not within `seconds` is blocked: one error with the stack of its thread, and one line when it goes
+    on. While it is blocked every client waits, and no timeout of a hook helps.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, seconds: float = BLOCKED_LOOP) -> None:
+        """Made on the thread of `loop`."""
+        self.loop = loop
+        self._seconds = seconds
+        self._thread_id = threading.get_ident()
+        self._counters: WeakSet[Metrics] = WeakSet()
+        self._answered = threading.Event()
+        self._ended = threading.Event()
+
+    def watch(self, metrics: Metrics) -> None:
+        """Count in `metrics` too, from now on."""
+        was_idle = not self._counters
+        self._counters.add(metrics)
+        if was_idle:
+            self._ended = ended = threading.Event()
+            threading.Thread(target=self._run, args=(ended,), name="wsgateway watchdog", daemon=True).start()
+
+    def forget(self, metrics: Metrics) -> None:
+        """The opposite of `watch`. The thread ends with the last one, and with the loop."""
+        self._counters.discard(metrics)
+        if not self._counters:
+            self._ended.set()
+
+    def _run(self, ended: threading.Event) -> None:
+        while self._counters and not ended.wait(self._seconds):
+            asked = time.monotonic()
+            self._answered.clear()
+            try:
+                self.loop.call_soon_threadsafe(self._answered.set)
+            except RuntimeError:  # it is closed
+                return
+            if self._answered.wait(self._seconds):
+                continue
+            frame = sys._current_frames().get(self._thread_id)
+            stack = traceback.StackSummary.extract(traceback.walk_stack(frame), limit=STACK) if frame else None
+            del frame  # it holds what the blocker holds
+            if not self._answered.wait(LATE):
+                self._blocked(asked, stack, ended)
+
+    def _blocked(self, asked: float, stack: traceback.StackSummary | None, ended: threading.Event) -> None:
+        """Say who blocks, wait until it is over, say that."""
+        if stack:
+            _log_stack(time.monotonic() - asked, stack)
+        while not self._answered.wait(self._seconds):
+            if ended.is_set() or self.loop.is_closed():
+                return
+        seconds = time.monotonic() - asked
+        logger.warning("the event loop runs again, it was blocked for %.1f s or a little longer", seconds)
+        try:
+            self.loop.call_soon_threadsafe(self._count, seconds)
+        except RuntimeError:  # it was closed in this moment
+            pass
+
+    def _count(self, seconds: float) -> None:
+        for metrics in self._counters:
+            metrics.blocked_loops += 1
+            metrics.blocked_seconds += seconds
+
+
+def _log_stack(seconds: float, stack: traceback.StackSummary) -> None:
+    """One record, whose stack is that of another thread than the one that logs."""
+    if not logger.isEnabledFor(logging.ERROR):
+        return
+    inner = stack[0]  # `walk_stack` goes outwards
+    stack.reverse()
+    text = (
+        "the event loop has been blocked for %.1f s by %s (%s:%d), and every client waits: await what takes long, or "
+        "write the hook as a def, which runs in a thread"
+    )
+    record = logger.makeRecord(
+        logger.name,
+        logging.ERROR,
+        inner.filename,
+        inner.lineno or 0,
+        text,
+        (seconds, inner.name, inner.filename, inner.lineno or 0),
+        None,
+        sinfo="Stack of the loop's thread (innermost call last):\n" + "".join(stack.format()).rstrip(),
+    )
+    logger.handle(record)
