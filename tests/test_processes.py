@@ -25,7 +25,6 @@ from wsgateway.exceptions import SendError
 from wsgateway.gateway import several_workers
 from wsgateway.publisher import Publisher
 
-
 CLIENTS = int(os.environ.get("CLIENTS", "60"))
 MESSAGES = int(os.environ.get("MESSAGES", "400"))
 """How many each of four senders sends to them all. `CLIENTS=1000 MESSAGES=2500` is the large form of the test."""
