@@ -237,7 +237,7 @@ async def test_one_that_is_killed_is_replaced_and_the_others_lose_nothing(start:
 async def test_a_roll_replaces_each_and_all_clients_come_back(start: Any, people: Crowd, how: str) -> None:
     server = start("--drain", "1")
     before = await server.has_workers(2)
-    clients = await people.join_many(server.url, 100)
+    clients = await people.join_many(server.url, CLIENTS)
     back: list[Listening] = []
 
     async def stay(client: Listening) -> None:
