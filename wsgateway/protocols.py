@@ -325,6 +325,13 @@ class HttpProtocol(HttpToolsProtocol):
         self.loop.call_later(LINGER, self.transport.abort)
 
 
+def is_beginning(connection: object) -> bool:
+    """Whether it is accepted and has not made its first request, or is in its handshake."""
+    if isinstance(connection, HttpProtocol):
+        return connection.cycle is None
+    return isinstance(connection, WebSocketProtocol) and not connection.handshake_complete
+
+
 def _header_text(value: bytes) -> str:
     """A header's value as websockets has it, which uvicorn turns into bytes again."""
     return value.decode("latin-1") if _LATIN_1 else value.decode("ascii", "surrogateescape")

@@ -7,6 +7,7 @@ import socket
 import stat
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from wsgateway.exceptions import StartError
 from wsgateway.gateway import Gateway
 from wsgateway.limits import SPARE_SOCKETS
 from wsgateway.logs import logger
-from wsgateway.protocols import HttpProtocol, WebSocketProtocol, http_protocol
+from wsgateway.protocols import HttpProtocol, WebSocketProtocol, http_protocol, is_beginning
 from wsgateway.transports import most_clients
 
 __all__ = [
@@ -32,6 +33,9 @@ __all__ = [
     "unbind",
     "url_of",
 ]
+
+HANDSHAKES = 0.5
+"""Seconds that clients who have just connected have for their request, once nobody new is taken."""
 
 GRACEFUL = 5
 """Seconds that HTTP requests have left once the gateway has stopped."""
@@ -56,9 +60,18 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for server in self.servers:
             server.close()
+        await self._finish_handshakes()
         if self._gateway is not None:
             await self._gateway.stop()
         await super().shutdown(sockets)
+
+    async def _finish_handshakes(self) -> None:
+        """Let clients in whose connection was accepted already: they are told to come back with all the others, and no
+        roll of workers turns anybody away."""
+        until = time.monotonic() + HANDSHAKES
+        await asyncio.sleep(0)  # what was accepted in this turn of the loop
+        while time.monotonic() < until and any(map(is_beginning, self.server_state.connections)):
+            await asyncio.sleep(0.01)  # as uvicorn waits for the end of connections
 
 
 @asynccontextmanager
