@@ -279,6 +279,10 @@ class HttpProtocol(HttpToolsProtocol):
         if self.scope["method"] != "GET" or self.scope["http_version"] != "1.1" or not self.url.isascii():
             self._refuse(400, "a WebSocket begins with a GET of HTTP/1.1 and an address in ASCII (RFC 6455 4.1)")
             return
+        if any(name == b"sec-websocket-version" and value.strip() != b"13" for name, value in self.headers):
+            # RFC 6455 4.2.2 asks for the version that would be right, which websockets leaves out
+            self._refuse(400, "the version of a WebSocket is 13", b"sec-websocket-version: 13\r\n")
+            return
         if not issubclass(self.ws_protocol_class or object, WebSocketProtocol):
             super().handle_websocket_upgrade()
             return
