@@ -58,3 +58,7 @@ $(VENV)/.bench: $(BIN)/python pyproject.toml benchmarks/requirements.txt
 	$(BIN)/python -m venv $(VENV)-bench
 	$(VENV)-bench/bin/python -m pip install --quiet --disable-pip-version-check -e '.[standard]' trustme -r benchmarks/requirements.txt
 	touch $@
+
+.PHONY: autobahn
+autobahn: $(VENV)/.run  ## the Autobahn|Testsuite against both paths, in about a minute; needs CPython 2.7
+	PYTHON=$(BIN)/python benchmarks/autobahn.sh
