@@ -32,4 +32,5 @@ def is_good(path: Path) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(not all([is_good(Path(name)) for name in sys.argv[1:]]))
+    verdicts = [is_good(Path(name)) for name in sys.argv[1:]]  # all are printed
+    sys.exit(not all(verdicts))
