@@ -1,7 +1,8 @@
 """The servers that are attacked, one of each kind for all the tests, and what the attacks have cost."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import pytest
 
@@ -26,8 +27,7 @@ OPTIONS = {
 
 @pytest.fixture(scope="session")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
-    flags = [text for name, value in OPTIONS.items() for text in ("--" + name.replace("_", "-"), str(value))]
-    with own_server(tmp_path_factory.mktemp("own"), "--compression", *flags) as target:
+    with own_server(tmp_path_factory.mktemp("own"), "--compression", *flags(OPTIONS)) as target:
         yield target
 
 
@@ -35,6 +35,20 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     with plain_server(tmp_path_factory.mktemp("plain"), **OPTIONS) as target:
         yield target
+
+
+@pytest.fixture(params=["own", "plain"])
+def patient(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Target]:
+    """Both paths, with pings so rare that what ends a client is never that."""
+    options = {**OPTIONS, "ping_interval": 25.0}
+    with (
+        own_server(tmp_path, *flags(options)) if request.param == "own" else plain_server(tmp_path, **options) as found
+    ):
+        yield found
+
+
+def flags(options: Mapping[str, object]) -> list[str]:
+    return [text for name, value in options.items() for text in ("--" + name.replace("_", "-"), str(value))]
 
 
 @pytest.fixture(params=["own", "plain"])

@@ -21,7 +21,13 @@ from wsgateway import Gateway
 def main() -> None:
     gateway = Gateway(Listener(), local_access=True, **json.loads(sys.argv[1]))
     app = Starlette(routes=[Mount("/", gateway)], lifespan=gateway.lifespan)
-    config = uvicorn.Config(app, log_level="warning", access_log=False, ws_ping_interval=1, ws_ping_timeout=2)
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        ws_ping_interval=gateway.settings.ping_interval,
+        ws_ping_timeout=gateway.settings.pong_timeout,
+    )
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
     listening.listen(2048)

@@ -16,10 +16,10 @@ MESSAGES = 150
 SIZE = 20_000
 
 
-async def test_who_does_not_read_is_closed_3008_and_the_others_receive_everything(target: Target) -> None:
+async def test_who_does_not_read_is_closed_3008_and_the_others_receive_everything(patient: Target) -> None:
     """One reads nothing, five a kilobyte a second, beside 50 who do. On plain uvicorn a socket that is stuck is its
     own business (B1): there it has to be gone only once the client is."""
-    async with under_attack(target, held=not target.is_plain) as attack:
+    async with under_attack(patient, held=not patient.is_plain) as attack:
         stuck = await attack.client(path="/ws/stuck", receive_buffer=4096)
         healthy = [await attack.client(path="/ws/reads") for _ in range(HEALTHY)]
         async with anyio.create_task_group() as tasks:
