@@ -60,5 +60,9 @@ $(VENV)/.bench: $(BIN)/python pyproject.toml benchmarks/requirements.txt
 	touch $@
 
 .PHONY: autobahn
-autobahn: $(VENV)/.run  ## the Autobahn|Testsuite against both paths, in about a minute; needs CPython 2.7
+autobahn: $(VENV)/.run  ## the Autobahn|Testsuite against both paths, in about two minutes; needs CPython 2.7
 	PYTHON=$(BIN)/python benchmarks/autobahn.sh
+
+.PHONY: soak
+soak: $(VENV)/.run  ## load that lasts, with limits, in about six minutes; ARGS="--minutes 60" for an hour of each
+	$(BIN)/python benchmarks/soak.py $(ARGS)
