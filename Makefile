@@ -62,3 +62,11 @@ $(VENV)/.bench: $(BIN)/python pyproject.toml benchmarks/requirements.txt
 	$(BIN)/python -m venv $(VENV)-bench
 	$(VENV)-bench/bin/python -m pip install --quiet --disable-pip-version-check -e '.[standard,ipc,redis,nats]' trustme -r benchmarks/requirements.txt
 	touch $@
+
+.PHONY: autobahn
+autobahn: $(VENV)/.run  ## the Autobahn|Testsuite against both paths, in about two minutes; needs CPython 2.7
+	PYTHON=$(BIN)/python benchmarks/autobahn.sh
+
+.PHONY: soak
+soak: $(VENV)/.run  ## load that lasts, with limits, in about six minutes; ARGS="--minutes 60" for an hour of each
+	$(BIN)/python benchmarks/soak.py $(ARGS)

@@ -166,3 +166,19 @@ async def test_keepalive_goes_on_for_a_client_that_answers_and_ends_one_that_doe
             assert listener.count("on_client_close") == 0
             await listener.wait_for("on_client_close")
             assert listener.events[-1] == ("on_client_close", 1006)
+
+
+async def test_a_ping_past_the_close_frame_is_not_answered() -> None:
+    class Listener:
+        async def on_client_open(self, event: Event) -> None:
+            assert event.conn
+            await event.conn.close(4000, "bye")
+
+    async with serve(Gateway(Listener)) as url:
+        ann, _ = await handshake(url)
+        async with ann:
+            assert await ann.receive_exactly(7) == b"\x88\x05\x0f\xa0bye"
+            await ann.send(masked(0x89, b"?"))
+            with anyio.move_on_after(0.2) as waiting:
+                await ann.receive_some()
+            assert waiting.cancelled_caught

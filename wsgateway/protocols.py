@@ -19,7 +19,7 @@ from websockets.http11 import Request, Response
 from websockets.utils import accept_key
 
 from wsgateway.config import Settings
-from wsgateway.limits import LINGER, MAX_HEAD, MAX_URL
+from wsgateway.limits import BODY_TIMEOUT, LINGER, MAX_HEAD, MAX_URL
 from wsgateway.sockets import Socket
 from wsgateway.wire import EXTENSION, Wire, WireUser
 
@@ -231,6 +231,9 @@ class HttpProtocol(HttpToolsProtocol):
     """Sockets of this server at once; 0: any number."""
 
     _deadline: asyncio.TimerHandle | None = None
+    _unwanted: asyncio.TimerHandle | None = None
+    """Ends who goes on with a body that was answered long ago."""
+
     _refusal = ""
     _head = 0
     _is_body = False
@@ -244,6 +247,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_is_here()
+        self._body_is_here()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -257,6 +261,8 @@ class HttpProtocol(HttpToolsProtocol):
             self._head += len(data)
             if self._head > MAX_HEAD:
                 self._refuse(431, f"the request's head is larger than {MAX_HEAD} bytes")
+        elif self._is_body and self._unwanted is None and self.cycle is not None and self.cycle.response_complete:
+            self._unwanted = self.loop.call_later(BODY_TIMEOUT, self.transport.abort)
 
     def on_url(self, url: bytes) -> None:
         super().on_url(url)
@@ -271,13 +277,17 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        self._is_body = False
+        self._body_is_here()
         super().on_message_complete()
 
     def handle_websocket_upgrade(self) -> None:
         """Hand the parsed request on, which uvicorn would write out for websockets to parse again."""
         if self.scope["method"] != "GET" or self.scope["http_version"] != "1.1" or not self.url.isascii():
             self._refuse(400, "a WebSocket begins with a GET of HTTP/1.1 and an address in ASCII (RFC 6455 4.1)")
+            return
+        if any(name == b"sec-websocket-version" and value.strip() != b"13" for name, value in self.headers):
+            # RFC 6455 4.2.2 asks for the version that would be right, which websockets leaves out
+            self._refuse(400, "the version of a WebSocket is 13", b"sec-websocket-version: 13\r\n")
             return
         if not issubclass(self.ws_protocol_class or object, WebSocketProtocol):
             super().handle_websocket_upgrade()
@@ -304,6 +314,12 @@ class HttpProtocol(HttpToolsProtocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+    def _body_is_here(self) -> None:
+        self._is_body = False
+        if self._unwanted is not None:
+            self._unwanted.cancel()
+            self._unwanted = None
 
     def _too_slow(self) -> None:
         self._refuse(408, f"the request did not arrive within {self.request_timeout:g} s")

@@ -71,7 +71,7 @@ class Server(uvicorn.Server):
         until = time.monotonic() + HANDSHAKES
         await asyncio.sleep(0)  # what was accepted in this turn of the loop
         while time.monotonic() < until and any(map(is_beginning, self.server_state.connections)):
-            await asyncio.sleep(0.01)  # as uvicorn waits for the end of connections
+            await asyncio.sleep(0.01)  # noqa: ASYNC110  uvicorn's connections tell nobody
 
 
 @asynccontextmanager

@@ -253,7 +253,10 @@ class Socket(asyncio.Protocol):
             self._abort_within(LINGER)
             self._transport.close()
         else:
-            self._write_answers(parser)
+            if parser.close_sent is None:
+                self._write_answers(parser)
+            else:  # a pong past the close frame is of no use, and who is closed for not reading would let them pile up
+                parser.data_to_send()
             if not self._unparsed and not self._fragments and self._deflate is None and self._user is not None:
                 self._parser = None
 

@@ -1,0 +1,557 @@
+"""`make soak`: load that lasts, on this machine: what is lost, how order, time and memory hold.
+
+Prints a line for each row with its figures, and exits 1 if anything was lost or a limit was missed. The server runs on
+the first core, the load on the last; both talk over 127.0.0.1 only.
+
+    make soak ARGS="--minutes 60"
+    make soak ARGS="--rows crowd,large"
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+LISTENER = Path(__file__).parent / "servers" / "soak_listener.py"
+CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+
+HANDSHAKE = (
+    b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+ASK_ID = b"\x81\x82\x00\x00\x00\x00id"
+
+AT_ONCE = 200
+"""Connects on their way at once, where a crowd is not what is measured."""
+
+PATIENCE = 60.0
+"""Seconds for what has to happen at all; what takes longer is lost."""
+
+
+@dataclass
+class Tally:
+    """What the clients of one row have received. `latencies` are seconds, where it `is_timed`."""
+
+    is_timed: bool = True
+    received: int = 0
+    disordered: int = 0
+    dropped: int = 0
+    latencies: list[float] = field(default_factory=list)
+
+    def p99_ms(self) -> float:
+        return sorted(self.latencies)[int(0.99 * (len(self.latencies) - 1))] * 1000 if self.latencies else 0.0
+
+
+class Client(asyncio.Protocol):
+    """A WebSocket that counts. Messages begin with a number, one more than that of the one before, and a time."""
+
+    def __init__(self, tally: Tally) -> None:
+        loop = asyncio.get_running_loop()
+        self.opened: asyncio.Future[None] = loop.create_future()
+        self.id: asyncio.Future[str] = loop.create_future()
+        self.transport: Any
+        self._tally = tally
+        self._rest = b""
+        self.last: int | None = None
+        self._is_open = False
+        self._is_leaving = False
+
+    def connection_made(self, transport: Any) -> None:  # uvloop's is no asyncio.Transport
+        self.transport = transport
+        transport.write(HANDSHAKE)
+
+    def data_received(self, data: bytes) -> None:
+        if self._rest:
+            data = self._rest + data
+        at, length = 0, len(data)
+        if not self._is_open:
+            at = self._head(data)
+        while self._is_open and length - at >= 2:
+            size, start = data[at + 1], at + 2
+            if size > 125:
+                start += 2 if size == 126 else 8
+                size = int.from_bytes(data[at + 2 : start])
+            if start + size > length:
+                break
+            self._frame(data[at], data[start : start + size])
+            at = start + size
+        self._rest = data[at:]
+
+    def _head(self, data: bytes) -> int:
+        """How much of `data` is the answer to the handshake, once it is whole."""
+        end = data.find(b"\r\n\r\n")
+        if end < 0:
+            return 0
+        if not data.startswith(b"HTTP/1.1 101 "):
+            self.opened.set_exception(ConnectionError(data[:100]))
+            self.transport.abort()
+            return len(data)
+        self._is_open = True
+        self.opened.set_result(None)
+        return end + 4
+
+    def _frame(self, first: int, payload: bytes) -> None:
+        if first == 0x89:
+            self.transport.write(bytes([0x8A, 0x80 | len(payload), 0, 0, 0, 0]) + payload)
+        elif first == 0x81 and payload[:1].isdigit() and b" " in payload[:60]:
+            number, stamp, _ = payload[:60].split(b" ", 2)
+            tally, last, self.last = self._tally, self.last, int(number)
+            tally.received += 1
+            tally.disordered += last is not None and self.last != last + 1
+            if tally.is_timed:
+                tally.latencies.append(time.monotonic() - float(stamp))
+        elif first == 0x81:
+            self.id.set_result(payload.decode())
+
+    def leave(self) -> None:
+        """End it, without a word."""
+        self._is_leaving = True
+        self.transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.opened.done():
+            self.opened.set_exception(ConnectionError(f"ended before it was open: {exc}"))
+        elif not self._is_leaving:
+            self._tally.dropped += 1
+
+
+class Caller(asyncio.Protocol):
+    """Posts to /send over one connection, one after the other without waiting, so that order is that of the calls."""
+
+    def __init__(self) -> None:
+        self.transport: Any
+        self._answers: deque[asyncio.Future[None]] = deque()
+        self._rest = b""
+
+    def connection_made(self, transport: Any) -> None:  # uvloop's is no asyncio.Transport
+        self.transport = transport
+
+    def post(self, number: int, *, to: str = "", size: int = 64) -> asyncio.Future[None]:
+        """Push message `number` of `size` bytes; done once it is answered with 200."""
+        message = f"{number} {time.monotonic():.6f} ".ljust(size, "x")
+        body = json.dumps({"message": message, **({"connections": [to]} if to else {})}).encode()
+        head = "POST /send HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: "
+        self.transport.write(f"{head}{len(body)}\r\n\r\n".encode() + body)
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._answers.append(future)
+        return future
+
+    def data_received(self, data: bytes) -> None:
+        self._rest += data
+        while (end := self._rest.find(b"}")) >= 0:
+            answer, self._rest = self._rest[: end + 1], self._rest[end + 1 :]
+            future = self._answers.popleft()
+            if answer.startswith(b"HTTP/1.1 200 "):
+                future.set_result(None)
+            else:
+                future.set_exception(ConnectionError(answer[:300]))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        for future in self._answers:
+            future.set_exception(ConnectionError(f"/send hung up: {exc}"))
+
+
+class Server:
+    """`wsgateway serve` in a process of its own."""
+
+    def __init__(self, port: int, pid: int) -> None:
+        self.port = port
+        self._proc = Path(f"/proc/{pid}")
+
+    def memory(self, what: str = "VmRSS") -> float:
+        """MiB; `VmHWM`: at most since `forget_peak`."""
+        return int((self._proc / "status").read_text().partition(what + ":")[2].split()[0]) / 1024
+
+    def forget_peak(self) -> None:
+        (self._proc / "clear_refs").write_text("5")  # proc(5)
+
+    def cpu(self) -> float:
+        """Seconds of CPU so far."""
+        fields = (self._proc / "stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    async def client(self, tally: Tally, *, slow: bool = False) -> Client:
+        """An open WebSocket; a `slow` one reads nothing any more."""
+        sock = socket.socket()
+        sock.setblocking(False)
+        if slow:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(sock, ("127.0.0.1", self.port))
+        _, client = await loop.create_connection(lambda: Client(tally), sock=sock)
+        async with asyncio.timeout(PATIENCE):
+            await client.opened
+        if slow:
+            client.transport.pause_reading()
+        return client
+
+    async def clients(self, count: int, tally: Tally, *, at_once: int = AT_ONCE) -> list[Client]:
+        """`count` open WebSockets."""
+        room = asyncio.Semaphore(at_once)
+
+        async def one() -> Client:
+            async with room:
+                return await self.client(tally)
+
+        return await asyncio.gather(*[one() for _ in range(count)])
+
+    async def caller(self) -> Caller:
+        _, caller = await asyncio.get_running_loop().create_connection(Caller, "127.0.0.1", self.port)
+        return caller
+
+
+@contextmanager
+def serving(*options: str) -> Iterator[Server]:
+    """A server on the first core."""
+    pinned = ["taskset", "-c", str(CORES[0])] if len(CORES) > 1 and shutil.which("taskset") else []
+    command = [*pinned, sys.executable, "-m", "wsgateway", "serve", "--port", "0", "--no-admin-enabled"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WSGATEWAY_")}
+    with TemporaryDirectory() as folder, (Path(folder) / "stderr").open("w+") as stderr:
+        process = subprocess.Popen(
+            [*command, "--log-file", "", "--listener", f"{LISTENER}:Listener", *options],
+            cwd=folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+        )
+        assert process.stdout is not None
+        with process:
+            try:
+                first = process.stdout.readline().strip()
+                if not first.rpartition(":")[2].isdigit():
+                    raise RuntimeError(f"the server does not start: {Path(stderr.name).read_text()}")
+                yield Server(int(first.rpartition(":")[2]), process.pid)
+            finally:
+                process.kill()
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a row has shown: its figures, what was lost or out of order, and which limits were missed."""
+
+    figures: str
+    lost: str = ""
+    missed: str = ""
+    is_judged: bool = True
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How large and how long. `minutes` for the rows that last."""
+
+    minutes: float
+    idle: int
+    many: int
+    crowd: int
+    large: int
+    churning: int
+    seconds: int
+
+
+FULL = Plan(minutes=2, idle=10_000, many=1000, crowd=5000, large=5000, churning=500, seconds=20)
+SHORT = Plan(minutes=1 / 30, idle=500, many=200, crowd=500, large=100, churning=100, seconds=2)
+
+
+async def paced(rate: float, count: int, act: Callable[[int], object]) -> None:
+    """Call `act` with 0, 1, … `count - 1`, `rate` times a second."""
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    for number in range(count):
+        await asyncio.sleep(max(0.0, begun + number / rate - loop.time()))
+        act(number)
+
+
+async def until(condition: Callable[[], bool]) -> bool:
+    """Whether `condition` came true before patience ended."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        await asyncio.sleep(0.02)
+    return True
+
+
+def losses(tally: Tally, expected: int) -> str:
+    """What is wrong with `tally`, or nothing."""
+    wrong = []
+    if tally.received != expected:
+        wrong.append(f"{expected - tally.received} of {expected} lost")
+    if tally.disordered:
+        wrong.append(f"{tally.disordered} out of order")
+    if tally.dropped:
+        wrong.append(f"{tally.dropped} clients dropped")
+    return ", ".join(wrong)
+
+
+def over(value: float, limit: float, what: str) -> str:
+    return f"{what} {value:.1f}, at most {limit:g}" if value > limit else ""
+
+
+def joined(*texts: str) -> str:
+    return "; ".join(text for text in texts if text)
+
+
+async def idle(plan: Plan) -> Result:
+    """Sockets that do nothing but answer pings."""
+    with serving() as server:
+        tally = Tally()
+        await (await server.clients(1, tally))[0].opened  # what is loaded once
+        before = server.memory()
+        await server.clients(plan.idle, tally)
+        await asyncio.sleep(2)
+        cpu, begun = server.cpu(), time.monotonic()
+        await asyncio.sleep(plan.minutes * 60)
+        percent = 100 * (server.cpu() - cpu) / (time.monotonic() - begun)
+        each = (server.memory() - before) * 1024 / plan.idle
+        return Result(
+            f"{each:.1f} KiB each, CPU {percent:.1f} %, {tally.dropped} dropped",
+            losses(tally, 0),
+            joined(over(each, 20, "KiB each"), over(percent, 10, "CPU %")),
+        )
+
+
+async def _broadcast(clients: int, rate: int, seconds: int) -> Result:
+    with serving() as server:
+        tally = Tally()
+        await server.clients(clients, tally)
+        caller = await server.caller()
+        answers: list[asyncio.Future[None]] = []
+        await paced(rate, rate * seconds, lambda number: answers.append(caller.post(number)))
+        await asyncio.gather(*answers)
+        return await _delivered(tally, clients * rate * seconds)
+
+
+async def _delivered(tally: Tally, expected: int) -> Result:
+    await until(lambda: tally.received >= expected)
+    p99 = tally.p99_ms()
+    lost = losses(tally, expected)
+    return Result(f"{tally.received} delivered, p99 {p99:.1f} ms", lost, over(p99, 50, "p99 in ms"))
+
+
+async def one(plan: Plan) -> Result:
+    """1,000 messages a second to one client."""
+    return await _broadcast(1, 1000, plan.seconds)
+
+
+async def many(plan: Plan) -> Result:
+    """10 messages a second to 1,000 clients."""
+    return await _broadcast(plan.many, 10, plan.seconds)
+
+
+async def spread(plan: Plan) -> Result:
+    """1,000 messages a second, each to the next of 1,000 clients."""
+    rate = plan.many
+    with serving() as server:
+        tally = Tally()
+        clients = await server.clients(plan.many, tally)
+        for client in clients:
+            client.transport.write(ASK_ID)
+        ids = await asyncio.gather(*[client.id for client in clients])
+        caller = await server.caller()
+        answers: list[asyncio.Future[None]] = []
+
+        def post(number: int) -> None:
+            answers.append(caller.post(number // len(ids), to=ids[number % len(ids)]))
+
+        await paced(rate, rate * plan.seconds, post)
+        await asyncio.gather(*answers)
+        return await _delivered(tally, rate * plan.seconds)
+
+
+async def crowd(plan: Plan) -> Result:
+    """All sockets are cut at once, and come back at once, while messages are pushed."""
+    with serving() as server:
+        tally = Tally()
+        clients = await server.clients(plan.crowd, tally)
+        caller, slowest, is_over = await server.caller(), [0.0], asyncio.Event()
+        first = [0]
+
+        async def push() -> None:
+            while not is_over.is_set():
+                begun = time.monotonic()
+                await caller.post(first[0])
+                first[0] += 1
+                slowest[0] = max(slowest[0], time.monotonic() - begun)
+                await asyncio.sleep(0.05)
+
+        pushing = asyncio.create_task(push())
+        await asyncio.sleep(0.5)
+        begun = time.monotonic()
+        for client in clients:
+            client.leave()
+        back = await server.clients(plan.crowd, tally, at_once=plan.crowd)
+        seconds = time.monotonic() - begun
+        is_over.set()
+        await pushing
+        tally.received = 0  # from here on all are there
+        for number in range(10):
+            await caller.post(first[0] + number)
+        await until(lambda: tally.received >= 10 * len(back))
+        return Result(
+            f"all back after {seconds:.1f} s, /send at most {slowest[0] * 1000:.0f} ms",
+            losses(tally, 10 * plan.crowd),
+            joined(over(seconds, 30, "seconds"), over(slowest[0], 1, "/send took s")),
+        )
+
+
+async def large(plan: Plan) -> Result:
+    """64 KiB to everybody, one in a hundred of whom does not read."""
+    messages, slow = 20, plan.large // 100
+    with serving() as server:
+        tally = Tally()
+        await server.clients(plan.large - slow, tally)
+        for _ in range(slow):
+            await server.client(Tally(), slow=True)
+        caller = await server.caller()
+        expected = 0
+        before = server.memory()
+        server.forget_peak()
+        for number in range(messages):
+            await caller.post(number, size=65536)
+            expected += plan.large - slow
+            await until(lambda: tally.received >= expected)  # noqa: B023  it is awaited before the next round
+        grown = server.memory("VmHWM") - before
+        return Result(
+            f"{messages} messages, memory at most {grown:.1f} MiB more, for {slow} outboxes of 1 MiB",
+            losses(tally, expected),
+            over(grown, max(slow, 1), "MiB more"),
+        )
+
+
+WARM = 10.0
+"""Minutes before the slope of memory is measured."""
+
+
+async def churn(plan: Plan) -> Result:
+    """Five of 500 sockets a second make room for new ones, while 100 messages a second are pushed."""
+    with serving() as server:
+        tally = Tally(is_timed=False)
+        clients = deque(await server.clients(plan.churning, tally))
+        caller = await server.caller()
+        memory: list[tuple[float, float]] = []
+        answers: deque[asyncio.Future[None]] = deque()
+        replacing: set[asyncio.Task[None]] = set()
+        pushed = [0]
+
+        async def exchange() -> None:
+            clients.popleft().leave()
+            clients.append(await server.client(tally))
+
+        def tick(number: int) -> None:
+            pushed[0] = number
+            answers.append(caller.post(number))
+            while answers and answers[0].done():
+                answers.popleft().result()
+            if number % 20 == 0:
+                task = asyncio.create_task(exchange())
+                replacing.add(task)
+                task.add_done_callback(replacing.discard)
+            if number % 100 == 0:
+                memory.append((number / 100, server.memory()))
+
+        await paced(100, int(plan.minutes * 60 * 100), tick)
+        await asyncio.gather(*answers, *replacing)
+        still = await _all_have(clients, pushed[0])
+        is_judged = plan.minutes >= 2 * WARM
+        warm = WARM * 60 if is_judged else plan.minutes * 20
+        growth = slope([(at, used) for at, used in memory if at >= warm]) * 3600
+        tally.received = 0  # how many each was there for is not known, that it missed none of them is
+        return Result(
+            f"memory {memory[-1][1]:.1f} MiB, {growth:+.2f} MiB an hour",
+            joined(losses(tally, 0), still),
+            over(growth, 1, "MiB an hour"),
+            is_judged,
+        )
+
+
+async def _all_have(clients: deque[Client], number: int) -> str:
+    if await until(lambda: all(client.last in (number, None) for client in clients)):
+        return ""
+    return "the last message has not reached everybody"
+
+
+def slope(points: list[tuple[float, float]]) -> float:
+    """How steep the line through `points` is, by least squares."""
+    if len(points) < 2:
+        return 0.0
+    middle_x = sum(x for x, _ in points) / len(points)
+    middle_y = sum(y for _, y in points) / len(points)
+    spread_x = sum((x - middle_x) ** 2 for x, _ in points)
+    return sum((x - middle_x) * (y - middle_y) for x, y in points) / spread_x
+
+
+ROWS: dict[str, Callable[[Plan], Awaitable[Result]]] = {
+    "idle": idle,
+    "one": one,
+    "many": many,
+    "spread": spread,
+    "crowd": crowd,
+    "large": large,
+    "churn": churn,
+}
+
+
+def prepare() -> None:
+    """Room for all the sockets, and a core of its own."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if len(CORES) > 1:
+        os.sched_setaffinity(0, {CORES[-1]})
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the server is ended too
+
+
+async def run(plan: Plan, rows: list[str], *, lenient: bool) -> bool:
+    """Run and print `rows`; whether nothing was lost and, unless `lenient`, no limit missed."""
+    passed = True
+    for row in rows:
+        result = await ROWS[row](plan)
+        judged = not lenient and result.is_judged
+        failed = bool(result.lost or (judged and result.missed))
+        passed = passed and not failed
+        verdict = "FAIL" if failed else "PASS" if judged else "no loss"
+        print(f"{row:7} {verdict:8} {joined(result.figures, result.lost, result.missed)}", flush=True)
+    return passed
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=FULL.minutes, help="of idle and churn each (%(default)g)")
+    parser.add_argument("--rows", default=",".join(ROWS), help="which (%(default)s)")
+    parser.add_argument("--short", action="store_true", help="small and in seconds, of which only losses are judged")
+    options = parser.parse_args()
+    rows = options.rows.split(",")
+    unknown = sorted(set(rows) - set(ROWS))
+    if unknown:
+        parser.error(f"--rows: there is no {', '.join(unknown)}, only {', '.join(ROWS)}")
+    prepare()
+    plan = SHORT if options.short else replace(FULL, minutes=options.minutes)
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        return 0 if runner.run(run(plan, rows, lenient=options.short)) else 1
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's where it is installed, so that the load is less in the way of what it measures."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,17 @@
+"""The short form of `make soak`: nothing is lost, and order is kept. Times are not judged: other things run here."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOAK = Path(__file__).parent.parent / "benchmarks" / "soak.py"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory and CPU of the server are read from /proc")
+def test_a_short_soak_loses_nothing() -> None:
+    done = subprocess.run([sys.executable, SOAK, "--short"], capture_output=True, text=True, timeout=180, check=False)
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("no loss") == 7
