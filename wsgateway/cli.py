@@ -26,7 +26,7 @@ from wsgateway.config import ADMIN_SPECS, CONFIG_FILE, ENV, SPECS, Settings, Sta
 from wsgateway.exceptions import ConfigError, GatewayError, SendError, StartError
 from wsgateway.gateway import State
 from wsgateway.instances import Supervisor
-from wsgateway.logs import log_to_terminal, logger, mask_queries, mask_url
+from wsgateway.logs import limit_repeats, log_to_terminal, logger, mask_queries, mask_url
 from wsgateway.server import serving
 from wsgateway.store import Store
 
@@ -180,6 +180,7 @@ def _serve(options: argparse.Namespace) -> int:
     _raise_open_files()
     log_to_terminal()
     mask_queries()
+    limit_repeats()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         code = runner.run(_run_server(store))
     if any(thread.name.startswith("wsgateway-") for thread in threading.enumerate()):
