@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "wsgateway"
 LEVELS = [
     ["exceptions", "metrics", "logs"],
     ["messages", "config"],
-    ["auth", "limits", "recordings"],
+    ["auth", "limits", "recordings", "findings"],
     ["connection", "listeners", "watchdog"],
     ["hub", "events"],
     ["wire", "transports", "routes"],
@@ -20,7 +20,7 @@ LEVELS = [
     ["instances"],
     ["openapi", "api"],
     ["admin.passwords", "admin.sessions", "admin.forms", "admin.live", "admin.views", "admin.panel", "admin"],
-    ["control", "cli"],
+    ["control", "doctor", "cli"],
     ["app", "__main__", "__init__"],
 ]
 ORDER = {module: (height, place) for height, level in enumerate(LEVELS) for place, module in enumerate(level)}
@@ -48,7 +48,7 @@ DOORWAYS = {
     "anyio": {"transports", "client", "testing"},
 }
 
-PURE = {"exceptions", "metrics", "messages", "auth", "limits"}
+PURE = {"exceptions", "metrics", "messages", "auth", "limits", "findings"}
 IMPURE = {"asyncio", "anyio", "socket", "time", "threading", "os", "logging"}
 
 MODULES = sorted(

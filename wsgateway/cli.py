@@ -18,7 +18,7 @@ from pathlib import Path
 
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 
-from wsgateway import client, control
+from wsgateway import client, control, doctor
 from wsgateway.admin import AdminApp
 from wsgateway.admin.passwords import hash_password, write_password
 from wsgateway.auth import Access
@@ -90,6 +90,11 @@ def _parser() -> argparse.ArgumentParser:
     check = command("check", "Print the effective settings, and where each comes from.")
     check.set_defaults(run=_check)
     _add_settings(check)
+
+    examine = command("doctor", "Look for what is wrong with this installation, and say what to do about it.")
+    examine.set_defaults(run=_doctor)
+    _add_settings(examine)
+    doctor.add_options(examine)
 
     send = command("send", "Push a message, and print how many received it.")
     send.add_argument("message", help="the text; - reads it from standard input")
@@ -297,6 +302,10 @@ def _check(options: argparse.Namespace) -> int:
         for warning in loaded.warnings:
             print(f"wsgateway: {warning}", file=sys.stderr)
     return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    return doctor.run(_store(options), options)
 
 
 # password
