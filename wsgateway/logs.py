@@ -196,7 +196,8 @@ def _add(handler: logging.Handler) -> None:
     for name in ("uvicorn", "asyncio"):
         other = logging.getLogger(name)
         if not other.handlers or isinstance(other.handlers[0].formatter, LineFormatter):  # else it has its own
-            other.setLevel(logging.WARNING)
+            if name == "uvicorn" or other.level == logging.NOTSET:  # a level of asyncio's is the host's choice
+                other.setLevel(logging.WARNING)
             other.addHandler(handler)
 
 
