@@ -86,7 +86,8 @@ def lines_with(served: Served, text: str) -> list[str]:
 
 
 async def test_more_clients_than_files_are_refused_and_who_is_inside_stays(tmp_path: Path, env: dict[str, str]) -> None:
-    with serving("--no-echo-sender", command=LIMITED, cwd=tmp_path, env=env) as served:
+    options = ("--no-echo-sender", "--max-connections", "5000")
+    with serving(*options, command=LIMITED, cwd=tmp_path, env=env) as served:
         async with Client(served.url) as ann, Client(served.url) as bob:
             async with crowd(served.url, 600) as statuses:
                 assert statuses == {b"101": 190, b"503": 410}  # 256 less 64 that are spare
@@ -94,6 +95,7 @@ async def test_more_clients_than_files_are_refused_and_who_is_inside_stays(tmp_p
                 assert await bob.receive() == "hi"
             await until_one_more_is_let_in(served.url)
             assert await anyio.to_thread.run_sync(served.terminate) == 0
+    assert len(lines_with(served, "256 open files are enough for 192 clients")) == 1
     assert lines_with(served, "out of system resource") == []
     assert 1 <= len(lines_with(served, "refused a handshake")) <= 6
     assert "Traceback" not in served.stderr

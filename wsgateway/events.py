@@ -305,7 +305,7 @@ class Events:
         error = call.error
         if error is None and event.subprotocol is not None and event.subprotocol not in conn.subprotocols:
             error = ValueError(f"subprotocol {event.subprotocol!r} was not offered, {conn.subprotocols!r} were")
-            self._log.error("on_handshake: %s", error, extra={"conn": conn.id})
+            self._log.error("on_handshake: %s", error, extra={"conn": conn.id, "kind": "subprotocol"})
         if error is None:
             return event.subprotocol
         if isinstance(error, Refused):

@@ -191,7 +191,8 @@ class Hub:
                 found[conn] = None
         if skipped:
             self._metrics.skipped_recipients += skipped
-            self._log.info("skipped %d recipients that are closed, unknown or of another gateway", skipped)
+            text = "skipped %d recipients that are closed, unknown or of another gateway"
+            self._log.info(text, skipped, extra={"kind": "skipped"})
         return list(found)
 
     def deliver(self, frame: Frame, recipients: Sequence[Connection] | None, *, but: Connection | None = None) -> Sent:

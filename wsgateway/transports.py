@@ -59,6 +59,9 @@ class WebSockets:
         self._is_draining = False
         self._by_address: Counter[str] = Counter()
         self._most = most_clients(parts.settings)
+        if parts.settings.max_connections > self._most:
+            text = "max_connections is %d, and %d open files are enough for %d clients: raise the limit (ulimit -n)"
+            parts.log.warning(text, parts.settings.max_connections, most_files(), self._most)
         self._is_crowded = False
         self._connects = Rates(parts.settings.connect_rate, parts.settings.connect_burst)
 
