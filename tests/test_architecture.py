@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "wsgateway"
 LEVELS = [
     ["exceptions", "metrics", "logs"],
     ["messages", "config"],
-    ["auth", "limits", "recordings", "envelopes"],
+    ["auth", "limits", "recordings", "envelopes", "findings"],
     [
         "brokers",
         "brokers.ipc",
@@ -30,7 +30,7 @@ LEVELS = [
     ["instances"],
     ["openapi", "api"],
     ["admin.passwords", "admin.sessions", "admin.forms", "admin.live", "admin.views", "admin.panel", "admin"],
-    ["control", "cli"],
+    ["control", "doctor", "cli"],
     ["app", "__main__", "__init__"],
 ]
 ORDER = {module: (height, place) for height, level in enumerate(LEVELS) for place, module in enumerate(level)}
@@ -62,7 +62,7 @@ DOORWAYS = {
     "nats": {"brokers.nats"},
 }
 
-PURE = {"exceptions", "metrics", "messages", "auth", "limits", "envelopes", "nodes"}
+PURE = {"exceptions", "metrics", "messages", "auth", "limits", "envelopes", "nodes", "findings"}
 IMPURE = {"asyncio", "anyio", "socket", "time", "threading", "os", "logging"}
 
 MODULES = sorted(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from wsgateway.logs import GatewayLog, LineFormatter, LogFile, QueryMask, mask_query, mask_url
+from wsgateway.logs import GatewayLog, LineFormatter, LogFile, QueryMask, RepeatFilter, Repeats, mask_query, mask_url
 
 
 def line(message: str, *args: object, **extra: str) -> str:
@@ -91,3 +91,45 @@ def test_several_processes_rotate_one_file_without_losing_a_line(tmp_path: Path)
     assert len(files) > 1
     lines = [text for file in files for text in file.read_text().splitlines()]
     assert len(lines) == len(set(lines)) == 1000
+
+
+def test_a_kind_of_line_is_written_once_a_second_and_then_says_how_many_were_kept_back() -> None:
+    now = 100.0
+    repeats = Repeats(lambda: now)
+    assert [repeats.more("origin") for _ in range(4)] == ["", None, None, None]
+    assert repeats.more("key") == ""
+    now = 101.5
+    assert repeats.more("origin") == " … 3 more like this in 2 s"
+    now = 110
+    assert repeats.more("origin") == ""
+    assert [repeats.more("error", burst=2) for _ in range(3)] == ["", "", None]
+    now = 120
+    assert repeats.more("error", burst=2) == " … 1 more like this in 10 s"
+
+
+def test_a_thinned_log_keeps_other_lines_and_names_its_caller(caplog: pytest.LogCaptureFixture) -> None:
+    log = GatewayLog("shop")
+    for number in range(3):
+        log.warning("refused %d", number, extra={"kind": "key", "conn": "abc"})
+        log.warning("told %d", number)
+    assert caplog.messages == ["[shop] [abc] refused 0", "[shop] told 0", "[shop] told 1", "[shop] told 2"]
+    assert {record.filename for record in caplog.records} == {"test_logs.py"}
+    assert not hasattr(caplog.records[0], "kind")
+    GatewayLog("shop").warning("refused", extra={"kind": "key"})
+    assert caplog.messages[-1] == "[shop] refused"
+
+
+def test_what_uvicorn_and_asyncio_repeat_is_thinned_out_by_its_first_line() -> None:
+    now = 100.0
+    thinning = RepeatFilter(Repeats(lambda: now))
+
+    def passes(level: int, text: str) -> bool:
+        return bool(thinning.filter(logging.LogRecord("asyncio", level, "", 1, text, (), None)))
+
+    assert [passes(logging.ERROR, f"out of system resource\n{number}") for number in range(3)] == [True, False, False]
+    assert passes(logging.ERROR, "another")
+    assert [passes(logging.INFO, "connection open") for _ in range(2)] == [True, True]
+    now = 105
+    record = logging.LogRecord("asyncio", logging.ERROR, "", 1, "another", (), None)
+    assert thinning.filter(record)
+    assert record.getMessage() == "another"

@@ -29,7 +29,7 @@ from wsgateway.exceptions import (
     StartError,
 )
 from wsgateway.instances import Guest, Instance, Supervisor
-from wsgateway.logs import logger, tail
+from wsgateway.logs import ThinnedLog, tail
 from wsgateway.routes import ProblemError, problem, query_int, read_fields, shown_sent
 
 MAX_BODY = 1048576
@@ -110,6 +110,7 @@ class Api:
     ) -> None:
         """`has_password` tells whether the panel has one, which then does not leave this interface open either."""
         self.supervisor = supervisor
+        self.log = ThinnedLog({})
         self._bound_host = bound_host
         self._has_password = has_password
         self._admin = supervisor.admin
@@ -154,7 +155,8 @@ class _Endpoint:
             allow = ", ".join(self.table)
             refusal = Refusal(405, "method", f"only {allow} is possible here", "wrong-method", (("allow", allow),))
         if refusal is not None:
-            logger.warning("admin: refused %s %s: %s", request.method, request.url.path, refusal)
+            extra = {"kind": f"admin {refusal.kind}"}
+            self.api.log.warning("admin: refused %s %s: %s", request.method, request.url.path, refusal, extra=extra)
             return problem(refusal)
         assert operation is not None
         handler: Callable[[Request], Awaitable[Response]] = getattr(self.handlers, operation.name)

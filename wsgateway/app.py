@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from wsgateway.config import load
 from wsgateway.exceptions import ConfigError
 from wsgateway.gateway import Gateway
-from wsgateway.logs import log_to_terminal, logger, mask_queries
+from wsgateway.logs import limit_repeats, log_to_terminal, logger, mask_queries
 from wsgateway.protocols import offer_plain
 
 
@@ -27,6 +27,7 @@ class Application:
         for warning in loaded.warnings:
             logger.warning("%s", warning)
         mask_queries()
+        limit_repeats()
         self.gateway = Gateway(settings=loaded.settings)
         return self.gateway
 

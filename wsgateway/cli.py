@@ -17,7 +17,7 @@ from pathlib import Path
 
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 
-from wsgateway import client, control
+from wsgateway import client, control, doctor
 from wsgateway.admin import AdminApp
 from wsgateway.admin.passwords import hash_password, write_password
 from wsgateway.auth import Access
@@ -25,7 +25,7 @@ from wsgateway.config import ADMIN_SPECS, CONFIG_FILE, ENV, SPECS, Settings, Sta
 from wsgateway.exceptions import ConfigError, GatewayError, SendError, StartError
 from wsgateway.gateway import State
 from wsgateway.instances import Supervisor
-from wsgateway.logs import log_to_terminal, logger, mask_queries, mask_url
+from wsgateway.logs import limit_repeats, log_to_terminal, logger, mask_queries, mask_url
 from wsgateway.server import end_process, loop_factory, serving
 from wsgateway.store import Store
 
@@ -89,6 +89,11 @@ def _parser() -> argparse.ArgumentParser:
     check = command("check", "Print the effective settings, and where each comes from.")
     check.set_defaults(run=_check)
     _add_settings(check)
+
+    examine = command("doctor", "Look for what is wrong with this installation, and say what to do about it.")
+    examine.set_defaults(run=_doctor)
+    _add_settings(examine)
+    doctor.add_options(examine)
 
     send = command("send", "Push a message, and print how many received it.")
     send.add_argument("message", help="the text; - reads it from standard input")
@@ -179,6 +184,7 @@ def _serve(options: argparse.Namespace) -> int:
     _raise_open_files()
     log_to_terminal()
     mask_queries()
+    limit_repeats()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         code = runner.run(_run_server(store))
     return end_process(code)
@@ -292,6 +298,10 @@ def _check(options: argparse.Namespace) -> int:
         for warning in loaded.warnings:
             print(f"wsgateway: {warning}", file=sys.stderr)
     return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    return doctor.run(_store(options), options)
 
 
 # password

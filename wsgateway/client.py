@@ -9,11 +9,13 @@ from typing import Any
 
 import anyio.to_thread
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import InvalidHandshake, InvalidStatus
+from websockets.typing import Origin
 
 from wsgateway.exceptions import SendError
 from wsgateway.hub import Sent
 
-__all__ = ["ClientConnection", "asend", "connect", "request", "send"]
+__all__ = ["ClientConnection", "asend", "connect", "handshake", "request", "send"]
 
 
 def send(
@@ -79,6 +81,21 @@ def request(method: str, url: str, body: object = None, *, token: str | None = N
         with exc:
             raise SendError(exc.code, _problem(exc.read())) from None
     return json.loads(answer) if answer else None
+
+
+async def handshake(url: str, *, origin: str | None = None, timeout: float = 10.0) -> tuple[int, str]:  # noqa: ASYNC109
+    """Shake hands at `url`, as a page of `origin` or as no browser, and leave: the answer's status, and what it says.
+
+    101 and nothing if a WebSocket was opened. `timeout` is in seconds. Raises `OSError` if nobody answers.
+    """
+    asked = "ws" + url.removeprefix("http")
+    try:
+        async with connect(asked, origin=Origin(origin) if origin else None, open_timeout=timeout, proxy=None):
+            return 101, ""
+    except InvalidStatus as exc:
+        return exc.response.status_code, (exc.response.body or b"")[:1000].decode(errors="replace")
+    except InvalidHandshake as exc:
+        return 200, str(exc)  # an answer that is none to a handshake
 
 
 def _problem(body: bytes) -> dict[str, object]:

@@ -309,7 +309,7 @@ class Events:
         error = call.error
         if error is None and event.subprotocol is not None and event.subprotocol not in conn.subprotocols:
             error = ValueError(f"subprotocol {event.subprotocol!r} was not offered, {conn.subprotocols!r} were")
-            self._log.error("on_handshake: %s", error, extra={"conn": conn.id})
+            self._log.error("on_handshake: %s", error, extra={"conn": conn.id, "kind": "subprotocol"})
         if error is None:
             return event.subprotocol
         if isinstance(error, Refused):
@@ -456,7 +456,9 @@ class Events:
         if error is None or (call.hook == "on_handshake" and isinstance(error, Refused)):
             return None
         self._metrics.hook_errors[call.hook] += 1
-        extra = {"conn": call.event.conn.id} if call.event.conn is not None else {}
+        extra: dict[str, object] = {"kind": (call.hook, type(error), _line_of(error)), "burst": ERROR_LINES}
+        if call.event.conn is not None:
+            extra["conn"] = call.event.conn.id
         self._log.error("%s failed: %r", call.hook, error, exc_info=error, extra=extra)
         on_error = self._listener["on_error"]
         if on_error is None or call.hook == "on_error":
@@ -499,6 +501,19 @@ class Events:
         if self._cluster is not None and others != []:
             call.confirmation = self._cluster.publish(frame, others, confirm=call.future is not None)
         return sent
+
+
+ERROR_LINES = 10
+"""Errors of a hook in one second, at the same line of it, that are logged: a client may cause as many as it likes."""
+
+
+def _line_of(error: BaseException) -> int:
+    """The innermost line of its traceback."""
+    found = 0
+    traceback = error.__traceback__
+    while traceback is not None:
+        found, traceback = traceback.tb_lineno, traceback.tb_next
+    return found
 
 
 def eager_task(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

@@ -196,7 +196,8 @@ class Hub:
                 found[conn] = None
         if skipped:
             self._metrics.skipped_recipients += skipped
-            self._log.info("skipped %d recipients that are closed, unknown or of another gateway", skipped)
+            text = "skipped %d recipients that are closed, unknown or of another gateway"
+            self._log.info(text, skipped, extra={"kind": "skipped"})
         return list(found)
 
     def deliver_to_ids(self, frame: Frame, ids: Sequence[str] | None) -> Sent:

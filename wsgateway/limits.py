@@ -18,6 +18,9 @@ SPARE_DESCRIPTORS = 64
 SPARE_SOCKETS = 32
 """Sockets beside those of clients, for `/send`, probes and handshakes that are refused."""
 
+ACCEPTS = 4
+"""Sockets that asyncio's loop accepts in one turn. One too many is closed some turns later, and is spare until then."""
+
 CROWDED = 0.8
 """Part of `max_connections` from which on a warning is logged."""
 

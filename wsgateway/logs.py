@@ -1,9 +1,11 @@
 """The log: the logger `wsgateway`, its lines, and `WebSocket.log`. Knows nothing of gateways but their ids."""
 
 import logging
+import math
 import re
+import threading
 import time
-from collections.abc import MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,61 @@ _QUERY = re.compile(r"(/[^\s?\"']*)\?[^\s\"']+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
-class GatewayLog(logging.LoggerAdapter[logging.Logger]):
+REPEAT_SECONDS = 1.0
+"""Seconds in which a kind of line that others can cause is written once, or as often as its burst says."""
+
+
+MAX_KINDS = 1000
+"""Kinds that are remembered; past them, all are forgotten."""
+
+
+class Repeats:
+    """Of lines that others can cause, as many as they like, a few in each second pass. The others are counted."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._seen: dict[object, tuple[float, int]] = {}  # by kind: since when, and how many since then
+
+    def more(self, kind: object, burst: int = 1) -> str | None:
+        """None to keep the line back, else what it has to end with. Kinds are few: they are what the code can say."""
+        with self._lock:
+            now = self._clock()
+            since, count = self._seen.get(kind, (-math.inf, 0))
+            if now - since < REPEAT_SECONDS:
+                self._seen[kind] = since, count + 1
+                return "" if count < burst else None
+            if len(self._seen) > MAX_KINDS:
+                self._seen.clear()
+            self._seen[kind] = now, 1
+        kept = count - burst
+        return f" … {kept} more like this in {now - since:.0f} s" if kept > 0 else ""
+
+
+class ThinnedLog(logging.LoggerAdapter[logging.Logger]):
+    """A log in which lines with `extra={"kind": …}` are thinned out: one a second, or `burst` of them."""
+
+    def __init__(self, extra: Mapping[str, object]) -> None:
+        super().__init__(logger, extra)
+        self._repeats = Repeats()
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        extra = dict(kwargs.get("extra") or {})
+        kind, burst = extra.pop("kind", None), extra.pop("burst", 1)
+        if kind is not None and self.isEnabledFor(level):
+            more = self._repeats.more(kind, burst)
+            if more is None:
+                return
+            msg, kwargs["extra"] = f"{msg}{more}", extra
+        kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1  # this call is none of the caller's
+        super().log(level, msg, *args, **kwargs)
+
+
+class GatewayLog(ThinnedLog):
     """The lines of one gateway: each begins with its id and, with `extra={"conn": id}`, the connection's."""
 
     def __init__(self, gateway_id: str) -> None:
-        super().__init__(logger, {"gateway": gateway_id})
+        super().__init__({"gateway": gateway_id})
         self._prefix = f"[{gateway_id}] "
 
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
@@ -73,14 +125,14 @@ class LogFile(ConcurrentRotatingFileHandler):
 
 
 def log_to_terminal() -> None:
-    """Print what gateways log, and uvicorn's warnings, on standard error."""
+    """Print what gateways log, and warnings of uvicorn and asyncio, on standard error."""
     console = logging.StreamHandler()
     console.setFormatter(LineFormatter())
     _add(console)
 
 
 def log_to_file(path: Path) -> None:
-    """Write what gateways log, and uvicorn's warnings, to `path`, once however often it is called.
+    """Write what gateways log, and warnings of uvicorn and asyncio, to `path`, once however often it is called.
 
     Raises `OSError` if it cannot be written.
     """
@@ -141,10 +193,36 @@ def _add(handler: logging.Handler) -> None:
     logger.addHandler(handler)
     if logger.level == logging.NOTSET:
         logger.setLevel(logging.INFO)
-    uvicorn = logging.getLogger("uvicorn")
-    if not uvicorn.handlers or isinstance(uvicorn.handlers[0].formatter, LineFormatter):  # else it has its own
-        uvicorn.setLevel(logging.WARNING)
-        uvicorn.addHandler(handler)
+    for name in ("uvicorn", "asyncio"):
+        other = logging.getLogger(name)
+        if not other.handlers or isinstance(other.handlers[0].formatter, LineFormatter):  # else it has its own
+            if name == "uvicorn" or other.level == logging.NOTSET:  # a level of asyncio's is the host's choice
+                other.setLevel(logging.WARNING)
+            other.addHandler(handler)
+
+
+def limit_repeats() -> None:
+    """Let uvicorn and asyncio say the same only once a second, as of requests that nobody can read."""
+    for name in ("uvicorn.error", "asyncio"):
+        found = logging.getLogger(name)
+        if not any(isinstance(known, RepeatFilter) for known in found.filters):
+            found.addFilter(RepeatFilter())
+
+
+class RepeatFilter(logging.Filter):
+    """Thins out warnings and errors of a logger; a kind of them is what their text begins with."""
+
+    def __init__(self, repeats: Repeats | None = None) -> None:
+        super().__init__()
+        self._repeats = repeats or Repeats()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno >= logging.WARNING:
+            more = self._repeats.more(str(record.msg).partition("\n")[0])
+            if more is None:
+                return False
+            record.msg = f"{record.msg}{more}"
+        return True
 
 
 def mask_queries() -> None:

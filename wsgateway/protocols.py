@@ -5,6 +5,7 @@ import asyncio
 import functools
 import logging
 import re
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -230,6 +231,9 @@ class HttpProtocol(HttpToolsProtocol):
     max_sockets = 0
     """Sockets of this server at once; 0: any number."""
 
+    max_file = 0
+    """Descriptors below this one are for sockets, the others for what the process opens else; 0: all are."""
+
     _deadline: asyncio.TimerHandle | None = None
     _unwanted: asyncio.TimerHandle | None = None
     """Ends who goes on with a body that was answered long ago."""
@@ -240,7 +244,9 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        if self.max_sockets and len(self.connections) > self.max_sockets:
+        if (self.max_sockets and len(self.connections) > self.max_sockets) or (
+            self.max_file and transport.get_extra_info("socket").fileno() >= self.max_file  # the lowest one is taken
+        ):
             self._refuse(503, "too many connections", b"retry-after: 5\r\n")
         else:
             self._await_head()
@@ -353,16 +359,29 @@ def _header_text(value: bytes) -> str:
     return value.decode("latin-1") if _LATIN_1 else value.decode("ascii", "surrogateescape")
 
 
-def http_protocol(request_timeout: float, max_sockets: int, config: uvicorn.Config) -> type[HttpToolsProtocol]:
-    """`HttpProtocol` with these limits, or uvicorn's own where `HttpProtocol` would not work, with one warning."""
-    probe = HttpToolsProtocol(config, ServerState(), {})
-    missing = [name for name in NEEDED_HTTP if not hasattr(probe, name)]
+def missing_http(config: uvicorn.Config) -> tuple[str, ...]:
+    """What `HttpProtocol` needs and uvicorn's HTTP protocol has not. Call it on a loop."""
+    found = HttpToolsProtocol(config, ServerState(), {})
+    return tuple(name for name in NEEDED_HTTP if not hasattr(found, name))
+
+
+@dataclass(frozen=True, slots=True)
+class HttpLimits:
+    """What `HttpProtocol` limits, under the names that it has there."""
+
+    request_timeout: float
+    max_sockets: int
+    max_file: int
+
+
+def http_protocol(limits: HttpLimits, config: uvicorn.Config) -> type[HttpToolsProtocol]:
+    """`HttpProtocol` with `limits`, or uvicorn's own where `HttpProtocol` would not work, with one warning."""
+    missing = missing_http(config)
     if missing:
         _warn_once(", ".join(missing), "HTTP", "requests have no time limit and no limit of size")
         return HttpToolsProtocol
 
     class Limited(HttpProtocol):
-        pass
+        request_timeout, max_sockets, max_file = limits.request_timeout, limits.max_sockets, limits.max_file
 
-    Limited.request_timeout, Limited.max_sockets = request_timeout, max_sockets
     return Limited

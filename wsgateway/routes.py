@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from html import escape
 from http import HTTPStatus
 from importlib.resources import files
@@ -22,7 +22,7 @@ from wsgateway.connection import Connection
 from wsgateway.directory import Directory
 from wsgateway.exceptions import GatewayNotFound, GatewayNotRunning, GatewayStopping, HookError, MessageError
 from wsgateway.hub import Connections, Sent
-from wsgateway.limits import BODY_TIMEOUT, Bucket, Rates
+from wsgateway.limits import BODY_TIMEOUT, Rates
 from wsgateway.logs import GatewayLog
 from wsgateway.messages import decode_json
 from wsgateway.metrics import Metrics, prometheus_text
@@ -98,7 +98,6 @@ class Endpoint:
     handler: Callable[[Request], Awaitable[Response]]
     methods: tuple[str, ...] = ()
     guarded: bool = False
-    may_log: Bucket = field(default_factory=lambda: Bucket(1.0, 1.0, 0.0))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
@@ -126,8 +125,14 @@ class Endpoint:
     def _refused(self, request: Request, refusal: Refusal) -> Response:
         self.gateway.metrics.refusals[refusal.kind] += 1
         caller = request.client.host if request.client else "a Unix socket"
-        if refusal.kind != "send_rate" or self.may_log.allows(time.monotonic()):  # of those one a second
-            self.gateway.log.warning("refused %s %s from %s: %s", request.method, request.url.path, caller, refusal)
+        self.gateway.log.warning(
+            "refused %s %s from %s: %s",
+            request.method,
+            request.url.path,
+            caller,
+            refusal,
+            extra={"kind": f"{self.handler.__name__} {refusal.kind}"},
+        )
         return problem(refusal)
 
 

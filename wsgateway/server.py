@@ -18,10 +18,10 @@ import uvicorn
 from wsgateway.config import Settings
 from wsgateway.exceptions import StartError
 from wsgateway.gateway import Gateway
-from wsgateway.limits import SPARE_SOCKETS
+from wsgateway.limits import ACCEPTS, SPARE_SOCKETS
 from wsgateway.logs import logger
-from wsgateway.protocols import HttpProtocol, WebSocketProtocol, http_protocol, is_beginning
-from wsgateway.transports import most_clients
+from wsgateway.protocols import HttpLimits, HttpProtocol, WebSocketProtocol, http_protocol, is_beginning, missing_http
+from wsgateway.transports import most_clients, most_files
 
 __all__ = [
     "HttpProtocol",
@@ -41,6 +41,10 @@ GRACEFUL = 5
 """Seconds that HTTP requests have left once the gateway has stopped."""
 
 
+BACKLOG = 2048
+"""Clients that the system lets wait until they are accepted."""
+
+
 class Server(uvicorn.Server):
     """uvicorn's server, which leaves signals to its caller and stops the gateway before it closes sockets."""
 
@@ -55,6 +59,8 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        for listening in sockets or ():
+            listening.listen(BACKLOG)  # asyncio has taken its share of a turn, `backlog`, for this one too
         self.ready.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -70,8 +76,8 @@ class Server(uvicorn.Server):
         roll of workers turns anybody away."""
         until = time.monotonic() + HANDSHAKES
         await asyncio.sleep(0)  # what was accepted in this turn of the loop
-        while time.monotonic() < until and any(map(is_beginning, self.server_state.connections)):
-            await asyncio.sleep(0.01)  # noqa: ASYNC110  uvicorn's connections tell nobody
+        while time.monotonic() < until and any(map(is_beginning, self.server_state.connections)):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)  # uvicorn's connections tell nobody
 
 
 @asynccontextmanager
@@ -121,6 +127,11 @@ def _let_go(settings: Settings, listening: socket.socket, *, is_owner: bool) -> 
         listening.close()
 
 
+async def missing_of_uvicorn() -> tuple[str, ...]:
+    """What uvicorn's HTTP protocol lacks, so that requests have no limits."""
+    return missing_http(_config(uvicorn.Server, Settings(), lifespan="off"))  # any callable: nothing is served
+
+
 async def _run(server: Server, listening: socket.socket) -> None:
     try:
         await server.serve(sockets=[listening])
@@ -141,6 +152,7 @@ def _config(app: Any, settings: Settings, *, lifespan: Any) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=GRACEFUL,
+        backlog=ACCEPTS,
         ssl_keyfile=settings.ssl_keyfile,
         ssl_certfile=settings.ssl_certfile,
     )
@@ -148,9 +160,12 @@ def _config(app: Any, settings: Settings, *, lifespan: Any) -> uvicorn.Config:
         config.load()
     except OSError as exc:
         raise StartError(f"cannot use ssl_keyfile and ssl_certfile: {exc.strerror or exc}") from exc
-    config.http_protocol_class = http_protocol(
-        settings.handshake_timeout, most_clients(settings) + SPARE_SOCKETS, config
+    limits = HttpLimits(
+        settings.handshake_timeout,
+        max_sockets=most_clients(settings) + SPARE_SOCKETS,
+        max_file=most_files() - SPARE_SOCKETS,
     )
+    config.http_protocol_class = http_protocol(limits, config)
     return config
 
 
@@ -170,7 +185,7 @@ def bind(settings: Settings) -> socket.socket:
         if os.name == "posix":
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
-        listening.listen(2048)
+        listening.listen(BACKLOG)
     except OSError as exc:
         listening.close()
         advice = "is another server running there? stop it, or choose another port with --port"
@@ -192,7 +207,7 @@ def _bind_unix(path: Path) -> socket.socket:
         if path.exists() and stat.S_ISSOCK(path.stat().st_mode) and not _answers(path):
             path.unlink()  # left behind by a server that was killed
         listening.bind(str(path))
-        listening.listen(2048)
+        listening.listen(BACKLOG)
     except OSError as exc:
         listening.close()
         raise StartError(f"cannot listen on {path}: {exc.strerror or exc}; stop who listens there, or set uds") from exc

@@ -15,7 +15,7 @@ from wsgateway.config import Settings
 from wsgateway.connection import Connection
 from wsgateway.events import Lane
 from wsgateway.exceptions import Refused
-from wsgateway.limits import CLOSES_PER_SECOND, CROWDED, LINGER, SPARE_DESCRIPTORS, Bucket, Rates
+from wsgateway.limits import CLOSES_PER_SECOND, CROWDED, LINGER, SPARE_DESCRIPTORS, Rates
 from wsgateway.messages import Frame
 from wsgateway.wire import EXTENSION, TOO_MANY, Handshake, Parts, Stall, WireTransport
 
@@ -31,18 +31,20 @@ SHUTDOWN = '{"reason":"shutdown","reconnect":true,"retry_after_ms":%d}'
 """The close reason of a stop, as clients of the Centrifuge family read it too."""
 
 
-def most_clients(settings: Settings) -> int:
-    """`max_connections`, or as many files as this process may have open, less some."""
-    if settings.max_connections or resource is None:
-        return settings.max_connections or UNLIMITED
+def most_files() -> int:
+    """Files and sockets that this process may have open."""
+    if resource is None:  # pragma: no cover  Windows
+        return UNLIMITED
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return UNLIMITED if soft == resource.RLIM_INFINITY else max(1, soft - SPARE_DESCRIPTORS)
+    return UNLIMITED if soft == resource.RLIM_INFINITY else soft
+
+
+def most_clients(settings: Settings) -> int:
+    """`max_connections`, or as many files as this process may have open, less some, where that is fewer."""
+    return min(settings.max_connections or UNLIMITED, max(1, most_files() - SPARE_DESCRIPTORS))
 
 
 UNLIMITED = 10**9
-
-FULL = ("capacity", "per_address", "connect_rate")
-"""Refusals of which one a second is logged; the others are only counted."""
 
 
 class WebSockets:
@@ -57,9 +59,11 @@ class WebSockets:
         self._is_draining = False
         self._by_address: Counter[str] = Counter()
         self._most = most_clients(parts.settings)
+        if parts.settings.max_connections > self._most:
+            text = "max_connections is %d, and %d open files are enough for %d clients: raise the limit (ulimit -n)"
+            parts.log.warning(text, parts.settings.max_connections, most_files(), self._most)
         self._is_crowded = False
         self._connects = Rates(parts.settings.connect_rate, parts.settings.connect_burst)
-        self._may_log = Bucket(1.0, 1.0, time.monotonic())
 
     async def serve(self, scope: Scope, receive: Receive, send: Send, *, path: str) -> None:
         """Take one client through its handshake; on plain ASGI, to its end."""
@@ -117,8 +121,9 @@ class WebSockets:
         log, metrics = self._parts.log, self._parts.metrics
         if refusal is not None:
             metrics.refusals[refusal.kind] += 1
-            if refusal.kind not in FULL or self._may_log.allows(time.monotonic()):
-                log.warning("refused a handshake from %s: %s", transport.conn.address, refusal)
+            log.warning(
+                "refused a handshake from %s: %s", transport.conn.address, refusal, extra={"kind": refusal.kind}
+            )
             raise Refused(refusal.status, str(refusal))
         try:
             subprotocol = await self._parts.events.handshake(transport.conn, transport.lane)
@@ -126,7 +131,8 @@ class WebSockets:
                 raise Refused(503, "the gateway is shutting down")
         except Refused as exc:
             metrics.refusals["handshake"] += 1
-            log.info("on_handshake refused %s: %s", transport.conn.address, exc, extra={"conn": transport.conn.id})
+            extra = {"conn": transport.conn.id, "kind": f"handshake {exc.status}"}
+            log.info("on_handshake refused %s: %s", transport.conn.address, exc, extra=extra)
             raise
         return subprotocol
 

@@ -74,7 +74,7 @@ class Watchdog:
             if ended.is_set() or self.loop.is_closed():
                 return
         seconds = time.monotonic() - asked
-        logger.warning("the event loop runs again, it was blocked for %.1f s or a little longer", seconds)
+        logger.warning("the event loop runs again, it was blocked for at least %.1f s", seconds)
         try:
             self.loop.call_soon_threadsafe(self._count, seconds)
         except RuntimeError:  # it was closed in this moment

@@ -16,7 +16,7 @@ from pathlib import Path
 from wsgateway.config import Settings
 from wsgateway.exceptions import ConfigError, StartError
 from wsgateway.gateway import Gateway
-from wsgateway.logs import log_to_terminal, mask_queries
+from wsgateway.logs import limit_repeats, log_to_terminal, mask_queries
 from wsgateway.server import end_process, loop_factory, serving
 
 
@@ -25,6 +25,7 @@ def main(listening: int, tell: int) -> int:
     sys.path.insert(0, str(Path.cwd()))  # where a listener is looked for
     log_to_terminal()
     mask_queries()
+    limit_repeats()
     try:
         settings = Settings(**json.loads(sys.stdin.buffer.readline()))
         with asyncio.Runner(loop_factory=loop_factory()) as runner:

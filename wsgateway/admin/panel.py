@@ -26,7 +26,7 @@ from wsgateway.auth import Access, AdminRules
 from wsgateway.config import AdminSettings
 from wsgateway.gateway import Gateway, relative_scope
 from wsgateway.instances import Supervisor
-from wsgateway.logs import escape_controls, logger
+from wsgateway.logs import ThinnedLog, escape_controls
 from wsgateway.routes import ProblemError, read_body
 
 MAX_FORM = 262144
@@ -88,6 +88,7 @@ class Panel:
         )
         self.sessions = Sessions(lambda: self.passwords.secret(repr((self._admin.token, self._admin.read_token))))
         self._viewers = 0
+        self._log = ThinnedLog({})
         views = Views(self.supervisor, self)
         self._app = Starlette(
             routes=[
@@ -185,7 +186,8 @@ class Panel:
         except ProblemError as exc:
             response = visit.page("message.html", status=exc.refusal.status, title="Refused", text=str(exc.refusal))
         except Refused as exc:
-            logger.warning("panel: refused %s %s: %s", request.method, request.url.path, exc)
+            extra = {"kind": exc.status}
+            self._log.warning("panel: refused %s %s: %s", request.method, request.url.path, exc, extra=extra)
             title = "Not here" if exc.status == 404 else "Refused"
             response = visit.page("message.html", status=exc.status, title=title, text=str(exc))
         if COOKIE not in request.cookies or self.session_of(request) is None:
