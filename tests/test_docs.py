@@ -23,6 +23,7 @@ from wsgateway.testing import Client, serve
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / name for name in ("README.md", "SECURITY.md", "CHANGELOG.md")] + sorted((ROOT / "docs").glob("*.md"))
+PAGES.append(ROOT / "deploy" / "README.md")
 
 
 def hello(request: HttpRequest) -> HttpResponse:
@@ -103,7 +104,7 @@ def test_every_refusal_has_its_part_of_the_documentation() -> None:
     assert used <= anchors(ROOT / "docs" / "troubleshooting.md")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_link_leads_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
         if target.startswith("http"):
