@@ -259,7 +259,6 @@ async def test_when_one_server_ends_its_clients_come_back_to_the_other(proxy: An
 def unit() -> configparser.ConfigParser:
     """`wsgateway.service`; of what is there several times the last."""
     parser = configparser.ConfigParser(strict=False, interpolation=None, delimiters=("=",))
-    parser.optionxform = str  # type: ignore[assignment,method-assign]  the names are in mixed case
     parser.read(DEPLOY / "wsgateway.service")
     return parser
 
