@@ -413,6 +413,16 @@ def test_the_composition_publishes_the_proxy_only_which_is_believed() -> None:
     assert networks["back"]["internal"]
 
 
+@pytest.mark.parametrize(("believed", "address"), [("127.0.0.0/24", "203.0.113.7"), ("10.125.0.0/24", "127.0.0.2")])
+async def test_the_variable_of_the_composition_says_which_proxies_are_believed(
+    believed: str, address: str, tmp_path: Path
+) -> None:
+    forwarded = {"X-Forwarded-For": "198.51.100.1, 203.0.113.7"}  # the last one is what the proxy has seen
+    with gateway(tmp_path / "a", FORWARDED_ALLOW_IPS=believed) as served:
+        async with Client(served.url, local_addr=("127.0.0.2", 0), additional_headers=forwarded) as ann:
+            assert (await ann.receive_json())["address"].startswith(address)
+
+
 def test_the_composition_waits_for_what_it_needs_and_knows_how_it_is() -> None:
     services = composition()["services"]
     for service in services.values():
