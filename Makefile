@@ -12,7 +12,7 @@ help:            ## show what there is
 run: $(VENV)/.run  ## serve a gateway on port 10125; its test page is at http://127.0.0.1:10125/
 	$(BIN)/wsgateway serve
 
-test: $(VENV)/.test chromium  ## run the tests
+test: $(VENV)/.test programs  ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
 
 check: $(VENV)/.test  ## lint and check types
@@ -39,15 +39,26 @@ $(VENV)/.test: $(BIN)/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[standard,test]'
 	touch $@ $(VENV)/.run
 
-# the browser tests need Debian's chromium; where it cannot be installed they are skipped, or fail if CI=true
-.PHONY: chromium
-chromium:
-	@if [ -z "$$CHROMIUM" ] && ! command -v chromium >/dev/null; then \
-	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
-	  else \
-	    echo "chromium is not installed: the tests in a browser are skipped"; \
-	  fi; \
+# Debian packages that some tests need: a browser, proxies, brokers. Where one is missing and cannot be installed, its
+# tests are skipped, or fail if CI=true
+PROGRAMS = chromium nginx caddy redis-server nats-server
+
+.PHONY: programs
+programs:
+	@PATH="$$PATH:/usr/sbin:/sbin"; missing=; \
+	for program in $(PROGRAMS); do \
+	  if [ "$$program" = chromium ] && [ -n "$$CHROMIUM" ]; then continue; fi; \
+	  command -v "$$program" >/dev/null || missing="$$missing $$program"; \
+	done; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -qq; \
+	  for program in $$missing; do \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$$program" >/dev/null \
+	      || echo "$$program cannot be installed: its tests are skipped"; \
+	  done; \
+	else \
+	  for program in $$missing; do echo "$$program is not installed: its tests are skipped"; done; \
 	fi
 
 .PHONY: bench

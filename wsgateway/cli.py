@@ -218,16 +218,17 @@ async def _run_server(store: Store) -> int:
         loop.call_soon_threadsafe(lambda: supervisor.begin(supervisor.roll_all()))
 
     async with AsyncExitStack() as stack:
-        supervisor = await stack.enter_async_context(Supervisor(store))
+        supervisor = Supervisor(store)
+        if hasattr(signal, "SIGHUP"):  # from here on, since either would end the process while it starts
+            signal.signal(signal.SIGHUP, reloading)
+            signal.signal(signal.SIGUSR2, rolling)
+        await stack.enter_async_context(supervisor)
         states = [found.state for found in supervisor.all() if found.settings.startup is Startup.AUTOMATIC]
         if states and State.RUNNING not in states:
             return 3  # the log has said why
         admin = await _serve_admin(supervisor, store, stack)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, stopping)
-        if hasattr(signal, "SIGHUP"):
-            signal.signal(signal.SIGHUP, reloading)
-            signal.signal(signal.SIGUSR2, rolling)
         print(_welcome(supervisor, admin), flush=True)
         asyncio.create_task(_until_given_up(supervisor, stop))  # noqa: RUF006  ends with the loop
         await stop.wait()

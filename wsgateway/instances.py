@@ -12,7 +12,14 @@ from types import TracebackType
 from typing import Any, Self
 
 from wsgateway.config import SPECS, AdminSettings, Settings, Startup
-from wsgateway.exceptions import ConfigError, GatewayConflict, GatewayNotFound, SettingForbidden, StartError
+from wsgateway.exceptions import (
+    ConfigError,
+    GatewayConflict,
+    GatewayError,
+    GatewayNotFound,
+    SettingForbidden,
+    StartError,
+)
 from wsgateway.gateway import Gateway, State
 from wsgateway.logs import logger
 from wsgateway.server import serving
@@ -289,10 +296,13 @@ class Supervisor:
         await self._acted(self._own(gateway_id).roll())
 
     async def roll_all(self) -> None:
-        """`roll` every gateway that has workers, one after the other."""
+        """`roll` every gateway that has workers, one after the other; one whose roll ends early is logged."""
         for instance in tuple(self._instances.values()):
             if instance.workers is not None:
-                await self._acted(instance.roll())
+                try:
+                    await self._acted(instance.roll())
+                except GatewayError as exc:
+                    logger.error("[%s] not all workers were replaced, what ran runs on: %s", instance.id, exc)
 
     def _one_gave_up(self, instance: Instance) -> None:
         self.begin(instance.abandon())

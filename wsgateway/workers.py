@@ -15,7 +15,7 @@ from socket import socket
 from tempfile import TemporaryDirectory
 
 from wsgateway.config import Settings
-from wsgateway.exceptions import StartError
+from wsgateway.exceptions import ConfigError, StartError
 from wsgateway.gateway import Gateway
 from wsgateway.limits import LINGER
 from wsgateway.server import GRACEFUL, bind, unbind, url_of
@@ -221,9 +221,9 @@ async def serving_workers(
             await gateway.watch(broker)
             await workers.start()
             yield url, workers
-        except StartError as exc:
+        except (ConfigError, StartError) as exc:  # the former when what the broker needs is not installed
             gateway.fail(str(exc))
-            raise
+            raise StartError(str(exc)) from exc
         finally:
             await workers.aclose()
             await gateway.stop()
