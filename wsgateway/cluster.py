@@ -443,7 +443,14 @@ class Cluster:
 
 def info_of(version: str, state: str, **counts: int) -> Info:
     """What this process says of itself."""
-    return Info(host=socket.gethostname(), pid=os.getpid(), version=version, started_at=_STARTED, state=state, **counts)
+    return Info(
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        version=version,
+        age=time.monotonic() - _BEGAN,
+        state=state,
+        **counts,
+    )
 
 
-_STARTED = time.time()
+_BEGAN = time.monotonic()

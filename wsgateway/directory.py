@@ -290,7 +290,7 @@ def _shown_node(node_id: str, info: Info, state: NodeState, silent: float) -> di
         "host": info.host,
         "pid": info.pid,
         "version": info.version,
-        "age": round(max(0.0, time.time() - info.started_at), 3),
+        "age": round(info.age + silent, 3),
         "silent": round(max(0.0, silent), 3),
         "connections": info.connections if state is NodeState.ALIVE else 0,
         "messages_in": info.messages_in,

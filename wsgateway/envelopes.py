@@ -20,12 +20,12 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
 class Info(msgspec.Struct, frozen=True, kw_only=True):
-    """What a node says of itself. `started_at` is seconds since the epoch."""
+    """What a node says of itself. `age` is seconds since it began."""
 
     host: str
     pid: int
     version: str
-    started_at: float
+    age: float
     state: str
     connections: Count = 0
     messages_in: Count = 0
