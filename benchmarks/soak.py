@@ -378,15 +378,14 @@ async def crowd(plan: Plan) -> Result:
     with serving() as server:
         tally = Tally()
         clients = await server.clients(plan.crowd, tally)
-        caller, slowest, is_over = await server.caller(), [0.0], asyncio.Event()
-        first = [0]
+        caller, is_over = await server.caller(), asyncio.Event()
+        took: list[float] = []
 
         async def push() -> None:
             while not is_over.is_set():
                 begun = time.monotonic()
-                await caller.post(first[0])
-                first[0] += 1
-                slowest[0] = max(slowest[0], time.monotonic() - begun)
+                await caller.post(len(took))
+                took.append(time.monotonic() - begun)
                 await asyncio.sleep(0.05)
 
         pushing = asyncio.create_task(push())
@@ -400,12 +399,12 @@ async def crowd(plan: Plan) -> Result:
         await pushing
         tally.received = 0  # from here on all are there
         for number in range(10):
-            await caller.post(first[0] + number)
+            await caller.post(len(took) + number)
         await until(lambda: tally.received >= 10 * len(back))
         return Result(
-            f"all back after {seconds:.1f} s, /send at most {slowest[0] * 1000:.0f} ms",
+            f"all back after {seconds:.1f} s, /send at most {max(took) * 1000:.0f} ms",
             losses(tally, 10 * plan.crowd),
-            joined(over(seconds, 30, "seconds"), over(slowest[0], 1, "/send took s")),
+            joined(over(seconds, 30, "seconds"), over(max(took), 1, "/send took s")),
         )
 
 
@@ -446,14 +445,12 @@ async def churn(plan: Plan) -> Result:
         memory: list[tuple[float, float]] = []
         answers: deque[asyncio.Future[None]] = deque()
         replacing: set[asyncio.Task[None]] = set()
-        pushed = [0]
 
         async def exchange() -> None:
             clients.popleft().leave()
             clients.append(await server.client(tally))
 
         def tick(number: int) -> None:
-            pushed[0] = number
             answers.append(caller.post(number))
             while answers and answers[0].done():
                 answers.popleft().result()
@@ -464,9 +461,10 @@ async def churn(plan: Plan) -> Result:
             if number % 100 == 0:
                 memory.append((number / 100, server.memory()))
 
-        await paced(100, int(plan.minutes * 60 * 100), tick)
+        count = int(plan.minutes * 60 * 100)
+        await paced(100, count, tick)
         await asyncio.gather(*answers, *replacing)
-        still = await _all_have(clients, pushed[0])
+        still = await _all_have(clients, count - 1)
         is_judged = plan.minutes >= 2 * WARM
         warm = WARM * 60 if is_judged else plan.minutes * 20
         growth = slope([(at, used) for at, used in memory if at >= warm]) * 3600

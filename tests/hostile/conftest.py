@@ -15,7 +15,7 @@ OPTIONS = {
     "handshake_timeout": 1.5,
     "hook_timeout": 1.0,
     "ping_interval": 1.0,
-    "pong_timeout": 2.0,
+    "pong_timeout": 3.0,
     "send_timeout": 1.5,
     "outbox_bytes": 200_000,
     "max_connections_per_address": 300,
@@ -39,7 +39,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
 
 @pytest.fixture(params=["own", "plain"])
 def patient(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Target]:
-    """Both paths, with pings so rare that what ends a client is never that."""
+    """Both paths, with pings so rare that a client which answers none is not ended for that."""
     options = {**OPTIONS, "ping_interval": 25.0}
     with (
         own_server(tmp_path, *flags(options)) if request.param == "own" else plain_server(tmp_path, **options) as found

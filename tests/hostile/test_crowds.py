@@ -40,12 +40,12 @@ CROWD = "127.0.0.2"
 """An address of its own, so that the bystander is not in the crowd."""
 
 
-async def test_past_its_cap_an_address_is_429_and_others_and_http_are_served(target: Target) -> None:
-    async with under_attack(target) as attack:
+async def test_past_its_cap_an_address_is_429_and_others_and_http_are_served(patient: Target) -> None:
+    async with under_attack(patient) as attack:
         for _ in range(CAP):
             await attack.client(path="/ws/crowd", source=CROWD)
         for _ in range(700):
-            peer = await Peer.connect(target.port, source=CROWD)
+            peer = await Peer.connect(patient.port, source=CROWD)
             await peer.send(upgrade(path="/ws/crowd"))
             refused: Answer = await answer(peer)
             peer.close()
@@ -53,7 +53,7 @@ async def test_past_its_cap_an_address_is_429_and_others_and_http_are_served(tar
             assert b"\r\nretry-after: " in refused.head.lower()
         assert await attack.ask(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n") == 200
         assert await attack.ask(post({"message": "hi"})) == 200
-        assert target.log.count("max_connections_per_address)") <= 10  # one line a second
+        assert patient.log.count("max_connections_per_address)") <= 10  # one line a second
 
 
 async def test_a_client_that_sends_ten_thousand_messages_a_second_is_3013(target: Target) -> None:

@@ -33,9 +33,9 @@ def fragmented(payload: bytes, size: int) -> bytes:
     return b"".join(frame(opcode, piece) for opcode, piece in zip(opcodes, pieces, strict=True))
 
 
-async def test_a_message_at_the_limit_passes_however_it_comes(target: Target) -> None:
+async def test_a_message_at_the_limit_passes_however_it_comes(patient: Target) -> None:
     payload = os.urandom(LIMIT)
-    async with under_attack(target) as attack:
+    async with under_attack(patient) as attack:
         client = await attack.client()
         for data in (frame(BINARY, payload), fragmented(payload, 100), fragmented(payload, 40_000)):
             await client.send(data)

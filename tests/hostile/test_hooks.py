@@ -40,13 +40,13 @@ async def test_a_hook_that_waits_for_ever_is_given_up_and_pings_are_answered_mea
 
 async def test_a_hook_that_blocks_the_loop_costs_nobody_his_connection(own: Target) -> None:
     """Longer than ping and pong together take here. On plain uvicorn the keepalive is uvicorn's."""
-    async with under_attack(own, latency=5) as attack:
+    async with under_attack(own, latency=6) as attack:
         clients = [await attack.client() for _ in range(20)]
         answered: list[bytes] = []
         async with anyio.create_task_group() as tasks:
             for client in clients:
                 tasks.start_soon(stay, client, answered)
-            await clients[0].send(frame(TEXT, b"!block 3.5"))
+            await clients[0].send(frame(TEXT, b"!block 4.5"))
             with anyio.fail_after(20):
                 while len(answered) < len(clients):
                     await anyio.sleep(0.05)
@@ -59,7 +59,7 @@ async def stay(client: Peer, answered: list[bytes]) -> None:
         await client.message()  # answers pings; nobody sends a message
     await client.send(frame(TEXT, b"still here"))
     while (message := await client.message()) != b"still here":
-        assert message == b"!block 3.5"
+        assert message == b"!block 4.5"
     answered.append(message)
 
 
