@@ -364,6 +364,14 @@ async def test_a_subscription_that_is_lost_is_noticed(server: Process) -> None:
         await both_ways(found[0], found[1], b"again")
 
 
+async def test_when_the_process_with_the_proxy_of_ipc_ends_another_takes_it_over(tmp_path: Path) -> None:
+    async with members(f"ipc://{tmp_path / 'ipc'}", 3) as (one, two, three):
+        await one.cluster.aclose()  # the first to come had the lock
+        await is_up([two, three], False)
+        await is_up([two, three], True)
+        await both_ways(two, three, b"again")
+
+
 async def test_flushall_harms_nothing(server: Process) -> None:
     async with members(server.url, 2) as found:
         server.command("FLUSHALL")
