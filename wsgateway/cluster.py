@@ -14,7 +14,7 @@ from urllib.parse import quote
 from wsgateway import envelopes
 from wsgateway.brokers import Open
 from wsgateway.envelopes import NODE_ID, VERSION, Ack, Answer, Ask, Beat, Direct, Envelope, Here, Info, Leave, Message
-from wsgateway.exceptions import EnvelopeError, GatewayError, NodeError
+from wsgateway.exceptions import EnvelopeError, GatewayError, NodeError, NodeLate
 from wsgateway.hub import Sent
 from wsgateway.limits import HEARTBEAT
 from wsgateway.logs import GatewayLog
@@ -139,9 +139,10 @@ class Cluster:
         for confirmation in tuple(self._confirmations.values()):
             self._end(confirmation)
 
-    async def alone(self) -> None:
-        """Wait until no other process lives."""
-        while self.nodes.alive():
+    async def have_left(self, node_ids: Iterable[str]) -> None:
+        """Wait until none of these processes lives."""
+        wanted = set(node_ids)
+        while any(node.id in wanted for node in self.nodes.alive()):
             self._someone_left.clear()
             await self._someone_left.wait()
 
@@ -158,14 +159,11 @@ class Cluster:
         """Tell the others at once how this process is, as when its state has changed."""
         self._tell(is_new=False)
 
-    def died(self, pid: int) -> None:
-        """The process `pid` of this host has died, which the others need not find out by themselves."""
-        node = self.nodes.find(socket.gethostname(), pid)
-        if node is not None:
-            self.nodes.gone(node.id, NodeState.LOST, time.monotonic())
-            self._gone(node.id)
-            dead = node.id
-            self._publish(self._all, lambda seq: Leave(VERSION, self.node, seq, dead))
+    def died(self, node_id: str) -> None:
+        """That process has died, which the others need not find out by themselves."""
+        self.nodes.gone(node_id, NodeState.LOST, time.monotonic())
+        self._gone(node_id)
+        self._publish(self._all, lambda seq: Leave(VERSION, self.node, seq, node_id))
 
     def _tell(self, *, is_new: bool) -> None:
         info = self._local.describe() if self._local is not None else None
@@ -185,8 +183,10 @@ class Cluster:
     # Sending
 
     def is_remote(self, conn_id: str) -> bool:
-        """Whether the connection with that id belongs to another process that lives."""
-        return conn_id[NODE_ID : NODE_ID + 1] == "." and self.nodes.get(conn_id[:NODE_ID]) is not None
+        """Whether the connection with that id belongs to another process, which lives as far as can be known."""
+        if conn_id[NODE_ID : NODE_ID + 1] != "." or conn_id[:NODE_ID] == self.node:
+            return False
+        return not self.is_up or self.nodes.get(conn_id[:NODE_ID]) is not None
 
     def split(self, wanted: Iterable[Any]) -> tuple[list[Any], list[str]]:
         """`wanted` connections and ids: what is this process's own business, and ids of others, each once."""
@@ -211,16 +211,16 @@ class Cluster:
 
     async def confirmed(self, here: Sent, confirmation: Confirmation) -> Sent:
         """The counts of all processes that answer within `timeout`, with those of this one, `here`."""
-        if not confirmation.done.done():
-            try:
-                async with asyncio.timeout(self.timeout):
-                    await asyncio.shield(confirmation.done)
-            except TimeoutError:
-                for node_id in confirmation.missing:
-                    late = self.nodes.get(node_id)
-                    if late is not None:
-                        late.is_late = True
-                self._end(confirmation)
+        try:
+            async with asyncio.timeout(self.timeout):
+                await asyncio.shield(confirmation.done)
+        except TimeoutError:
+            for node_id in confirmation.missing:
+                late = self.nodes.get(node_id)
+                if late is not None:
+                    late.is_late = True
+        finally:
+            self._end(confirmation)
         counts = [here, *confirmation.counts]
         return Sent(
             sum(sent.recipients for sent in counts),
@@ -239,7 +239,9 @@ class Cluster:
         confirmation = Confirmation(
             {node.id for node in wanted if not node.is_late}, asyncio.get_running_loop().create_future(), self._asks
         )
-        confirmation.is_complete = not any(node.is_late for node in wanted)
+        confirmation.is_complete = self.is_up and not any(node.is_late for node in wanted)
+        if self._local is None and not wanted:
+            confirmation.is_complete = False  # who only publishes, and has met nobody, knows nothing
         if confirmation.missing:
             self._confirmations[confirmation.ask] = confirmation
         else:
@@ -256,6 +258,16 @@ class Cluster:
 
     async def ask(self, node_id: str, operation: str, **arguments: Any) -> Any:
         """Have the process `node_id` do something. Raises `NodeError` if it cannot, or does not answer in time."""
+        try:
+            return await self.ask_within(self.timeout, node_id, operation, **arguments)
+        except NodeLate:
+            late = self.nodes.get(node_id)
+            if late is not None:
+                late.is_late = True
+            raise
+
+    async def ask_within(self, seconds: float, node_id: str, operation: str, **arguments: Any) -> Any:
+        """`ask`, for what may take that long. Raises `NodeLate` past it."""
         if not self.is_up or self.nodes.get(node_id) is None:
             raise NodeError(f"node {node_id!r} cannot be reached")
         self._asks += 1
@@ -263,13 +275,10 @@ class Cluster:
         answer = self._answers[number] = asyncio.get_running_loop().create_future()
         try:
             self._publish(self._each + node_id, lambda seq: Ask(VERSION, self.node, seq, number, operation, arguments))
-            async with asyncio.timeout(self.timeout):
+            async with asyncio.timeout(seconds):
                 return await answer
         except TimeoutError:
-            late = self.nodes.get(node_id)
-            if late is not None:
-                late.is_late = True
-            raise NodeError(f"node {node_id!r} has not answered within {self.timeout:g} s") from None
+            raise NodeLate(f"node {node_id!r} has not answered within {seconds:g} s") from None
         finally:
             del self._answers[number]
 
@@ -296,11 +305,13 @@ class Cluster:
             data = envelopes.encode(make(sequence))
         except EnvelopeError as exc:
             self._metrics.broker_dropped[exc.reason] += 1
-            self._log.warning("not sent to the other processes: %s", exc)
+            self._log.warning("not sent to the other processes: %s", exc, extra={"kind": "not sent"})
             return False
         if not self._uplink.publish(topic, data):
             return False
         self._sequences[topic] = sequence
+        if len(self._sequences) > MAX_ORIGINS:
+            del self._sequences[next(name for name in self._sequences if name != self._all)]
         return True
 
     # Receiving
@@ -325,15 +336,14 @@ class Cluster:
     def _is_double(self, envelope: Envelope) -> bool:
         """Whether it was here already; what is missing before it is counted."""
         key = (envelope.origin, isinstance(envelope, Direct))
-        last = self._last.get(key)
-        if last is None and len(self._last) >= MAX_ORIGINS:
-            del self._last[next(iter(self._last))]
-        if last is not None and envelope.seq <= last:
-            return True
-        if last is not None:
+        last = self._last.pop(key, None)
+        is_double = last is not None and envelope.seq <= last
+        if last is not None and not is_double:
             self._metrics.broker_lost += envelope.seq - last - 1
-        self._last[key] = envelope.seq
-        return False
+        self._last[key] = envelope.seq if last is None else max(last, envelope.seq)
+        if len(self._last) > MAX_ORIGINS:
+            del self._last[next(iter(self._last))]  # the one that was quiet longest
+        return is_double
 
     def _handle(self, envelope: Envelope) -> None:
         match envelope:
@@ -343,10 +353,14 @@ class Cluster:
                 self._acknowledged(envelope)
             case Beat():
                 self._heard(envelope)
+            case Leave() if envelope.node == self.node:
+                self.tell()  # somebody was wrong
             case Leave():
                 state = NodeState.LEFT if envelope.node == envelope.origin else NodeState.LOST
                 self.nodes.gone(envelope.node, state, time.monotonic())
                 self._gone(envelope.node)
+                if state is NodeState.LEFT:
+                    self._forget(envelope.node)
             case Here():
                 self._told(envelope)
             case Ask():
@@ -403,12 +417,16 @@ class Cluster:
         if all(self.nodes.get(peer) is not None for peer in self._unmet):
             self._met.set()
 
+    def _forget(self, node_id: str) -> None:
+        """It never comes back under that id."""
+        self._sequences.pop(self._each + node_id, None)
+        self._last.pop((node_id, True), None)
+        self._last.pop((node_id, False), None)
+
     def _gone(self, node_id: str) -> None:
         """Its answers are not waited for."""
         self._someone_left.set()
         self._unmet.discard(node_id)
-        self._last.pop((node_id, True), None)
-        self._last.pop((node_id, False), None)
         for confirmation in tuple(self._confirmations.values()):
             if node_id in confirmation.missing:
                 confirmation.missing.discard(node_id)
@@ -429,7 +447,10 @@ class Cluster:
         except Exception as exc:
             self._log.error("node %s asked for %s: %r", ask.origin, ask.operation, exc, exc_info=exc)
             error = "it failed there, the log has the reason"
-        self._publish(self._each + ask.origin, lambda seq: Answer(VERSION, self.node, seq, ask.ask, value, error))
+        topic = self._each + ask.origin
+        if not self._publish(topic, lambda seq: Answer(VERSION, self.node, seq, ask.ask, value, error)):
+            error = "its answer cannot be sent, the log has the reason"
+            self._publish(topic, lambda seq: Answer(VERSION, self.node, seq, ask.ask, None, error))
 
     def _answered(self, answer: Answer) -> None:
         future = self._answers.get(answer.ask)

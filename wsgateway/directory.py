@@ -2,15 +2,17 @@
 processes themselves. Without a broker there is one process, and nothing here waits."""
 
 import asyncio
+import json
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from wsgateway.cluster import Cluster, info_of
+from wsgateway.config import Settings
 from wsgateway.connection import Connection
 from wsgateway.envelopes import NODE_ID, Info
-from wsgateway.exceptions import NodeError, check_close
+from wsgateway.exceptions import MessageError, NodeError, NodeLate, check_close
 from wsgateway.hub import Connections, Sent
 from wsgateway.logs import log_failures, mask_query
 from wsgateway.messages import encode
@@ -27,6 +29,7 @@ MAX_ROWS = 1000
 class ListedGateway(Protocol):
     """What the directory needs of a gateway."""
 
+    settings: Settings
     metrics: Metrics
 
     @property
@@ -131,21 +134,26 @@ class Directory:
     # The connections
 
     async def page(self, search: str, offset: int, limit: int) -> tuple[int, list[dict[str, Any]]]:
-        """How many connections match `search`, and those from `offset` on: this process's first, then by node."""
+        """How many connections match `search`, and those from `offset` on. Their order is the same everywhere."""
         own = await self._matching(search)
         cluster = self._cluster
-        totals = {} if cluster is None else await cluster.ask_all("search", search=search)
-        rows = [self._shown(conn) for conn in own[offset : offset + limit]]
-        passed = len(own)
-        for node_id, total in totals.items():
+        totals: dict[str, int] = {} if cluster is None else await cluster.ask_all("search", search=search)
+        if cluster is None:
+            return len(own), [self._shown(conn) for conn in own[offset : offset + limit]]
+        totals[cluster.node] = len(own)
+        rows: list[dict[str, Any]] = []
+        passed = 0
+        for node_id, total in sorted(totals.items()):
             missing, skip = limit - len(rows), max(0, offset - passed)
-            if missing > 0 and skip < total and cluster is not None:
+            if missing > 0 and skip < total and node_id == cluster.node:
+                rows += [self._shown(conn) for conn in own[skip : skip + missing]]
+            elif missing > 0 and skip < total:
                 try:
                     rows += await cluster.ask(node_id, "rows", search=search, offset=skip, limit=missing)
                 except NodeError:
                     pass  # it has gone meanwhile
             passed += total
-        return len(own) + sum(totals.values()), rows
+        return passed, rows
 
     async def describe(self, conn_id: str) -> dict[str, Any] | None:
         """One connection with its headers, wherever it is; None if it is not open."""
@@ -171,7 +179,9 @@ class Directory:
             try:
                 closed += await cluster.ask(node_id, "close", ids=theirs, code=code, reason=reason)
             except NodeError:
-                pass  # it has gone, and they with it
+                if cluster.nodes.get(node_id) is not None:
+                    raise
+                # it has gone, and they with it
         return closed
 
     # Sending from a process that only watches
@@ -183,20 +193,41 @@ class Directory:
 
         Raises `NodeError` if none can be reached or its hook failed, and `MessageError`.
         """
-        encode(message)
-        cluster = self._cluster
-        serving = [] if cluster is None else cluster.nodes.alive()
-        if cluster is None or not serving:
-            raise NodeError("none of the processes that serve this gateway can be reached")
+        if message is None:
+            raise MessageError("there is none")  # it could not be told from one that the listener drops
+        frame = encode(message)
+        assert frame is not None
         ids = None if connections is None else [str(getattr(item, "id", item)) for item in connections]
-        return Sent(*await cluster.ask(serving[0].id, "send", message=message, ids=ids, data=data or {}))
+        arguments = {
+            "payload": frame.payload,  # as it is on the wire: MessagePack has no integers past 64 bits
+            "kind": "text" if isinstance(message, str) else "bytes" if frame.text is None else "json",
+            "ids": ids,
+            "data": json.dumps(data or {}),
+        }
+        settings = self._gateway.settings
+        refused = NodeError("none of the processes that serve this gateway can be reached")
+        for node in [] if self._cluster is None else self._cluster.nodes.alive():
+            if self._cluster is not None and node.info.state == "running" and not node.is_late:
+                try:
+                    seconds = settings.hook_timeout + 2 * settings.broker_timeout
+                    return Sent(*await self._cluster.ask_within(seconds, node.id, "send", **arguments))
+                except NodeLate:
+                    raise  # it may have sent it
+                except NodeError as exc:
+                    refused = exc  # as when it has begun to stop: another may serve
+        raise refused
 
     # What this process does for others
 
     async def _send(self, arguments: dict[str, Any]) -> list[Any]:
-        return list(
-            await self._gateway.send(arguments["message"], connections=arguments["ids"], data=arguments["data"])
-        )
+        payload: bytes = arguments["payload"]
+        read: dict[str, Callable[[], object]] = {
+            "text": payload.decode,
+            "bytes": lambda: payload,
+            "json": lambda: json.loads(payload),
+        }
+        message, data = read[arguments["kind"]](), json.loads(arguments["data"])
+        return list(await self._gateway.send(message, connections=arguments["ids"], data=data))
 
     async def _totals(self, arguments: dict[str, Any]) -> dict[str, float]:
         del arguments

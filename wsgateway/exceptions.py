@@ -15,6 +15,7 @@ GatewayError
 ├── BrokerError          a broker that cannot be reached, or was lost
 ├── EnvelopeError        what came from a broker, or should go there, is no envelope
 ├── NodeError            another process of the gateway did not do what it was asked
+│   └── NodeLate         it did not answer in time, and may do it yet
 └── MessageError         a message that cannot be encoded (also a ValueError)
 """
 
@@ -145,6 +146,10 @@ class EnvelopeError(GatewayError):
 
 class NodeError(GatewayError):
     """Another process of the gateway did not do what it was asked, or did not answer in time."""
+
+
+class NodeLate(NodeError):  # noqa: N818  it may do it yet
+    """It did not answer in time."""
 
 
 class MessageError(GatewayError, ValueError):

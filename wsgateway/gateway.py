@@ -186,6 +186,9 @@ class Gateway:
             self.log.info("starting%s", self._where)
             try:
                 await self._start()
+            except asyncio.CancelledError:
+                await self._leave_cluster()
+                raise
             except HookError as exc:
                 await self._leave_cluster()
                 self.fail(f"on_start failed: {exc.__cause__!r}")

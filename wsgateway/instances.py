@@ -72,15 +72,16 @@ class Instance(_Supervised):
 
     async def stop(self) -> None:
         """Free the port, close every connection, run every `on_client_close`. Does nothing while stopped."""
+        if self.workers is not None:
+            self.workers.begin_end()  # a roll that goes on would hold it up
         async with self._lock:
             await self._stop()
 
     async def drain(self) -> None:
         """Close every connection as `stop` does, but keep the port: `/ready` says 503. `start` brings it back."""
         async with self._lock:
-            if self.workers is not None and self.gateway.cluster is not None:
-                self.workers.drain()
-                await self.gateway.cluster.alone()
+            if self.workers is not None:
+                await self.workers.drain()
             await _drain(self.gateway)
 
     async def restart(self) -> None:
@@ -144,8 +145,8 @@ class Instance(_Supervised):
     async def abandon(self) -> None:
         """Free the port of one whose workers have died. It stays failed, and may be started again."""
         async with self._lock:
-            stack, self._stack = self._stack, None
-            if stack is not None and self.state is State.FAILED:
+            if self._stack is not None and self.state is State.FAILED:
+                stack, self._stack = self._stack, None
                 self.url, self.workers = "", None
                 await stack.aclose()
 

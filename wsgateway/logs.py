@@ -251,8 +251,10 @@ def mask_query(text: str) -> str:
 def mask_url(url: str) -> str:
     """`url` without the user, password and query string that it may hold."""
     scheme, slashes, rest = url.partition("://")
-    host, slash, path = rest.partition("/")
-    return mask_query(scheme + slashes + host.rpartition("@")[2] + slash + path)
+    if not slashes:
+        scheme, rest = "", url
+    parts = [part.rpartition("@")[2] for part in rest.split(",")]  # a password may hold a slash; NATS takes a list
+    return mask_query(scheme + slashes + ",".join(parts))
 
 
 def escape_controls(text: str) -> str:

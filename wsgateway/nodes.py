@@ -51,10 +51,6 @@ class Nodes:
         if known is not None:
             known.state, known.seen = state, now
 
-    def find(self, host: str, pid: int) -> Node | None:
-        """The node that lives, or was thought to, as process `pid` of `host`."""
-        return next((node for node in self.alive() if (node.info.host, node.info.pid) == (host, pid)), None)
-
     def get(self, node_id: str) -> Node | None:
         """The node with that id, if it lives."""
         known = self._nodes.get(node_id)

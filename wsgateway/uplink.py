@@ -28,8 +28,14 @@ BASE_BACKOFF = 0.1
 BATCH = 500
 """Messages that are given to the link at once."""
 
+TURN = 100
+"""Messages that are read without letting the loop serve others in between."""
+
 PROBE = b"\xc1"
 """How a probe begins. MessagePack never uses this byte, so that no envelope does."""
+
+TOO_LARGE = {"kind": "broker too large"}
+"""For the log, which says it once a second."""
 
 CLOSE_TIMEOUT = 1.0
 """Seconds that what waits has to go out at the end."""
@@ -60,9 +66,8 @@ class Uplink:
         self._outbox: deque[tuple[str, bytes]] = deque()
         self._waiting = Backlog(BROKER_OUTBOX_MESSAGES, BROKER_OUTBOX_BYTES)
         self._probes: deque[tuple[str, bytes]] = deque()
-        self._expected: set[bytes] = set()
-        self._count = 0
-        self._mark = random.randbytes(8)  # noqa: S311  tells one process's probes from another's
+        self._expected: set[int] = set()
+        self._mark = b""
         self._wake = asyncio.Event()
         self._probed = asyncio.Event()
         self._emptied = asyncio.Event()
@@ -103,7 +108,9 @@ class Uplink:
         size = len(data)
         if self._max_payload and size > self._max_payload:
             self._metrics.broker_dropped["too_large"] += 1
-            self._log.warning("a message of %d bytes is too large for the broker: %d", size, self._max_payload)
+            self._log.warning(
+                "a message of %d bytes is too large for the broker: %d", size, self._max_payload, extra=TOO_LARGE
+            )
             return False
         while not self._waiting.fits(size):
             self._waiting.remove(len(self._outbox.popleft()[1]))
@@ -160,15 +167,21 @@ class Uplink:
             self._log.debug("closing the link to the broker: %r", exc)
 
     async def _read(self, link: Link) -> None:
+        count = 0
         while True:
             for data in await link.receive():
+                count += 1
                 if data[:1] == PROBE:
-                    self._expected.discard(data)
-                    if not self._expected:
-                        self._probed.set()
+                    if data[1:-1] == self._mark:
+                        self._expected.discard(data[-1])
+                        if not self._expected:
+                            self._probed.set()
                 else:
                     self._metrics.broker_received += 1
                     self._received(data)
+            if count >= TURN:
+                count = 0
+                await asyncio.sleep(0)  # a driver may have more at once: others want the loop too
 
     async def _write(self, link: Link) -> None:
         while True:
@@ -177,6 +190,7 @@ class Uplink:
             while batch := self._next_batch():
                 await link.publish(batch)
                 self._metrics.broker_sent += len(batch)
+                await asyncio.sleep(0)
             if not self._outbox:
                 self._emptied.set()
 
@@ -188,7 +202,10 @@ class Uplink:
             while self._outbox and len(batch) < BATCH:
                 topic, data = self._outbox.popleft()
                 self._waiting.remove(len(data))
-                batch.append((topic, data))
+                if len(data) > self._max_payload:  # it was queued before the broker had said what it takes
+                    self._metrics.broker_dropped["too_large"] += 1
+                else:
+                    batch.append((topic, data))
         return batch
 
     async def _probe(self) -> None:
@@ -200,9 +217,12 @@ class Uplink:
             await self._probe_once(PROBE_TIMEOUT, PROBE_TIMEOUT)
 
     async def _probe_once(self, interval: float, within: float) -> None:
-        """Send a probe through each topic, again after `interval`, until all of one round are back."""
+        """Send a probe through each topic, again after `interval`, until one has come back through each."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + within
+        self._probed.clear()
+        self._expected = set(range(len(self._topics)))
+        self._mark = random.randbytes(8)  # noqa: S311  tells these probes from older ones, and from another process's
         while True:
             self._send_probes()
             try:
@@ -218,14 +238,7 @@ class Uplink:
                     raise BrokerError(f"nothing has come back for {within:g} s") from None
 
     def _send_probes(self) -> None:
-        self._count += 1
-        self._probed.clear()
-        probes = [
-            (topic, PROBE + self._mark + self._count.to_bytes(8) + bytes([place]))
-            for place, topic in enumerate(self._topics)
-        ]
-        self._expected = {data for _, data in probes}
-        self._probes.extend(probes)
+        self._probes.extend((topic, PROBE + self._mark + bytes([place])) for place, topic in enumerate(self._topics))
         self._wake.set()
 
     def _up(self) -> None:

@@ -1,8 +1,8 @@
 """`python -m wsgateway.worker LISTENING TELL`: one of the processes that serve a gateway, started by `workers`.
 
-It reads its settings as one line of JSON from standard input, serves on the inherited socket, and writes `ready`, or
-why it cannot, to the descriptor TELL. With SIGUSR1 it closes its clients, and stays; it ends with SIGTERM, or when
-standard input ends with the process that started it."""
+It reads its settings as one line of JSON from standard input, serves on the inherited socket, and writes one line of
+JSON to the descriptor TELL: its `node`, or why it `failed`. With SIGUSR1 it closes its clients, and stays; it ends with
+SIGTERM, or when standard input ends with the process that started it."""
 
 import asyncio
 import json
@@ -22,6 +22,8 @@ from wsgateway.server import end_process, loop_factory, serving
 
 def main(listening: int, tell: int) -> int:
     """Serve; the exit code: 0, or 3 if the start failed."""
+    for descriptor in (listening, tell):
+        os.set_inheritable(descriptor, False)  # what a listener starts must not hold them
     sys.path.insert(0, str(Path.cwd()))  # where a listener is looked for
     log_to_terminal()
     mask_queries()
@@ -31,7 +33,7 @@ def main(listening: int, tell: int) -> int:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             runner.run(_serve(settings, socket.socket(fileno=listening), tell))
     except (ConfigError, StartError) as exc:
-        os.write(tell, str(exc).encode()[:4000])
+        os.write(tell, json.dumps({"failed": str(exc)}).encode() + b"\n")
         return 3
     return end_process(0)
 
@@ -56,7 +58,8 @@ async def _serve(settings: Settings, listening: socket.socket, tell: int) -> Non
     signal.signal(signal.SIGUSR1, drain)
     threading.Thread(target=_until_orphaned, args=(loop, stop), daemon=True).start()
     async with serving(gateway, settings, inherited=listening):
-        os.write(tell, b"ready")
+        assert gateway.cluster is not None
+        os.write(tell, json.dumps({"node": gateway.cluster.node}).encode() + b"\n")
         os.close(tell)
         await stop.wait()
 

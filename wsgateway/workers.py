@@ -2,6 +2,7 @@
 `python -m wsgateway.worker`, which inherits the listening socket; a broker carries messages between them."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -9,7 +10,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from socket import socket
 from tempfile import TemporaryDirectory
@@ -18,7 +19,8 @@ from wsgateway.config import Settings
 from wsgateway.exceptions import ConfigError, StartError
 from wsgateway.gateway import Gateway
 from wsgateway.limits import LINGER
-from wsgateway.server import GRACEFUL, bind, unbind, url_of
+from wsgateway.server import GRACEFUL, HANDSHAKES, bind, unbind, url_of
+from wsgateway.uplink import CLOSE_TIMEOUT
 
 START_TIMEOUT = 30.0
 """Seconds until a worker has to serve."""
@@ -34,23 +36,34 @@ MAX_BACKOFF = 5.0
 
 
 class Worker:
-    """One process."""
+    """One process. `node` is its id among those of the gateway."""
 
-    def __init__(self, process: asyncio.subprocess.Process, grace: float) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, node: str, grace: float) -> None:
         self.process = process
+        self.node = node
         self.started = time.monotonic()
         self._grace = grace
 
+    def tell(self, number: signal.Signals) -> None:
+        """Send it a signal, if it is there yet."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(number)
+
     async def stop(self) -> None:
         """Let it close its clients and end; end it where it does not."""
-        if self.process.returncode is None:
-            self.process.terminate()
+        self.tell(signal.SIGTERM)
         try:
             async with asyncio.timeout(self._grace):
                 await self.process.wait()
         except TimeoutError:
-            self.process.kill()
+            self.tell(signal.SIGKILL)
             await self.process.wait()
+
+
+def grace_of(settings: Settings) -> float:
+    """Seconds that a worker may take to end, once it was told to."""
+    ending = settings.drain + LINGER + settings.hook_timeout  # clients, stuck ones, `on_stop`
+    return ending + HANDSHAKES + GRACEFUL + 2 * CLOSE_TIMEOUT + 1
 
 
 async def start_worker(settings: Settings, listening: socket) -> Worker:
@@ -67,34 +80,37 @@ async def start_worker(settings: Settings, listening: socket) -> Worker:
             pass_fds=(listening.fileno(), tell),
             start_new_session=True,  # Ctrl-C in a terminal is this process's to handle
         )
+    except OSError as exc:
+        os.close(told)
+        raise StartError(f"a worker cannot be started: {exc.strerror or exc}") from exc
     finally:
         os.close(tell)
-    worker = Worker(process, settings.drain + LINGER + GRACEFUL + 1)
     try:
         assert process.stdin is not None
         process.stdin.write(json.dumps(_described(settings)).encode() + b"\n")
         async with asyncio.timeout(START_TIMEOUT):
-            said = await _read_line(told)
+            said = json.loads(await _read_line(told) or b"{}")
     except BaseException as exc:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
         await process.wait()
         if isinstance(exc, TimeoutError):
             raise StartError(f"a worker did not serve within {START_TIMEOUT:g} s") from exc
         raise
-    if said != b"ready":
+    if "node" not in said:
         await process.wait()
-        raise StartError(said.decode(errors="replace") or f"a worker ended with {process.returncode} before it served")
-    return worker
+        raise StartError(said.get("failed") or f"a worker ended with {process.returncode} before it served")
+    return Worker(process, said["node"], grace_of(settings))
 
 
 async def _read_line(descriptor: int) -> bytes:
-    """What is written to the pipe until its end, which is closed then."""
+    """The first line that is written to the pipe, which is closed then; nothing if it ends before."""
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader()
     pipe = os.fdopen(descriptor, "rb", 0)
     transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
     try:
-        return (await reader.read()).strip()
+        return await reader.readline()
     finally:
         transport.close()
 
@@ -116,7 +132,6 @@ class Workers:
         self._gave_up = gave_up
         self._workers: list[Worker] = []
         self._watching: set[asyncio.Task[None]] = set()
-        self._rolling = asyncio.Lock()
         self._quick = 0
         self._is_ending = False
 
@@ -138,30 +153,45 @@ class Workers:
 
     async def roll(self) -> None:
         """Replace one after the other: the new one serves before the old one is told to end. Raises `StartError`."""
-        async with self._rolling:
-            for old in tuple(self._workers):
-                if old not in self._workers:
-                    continue  # it has died, and is replaced
-                new = await start_worker(self._settings, self._listening)
-                self._adopt(new)
-                self._workers.remove(old)
-                self._log.info("worker %d takes the place of %d", new.process.pid, old.process.pid)
-                await old.stop()
+        for old in tuple(self._workers):
+            if self._is_ending:
+                return
+            if old not in self._workers:
+                continue  # it has died, and is replaced
+            new = await start_worker(self._settings, self._listening)
+            if old not in self._workers or self._is_ending:  # meanwhile
+                await new.stop()
+                continue
+            self._adopt(new)
+            self._workers.remove(old)
+            self._log.info("worker %d takes the place of %d", new.process.pid, old.process.pid)
+            await old.stop()
 
-    def drain(self) -> None:
-        """Let all close their clients, and stay."""
+    async def drain(self) -> None:
+        """Let all close their clients, and stay. Waits until they have."""
         for worker in self._workers:
-            worker.process.send_signal(signal.SIGUSR1)
+            worker.tell(signal.SIGUSR1)
+        cluster = self._gateway.cluster
+        if cluster is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(grace_of(self._settings)):
+                    await cluster.have_left([worker.node for worker in self._workers])
+
+    def begin_end(self) -> None:
+        """Tell all to end, and start no more; `aclose` has to follow. A roll ends early."""
+        self._is_ending = True
+        for worker in self._workers:
+            worker.tell(signal.SIGTERM)
 
     async def aclose(self) -> None:
         """End all, at once. May be called twice."""
         self._is_ending = True
-        workers, self._workers = self._workers, []
-        await asyncio.gather(*(worker.stop() for worker in workers))
         for task in tuple(self._watching):
             task.cancel()
         if self._watching:
             await asyncio.wait(self._watching)
+        workers, self._workers = self._workers, []
+        await asyncio.gather(*(worker.stop() for worker in workers))
 
     def _adopt(self, worker: Worker) -> None:
         self._workers.append(worker)
@@ -176,7 +206,7 @@ class Workers:
             return
         self._workers.remove(worker)
         if self._gateway.cluster is not None:
-            self._gateway.cluster.died(worker.process.pid)
+            self._gateway.cluster.died(worker.node)
         lived = time.monotonic() - worker.started
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
         self._log.error("worker %d %s after %.1f s, another takes its place", worker.process.pid, how, lived)
@@ -210,12 +240,8 @@ async def serving_workers(
     with TemporaryDirectory(prefix="wsgateway-") as folder:
         broker = settings.broker or f"ipc://{Path(folder) / 'ipc'}"
         url = url_of(settings, listening)
-        host, port = (None, 0) if settings.uds else listening.getsockname()[:2]
-        del host
-        values = {spec.name: getattr(settings, spec.name) for spec in fields(settings)}
-        workers = Workers(
-            Settings(**{**values, "broker": broker, "port": port or settings.port}), listening, gateway, gave_up
-        )
+        port = settings.port if settings.uds else listening.getsockname()[1]
+        workers = Workers(replace(settings, broker=broker, port=port), listening, gateway, gave_up)
         try:
             gateway.bound_to(url, None if settings.uds else settings.host)
             await gateway.watch(broker)
@@ -225,6 +251,7 @@ async def serving_workers(
             gateway.fail(str(exc))
             raise StartError(str(exc)) from exc
         finally:
+            listening.close()  # else new clients would wait in its queue, which nobody empties any more
             await workers.aclose()
             await gateway.stop()
             unbind(settings, listening)

@@ -56,5 +56,6 @@ def opener(url: str) -> Open:
     try:
         found: Open = driver.opener(url)
     except ValueError as exc:
-        raise ConfigError([f"broker: {mask_url(url)!r} cannot be used: {exc}"]) from exc
+        said = "its host or port cannot be read, is the password percent-encoded?" if "@" in url else str(exc)
+        raise ConfigError([f"broker: {mask_url(url)!r} cannot be used: {said}"]) from None
     return found

@@ -9,6 +9,7 @@ import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import zmq
 import zmq.asyncio
@@ -17,8 +18,8 @@ from wsgateway.brokers import Link, Open
 from wsgateway.envelopes import MAX_ENVELOPE
 from wsgateway.exceptions import BrokerError
 
-HIGH_WATER = 100_000
-"""Messages that wait for a process that does not read; past them it loses some, and sees that it did."""
+HIGH_WATER = 2_000
+"""Parcels of messages that wait for a process that does not read; past them it loses some, and sees that it did."""
 
 FLUSH_MS = 200
 """Milliseconds that what was sent last has to go out when a link is closed."""
@@ -30,9 +31,11 @@ class Proxy:
     def __init__(self, folder: Path, lock: int) -> None:
         self._lock = lock
         self._context = zmq.Context()
-        self._sockets = [self._context.socket(zmq.PULL), self._context.socket(zmq.PUB)]
+        self._sockets: list[zmq.Socket[bytes]] = []
         try:
-            for name, socket in zip(("in", "out"), self._sockets, strict=True):
+            for name, kind in (("in", zmq.PULL), ("out", zmq.PUB)):
+                socket = self._context.socket(kind)
+                self._sockets.append(socket)
                 socket.set(zmq.LINGER, 0)
                 socket.set(zmq.MAXMSGSIZE, MAX_ENVELOPE)
                 socket.set(zmq.SNDHWM, HIGH_WATER)
@@ -41,7 +44,7 @@ class Proxy:
             self._context.destroy(linger=0)
             os.close(lock)
             raise BrokerError(f"cannot bind in {folder}: {exc}") from exc
-        self._thread = threading.Thread(target=self._run, name="wsgateway-ipc", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="wsgateway ipc", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
@@ -66,13 +69,14 @@ def take_proxy(folder: Path) -> Proxy | None:
     """The proxy of `folder`, which is made, if no other process has one. Raises `BrokerError`."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        owner = folder.stat().st_uid
-        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        # the folder itself is locked: no file that a cleaner of temporary files could take away
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        found = os.fstat(lock)
     except OSError as exc:
         raise BrokerError(f"cannot use the folder {folder}: {exc.strerror or exc}") from exc
-    if owner != os.getuid():
+    if found.st_uid != os.getuid() or found.st_mode & 0o077:
         os.close(lock)
-        raise BrokerError(f"the folder {folder} belongs to another user")
+        raise BrokerError(f"the folder {folder} belongs to another user, or others may enter it: chmod 700")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -86,12 +90,15 @@ class IpcLink:
 
     def __init__(self, folder: Path, topics: Sequence[str], proxy: Proxy | None) -> None:
         self._proxy = proxy
+        self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._context: zmq.asyncio.Context | None = zmq.asyncio.Context()
         self._out = self._context.socket(zmq.PUSH)
         self._in = self._context.socket(zmq.SUB)
         self._out.set(zmq.LINGER, FLUSH_MS)
         self._in.set(zmq.RCVHWM, HIGH_WATER)
         self._in.set(zmq.MAXMSGSIZE, MAX_ENVELOPE)
+        self._events = self._in.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        self._watching = asyncio.ensure_future(self._watch())
         for topic in topics:
             self._in.subscribe(_named(topic))
         self._out.connect(f"ipc://{folder / 'in'}")
@@ -109,20 +116,39 @@ class IpcLink:
             raise BrokerError(str(exc)) from exc
 
     async def receive(self) -> Sequence[bytes]:
+        received: asyncio.Future[list[bytes]] = asyncio.ensure_future(self._in.recv_multipart())
         try:
-            parts = await self._in.recv_multipart()
+            if not received.done():
+                either: set[asyncio.Future[Any]] = {received, self._lost}
+                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if not received.done():
+                raise BrokerError("the process that handed messages on has ended")
+            return received.result()[1:]
         except zmq.ZMQError as exc:
             raise BrokerError(str(exc)) from exc
-        return parts[1:]
+        finally:
+            received.cancel()
+
+    async def _watch(self) -> None:
+        """ZeroMQ would connect again by itself, once there is a proxy: but somebody has to be it."""
+        await self._events.recv_multipart()
+        if not self._lost.done():
+            self._lost.set_result(None)
 
     async def aclose(self) -> None:
         context, self._context = self._context, None
-        if context is not None:
-            self._in.close(linger=0)
-            self._out.close()
-            await asyncio.to_thread(context.term)  # waits until what was sent has gone out, `FLUSH_MS` at most
-        if self._proxy is not None:
-            await asyncio.to_thread(self._proxy.close)
+        try:
+            if context is not None:
+                self._watching.cancel()
+                await asyncio.wait({self._watching})
+                self._in.disable_monitor()
+                self._events.close(linger=0)
+                self._in.close(linger=0)
+                self._out.close()
+                await asyncio.to_thread(context.term)  # waits until what was sent has gone out, `FLUSH_MS` at most
+        finally:
+            if self._proxy is not None:
+                await asyncio.shield(asyncio.to_thread(self._proxy.close))
 
 
 def _named(topic: str) -> bytes:
@@ -155,6 +181,11 @@ def opener(url: str) -> Open:
 
     async def open_link(topics: Sequence[str]) -> Link:
         proxy = take_proxy(folder)
-        return IpcLink(folder, topics, proxy)
+        try:
+            return IpcLink(folder, topics, proxy)
+        except zmq.ZMQError as exc:
+            if proxy is not None:
+                proxy.close()
+            raise BrokerError(str(exc)) from exc
 
     return open_link

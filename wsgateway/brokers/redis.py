@@ -20,8 +20,9 @@ class RedisLink:
 
     max_payload = 512 * 1024 * 1024  # of a Redis string
 
-    def __init__(self, client: "Redis", pubsub: PubSub) -> None:
-        self._client = client
+    def __init__(self, publishing: "Redis", reading: "Redis", pubsub: PubSub) -> None:
+        self._client = publishing
+        self._reading = reading
         self._pubsub = pubsub
 
     async def publish(self, batch: Sequence[tuple[str, bytes]]) -> None:
@@ -43,7 +44,7 @@ class RedisLink:
                 return (response[2],)
 
     async def aclose(self) -> None:
-        for part in (self._pubsub, self._client):
+        for part in (self._pubsub, self._reading, self._client):
             try:
                 await part.aclose()
             except (RedisError, OSError):
@@ -53,15 +54,15 @@ class RedisLink:
 def opener(url: str) -> Open:
     """Raises `ValueError` for a URL that redis-py cannot read."""
 
-    def client() -> "Redis":
+    def client(timeout: float | None) -> "Redis":
         return Redis.from_url(
-            url, protocol=2, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT, retry=Retry(NoBackoff(), 0)
+            url, protocol=2, socket_timeout=timeout, socket_connect_timeout=TIMEOUT, retry=Retry(NoBackoff(), 0)
         )
 
     async def open_link(topics: Sequence[str]) -> Link:
-        redis = client()
-        pubsub = redis.pubsub()
-        link = RedisLink(redis, pubsub)
+        reading = client(None)  # it may be quiet for long
+        pubsub = reading.pubsub()
+        link = RedisLink(client(TIMEOUT), reading, pubsub)
         try:
             await pubsub.subscribe(*topics)
         except BaseException as exc:
@@ -71,5 +72,5 @@ def opener(url: str) -> Open:
             raise
         return link
 
-    client()  # which reads the URL
+    client(None)  # which reads the URL
     return open_link
