@@ -140,6 +140,11 @@ class Caller(asyncio.Protocol):
     def connection_made(self, transport: Any) -> None:  # uvloop's is no asyncio.Transport
         self.transport = transport
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether so many calls wait for their answers that the server would refuse more of them."""
+        return len(self._answers) > 500
+
     def post(self, number: int, *, to: str = "", size: int = 64) -> asyncio.Future[None]:
         """Push message `number` of `size` bytes; done once it is answered with 200."""
         message = f"{number} {time.monotonic():.6f} ".ljust(size, "x")
@@ -267,12 +272,14 @@ FULL = Plan(minutes=2, idle=10_000, many=1000, crowd=5000, large=5000, churning=
 SHORT = Plan(minutes=1 / 30, idle=500, many=200, crowd=500, large=100, churning=100, seconds=2)
 
 
-async def paced(rate: float, count: int, act: Callable[[int], object]) -> None:
-    """Call `act` with 0, 1, … `count - 1`, `rate` times a second."""
+async def paced(caller: Caller, rate: float, count: int, act: Callable[[int], object]) -> None:
+    """Call `act`, which uses `caller`, with 0, 1, … `count - 1`, `rate` times a second, or as often as it can."""
     loop = asyncio.get_running_loop()
     begun = loop.time()
     for number in range(count):
         await asyncio.sleep(max(0.0, begun + number / rate - loop.time()))
+        while caller.is_behind:
+            await asyncio.sleep(0.001)
         act(number)
 
 
@@ -331,7 +338,7 @@ async def _broadcast(clients: int, rate: int, seconds: int) -> Result:
         await server.clients(clients, tally)
         caller = await server.caller()
         answers: list[asyncio.Future[None]] = []
-        await paced(rate, rate * seconds, lambda number: answers.append(caller.post(number)))
+        await paced(caller, rate, rate * seconds, lambda number: answers.append(caller.post(number)))
         await asyncio.gather(*answers)
         return await _delivered(tally, clients * rate * seconds)
 
@@ -368,7 +375,7 @@ async def spread(plan: Plan) -> Result:
         def post(number: int) -> None:
             answers.append(caller.post(number // len(ids), to=ids[number % len(ids)]))
 
-        await paced(rate, rate * plan.seconds, post)
+        await paced(caller, rate, rate * plan.seconds, post)
         await asyncio.gather(*answers)
         return await _delivered(tally, rate * plan.seconds)
 
@@ -462,7 +469,7 @@ async def churn(plan: Plan) -> Result:
                 memory.append((number / 100, server.memory()))
 
         count = int(plan.minutes * 60 * 100)
-        await paced(100, count, tick)
+        await paced(caller, 100, count, tick)
         await asyncio.gather(*answers, *replacing)
         still = await _all_have(clients, count - 1)
         is_judged = plan.minutes >= 2 * WARM

@@ -101,8 +101,9 @@ def needed(program: str) -> str:
 
 
 @contextmanager
-def redis() -> Iterator[Process]:
-    service = Process("redis", needed("redis-server"), "--port", "{port}", "--save", "", "--bind", "127.0.0.1")
+def redis(*arguments: str) -> Iterator[Process]:
+    command = (needed("redis-server"), "--port", "{port}", "--save", "", "--bind", "127.0.0.1", *arguments)
+    service = Process("redis", *command)
     service.start()
     try:
         yield service

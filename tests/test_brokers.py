@@ -1,6 +1,7 @@
 """The contract of a broker's link, and of what rests on it, over every broker with a real server."""
 
 import asyncio
+import json
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -12,13 +13,14 @@ import anyio
 import pytest
 
 from tests.services import BROKERS, Process, Service, broker, nats, redis
-from wsgateway import ConfigError, Gateway
+from wsgateway import ConfigError, Gateway, Settings
 from wsgateway.brokers import Link, opener
+from wsgateway.brokers.ipc import take_proxy
 from wsgateway.brokers.redis import RedisLink
 from wsgateway.cluster import Cluster, Local, info_of
 from wsgateway.exceptions import BrokerError, NodeError
 from wsgateway.hub import Sent
-from wsgateway.logs import GatewayLog
+from wsgateway.logs import GatewayLog, mask_url
 from wsgateway.messages import Frame
 from wsgateway.metrics import Metrics
 
@@ -370,6 +372,65 @@ async def test_when_the_process_with_the_proxy_of_ipc_ends_another_takes_it_over
         await is_up([two, three], False)
         await is_up([two, three], True)
         await both_ways(two, three, b"again")
+
+
+async def test_a_broker_with_a_long_way_is_joined(server: Process) -> None:
+    """Its round trip takes longer than the first probes wait for each other."""
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            await asyncio.sleep(0.08)  # the way
+            writer.write(data)
+        writer.close()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there = await asyncio.open_connection("127.0.0.1", server.port)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(carry(reader, there[1]))
+            tasks.create_task(carry(there[0], writer))
+
+    way = await asyncio.start_server(accept, "127.0.0.1", 0)
+    async with way:
+        port = way.sockets[0].getsockname()[1]
+        async with members(f"redis://127.0.0.1:{port}", 2) as found:
+            await both_ways(found[0], found[1], b"far")
+
+
+async def test_redis_over_a_unix_socket(tmp_path: Path) -> None:
+    path = tmp_path / "redis.sock"
+    with redis("--unixsocket", str(path)):
+        async with members(f"unix://{path}", 2) as found:
+            await both_ways(found[0], found[1], b"near")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:p/ss/secret@host:6379/0",
+        "nats://u:secret@a,nats://u:secret@b",
+        "user:secret@host",
+        "redis://host?password=secret",
+    ],
+)
+def test_a_password_is_never_shown(url: str) -> None:
+    assert "secret" not in mask_url(url)
+    assert "secret" not in json.dumps(Settings(broker=url).shown())
+    told = ""
+    try:
+        Gateway(broker=url)
+    except ConfigError as exc:
+        told = str(exc)
+    assert "secret" not in told
+
+
+def test_a_folder_that_others_may_enter_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "ipc"
+    folder.mkdir(mode=0o755)
+    with pytest.raises(BrokerError, match="chmod 700"):
+        take_proxy(folder)
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(BrokerError, match="cannot use the folder"):
+        take_proxy(tmp_path / "link")
 
 
 async def test_flushall_harms_nothing(server: Process) -> None:

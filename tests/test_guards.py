@@ -76,6 +76,16 @@ async def test_a_body_that_comes_after_its_answer_is_no_head() -> None:
         assert b"HTTP/1.1 200 OK" in await raw.receive_until(b"}")
 
 
+async def test_requests_that_do_not_wait_for_each_other_are_answered_in_order() -> None:
+    async with own(Gateway(local_access=True)) as url, await connect(url) as raw:
+        head = "POST /send HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: "
+        for number in range(500):
+            body = json.dumps({"message": number, "id": f"none{number}"})
+            await raw.send(f"{head}{len(body)}\r\n\r\n{body}".encode())
+        for number in range(500):
+            assert f"[none{number}]".encode() in await raw.receive_until(b"}")
+
+
 def upgrade(*headers: str, path: str = "/ws") -> bytes:
     lines = [
         f"GET {path} HTTP/1.1",

@@ -281,6 +281,44 @@ async def test_a_drain_closes_the_clients_of_all_and_a_start_brings_them_back(st
     await server.has_workers(2)
 
 
+async def test_a_roll_goes_on_when_a_worker_dies_in_it(start: Any) -> None:
+    server = start("--drain", "1")
+    before = await server.has_workers(2)
+    rolling = asyncio.create_task(
+        asyncio.to_thread(run, "roll", "default", "--admin-url", server.admin, cwd=Path.cwd())
+    )
+    for node in before:
+        os.kill(node["pid"], signal.SIGKILL)
+    assert (await rolling).returncode == 0
+    nodes = await server.has_workers(2)
+    assert not {node["pid"] for node in before} & {node["pid"] for node in nodes}
+
+
+async def test_a_drain_waits_for_its_own_workers_only(start: Any, tmp_path: Path) -> None:
+    with redis() as broker_of_both:
+        server = start("--broker", broker_of_both.url, "--drain", "1")
+        async with testing.serve(Gateway(broker=broker_of_both.url)), Publisher(broker_of_both.url) as publisher:
+            await server.has_workers(3)
+            done = await asyncio.to_thread(run, "drain", "--admin-url", server.admin, cwd=Path.cwd())
+            assert done.returncode == 0
+            assert (await publisher.asend("x")).nodes == 1
+            assert await asyncio.to_thread(server.served.terminate) == 0
+
+
+async def test_a_message_from_the_panel_is_any_json(start: Any) -> None:
+    server = start()
+    await server.has_workers(2)
+    path = "/gateways/default/send"
+    assert (await server.ask("POST", path, {"message": "a:1 " + "x" * 1000}))["complete"]
+    async with testing.Client(server.url) as ann:
+        for message in ({"n": 10**30}, [None, 1.5], "text", 0, False):
+            assert (await server.ask("POST", path, {"message": message}))["complete"]
+            received = await ann.receive()
+            assert received == message if isinstance(message, str) else json.loads(received) == message
+        with pytest.raises(httpx.HTTPStatusError, match="422"):
+            await server.ask("POST", path, {"message": None})
+
+
 def test_a_crash_loop_is_given_up_with_3(tmp_path: Path) -> None:
     (tmp_path / "bad.py").write_text(
         "import os, threading\n"

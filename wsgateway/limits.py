@@ -12,6 +12,9 @@ MAX_HEAD = 32 * 1024
 MAX_URL = 8 * 1024
 """Bytes of a request's path and query string."""
 
+MAX_PIPELINED = 1000
+"""Requests of one connection that wait for the answer to the one before."""
+
 SPARE_DESCRIPTORS = 64
 """Open files that are left for others than clients, where `max_connections` is not set."""
 

@@ -5,11 +5,13 @@ import asyncio
 import functools
 import logging
 import re
+from collections.abc import Sized
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
@@ -20,7 +22,7 @@ from websockets.http11 import Request, Response
 from websockets.utils import accept_key
 
 from wsgateway.config import Settings
-from wsgateway.limits import BODY_TIMEOUT, LINGER, MAX_HEAD, MAX_URL
+from wsgateway.limits import BODY_TIMEOUT, LINGER, MAX_HEAD, MAX_PIPELINED, MAX_URL
 from wsgateway.sockets import Socket
 from wsgateway.wire import EXTENSION, Wire, WireUser
 
@@ -204,12 +206,14 @@ NEEDED_HTTP = (
     "connections",
     "cycle",
     "data_received",
+    "flow",
     "handle_websocket_upgrade",
     "headers",
     "loop",
     "on_headers_complete",
     "on_message_complete",
     "on_url",
+    "pipeline",
     "scope",
     "send_400_response",
     "server_state",
@@ -217,6 +221,19 @@ NEEDED_HTTP = (
     "ws_protocol_class",
 )
 """Attributes of uvicorn's HTTP protocol that `HttpProtocol` rests on."""
+
+
+class PipelineFlow(FlowControl):
+    """Reads on only once every request that was read is being answered: uvicorn's does with each answer, and so reads
+    whatever comes into memory."""
+
+    def __init__(self, transport: Any, pipeline: Sized) -> None:
+        super().__init__(transport)
+        self._pipeline = pipeline
+
+    def resume_reading(self) -> None:
+        if not self._pipeline:
+            super().resume_reading()
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -244,6 +261,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        self.flow = PipelineFlow(transport, self.pipeline)
         if (self.max_sockets and len(self.connections) > self.max_sockets) or (
             self.max_file and transport.get_extra_info("socket").fileno() >= self.max_file  # the lowest one is taken
         ):
@@ -278,6 +296,8 @@ class HttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._head_is_here()
         self._is_body = True
+        if len(self.pipeline) >= MAX_PIPELINED:
+            self._give_up(503, f"more than {MAX_PIPELINED} requests of this connection wait for their answers")
         if sum(len(name) + len(value) + 4 for name, value in self.headers) > MAX_HEAD:
             self._give_up(431, f"the request's head is larger than {MAX_HEAD} bytes")
         super().on_headers_complete()

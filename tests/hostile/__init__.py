@@ -27,6 +27,7 @@ Clients and callers
   /send: falsy messages               test_callers: falsy_messages
   /send: surrogates, odd texts        test_callers: what_cannot_be_sent, odd_texts; more: tests/test_routes.py
   /send: bodies without end           test_callers: a_body_that_is_too_large, a_body_that_is_too_slow
+  requests without end                test_callers: requests_without_end
   /send: ids and tokens               test_callers: an_id_that_is_none, a_wrong_token
   foreign pages, foreign Host         test_callers: a_foreign_page
   CR LF, ANSI, script, %s             test_callers: nobody_writes_lines; the panel: tests/test_admin_panel.py

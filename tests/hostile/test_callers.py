@@ -134,6 +134,29 @@ async def drip(peer: Peer, piece: bytes) -> None:
         pass
 
 
+@pytest.mark.parametrize("padding", [0, 1000])  # so many at once that they are refused, or that they have to wait
+async def test_requests_without_end_that_nobody_waits_for_are_not_kept(own: Target, padding: int) -> None:
+    """uvicorn reads on with every answer, and keeps what it has read."""
+    async with under_attack(own) as attack:
+        caller = await attack.peer()
+        requests = (b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: %b\r\n\r\n" % (b"x" * padding)) * 100
+        with anyio.move_on_after(5):  # until then it is not read from, or ended
+            try:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(read_slowly, caller)
+                    while True:
+                        await caller.send(requests)
+                        await anyio.sleep(0)  # the bystander runs here too
+            except* ConnectionError:
+                pass
+        assert attack.grown() < 8
+
+
+async def read_slowly(caller: Peer) -> None:
+    while await caller.some(10_000):
+        await anyio.sleep(0.02)  # the pace of the attack
+
+
 async def test_an_id_that_is_none_is_404(target: Target) -> None:
     async with under_attack(target) as attack:
         for gateway in ("../x", "%00", "\x00", "default/../x", "x" * 10_000, "'; drop table"):

@@ -1,5 +1,7 @@
 """Clients that come in crowds, and those that send like one."""
 
+from time import monotonic
+
 import anyio
 
 from tests.hostile.attack import Attack, Target, under_attack
@@ -44,6 +46,7 @@ async def test_past_its_cap_an_address_is_429_and_others_and_http_are_served(pat
     async with under_attack(patient) as attack:
         for _ in range(CAP):
             await attack.client(path="/ws/crowd", source=CROWD)
+        started = monotonic()
         for _ in range(700):
             peer = await Peer.connect(patient.port, source=CROWD)
             await peer.send(upgrade(path="/ws/crowd"))
@@ -53,7 +56,8 @@ async def test_past_its_cap_an_address_is_429_and_others_and_http_are_served(pat
             assert b"\r\nretry-after: " in refused.head.lower()
         assert await attack.ask(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n") == 200
         assert await attack.ask(post({"message": "hi"})) == 200
-        assert patient.log.count("max_connections_per_address)") <= 10  # one line a second
+        lines = patient.log.count("max_connections_per_address)")
+        assert lines <= 2 + monotonic() - started  # one line a second
 
 
 async def test_a_client_that_sends_ten_thousand_messages_a_second_is_3013(target: Target) -> None:
