@@ -2,6 +2,7 @@
 ports, paths and times are others."""
 
 import os
+import random
 import socket
 import ssl
 import subprocess
@@ -15,7 +16,7 @@ from typing import Any
 import httpx
 import trustme
 
-from tests.services import free_port, needed
+from tests.services import needed
 from wsgateway.testing import Client
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
@@ -46,6 +47,18 @@ class Site:
         async with httpx.AsyncClient(verify=self.trust, trust_env=False) as http:
             url = f"https://127.0.0.1:{self.port}{path}"
             return await http.request(method, url, headers=headers, extensions={"sni_hostname": NAME}, **options)
+
+
+def unused_port() -> int:
+    """A port that no socket has, nor gets before the proxy binds it: those that the system gives out are higher."""
+    while True:
+        port = random.randrange(15_000, 32_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 def substituted(name: str, changes: Mapping[str, str]) -> str:
@@ -114,7 +127,7 @@ def nginx(upstreams: Sequence[str], folder: Path, *, read_timeout: str = "60s") 
     """nginx before the gateways at the addresses `upstreams`."""
     program = needed("nginx")
     chain, key, trust = _certified(folder)
-    site = Site(free_port(), free_port(), trust)
+    site = Site(unused_port(), unused_port(), trust)
     changes = {
         "listen 80;": f"listen 127.0.0.1:{site.plain_port};",
         "listen 443 ssl;": f"listen 127.0.0.1:{site.port} ssl;",
@@ -135,14 +148,14 @@ def caddy(upstreams: Sequence[str], folder: Path) -> Iterator[Site]:
     """Caddy before the gateways at the addresses `upstreams`, with a certificate that it need not get."""
     program = needed("caddy")
     chain, key, trust = _certified(folder)
-    site = Site(free_port(), 0, trust)
+    site = Site(unused_port(), 0, trust)
     changes = {
         "{$GATEWAY_SITE:example.com}": site.origin,
         "{$GATEWAY_UPSTREAMS:127.0.0.1:10125}": " ".join(upstreams),
         f"# tls {CERTIFICATE} {PRIVATE_KEY}": f"tls {chain} {key}",
     }
     (folder / "site").write_text(substituted("Caddyfile", changes))
-    (folder / "Caddyfile").write_text("{\n\tadmin off\n\tauto_https off\n}\nimport site\n")
+    (folder / "Caddyfile").write_text("{\n\tadmin off\n\tauto_https off\n\tdefault_bind 127.0.0.1\n}\nimport site\n")
     command = [program, "run", "--adapter", "caddyfile", "--config", str(folder / "Caddyfile")]
     with _running(command, site.port, folder):
         yield site
