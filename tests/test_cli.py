@@ -50,7 +50,7 @@ async def test_init_serve_listen_send(tmp_path: Path) -> None:
     assert "wsgateway serve" in wrote.stdout
     assert run("init", cwd=tmp_path).returncode == 1
     assert set(tomllib.loads((tmp_path / "wsgateway.toml").read_text())) == {"listener"}
-    with serving(cwd=tmp_path) as served:
+    with serving("--admin-port", "0", cwd=tmp_path) as served:
         async with Client(served.url, "/ws?name=Ann") as ann:
             assert await ann.receive() == "Welcome, Ann."
             await ann.send("hi")
