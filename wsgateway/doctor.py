@@ -136,8 +136,8 @@ def _machine(described: Described, options: argparse.Namespace) -> Iterator[Find
         settings = loaded.settings
         yield from findings.check_files(settings, hard=hard)
         yield from findings.check_drain(settings, stop_timeout=seconds, source=source, assumed=assumed)
-        workers = str(getattr(settings, "workers", "") or os.environ.get("WEB_CONCURRENCY", ""))
-        yield from findings.check_workers(workers, broker=getattr(settings, "broker", None))
+        # `workers` of wsgateway serve have a broker of their own; these are uvicorn's and gunicorn's
+        yield from findings.check_workers(os.environ.get("WEB_CONCURRENCY", ""), broker=settings.broker)
 
 
 def _stop_timeout(said: float | None) -> tuple[float | None, str, bool]:

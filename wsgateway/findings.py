@@ -126,7 +126,7 @@ def check_drain(settings: Settings, *, stop_timeout: float | None, source: str, 
 
 
 def check_workers(workers: str, *, broker: object) -> Iterator[Finding]:
-    """`workers`: what WEB_CONCURRENCY or a setting says, perhaps nonsense. `broker`: what joins processes, if any."""
+    """`workers`: what WEB_CONCURRENCY says, perhaps nonsense. `broker`: what joins processes, if any."""
     if workers.strip().isdecimal() and int(workers) > 1 and not broker:
         text = f"{workers.strip()} workers without a broker: a message reaches the clients of one of them only"
         yield serious(text, "run one process, or set a broker")

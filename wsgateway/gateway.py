@@ -227,7 +227,7 @@ class Gateway:
         for line in self.rules.openings():
             self.log.info("%s", line)
         count = several_workers(sys.argv, os.environ)
-        if count > 1 and self.cluster is None:
+        if count > 1 and self.cluster is None and not self._where:  # our own server knows nothing of such a count
             self.log.warning(
                 "%d worker processes and no broker: a message reaches only the clients of the process it comes to, "
                 'set broker = "ipc://" (docs/processes.md)',
