@@ -517,11 +517,13 @@ def prepare() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     if len(CORES) > 1:
         os.sched_setaffinity(0, {CORES[-1]})
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the server is ended too
 
 
 async def run(plan: Plan, rows: list[str], *, lenient: bool) -> bool:
     """Run and print `rows`; whether nothing was lost and, unless `lenient`, no limit missed."""
+    own = asyncio.current_task()
+    assert own is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, own.cancel)  # so that the server is ended too
     passed = True
     for row in rows:
         result = await ROWS[row](plan)
@@ -546,7 +548,10 @@ def main() -> int:
     prepare()
     plan = SHORT if options.short else replace(FULL, minutes=options.minutes)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        return 0 if runner.run(run(plan, rows, lenient=options.short)) else 1
+        try:
+            return 0 if runner.run(run(plan, rows, lenient=options.short)) else 1
+        except asyncio.CancelledError:
+            return 1
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
