@@ -23,7 +23,7 @@ LEVELS = [
         "listeners",
         "watchdog",
     ],
-    ["hub", "cluster", "events"],
+    ["hub", "cluster", "lanes", "events"],
     ["wire", "transports", "directory", "routes"],
     ["gateway"],
     ["sockets", "protocols", "store", "server", "workers", "worker", "publisher", "client", "testing"],

@@ -22,7 +22,7 @@ from tests.services import BROKERS, broker, free_port, redis
 from wsgateway import Gateway, testing
 from wsgateway.client import asend
 from wsgateway.exceptions import SendError
-from wsgateway.gateway import several_workers
+from wsgateway.nodes import several_workers
 from wsgateway.publisher import Publisher
 
 CLIENTS = int(os.environ.get("CLIENTS", "60"))

@@ -3,7 +3,6 @@ and anything can push with `POST /send`."""
 
 from wsgateway.config import Settings
 from wsgateway.connection import Connection
-from wsgateway.events import Event
 from wsgateway.exceptions import (
     ConfigError,
     GatewayError,
@@ -19,6 +18,7 @@ from wsgateway.exceptions import (
 )
 from wsgateway.gateway import Gateway, send_gateway_message
 from wsgateway.hub import Sent
+from wsgateway.lanes import Event
 
 __all__ = [
     "ConfigError",

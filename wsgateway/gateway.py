@@ -5,7 +5,7 @@ import asyncio
 import enum
 import os
 import sys
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -37,6 +37,7 @@ from wsgateway.limits import LINGER
 from wsgateway.listeners import Listener
 from wsgateway.logs import GatewayLog, log_to_file, mask_url
 from wsgateway.metrics import Metrics
+from wsgateway.nodes import several_workers
 from wsgateway.recordings import Recording
 from wsgateway.routes import router
 from wsgateway.transports import WebSockets, deny
@@ -436,20 +437,6 @@ def relative_scope(scope: Scope) -> Scope:
     if not raw.startswith(root.encode()):
         raw = root.encode() + raw
     return {**scope, "path": relative_path(scope), "root_path": "", "raw_path": raw}
-
-
-def several_workers(argv: Sequence[str], environ: Mapping[str, str]) -> int:
-    """How many processes of this application the server that was started with `argv` runs, as far as that tells.
-
-    uvicorn and gunicorn hand their command line on to their workers, and read `WEB_CONCURRENCY`.
-    """
-    count = environ.get("WEB_CONCURRENCY", "")
-    for word, following in zip(argv, [*argv[1:], ""], strict=True):
-        if word in ("--workers", "-w"):
-            count = following
-        elif word.startswith("--workers="):
-            count = word.partition("=")[2]
-    return int(count) if count.isascii() and count.isdecimal() and len(count) < 6 else 1
 
 
 def _watchdog_of(loop: asyncio.AbstractEventLoop) -> Watchdog:

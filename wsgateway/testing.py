@@ -18,8 +18,8 @@ from starlette.types import ASGIApp
 
 from wsgateway.client import ClientConnection, connect
 from wsgateway.config import Settings
-from wsgateway.events import Event
 from wsgateway.gateway import Gateway
+from wsgateway.lanes import Event
 from wsgateway.server import serving
 
 TIMEOUT = 10.0

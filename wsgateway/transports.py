@@ -13,8 +13,8 @@ from starlette.types import Message, Receive, Scope, Send
 from wsgateway.auth import Refusal, Rules
 from wsgateway.config import Settings
 from wsgateway.connection import Connection
-from wsgateway.events import Lane
 from wsgateway.exceptions import Refused
+from wsgateway.lanes import Lane
 from wsgateway.limits import CLOSES_PER_SECOND, CROWDED, LINGER, SPARE_DESCRIPTORS, Rates
 from wsgateway.messages import Frame
 from wsgateway.wire import EXTENSION, TOO_MANY, Handshake, Parts, Stall, WireTransport

@@ -11,8 +11,9 @@ from starlette.types import Scope, Send
 
 from wsgateway.config import Settings
 from wsgateway.connection import Connection
-from wsgateway.events import Events, Lane
+from wsgateway.events import Events
 from wsgateway.hub import Hub
+from wsgateway.lanes import Lane
 from wsgateway.limits import BLOCKED_LOOP, Bucket
 from wsgateway.logs import GatewayLog
 from wsgateway.metrics import Metrics
