@@ -15,6 +15,14 @@ def line(message: str, *args: object, **extra: str) -> str:
     return LineFormatter().format(record)
 
 
+def test_an_answer_to_a_client_that_has_gone_is_no_error() -> None:
+    record = logging.LogRecord("uvicorn.error", logging.ERROR, "x", 1, "Exception in ASGI application", None, None)
+    assert RepeatFilter().filter(record)
+    gone = RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
+    record.exc_info = (RuntimeError, gone, None)
+    assert not RepeatFilter().filter(record)
+
+
 def test_a_line_has_time_level_gateway_and_connection() -> None:
     text = line("opened %s", "/ws", conn="abc")
     assert text.endswith("Z INFO    [shop] [abc] opened /ws")

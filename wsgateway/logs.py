@@ -209,6 +209,10 @@ def limit_repeats() -> None:
             found.addFilter(RepeatFilter())
 
 
+GONE = "the handler is closed"
+"""What uvloop raises where an answer is written to a client that has gone; asyncio's own loop says nothing then."""
+
+
 class RepeatFilter(logging.Filter):
     """Thins out warnings and errors of a logger; a kind of them is what their text begins with."""
 
@@ -217,6 +221,8 @@ class RepeatFilter(logging.Filter):
         self._repeats = repeats or Repeats()
 
     def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info and GONE in str(record.exc_info[1]):
+            return False
         if record.levelno >= logging.WARNING:
             more = self._repeats.more(str(record.msg).partition("\n")[0])
             if more is None:
