@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import httpx
 import pytest
+import uvicorn
 import yaml
 from websockets.exceptions import InvalidStatus
 
 from tests.processes import Served, serving
-from tests.proxies import DEPLOY, Site, caddy, nginx, substituted
+from tests.proxies import DEPLOY, NAME, Site, caddy, nginx, substituted
 from tests.services import Process, needed, redis
 from wsgateway import Settings
 from wsgateway.cli import _parser
@@ -161,6 +163,21 @@ async def test_a_large_message_passes_and_one_that_is_too_large_is_told_so_by_th
     assert "max_send_size" in answer.json()["detail"]
 
 
+async def test_of_many_calls_each_is_answered_whole(site: Site) -> None:
+    headers = {"host": f"{NAME}:{site.port}", "authorization": f"Bearer {KEY}"}
+    async with httpx.AsyncClient(verify=site.trust, trust_env=False, headers=headers) as http:
+
+        async def call() -> None:
+            url = f"https://127.0.0.1:{site.port}/send"
+            answer = await http.post(url, json={"message": "hi"}, extensions={"sni_hostname": NAME})
+            assert answer.json()["dropped"] == 0
+
+        for _ in range(20):
+            async with anyio.create_task_group() as tasks:
+                for _ in range(30):
+                    tasks.start_soon(call)
+
+
 @pytest.mark.parametrize("key", [None, "another"])
 async def test_send_wants_the_key(site: Site, key: str | None) -> None:
     answer = await site.request("POST", "/send", key=key, json={"message": "hi"})
@@ -207,6 +224,12 @@ async def test_without_pings_in_time_nginx_would_end_it(tmp_path: Path) -> None:
 def test_the_timeout_of_nginx_is_above_the_pings() -> None:
     found = re.findall(r"^\s*proxy_read_timeout (\d+)s;", (DEPLOY / "nginx.conf").read_text(), re.MULTILINE)
     assert [int(seconds) > Settings().ping_interval + Settings().pong_timeout for seconds in found] == [True]
+
+
+@pytest.mark.parametrize(("name", "word"), [("nginx.conf", "keepalive_timeout"), ("Caddyfile", "keepalive")])
+def test_an_idle_connection_to_the_gateway_is_let_go_before_the_gateway_does(name: str, word: str) -> None:
+    found = re.findall(rf"^\s*{word} (\d+)s;?$", (DEPLOY / name).read_text(), re.MULTILINE)
+    assert [int(seconds) < uvicorn.Config("").timeout_keep_alive for seconds in found] == [True]
 
 
 async def test_nginx_sends_http_to_https(tmp_path: Path) -> None:
