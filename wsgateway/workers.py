@@ -43,15 +43,22 @@ class Worker:
         self.node = node
         self.started = time.monotonic()
         self._grace = grace
+        self._is_ending = False
 
     def tell(self, number: signal.Signals) -> None:
         """Send it a signal, if it is there yet."""
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(number)
 
+    def end(self) -> None:
+        """Let it close its clients and end. May be called twice: a second signal would end it at once."""
+        if not self._is_ending:
+            self._is_ending = True
+            self.tell(signal.SIGTERM)
+
     async def stop(self) -> None:
-        """Let it close its clients and end; end it where it does not."""
-        self.tell(signal.SIGTERM)
+        """`end`, and wait; end it where it does not."""
+        self.end()
         try:
             async with asyncio.timeout(self._grace):
                 await self.process.wait()
@@ -181,7 +188,7 @@ class Workers:
         """Tell all to end, and start no more; `aclose` has to follow. A roll ends early."""
         self._is_ending = True
         for worker in self._workers:
-            worker.tell(signal.SIGTERM)
+            worker.end()
 
     async def aclose(self) -> None:
         """End all, at once. May be called twice."""
