@@ -413,6 +413,8 @@ class Cluster:
 
     def _told(self, here: Here) -> None:
         self._knows(here.origin, here.info)
+        if self._met.is_set():
+            return
         self._unmet |= set(here.peers) - {self.node}
         if all(self.nodes.get(peer) is not None for peer in self._unmet):
             self._met.set()
