@@ -17,8 +17,9 @@ from tests.raw import Raw, handshake, masked
 from tests.servers import PlainUvicorn
 from wsgateway import Event, Gateway
 from wsgateway.app import Application
-from wsgateway.protocols import NEEDED, NEEDED_HTTP, WebSocketProtocol
+from wsgateway.http_protocol import NEEDED_HTTP
 from wsgateway.testing import Client, RecordingListener, serve
+from wsgateway.ws_protocol import NEEDED, WebSocketProtocol
 
 
 @pytest.mark.parametrize("name", NEEDED)

@@ -10,7 +10,7 @@ from wsgateway.config import load
 from wsgateway.exceptions import ConfigError
 from wsgateway.gateway import Gateway
 from wsgateway.logs import limit_repeats, log_to_terminal, logger, mask_queries
-from wsgateway.protocols import offer_plain
+from wsgateway.ws_protocol import offer_plain
 
 
 class Application:

@@ -24,6 +24,9 @@ SPARE_SOCKETS = 32
 ACCEPTS = 4
 """Sockets that asyncio's loop accepts in one turn. One too many is closed some turns later, and is spare until then."""
 
+HANDSHAKES_PER_TURN = 20
+"""Handshakes that begin in one turn of the loop, of a quarter of a millisecond each; the others begin in later ones."""
+
 CROWDED = 0.8
 """Part of `max_connections` from which on a warning is logged."""
 

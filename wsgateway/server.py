@@ -18,10 +18,11 @@ import uvicorn
 from wsgateway.config import Settings
 from wsgateway.exceptions import StartError
 from wsgateway.gateway import Gateway
+from wsgateway.http_protocol import HttpLimits, HttpProtocol, http_protocol, is_beginning, missing_http
 from wsgateway.limits import ACCEPTS, SPARE_SOCKETS
 from wsgateway.logs import logger
-from wsgateway.protocols import HttpLimits, HttpProtocol, WebSocketProtocol, http_protocol, is_beginning, missing_http
 from wsgateway.transports import most_clients, most_files
+from wsgateway.ws_protocol import WebSocketProtocol
 
 __all__ = [
     "HttpProtocol",
