@@ -212,7 +212,7 @@ async def test_connections_are_paged_searched_and_closed(http: httpx.AsyncClient
         closed = await http.post(
             base + "/close", json={"connections": [page["connections"][0]["id"], "x"], "code": 4000, "reason": "bye"}
         )
-        assert closed.json() == {"closed": 1}
+        assert closed.json() == {"closed": 1, "complete": True}
         assert await bob.closed() == (4000, "bye")
         first = (await http.get(base)).json()["connections"][0]["id"]
         assert (await http.delete(f"{base}/{first}")).status_code == 204

@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parent.parent / "wsgateway"
 
 LEVELS = [
     ["exceptions", "metrics", "logs"],
-    ["messages", "config"],
+    ["messages", "config", "layers"],
     ["auth", "limits", "recordings", "envelopes", "findings"],
     [
         "brokers",
@@ -23,7 +23,7 @@ LEVELS = [
         "listeners",
         "watchdog",
     ],
-    ["hub", "cluster", "lanes", "events"],
+    ["hub", "confirmations", "cluster", "lanes", "events"],
     ["wire", "transports", "directory", "routes"],
     ["gateway"],
     [

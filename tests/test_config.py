@@ -4,8 +4,9 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from wsgateway.config import SPECS, Options, Settings, load, normalized_origin
+from wsgateway.config import SPECS, Options, Settings, normalized_origin
 from wsgateway.exceptions import ConfigError
+from wsgateway.layers import load
 
 
 def read(
@@ -132,6 +133,10 @@ def test_the_key_may_come_from_a_file(tmp_path: Path) -> None:
     assert read(environ={"WSGATEWAY_API_KEY_FILE": "key"})[0].api_key == ("a,b", "second")
     with pytest.raises(ConfigError, match="WSGATEWAY_API_KEY_FILE"):
         read(environ={"WSGATEWAY_API_KEY_FILE": "none"})
+    Path("broker").write_text("redis://:pass@10.0.0.1\n")
+    assert read(environ={"WSGATEWAY_BROKER_FILE": "broker"})[0].broker == "redis://:pass@10.0.0.1"
+    with pytest.raises(ConfigError, match="WSGATEWAY_BROKER_FILE"):
+        read(environ={"WSGATEWAY_BROKER_FILE": "none"})
 
 
 def test_secrets_are_not_shown() -> None:

@@ -309,7 +309,7 @@ class Handlers:
 
     async def close_connection(self, request: Request) -> Response:
         directory = self._found(request).gateway.directory
-        if not await directory.close([request.path_params["connection_id"]], 1000, ""):
+        if not (await directory.close([request.path_params["connection_id"]], 1000, "")).closed:
             raise _NO_CONNECTION
         return Response(status_code=204)
 
@@ -323,10 +323,10 @@ class Handlers:
         if not isinstance(code, int) or isinstance(code, bool) or not isinstance(reason, str):
             raise ProblemError(Refusal(422, "body", "code is a number, reason a text", "bad-body"))
         try:
-            closed = await directory.close(None if wanted is None else [str(item) for item in wanted], code, reason)
+            closing = await directory.close(None if wanted is None else [str(item) for item in wanted], code, reason)
         except ValueError as exc:
             raise ProblemError(Refusal(422, "body", str(exc), "bad-body")) from exc
-        return JSONResponse({"closed": closed})
+        return JSONResponse(closing._asdict())
 
     async def send(self, request: Request) -> Response:
         gateway = self._found(request).gateway

@@ -6,9 +6,9 @@ import os
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from wsgateway.config import load
 from wsgateway.exceptions import ConfigError
 from wsgateway.gateway import Gateway
+from wsgateway.layers import load
 from wsgateway.logs import limit_repeats, log_to_terminal, logger, mask_queries
 from wsgateway.ws_protocol import offer_plain
 

@@ -7,12 +7,13 @@ import secrets
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
 from wsgateway import envelopes
 from wsgateway.brokers import Open
+from wsgateway.confirmations import Confirmation, Confirmations
 from wsgateway.envelopes import NODE_ID, VERSION, Ack, Answer, Ask, Beat, Direct, Envelope, Here, Info, Leave, Message
 from wsgateway.exceptions import EnvelopeError, GatewayError, NodeError, NodeLate
 from wsgateway.hub import Sent
@@ -38,17 +39,6 @@ class Local:
     deliver: Callable[[Frame, Sequence[str] | None], Sent]
     describe: Callable[[], Info]
     operations: Mapping[str, Callable[[dict[str, Any]], Awaitable[Any]]]
-
-
-@dataclass(slots=True)
-class Confirmation:
-    """A message whose counts are gathered. `missing` are the nodes that have not answered yet."""
-
-    missing: set[str]
-    done: asyncio.Future[None]
-    ask: int = 0
-    counts: list[Sent] = field(default_factory=list)
-    is_complete: bool = True
 
 
 class Cluster:
@@ -88,7 +78,7 @@ class Cluster:
         self._sequences: dict[str, int] = {}
         self._last: dict[tuple[str, bool], int] = {}
         self._asks = 0
-        self._confirmations: dict[int, Confirmation] = {}
+        self._confirmations = Confirmations(self.nodes, is_up=lambda: self.is_up, is_serving=self.is_serving)
         self._answers: dict[int, asyncio.Future[Any]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._heart: asyncio.Task[None] | None = None
@@ -136,8 +126,7 @@ class Cluster:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
-        for confirmation in tuple(self._confirmations.values()):
-            self._end(confirmation)
+        self._confirmations.end_all()
 
     async def have_left(self, node_ids: Iterable[str]) -> None:
         """Wait until none of these processes lives."""
@@ -177,8 +166,7 @@ class Cluster:
         if is_up:
             self._tell(is_new=True)
         else:
-            for confirmation in tuple(self._confirmations.values()):
-                self._end(confirmation)
+            self._confirmations.end_all()
 
     # Sending
 
@@ -201,60 +189,17 @@ class Cluster:
 
     def publish(self, frame: Frame, ids: Sequence[str] | None, *, confirm: bool) -> Confirmation | None:
         """Send `frame` towards every process, for all clients or for those with `ids`. With `confirm` it is counted."""
-        confirmation = self._expect(ids) if confirm else None
+        confirmation = self._confirmations.expect(ids) if confirm else None
         ask = 0 if confirmation is None else confirmation.ask
         is_text, payload, listed = frame.text is not None, frame.payload, None if ids is None else list(ids)
         sent = self._publish(self._all, lambda seq: Message(VERSION, self.node, seq, payload, is_text, listed, ask))
         if confirmation is not None and not (sent and self.is_up):
-            self._end(confirmation)
+            self._confirmations.end(confirmation)
         return confirmation
 
     async def confirmed(self, here: Sent, confirmation: Confirmation) -> Sent:
         """The counts of all processes that answer within `timeout`, with those of this one, `here`."""
-        try:
-            async with asyncio.timeout(self.timeout):
-                await asyncio.shield(confirmation.done)
-        except TimeoutError:
-            for node_id in confirmation.missing:
-                late = self.nodes.get(node_id)
-                if late is not None:
-                    late.is_late = True
-        finally:
-            self._end(confirmation)
-        counts = [here, *confirmation.counts]
-        return Sent(
-            sum(sent.recipients for sent in counts),
-            sum(sent.queued for sent in counts),
-            sum(sent.dropped for sent in counts),
-            len(confirmation.counts) + (self._local is not None),
-            confirmation.is_complete,
-        )
-
-    def _expect(self, ids: Sequence[str] | None) -> Confirmation:
-        wanted = self.nodes.alive()
-        if ids is not None:
-            named = {conn_id[:NODE_ID] for conn_id in ids}
-            wanted = [node for node in wanted if node.id in named]
-        self._asks += 1
-        confirmation = Confirmation(
-            {node.id for node in wanted if not node.is_late}, asyncio.get_running_loop().create_future(), self._asks
-        )
-        confirmation.is_complete = self.is_up and not any(node.is_late for node in wanted)
-        if self._local is None and not wanted:
-            confirmation.is_complete = False  # who only publishes, and has met nobody, knows nothing
-        if confirmation.missing:
-            self._confirmations[confirmation.ask] = confirmation
-        else:
-            confirmation.done.set_result(None)
-        return confirmation
-
-    def _end(self, confirmation: Confirmation) -> None:
-        """No more answers are waited for. It is complete only if none is missing."""
-        self._confirmations.pop(confirmation.ask, None)
-        if confirmation.missing or not self.is_up:
-            confirmation.is_complete = False
-        if not confirmation.done.done():
-            confirmation.done.set_result(None)
+        return await self._confirmations.gathered(here, confirmation, self.timeout)
 
     async def ask(self, node_id: str, operation: str, **arguments: Any) -> Any:
         """Have the process `node_id` do something. Raises `NodeError` if it cannot, or does not answer in time."""
@@ -350,7 +295,7 @@ class Cluster:
             case Message():
                 self._deliver(envelope)
             case Ack():
-                self._acknowledged(envelope)
+                self._confirmations.acknowledged(envelope)
             case Beat():
                 self._heard(envelope)
             case Leave() if envelope.node == self.node:
@@ -389,18 +334,6 @@ class Cluster:
                 lambda seq: Ack(VERSION, self.node, seq, message.ask, recipients, queued, dropped),
             )
 
-    def _acknowledged(self, ack: Ack) -> None:
-        node = self.nodes.get(ack.origin)
-        if node is not None:
-            node.is_late = False
-        confirmation = self._confirmations.get(ack.ask)
-        if confirmation is None or ack.origin not in confirmation.missing:
-            return
-        confirmation.missing.discard(ack.origin)
-        confirmation.counts.append(Sent(ack.recipients, ack.queued, ack.dropped))
-        if not confirmation.missing:
-            self._end(confirmation)
-
     def _heard(self, beat: Beat) -> None:
         if beat.info is not None:
             self._knows(beat.origin, beat.info)
@@ -429,12 +362,7 @@ class Cluster:
         """Its answers are not waited for."""
         self._someone_left.set()
         self._unmet.discard(node_id)
-        for confirmation in tuple(self._confirmations.values()):
-            if node_id in confirmation.missing:
-                confirmation.missing.discard(node_id)
-                confirmation.is_complete = False
-                if not confirmation.missing:
-                    self._end(confirmation)
+        self._confirmations.gone(node_id)
 
     async def _answer(self, ask: Ask) -> None:
         operation = self._local.operations.get(ask.operation) if self._local is not None else None

@@ -11,8 +11,9 @@ from typing import Any, Protocol
 from urllib.parse import quote, urlencode
 
 from wsgateway import client
-from wsgateway.config import ENV, SPECS, admin_settings, config_path, convert, flag, nearest, read_tables
+from wsgateway.config import ENV, SPECS, convert, flag, nearest
 from wsgateway.exceptions import ConfigError, SendError
+from wsgateway.layers import admin_settings, config_path, read_tables
 from wsgateway.logs import escape_controls
 
 TIMEOUT = 65.0
@@ -295,7 +296,8 @@ def _close(remote: Remote) -> int:
     body: dict[str, Any] = {"code": options.code, "reason": options.reason}
     body |= {"all": True} if options.all else {"connections": options.connections}
     found = remote.ask("POST", remote.gateway + "/connections/close", body)
-    return remote.tell(found, f"{found['closed']} closed")
+    rest = "" if found["complete"] else ", but not every process has answered: say it again"
+    return remote.tell(found, f"{found['closed']} closed{rest}")
 
 
 def _logs(remote: Remote) -> int:

@@ -6,14 +6,14 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from wsgateway.cluster import Cluster, info_of
 from wsgateway.config import Settings
 from wsgateway.connection import Connection
 from wsgateway.envelopes import NODE_ID, Info
 from wsgateway.exceptions import MessageError, NodeError, NodeLate, check_close
-from wsgateway.hub import Connections, Sent
+from wsgateway.hub import Sending, Sent
 from wsgateway.logs import log_failures, mask_query
 from wsgateway.messages import encode
 from wsgateway.metrics import Metrics, Samples, samples
@@ -26,32 +26,27 @@ MAX_ROWS = 1000
 """Connections that are described at once."""
 
 
-class ListedGateway(Protocol):
+class ListedGateway(Sending, Protocol):
     """What the directory needs of a gateway."""
 
     settings: Settings
     metrics: Metrics
 
     @property
-    def id(self) -> str: ...
-    @property
     def state(self) -> str: ...
     @property
     def version(self) -> str: ...
-    @property
-    def connections(self) -> Connections: ...
     @property
     def cluster(self) -> Cluster | None: ...
 
     def messages_out(self, conn: Connection) -> int: ...
 
-    async def send(
-        self,
-        message: object,
-        *,
-        connections: Iterable[Connection | str] | None = None,
-        data: dict[str, Any] | None = None,
-    ) -> Sent: ...
+
+class Closing(NamedTuple):
+    """How many connections are being closed, and whether every process has answered."""
+
+    closed: int
+    complete: bool
 
 
 class Directory:
@@ -112,7 +107,7 @@ class Directory:
         if self._cluster is None:
             return own
         others = (await self._counted(self._cluster)).values()
-        return {name: value + sum(found[name] for found in others) for name, value in own.items()}
+        return {name: value + sum(found.get(name, 0) for found in others) for name, value in own.items()}
 
     async def _counted(self, cluster: Cluster) -> dict[str, dict[str, float]]:
         """The totals of each other process. Who asks while they are asked waits for the same answers."""
@@ -163,15 +158,18 @@ class Directory:
             return found
         return await self._describe({"id": conn_id})
 
-    async def close(self, ids: Sequence[str] | None, code: int, reason: str) -> int:
-        """Begin to close the connections with `ids`, or all; how many there were. Raises `ValueError`."""
+    async def close(self, ids: Sequence[str] | None, code: int, reason: str) -> Closing:
+        """Begin to close the connections with `ids`, or all. Raises `ValueError`, and `NodeError` if one that has
+        some of `ids` does not answer."""
         check_close(code, reason)
         cluster = self._cluster
         if cluster is None:
-            return await self._close({"ids": ids, "code": code, "reason": reason})
+            return Closing(await self._close({"ids": ids, "code": code, "reason": reason}), True)
         if ids is None:
             others: dict[str, int] = await cluster.ask_all("close", ids=None, code=code, reason=reason)
-            return sum(others.values()) + await self._close({"ids": None, "code": code, "reason": reason})
+            everybody = cluster.is_up and len(others) >= len(cluster.nodes.alive())
+            own_count = await self._close({"ids": None, "code": code, "reason": reason})
+            return Closing(sum(others.values()) + own_count, everybody)
         own, remote = cluster.split(ids)
         closed = await self._close({"ids": own, "code": code, "reason": reason})
         for node_id in dict.fromkeys(conn_id[:NODE_ID] for conn_id in remote):
@@ -182,7 +180,7 @@ class Directory:
                 if cluster.nodes.get(node_id) is not None:
                     raise
                 # it has gone, and they with it
-        return closed
+        return Closing(closed, True)
 
     # Sending from a process that only watches
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from wsgateway.connection import Connection
 from wsgateway.limits import MAX_PENDING, MAX_ROUNDS, SLICE
@@ -47,6 +47,24 @@ class Connections(Collection[Connection]):
     def get(self, conn_id: str) -> Connection | None:
         """The open connection with that id, or None."""
         return self._by_id.get(conn_id)
+
+
+class Sending(Protocol):
+    """What everybody needs of a gateway."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def connections(self) -> Connections: ...
+
+    async def send(
+        self,
+        message: object,
+        *,
+        connections: Iterable[Connection | str] | None = None,
+        data: dict[str, Any] | None = None,
+    ) -> Sent: ...
 
 
 Write = Callable[[bytes], None]

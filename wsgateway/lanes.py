@@ -9,29 +9,15 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Protocol
 
-from wsgateway.cluster import Confirmation
+from wsgateway.confirmations import Confirmation
 from wsgateway.connection import Connection
-from wsgateway.hub import Connections, Sent
+from wsgateway.hub import Sending, Sent
 from wsgateway.limits import INBOX_BYTES, INBOX_MESSAGES, Backlog
 from wsgateway.listeners import Hook
 
 
-class EventGateway(Protocol):
+class EventGateway(Sending, Protocol):
     """What a hook finds at `event.gateway`."""
-
-    @property
-    def id(self) -> str: ...
-
-    @property
-    def connections(self) -> Connections: ...
-
-    async def send(
-        self,
-        message: object,
-        *,
-        connections: Iterable[Connection | str] | None = None,
-        data: dict[str, Any] | None = None,
-    ) -> Sent: ...
 
     async def stop(self) -> None: ...
 

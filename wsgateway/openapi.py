@@ -143,7 +143,7 @@ def schemas() -> dict[str, Any]:
             code={"type": "integer", "minimum": 1000, "maximum": 4999},
             reason={"type": "string", "maxLength": 123},
         ),
-        "Closed": _object(["closed"], closed=COUNT),
+        "Closed": _object(["closed", "complete"], closed=COUNT, complete={"type": "boolean"}),
         "Message": _object(["message"], message={}, connections=TEXTS),
         "Sent": _object(
             ["id", "recipients", "queued", "dropped"],

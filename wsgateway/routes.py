@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from html import escape
 from http import HTTPStatus
@@ -17,15 +17,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from wsgateway.auth import DOCS, Refusal, Rules
 from wsgateway.cluster import Cluster
-from wsgateway.config import Settings
-from wsgateway.connection import Connection
-from wsgateway.directory import Directory
+from wsgateway.directory import Directory, ListedGateway
 from wsgateway.exceptions import GatewayNotFound, GatewayNotRunning, GatewayStopping, HookError, MessageError
-from wsgateway.hub import Connections, Sent
+from wsgateway.hub import Sent
 from wsgateway.limits import BODY_TIMEOUT, Rates
 from wsgateway.logs import GatewayLog
 from wsgateway.messages import decode_json
-from wsgateway.metrics import Metrics, prometheus_text
+from wsgateway.metrics import prometheus_text
 
 IGNORED_KEYS = frozenset({"conn", "action", "webSocketServerAction"})
 """Keys of `/send` that are dropped: the listener's own, and those that steered the ancestor's server."""
@@ -37,35 +35,15 @@ MAX_PAGE = 1000
 """Connections in one page of `/info`."""
 
 
-class RoutedGateway(Protocol):
+class RoutedGateway(ListedGateway, Protocol):
     """What the routes need of a gateway."""
 
-    settings: Settings
-    metrics: Metrics
     log: GatewayLog
     rules: Rules
     directory: Directory
 
     @property
-    def cluster(self) -> Cluster | None: ...
-    @property
-    def id(self) -> str: ...
-    @property
-    def state(self) -> str: ...
-    @property
     def failure(self) -> str: ...
-    @property
-    def version(self) -> str: ...
-    @property
-    def connections(self) -> Connections: ...
-
-    async def send(
-        self,
-        message: object,
-        *,
-        connections: Iterable[Connection | str] | None = None,
-        data: dict[str, Any] | None = None,
-    ) -> Sent: ...
 
     def find(self, gateway_id: str) -> "RoutedGateway": ...
 
@@ -209,8 +187,8 @@ class Routes:
         """Whether clients are taken: 503 with the reason in every other state, and without broker."""
         gateway, cluster = self._gateway, self._gateway.cluster
         if gateway.state == "running" and cluster is not None and not cluster.is_up:
-            detail = f"the broker is away: {cluster.failure or 'it was not reached yet'}"
-            return problem(Refusal(503, "not_ready", f"gateway [{gateway.id}] runs alone, {detail}", "broker"))
+            detail = f"gateway [{gateway.id}] runs alone, its broker is away: the log has the reason"
+            return problem(Refusal(503, "not_ready", detail, "broker"))
         if gateway.state == "running":
             return JSONResponse({"id": gateway.id, "state": gateway.state})
         reason = f": {gateway.failure}" if gateway.failure else ""

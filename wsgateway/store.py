@@ -12,19 +12,9 @@ import tomlkit
 from tomlkit.exceptions import TOMLKitError
 from tomlkit.items import AbstractTable, Table
 
-from wsgateway.config import (
-    CONFIG_FILE,
-    ENV,
-    SPECS,
-    AdminSettings,
-    Loaded,
-    Settings,
-    admin_settings,
-    config_path,
-    layered,
-    read_tables,
-)
+from wsgateway.config import CONFIG_FILE, ENV, SPECS, AdminSettings, Settings
 from wsgateway.exceptions import ConfigError
+from wsgateway.layers import Loaded, admin_settings, config_path, layered, read_tables
 
 ONE_GATEWAY_ONLY = ("port", "uds")
 """Settings that several gateways cannot share, so that neither flag nor variable may give them to all."""

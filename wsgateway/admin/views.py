@@ -327,8 +327,11 @@ class Views:
         wanted = [only] if only else visit.form.get("connection", [])
         if not wanted:
             return await self.gateway(visit, problems=["Tick the connections first."], status=422)
-        closed = await found.gateway.directory.close(wanted, 1000, "closed by an administrator")
-        logger.info("[%s] %d connections were closed in the panel", found.id, closed)
+        try:
+            closing = await found.gateway.directory.close(wanted, 1000, "closed by an administrator")
+        except NodeError as exc:
+            return await self.gateway(visit, problems=[f"{exc}."], status=503)
+        logger.info("[%s] %d connections were closed in the panel", found.id, closing.closed)
         return visit.to(f"/gateways/{found.id}")
 
     async def connection(self, visit: Visit) -> Response:
