@@ -2,7 +2,6 @@
 ports, paths and times are others."""
 
 import os
-import random
 import socket
 import ssl
 import subprocess
@@ -16,6 +15,7 @@ from typing import Any
 import httpx
 import trustme
 
+from tests.ports import free_port
 from tests.services import needed
 from wsgateway.testing import Client
 
@@ -47,18 +47,6 @@ class Site:
         async with httpx.AsyncClient(verify=self.trust, trust_env=False) as http:
             url = f"https://127.0.0.1:{self.port}{path}"
             return await http.request(method, url, headers=headers, extensions={"sni_hostname": NAME}, **options)
-
-
-def unused_port() -> int:
-    """A port that no socket has, nor gets before the proxy binds it: those that the system gives out are higher."""
-    while True:
-        port = random.randrange(15_000, 32_000)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
 
 
 def substituted(name: str, changes: Mapping[str, str]) -> str:
@@ -127,7 +115,7 @@ def nginx(upstreams: Sequence[str], folder: Path, *, read_timeout: str = "60s") 
     """nginx before the gateways at the addresses `upstreams`."""
     program = needed("nginx")
     chain, key, trust = _certified(folder)
-    site = Site(unused_port(), unused_port(), trust)
+    site = Site(free_port(), free_port(), trust)
     changes = {
         "listen 80;": f"listen 127.0.0.1:{site.plain_port};",
         "listen 443 ssl;": f"listen 127.0.0.1:{site.port} ssl;",
@@ -148,7 +136,7 @@ def caddy(upstreams: Sequence[str], folder: Path) -> Iterator[Site]:
     """Caddy before the gateways at the addresses `upstreams`, with a certificate that it need not get."""
     program = needed("caddy")
     chain, key, trust = _certified(folder)
-    site = Site(unused_port(), 0, trust)
+    site = Site(free_port(), 0, trust)
     changes = {
         "{$GATEWAY_SITE:example.com}": site.origin,
         "{$GATEWAY_UPSTREAMS:127.0.0.1:10125}": " ".join(upstreams),

@@ -13,6 +13,8 @@ from typing import Protocol
 
 import pytest
 
+from tests.ports import free_port
+
 
 class Service(Protocol):
     """A broker as the tests see it."""
@@ -24,13 +26,6 @@ class Service(Protocol):
 
     def start(self) -> None:
         """Start it again, at the same URL; returns when it listens."""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Process:
@@ -112,8 +107,8 @@ def redis(*arguments: str) -> Iterator[Process]:
 
 
 @contextmanager
-def nats() -> Iterator[Process]:
-    service = Process("nats", needed("nats-server"), "-p", "{port}", "-a", "127.0.0.1")
+def nats(*arguments: str) -> Iterator[Process]:
+    service = Process("nats", needed("nats-server"), "-p", "{port}", "-a", "127.0.0.1", *arguments)
     service.start()
     try:
         yield service

@@ -12,6 +12,7 @@ from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, BrowserContext, Locator, Page, expect
 
 from tests.panels import admin
+from tests.ports import free_port
 from tests.servers import free_socket
 from wsgateway.admin.passwords import write_password
 from wsgateway.auth import Access
@@ -44,12 +45,6 @@ async def context(browser: Browser) -> AsyncIterator[BrowserContext]:
 @pytest.fixture
 async def page(context: BrowserContext) -> Page:
     return await context.new_page()
-
-
-def free_port() -> int:
-    with free_socket() as probe:
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def row(page: Page, gateway_id: str) -> Locator:

@@ -23,7 +23,7 @@ from websockets.typing import Origin
 
 from tests import processes
 from tests.panels import TOKEN, admin, visitor
-from tests.test_app import free_port
+from tests.ports import free_port
 from wsgateway import Event, Gateway
 from wsgateway.admin import Panel
 from wsgateway.admin.passwords import hash_password, write_password

@@ -8,19 +8,13 @@ import anyio
 import httpx
 import pytest
 
+from tests.ports import free_port
 from tests.processes import environment
-from tests.servers import free_socket
 from wsgateway.testing import Client
 
 
 def command(port: int, *more: str) -> list[str]:
     return [sys.executable, "-m", "uvicorn", "wsgateway.app:app", "--port", str(port), *more]
-
-
-def free_port() -> int:
-    with free_socket() as sock:
-        port: int = sock.getsockname()[1]
-        return port
 
 
 @pytest.mark.parametrize("more", [(), ("--ws", "wsgateway.server:WebSocketProtocol")], ids=["plain", "own protocol"])

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,6 +11,7 @@ from typing import Any
 
 import anyio
 import pytest
+import trustme
 
 from tests.services import BROKERS, Process, Service, broker, nats, redis
 from wsgateway import ConfigError, Gateway, Settings
@@ -75,8 +76,8 @@ async def test_only_topics_that_were_subscribed_to_arrive(service: Service) -> N
 @pytest.mark.parametrize("data", [b"", bytes(range(256)), b"\r\n\x00" * 100_000])
 async def test_bytes_arrive_as_they_are(service: Service, data: bytes) -> None:
     async with linked(service.url, "bytes") as link:
-        await link.publish([("bytes", data)])
-        assert await received(link, 1) == [data]
+        await link.publish([("bytes", data)] * 5)
+        assert await received(link, 5) == [data] * 5
 
 
 async def test_a_link_may_be_closed_twice_and_leaves_no_task(service: Service) -> None:
@@ -126,11 +127,13 @@ class Member:
 
     def __init__(self, url: str, *, serves: bool = True, **options: Any) -> None:
         self.frames: list[tuple[bytes, list[str] | None]] = []
+        self.links: list[Link] = []
         self.metrics = Metrics()
         self.changed = asyncio.Event()
+        self._open = opener(url)
         local = Local(self.deliver, lambda: info_of("1", "running", connections=3), {"double": self.double})
         self.cluster = Cluster(
-            opener(url),
+            self.open_link,
             gateway_id="Test.1",
             broker=url,
             local=local if serves else None,
@@ -138,6 +141,10 @@ class Member:
             log=GatewayLog("test"),
             **options,
         )
+
+    async def open_link(self, topics: Sequence[str]) -> Link:
+        self.links.append(await self._open(topics))
+        return self.links[-1]
 
     def deliver(self, frame: Frame, ids: Any) -> Sent:
         self.frames.append((frame.payload, ids))
@@ -337,6 +344,30 @@ async def test_a_broker_that_is_away_at_the_start_is_joined_when_it_comes(server
         await both_ways(one, two, b"again")
 
 
+@pytest.mark.parametrize("kind", ["redis", "nats"])
+async def test_a_server_whose_certificate_is_known_is_reached_over_tls(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = trustme.CA()
+    issued = authority.issue_cert("localhost")
+    chain, key, ca = tmp_path / "chain.pem", tmp_path / "key.pem", tmp_path / "ca.pem"
+    issued.cert_chain_pems[0].write_to_path(chain)
+    issued.private_key_pem.write_to_path(key)
+    authority.cert_pem.write_to_path(ca)
+    if kind == "redis":
+        files = ("--tls-cert-file", str(chain), "--tls-key-file", str(key), "--tls-ca-cert-file", str(ca))
+        server = redis("--port", "0", "--tls-port", "{port}", *files, "--tls-auth-clients", "no")
+    else:
+        server = nats("--tls", "--tlscert", str(chain), "--tlskey", str(key))
+    with server as service:
+        url = f"{'rediss' if kind == 'redis' else 'tls'}://localhost:{service.port}"
+        with pytest.raises(BrokerError, match=r"(?i)certificate"):
+            await opener(url)(["x"])
+        monkeypatch.setenv("SSL_CERT_FILE", str(ca))  # as of an authority that the system knows
+        async with members(url, 2) as found:
+            await both_ways(found[0], found[1], b"secret")
+
+
 async def test_a_server_that_stands_still_is_noticed(server: Process) -> None:
     async with members(server.url, 2) as found:
         server.stop()
@@ -357,7 +388,7 @@ async def test_a_connection_that_the_server_cuts_is_made_anew(server: Process, k
 
 async def test_a_subscription_that_is_lost_is_noticed(server: Process) -> None:
     async with members(server.url, 2) as found:
-        link = found[1].cluster._uplink._link
+        link = found[1].links[-1]
         assert isinstance(link, RedisLink)
         await link._pubsub.unsubscribe()  # as a server that fails over may forget it, without a word
         with anyio.fail_after(15):

@@ -17,8 +17,8 @@ from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.urls import path
 
+from tests.ports import free_port
 from tests.processes import environment
-from tests.test_app import free_port
 from wsgateway.testing import Client, serve
 
 ROOT = Path(__file__).parent.parent

@@ -13,8 +13,8 @@ import anyio.to_thread
 import httpx
 from playwright.async_api import Browser, Page, expect
 
+from tests.ports import free_port
 from tests.processes import environment
-from tests.test_app import free_port
 from wsgateway.client import send
 from wsgateway.testing import Client
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import anyio
 import httpx
 
+from tests.ports import free_port
 from tests.processes import environment
-from tests.test_app import command, free_port
+from tests.test_app import command
 from wsgateway.testing import Client
 
 

@@ -10,8 +10,8 @@ import anyio
 import httpx
 import pytest
 
+from tests.ports import free_port
 from tests.processes import serving
-from tests.test_app import free_port
 
 ROOT = Path(__file__).parent.parent
 

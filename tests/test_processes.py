@@ -17,8 +17,9 @@ import httpx
 import pytest
 
 from tests.crowd import Crowd, Listening
+from tests.ports import free_port
 from tests.processes import COMMAND, Served, environment, run, serving
-from tests.services import BROKERS, broker, free_port, redis
+from tests.services import BROKERS, broker, redis
 from wsgateway import Gateway, testing
 from wsgateway.client import asend
 from wsgateway.exceptions import SendError

@@ -12,8 +12,8 @@ import httpx
 import pytest
 from playwright.async_api import Browser
 
+from tests.ports import free_port
 from tests.processes import environment
-from tests.test_app import free_port
 from wsgateway import Event, Gateway
 from wsgateway.cli import SERVE_DEFAULTS
 from wsgateway.config import SPECS

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 from playwright.async_api import Browser, Page, expect
 
-from tests.test_app import free_port
+from tests.ports import free_port
 from tests.test_examples import EXAMPLES, example, join, tabs, write
 from wsgateway import Event, Gateway
 from wsgateway.testing import serve

@@ -73,7 +73,6 @@ class Uplink:
         self._emptied = asyncio.Event()
         self._tried = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._link: Link | None = None
         self._max_payload = 0
         self._failure: str | None = ""  # the last reason that was logged; None while it is up
         self.is_up = False
@@ -142,7 +141,6 @@ class Uplink:
 
     async def _use(self, link: Link) -> bool:
         """Use `link` until it is lost; whether it was ever up."""
-        self._link = link
         self._max_payload = link.max_payload
         self._expected.clear()
         self._probes.clear()

@@ -13,7 +13,10 @@ from wsgateway.brokers import Link, Open
 from wsgateway.exceptions import BrokerError
 
 TIMEOUT = 2
-"""Seconds to connect."""
+"""Seconds to connect, and for the server to confirm what was published."""
+
+UNCONFIRMED = 1024 * 1024
+"""Bytes that are given to the client until the server has to confirm them: it keeps whatever it cannot write."""
 
 
 class NatsLink:
@@ -23,6 +26,8 @@ class NatsLink:
         self._something = asyncio.Event()
         self.failure: str | None = None
         """Why it is lost, as far as the client has said."""
+
+        self._unconfirmed = 0
 
     async def open(self, url: str, topics: Sequence[str]) -> None:
         """Connect and subscribe. Raises `Error`, `OSError`, `TimeoutError`."""
@@ -49,6 +54,10 @@ class NatsLink:
         try:
             for topic, data in batch:
                 await self._client.publish(topic, data)
+                self._unconfirmed += len(data)
+                if self._unconfirmed > UNCONFIRMED:
+                    await self._client.flush(TIMEOUT)
+                    self._unconfirmed = 0
         except (Error, OSError) as exc:
             raise BrokerError(str(exc) or repr(exc)) from exc
 
