@@ -26,7 +26,7 @@ from wsgateway.exceptions import ConfigError, GatewayError, SendError, StartErro
 from wsgateway.gateway import State
 from wsgateway.instances import Supervisor
 from wsgateway.logs import limit_repeats, log_to_terminal, logger, mask_queries, mask_url
-from wsgateway.server import end_process, loop_factory, serving
+from wsgateway.server import end_process, loop_factory, serving, stop_at_signals
 from wsgateway.store import Store
 
 SERVE_DEFAULTS = {"local_access": True, "log_file": "WebSocket.log"}
@@ -206,11 +206,6 @@ async def _run_server(store: Store) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
-    def stopping(*_: object) -> None:
-        if stop.is_set():
-            os._exit(1)  # asked a second time: now
-        loop.call_soon_threadsafe(stop.set)
-
     def reloading(*_: object) -> None:
         loop.call_soon_threadsafe(lambda: supervisor.begin(_reload(supervisor)))
 
@@ -227,8 +222,7 @@ async def _run_server(store: Store) -> int:
         if states and State.RUNNING not in states:
             return 3  # the log has said why
         admin = await _serve_admin(supervisor, store, stack)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, stopping)
+        stop_at_signals(stop)
         print(_welcome(supervisor, admin), flush=True)
         asyncio.create_task(_until_given_up(supervisor, stop))  # noqa: RUF006  ends with the loop
         await stop.wait()

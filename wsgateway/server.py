@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import signal
 import socket
 import stat
 import sys
@@ -31,6 +32,7 @@ __all__ = [
     "end_process",
     "loop_factory",
     "serving",
+    "stop_at_signals",
     "unbind",
     "url_of",
 ]
@@ -242,6 +244,19 @@ def loop_factory() -> "type[asyncio.AbstractEventLoop] | None":
     except ImportError:
         return None
     return uvloop.Loop
+
+
+def stop_at_signals(stop: asyncio.Event) -> None:
+    """Set `stop` at SIGINT or SIGTERM; a second one ends the process now. Call it on the loop of `stop`."""
+    loop = asyncio.get_running_loop()
+
+    def stopping(*_: object) -> None:
+        if stop.is_set():
+            os._exit(1)
+        loop.call_soon_threadsafe(stop.set)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stopping)
 
 
 def end_process(code: int) -> int:

@@ -17,7 +17,7 @@ from wsgateway.config import Settings
 from wsgateway.exceptions import ConfigError, StartError
 from wsgateway.gateway import Gateway
 from wsgateway.logs import limit_repeats, log_to_terminal, mask_queries
-from wsgateway.server import end_process, loop_factory, serving
+from wsgateway.server import end_process, loop_factory, serving, stop_at_signals
 
 
 def main(listening: int, tell: int) -> int:
@@ -42,19 +42,13 @@ async def _serve(settings: Settings, listening: socket.socket, tell: int) -> Non
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
-    def stopping(*_: object) -> None:
-        if stop.is_set():
-            os._exit(1)  # asked a second time: now
-        loop.call_soon_threadsafe(stop.set)
-
     gateway = Gateway(settings=settings)
     draining: list[asyncio.Task[None]] = []
 
     def drain(*_: object) -> None:
         loop.call_soon_threadsafe(lambda: draining.append(loop.create_task(gateway.stop())))
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stopping)
+    stop_at_signals(stop)
     signal.signal(signal.SIGUSR1, drain)
     threading.Thread(target=_until_orphaned, args=(loop, stop), daemon=True).start()
     async with serving(gateway, settings, inherited=listening):
