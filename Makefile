@@ -79,5 +79,5 @@ autobahn: $(VENV)/.run  ## the Autobahn|Testsuite against both paths, in about t
 	PYTHON=$(BIN)/python benchmarks/autobahn.sh
 
 .PHONY: soak
-soak: $(VENV)/.run  ## load that lasts, with limits, in about six minutes; ARGS="--minutes 60" for an hour of each
+soak: $(VENV)/.run  ## load that lasts, with limits, in about six minutes; ARGS="--minutes 60" for an hour
 	$(BIN)/python benchmarks/soak.py $(ARGS)

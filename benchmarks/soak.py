@@ -257,7 +257,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Plan:
-    """How large and how long. `minutes` for the rows that last."""
+    """How large and how long. `minutes` for the row that lasts, of which `idle` takes ten at most."""
 
     minutes: float
     idle: int
@@ -313,6 +313,10 @@ def joined(*texts: str) -> str:
     return "; ".join(text for text in texts if text)
 
 
+IDLE = 10.0
+"""Minutes of doing nothing, at most."""
+
+
 async def idle(plan: Plan) -> Result:
     """Sockets that do nothing but answer pings."""
     with serving() as server:
@@ -322,7 +326,7 @@ async def idle(plan: Plan) -> Result:
         await server.clients(plan.idle, tally)
         await asyncio.sleep(2)
         cpu, begun = server.cpu(), time.monotonic()
-        await asyncio.sleep(plan.minutes * 60)
+        await asyncio.sleep(min(plan.minutes, IDLE) * 60)
         percent = 100 * (server.cpu() - cpu) / (time.monotonic() - begun)
         each = (server.memory() - before) * 1024 / plan.idle
         return Result(
@@ -537,7 +541,9 @@ async def run(plan: Plan, rows: list[str], *, lenient: bool) -> bool:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=FULL.minutes, help="of idle and churn each (%(default)g)")
+    parser.add_argument(
+        "--minutes", type=float, default=FULL.minutes, help="of churn, ten of idle (%(default)g)"
+    )
     parser.add_argument("--rows", default=",".join(ROWS), help="which (%(default)s)")
     parser.add_argument("--short", action="store_true", help="small and in seconds, of which only losses are judged")
     options = parser.parse_args()
