@@ -408,9 +408,11 @@ async def crowd(plan: Plan) -> Result:
         seconds = time.monotonic() - begun
         is_over.set()
         await pushing
-        tally.received = 0  # from here on all are there
+        await caller.post(len(took))
+        await until(lambda: all(client.last == len(took) for client in back))
+        tally.received = 0  # from here on all are there, and nothing is on its way
         for number in range(10):
-            await caller.post(len(took) + number)
+            await caller.post(len(took) + 1 + number)
         await until(lambda: tally.received >= 10 * len(back))
         return Result(
             f"all back after {seconds:.1f} s, /send at most {max(took) * 1000:.0f} ms",
