@@ -4,6 +4,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
+# Test processes at once; 0: one, which `ARGS="--pdb"` needs
+JOBS ?= 2
+
 .PHONY: run test check format clean help
 
 help:            ## show what there is
@@ -13,7 +16,7 @@ run: $(VENV)/.run  ## serve a gateway on port 10125; its test page is at http://
 	$(BIN)/wsgateway serve
 
 test: $(VENV)/.test programs  ## run the tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 check: $(VENV)/.test  ## lint and check types
 	$(BIN)/ruff format --check .

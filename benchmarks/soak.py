@@ -543,9 +543,7 @@ async def run(plan: Plan, rows: list[str], *, lenient: bool) -> bool:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--minutes", type=float, default=FULL.minutes, help="of churn, ten of idle (%(default)g)"
-    )
+    parser.add_argument("--minutes", type=float, default=FULL.minutes, help="of churn, ten of idle (%(default)g)")
     parser.add_argument("--rows", default=",".join(ROWS), help="which (%(default)s)")
     parser.add_argument("--short", action="store_true", help="small and in seconds, of which only losses are judged")
     options = parser.parse_args()

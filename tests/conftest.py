@@ -8,7 +8,7 @@ import pytest
 from playwright.async_api import Browser, async_playwright
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def anyio_backend() -> tuple[str, dict[str, bool]]:
     """`UVLOOP=1 make test` runs what runs in this process on uvloop; processes of their own have it anyway."""
     return "asyncio", {"use_uvloop": os.environ.get("UVLOOP") == "1"}
@@ -26,9 +26,9 @@ CHROMIUM_FLAGS = [
 ]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 async def browser() -> AsyncIterator[Browser]:
-    """A real Chromium, headless."""
+    """A real Chromium, headless. The tests of a module share it, and its loop; each opens a context of its own."""
     if not CHROMIUM:
         text = "chromium is not installed: install Debian's package chromium, or set CHROMIUM to its path"
         if os.environ.get("CI") == "true":

@@ -218,7 +218,7 @@ async def test_connections_are_paged_searched_and_closed(http: httpx.AsyncClient
         assert (await http.delete(f"{base}/{first}")).status_code == 204
         assert await ann.closed() == (1000, "")
         assert (await http.delete(f"{base}/{first}")).status_code == 404
-        assert (await http.post(base + "/close", json={"all": True})).json() == {"closed": 1}
+        assert (await http.post(base + "/close", json={"all": True})).json() == {"closed": 1, "complete": True}
         assert await eve.closed() == (1000, "")
 
 

@@ -51,7 +51,7 @@ async def test_uvicorns_http_protocol_still_has(name: str) -> None:
 async def test_on_a_uvicorn_whose_http_protocol_has_changed_its_own_is_used_with_one_warning(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("wsgateway.protocols.NEEDED_HTTP", (*NEEDED_HTTP, "a_new_name"))
+    monkeypatch.setattr("wsgateway.http_protocol.NEEDED_HTTP", (*NEEDED_HTTP, "a_new_name"))
     for _ in range(2):
         async with serve(Gateway()) as url, Client(url) as ann:
             await ann.send("hi")

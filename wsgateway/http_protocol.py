@@ -159,7 +159,9 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def handle_websocket_upgrade(self) -> None:
-        if self.admission is not None and not self.admission.ask(self._upgrade, self.loop):
+        if self.admission is None:
+            self._upgrade()
+        elif not self.admission.ask(self._upgrade, self.loop):
             self.transport.pause_reading()
 
     def _upgrade(self) -> None:
