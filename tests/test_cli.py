@@ -4,6 +4,7 @@ import json
 import signal
 import socket
 import subprocess
+import time
 import tomllib
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -275,3 +276,66 @@ def test_version_and_help(tmp_path: Path) -> None:
     assert run("--version", cwd=tmp_path).stdout.startswith("wsgateway 0.")
     shown = run("serve", "--help", cwd=tmp_path).stdout
     assert all("--" + name.replace("_", "-") in shown for name in SPECS)
+
+
+BLOCKING = """
+import time
+
+async def on_message(event):
+    print("blocking", flush=True)
+    while True:
+        time.sleep(0.01)
+"""
+
+
+async def test_a_second_sigterm_ends_it_while_a_hook_blocks_the_loop(tmp_path: Path) -> None:
+    (tmp_path / "listener.py").write_text(BLOCKING)
+    with serving("--listener", "listener.py", cwd=tmp_path) as served:
+        async with Client(served.url) as ann:
+            await ann.send("x")
+            assert served.process.stdout is not None
+            while (await anyio.to_thread.run_sync(served.process.stdout.readline)).strip() != "blocking":
+                pass
+            for _ in range(2):
+                served.process.send_signal(signal.SIGTERM)
+                await anyio.sleep(0.1)  # two of one kind at once may become one
+            assert await anyio.to_thread.run_sync(lambda: served.process.wait(10)) == 1
+
+
+SLOW = """
+import asyncio
+from pathlib import Path
+
+async def on_start(event):
+    Path("starting").touch()
+    await asyncio.sleep(1)
+
+async def on_stop(event):
+    Path("stopped").touch()
+"""
+
+
+def test_a_sigterm_while_it_starts_ends_it_in_order(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(SLOW)
+    process = subprocess.Popen(
+        [*COMMAND, "serve", "--port", "0", "--listener", "slow.py"], cwd=tmp_path, env=environment()
+    )
+    deadline = time.monotonic() + 20
+    while not (tmp_path / "starting").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)  # another process does it
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+    assert (tmp_path / "stopped").exists()
+
+
+async def test_the_unix_socket_of_a_successor_stays(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.sock"
+    with serving("--uds", str(path), cwd=tmp_path) as first:
+        path.unlink()  # as a server does that finds nobody listening there, while this one still drains
+        (tmp_path / "second").mkdir()
+        with serving("--uds", str(path), cwd=tmp_path / "second") as second:
+            assert first.terminate() == 0
+            assert path.exists()
+            assert second.terminate() == 0
+    assert not path.exists()

@@ -28,12 +28,12 @@ from tests.services import Process, needed, redis
 from wsgateway import Settings
 from wsgateway.cli import _parser
 from wsgateway.config import ENV, SPECS
+from wsgateway.limits import seconds_to_stop
 from wsgateway.testing import Client
-from wsgateway.workers import grace_of
 
 ROOT = DEPLOY.parent
 KEY = "the-key"
-LONGEST_STOP = grace_of(Settings())
+LONGEST_STOP = seconds_to_stop(Settings())
 """Seconds that a process with the default settings may take to end."""
 
 LISTENER = """

@@ -83,7 +83,7 @@ FINDINGS: dict[str, tuple[Callable[[], Iterable[Finding]], Level, str]] = {
     "few files": (lambda: files(1024), HINT, "1024 open files are enough for 960 clients"),
     "compression": (lambda: findings.check_memory(Settings(compression=True)), HINT, "compression is on"),
     "killed early": (lambda: drain(30), SERIOUS, "systemd kills after 30 s"),
-    "killed by default": (lambda: drain(30, assumed=True), WARNING, "a stop may take 34 s"),
+    "killed by default": (lambda: drain(30, assumed=True), WARNING, "a stop may take 49.5 s"),
     "workers": (lambda: findings.check_workers(" 4 ", broker=None), SERIOUS, "4 workers without a broker"),
     "any origin": (lambda: access(allowed_origins="*"), SERIOUS, "the page of any site may connect"),
     "null origin": (lambda: access(allowed_origins="null"), SERIOUS, "sandboxed frame"),
@@ -130,7 +130,7 @@ def test_one_finding_with_its_advice(name: str) -> None:
         lambda: files(None, max_connections=10**6),
         lambda: files(100_000, max_connections=50_000),
         lambda: drain(None),
-        lambda: drain(34),
+        lambda: drain(50),
         lambda: admin(host="0.0.0.0", enabled=False),
         lambda: certificate(ends=1e9 + 30 * 86400),
         lambda: findings.check_workers("4", broker="redis://"),
@@ -300,6 +300,13 @@ def test_it_prints_the_worst_first_and_fails_if_it_is_serious(tmp_path: Path) ->
     ):
         assert text in told
     assert run("doctor", "--stop-timeout", "60", cwd=tmp_path, env=env).stdout.count("kills after") == 0
+
+
+def test_an_address_without_a_scheme_is_a_finding_among_the_others(tmp_path: Path) -> None:
+    done = run("doctor", "--url", "example.com", "--stop-timeout", "5", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "serious: --url 'example.com' is no address" in done.stdout
+    assert "kills after 5 s" in done.stdout
 
 
 def test_every_mistake_in_the_settings_is_a_finding(tmp_path: Path) -> None:

@@ -260,3 +260,33 @@ async def test_a_send_from_a_route_starts_a_gateway_that_nobody_has_started(capl
     await gateway.stop()
     with pytest.raises(GatewayNotRunning):
         await gateway.send("z")
+
+
+async def test_a_start_that_was_cancelled_can_be_begun_again() -> None:
+    waits = [True]
+
+    class Listener:
+        async def on_start(self, event: Event) -> None:
+            if waits:
+                waits.clear()
+                await anyio.sleep(60)  # it is cancelled
+
+    gateway = Gateway(listener=Listener)
+    with anyio.move_on_after(0.05):
+        await gateway.start()
+    assert gateway.state == "stopped"
+    async with serve(gateway) as url, Client(url) as ann:
+        await ann.send("hi")
+        assert await ann.receive() == "hi"
+
+
+async def test_a_listener_whose_code_raises_where_nobody_expects_it_fails_the_start() -> None:
+    class Listener:
+        @property
+        def on_message(self) -> None:
+            raise LookupError("no such table")
+
+    gateway = Gateway(listener=Listener)
+    with pytest.raises(StartError, match="no such table"):
+        await gateway.start()
+    assert gateway.state == "failed"

@@ -1,8 +1,11 @@
 """What comes before a request is one, how many may come, and how often: limits that a raw socket meets."""
 
+import asyncio
 import json
+import socket
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import anyio
 import httpx
@@ -53,6 +56,58 @@ async def test_the_second_request_of_a_connection_has_the_limit_too() -> None:
         assert b"200 OK" in await raw.receive_until(b"}")
         await raw.send(b"GET /health HTTP/1.1\r\nHo")
         assert (await raw.receive_some()).startswith(b"HTTP/1.1 408 ")
+
+
+async def test_a_head_without_end_is_431_while_an_answer_is_pending() -> None:
+    async with own(Gateway(listener=Patient, local_access=True)) as url, await connect(url) as raw:
+        await raw.send(post(b'{"message": 1}'))
+        await raw.send(b"GET / HTTP/1.1\r\n")
+        with anyio.fail_after(5), pytest.raises((anyio.BrokenResourceError, anyio.EndOfStream)):
+            for _ in range(1000):
+                await raw.send(b"X: " + b"a" * 100_000 + b"\r\n")
+            while True:
+                await raw.receive_some()
+
+
+async def test_a_head_that_does_not_come_is_ended_while_an_answer_is_pending() -> None:
+    async with own(Gateway(listener=Patient, local_access=True, handshake_timeout=0.2)) as url:
+        async with await connect(url) as raw:
+            await raw.send(post(b'{"message": 1}') + b"GET / HTTP/1.1\r\n")
+            await raw.send(b"Ho")
+            with anyio.fail_after(5), pytest.raises((anyio.BrokenResourceError, anyio.EndOfStream)):
+                while True:
+                    await raw.receive_some()
+
+
+class Patient:
+    async def on_message(self, event: Event) -> None:
+        await anyio.sleep(2)  # longer than the test
+
+
+def post(body: bytes) -> bytes:
+    head = b"POST /send HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    return head % len(body) + body
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="descriptors are read from /proc")
+async def test_who_reads_no_answers_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wsgateway.http_protocol.BODY_TIMEOUT", 0.3)
+    loop = asyncio.get_running_loop()
+    async with own(Gateway()) as url:
+        with socket.socket() as deaf:
+            before = descriptors()
+            deaf.setblocking(False)
+            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            await loop.sock_connect(deaf, ("127.0.0.1", int(url.rpartition(":")[2])))
+            await loop.sock_sendall(deaf, b"GET /pages/test.js HTTP/1.1\r\nHost: x\r\n\r\n" * 900)
+            for count in (1, 0):  # it is accepted, and ended
+                with anyio.fail_after(10):
+                    while descriptors() - before != count:
+                        await anyio.sleep(0.01)  # it reads nothing that would tell it
+
+
+def descriptors() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 async def test_a_fast_request_is_not_cut_while_it_is_answered() -> None:
@@ -272,6 +327,8 @@ async def test_a_key_that_is_used_too_often_is_429_and_others_are_not(serve: Ser
                 assert answer.headers["retry-after"] == "1"
                 assert "send_rate" in answer.json()["detail"]
         assert statuses == [200, 200, 429, 429, 200, 401]
+        again = await http.post("/send", json={"message": 1}, headers={"authorization": "BEARER   one"})
+        assert again.status_code == 429
 
 
 async def test_a_stop_tells_each_client_when_to_come_back(serve: Serve) -> None:

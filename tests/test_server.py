@@ -4,6 +4,7 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.abc
@@ -11,8 +12,11 @@ import anyio.lowlevel
 import httpx
 import pytest
 import trustme
+from anyio.streams.tls import TLSStream
+from starlette.applications import Starlette
 from websockets.exceptions import InvalidStatus
 
+from tests.raw import connect
 from tests.servers import free_socket
 from wsgateway import ConfigError, Event, Gateway, Refused, Settings, StartError
 from wsgateway.server import bind, serving, url_of
@@ -235,3 +239,64 @@ async def raw_client(url: str) -> AsyncIterator[anyio.abc.SocketStream]:
         await stream.send((request + key).encode())
         assert (await stream.receive()).startswith(b"HTTP/1.1 101")
         yield stream
+
+
+async def test_a_client_that_begins_no_tls_is_ended(tmp_path: Path) -> None:
+    files = certified(tmp_path)
+    async with (
+        serve(Gateway(handshake_timeout=0.2, **files)) as url,
+        await connect(url.removeprefix("https://")) as raw,
+    ):
+        with pytest.raises(anyio.EndOfStream):
+            await raw.receive_some()
+
+
+async def test_a_client_that_takes_a_large_message_slowly_over_tls_is_not_too_slow(tmp_path: Path) -> None:
+    files = certified(tmp_path)
+    gateway = Gateway(send_timeout=0.5, outbox_bytes=100_000_000, **files)
+    async with serve(gateway) as url, await raw_tls(url) as stream:
+        await stream.send(UPGRADE)
+        await stream.receive()
+        while not len(gateway.connections):
+            await anyio.sleep(0.01)  # it is told nobody
+        for size in (12_000_000, 600_000, 600_000):
+            await gateway.send(b"x" * size)
+        taken = 0
+        with anyio.fail_after(30):
+            while taken < 13_200_000:
+                taken += len(await stream.receive(1 << 16))
+                await anyio.sleep(0.01)  # how slow it is
+    assert gateway.metrics.slow == 0
+
+
+UPGRADE = (
+    b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+
+
+def certified(folder: Path) -> dict[str, Any]:
+    """The settings for TLS, with a certificate that nobody has to trust."""
+    certificate = trustme.CA().issue_cert("localhost", "127.0.0.1")
+    certificate.private_key_pem.write_to_path(folder / "key.pem")
+    certificate.cert_chain_pems[0].write_to_path(folder / "cert.pem")
+    return {"ssl_keyfile": str(folder / "key.pem"), "ssl_certfile": str(folder / "cert.pem")}
+
+
+async def raw_tls(url: str) -> TLSStream:
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return await anyio.connect_tcp("127.0.0.1", int(url.rpartition(":")[2]), ssl_context=context)
+
+
+async def test_what_failed_leaves_no_unix_socket(tmp_path: Path) -> None:
+    @asynccontextmanager
+    async def lifespan(app: object) -> AsyncIterator[None]:
+        raise RuntimeError("no database")
+        yield
+
+    path = tmp_path / "gateway.sock"
+    with pytest.raises(StartError, match="start-up failed"):
+        async with serving(Starlette(lifespan=lifespan), Settings(uds=str(path))):
+            pass
+    assert not path.exists()

@@ -1,5 +1,6 @@
 """`wsgateway serve` with workers that cannot start, and signals that come early: in processes of their own."""
 
+import errno
 import signal
 import subprocess
 import sys
@@ -9,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests import processes
+from tests.servers import free_socket
+from wsgateway import Settings, StartError
+from wsgateway.workers import start_worker
 
 FRAGILE = """
 from pathlib import Path
@@ -89,3 +93,29 @@ def test_workers_without_the_driver_say_what_to_install(tmp_path: Path) -> None:
     assert done.returncode == 3
     assert "pip install 'wsgateway[ipc]'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+HANGING = """
+import time
+
+def on_start(event):
+    time.sleep(1000)
+"""
+
+
+def test_an_on_start_that_never_returns_is_given_up_with_3(tmp_path: Path) -> None:
+    (tmp_path / "hanging.py").write_text(HANGING)
+    options = ["--port", "0", "--workers", "2", "--listener", "hanging.py", "--hook-timeout", "0.5"]
+    done = processes.run("serve", *options, cwd=tmp_path)
+    assert done.returncode == 3
+    assert "on_start failed" in done.stderr
+
+
+async def test_a_worker_that_cannot_be_started_is_a_start_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pipe() -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with free_socket() as listening:
+        monkeypatch.setattr("os.pipe", pipe)
+        with pytest.raises(StartError, match="Too many open files"):
+            await start_worker(Settings(), listening)

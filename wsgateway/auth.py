@@ -87,12 +87,16 @@ class Rules:
         return None
 
     def has_key(self, headers: RawHeaders) -> bool:
-        """Whether a request with `headers` carries one of the keys. Each is compared in constant time."""
+        """Whether a request with `headers` carries one of the keys."""
+        return self.key_of(headers) is not None
+
+    def key_of(self, headers: RawHeaders) -> bytes | None:
+        """Which of the keys a request with `headers` carries. Each is compared in constant time."""
         given = [value for name, value in headers if name == b"authorization"]
         scheme, _, key = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
         key = key.strip()
         matches = [hmac.compare_digest(key, known) for known in self._keys]  # all of them, whichever fits
-        return scheme.lower() == b"bearer" and any(matches)
+        return key if scheme.lower() == b"bearer" and any(matches) else None
 
     def is_local(self, scope: Mapping[str, Any]) -> bool:
         """Whether the caller runs on this host, and no proxy or foreign page speaks through it."""

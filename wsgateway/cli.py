@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = options.run(options)
     except (ConfigError, StartError) as exc:
         _complain(exc)
-        return 1 if options.run is _check else 3
+        return end_process(1 if options.run is _check else 3)
     except KeyboardInterrupt:
         return 0
     return code
@@ -217,12 +217,14 @@ async def _run_server(store: Store) -> int:
         if hasattr(signal, "SIGHUP"):  # from here on, since either would end the process while it starts
             signal.signal(signal.SIGHUP, reloading)
             signal.signal(signal.SIGUSR2, rolling)
+        stop_at_signals(stop)
         await stack.enter_async_context(supervisor)
+        if stop.is_set():
+            return 0
         states = [found.state for found in supervisor.all() if found.settings.startup is Startup.AUTOMATIC]
         if states and State.RUNNING not in states:
             return 3  # the log has said why
         admin = await _serve_admin(supervisor, store, stack)
-        stop_at_signals(stop)
         print(_welcome(supervisor, admin), flush=True)
         asyncio.create_task(_until_given_up(supervisor, stop))  # noqa: RUF006  ends with the loop
         await stop.wait()

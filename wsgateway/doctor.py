@@ -77,7 +77,11 @@ def _all(store: Store, options: argparse.Namespace) -> Iterator[Finding]:
             yield Finding(finding.level, before + finding.what, finding.advice)
         for text in loaded.warnings:
             yield findings.warning(text, "correct or remove it")
-    if options.url:
+    if options.url and not options.url.lower().startswith(("http://", "https://")):
+        yield findings.serious(
+            f"--url {options.url!r} is no address", "say it as a browser has it: https://example.com"
+        )
+    elif options.url:
         keys = [key for loaded in described.gateways.values() for key in loaded.settings.api_key]
         yield from findings.check_probe(asyncio.run(probe(options.url.rstrip("/"), api_key=next(iter(keys), None))))
 
@@ -295,8 +299,8 @@ async def address_of(url: str, path: str, api_key: str) -> str | None:
         try:
             total = (await _info(url, api_key, 0))["total"]
             page = (await _info(url, api_key, max(0, total - PAGE)))["connections"]  # the newest are the last
-        except (OSError, ValueError, SendError):
-            return None  # another key, or the proxy keeps it to itself
+        except (OSError, ValueError, LookupError, TypeError, SendError):
+            return None  # another key, another server, or the proxy keeps it to itself
     return next((str(conn["address"]) for conn in page if conn["path"] == path), None)
 
 

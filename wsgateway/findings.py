@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from wsgateway.auth import is_loopback
 from wsgateway.config import AdminSettings, Settings
-from wsgateway.limits import LINGER, SPARE_DESCRIPTORS
+from wsgateway.limits import SPARE_DESCRIPTORS, seconds_to_stop
 
 
 class Level(enum.StrEnum):
@@ -113,14 +113,17 @@ def check_memory(settings: Settings) -> Iterator[Finding]:
 
 def check_drain(settings: Settings, *, stop_timeout: float | None, source: str, assumed: bool) -> Iterator[Finding]:
     """`stop_timeout`: seconds after SIGTERM at which the process is killed, as `source` says; None: nobody knows."""
-    needed = settings.drain + 2 * LINGER
+    needed = seconds_to_stop(settings)
     if stop_timeout is None or stop_timeout >= needed:
         return
-    text = f"a stop may take {needed:g} s (drain and what lingers), {source} kills after {stop_timeout:g} s: "
+    text = f"a stop may take {needed:g} s (drain, on_stop and what lingers), {source} kills after {stop_timeout:g} s: "
     text += "clients are cut off, and their on_client_close is not called"
-    advice = f"give it {needed:g} s or more, or set drain to {max(0.0, stop_timeout - 2 * LINGER):g} or less"
+    drain = max(0.0, stop_timeout - (needed - settings.drain))
+    advice = f"give it {needed:g} s or more, or set drain to {drain:g} or less"
     if assumed:
         yield warning(text, advice + "; --stop-timeout says what it really is")
+    elif stop_timeout > settings.drain:
+        yield warning(text, advice)
     else:
         yield serious(text, advice)
 

@@ -187,9 +187,6 @@ class Gateway:
             self.log.info("starting%s", self._where)
             try:
                 await self._start()
-            except asyncio.CancelledError:
-                await self._leave_cluster()
-                raise
             except HookError as exc:
                 await self._leave_cluster()
                 self.fail(f"on_start failed: {exc.__cause__!r}")
@@ -197,6 +194,14 @@ class Gateway:
             except (ListenerError, StartError) as exc:
                 self.fail(str(exc))
                 raise StartError(f"gateway [{self.id}] cannot start: {self.failure}") from exc
+            except Exception as exc:  # what the listener's own code raises where nobody expects it
+                await self._leave_cluster()
+                self.fail(repr(exc))
+                raise StartError(f"gateway [{self.id}] cannot start: {self.failure}") from exc
+            except BaseException:
+                await self._leave_cluster()
+                self.state, self._never_started = State.STOPPED, True
+                raise
             self.state = State.RUNNING
             self.log.info("started%s", self._where)
             if self.cluster is not None:

@@ -32,6 +32,7 @@ NEEDED_HTTP = (
     "headers",
     "loop",
     "on_headers_complete",
+    "on_message_begin",
     "on_message_complete",
     "on_url",
     "pipeline",
@@ -107,6 +108,9 @@ class HttpProtocol(HttpToolsProtocol):
     _unwanted: asyncio.TimerHandle | None = None
     """Ends who goes on with a body that was answered long ago."""
 
+    _unread: asyncio.TimerHandle | None = None
+    """Ends who reads nothing of an answer that is too large to wait in the socket."""
+
     _refusal = ""
     _head = 0
     _is_body = False
@@ -124,13 +128,43 @@ class HttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_is_here()
         self._body_is_here()
+        self._is_read()
         super().connection_lost(exc)
+
+    # An answer that nobody reads: `transport.close()` waits for a buffer that never empties
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._unread is None:
+            self._unread = self.loop.call_later(BODY_TIMEOUT, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._is_read()
+        super().resume_writing()
+
+    def _is_read(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self.loop.call_later(LINGER, self.transport.abort)
+
+    def eof_received(self) -> None:
+        super().eof_received()
+        self.loop.call_later(BODY_TIMEOUT, self.transport.abort)
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        if self.transport.is_closing():
+            self.loop.call_later(LINGER, self.transport.abort)
+
+    # Requests
 
     def data_received(self, data: bytes) -> None:
         if self._refusal:
             return
-        if self._deadline is None and not self._is_body and (self.cycle is None or self.cycle.response_complete):
-            self._await_head()
         is_head = self._deadline is not None
         super().data_received(data)
         if is_head and self._deadline is not None:
@@ -139,6 +173,11 @@ class HttpProtocol(HttpToolsProtocol):
                 self._refuse(431, f"the request's head is larger than {MAX_HEAD} bytes")
         elif self._is_body and self._unwanted is None and self.cycle is not None and self.cycle.response_complete:
             self._unwanted = self.loop.call_later(BODY_TIMEOUT, self.transport.abort)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        if self._deadline is None:  # the first head's runs since the socket is there
+            self._await_head()
 
     def on_url(self, url: bytes) -> None:
         super().on_url(url)

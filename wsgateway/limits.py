@@ -1,6 +1,9 @@
 """What is too much. No I/O, no clock of its own: rules that are asked and answer."""
 
 from collections import OrderedDict
+from collections.abc import Hashable
+
+from wsgateway.config import Settings
 
 INBOX_MESSAGES = 32
 INBOX_BYTES = 128 * 1024
@@ -42,6 +45,9 @@ CLOSES_PER_SECOND = 500
 MAX_PENDING = 64 * 1024
 """Bytes of frames that are joined into one write, at most, but for the last of them."""
 
+TLS_BUFFER = 64 * 1024
+"""Bytes from which on a TLS client is congested, as any other is; Python's own bound is 512 KiB."""
+
 MAX_ROUNDS = 16
 """Joined writes that may wait behind each other while a large fan-out goes on; past them, the loop waits for it."""
 
@@ -70,6 +76,14 @@ LEASE = 30.0
 LINGER = 2.0
 """Seconds between a close frame to a client that does not read and the end of its socket."""
 
+HANDSHAKE_GRACE = 0.5
+"""Seconds that clients who have just connected have for their request, once nobody new is taken."""
+
+BROKER_GRACE = 1.0
+"""Seconds that what waits for the broker has to go out at the end, and again the link to close."""
+
+HTTP_GRACE = 5
+"""Seconds that HTTP requests have left once the gateway has stopped."""
 
 BLOCKED_LOOP = 1.0
 """Seconds without a turn after which an event loop counts as blocked; it is asked as often."""
@@ -106,9 +120,9 @@ class Rates:
     def __init__(self, rate: float, burst: float) -> None:
         self._rate = rate
         self._burst = burst or rate
-        self._buckets: OrderedDict[str, Bucket] = OrderedDict()
+        self._buckets: OrderedDict[Hashable, Bucket] = OrderedDict()
 
-    def allows(self, sender: str, now: float) -> bool:
+    def allows(self, sender: Hashable, now: float) -> bool:
         """Whether `sender` may once more at `now`; then it is counted."""
         if not self._rate:
             return True
@@ -148,3 +162,10 @@ class Backlog:
 
     def clear(self) -> None:
         self.messages = self.bytes = 0
+
+
+def seconds_to_stop(settings: Settings) -> float:
+    """Seconds after which a process that was told to end has ended: new clients, `drain`, stuck ones, `on_stop`, the
+    broker, requests."""
+    clients = HANDSHAKE_GRACE + settings.drain + LINGER
+    return clients + settings.hook_timeout + 2 * BROKER_GRACE + HTTP_GRACE

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import re
 import threading
 import time
@@ -137,7 +138,7 @@ def log_to_file(path: Path) -> None:
     Raises `OSError` if it cannot be written.
     """
     path.open("a").close()  # the handler would tell nobody
-    if all(Path(file.baseFilename) != path.absolute() for file in _files()):
+    if all(file.baseFilename != os.path.abspath(path) for file in _files()):  # noqa: PTH100  as `logging` does
         _add(LogFile(path))
 
 

@@ -10,9 +10,9 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 
@@ -20,7 +20,7 @@ from wsgateway.config import Settings
 from wsgateway.exceptions import StartError
 from wsgateway.gateway import Gateway
 from wsgateway.http_protocol import HttpLimits, HttpProtocol, http_protocol, is_beginning, missing_http
-from wsgateway.limits import ACCEPTS, SPARE_SOCKETS
+from wsgateway.limits import ACCEPTS, HANDSHAKE_GRACE, HTTP_GRACE, SPARE_SOCKETS
 from wsgateway.logs import logger
 from wsgateway.transports import most_clients, most_files
 from wsgateway.ws_protocol import WebSocketProtocol
@@ -37,13 +37,6 @@ __all__ = [
     "url_of",
 ]
 
-HANDSHAKES = 0.5
-"""Seconds that clients who have just connected have for their request, once nobody new is taken."""
-
-GRACEFUL = 5
-"""Seconds that HTTP requests have left once the gateway has stopped."""
-
-
 BACKLOG = 2048
 """Clients that the system lets wait until they are accepted."""
 
@@ -51,8 +44,9 @@ BACKLOG = 2048
 class Server(uvicorn.Server):
     """uvicorn's server, which leaves signals to its caller and stops the gateway before it closes sockets."""
 
-    def __init__(self, config: uvicorn.Config, gateway: Gateway | None) -> None:
+    def __init__(self, config: uvicorn.Config, gateway: Gateway | None, *, handshake_timeout: float) -> None:
         super().__init__(config)
+        self._handshake_timeout = handshake_timeout
         self.ready = asyncio.Event()
         self._gateway = gateway
 
@@ -61,10 +55,31 @@ class Server(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        if self.config.is_ssl:
+            await self._startup_tls(sockets or [])
+        else:
+            await super().startup(sockets)
         for listening in sockets or ():
             listening.listen(BACKLOG)  # asyncio has taken its share of a turn, `backlog`, for this one too
         self.ready.set()
+
+    async def _startup_tls(self, sockets: list[socket.socket]) -> None:
+        """uvicorn's, which leaves a client a minute for its handshake."""
+        await self.lifespan.startup()
+        if self.lifespan.should_exit:
+            sys.exit(3)  # as uvicorn does
+        config, protocol = self.config, cast(Any, self.config.http_protocol_class)
+        self.servers = [
+            await asyncio.get_running_loop().create_server(
+                lambda: protocol(config=config, server_state=self.server_state, app_state=self.lifespan.state),
+                sock=listening,
+                ssl=config.ssl,
+                ssl_handshake_timeout=self._handshake_timeout,
+                backlog=config.backlog,
+            )
+            for listening in sockets
+        ]
+        self.started = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for server in self.servers:
@@ -73,11 +88,14 @@ class Server(uvicorn.Server):
         if self._gateway is not None:
             await self._gateway.stop()
         await super().shutdown(sockets)
+        for left in tuple(self.server_state.connections):
+            if isinstance(left, HttpProtocol):
+                left.transport.abort()  # it does not read what was written before it was closed
 
     async def _finish_handshakes(self) -> None:
         """Let clients in whose connection was accepted already: they are told to come back with all the others, and no
         roll of workers turns anybody away."""
-        until = time.monotonic() + HANDSHAKES
+        until = time.monotonic() + HANDSHAKE_GRACE
         await asyncio.sleep(0)  # what was accepted in this turn of the loop
         while time.monotonic() < until and any(map(is_beginning, self.server_state.connections)):  # noqa: ASYNC110
             await asyncio.sleep(0.01)  # uvicorn's connections tell nobody
@@ -108,19 +126,23 @@ async def serving(app: Any, settings: Settings, *, inherited: socket.socket | No
     except BaseException:
         _let_go(settings, listening, is_owner=inherited is None)
         raise
-    server = Server(config, gateway)
+    server = Server(config, gateway, handshake_timeout=settings.handshake_timeout)
     running = asyncio.create_task(_run(server, listening))
     waiting = asyncio.create_task(server.ready.wait())
-    await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED)
-    waiting.cancel()
     try:
+        await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED)
         if running.done():
             running.result()
         yield url_of(settings, listening)
     finally:
+        waiting.cancel()
         server.should_exit = True
-        await running
-        _let_go(settings, listening, is_owner=inherited is None)
+        try:
+            await running
+        finally:
+            if gateway is not None:
+                await gateway.stop()  # as it has, unless the server failed
+            _let_go(settings, listening, is_owner=inherited is None)
 
 
 def _let_go(settings: Settings, listening: socket.socket, *, is_owner: bool) -> None:
@@ -154,7 +176,7 @@ def _config(app: Any, settings: Settings, *, lifespan: Any) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=GRACEFUL,
+        timeout_graceful_shutdown=HTTP_GRACE,
         backlog=ACCEPTS,
         ssl_keyfile=settings.ssl_keyfile,
         ssl_certfile=settings.ssl_certfile,
@@ -198,18 +220,33 @@ def bind(settings: Settings) -> socket.socket:
 
 
 def unbind(settings: Settings, listening: socket.socket) -> None:
-    """Close what `bind` has opened."""
+    """Close what `bind` has opened. The file of another server, which has taken the place over meanwhile, stays."""
     listening.close()
-    if settings.uds:
-        Path(settings.uds).unlink(missing_ok=True)
+    if isinstance(listening, UnixSocket):
+        path = Path(settings.uds or "")
+        with suppress(FileNotFoundError):
+            if _file_at(path) == listening.file:
+                path.unlink()
+
+
+class UnixSocket(socket.socket):
+    """Knows which file it was bound to."""
+
+    file = (0, 0)
+
+
+def _file_at(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_dev, found.st_ino
 
 
 def _bind_unix(path: Path) -> socket.socket:
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listening = UnixSocket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         if path.exists() and stat.S_ISSOCK(path.stat().st_mode) and not _answers(path):
             path.unlink()  # left behind by a server that was killed
         listening.bind(str(path))
+        listening.file = _file_at(path)
         listening.listen(BACKLOG)
     except OSError as exc:
         listening.close()
@@ -249,10 +286,13 @@ def loop_factory() -> "type[asyncio.AbstractEventLoop] | None":
 def stop_at_signals(stop: asyncio.Event) -> None:
     """Set `stop` at SIGINT or SIGTERM; a second one ends the process now. Call it on the loop of `stop`."""
     loop = asyncio.get_running_loop()
+    is_asked = False
 
     def stopping(*_: object) -> None:
-        if stop.is_set():
-            os._exit(1)
+        nonlocal is_asked
+        if is_asked:
+            os._exit(1)  # also while a hook blocks the loop, which would not see `stop`
+        is_asked = True
         loop.call_soon_threadsafe(stop.set)
 
     for number in (signal.SIGINT, signal.SIGTERM):

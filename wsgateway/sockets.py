@@ -4,6 +4,8 @@ websockets' parser. Knows neither uvicorn nor what a gateway does with a message
 import asyncio
 import logging
 import os
+import socket
+import sys
 from typing import Any
 
 from websockets.extensions import Extension
@@ -93,8 +95,10 @@ class Socket(asyncio.Protocol):
 
     # What the gateway calls
 
-    def buffered(self) -> int:
+    def unwritten(self) -> int:
         size: int = self._transport.get_write_buffer_size()
+        if self._transport.get_extra_info("ssl_object") is not None:  # what is encrypted already is not in it
+            size -= acknowledged(self._transport.get_extra_info("socket"))
         return size
 
     def read_on(self) -> None:
@@ -362,3 +366,19 @@ class Socket(asyncio.Protocol):
 def _wire_size(size: int) -> int:
     """Bytes on the wire of a masked frame with a payload of `size` bytes (RFC 6455 5.2)."""
     return size + (6 if size < 126 else 8 if size < 65536 else 14)
+
+
+TCP_INFO = getattr(socket, "TCP_INFO", None) if sys.platform == "linux" else None
+
+BYTES_ACKED = slice(120, 128)
+"""Where `tcpi_bytes_acked` stands in Linux's `struct tcp_info`."""
+
+
+def acknowledged(sock: Any) -> int:
+    """Bytes that the other side of `sock` has taken, where the system tells, else 0."""
+    if TCP_INFO is None:
+        return 0
+    try:
+        return int.from_bytes(sock.getsockopt(socket.IPPROTO_TCP, TCP_INFO, 128)[BYTES_ACKED], sys.byteorder)
+    except OSError:  # a Unix socket
+        return 0

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from wsgateway.brokers import Link, Open
 from wsgateway.exceptions import BrokerError
-from wsgateway.limits import BROKER_OUTBOX_BYTES, BROKER_OUTBOX_MESSAGES, Backlog
+from wsgateway.limits import BROKER_GRACE, BROKER_OUTBOX_BYTES, BROKER_OUTBOX_MESSAGES, Backlog
 from wsgateway.logs import GatewayLog
 from wsgateway.metrics import Metrics
 
@@ -36,9 +36,6 @@ PROBE = b"\xc1"
 
 TOO_LARGE = {"kind": "broker too large"}
 """For the log, which says it once a second."""
-
-CLOSE_TIMEOUT = 1.0
-"""Seconds that what waits has to go out at the end."""
 
 
 class Uplink:
@@ -88,13 +85,13 @@ class Uplink:
         await self._tried.wait()
 
     async def aclose(self) -> None:
-        """Write what waits, `CLOSE_TIMEOUT` seconds at most, and end. May be called twice."""
+        """Write what waits, `BROKER_GRACE` seconds at most, and end. May be called twice."""
         task, self._task = self._task, None
         if task is None:
             return
         if self.is_up:
             try:
-                async with asyncio.timeout(CLOSE_TIMEOUT):
+                async with asyncio.timeout(BROKER_GRACE):
                     await self._emptied.wait()
             except TimeoutError:
                 pass  # the broker has stopped reading
@@ -159,7 +156,7 @@ class Uplink:
 
     async def _close(self, link: Link) -> None:
         try:
-            async with asyncio.timeout(CLOSE_TIMEOUT):
+            async with asyncio.timeout(BROKER_GRACE):
                 await link.aclose()
         except Exception as exc:  # a server that does not answer must not hold up the next link
             self._log.debug("closing the link to the broker: %r", exc)

@@ -47,8 +47,8 @@ class Wire(Protocol):
     deflates: bool
     """The client takes compressed messages."""
 
-    def buffered(self) -> int:
-        """Bytes that the socket has not taken yet."""
+    def unwritten(self) -> int:
+        """A number of bytes that gets smaller as the client takes what waits for it."""
 
     def read_on(self) -> None:
         """Hand on messages again, after `WireUser.received` has said no."""
@@ -238,7 +238,7 @@ class WireTransport:
     def congested(self) -> None:
         assert self._wire is not None
         self._parts.hub.slow(self.conn)
-        self._unwritten = self._wire.buffered()
+        self._unwritten = self._wire.unwritten()
         if self._stall is None:
             self._stall = Stall(self._parts.settings.send_timeout, self._time_left, self.conn.close_slow)
         self._stall.watch()
@@ -275,5 +275,5 @@ class WireTransport:
     def _time_left(self) -> float | None:
         if self._wire is None or not self._wire.is_congested:
             return None
-        before, self._unwritten = self._unwritten, self._wire.buffered()
+        before, self._unwritten = self._unwritten, self._wire.unwritten()
         return self._parts.settings.send_timeout if self._unwritten < before else 0

@@ -34,7 +34,7 @@ def main(listening: int, tell: int) -> int:
             runner.run(_serve(settings, socket.socket(fileno=listening), tell))
     except (ConfigError, StartError) as exc:
         os.write(tell, json.dumps({"failed": str(exc)}).encode() + b"\n")
-        return 3
+        return end_process(3)
     return end_process(0)
 
 

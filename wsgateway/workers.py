@@ -18,9 +18,8 @@ from tempfile import TemporaryDirectory
 from wsgateway.config import Settings
 from wsgateway.exceptions import ConfigError, StartError
 from wsgateway.gateway import Gateway
-from wsgateway.limits import LINGER
-from wsgateway.server import GRACEFUL, HANDSHAKES, bind, unbind, url_of
-from wsgateway.uplink import CLOSE_TIMEOUT
+from wsgateway.limits import seconds_to_stop
+from wsgateway.server import bind, unbind, url_of
 
 START_TIMEOUT = 30.0
 """Seconds until a worker has to serve."""
@@ -30,6 +29,9 @@ QUICK = 5.0
 
 MAX_QUICK = 5
 """Workers that may die quickly one after the other; then it is given up."""
+
+END_TIMEOUT = 5.0
+"""Seconds that a worker has to end which could not start."""
 
 BACKOFF = 0.25
 MAX_BACKOFF = 5.0
@@ -59,22 +61,18 @@ class Worker:
     async def stop(self) -> None:
         """`end`, and wait; end it where it does not."""
         self.end()
-        try:
-            async with asyncio.timeout(self._grace):
-                await self.process.wait()
-        except TimeoutError:
-            self.tell(signal.SIGKILL)
-            await self.process.wait()
-
-
-def grace_of(settings: Settings) -> float:
-    """Seconds that a worker may take to end, once it was told to."""
-    ending = settings.drain + LINGER + settings.hook_timeout  # clients, stuck ones, `on_stop`
-    return ending + HANDSHAKES + GRACEFUL + 2 * CLOSE_TIMEOUT + 1
+        await _end(self.process, self._grace)
 
 
 async def start_worker(settings: Settings, listening: socket) -> Worker:
     """A worker that serves. Raises `StartError` with its reason."""
+    try:
+        return await _start_worker(settings, listening)
+    except (OSError, ValueError) as exc:  # no descriptor is left, or it said what is no JSON
+        raise StartError(f"a worker cannot be started: {getattr(exc, 'strerror', None) or exc}") from exc
+
+
+async def _start_worker(settings: Settings, listening: socket) -> Worker:
     told, tell = os.pipe()
     try:
         process = await asyncio.create_subprocess_exec(
@@ -87,9 +85,9 @@ async def start_worker(settings: Settings, listening: socket) -> Worker:
             pass_fds=(listening.fileno(), tell),
             start_new_session=True,  # Ctrl-C in a terminal is this process's to handle
         )
-    except OSError as exc:
+    except BaseException:
         os.close(told)
-        raise StartError(f"a worker cannot be started: {exc.strerror or exc}") from exc
+        raise
     finally:
         os.close(tell)
     try:
@@ -98,16 +96,25 @@ async def start_worker(settings: Settings, listening: socket) -> Worker:
         async with asyncio.timeout(START_TIMEOUT):
             said = json.loads(await _read_line(told) or b"{}")
     except BaseException as exc:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
+        await _end(process, 0)
         if isinstance(exc, TimeoutError):
             raise StartError(f"a worker did not serve within {START_TIMEOUT:g} s") from exc
         raise
     if "node" not in said:
-        await process.wait()
+        await _end(process, END_TIMEOUT)
         raise StartError(said.get("failed") or f"a worker ended with {process.returncode} before it served")
-    return Worker(process, said["node"], grace_of(settings))
+    return Worker(process, said["node"], seconds_to_stop(settings) + 1)
+
+
+async def _end(process: asyncio.subprocess.Process, seconds: float) -> None:
+    """Wait until it has ended, which it does by itself; it is killed where it takes more than `seconds`."""
+    try:
+        async with asyncio.timeout(seconds):
+            await process.wait()
+    except TimeoutError:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
 
 
 async def _read_line(descriptor: int) -> bytes:
@@ -181,7 +188,7 @@ class Workers:
         cluster = self._gateway.cluster
         if cluster is not None:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(grace_of(self._settings)):
+                async with asyncio.timeout(seconds_to_stop(self._settings) + 1):
                     await cluster.have_left([worker.node for worker in self._workers])
 
     def begin_end(self) -> None:

@@ -17,7 +17,7 @@ from websockets.http11 import Request, Response
 from websockets.utils import accept_key
 
 from wsgateway.config import Settings
-from wsgateway.limits import LINGER
+from wsgateway.limits import LINGER, TLS_BUFFER
 from wsgateway.sockets import Socket
 from wsgateway.wire import EXTENSION, Wire, WireUser
 
@@ -181,6 +181,8 @@ class UvicornHandshake:
         protocol.stop_keepalive()
         protocol.close_timer = protocol.loop.call_later(0, int)  # while there is one, uvicorn does not close
         protocol.connections.discard(protocol)
+        if transport.get_extra_info("ssl_object") is not None:
+            transport.set_write_buffer_limits(high=TLS_BUFFER)
         taken = Socket(transport, user, settings, connections=protocol.connections, deflate=self._deflate)
         transport.set_protocol(taken)
         transport.resume_reading()
