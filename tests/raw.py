@@ -1,5 +1,6 @@
 """A WebSocket client without a library: bytes as they are on the wire."""
 
+import json
 from typing import Self
 
 import anyio
@@ -53,22 +54,39 @@ async def connect(url: str) -> Raw:
     return Raw(await anyio.connect_tcp(host, int(port)))
 
 
-async def handshake(url: str, *headers: str, path: str = "/ws") -> tuple[Raw, bytes]:
-    """Upgraded; the connection and the response's head."""
-    raw = await connect(url)
+def upgrade(*headers: str, path: str = "/ws", host: str = "localhost") -> bytes:
+    """A handshake as every client sends it, and `headers`."""
     lines = [
         f"GET {path} HTTP/1.1",
-        "Host: " + url.removeprefix("http://"),
+        f"Host: {host}",
         "Upgrade: websocket",
         "Connection: Upgrade",
         f"Sec-WebSocket-Key: {KEY}",
         "Sec-WebSocket-Version: 13",
         *(header for header in headers if header),
-        "\r\n",
     ]
-    await raw.send("\r\n".join(lines).encode())
+    return "\r\n".join([*lines, "\r\n"]).encode()
+
+
+async def handshake(url: str, *headers: str, path: str = "/ws") -> tuple[Raw, bytes]:
+    """Upgraded; the connection and the response's head."""
+    raw = await connect(url)
+    await raw.send(upgrade(*headers, path=path, host=url.removeprefix("http://")))
     head = await raw.receive_until(b"\r\n\r\n")
     return raw, head
+
+
+def post(body: object, *headers: str, path: str = "/send") -> bytes:
+    """A `POST` of `body`, as JSON unless it is bytes."""
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    lines = [
+        f"POST {path} HTTP/1.1",
+        "Host: localhost",
+        "Content-Type: application/json",
+        f"Content-Length: {len(data)}",
+        *headers,
+    ]
+    return "\r\n".join([*lines, "\r\n"]).encode() + data
 
 
 def masked(first: int, payload: bytes, *, mask: bytes = b"\x01\x02\x03\x04") -> bytes:
@@ -80,5 +98,6 @@ def masked(first: int, payload: bytes, *, mask: bytes = b"\x01\x02\x03\x04") -> 
         length = b"\xfe" + size.to_bytes(2)
     else:
         length = b"\xff" + size.to_bytes(8)
-    data = bytes(byte ^ mask[place % 4] for place, byte in enumerate(payload))
-    return bytes([first]) + length + mask + data
+    if any(mask):
+        payload = bytes(byte ^ mask[place % 4] for place, byte in enumerate(payload))
+    return bytes([first]) + length + mask + payload

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from tests.raw import KEY, connect, handshake, masked
+from tests.raw import KEY, connect, handshake, masked, post
 from tests.servers import OwnServer, PlainUvicorn, Serve
 from wsgateway import Event, Gateway
 from wsgateway.limits import Bucket
@@ -60,7 +60,7 @@ async def test_the_second_request_of_a_connection_has_the_limit_too() -> None:
 
 async def test_a_head_without_end_is_431_while_an_answer_is_pending() -> None:
     async with own(Gateway(listener=Patient, local_access=True)) as url, await connect(url) as raw:
-        await raw.send(post(b'{"message": 1}'))
+        await raw.send(post({"message": 1}))
         await raw.send(b"GET / HTTP/1.1\r\n")
         with anyio.fail_after(5), pytest.raises((anyio.BrokenResourceError, anyio.EndOfStream)):
             for _ in range(1000):
@@ -72,7 +72,7 @@ async def test_a_head_without_end_is_431_while_an_answer_is_pending() -> None:
 async def test_a_head_that_does_not_come_is_ended_while_an_answer_is_pending() -> None:
     async with own(Gateway(listener=Patient, local_access=True, handshake_timeout=0.2)) as url:
         async with await connect(url) as raw:
-            await raw.send(post(b'{"message": 1}') + b"GET / HTTP/1.1\r\n")
+            await raw.send(post({"message": 1}) + b"GET / HTTP/1.1\r\n")
             await raw.send(b"Ho")
             with anyio.fail_after(5), pytest.raises((anyio.BrokenResourceError, anyio.EndOfStream)):
                 while True:
@@ -82,11 +82,6 @@ async def test_a_head_that_does_not_come_is_ended_while_an_answer_is_pending() -
 class Patient:
     async def on_message(self, event: Event) -> None:
         await anyio.sleep(2)  # longer than the test
-
-
-def post(body: bytes) -> bytes:
-    head = b"POST /send HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
-    return head % len(body) + body
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="descriptors are read from /proc")

@@ -16,7 +16,7 @@ from anyio.streams.tls import TLSStream
 from starlette.applications import Starlette
 from websockets.exceptions import InvalidStatus
 
-from tests.raw import connect
+from tests.raw import connect, upgrade
 from tests.servers import free_socket
 from wsgateway import ConfigError, Event, Gateway, Refused, Settings, StartError
 from wsgateway.server import bind, serving, url_of
@@ -255,7 +255,7 @@ async def test_a_client_that_takes_a_large_message_slowly_over_tls_is_not_too_sl
     files = certified(tmp_path)
     gateway = Gateway(send_timeout=0.5, outbox_bytes=100_000_000, **files)
     async with serve(gateway) as url, await raw_tls(url) as stream:
-        await stream.send(UPGRADE)
+        await stream.send(upgrade())
         await stream.receive()
         while not len(gateway.connections):
             await anyio.sleep(0.01)  # it is told nobody
@@ -267,12 +267,6 @@ async def test_a_client_that_takes_a_large_message_slowly_over_tls_is_not_too_sl
                 taken += len(await stream.receive(1 << 16))
                 await anyio.sleep(0.01)  # how slow it is
     assert gateway.metrics.slow == 0
-
-
-UPGRADE = (
-    b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-)
 
 
 def certified(folder: Path) -> dict[str, Any]:

@@ -13,8 +13,9 @@ from typing import Any
 
 import anyio
 
-from tests.hostile.peers import TICK, TIMEOUT, Answer, Peer, answer, frame, post, upgrade
+from tests.hostile.peers import TICK, TIMEOUT, Answer, Peer, answer, frame
 from tests.processes import Served, serving
+from tests.raw import post, upgrade
 
 PACE = 0.05
 """Seconds between two messages to the bystander."""

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import anyio
 
-from tests.raw import KEY
+from tests.raw import masked
 
 TIMEOUT = 15.0
 """Seconds after which a read or a write is a failure of the server."""
@@ -138,31 +138,10 @@ class Peer:
 
 def frame(first: int, payload: bytes = b"") -> bytes:
     """A client's frame; `first` holds its flags and opcode. Masked with zeros, which cost nothing to apply."""
-    size = len(payload)
-    if size < 126:
-        length = bytes([0x80 | size])
-    elif size < 65536:
-        length = b"\xfe" + size.to_bytes(2)
-    else:
-        length = b"\xff" + size.to_bytes(8)
-    return bytes([first]) + length + bytes(4) + payload
+    return masked(first, payload, mask=bytes(4))
 
 
 CLOSE = frame(0x88, b"\x03\xe8")
-
-
-def upgrade(*headers: str, path: str = "/ws") -> bytes:
-    """A handshake as every client sends it, and `headers`."""
-    lines = [
-        f"GET {path} HTTP/1.1",
-        "Host: localhost",
-        "Upgrade: websocket",
-        "Connection: Upgrade",
-        f"Sec-WebSocket-Key: {KEY}",
-        "Sec-WebSocket-Version: 13",
-        *headers,
-    ]
-    return "\r\n".join([*lines, "\r\n"]).encode()
 
 
 @dataclass(frozen=True)
@@ -176,19 +155,6 @@ class Answer:
     @property
     def json(self) -> Any:
         return json.loads(self.body)
-
-
-def post(body: object, *headers: str, path: str = "/send") -> bytes:
-    """A `POST` of `body`, as JSON unless it is bytes."""
-    data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    lines = [
-        f"POST {path} HTTP/1.1",
-        "Host: localhost",
-        "Content-Type: application/json",
-        f"Content-Length: {len(data)}",
-        *headers,
-    ]
-    return "\r\n".join([*lines, "\r\n"]).encode() + data
 
 
 async def answer(peer: Peer) -> Answer:

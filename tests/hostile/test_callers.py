@@ -13,7 +13,8 @@ import anyio
 import pytest
 
 from tests.hostile.attack import Attack, Target, own_server, under_attack
-from tests.hostile.peers import Peer, answer, frame, post, upgrade
+from tests.hostile.peers import Peer, answer, frame
+from tests.raw import post, upgrade
 from wsgateway.limits import BODY_TIMEOUT
 
 FALSY = {'""': b"", "0": b"0", "false": b"false", "{}": b"{}", "[]": b"[]"}

@@ -5,7 +5,8 @@ from time import monotonic
 import anyio
 
 from tests.hostile.attack import Attack, Target, under_attack
-from tests.hostile.peers import CLOSE, Answer, Peer, answer, frame, post, upgrade
+from tests.hostile.peers import CLOSE, Answer, Peer, answer, frame
+from tests.raw import post, upgrade
 
 CONNECTS = 2000
 AT_ONCE = 50

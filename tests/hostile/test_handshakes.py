@@ -4,8 +4,8 @@ import anyio
 import pytest
 
 from tests.hostile.attack import Attack, Target, under_attack
-from tests.hostile.peers import Peer, answer, upgrade
-from tests.raw import KEY
+from tests.hostile.peers import Peer, answer
+from tests.raw import KEY, upgrade
 
 HANDSHAKE = upgrade().decode()
 KEY_LINE = f"Sec-WebSocket-Key: {KEY}\r\n"

@@ -10,7 +10,8 @@ import pytest
 
 from tests.hostile.attack import Target, own_server, plain_server, under_attack
 from tests.hostile.listener import ERRORS
-from tests.hostile.peers import Peer, frame, post, upgrade
+from tests.hostile.peers import Peer, frame
+from tests.raw import post, upgrade
 
 TEXT, PING = 0x81, 0x89
 

@@ -9,7 +9,8 @@ import anyio.to_thread
 import pytest
 
 from tests.hostile.attack import Attack, Target, under_attack
-from tests.hostile.peers import Peer, frame, post, upgrade
+from tests.hostile.peers import Peer, frame
+from tests.raw import post, upgrade
 
 HEALTHY = 50
 MESSAGES = 150
