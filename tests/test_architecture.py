@@ -24,7 +24,7 @@ LEVELS = [
         "watchdog",
     ],
     ["hub", "confirmations", "cluster", "lanes", "events"],
-    ["wire", "transports", "directory", "routes"],
+    ["scopes", "wire", "transports", "directory", "routes"],
     ["gateway"],
     [
         "sockets",
@@ -38,16 +38,17 @@ LEVELS = [
         "client",
         "testing",
     ],
-    ["instances"],
+    ["supervised", "instances"],
     ["openapi", "api"],
     ["admin.passwords", "admin.sessions", "admin.forms", "admin.live", "admin.views", "admin.panel", "admin"],
-    ["control", "doctor", "cli"],
+    ["control", "doctor", "serve", "cli"],
     ["app", "__main__", "__init__"],
 ]
 ORDER = {module: (height, place) for height, level in enumerate(LEVELS) for place, module in enumerate(level)}
 
 DOORWAYS = {
     "starlette": {
+        "scopes",
         "api",
         "wire",
         "transports",

@@ -18,7 +18,8 @@ from wsgateway import ConfigError, Gateway, Settings
 from wsgateway.brokers import Link, opener
 from wsgateway.brokers.ipc import take_proxy
 from wsgateway.brokers.redis import RedisLink
-from wsgateway.cluster import Cluster, Local, info_of
+from wsgateway.cluster import Cluster, Local
+from wsgateway.directory import info_of
 from wsgateway.exceptions import BrokerError, NodeError
 from wsgateway.hub import Sent
 from wsgateway.logs import GatewayLog, mask_url

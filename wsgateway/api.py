@@ -28,9 +28,10 @@ from wsgateway.exceptions import (
     SettingForbidden,
     StartError,
 )
-from wsgateway.instances import Guest, Instance, Supervisor
+from wsgateway.instances import Supervisor
 from wsgateway.logs import ThinnedLog, tail
 from wsgateway.routes import ProblemError, problem, query_int, read_fields, shown_sent
+from wsgateway.supervised import Guest, Instance
 
 MAX_BODY = 1048576
 MAX_WAIT = 60.0

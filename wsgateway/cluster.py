@@ -2,9 +2,7 @@
 delivered here; knows no connections and no brokers' names."""
 
 import asyncio
-import os
 import secrets
-import socket
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -390,18 +388,3 @@ class Cluster:
             future.set_exception(NodeError(f"node {answer.origin!r}: {answer.error}"))
         else:
             future.set_result(answer.value)
-
-
-def info_of(version: str, state: str, **counts: int) -> Info:
-    """What this process says of itself."""
-    return Info(
-        host=socket.gethostname(),
-        pid=os.getpid(),
-        version=version,
-        age=time.monotonic() - _BEGAN,
-        state=state,
-        **counts,
-    )
-
-
-_BEGAN = time.monotonic()

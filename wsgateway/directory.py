@@ -3,12 +3,14 @@ processes themselves. Without a broker there is one process, and nothing here wa
 
 import asyncio
 import json
+import os
 import re
+import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from wsgateway.cluster import Cluster, info_of
+from wsgateway.cluster import Cluster
 from wsgateway.config import Settings
 from wsgateway.connection import Connection
 from wsgateway.envelopes import NODE_ID, Info
@@ -310,6 +312,21 @@ class Directory:
             if number % CHUNK == 0:
                 await asyncio.sleep(0)
         return found
+
+
+def info_of(version: str, state: str, **counts: int) -> Info:
+    """What this process says of itself."""
+    return Info(
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        version=version,
+        age=time.monotonic() - _BEGAN,
+        state=state,
+        **counts,
+    )
+
+
+_BEGAN = time.monotonic()
 
 
 def _shown_node(node_id: str, info: Info, state: NodeState, silent: float) -> dict[str, Any]:

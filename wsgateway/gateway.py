@@ -40,6 +40,7 @@ from wsgateway.metrics import Metrics
 from wsgateway.nodes import several_workers
 from wsgateway.recordings import Recording
 from wsgateway.routes import router
+from wsgateway.scopes import relative_path, relative_scope
 from wsgateway.transports import WebSockets, deny
 from wsgateway.watchdog import Watchdog
 from wsgateway.wire import Parts
@@ -421,27 +422,6 @@ class Gateway:
         await receive()
         await self.stop()
         await send({"type": "lifespan.shutdown.complete"})
-
-
-def relative_path(scope: Scope) -> str:
-    """The path of a request below where the application is mounted, without a slash at its end.
-
-    Starlette leaves the prefix in `path` and names it in `root_path`; Litestar takes it away and adds a slash.
-    """
-    path: str = scope["path"]
-    root: str = scope.get("root_path", "").rstrip("/")
-    if root and (path == root or path.startswith(root + "/")):
-        path = path[len(root) :]
-    return path.rstrip("/") or "/"
-
-
-def relative_scope(scope: Scope) -> Scope:
-    """`scope` with its path below where the application is mounted; `raw_path` is the whole one."""
-    root: str = scope.get("root_path", "").rstrip("/")
-    raw: bytes = scope.get("raw_path") or scope["path"].encode()
-    if not raw.startswith(root.encode()):
-        raw = root.encode() + raw
-    return {**scope, "path": relative_path(scope), "root_path": "", "raw_path": raw}
 
 
 def _watchdog_of(loop: asyncio.AbstractEventLoop) -> Watchdog:

@@ -24,10 +24,11 @@ from wsgateway.admin.views import PAGES, Page, Refused, Views, Visit
 from wsgateway.api import Api
 from wsgateway.auth import Access, AdminRules
 from wsgateway.config import AdminSettings
-from wsgateway.gateway import Gateway, relative_scope
+from wsgateway.gateway import Gateway
 from wsgateway.instances import Supervisor
 from wsgateway.logs import ThinnedLog, escape_controls
 from wsgateway.routes import ProblemError, read_body
+from wsgateway.scopes import relative_scope
 
 MAX_FORM = 262144
 """Bytes of a submitted form."""

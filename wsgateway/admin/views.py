@@ -24,11 +24,12 @@ from wsgateway.exceptions import (
     NodeError,
     StartError,
 )
-from wsgateway.instances import Guest, Instance, Supervisor
+from wsgateway.instances import Supervisor
 from wsgateway.limits import Rates
 from wsgateway.logs import LEVELS, logger, tail
 from wsgateway.messages import decode_json
 from wsgateway.routes import query_int
+from wsgateway.supervised import Guest, Instance
 
 PAGE = 50
 """Connections on one page."""
