@@ -27,6 +27,7 @@ NEEDED_HTTP = (
     "connections",
     "cycle",
     "data_received",
+    "eof_received",
     "flow",
     "handle_websocket_upgrade",
     "headers",
@@ -35,10 +36,14 @@ NEEDED_HTTP = (
     "on_message_begin",
     "on_message_complete",
     "on_url",
+    "pause_writing",
     "pipeline",
+    "resume_writing",
     "scope",
     "send_400_response",
     "server_state",
+    "shutdown",
+    "timeout_keep_alive_handler",
     "transport",
     "ws_protocol_class",
 )
@@ -109,7 +114,7 @@ class HttpProtocol(HttpToolsProtocol):
     """Ends who goes on with a body that was answered long ago."""
 
     _unread: asyncio.TimerHandle | None = None
-    """Ends who reads nothing of an answer that is too large to wait in the socket."""
+    """Ends who reads nothing of an answer, so that its socket takes no more or cannot be closed."""
 
     _refusal = ""
     _head = 0
@@ -135,30 +140,34 @@ class HttpProtocol(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        if self._unread is None:
-            self._unread = self.loop.call_later(BODY_TIMEOUT, self.transport.abort)
+        self._abort_within(BODY_TIMEOUT)
 
     def resume_writing(self) -> None:
-        self._is_read()
+        if not self.transport.is_closing():
+            self._is_read()
         super().resume_writing()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self._abort_within(LINGER)
+
+    def eof_received(self) -> None:
+        super().eof_received()
+        self._abort_within(BODY_TIMEOUT)
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        if self.transport.is_closing():
+            self._abort_within(LINGER)
+
+    def _abort_within(self, seconds: float) -> None:
+        if self._unread is None:
+            self._unread = self.loop.call_later(seconds, self.transport.abort)
 
     def _is_read(self) -> None:
         if self._unread is not None:
             self._unread.cancel()
             self._unread = None
-
-    def timeout_keep_alive_handler(self) -> None:
-        super().timeout_keep_alive_handler()
-        self.loop.call_later(LINGER, self.transport.abort)
-
-    def eof_received(self) -> None:
-        super().eof_received()
-        self.loop.call_later(BODY_TIMEOUT, self.transport.abort)
-
-    def shutdown(self) -> None:
-        super().shutdown()
-        if self.transport.is_closing():
-            self.loop.call_later(LINGER, self.transport.abort)
 
     # Requests
 
@@ -207,6 +216,7 @@ class HttpProtocol(HttpToolsProtocol):
         """Hand the parsed request on, which uvicorn would write out for websockets to parse again."""
         if self.transport.is_closing():
             return
+        self._is_read()
         self.transport.resume_reading()  # if it had to wait
         if self.scope["method"] != "GET" or self.scope["http_version"] != "1.1" or not self.url.isascii():
             self._refuse(400, "a WebSocket begins with a GET of HTTP/1.1 and an address in ASCII (RFC 6455 4.1)")
