@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import pytest
@@ -25,6 +25,7 @@ from wsgateway.hub import Sent
 from wsgateway.logs import GatewayLog, mask_url
 from wsgateway.messages import Frame
 from wsgateway.metrics import Metrics
+from wsgateway.uplink import Uplink
 
 
 @pytest.fixture(scope="module", params=BROKERS)
@@ -106,6 +107,9 @@ async def test_a_server_that_is_away_is_a_broker_error(url: str) -> None:
         ("ipc://relative", "begins with a slash"),
         ("ipc:///" + "x" * 120, "too long"),
         ("nats://", "names no host"),
+        ("nats://a:1,:2", "names no host"),
+        ("unix://", "names no socket"),
+        ("redis://host?foo=bar", "does not know what stands behind"),
     ],
 )
 def test_a_url_that_cannot_be_used_is_told_when_the_gateway_is_built(url: str, said: str) -> None:
@@ -343,6 +347,59 @@ async def test_a_broker_that_is_away_at_the_start_is_joined_when_it_comes(server
         await is_up([one, two], True)
         await met([one, two])
         await both_ways(one, two, b"again")
+
+
+async def test_a_cluster_of_nats_is_reached_where_one_of_it_lives() -> None:
+    with nats() as service:
+        async with members(f"NATS://127.0.0.1:1,127.0.0.1:{service.port}", 2) as found:
+            await both_ways(found[0], found[1], b"x")
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_a_link_that_is_lost_as_it_is_closed_holds_nothing_up(turns: int, service: Service) -> None:
+    class Lost:
+        """A link that its test ends."""
+
+        def __init__(self, link: Link) -> None:
+            self.max_payload = link.max_payload
+            self.publish = link.publish
+            self.aclose = link.aclose
+            self.ended = asyncio.Event()
+            self._link = link
+
+        async def receive(self) -> Sequence[bytes]:
+            tasks = [asyncio.ensure_future(self._link.receive()), asyncio.ensure_future(self.ended.wait())]
+            try:
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+            if self.ended.is_set():
+                raise BrokerError("it was lost")
+            return cast(Sequence[bytes], tasks[0].result())
+
+    opened: list[Lost] = []
+
+    async def open_link(topics: Sequence[str]) -> Link:
+        opened.append(Lost(await opener(service.url)(topics)))
+        return opened[-1]
+
+    uplink = Uplink(
+        open_link,
+        ["x"],
+        name="test",
+        received=lambda data: None,
+        changed=lambda is_up: None,
+        metrics=Metrics(),
+        log=GatewayLog("test"),
+    )
+    await uplink.start()
+    opened[-1].ended.set()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    with anyio.fail_after(5):
+        await uplink.aclose()
 
 
 @pytest.mark.parametrize("kind", ["redis", "nats"])

@@ -14,6 +14,7 @@ import trustme
 
 from tests.processes import run
 from tests.servers import OwnServer
+from tests.services import redis
 from wsgateway import Gateway, Settings, findings
 from wsgateway.config import AdminSettings
 from wsgateway.doctor import address_of, certificate_ends, probe, systemd_seconds
@@ -225,7 +226,7 @@ CHANGES: dict[str, tuple[Callable[[bytes], bytes], list[str]]] = {
     "a good one": (lambda head: head, []),
     "no upgrade": (
         lambda head: re.sub(rb"(?im)^(upgrade|connection):.*\r\n", b"", head),
-        ["does not pass the upgrade to a WebSocket on: a handshake is 426"],
+        ["does not pass the upgrade to a WebSocket on: a handshake is 400"],
     ),
     "another host": (
         lambda head: re.sub(rb"(?im)^host:.*\r\n", b"Host: inside:80\r\n", head),
@@ -316,3 +317,22 @@ def test_every_mistake_in_the_settings_is_a_finding(tmp_path: Path) -> None:
     assert "serious: prot (wsgateway.toml): there is no such setting, did you mean port?" in done.stdout
     assert "drain (wsgateway.toml)" in done.stdout
     assert done.stdout.endswith("2 findings\n")
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("http://x", "serious: broker: 'http://x' is none of ipc://"),
+        ("redis://127.0.0.1:1", "serious: the broker redis://127.0.0.1:1 cannot be reached"),
+        ("nats://127.0.0.1:1", "serious: the broker nats://127.0.0.1:1 cannot be reached"),
+    ],
+)
+def test_a_broker_that_is_not_there_is_a_finding(url: str, said: str, tmp_path: Path) -> None:
+    done = run("doctor", "--broker", url, cwd=tmp_path)
+    assert done.returncode == 1
+    assert said in done.stdout
+
+
+def test_a_broker_that_answers_is_none(tmp_path: Path) -> None:
+    with redis() as service:
+        assert "broker" not in run("doctor", "--broker", service.url, cwd=tmp_path).stdout

@@ -22,7 +22,7 @@ from tests.processes import COMMAND, Served, environment, run, serving
 from tests.services import BROKERS, broker, redis
 from wsgateway import Gateway, testing
 from wsgateway.client import asend
-from wsgateway.exceptions import SendError
+from wsgateway.exceptions import ConfigError, SendError
 from wsgateway.nodes import several_workers
 from wsgateway.publisher import Publisher
 
@@ -498,3 +498,13 @@ async def test_workers_of_uvicorn(tmp_path: Path, options: str, warned: bool) ->
 )
 def test_how_many_workers_a_command_line_says(argv: list[str], environ: dict[str, str], count: int) -> None:
     assert several_workers(argv, environ) == count
+
+
+async def test_a_publisher_takes_lists_of_ids_only() -> None:
+    with redis() as service:
+        async with Publisher(service.url) as publisher:
+            for connections in ("abc", ["a.b", 5]):
+                with pytest.raises(TypeError, match="no list of connection ids"):
+                    await publisher.asend("x", connections=connections)  # type: ignore[arg-type]  # which is the point
+    with pytest.raises(ConfigError, match="no URL"):
+        Publisher(None)  # type: ignore[arg-type]

@@ -18,6 +18,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 from wsgateway import client, control, doctor, serve
 from wsgateway.admin.passwords import hash_password, write_password
 from wsgateway.auth import Access
+from wsgateway.brokers import opener
 from wsgateway.config import ADMIN_SPECS, CONFIG_FILE, ENV, SPECS, flag, nearest
 from wsgateway.exceptions import ConfigError, SendError, StartError
 from wsgateway.logs import mask_url
@@ -53,7 +54,7 @@ def _unknown(options: argparse.Namespace, unknown: list[str]) -> int:
     known = ["--config", "--help", *(flag(name) for name in (*SPECS, *ADMIN_SPECS))]
     for extra in unknown:
         name = extra.partition("=")[0]
-        hint = nearest(name, known) if name.startswith("--") else ""
+        hint = nearest(name, known) if name.startswith("--") else ": `--help` after the command names what it takes"
         print(f"wsgateway: {extra} is not known{hint}", file=sys.stderr)
     if "config" in options:
         try:
@@ -179,13 +180,22 @@ def _serve(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     described = _store(options).read()
+    mistakes: list[str] = []
     for gateway_id, loaded in described.gateways.items():
+        settings = loaded.settings
+        try:
+            if settings.broker or settings.workers > 1:
+                opener(settings.broker or "ipc://")
+        except ConfigError as exc:
+            mistakes += exc.mistakes
         if len(described.gateways) > 1:
             print(f"[gateways.{gateway_id}]")
-        for name, value in loaded.settings.shown().items():
+        for name, value in settings.shown().items():
             print(f"{name} = {json.dumps(value, ensure_ascii=False)}  # {loaded.sources[name]}")
         for warning in loaded.warnings:
             print(f"wsgateway: {warning}", file=sys.stderr)
+    if mistakes:
+        raise ConfigError(mistakes)
     return 0
 
 
@@ -244,7 +254,8 @@ def _send(options: argparse.Namespace) -> int:
     try:
         sent = client.send(options.url, message, id=options.id, connections=options.to, api_key=key)
     except SendError as exc:
-        print(f"wsgateway: {exc}", file=sys.stderr)
+        advice = "" if exc.status not in (404, 405) or options.url.endswith("/send") else "; it is posted to …/send"
+        print(f"wsgateway: {exc}{advice}", file=sys.stderr)
         return 1
     except ValueError as exc:
         print(f"wsgateway: {exc}", file=sys.stderr)

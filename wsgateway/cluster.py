@@ -2,6 +2,7 @@
 delivered here; knows no connections and no brokers' names."""
 
 import asyncio
+import math
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -15,7 +16,7 @@ from wsgateway.confirmations import Confirmation, Confirmations
 from wsgateway.envelopes import NODE_ID, VERSION, Ack, Answer, Ask, Beat, Direct, Envelope, Here, Info, Leave, Message
 from wsgateway.exceptions import EnvelopeError, GatewayError, NodeError, NodeLate
 from wsgateway.hub import Sent
-from wsgateway.limits import HEARTBEAT
+from wsgateway.limits import HEARTBEAT, LEASE_CHECK
 from wsgateway.logs import GatewayLog
 from wsgateway.messages import Frame
 from wsgateway.metrics import Metrics
@@ -134,13 +135,15 @@ class Cluster:
             await self._someone_left.wait()
 
     async def _beat(self) -> None:
+        beaten = -math.inf
         while True:
-            if self._local is not None:
+            if self._local is not None and time.monotonic() - beaten >= HEARTBEAT:
+                beaten = time.monotonic()
                 self._tell(is_new=False)
             for node in self.nodes.expire(time.monotonic()):
                 self._log.warning("node %s (%s, pid %d) is lost", node.id, node.info.host, node.info.pid)
                 self._gone(node.id)
-            await asyncio.sleep(HEARTBEAT)
+            await asyncio.sleep(LEASE_CHECK)
 
     def tell(self) -> None:
         """Tell the others at once how this process is, as when its state has changed."""

@@ -54,7 +54,7 @@ def add_commands(command: AddCommand) -> None:
         parser.add_argument("id", help="the gateway's id")
         parser.add_argument("settings", nargs="*", metavar="NAME=VALUE", help="a setting; NAME= takes it back")
     drain = _common(command("drain", "Take no client any more, close all, and wait until they are gone."), _drain)
-    drain.add_argument("--timeout", type=float, metavar="SECONDS", help="wait no longer (until the server gives up)")
+    drain.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="wait no longer (until the server gives up)")
     connections = _common(command("connections", "List the connections of a gateway."), _connections)
     connections.add_argument("id", help="the gateway's id")
     connections.add_argument("--search", default="", help="a part of id, address, path or user")
@@ -69,6 +69,17 @@ def add_commands(command: AddCommand) -> None:
     logs.add_argument("--gateway", help="only of the gateway with this id")
     logs.add_argument("--level", default="INFO", help="this level and above (%(default)s)")
     logs.add_argument("--lines", type=int, default=100, help="how many (%(default)s)")
+
+
+def _seconds(text: str) -> float:
+    """For argparse: a time that can be waited for."""
+    seconds = float(text)
+    if not seconds >= 0:
+        raise ValueError(text)
+    return seconds
+
+
+_seconds.__name__ = "number of seconds, 0 or more"  # which argparse names
 
 
 def _common(parser: argparse.ArgumentParser, run: Callable[["Remote"], int]) -> argparse.ArgumentParser:
@@ -114,6 +125,10 @@ class Remote:
         admin = admin_settings(read_tables(path) if path else {}, path, os.environ, {})
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(admin.host, admin.host)
         host = f"[{host}]" if ":" in host else host
+        if options.admin_url and not options.admin_url.startswith(("http://", "https://")):
+            raise ConfigError(
+                [f"--admin-url {options.admin_url!r} is no address; one looks like http://127.0.0.1:10120"]
+            )
         self.url: str = (options.admin_url or f"http://{host}:{admin.port}").rstrip("/")
         self._token: str | None = options.token or next(iter((*admin.token, *admin.read_token)), None)
 
@@ -222,7 +237,8 @@ NODES = {
 
 def _nodes(remote: Remote) -> int:
     found = remote.ask("GET", remote.gateway + "/nodes")
-    return remote.tell(found, _table(found["nodes"], NODES))
+    alone = "it runs in one process: no broker is set"
+    return remote.tell(found, _table(found["nodes"], NODES) if found["nodes"] else alone)
 
 
 def _sure(remote: Remote, what: str) -> bool:
@@ -297,7 +313,11 @@ def _close(remote: Remote) -> int:
     body |= {"all": True} if options.all else {"connections": options.connections}
     found = remote.ask("POST", remote.gateway + "/connections/close", body)
     rest = "" if found["complete"] else ", but not every process has answered: say it again"
-    return remote.tell(found, f"{found['closed']} closed{rest}")
+    remote.tell(found, f"{found['closed']} closed{rest}")
+    if options.all or found["closed"]:
+        return 0
+    _complain("no connection with such an id is open; `wsgateway connections` lists them")
+    return 1
 
 
 def _logs(remote: Remote) -> int:

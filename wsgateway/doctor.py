@@ -20,8 +20,9 @@ from urllib.parse import urlsplit
 from wsgateway import client, findings
 from wsgateway.admin.passwords import Passwords
 from wsgateway.auth import is_loopback
+from wsgateway.brokers import Open, opener
 from wsgateway.config import Settings
-from wsgateway.exceptions import ConfigError, ListenerError, SendError
+from wsgateway.exceptions import BrokerError, ConfigError, ListenerError, SendError
 from wsgateway.findings import Finding, Level
 from wsgateway.listeners import Listener
 from wsgateway.logs import GatewayLog, escape_controls, mask_url
@@ -73,7 +74,11 @@ def _all(store: Store, options: argparse.Namespace) -> Iterator[Finding]:
     for loaded in described.gateways.values():
         settings = loaded.settings
         before = f"[{settings.id}] " if several else ""
-        for finding in (*_gateway(settings), *findings.check_proxy_timeout(settings, options.proxy_timeout)):
+        for finding in (
+            *_gateway(settings),
+            *_broker(settings),
+            *findings.check_proxy_timeout(settings, options.proxy_timeout),
+        ):
             yield Finding(finding.level, before + finding.what, finding.advice)
         for text in loaded.warnings:
             yield findings.warning(text, "correct or remove it")
@@ -142,6 +147,37 @@ def _machine(described: Described, options: argparse.Namespace) -> Iterator[Find
         yield from findings.check_drain(settings, stop_timeout=seconds, source=source, assumed=assumed)
         # `workers` of wsgateway serve have a broker of their own; these are uvicorn's and gunicorn's
         yield from findings.check_workers(os.environ.get("WEB_CONCURRENCY", ""), broker=settings.broker)
+
+
+def _broker(settings: Settings) -> Iterator[Finding]:
+    """Whether the broker's URL can be used, its driver is installed, and it answers."""
+    url = settings.broker or ("ipc://" if settings.workers > 1 else None)
+    if url is None:
+        return
+    try:
+        open_link = opener(url)
+    except ConfigError as exc:
+        for mistake in exc.mistakes:
+            yield findings.serious(mistake, "the gateway does not start so: docs/processes.md#which-broker")
+        return
+    if url.startswith("ipc://"):
+        return  # there is no server, the first process makes its sockets
+    try:
+        asyncio.run(_open_once(open_link))
+    except (BrokerError, TimeoutError) as exc:
+        reason = str(exc) or f"no answer within {BROKER_SECONDS:g} s"
+        text = f"the broker {mask_url(url)} cannot be reached: {reason.rstrip('.')}"
+        yield findings.serious(text, "does it run, is the URL right? each process goes on alone until it answers")
+
+
+BROKER_SECONDS = 5.0
+"""How long the broker may take to answer."""
+
+
+async def _open_once(open_link: Open) -> None:
+    async with asyncio.timeout(BROKER_SECONDS):
+        link = await open_link(["wsgateway.doctor"])
+        await link.aclose()
 
 
 def _stop_timeout(said: float | None) -> tuple[float | None, str, bool]:

@@ -73,6 +73,9 @@ HEARTBEAT = 10.0
 LEASE = 30.0
 """Seconds without a beat after which a node is dead."""
 
+LEASE_CHECK = 0.5
+"""Seconds between two looks at whose lease is over; a part of `HEARTBEAT`."""
+
 LINGER = 2.0
 """Seconds between a close frame to a client that does not read and the end of its socket."""
 

@@ -46,7 +46,8 @@ class Publisher:
     async def asend(self, message: object, *, connections: Iterable[str] | None = None) -> Sent:
         """Send `message` to everybody, or to the connections with these ids, and wait for the counts.
 
-        Raises `MessageError` if it cannot be encoded, and `BrokerError` if the broker is away.
+        Raises `MessageError` if it cannot be encoded, `TypeError` if `connections` are no ids, and `BrokerError` if
+        the broker is away.
         """
         frame = encode(message)
         if frame is None:
@@ -55,7 +56,7 @@ class Publisher:
             raise RuntimeError("open the publisher first: async with Publisher(...) as publisher")
         if not self._cluster.is_up:
             raise BrokerError(f"the broker {self._name} is away: {self._cluster.failure}")
-        ids = None if connections is None else list(dict.fromkeys(connections))
+        ids = None if connections is None else _ids(connections)
         confirmation = self._cluster.publish(frame, ids, confirm=True)
         assert confirmation is not None
         return await self._cluster.confirmed(Sent(0, 0, 0), confirmation)
@@ -103,3 +104,11 @@ class Publisher:
     ) -> None:
         self._stack.close()
         self._portal = None
+
+
+def _ids(connections: Iterable[str]) -> list[str]:
+    """Each once. Raises `TypeError`."""
+    ids = [] if isinstance(connections, (str, bytes)) else list(connections)
+    if isinstance(connections, (str, bytes)) or not all(isinstance(conn_id, str) for conn_id in ids):
+        raise TypeError(f"connections: {connections!r} is no list of connection ids")
+    return list(dict.fromkeys(ids))

@@ -222,7 +222,12 @@ class Routes:
     async def upgrade(self, request: Request) -> Response:
         """A plain request where a WebSocket belongs. The test page asks so why a handshake was refused."""
         refusal = self._gateway.rules.check_origin(request.scope)
-        if refusal is None:
+        if refusal is None and "sec-websocket-key" in request.headers:
+            detail = (
+                "a handshake has Connection: Upgrade and Upgrade: websocket (RFC 6455 4.2.1); does a proxy drop them?"
+            )
+            refusal = Refusal(400, "upgrade", detail, "not-a-websocket", (("connection", "close"),))
+        elif refusal is None:
             detail = "connect here with a WebSocket; its Origin and Host would be let in"
             refusal = Refusal(426, "upgrade", detail, "not-a-websocket", (("upgrade", "websocket"),))
         return problem(refusal)

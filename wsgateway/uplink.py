@@ -70,6 +70,7 @@ class Uplink:
         self._emptied = asyncio.Event()
         self._tried = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._is_ending = False
         self._max_payload = 0
         self._failure: str | None = ""  # the last reason that was logged; None while it is up
         self.is_up = False
@@ -95,6 +96,7 @@ class Uplink:
                     await self._emptied.wait()
             except TimeoutError:
                 pass  # the broker has stopped reading
+        self._is_ending = True
         task.cancel()
         await asyncio.wait({task})
         self.is_up = False
@@ -121,7 +123,7 @@ class Uplink:
 
     async def _run(self) -> None:
         failures = 0
-        while True:
+        while not self._is_ending:  # a cancellation is lost where the link is lost in the same turn (before 3.13)
             try:
                 async with asyncio.timeout(OPEN_TIMEOUT):
                     link = await self._open(self._topics)
@@ -132,6 +134,8 @@ class Uplink:
             else:
                 failures = 0 if await self._use(link) else failures
             self._tried.set()
+            if self._is_ending:
+                return
             delay = min(MAX_BACKOFF, BASE_BACKOFF * 2 ** min(failures, 10))
             failures += 1
             await asyncio.sleep(random.uniform(0, delay))  # noqa: S311  full jitter, so that not all come at once
@@ -248,7 +252,9 @@ class Uplink:
         was_up, self.is_up = self.is_up, False
         if self._failure is None or self._failure == "":
             self._log.error(
-                "the broker %s is away: %s; this process goes on alone until it is back", self._name, reason
+                "the broker %s is away: %s; this process goes on alone until it is back",
+                self._name,
+                reason.rstrip("."),
             )
         self._failure = reason
         if was_up:

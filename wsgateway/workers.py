@@ -227,7 +227,7 @@ class Workers:
         self._quick = self._quick + 1 if lived < QUICK else 0
         while not self._is_ending:
             if self._quick > MAX_QUICK:
-                self._gave_up(f"{MAX_QUICK} workers died one after the other, the log has the reasons")
+                self._gave_up(f"{self._quick} workers died one after the other, the log has the reasons")
                 return
             if self._quick > 1:
                 await asyncio.sleep(min(MAX_BACKOFF, BACKOFF * 2 ** (self._quick - 2)))

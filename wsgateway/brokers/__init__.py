@@ -42,7 +42,10 @@ DRIVERS = {
 
 def opener(url: str) -> Open:
     """What opens links to the broker at `url`. Connects to nothing yet. Raises `ConfigError` with what to do."""
-    scheme = url.partition("://")[0]
+    if not isinstance(url, str):
+        raise ConfigError([f"broker: {url!r} is no URL; one looks like redis://host:6379"])
+    scheme = url.partition("://")[0].lower()
+    url = scheme + url[len(scheme) :]
     if "://" not in url or scheme not in DRIVERS:
         raise ConfigError(
             [

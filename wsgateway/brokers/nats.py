@@ -29,10 +29,10 @@ class NatsLink:
 
         self._unconfirmed = 0
 
-    async def open(self, url: str, topics: Sequence[str]) -> None:
+    async def open(self, servers: Sequence[str], topics: Sequence[str]) -> None:
         """Connect and subscribe. Raises `Error`, `OSError`, `TimeoutError`."""
         self._client = await nats.connect(
-            url,
+            list(servers),
             allow_reconnect=False,
             max_reconnect_attempts=1,  # 0 would be for ever, at the first connect too
             reconnect_time_wait=0,
@@ -91,14 +91,16 @@ class NatsLink:
 
 
 def opener(url: str) -> Open:
-    """Raises `ValueError` for a URL without a host."""
-    if not urlsplit(url).hostname:
+    """Raises `ValueError` for a URL without a host. With commas between there may be several, of one cluster."""
+    scheme = url.partition("://")[0]
+    servers = [part if "://" in part else f"{scheme}://{part}" for part in url.split(",")]
+    if not all(urlsplit(server).hostname for server in servers):
         raise ValueError("it names no host")
 
     async def open_link(topics: Sequence[str]) -> Link:
         link = NatsLink()
         try:
-            await link.open(url, topics)
+            await link.open(servers, topics)
         except BaseException as exc:
             await link.aclose()
             if isinstance(exc, (Error, OSError, TimeoutError)):

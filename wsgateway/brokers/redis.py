@@ -1,6 +1,8 @@
 """Redis and Valkey: their PUBLISH and SUBSCRIBE, over TCP, TLS or a Unix socket."""
 
 from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlsplit
 
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
@@ -52,7 +54,9 @@ class RedisLink:
 
 
 def opener(url: str) -> Open:
-    """Raises `ValueError` for a URL that redis-py cannot read."""
+    """Raises `ValueError` for a URL that redis-py cannot use."""
+    if url.startswith("unix://") and not urlsplit(url).path:
+        raise ValueError("it names no socket, as unix:///run/redis.sock does")
 
     def client(timeout: float | None) -> "Redis":
         return Redis.from_url(
@@ -72,5 +76,9 @@ def opener(url: str) -> Open:
             raise
         return link
 
-    client(None)  # which reads the URL
+    try:
+        pool: Any = client(None).connection_pool
+        pool.make_connection()  # which connects to nothing yet
+    except TypeError:
+        raise ValueError(f"redis-py does not know what stands behind its `?`: {urlsplit(url).query}") from None
     return open_link
