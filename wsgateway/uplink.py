@@ -132,6 +132,9 @@ class Uplink:
             except Exception as exc:  # whatever a driver raises: a broker never ends a process
                 self._down(str(exc) or repr(exc))
             else:
+                if self._is_ending:
+                    await self._close(link)
+                    return
                 failures = 0 if await self._use(link) else failures
             self._tried.set()
             if self._is_ending:
@@ -159,11 +162,19 @@ class Uplink:
         return was_up
 
     async def _close(self, link: Link) -> None:
+        """Close `link`, also when this task is cancelled meanwhile. A server that does not answer must not hold up the
+        next link."""
+        closing = asyncio.create_task(link.aclose())
         try:
-            async with asyncio.timeout(BROKER_GRACE):
-                await link.aclose()
-        except Exception as exc:  # a server that does not answer must not hold up the next link
-            self._log.debug("closing the link to the broker: %r", exc)
+            await asyncio.wait({closing}, timeout=BROKER_GRACE)
+        except asyncio.CancelledError:
+            await asyncio.wait({closing}, timeout=BROKER_GRACE)
+            raise
+        finally:
+            if not closing.done():
+                closing.cancel()
+            elif not closing.cancelled() and closing.exception() is not None:
+                self._log.debug("closing the link to the broker: %r", closing.exception())
 
     async def _read(self, link: Link) -> None:
         count = 0
