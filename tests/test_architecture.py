@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "wsgateway"
 
 LEVELS = [
-    ["exceptions", "metrics", "logs"],
+    ["addresses", "exceptions", "metrics", "logs"],
     ["messages", "config", "layers"],
     ["auth", "limits", "recordings", "envelopes", "findings"],
     [
@@ -74,7 +74,7 @@ DOORWAYS = {
     "nats": {"brokers.nats"},
 }
 
-PURE = {"exceptions", "metrics", "messages", "auth", "limits", "envelopes", "nodes", "findings"}
+PURE = {"addresses", "exceptions", "metrics", "messages", "auth", "limits", "envelopes", "nodes", "findings"}
 IMPURE = {"asyncio", "anyio", "socket", "time", "threading", "os", "logging"}
 
 MODULES = sorted(

@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from ipaddress import ip_address
 from typing import Any
 
+from wsgateway.addresses import is_loopback
 from wsgateway.config import AdminSettings, Settings, normalized_origin
 
 DOCS = "docs/troubleshooting.md"
@@ -189,17 +189,6 @@ _UNAUTHORIZED = Refusal(
 _FORWARDED = re.compile(rb"forwarded|x-forwarded-.*|x-real-ip|via")
 _LOOPBACK_ORIGIN = re.compile(r"https?://(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?")
 _SCHEMES = {"ws": "http", "wss": "https"}
-
-
-@lru_cache(maxsize=256)
-def is_loopback(host: str) -> bool:
-    """Whether `host`, a name or an address, is this machine as it talks to itself."""
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def _own_origin(scope: Mapping[str, Any]) -> str | None:

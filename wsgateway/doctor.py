@@ -18,8 +18,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from wsgateway import client, findings
+from wsgateway.addresses import is_loopback
 from wsgateway.admin.passwords import Passwords
-from wsgateway.auth import is_loopback
 from wsgateway.brokers import Open, opener
 from wsgateway.config import Settings
 from wsgateway.exceptions import BrokerError, ConfigError, ListenerError, SendError

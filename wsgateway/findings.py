@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from wsgateway.auth import is_loopback
+from wsgateway.addresses import is_loopback
 from wsgateway.config import AdminSettings, Settings
 from wsgateway.limits import SPARE_DESCRIPTORS, seconds_to_stop
 

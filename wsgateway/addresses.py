@@ -1,0 +1,35 @@
+"""IP addresses as text, in one spelling, so that rules, limits and logs compare like with like. No I/O."""
+
+from functools import lru_cache
+from ipaddress import IPv6Address, ip_address
+
+
+def plain_address(host: str) -> str:
+    """Return `host` with an IPv4-mapped IPv6 address (RFC 4291 2.5.5.2) written as the IPv4 address.
+
+    A server that listens on `::` sees `::ffff:192.0.2.1` for an IPv4 client. Any other text is returned unchanged.
+    """
+    if ":" not in host or ("." not in host and "ffff" not in host.lower()):
+        return host
+    return _unmapped(host)
+
+
+@lru_cache(maxsize=4096)
+def _unmapped(host: str) -> str:
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return host
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return host if mapped is None else str(mapped)
+
+
+@lru_cache(maxsize=256)
+def is_loopback(host: str) -> bool:
+    """Return whether `host`, a name or an address, with or without brackets, is this machine's loopback."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(plain_address(host.removeprefix("[").removesuffix("]"))).is_loopback
+    except ValueError:
+        return False
