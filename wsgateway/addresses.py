@@ -1,7 +1,9 @@
 """IP addresses as text, in one spelling, so that rules, limits and logs compare like with like. No I/O."""
 
+from collections.abc import Mapping
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
+from typing import Any, NamedTuple
 
 
 def plain_address(host: str) -> str:
@@ -33,3 +35,26 @@ def is_loopback(host: str) -> bool:
         return ip_address(plain_address(host.removeprefix("[").removesuffix("]"))).is_loopback
     except ValueError:
         return False
+
+
+PEER = "wsgateway.peer"
+"""The entry in `scope["extensions"]` under which `wsgateway.server` puts a `SocketPeer`."""
+
+
+class SocketPeer(NamedTuple):
+    """The other end of a request's TCP connection or Unix socket, whatever forwarded headers say.
+
+    `host` is its IP address, empty on a Unix socket; `uid` is the user of its process, on a Unix socket only.
+    """
+
+    host: str
+    uid: int | None = None
+
+
+def peer_of(scope: Mapping[str, Any]) -> SocketPeer:
+    """Return the peer of a request. On other servers it is `scope["client"]`, which a forwarded header may name."""
+    peer = (scope.get("extensions") or {}).get(PEER)
+    if isinstance(peer, SocketPeer):
+        return peer
+    client = scope.get("client")
+    return SocketPeer(plain_address(client[0]) if client else "")
