@@ -28,8 +28,10 @@ LEVELS = [
     ["gateway"],
     [
         "sockets",
+        "admission",
         "ws_protocol",
         "http_protocol",
+        "proxies",
         "store",
         "server",
         "workers",
@@ -48,6 +50,7 @@ ORDER = {module: (height, place) for height, level in enumerate(LEVELS) for plac
 
 DOORWAYS = {
     "starlette": {
+        "proxies",
         "scopes",
         "api",
         "wire",
@@ -60,7 +63,7 @@ DOORWAYS = {
         "admin.views",
         "admin.panel",
     },
-    "uvicorn": {"ws_protocol", "http_protocol", "server"},
+    "uvicorn": {"proxies", "ws_protocol", "http_protocol", "server"},
     "websockets": {"sockets", "ws_protocol", "http_protocol", "client", "cli"},  # cli knows the errors of the client
     "concurrent_log_handler": {"logs"},
     "uvloop": {"server"},

@@ -19,7 +19,7 @@ from websockets.exceptions import InvalidStatus
 from tests.raw import connect, upgrade
 from tests.servers import free_socket
 from wsgateway import ConfigError, Event, Gateway, Refused, Settings, StartError
-from wsgateway.server import bind, serving, url_of
+from wsgateway.server import bind, serving, unbind, url_of
 from wsgateway.testing import Client, RecordingListener, serve
 
 
@@ -72,7 +72,7 @@ async def test_a_listener_that_fails_frees_the_port() -> None:
     with pytest.raises(StartError):
         async with serving(gateway, gateway.settings):
             pass
-    bind(Settings(port=port)).close()
+    bind(Settings(port=port))[0].close()
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_the_url_is_one_that_a_client_can_use(options: dict[str, str], expected:
     settings = Settings(port=0, **options)  # type: ignore[arg-type]  # texts only
     listening = bind(settings)
     assert url_of(settings, listening).startswith(expected)
-    listening.close()
+    unbind(settings, listening)
 
 
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "203.0.113.77"])

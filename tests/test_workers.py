@@ -118,4 +118,4 @@ async def test_a_worker_that_cannot_be_started_is_a_start_error(monkeypatch: pyt
     with free_socket() as listening:
         monkeypatch.setattr("os.pipe", pipe)
         with pytest.raises(StartError, match="Too many open files"):
-            await start_worker(Settings(), listening)
+            await start_worker(Settings(), [listening])

@@ -47,6 +47,7 @@ class Settings:
     host: str = setting("127.0.0.1", "address to listen on")
     port: int = setting(10125, "port to listen on; 0 takes any free one", least=0, most=65535)
     uds: str | None = setting(None, "path of a Unix socket to listen on instead")
+    uds_mode: str = setting("660", "permissions of the Unix socket, in octal: who may connect to it")
     listener: object = setting(None, "`package.module:Name`, `package.module`, `path/file.py:Name` or `path/file.py`")
     on_start: str = setting("on_start", "name of the hook for the start; an empty name turns a hook off")
     on_stop: str = setting("on_stop", "name of the hook for the end")
@@ -138,6 +139,7 @@ class Options(TypedDict, total=False):
     host: str
     port: int
     uds: str | None
+    uds_mode: str
     on_start: str
     on_stop: str
     on_handshake: str
@@ -272,6 +274,7 @@ def _number(spec: Field[Any], kind: type[int] | type[float], value: object) -> i
     return kind(value)
 
 
+_MODE = re.compile(r"0?[0-7]{3}")
 _ID = re.compile(r"\w[\w.-]{0,63}")
 
 
@@ -281,6 +284,8 @@ def _string(name: str, value: object) -> str:
     value = value.strip()
     if name == "id" and not _ID.fullmatch(value):
         raise ValueError(f"{value!r} is no id: 1 to 64 letters, digits, `_`, `-` and `.`, the first no `-` or `.`")
+    if name == "uds_mode" and not _MODE.fullmatch(value):
+        raise ValueError(f"{value!r} is not a mode: three octal digits, such as 660 for owner and group")
     if name.startswith("on_") and value and not value.isidentifier():
         raise ValueError(f"{value!r} is no name of a method")
     return value

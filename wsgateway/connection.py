@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
+from wsgateway.addresses import plain_address
 from wsgateway.config import Settings, SlowPolicy
 from wsgateway.exceptions import check_close
 from wsgateway.limits import Backlog
@@ -125,7 +126,7 @@ class Connection:
         self.id = f"{node}.{secrets.token_urlsafe(16)}" if node else secrets.token_urlsafe(16)
         self.user: Any = None
         self.path = path
-        self.address: str = client[0] if client else ""
+        self.address: str = plain_address(client[0]) if client else ""
         self.query_string: bytes = scope.get("query_string", b"")
         self.subprotocols: tuple[str, ...] = tuple(scope.get("subprotocols", ()))
         self.opened_at = time.time()

@@ -1,25 +1,31 @@
-"""uvicorn's HTTP protocol, and what of it that nobody promised the gateway rests on to guard a request before it is
-one. Knows nothing of what is served."""
+"""uvicorn's HTTP protocol, with guards for what precedes a request. It rests on attributes of uvicorn that are not
+documented. Knows nothing of what is served."""
 
 import asyncio
-from collections import deque
+import enum
+import logging
 from collections.abc import Callable, Sized
 from dataclasses import dataclass
-from importlib.metadata import version
-from typing import Any
+from typing import Any, NoReturn
 
+import httptools
 import uvicorn
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
-from websockets.datastructures import Headers
-from websockets.http11 import Request
 
-from wsgateway.limits import BODY_TIMEOUT, HANDSHAKES_PER_TURN, LINGER, MAX_HEAD, MAX_PIPELINED, MAX_URL
-from wsgateway.ws_protocol import WebSocketProtocol, warn_once
-
-_LATIN_1 = int(version("websockets").partition(".")[0]) >= 17
-"""From 17 on, websockets decodes header values as ISO-8859-1, before as ASCII with surrogate escapes."""
+from wsgateway.addresses import PEER, SocketPeer
+from wsgateway.admission import Admission, IdleSockets
+from wsgateway.limits import BODY_TIMEOUT, LINGER, MAX_HEAD, MAX_PIPELINED, MAX_URL
+from wsgateway.logs import ThinnedLog
+from wsgateway.ws_protocol import (
+    WebSocketProtocol,
+    asks_for_websocket,
+    handshake_mistake,
+    peer_at,
+    plain_addresses,
+    warn_once,
+)
 
 NEEDED_HTTP = (
     "app_state",
@@ -27,23 +33,32 @@ NEEDED_HTTP = (
     "connections",
     "cycle",
     "data_received",
+    "_unset_keepalive_if_required",
+    "client",
     "eof_received",
     "flow",
     "handle_websocket_upgrade",
     "headers",
     "loop",
+    "on_body",
+    "on_header",
     "on_headers_complete",
     "on_message_begin",
     "on_message_complete",
+    "on_response_complete",
     "on_url",
+    "parser",
     "pause_writing",
     "pipeline",
     "resume_writing",
     "scope",
     "send_400_response",
+    "server",
     "server_state",
     "shutdown",
+    "timeout_keep_alive",
     "timeout_keep_alive_handler",
+    "timeout_keep_alive_task",
     "transport",
     "ws_protocol_class",
 )
@@ -63,38 +78,33 @@ class PipelineFlow(FlowControl):
             super().resume_reading()
 
 
-class Admission:
-    """Begins at most `HANDSHAKES_PER_TURN` in one turn of the loop, so that requests have their turn while thousands
-    come back at once."""
+class LingeringTransport:
+    """What uvicorn's response writes to. Its `close` leaves the client time to read the response: a socket that is
+    closed while the client still sends is reset, and the response may be lost (RFC 9112 9.6)."""
 
-    def __init__(self) -> None:
-        self._waiting: deque[Callable[[], None]] = deque()
-        self._begun = 0
+    __slots__ = ("close", "is_closing", "write")
 
-    def ask(self, begin: Callable[[], None], loop: asyncio.AbstractEventLoop) -> bool:
-        """Call `begin` now, or in a later turn: whether it has been called."""
-        if not self._begun:
-            loop.call_soon(self._next_turn, loop)
-        elif self._begun >= HANDSHAKES_PER_TURN:
-            self._waiting.append(begin)
-            return False
-        self._begun += 1
-        begin()
-        return True
+    def __init__(self, transport: Any, close: Callable[[], None]) -> None:
+        self.write = transport.write
+        self.is_closing = transport.is_closing
+        self.close = close
 
-    def _next_turn(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._begun = 0
-        while self._waiting and self._begun < HANDSHAKES_PER_TURN:
-            if not self._begun:
-                loop.call_soon(self._next_turn, loop)
-            self._begun += 1
-            self._waiting.popleft()()
+
+class Upgrade(enum.Enum):
+    """What the `Upgrade` header of the request that is being read asks for."""
+
+    NONE = enum.auto()
+    WEBSOCKET = enum.auto()
+    OTHER = enum.auto()
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP protocol, with limits for what comes before a request is one, and a shorter way to a WebSocket.
+    """uvicorn's HTTP protocol, with limits for everything that precedes a request, and a shorter way to a WebSocket.
 
-    Slow is 408, too large 431 or 414, too many sockets 503; each is answered, and the socket ended.
+    A slow request is answered with 408, a large one with 431 or 414, one socket too many with 503; each time the socket
+    is closed. A request with an `Upgrade` other than websocket is parsed as if it had none, and is the last of its
+    connection: llhttp would take its body for the next request. Whenever no request is being read or answered, a
+    deadline runs, whatever bytes arrive.
     """
 
     request_timeout = 10.0
@@ -104,46 +114,87 @@ class HttpProtocol(HttpToolsProtocol):
     """Sockets of this server at once; 0: any number."""
 
     max_file = 0
-    """Descriptors below this one are for sockets, the others for what the process opens else; 0: all are."""
+    """Descriptors below this one are for sockets, the others for whatever else the process opens; 0: no limit."""
 
     admission: Admission | None = None
-    """What all of this server's sockets ask before a handshake begins."""
+    """Limits how many handshakes of this server begin at the same time."""
+
+    idle: "IdleSockets[HttpProtocol] | None" = None
+    """The sockets of this server that have no request."""
+
+    log: logging.LoggerAdapter[logging.Logger] = ThinnedLog({})
+    """Where refusals are logged."""
+
+    peer = SocketPeer("")
+    early = b""
+    """What the client sent behind its handshake, before the answer."""
 
     _deadline: asyncio.TimerHandle | None = None
-    _unwanted: asyncio.TimerHandle | None = None
-    """Ends who goes on with a body that was answered long ago."""
+    _late_body: asyncio.TimerHandle | None = None
+    """Aborts a client that still sends the body of a request which was answered long ago."""
 
     _unread: asyncio.TimerHandle | None = None
-    """Ends who reads nothing of an answer, so that its socket takes no more or cannot be closed."""
+    """Aborts a client that does not read the response, because its socket could never be closed."""
 
     _refusal = ""
     _head = 0
+    _trailers = 0
+    _overhead = 0
+    _has_progress = False
     _is_body = False
+    _is_reparsing = False
+    _is_last = False
+    """Nothing that follows the current request is parsed."""
+
+    _is_lingering = False
+
+    _upgrade = Upgrade.NONE
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        self.client, self.server = plain_addresses(self.client, self.server)
+        self.peer = peer_at(transport, self.client)
         self.flow = PipelineFlow(transport, self.pipeline)
-        if (self.max_sockets and len(self.connections) > self.max_sockets) or (
-            self.max_file and transport.get_extra_info("socket").fileno() >= self.max_file  # the lowest one is taken
-        ):
-            self._refuse(503, "too many connections", b"retry-after: 5\r\n")
-        else:
-            self._await_head()
+        if self._is_full() and not self._make_room():
+            self._refuse(503, "too many connections (max_connections)", b"retry-after: 5\r\n")
+            return
+        if self.idle is not None:
+            self.idle.add(self, is_unused=True)
+        self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_is_here()
         self._body_is_here()
         self._is_read()
+        self._unset_keepalive_if_required()
+        if self.idle is not None:
+            self.idle.discard(self)
         super().connection_lost(exc)
 
-    # An answer that nobody reads: `transport.close()` waits for a buffer that never empties
+    def _is_full(self) -> bool:
+        if self.max_sockets and len(self.connections) > self.max_sockets:
+            return True
+        # the system gives a new file the lowest number that is free
+        return bool(self.max_file) and self.transport.get_extra_info("socket").fileno() >= self.max_file
+
+    def _make_room(self) -> bool:
+        """Abort the oldest socket that has no request. Return False if there is none."""
+        oldest = self.idle.take_oldest() if self.idle is not None else None
+        if oldest is None:
+            return False
+        text = "all %d sockets are taken (max_connections): closed the oldest one without a request, from %s"
+        self.log.warning(text, len(self.connections), oldest.peer.host, extra={"kind": "evicted"})
+        oldest.transport.abort()
+        return True
+
+    # A response that is not read: `transport.close()` waits for a buffer that never empties
 
     def pause_writing(self) -> None:
         super().pause_writing()
         self._abort_within(BODY_TIMEOUT)
 
     def resume_writing(self) -> None:
-        if not self.transport.is_closing():
+        if not self.transport.is_closing() and not self._is_lingering:
             self._is_read()
         super().resume_writing()
 
@@ -169,78 +220,194 @@ class HttpProtocol(HttpToolsProtocol):
             self._unread.cancel()
             self._unread = None
 
-    # Requests
+    # Reading
 
     def data_received(self, data: bytes) -> None:
-        if self._refusal:
+        if self._refusal or self._is_last:
             return
-        is_head = self._deadline is not None
-        super().data_received(data)
-        if is_head and self._deadline is not None:
-            self._head += len(data)
+        if self._upgrade is Upgrade.WEBSOCKET:  # the handshake waits for its turn
+            self.early += data
+            return
+        if self.cycle is None and not self._head and data.startswith(TLS_RECORD):
+            self._drop("a client speaks TLS (wss:// or https://) to a port without TLS: use ws:// or http://")
+            return
+        was_head, self._has_progress = self._deadline is not None, False
+        try:
+            self._parse(data)
+        except httptools.HttpParserError as exc:
+            if not self._refusal and not self._is_last:
+                self._refuse(400, f"the request cannot be parsed: {exc}")
+            return
+        if self._deadline is not None:
+            self._head += len(data) if was_head else 0
             if self._head > MAX_HEAD:
                 self._refuse(431, f"the request's head is larger than {MAX_HEAD} bytes")
-        elif self._is_body and self._unwanted is None and self.cycle is not None and self.cycle.response_complete:
-            self._unwanted = self.loop.call_later(BODY_TIMEOUT, self.transport.abort)
+        elif self._is_body:
+            self._overhead = 0 if self._has_progress else self._overhead + len(data)
+            if self._overhead > MAX_HEAD:
+                self._refuse(431, TOO_MUCH_AROUND_BODY)
+
+    def _parse(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as exc:
+            rest = data[exc.args[0] :]
+            if self._upgrade is Upgrade.WEBSOCKET:
+                self.early = rest
+                self.handle_websocket_upgrade()
+            else:
+                self._parse_without_upgrade(rest)
+
+    def _parse_without_upgrade(self, rest: bytes) -> None:
+        """Parse the request again, which llhttp ended with its head, with the body that it announces."""
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        framing = [b"%b: %b\r\n" % header for header in self.headers if header[0] in FRAMING_HEADERS]
+        self.parser = httptools.HttpRequestParser(self)
+        self._is_reparsing = True  # only how the body is framed is of interest, the rest is known
+        self.parser.feed_data(b"%b / HTTP/%b\r\nconnection: close\r\n%b\r\n" % (method, version, b"".join(framing)))
+        self._is_reparsing = False
+        if rest:
+            self.parser.feed_data(rest)
 
     def on_message_begin(self) -> None:
+        if self._is_reparsing:
+            return
+        if self._is_last:
+            raise ValueError("the connection ends with the request before")
+        self._unset_keepalive_if_required()
         super().on_message_begin()
+        self.scope["extensions"] = {PEER: self.peer}  # type: ignore[dict-item]  # an entry of our own
         if self._deadline is None:  # the first head's runs since the socket is there
             self._await_head()
 
     def on_url(self, url: bytes) -> None:
+        if self._is_reparsing:
+            return
         super().on_url(url)
         if len(self.url) > MAX_URL:
             self._give_up(414, f"the address is longer than {MAX_URL} bytes")
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._is_reparsing:
+            return
+        if self._is_body:  # a trailer, which is of no use to the gateway
+            self._trailers += len(name) + len(value) + 4
+            if self._trailers > MAX_HEAD:
+                self._give_up(431, TOO_MUCH_AROUND_BODY)
+            return
+        super().on_header(name, value.strip(b" \t"))  # RFC 9112 5.1; llhttp leaves what is behind the value
+
     def on_headers_complete(self) -> None:
         self._head_is_here()
-        self._is_body = True
+        if not self._is_reparsing:
+            self._check_head()
+            if self._upgrade is not Upgrade.NONE:
+                return
+        self._is_body, self._trailers, self._overhead = True, 0, 0
+        if self.idle is not None:
+            self.idle.discard(self)
+        super().on_headers_complete()
+        self.cycle.transport = LingeringTransport(self.transport, self._linger)  # type: ignore[assignment]  # all it uses
+        if any(name in LAST_HEADERS for name, _ in self.headers):
+            self.cycle.keep_alive = False
+
+    def _check_head(self) -> None:
         if len(self.pipeline) >= MAX_PIPELINED:
             self._give_up(503, f"more than {MAX_PIPELINED} requests of this connection wait for their answers")
         if sum(len(name) + len(value) + 4 for name, value in self.headers) > MAX_HEAD:
             self._give_up(431, f"the request's head is larger than {MAX_HEAD} bytes")
-        super().on_headers_complete()
+        method = self.parser.get_method()
+        if method == b"CONNECT":
+            self._give_up(400, "this server is not a proxy, it does not answer CONNECT")
+        if not self.url.startswith(b"/") and self.url != b"*":
+            self._take_host_of_target()
+        if self.parser.should_upgrade():
+            self._upgrade = Upgrade.WEBSOCKET if asks_for_websocket(self.headers) else Upgrade.OTHER
+            self.scope["method"] = method.decode("ascii")
+            self.scope["http_version"] = self.parser.get_http_version()
+
+    def _take_host_of_target(self) -> None:
+        """Take the path and the host of a target in absolute form, whose host replaces `Host` (RFC 9112 3.2.2)."""
+        target = httptools.parse_url(self.url)
+        if not target.host or target.schema.lower() not in TARGET_SCHEMES or target.userinfo is not None:
+            self._give_up(400, "the request's target is neither a path nor an http or ws address")
+        host = b"[%b]" % target.host if b":" in target.host else target.host
+        host += b":%d" % target.port if target.port else b""
+        self.url = (target.path or b"/") + (b"" if target.query is None else b"?" + target.query)
+        self.headers[:] = [(b"host", host), *(header for header in self.headers if header[0] != b"host")]
+
+    def on_chunk_header(self) -> None:
+        """Called by the parser: another chunk of the body begins."""
+        self._has_progress = True
+
+    def on_body(self, body: bytes) -> None:
+        self._has_progress = True
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self._upgrade is not Upgrade.NONE and not self._is_body:
+            return  # the head was complete, and is parsed again or becomes a WebSocket
         self._body_is_here()
         super().on_message_complete()
+        if not self.cycle.keep_alive:
+            self._is_last = True
+        elif self.cycle.response_complete:
+            self._await_request()
+
+    def on_response_complete(self) -> None:
+        if self._is_lingering:  # nor does a request begin that is queued behind this one
+            self.server_state.total_requests += 1
+            return
+        super().on_response_complete()
+        if not self.transport.is_closing() and self.cycle.response_complete:
+            self._await_request()
+
+    def _await_request(self) -> None:
+        """Everything is answered: wait for the rest of the body, if there is one, then for another request."""
+        self._unset_keepalive_if_required()
+        if self.idle is not None:
+            self.idle.add(self, is_unused=False)
+        if not self._is_body:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+        elif self._late_body is None:
+            self._late_body = self.loop.call_later(BODY_TIMEOUT, self.transport.abort)
+
+    # To a WebSocket
 
     def handle_websocket_upgrade(self) -> None:
         if self.admission is None:
-            self._upgrade()
-        elif not self.admission.ask(self._upgrade, self.loop):
+            self._begin_handshake()
+        elif not self.admission.ask(self._begin_handshake, self.loop):
             self.transport.pause_reading()
 
-    def _upgrade(self) -> None:
+    def _begin_handshake(self) -> None:
         """Hand the parsed request on, which uvicorn would write out for websockets to parse again."""
         if self.transport.is_closing():
             return
         self._is_read()
+        self._unset_keepalive_if_required()
         self.transport.resume_reading()  # if it had to wait
-        if self.scope["method"] != "GET" or self.scope["http_version"] != "1.1" or not self.url.isascii():
-            self._refuse(400, "a WebSocket begins with a GET of HTTP/1.1 and an address in ASCII (RFC 6455 4.1)")
+        refusal = handshake_mistake(self.scope["method"], self.scope["http_version"], self.url, self.headers)
+        if refusal is None and self._is_pending():
+            refusal = "a handshake has to wait for the answer to the request before it", b""
+        if refusal is not None:
+            self._refuse(400, *refusal)
             return
-        if any(name == b"sec-websocket-version" and value.strip() != b"13" for name, value in self.headers):
-            # RFC 6455 4.2.2 asks for the version that would be right, which websockets leaves out
-            self._refuse(400, "the version of a WebSocket is 13", b"sec-websocket-version: 13\r\n")
-            return
+        if self.idle is not None:
+            self.idle.discard(self)
         if not issubclass(self.ws_protocol_class or object, WebSocketProtocol):
             super().handle_websocket_upgrade()
             return
-        headers = Headers()
-        for name, value in self.headers:
-            headers[name.decode("latin-1")] = _header_text(value)
         self.connections.discard(self)
         protocol: Any = self.ws_protocol_class(  # type: ignore[misc, call-arg]  # uvicorn declares it as a bare Protocol
             config=self.config, server_state=self.server_state, app_state=self.app_state
         )
-        protocol.upgraded(self, Request(self.url.decode("ascii"), headers), self.headers)
+        protocol.upgraded(self, self.url.decode("ascii"), self.headers)
         self.transport.set_protocol(protocol)
 
-    def send_400_response(self, msg: str) -> None:
-        if not self._refusal:
-            super().send_400_response(msg)
+    # Deadlines
 
     def _await_head(self) -> None:
         self._head = 0
@@ -253,28 +420,90 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _body_is_here(self) -> None:
         self._is_body = False
-        if self._unwanted is not None:
-            self._unwanted.cancel()
-            self._unwanted = None
+        if self._late_body is not None:
+            self._late_body.cancel()
+            self._late_body = None
 
     def _too_slow(self) -> None:
-        self._refuse(408, f"the request did not arrive within {self.request_timeout:g} s")
+        self._refuse(408, f"the request did not arrive within {self.request_timeout:g} s (handshake_timeout)")
 
-    def _give_up(self, status: int, text: str) -> None:
+    # Refusing
+
+    def send_400_response(self, msg: str) -> None:
+        if not self._refusal:
+            self._refuse(400, msg)
+
+    def _is_pending(self) -> bool:
+        """Whether a request that was read is not answered yet."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _give_up(self, status: int, text: str) -> NoReturn:
         """Refuse from within the parser, which stops at an exception."""
         self._refuse(status, text)
         raise ValueError(text)
 
     def _refuse(self, status: int, text: str, header: bytes = b"") -> None:
+        """Answer with `status` and close. Nothing is written while an earlier request has no answer, because it would
+        be taken for that answer: the connection ends with the earlier one."""
         self._refusal = text
         self._head_is_here()
+        line = "refused a request from %s with %d: %s (docs/hardening.md)"
+        self.log.warning(line, self.peer.host or "a Unix socket", status, text, extra={"kind": f"http {status}"})
+        if self._is_pending():
+            if not self._is_body:
+                self.cycle.keep_alive = False
+                return
+            if self.pipeline or self.cycle.response_started:
+                self.transport.abort()
+                return
+            self.cycle.disconnected = True  # its own body is what cannot be read
+            self.cycle.message_event.set()
         body = text.encode()
         head = b"content-type: text/plain; charset=utf-8\r\nconnection: close\r\n" + header
         self.transport.write(
             STATUS_LINE[status] + head + b"content-length: %d\r\n\r\n" % len(body) + body  # as uvicorn writes a 400
         )
+        self._linger()
+
+    def _linger(self) -> None:
+        """End the response, then discard what the client sends until it closes, for `LINGER` seconds at most."""
+        self._is_last = self._is_lingering = True
+        self.pipeline.clear()
+        self._is_read()
+        if self.transport.is_closing() or not self.transport.can_write_eof():  # as under TLS
+            self.transport.close()
+            self._abort_within(LINGER)
+            return
+        self.transport.write_eof()
+        self.flow.resume_reading()
+        self._unread = self.loop.call_later(LINGER, self._close)
+
+    def _close(self) -> None:
+        self._unread = None
         self.transport.close()
-        self.loop.call_later(LINGER, self.transport.abort)
+        self._abort_within(LINGER)
+
+    def _drop(self, text: str) -> None:
+        """Close without an answer, which the client could not read."""
+        self._refusal = text
+        self._head_is_here()
+        self.log.warning("closed the connection of %s: %s", self.peer.host, text, extra={"kind": "http tls"})
+        self.transport.close()
+
+
+TLS_RECORD = b"\x16\x03"
+"""How a client begins that speaks TLS: a record of type handshake (RFC 8446 5.1)."""
+
+TARGET_SCHEMES = frozenset({b"http", b"https", b"ws", b"wss"})
+
+FRAMING_HEADERS = frozenset({b"content-length", b"transfer-encoding"})
+"""Headers that say where a body ends (RFC 9112 6)."""
+
+LAST_HEADERS = frozenset({b"upgrade", b"expect"})
+"""Headers of a request that ends its connection, because a proxy and this server may disagree on what follows it: bytes
+of another protocol, or a body that the client sends only when it is asked to."""
+
+TOO_MUCH_AROUND_BODY = f"the request's trailers or chunk extensions are larger than {MAX_HEAD} bytes"
 
 
 def is_beginning(connection: object) -> bool:
@@ -282,11 +511,6 @@ def is_beginning(connection: object) -> bool:
     if isinstance(connection, HttpProtocol):
         return connection.cycle is None
     return isinstance(connection, WebSocketProtocol) and not connection.handshake_complete
-
-
-def _header_text(value: bytes) -> str:
-    """A header's value as websockets has it, which uvicorn turns into bytes again."""
-    return value.decode("latin-1") if _LATIN_1 else value.decode("ascii", "surrogateescape")
 
 
 def missing_http(config: uvicorn.Config) -> tuple[str, ...]:
@@ -302,6 +526,7 @@ class HttpLimits:
     request_timeout: float
     max_sockets: int
     max_file: int
+    log: logging.LoggerAdapter[logging.Logger]
 
 
 def http_protocol(limits: HttpLimits, config: uvicorn.Config) -> type[HttpToolsProtocol]:
@@ -313,6 +538,8 @@ def http_protocol(limits: HttpLimits, config: uvicorn.Config) -> type[HttpToolsP
 
     class Limited(HttpProtocol):
         request_timeout, max_sockets, max_file = limits.request_timeout, limits.max_sockets, limits.max_file
+        log = limits.log
         admission = Admission()
+        idle = IdleSockets[HttpProtocol]()
 
     return Limited

@@ -27,7 +27,7 @@ from wsgateway.supervised import Guest, Instance
 SHIPPED_LISTENER = "wsgateway.starter.listener:Listener"
 """The listener to begin from; `wsgateway init` writes a copy of it."""
 
-HOST_ONLY = frozenset({"broker", "log_file", "uds", "ssl_keyfile", "ssl_certfile"})
+HOST_ONLY = frozenset({"broker", "log_file", "uds", "uds_mode", "ssl_keyfile", "ssl_certfile"})
 """Settings that name files of the host, or what it connects to: changed in the settings file only, not from afar."""
 
 

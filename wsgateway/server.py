@@ -1,15 +1,17 @@
 """The gateway's own server: uvicorn's, bound and run as a gateway wants it."""
 
 import asyncio
+import errno
 import logging
 import os
 import signal
 import socket
+import ssl
 import stat
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
@@ -21,7 +23,8 @@ from wsgateway.exceptions import StartError
 from wsgateway.gateway import Gateway
 from wsgateway.http_protocol import HttpLimits, HttpProtocol, http_protocol, is_beginning, missing_http
 from wsgateway.limits import ACCEPTS, HANDSHAKE_GRACE, HTTP_GRACE, SPARE_SOCKETS
-from wsgateway.logs import logger
+from wsgateway.logs import ThinnedLog, logger
+from wsgateway.proxies import ForwardedHeaders
 from wsgateway.transports import most_clients, most_files
 from wsgateway.ws_protocol import WebSocketProtocol
 
@@ -102,15 +105,18 @@ class Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def serving(app: Any, settings: Settings, *, inherited: socket.socket | None = None) -> AsyncIterator[str]:
+async def serving(
+    app: Any, settings: Settings, *, inherited: Sequence[socket.socket] | None = None
+) -> AsyncIterator[str]:
     """Serve `app`, a gateway or an application that mounts one, as `settings` say; its URL.
 
-    A gateway is started once its port is bound, and has failed if it cannot be. Raises `StartError`. `inherited` is a
-    socket that somebody else has bound, and unbinds.
+    A gateway is started once its port is bound, and has failed if it cannot be. Raises `StartError`. `inherited` are
+    sockets that another process has bound, and unbinds.
     """
     gateway = app if isinstance(app, Gateway) else None
     try:
         config = _config(app, settings, lifespan="off" if gateway else "on")
+        listening: Sequence[socket.socket]
         if inherited is None:
             listening = await asyncio.to_thread(bind, settings)  # a host name may have to be looked up
         else:
@@ -145,11 +151,12 @@ async def serving(app: Any, settings: Settings, *, inherited: socket.socket | No
             _let_go(settings, listening, is_owner=inherited is None)
 
 
-def _let_go(settings: Settings, listening: socket.socket, *, is_owner: bool) -> None:
+def _let_go(settings: Settings, listening: Sequence[socket.socket], *, is_owner: bool) -> None:
     if is_owner:
         unbind(settings, listening)
     else:
-        listening.close()
+        for sock in listening:
+            sock.close()
 
 
 async def missing_of_uvicorn() -> tuple[str, ...]:
@@ -157,16 +164,18 @@ async def missing_of_uvicorn() -> tuple[str, ...]:
     return missing_http(_config(uvicorn.Server, Settings(), lifespan="off"))  # any callable: nothing is served
 
 
-async def _run(server: Server, listening: socket.socket) -> None:
+async def _run(server: Server, listening: Sequence[socket.socket]) -> None:
     try:
-        await server.serve(sockets=[listening])
+        await server.serve(sockets=list(listening))
     except SystemExit as exc:  # uvicorn's way to say that the application's lifespan failed
         raise StartError("the application's start-up failed, the log has the reason") from exc
 
 
 def _config(app: Any, settings: Settings, *, lifespan: Any) -> uvicorn.Config:
+    log = app.log if isinstance(app, Gateway) else ThinnedLog({})
     config = uvicorn.Config(
-        app,
+        ForwardedHeaders(app),
+        proxy_headers=False,  # uvicorn's own compares addresses as text, and believes nobody on a Unix socket
         ws=WebSocketProtocol,
         ws_max_size=settings.max_message_size,
         ws_ping_interval=settings.ping_interval,
@@ -189,44 +198,92 @@ def _config(app: Any, settings: Settings, *, lifespan: Any) -> uvicorn.Config:
         settings.handshake_timeout,
         max_sockets=most_clients(settings) + SPARE_SOCKETS,
         max_file=most_files() - SPARE_SOCKETS,
+        log=log,
     )
+    if config.ssl is not None:
+        config.ssl.sslobject_class = _tls_of(log)
     config.http_protocol_class = http_protocol(limits, config)
     return config
 
 
-def bind(settings: Settings) -> socket.socket:
-    """A socket that listens where `settings` say. Raises `StartError` with what to do."""
+def _tls_of(log: logging.LoggerAdapter[logging.Logger]) -> type[ssl.SSLObject]:
+    """Return a TLS endpoint that logs a client which speaks plain HTTP: asyncio would end it without a word."""
+
+    class LoggedTls(ssl.SSLObject):
+        def do_handshake(self) -> None:
+            try:
+                super().do_handshake()
+            except ssl.SSLError as exc:
+                if exc.reason == "HTTP_REQUEST":
+                    text = "a client speaks plain HTTP (ws:// or http://) to a port with TLS: use wss:// or https://"
+                    log.warning("closed a connection: %s", text, extra={"kind": "http tls"})
+                raise
+
+    return LoggedTls
+
+
+def bind(settings: Settings) -> list[socket.socket]:
+    """Return sockets that listen where `settings` say: one for each address that a host name resolves to.
+
+    Raises `StartError` with what to do.
+    """
     if settings.uds:
-        return _bind_unix(Path(settings.uds))
+        return [_bind_unix(Path(settings.uds), int(settings.uds_mode, 8))]
     where = f"{settings.host}:{settings.port}"
     try:
         found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, _, _, _, address = found[0]
-        listening = socket.socket(family, socket.SOCK_STREAM)
     except (OSError, UnicodeError) as exc:  # a name that no domain can have
-        said = getattr(exc, "strerror", None) or exc
-        raise StartError(f"cannot listen on {where}: {said}; is the host right?") from exc
+        raise StartError(
+            f"cannot listen on {where}: {getattr(exc, 'strerror', None) or exc}; is the host right?"
+        ) from exc
+    addresses = list(dict.fromkeys((family, str(address[0])) for family, _, _, _, address in found))
+    listening: list[socket.socket] = []
     try:
-        if os.name == "posix":
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-        listening.listen(BACKLOG)
+        for family, host in addresses:
+            port = listening[0].getsockname()[1] if listening else settings.port  # 0: the one that the first has got
+            try:
+                listening.append(_bind_tcp(family, host, port, is_only=len(addresses) == 1))
+            except OSError as exc:
+                if exc.errno not in UNAVAILABLE or ((family, host) == addresses[-1] and not listening):
+                    raise
+        for sock in listening:
+            sock.listen(BACKLOG)
+            sock.setblocking(False)
     except OSError as exc:
-        listening.close()
+        for sock in listening:
+            sock.close()
         advice = "is another server running there? stop it, or choose another port with --port"
         raise StartError(f"cannot listen on {where}: {exc.strerror or exc}; {advice}") from exc
-    listening.setblocking(False)
     return listening
 
 
-def unbind(settings: Settings, listening: socket.socket) -> None:
-    """Close what `bind` has opened. The file of another server, which has taken the place over meanwhile, stays."""
-    listening.close()
-    if isinstance(listening, UnixSocket):
-        path = Path(settings.uds or "")
-        with suppress(FileNotFoundError):
-            if _file_at(path) == listening.file:
-                path.unlink()
+UNAVAILABLE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
+"""Why one of several addresses of a name is left out: the machine has no IPv6, or no IPv4."""
+
+
+def _bind_tcp(family: int, host: str, port: int, *, is_only: bool) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if os.name == "posix":
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:  # `::` alone takes IPv4 too; beside a socket of IPv4 it must not
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if is_only else 1)
+        sock.bind((host, port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def unbind(settings: Settings, listening: Sequence[socket.socket]) -> None:
+    """Close what `bind` has opened. The file of another server that has taken over the path meanwhile stays."""
+    for sock in listening:
+        sock.close()
+        if isinstance(sock, UnixSocket):
+            path = Path(settings.uds or "")
+            with suppress(FileNotFoundError):
+                if _file_at(path) == sock.file:
+                    path.unlink()
 
 
 class UnixSocket(socket.socket):
@@ -240,13 +297,14 @@ def _file_at(path: Path) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def _bind_unix(path: Path) -> socket.socket:
+def _bind_unix(path: Path, mode: int) -> socket.socket:
     listening = UnixSocket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         if path.exists() and stat.S_ISSOCK(path.stat().st_mode) and not _answers(path):
             path.unlink()  # left behind by a server that was killed
         listening.bind(str(path))
         listening.file = _file_at(path)
+        path.chmod(mode)  # nobody can connect before it listens
         listening.listen(BACKLOG)
     except OSError as exc:
         listening.close()
@@ -264,11 +322,11 @@ def _answers(path: Path) -> bool:
     return True
 
 
-def url_of(settings: Settings, listening: socket.socket) -> str:
-    """Where `listening` can be reached, with its real port; on a Unix socket `unix:path`."""
+def url_of(settings: Settings, listening: Sequence[socket.socket]) -> str:
+    """Return where `listening` can be reached, with its real port; on a Unix socket `unix:path`."""
     if settings.uds:
         return f"unix:{settings.uds}"
-    port = listening.getsockname()[1]
+    port = listening[0].getsockname()[1]
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)
     host = f"[{host}]" if ":" in host and not host.startswith("[") else host
     return f"{'https' if settings.ssl_certfile else 'http'}://{host}:{port}"

@@ -1,6 +1,6 @@
-"""`python -m wsgateway.worker LISTENING TELL`: one of the processes that serve a gateway, started by `workers`.
+"""`python -m wsgateway.worker TELL LISTENING…`: one of the processes that serve a gateway, started by `workers`.
 
-It reads its settings as one line of JSON from standard input, serves on the inherited socket, and writes one line of
+It reads its settings as one line of JSON from standard input, serves on the inherited sockets, and writes one line of
 JSON to the descriptor TELL: its `node`, or why it `failed`. With SIGUSR1 it closes its clients, and stays; it ends with
 SIGTERM, or when standard input ends with the process that started it."""
 
@@ -20,9 +20,9 @@ from wsgateway.logs import limit_repeats, log_to_terminal, mask_queries
 from wsgateway.server import end_process, loop_factory, serving, stop_at_signals
 
 
-def main(listening: int, tell: int) -> int:
+def main(tell: int, *listening: int) -> int:
     """Serve; the exit code: 0, or 3 if the start failed."""
-    for descriptor in (listening, tell):
+    for descriptor in (tell, *listening):
         os.set_inheritable(descriptor, False)  # what a listener starts must not hold them
     sys.path.insert(0, str(Path.cwd()))  # where a listener is looked for
     log_to_terminal()
@@ -31,14 +31,14 @@ def main(listening: int, tell: int) -> int:
     try:
         settings = Settings(**json.loads(sys.stdin.buffer.readline()))
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            runner.run(_serve(settings, socket.socket(fileno=listening), tell))
+            runner.run(_serve(settings, [socket.socket(fileno=number) for number in listening], tell))
     except (ConfigError, StartError) as exc:
         os.write(tell, json.dumps({"failed": str(exc)}).encode() + b"\n")
         return end_process(3)
     return end_process(0)
 
 
-async def _serve(settings: Settings, listening: socket.socket, tell: int) -> None:
+async def _serve(settings: Settings, listening: list[socket.socket], tell: int) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 

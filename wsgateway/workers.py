@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import fields, replace
 from pathlib import Path
@@ -64,7 +64,7 @@ class Worker:
         await _end(self.process, self._grace)
 
 
-async def start_worker(settings: Settings, listening: socket) -> Worker:
+async def start_worker(settings: Settings, listening: Sequence[socket]) -> Worker:
     """A worker that serves. Raises `StartError` with its reason."""
     try:
         return await _start_worker(settings, listening)
@@ -72,17 +72,17 @@ async def start_worker(settings: Settings, listening: socket) -> Worker:
         raise StartError(f"a worker cannot be started: {getattr(exc, 'strerror', None) or exc}") from exc
 
 
-async def _start_worker(settings: Settings, listening: socket) -> Worker:
+async def _start_worker(settings: Settings, listening: Sequence[socket]) -> Worker:
     told, tell = os.pipe()
     try:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             "wsgateway.worker",
-            str(listening.fileno()),
             str(tell),
+            *(str(sock.fileno()) for sock in listening),
             stdin=asyncio.subprocess.PIPE,  # which it reads to its end: when this process is gone, so is the worker
-            pass_fds=(listening.fileno(), tell),
+            pass_fds=(tell, *(sock.fileno() for sock in listening)),
             start_new_session=True,  # Ctrl-C in a terminal is this process's to handle
         )
     except BaseException:
@@ -138,7 +138,9 @@ def _described(settings: Settings) -> dict[str, object]:
 class Workers:
     """The workers of one gateway. `gave_up` is told why, when they die one after the other."""
 
-    def __init__(self, settings: Settings, listening: socket, gateway: Gateway, gave_up: Callable[[str], None]) -> None:
+    def __init__(
+        self, settings: Settings, listening: Sequence[socket], gateway: Gateway, gave_up: Callable[[str], None]
+    ) -> None:
         self._settings = settings
         self._listening = listening
         self._log = gateway.log
@@ -254,7 +256,7 @@ async def serving_workers(
     with TemporaryDirectory(prefix="wsgateway-") as folder:
         broker = settings.broker or f"ipc://{Path(folder) / 'ipc'}"
         url = url_of(settings, listening)
-        port = settings.port if settings.uds else listening.getsockname()[1]
+        port = settings.port if settings.uds else listening[0].getsockname()[1]
         workers = Workers(replace(settings, broker=broker, port=port), listening, gateway, gave_up)
         try:
             gateway.bound_to(url, None if settings.uds else settings.host)
@@ -265,7 +267,8 @@ async def serving_workers(
             gateway.fail(str(exc))
             raise StartError(str(exc)) from exc
         finally:
-            listening.close()  # else new clients would wait in its queue, which nobody empties any more
+            for sock in listening:
+                sock.close()  # else new clients would wait in its queue, which nobody empties any more
             await workers.aclose()
             await gateway.stop()
             unbind(settings, listening)

@@ -1,14 +1,16 @@
-"""uvicorn's WebSocket protocol, and what of it that nobody promised the gateway rests on to take an accepted socket
-over. Knows nothing of what is served."""
+"""uvicorn's WebSocket protocol, from which the gateway takes over an accepted socket. It rests on attributes of uvicorn
+that are not documented. Knows nothing of what is served."""
 
 import asyncio
 import functools
 import logging
 import re
-from typing import Any
+import socket
+import struct
+from importlib.metadata import version
+from typing import Any, Protocol
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.datastructures import Headers
 from websockets.extensions import Extension
@@ -16,12 +18,23 @@ from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFact
 from websockets.http11 import Request, Response
 from websockets.utils import accept_key
 
+from wsgateway.addresses import PEER, SocketPeer, plain_address
 from wsgateway.config import Settings
 from wsgateway.limits import LINGER, TLS_BUFFER
 from wsgateway.sockets import Socket
 from wsgateway.wire import EXTENSION, Wire, WireUser
 
 logger = logging.getLogger("wsgateway")
+
+RawHeaders = list[tuple[bytes, bytes]]
+
+HOP_HEADERS = frozenset({b"connection", b"upgrade"})
+
+MAX_EARLY = 64 * 1024
+"""Bytes that a client may send behind its handshake before reading pauses until it is accepted."""
+
+_LATIN_1 = int(version("websockets").partition(".")[0]) >= 17
+"""From 17 on, websockets decodes header values as ISO-8859-1, before as ASCII with surrogate escapes."""
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
@@ -33,9 +46,22 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     _is_unparsed = False
     """The request came from `wsgateway.http_protocol`, past websockets' parser, which still waits for one."""
 
-    def upgraded(self, http: HttpToolsProtocol, request: Request, raw: list[tuple[bytes, bytes]]) -> None:
-        """Take a socket with a request that `http` has parsed, with its headers as they came."""
+    peer = SocketPeer("")
+    early = b""
+    """What the client has sent behind its handshake, before it was accepted."""
+
+    is_held = False
+    """A `UvicornHandshake` takes the socket over once it is accepted."""
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self.client, self.server = plain_addresses(self.client, self.server)
+        self.peer = peer_at(transport, self.client)
+
+    def upgraded(self, http: "ParsedRequest", target: str, raw: RawHeaders) -> None:
+        """Take a socket with a handshake that `http` has parsed and checked: its target, and its headers."""
         self.transport, self.server, self.client = http.transport, http.server, http.client
+        self.peer, self.early = http.peer, http.early
         self.scheme = "wss" if http.scheme == "https" else "ws"
         self.connections.add(self)
         self._is_unparsed = True
@@ -43,9 +69,21 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         if key is not None and not self.conn.available_extensions:
             # what is unusual or wrong is left to websockets, and so are its answers
             self.conn.accept = lambda request: _switching(key)  # type: ignore[method-assign]  # of this one object
-        self.handle_connect(request)
+        headers = Headers()
+        for name, value in raw:
+            if name not in HOP_HEADERS:
+                headers[name.decode("latin-1")] = _header_text(value)
+        headers["Connection"], headers["Upgrade"] = "Upgrade", "websocket"  # in whatever form they came
+        self.handle_connect(Request(target, headers))
+        if self.response.status_code == 101:
+            self.scope["headers"] = raw
 
     def data_received(self, data: bytes) -> None:
+        if self.handshake_initiated and not self.handshake_complete:
+            self.early += data
+            if len(self.early) > MAX_EARLY:
+                self.transport.pause_reading()
+            return
         if self._is_unparsed:
             self._is_unparsed = False
             self.conn.receive_data(b"GET / HTTP/1.1\r\n\r\n")
@@ -53,12 +91,18 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         super().data_received(data)
 
     async def run_asgi(self) -> None:
+        self.scope["extensions"][PEER] = self.peer  # type: ignore[assignment]  # an entry of our own
         offer(self.scope, self)
         await super().run_asgi()
 
     async def send(self, message: Any) -> None:
         await super().send(message)
-        if message["type"] == "websocket.close" and self.close_timer is not None:
+        if message["type"] == "websocket.accept":
+            if self.early and self.handshake_complete and not self.is_held:
+                early, self.early = self.early, b""
+                self.transport.resume_reading()
+                self.data_received(early)
+        elif message["type"] == "websocket.close" and self.close_timer is not None:
             self.close_timer.cancel()
             self.close_timer = self.loop.call_later(self.close_timeout, self.transport.abort)
         elif message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
@@ -86,14 +130,74 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         super().connection_lost(exc)
 
 
-def usual_key(headers: list[tuple[bytes, bytes]]) -> str | None:
-    """The key of a handshake as every client sends it (RFC 6455 4.2.1): each header once, nothing else in them."""
+class ParsedRequest(Protocol):
+    """What `WebSocketProtocol` takes from the HTTP protocol that has parsed a handshake."""
+
+    transport: asyncio.Transport
+    server: tuple[str, int | None] | None
+    client: tuple[str, int] | None
+    scheme: Any
+    peer: SocketPeer
+    early: bytes
+
+
+def plain_addresses(
+    client: tuple[str, int] | None, server: tuple[str, int | None] | None
+) -> tuple[tuple[str, int] | None, tuple[str, int | None] | None]:
+    """Return `client` and `server` of a scope with IPv4-mapped addresses as IPv4 addresses."""
+    if client is not None and ":" in client[0]:
+        client = plain_address(client[0]), client[1]
+    if server is not None and ":" in server[0]:
+        server = plain_address(server[0]), server[1]
+    return client, server
+
+
+def peer_at(transport: Any, client: tuple[str, int] | None) -> SocketPeer:
+    """Return the other end of `transport`, whose address is `client`: on a Unix socket its user, where the system says
+    (`SO_PEERCRED`, Linux)."""
+    if client is not None:
+        return SocketPeer(client[0])
+    sock = transport.get_extra_info("socket")
+    if sock is None or sock.family != getattr(socket, "AF_UNIX", None) or not hasattr(socket, "SO_PEERCRED"):
+        return SocketPeer("")
+    _, uid, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    return SocketPeer("", uid)
+
+
+_CREDENTIALS = struct.Struct("3i")
+"""Linux's `struct ucred`: process, user, group."""
+
+
+def _tokens(headers: RawHeaders, wanted: bytes) -> set[bytes]:
+    """Return the elements of a list header, in lower case, over all its lines (RFC 9110 5.6.1)."""
+    return {part.strip(b" \t").lower() for name, value in headers if name == wanted for part in value.split(b",")}
+
+
+def asks_for_websocket(headers: RawHeaders) -> bool:
+    """Return whether `headers` are those of a WebSocket handshake (RFC 6455 4.2.1, 3 and 4)."""
+    return b"upgrade" in _tokens(headers, b"connection") and b"websocket" in _tokens(headers, b"upgrade")
+
+
+def handshake_mistake(method: str, http: str, target: bytes, headers: RawHeaders) -> tuple[str, bytes] | None:
+    """Return why a request cannot be a handshake, and a header for the answer; None if it can be one."""
+    if method != "GET" or http != "1.1" or not target.isascii():
+        return "a WebSocket begins with a GET of HTTP/1.1 and an address in ASCII (RFC 6455 4.1)", b""
+    if _tokens(headers, b"upgrade") != {b"websocket"}:
+        return "a WebSocket handshake asks for no other Upgrade beside websocket (RFC 6455 4.1)", b""
+    if any(name == b"transfer-encoding" or (name == b"content-length" and value != b"0") for name, value in headers):
+        return "a WebSocket handshake has no body", b""
+    if any(name == b"sec-websocket-version" and value != b"13" for name, value in headers):
+        # RFC 6455 4.2.2 asks for the version that would be right, which websockets leaves out
+        return "the version of a WebSocket is 13", b"sec-websocket-version: 13\r\n"
+    return None
+
+
+def usual_key(headers: RawHeaders) -> str | None:
+    """Return the key of a handshake as every client sends it (RFC 6455 4.2.1), None for one that is to be refused."""
     found = dict(headers)
     key = found.get(b"sec-websocket-key", b"")
     if (
-        found.get(b"upgrade", b"").lower() != b"websocket"
-        or found.get(b"connection", b"").lower() != b"upgrade"
-        or found.get(b"sec-websocket-version") != b"13"
+        found.get(b"sec-websocket-version") != b"13"
         or not _KEY.fullmatch(key)
         or sum(name in _ONCE for name, _ in headers) != len(_ONCE)
     ):
@@ -101,8 +205,13 @@ def usual_key(headers: list[tuple[bytes, bytes]]) -> str | None:
     return key.decode()
 
 
+def _header_text(value: bytes) -> str:
+    """Return a header's value as websockets has it, which uvicorn turns into bytes again."""
+    return value.decode("latin-1") if _LATIN_1 else value.decode("ascii", "surrogateescape")
+
+
 _KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")
-_ONCE = frozenset({b"upgrade", b"connection", b"sec-websocket-version", b"sec-websocket-key"})
+_ONCE = frozenset({b"sec-websocket-version", b"sec-websocket-key"})
 
 
 def _switching(key: str) -> Response:
@@ -158,6 +267,7 @@ class UvicornHandshake:
 
     def hold(self, *, compression: bool) -> None:
         protocol = self._protocol
+        protocol.is_held = True
         protocol.transport.pause_reading()
         conn, headers = protocol.conn, protocol.response.headers
         if "Sec-WebSocket-Extensions" in headers:
@@ -171,12 +281,14 @@ class UvicornHandshake:
                 self._deflate = extensions[0]
 
     def release(self) -> None:
+        self._protocol.is_held = False
         self._protocol.transport.resume_reading()
 
     def take_over(self, user: WireUser, settings: Settings) -> Wire | None:
         protocol, self._protocol = self._protocol, None
         transport = protocol.transport
         if protocol not in protocol.connections or transport.is_closing():
+            protocol.handshake_complete = True  # else uvicorn logs an error
             return None
         protocol.stop_keepalive()
         protocol.close_timer = protocol.loop.call_later(0, int)  # while there is one, uvicorn does not close
@@ -186,6 +298,9 @@ class UvicornHandshake:
         taken = Socket(transport, user, settings, connections=protocol.connections, deflate=self._deflate)
         transport.set_protocol(taken)
         transport.resume_reading()
+        early: bytes = getattr(protocol, "early", b"")  # plain uvicorn keeps none
+        if early:
+            protocol.loop.call_soon(taken.data_received, early)  # before anything that is read from now on
         return taken
 
 
