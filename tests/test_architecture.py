@@ -31,7 +31,7 @@ LEVELS = [
         "admission",
         "ws_protocol",
         "http_protocol",
-        "proxies",
+        "proxy_headers",
         "store",
         "server",
         "workers",
@@ -50,7 +50,7 @@ ORDER = {module: (height, place) for height, level in enumerate(LEVELS) for plac
 
 DOORWAYS = {
     "starlette": {
-        "proxies",
+        "proxy_headers",
         "scopes",
         "api",
         "wire",
@@ -63,7 +63,7 @@ DOORWAYS = {
         "admin.views",
         "admin.panel",
     },
-    "uvicorn": {"proxies", "ws_protocol", "http_protocol", "server"},
+    "uvicorn": {"proxy_headers", "ws_protocol", "http_protocol", "server"},
     "websockets": {"sockets", "ws_protocol", "http_protocol", "client", "cli"},  # cli knows the errors of the client
     "concurrent_log_handler": {"logs"},
     "uvloop": {"server"},

@@ -24,7 +24,7 @@ from wsgateway.gateway import Gateway
 from wsgateway.http_protocol import HttpLimits, HttpProtocol, http_protocol, is_beginning, missing_http
 from wsgateway.limits import ACCEPTS, HANDSHAKE_GRACE, HTTP_GRACE, SPARE_SOCKETS
 from wsgateway.logs import ThinnedLog, logger
-from wsgateway.proxies import ForwardedHeaders
+from wsgateway.proxy_headers import ForwardedHeaders
 from wsgateway.transports import most_clients, most_files
 from wsgateway.ws_protocol import WebSocketProtocol
 
