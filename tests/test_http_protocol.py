@@ -14,10 +14,10 @@ import anyio
 import pytest
 
 from tests.raw import KEY, Raw, connect, handshake, masked, post, upgrade
-from tests.servers import OwnServer, OwnServerTls
+from tests.servers import OwnServer, OwnServerTls, PlainUvicorn
 from wsgateway import Event, Gateway, Settings
 from wsgateway.limits import MAX_HEAD
-from wsgateway.server import serving
+from wsgateway.server import HttpProtocol, WebSocketProtocol, serving
 from wsgateway.testing import Client
 
 own = OwnServer()
@@ -62,6 +62,17 @@ async def test_a_body_is_not_a_request_whatever_upgrade_is_asked_for(headers: tu
     assert answers.count(b"HTTP/1.1 ") == 1
     assert b"smuggled" not in answers
     assert b"connection: close" in answers
+
+
+async def test_uvicorn_with_the_protocols_of_the_gateway_is_as_safe() -> None:
+    body = b"\r\n" * 20_000 + SMUGGLED
+    async with PlainUvicorn(http=HttpProtocol, ws=WebSocketProtocol)(Gateway()) as url, await connect(url) as raw:
+        await raw.send(head("POST /health HTTP/1.1", *UPGRADES[0], f"Content-Length: {len(body)}") + body)
+        answers = await everything(raw)
+        async with Client(url) as client:
+            await client.send("hello")
+            assert await client.receive() == "hello"
+    assert answers.count(b"HTTP/1.1 ") == 1
 
 
 @pytest.mark.parametrize("headers", UPGRADES, ids=" ".join)
