@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "wsgateway"
 
 LEVELS = [
-    ["addresses", "exceptions", "metrics", "logs"],
+    ["addresses", "exceptions", "metrics", "logfile", "logs", "masking"],
     ["messages", "config", "layers"],
     ["auth", "limits", "recordings", "envelopes", "findings"],
     [
@@ -43,7 +43,7 @@ LEVELS = [
     ["supervised", "instances"],
     ["openapi", "api"],
     ["admin.passwords", "admin.sessions", "admin.forms", "admin.live", "admin.views", "admin.panel", "admin"],
-    ["control", "doctor", "serve", "cli"],
+    ["terminal", "control", "doctor", "serve", "cli"],
     ["app", "__main__", "__init__"],
 ]
 ORDER = {module: (height, place) for height, level in enumerate(LEVELS) for place, module in enumerate(level)}
@@ -65,7 +65,6 @@ DOORWAYS = {
     },
     "uvicorn": {"proxy_headers", "ws_protocol", "http_protocol", "server"},
     "websockets": {"sockets", "ws_protocol", "http_protocol", "client", "cli"},  # cli knows the errors of the client
-    "concurrent_log_handler": {"logs"},
     "uvloop": {"server"},
     "tomlkit": {"store"},
     "jinja2": {"admin.panel"},
@@ -77,7 +76,7 @@ DOORWAYS = {
     "nats": {"brokers.nats"},
 }
 
-PURE = {"addresses", "exceptions", "metrics", "messages", "auth", "limits", "envelopes", "nodes", "findings"}
+PURE = {"addresses", "exceptions", "masking", "metrics", "messages", "auth", "limits", "envelopes", "nodes", "findings"}
 IMPURE = {"asyncio", "anyio", "socket", "time", "threading", "os", "logging"}
 
 MODULES = sorted(

@@ -4,7 +4,6 @@ processes themselves. Without a broker there is one process, and nothing here wa
 import asyncio
 import json
 import os
-import re
 import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -16,7 +15,8 @@ from wsgateway.connection import Connection
 from wsgateway.envelopes import NODE_ID, Info
 from wsgateway.exceptions import MessageError, NodeError, NodeLate, check_close
 from wsgateway.hub import Sending, Sent
-from wsgateway.logs import log_failures, mask_query
+from wsgateway.logs import log_failures
+from wsgateway.masking import shown_headers, shown_parameters, shown_subprotocols
 from wsgateway.messages import encode
 from wsgateway.metrics import Metrics, Samples, samples
 from wsgateway.nodes import NodeState
@@ -256,9 +256,9 @@ class Directory:
             return None
         return {
             **self._shown(conn),
-            "headers": shown_headers(conn),
-            "query": sorted(conn.query),
-            "subprotocols": list(conn.subprotocols),
+            "headers": shown_headers(conn.headers),
+            "query": shown_parameters(conn.query_string),
+            "subprotocols": shown_subprotocols(conn.subprotocols),
         }
 
     async def _close(self, arguments: dict[str, Any]) -> int:
@@ -351,11 +351,3 @@ def searchable(conn: Connection) -> str:
     """What a search looks into."""
     user = "" if conn.user is None else str(conn.user)
     return "\n".join((conn.id, conn.address, conn.path, user)).casefold()
-
-
-_SECRET = re.compile("auth|cookie|key|secret|session|token")
-
-
-def shown_headers(conn: Connection) -> dict[str, str]:
-    """The request's headers, as `***` those that may hold a secret, and without query strings."""
-    return {name: "***" if _SECRET.search(name) else mask_query(value) for name, value in conn.headers.items()}

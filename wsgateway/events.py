@@ -15,6 +15,7 @@ from wsgateway.lanes import Call, Event, EventGateway, Lane, Turns
 from wsgateway.limits import MAX_CLOSE_HOOKS, MAX_NESTED_SENDS
 from wsgateway.listeners import Listener
 from wsgateway.logs import GatewayLog
+from wsgateway.masking import shown_subprotocols
 from wsgateway.messages import encode
 from wsgateway.metrics import Metrics
 
@@ -66,7 +67,8 @@ class Events:
         call = await self._called(lane, "on_handshake", event)
         error = call.error
         if error is None and event.subprotocol is not None and event.subprotocol not in conn.subprotocols:
-            error = ValueError(f"subprotocol {event.subprotocol!r} was not offered, {conn.subprotocols!r} were")
+            offered = shown_subprotocols(conn.subprotocols)
+            error = ValueError(f"subprotocol {event.subprotocol!r} was not offered, {offered!r} were")
             self._log.error("on_handshake: %s", error, extra={"conn": conn.id, "kind": "subprotocol"})
         if error is None:
             return event.subprotocol

@@ -35,7 +35,7 @@ from wsgateway.exceptions import (
 from wsgateway.hub import Connections, Hub, Sent
 from wsgateway.limits import LINGER
 from wsgateway.listeners import Listener
-from wsgateway.logs import GatewayLog, log_to_file, mask_url
+from wsgateway.logs import GatewayLog, flush_log, log_to_file, mask_url, say_if_unseen
 from wsgateway.metrics import Metrics
 from wsgateway.nodes import several_workers
 from wsgateway.recordings import Recording
@@ -185,6 +185,7 @@ class Gateway:
                 return
             self._never_started = False
             self.state, self.failure = State.STARTING, ""
+            say_if_unseen()
             self.log.info("starting%s", self._where)
             try:
                 await self._start()
@@ -361,6 +362,7 @@ class Gateway:
                 self._watchdog = None
             self.state = State.STOPPED
             self.log.info("stopped%s", self._where)
+            await asyncio.to_thread(flush_log)  # some servers end the process by a signal next, without `atexit`
 
     async def _give_up(self, websockets: WebSockets, events: Events) -> None:
         """End what the drain has not ended: sockets, then hooks, then the hooks that the ended sockets called."""

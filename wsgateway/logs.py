@@ -2,23 +2,20 @@
 
 import logging
 import math
-import os
 import re
 import threading
 import time
 from collections.abc import Callable, Mapping, MutableMapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from concurrent_log_handler import ConcurrentRotatingFileHandler
+from wsgateway.logfile import FLUSH_SECONDS, LogThread, SharedFile
 
 logger = logging.getLogger("wsgateway")
 
-MAX_LOG_FILE = 10 * 1024 * 1024
-"""Bytes at which `WebSocket.log` is rotated; five old ones are kept."""
-
-_QUERY = re.compile(r"(/[^\s?\"']*)\?[^\s\"']+")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+MAX_TEXT = 4000
+"""Characters of a line, and of each line of a traceback: past them it is cut, since others may cause it."""
 
 
 REPEAT_SECONDS = 1.0
@@ -60,15 +57,25 @@ class ThinnedLog(logging.LoggerAdapter[logging.Logger]):
         self._repeats = Repeats()
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        if not self.isEnabledFor(level):
+            return
         extra = dict(kwargs.get("extra") or {})
         kind, burst = extra.pop("kind", None), extra.pop("burst", 1)
-        if kind is not None and self.isEnabledFor(level):
+        if kind is not None:
             more = self._repeats.more(kind, burst)
             if more is None:
                 return
             msg, kwargs["extra"] = f"{msg}{more}", extra
         kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1  # this call is none of the caller's
-        super().log(level, msg, *args, **kwargs)
+        super().log(level, msg, *map(_harmless, args), **kwargs)
+
+
+def _harmless(arg: object) -> object:
+    """Return `arg`, or its escaped text where that has control characters: the host's own handlers do not escape."""
+    if isinstance(arg, (int, float)):
+        return arg
+    text = str(arg)
+    return escape_controls(cut(text, MAX_TEXT)) if len(text) > MAX_TEXT or _CONTROL.search(text) else arg
 
 
 class GatewayLog(ThinnedLog):
@@ -88,7 +95,7 @@ class GatewayLog(ThinnedLog):
 class LineFormatter(logging.Formatter):
     """Time, level, ids and message on one line; a traceback is indented below it.
 
-    Control characters are escaped, so that no client can write a line of its own or colour a terminal.
+    Control characters are escaped, so that no client can write a line of its own or color a terminal.
     """
 
     converter = staticmethod(time.gmtime)
@@ -99,30 +106,26 @@ class LineFormatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)-7s %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  logging's name
-        record.message = escape_controls(record.message)
+        record.message = escape_controls(cut(record.message, MAX_TEXT))
         return super().formatMessage(record)
 
     def formatException(self, ei: Any) -> str:  # noqa: N802  logging's name
-        lines = super().formatException(ei).splitlines()
-        return "\n".join("    " + escape_controls(line) for line in lines)
+        return _indented(super().formatException(ei))
 
     def formatStack(self, stack_info: str) -> str:  # noqa: N802  logging's name
-        return "\n".join("    " + escape_controls(line) for line in stack_info.splitlines())
+        return _indented(stack_info)
 
 
-class LogFile(ConcurrentRotatingFileHandler):
-    """`WebSocket.log`: one file for all the gateways of a host, rotated safely when several processes write.
+def _indented(text: str) -> str:
+    return "\n".join("    " + escape_controls(cut(line, MAX_TEXT)) for line in text.splitlines())
 
-    A line that cannot be written (full disk, folder removed) is counted in `failures` and never raised.
-    """
+
+class LogFile(SharedFile):
+    """`WebSocket.log`: one file for all the gateways of a host."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, maxBytes=MAX_LOG_FILE, backupCount=5, encoding="utf-8")
-        self.failures = 0
+        super().__init__(path)
         self.setFormatter(LineFormatter())
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
-        self.failures += 1
 
 
 def log_to_terminal() -> None:
@@ -137,20 +140,46 @@ def log_to_file(path: Path) -> None:
 
     Raises `OSError` if it cannot be written.
     """
-    path.open("a").close()  # the handler would tell nobody
-    if all(file.baseFilename != os.path.abspath(path) for file in _files()):  # noqa: PTH100  as `logging` does
-        _add(LogFile(path))
+    file = LogFile(path)
+    file.open()  # the thread would tell nobody
+    if any(known.file.baseFilename == file.baseFilename for known in _files()):
+        file.close()
+    else:
+        _add(LogThread(file))
 
 
 def log_failures() -> int:
-    """Lines that could not be written to a file."""
-    return sum(file.failures for file in _files())
+    """Return how many lines could not be written to a file."""
+    return sum(known.failures for known in _files())
+
+
+def flush_log(seconds: float = FLUSH_SECONDS) -> None:
+    """Wait until what was logged is in the files, at most `seconds`. For a process that ends without `atexit`."""
+    for known in _files():
+        known.flush_within(seconds)
+
+
+@cache
+def _say_unseen() -> None:
+    logger.warning(
+        "no handler is configured for the logger 'wsgateway', so only warnings and errors are shown; two lines show "
+        "all (docs/mounting.md#see-the-log)"
+    )
+
+
+def say_if_unseen() -> None:
+    """Say once that nobody has configured the log, as where an application mounts a gateway under plain uvicorn."""
+    if not logger.hasHandlers():
+        _say_unseen()
 
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 MAX_TAIL = 1024 * 1024
 """Bytes at the end of a log that are looked at."""
+
+TAIL_SECONDS = 1.0
+"""Seconds to wait until the latest lines are in the file."""
 
 _LINE = re.compile(r"\S+Z (?P<level>[A-Z]+) +(?:\[(?P<gateway>[^\]]+)\] )?")
 
@@ -160,6 +189,7 @@ def tail(lines: int, *, gateway: str | None = None, level: str = "INFO") -> list
 
     A traceback goes with its line. Nothing where there is no file. Blocks: call it in a thread.
     """
+    flush_log(TAIL_SECONDS)
     found: list[str] = []
     is_wanted = False
     for text in _end_of_file():
@@ -178,7 +208,7 @@ def _end_of_file() -> list[str]:
     if not files:
         return []
     try:
-        with Path(files[0].baseFilename).open("rb") as file:
+        with Path(files[0].file.baseFilename).open("rb") as file:
             size = file.seek(0, 2)
             file.seek(max(0, size - MAX_TAIL))
             return file.read().decode("utf-8", "replace").splitlines()
@@ -186,8 +216,8 @@ def _end_of_file() -> list[str]:
         return []
 
 
-def _files() -> list[LogFile]:
-    return [handler for handler in logger.handlers if isinstance(handler, LogFile)]
+def _files() -> list[LogThread]:
+    return [handler for handler in logger.handlers if isinstance(handler, LogThread)]
 
 
 def _add(handler: logging.Handler) -> None:
@@ -242,28 +272,88 @@ class QueryMask(logging.Filter):
     """Takes query strings out of the lines of a logger. For `uvicorn.error` and `uvicorn.access` of a host."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if isinstance(record.args, tuple):
-            record.args = tuple(mask_query(arg) if isinstance(arg, str) else arg for arg in record.args)
+        if isinstance(record.args, tuple) and record.args:
+            record.args = tuple(_without_query(arg) if isinstance(arg, str) else arg for arg in record.args)
+        elif isinstance(record.msg, str):
+            record.msg = mask_query(record.msg)
         return True
 
 
 _MASK = QueryMask()
 
 
+def _without_query(arg: str) -> str:
+    if arg.startswith(("/", "?")):  # a path and nothing else, whatever its query string holds
+        path, mark, _ = arg.partition("?")
+        return f"{path}{mark}…" if mark else arg
+    return mask_query(arg)
+
+
+# Every expression here takes a time that is proportional to the text, which strangers write.
+
+_WORD = re.compile(r"[^ \t\r\n]+")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
+_PLACE = re.compile(r"(?:[\w.~-]*|\[[0-9A-Fa-f:.%\w]*\])(?::[0-9]{1,5})?")
+_NEXT_SERVER = re.compile(r",(?=(?:nats|tls|ws|wss)://)", re.IGNORECASE)
+
+
+def cut(text: str, most: int) -> str:
+    """Return `text`, or its first `most` characters and `…` if it is longer."""
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
 def mask_query(text: str) -> str:
-    """`text` with `?…` instead of the query string of each path or URL in it."""
-    return _QUERY.sub(r"\1?…", text)
+    """Return `text` with `?…` instead of the query string of each path or URL in it, up to the next space."""
+    return _WORD.sub(_masked_word, text) if "?" in text else text
+
+
+def _masked_word(match: re.Match[str]) -> str:
+    path, _, query = match[0].partition("?")
+    return f"{path}?…" if query and ("/" in path or "=" in query) else match[0]
 
 
 def mask_url(url: str) -> str:
-    """`url` without the user, password and query string that it may hold."""
+    """Return only the scheme, host, port, and path of `url`, for people. Of a list of NATS servers, of each.
+
+    A password may hold `@`, `/`, `?`, `#`, or a comma that should have been percent-encoded. Where it cannot be told
+    which part is the host, only the scheme is returned.
+    """
+    if url[:7].lower().startswith(("nats://", "tls://")):
+        return ",".join(map(_masked_url, _NEXT_SERVER.split(url)))
+    return _masked_url(url)
+
+
+def _masked_url(url: str) -> str:
     scheme, slashes, rest = url.partition("://")
-    if not slashes:
-        scheme, rest = "", url
-    parts = [part.rpartition("@")[2] for part in rest.split(",")]  # a password may hold a slash; NATS takes a list
-    return mask_query(scheme + slashes + ",".join(parts))
+    if not slashes or not _SCHEME.fullmatch(scheme):
+        scheme, slashes, rest = "", "", url
+    place, path = _divided(rest)
+    if "@" in path and place:  # in the path, or in a password that has a slash, `?` or `#`
+        is_password = not _are_places(place) and rest.count("@") == 1
+        place, path = _divided(rest.rpartition("@")[2]) if is_password else ("…@", "")
+    else:
+        place = place.rpartition("@")[2]
+    if not _are_places(place):
+        return f"{scheme}{slashes}…"
+    path, mark, _ = path.partition("#")[0].partition("?")
+    return f"{scheme}{slashes}{place}{path}{'?…' if mark else ''}"
+
+
+def _divided(rest: str) -> tuple[str, str]:
+    """Split a URL without its scheme before its first `/`, `?` or `#`, where the host ends (RFC 3986 3.2)."""
+    end = min((place for mark in "/?#" if (place := rest.find(mark)) >= 0), default=len(rest))
+    return rest[:end], rest[end:]
+
+
+def _are_places(text: str) -> bool:
+    """Return whether `text` is a host with or without a port, several of them, or nothing."""
+    return all(_PLACE.fullmatch(part) for part in text.split(","))
 
 
 def escape_controls(text: str) -> str:
-    r"""`text` with control characters, line separators and lone surrogates written as `\x1b` or `\u2028`."""
+    r"""Return `text` with the characters that act on a terminal instead of being shown written as `\x1b` or `\u2028`.
+
+    These are control characters, line separators, marks that change the direction of text, and lone surrogates.
+    """
     return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)

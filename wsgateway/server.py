@@ -23,7 +23,7 @@ from wsgateway.exceptions import StartError
 from wsgateway.gateway import Gateway
 from wsgateway.http_protocol import HttpLimits, HttpProtocol, http_protocol, is_beginning, missing_http
 from wsgateway.limits import ACCEPTS, HANDSHAKE_GRACE, HTTP_GRACE, SPARE_SOCKETS
-from wsgateway.logs import ThinnedLog, logger
+from wsgateway.logs import ThinnedLog, flush_log, logger
 from wsgateway.proxy_headers import ForwardedHeaders
 from wsgateway.transports import most_clients, most_files
 from wsgateway.ws_protocol import WebSocketProtocol
@@ -39,6 +39,9 @@ __all__ = [
     "unbind",
     "url_of",
 ]
+
+LAST_WORDS = 0.5
+"""Seconds that a second signal leaves for what was logged to reach the file."""
 
 BACKLOG = 2048
 """Clients that the system lets wait until they are accepted."""
@@ -349,6 +352,7 @@ def stop_at_signals(stop: asyncio.Event) -> None:
     def stopping(*_: object) -> None:
         nonlocal is_asked
         if is_asked:
+            flush_log(LAST_WORDS)
             os._exit(1)  # also while a hook blocks the loop, which would not see `stop`
         is_asked = True
         loop.call_soon_threadsafe(stop.set)

@@ -16,7 +16,7 @@ from pathlib import Path
 from wsgateway.config import Settings
 from wsgateway.exceptions import ConfigError, StartError
 from wsgateway.gateway import Gateway
-from wsgateway.logs import limit_repeats, log_to_terminal, mask_queries
+from wsgateway.logs import flush_log, limit_repeats, log_to_terminal, mask_queries
 from wsgateway.server import end_process, loop_factory, serving, stop_at_signals
 
 
@@ -62,6 +62,7 @@ def _until_orphaned(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> Non
     """Stop when the process that started this one has gone; if it went while this one was stopping, end now."""
     os.read(sys.stdin.fileno(), 1)
     if stop.is_set():
+        flush_log()
         os._exit(1)
     try:
         loop.call_soon_threadsafe(stop.set)

@@ -4,6 +4,7 @@ import importlib
 from collections.abc import Awaitable, Callable, Sequence
 from importlib.util import find_spec
 from typing import Protocol
+from urllib.parse import urlsplit
 
 from wsgateway.exceptions import ConfigError
 from wsgateway.logs import mask_url
@@ -57,8 +58,23 @@ def opener(url: str) -> Open:
         raise ConfigError([f"broker: {scheme}:// needs more than is installed: pip install 'wsgateway[{module}]'"])
     driver = importlib.import_module(f"wsgateway.brokers.{module}")
     try:
+        if scheme != "ipc":
+            for server in url.split(",") if module == "nats" else [url]:
+                _check_server(server if "://" in server else f"{scheme}://{server}")
         found: Open = driver.opener(url)
     except ValueError as exc:
-        said = "its host or port cannot be read, is the password percent-encoded?" if "@" in url else str(exc)
-        raise ConfigError([f"broker: {mask_url(url)!r} cannot be used: {said}"]) from None
+        raise ConfigError([f"broker: {mask_url(url)!r} cannot be used: {exc}"]) from None
     return found
+
+
+def _check_server(url: str) -> None:
+    """Raise `ValueError` if the host or port of `url` cannot be read for certain. Drivers would quote the password."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.hostname, parts.port
+    except ValueError:
+        parts = None
+    if parts is None or (parts.netloc and "@" in parts.path + parts.query + parts.fragment):
+        raise ValueError(
+            "its host or port cannot be read; write %2F for `/`, %3F for `?`, %23 for `#`, %40 for `@` in a password"
+        ) from None

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
@@ -80,5 +80,6 @@ def opener(url: str) -> Open:
         pool: Any = client(None).connection_pool
         pool.make_connection()  # which connects to nothing yet
     except TypeError:
-        raise ValueError(f"redis-py does not know what stands behind its `?`: {urlsplit(url).query}") from None
+        names = ", ".join(name for name, _ in parse_qsl(urlsplit(url).query))
+        raise ValueError(f"redis-py does not know what stands behind its `?`: {names}") from None
     return open_link

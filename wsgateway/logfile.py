@@ -1,0 +1,251 @@
+"""The log's file, which several processes may share, and the thread that writes it. Knows nothing of lines' meaning."""
+
+import logging
+import os
+import stat
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import accumulate
+from pathlib import Path
+from queue import Empty, SimpleQueue
+
+try:
+    import fcntl
+except ImportError:  # pragma: no cover  Windows has none
+    fcntl = None  # type: ignore[assignment]  # a module or nothing
+
+MAX_LOG_FILE = 10 * 1024 * 1024
+"""Bytes at which the file is rotated."""
+
+OLD_FILES = 5
+"""Rotated files that are kept: `WebSocket.log.1` is the newest."""
+
+MODE = 0o640
+"""Permissions of every file that is created, less the umask. The log holds addresses and paths."""
+
+MAX_WAITING = 4 * 1024 * 1024
+"""Characters that may wait for the thread. Lines past that are lost and counted."""
+
+LINE_COST = 100
+"""What a line counts for beside its characters, since an empty one takes memory too."""
+
+BATCH = 200
+"""Lines that are written by one system call."""
+
+FLUSH_SECONDS = 2.0
+"""Seconds that a process which ends waits for the disk."""
+
+
+class SharedFile(logging.Handler):
+    """Appends lines to a file and rotates it. Several processes may share the file.
+
+    Lines are appended without a lock, by one `write` that starts at the end of the file (`O_APPEND`), so no other
+    process can delay or split them. Only a rotation takes a lock, on the file itself, and never waits for it. Lines
+    that cannot be written (full disk, removed folder) are counted in `failures`. Nothing is raised.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.baseFilename = os.path.abspath(path)  # noqa: PTH100  as `logging.FileHandler` does
+        self.maxBytes = MAX_LOG_FILE
+        self.failures = 0
+        self._descriptor = -1
+        self._is_torn = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = self.format(record)
+        except Exception:
+            self.handleError(record)
+        else:
+            self.write([line])
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
+        del record
+        self.failures += 1
+
+    def write(self, lines: Sequence[str]) -> None:
+        """Append `lines`. Those that cannot be written are counted."""
+        pieces = [f"{line}\n".encode("utf-8", "backslashreplace") for line in lines]
+        if self._is_torn:
+            pieces[0] = b"\n" + pieces[0]  # after half a line, which a full disk has left
+        data = memoryview(b"".join(pieces))
+        done = 0
+        try:
+            self.open()
+            while done < len(data):
+                done += os.write(self._descriptor, data[done:])
+        except OSError:
+            self._forget()
+        ends = list(accumulate(map(len, pieces)))
+        self.failures += sum(end > done for end in ends)
+        if done:
+            self._is_torn = done not in ends
+        if fcntl is None:  # pragma: no cover  Windows renames no file that somebody has open
+            self._forget()
+
+    def open(self) -> None:
+        """Open the file that is at the path now, after a rotation if it is full. Raise `OSError`."""
+        if self._descriptor >= 0 and not self._is_at_path():
+            self._forget()
+        if self._descriptor < 0:
+            self._descriptor = self._opened()
+        if self._size() >= self.maxBytes and self._rotate():
+            self._forget()
+            self._descriptor = self._opened()
+
+    def _opened(self) -> int:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
+        return os.open(self.baseFilename, flags, MODE)
+
+    def _forget(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            with suppress(OSError):
+                os.close(descriptor)
+
+    def _is_at_path(self) -> bool:
+        """Whether the open file still is the one at the path: nobody has rotated or removed it."""
+        try:
+            return os.path.samestat(os.fstat(self._descriptor), os.stat(self.baseFilename))  # noqa: PTH116
+        except OSError:
+            return False
+
+    def _size(self) -> int:
+        """Bytes of the file; 0 for a device or a pipe, which cannot be rotated."""
+        found = os.fstat(self._descriptor)
+        return found.st_size if stat.S_ISREG(found.st_mode) else 0
+
+    def _rotate(self) -> bool:
+        """Rename the file to `.1`, and the older ones to the next numbers. Return whether another file is to be opened.
+
+        Another process may hold the lock since it rotates the file right now, or to hinder us; at twice its size the
+        file is rotated all the same.
+        """
+        if not self._take_lock() and self._size() < 2 * self.maxBytes:
+            return False
+        try:
+            if self._is_at_path():  # else another process has rotated it
+                self._rename()
+        except OSError:
+            return not self._is_at_path()
+        finally:
+            if fcntl is not None:
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        return True
+
+    def _take_lock(self) -> bool:
+        """Return False if another process has it."""
+        if fcntl is None:  # pragma: no cover
+            return True
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True
+
+    def _rename(self) -> None:
+        if fcntl is None:  # pragma: no cover
+            self._forget()
+        real = os.path.realpath(self.baseFilename)
+        aside = f"{real}.rotating"
+        os.replace(real, aside)  # noqa: PTH105  if this cannot be done, nothing has changed
+        for number in range(OLD_FILES - 1, 0, -1):
+            with suppress(FileNotFoundError):
+                os.replace(f"{real}.{number}", f"{real}.{number + 1}")  # noqa: PTH105
+        os.replace(aside, f"{real}.1")  # noqa: PTH105
+
+    def close(self) -> None:
+        self._forget()
+        super().close()
+
+
+class LogThread(logging.Handler):
+    """Hands lines to a thread that writes them to `file`, in order, so that no caller waits for the disk.
+
+    Past `MAX_WAITING` a line is lost and counted in `failures`, as one that cannot be written is. `flush` waits until
+    all lines are written, at most `FLUSH_SECONDS`; `logging.shutdown` calls it when the process ends. May be used
+    after a fork.
+    """
+
+    def __init__(self, file: SharedFile) -> None:
+        super().__init__()
+        self.file = file
+        self.setFormatter(file.formatter)
+        self._lost = 0
+        self._is_closed = False
+        self._start_anew()
+
+    @property
+    def failures(self) -> int:
+        """Lines that were lost or could not be written."""
+        return self._lost + self.file.failures
+
+    def _start_anew(self) -> None:
+        self._pid = os.getpid()
+        self._thread: threading.Thread | None = None
+        self._queue: SimpleQueue[str | threading.Event] = SimpleQueue()  # safe in signal handlers too
+        self._given = 0  # costs of all lines, counted by callers, who hold the handler's lock
+        self._taken = 0  # the same, counted by the thread
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = self.format(record)
+        except Exception:
+            self.handleError(record)
+            return
+        if self._pid != os.getpid():
+            self._start_anew()  # in a forked process the thread does not run, and its parent writes what waited for it
+        cost = len(line) + LINE_COST
+        if self._given - self._taken + cost > MAX_WAITING:
+            self._lost += 1
+        elif self._is_closed or not self._is_running():
+            self.file.write([line])
+        else:
+            self._given += cost
+            self._queue.put(line)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
+        del record
+        self._lost += 1
+
+    def _is_running(self) -> bool:
+        """Start the thread unless it runs. Return False if it cannot be started, as when the interpreter ends."""
+        if self._thread is None:
+            thread = threading.Thread(target=self._run, args=(self._queue,), name="wsgateway log", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                return False
+            self._thread = thread
+        return True
+
+    def _run(self, queue: "SimpleQueue[str | threading.Event]") -> None:
+        while True:
+            batch = [queue.get()]
+            with suppress(Empty):
+                while len(batch) < BATCH:
+                    batch.append(queue.get_nowait())
+            lines = [line for line in batch if isinstance(line, str)]
+            if lines:
+                self.file.write(lines)
+                self._taken += sum(len(line) + LINE_COST for line in lines)
+            for mark in batch:
+                if isinstance(mark, threading.Event):
+                    mark.set()
+
+    def flush(self) -> None:
+        self.flush_within(FLUSH_SECONDS)
+
+    def flush_within(self, seconds: float) -> bool:
+        """Wait until every line so far is written. Return False if `seconds` are not enough. For any thread."""
+        if self._thread is None or self._pid != os.getpid():
+            return True
+        mark = threading.Event()
+        self._queue.put(mark)
+        return mark.wait(seconds)
+
+    def close(self) -> None:
+        self._is_closed = self.flush_within(FLUSH_SECONDS)
+        super().close()
