@@ -174,7 +174,7 @@ async def test_the_subprotocol_that_the_listener_chose(serve: Serve) -> None:
 
     async with (
         serve(Gateway(listener=Listener)) as url,
-        connect("ws" + url[4:] + "/ws", subprotocols=["v1.chat", "v2.chat"]) as socket,  # type: ignore[list-item]
+        connect("ws" + url[4:] + "/ws", subprotocols=["v1.chat", "v2.chat"]) as socket,
     ):
         assert socket.subprotocol == "v2.chat"
 

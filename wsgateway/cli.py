@@ -13,7 +13,7 @@ from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 
 from wsgateway import client, control, doctor, serve
 from wsgateway.admin.passwords import hash_password, write_password
@@ -21,15 +21,38 @@ from wsgateway.auth import Access
 from wsgateway.brokers import opener
 from wsgateway.config import ADMIN_SPECS, CONFIG_FILE, ENV, SPECS, flag, nearest
 from wsgateway.exceptions import ConfigError, SendError, StartError
-from wsgateway.logs import mask_url
+from wsgateway.logs import escape_controls, mask_url
 from wsgateway.server import end_process
 from wsgateway.store import Store
+from wsgateway.terminal import (
+    complain,
+    discard_output,
+    prepare_output,
+    read_line,
+    read_lines,
+    read_text,
+    safe_for,
+    to_json,
+)
 
 SERVE_DEFAULTS = {"local_access": True, "log_file": "WebSocket.log"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line `arguments`, by default the process's own; the exit code."""
+    prepare_output()
+    try:
+        try:
+            return _main(arguments)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        discard_output()
+        return 1
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     parser = _parser()
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
@@ -37,16 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code: int = options.run(options)
     except (ConfigError, StartError) as exc:
-        _complain(exc)
+        complain(exc)
         return end_process(1 if options.run is _check else 3)
     except KeyboardInterrupt:
         return 0
     return code
-
-
-def _complain(error: Exception) -> None:
-    for line in str(error).splitlines():
-        print(f"wsgateway: {line}", file=sys.stderr)
 
 
 def _unknown(options: argparse.Namespace, unknown: list[str]) -> int:
@@ -55,12 +73,12 @@ def _unknown(options: argparse.Namespace, unknown: list[str]) -> int:
     for extra in unknown:
         name = extra.partition("=")[0]
         hint = nearest(name, known) if name.startswith("--") else ": `--help` after the command names what it takes"
-        print(f"wsgateway: {extra} is not known{hint}", file=sys.stderr)
+        complain(f"{extra} is not known{hint}")
     if "config" in options:
         try:
             _store(options).read()
         except ConfigError as exc:
-            _complain(exc)
+            complain(exc)
     return 2
 
 
@@ -142,7 +160,7 @@ def _init(options: argparse.Namespace) -> int:
     }
     there = [name for name in texts if (folder / name).exists()]
     if there:
-        print(f"wsgateway: {folder / there[0]} is there already, nothing was written", file=sys.stderr)
+        complain(f"{folder / there[0]} is there already, nothing was written")
         return 1
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -150,7 +168,7 @@ def _init(options: argparse.Namespace) -> int:
             (folder / name).write_text(text, encoding="utf-8")
             print(f"wrote {folder / name}")
     except OSError as exc:
-        print(f"wsgateway: cannot write to {folder}: {exc.strerror}", file=sys.stderr)
+        complain(f"cannot write to {folder}: {exc.strerror}")
         return 1
     print(f"now run: {'' if options.folder == '.' else f'cd {folder} && '}wsgateway serve")
     return 0
@@ -191,9 +209,9 @@ def _check(options: argparse.Namespace) -> int:
         if len(described.gateways) > 1:
             print(f"[gateways.{gateway_id}]")
         for name, value in settings.shown().items():
-            print(f"{name} = {json.dumps(value, ensure_ascii=False)}  # {loaded.sources[name]}")
+            print(f"{name} = {to_json(value)}  # {escape_controls(loaded.sources[name])}")
         for warning in loaded.warnings:
-            print(f"wsgateway: {warning}", file=sys.stderr)
+            complain(warning)
     if mistakes:
         raise ConfigError(mistakes)
     return 0
@@ -216,11 +234,13 @@ def _password(options: argparse.Namespace) -> int:
             return 0
         path = store.path.parent / admin.password_file
         write_password(path, password, Access.READ if options.read_only else Access.FULL)
+    except BrokenPipeError:
+        raise
     except ValueError as exc:
-        print(f"wsgateway: {exc}", file=sys.stderr)
+        complain(exc)
         return 1
     except OSError as exc:
-        print(f"wsgateway: the password cannot be kept: {exc}", file=sys.stderr)
+        complain(f"the password cannot be kept: {exc}")
         return 1
     print(f"kept in {path}, it counts from now on; whoever was logged in has to log in again")
     if not admin.token:
@@ -230,8 +250,8 @@ def _password(options: argparse.Namespace) -> int:
 
 def _asked_password() -> str:
     """From the terminal, twice, or the first line of standard input. Raises `ValueError`."""
-    if not sys.stdin.isatty():
-        return sys.stdin.readline().rstrip("\r\n")
+    if sys.stdin is None or not sys.stdin.isatty():
+        return read_line()
     password = getpass.getpass("Password of the panel: ")
     if getpass.getpass("Once more: ") != password:
         raise ValueError("the two are not the same, nothing was set")
@@ -242,29 +262,24 @@ def _asked_password() -> str:
 
 
 def _send(options: argparse.Namespace) -> int:
-    text = sys.stdin.read() if options.message == "-" else options.message
-    message: object = text
-    if options.json:
-        try:
-            message = json.loads(text)
-        except ValueError as exc:
-            print(f"wsgateway: the message is not JSON: {exc}", file=sys.stderr)
-            return 2
+    try:
+        text = read_text() if options.message == "-" else options.message
+        message: object = json.loads(text) if options.json else text
+    except (ValueError, RecursionError) as exc:
+        complain(f"the message is not JSON: {exc}" if options.json else exc)
+        return 2
     key = options.api_key or os.environ.get(ENV + "API_KEY", "").partition(",")[0] or None
     try:
         sent = client.send(options.url, message, id=options.id, connections=options.to, api_key=key)
     except SendError as exc:
         advice = "" if exc.status not in (404, 405) or options.url.endswith("/send") else "; it is posted to …/send"
-        print(f"wsgateway: {exc}{advice}", file=sys.stderr)
+        complain(f"{exc}{advice}")
         return 1
     except ValueError as exc:
-        print(f"wsgateway: {exc}", file=sys.stderr)
+        complain(exc)
         return 2
     except OSError as exc:
-        reason = getattr(exc, "reason", exc)
-        print(
-            f"wsgateway: nobody answers at {mask_url(options.url)}: {reason}; is the gateway running?", file=sys.stderr
-        )
+        complain(f"nobody answers at {mask_url(options.url)}: {exc}; is the gateway running?")
         return 1
     print(f"recipients {sent.recipients}, queued {sent.queued}, dropped {sent.dropped}")
     return 0
@@ -275,37 +290,45 @@ def _send(options: argparse.Namespace) -> int:
 
 def _listen(options: argparse.Namespace) -> int:
     with contextlib.suppress(KeyboardInterrupt):
-        return asyncio.run(_listen_to(options.url))
+        return asyncio.run(_listen_to(client.websocket_url(options.url)))
     return 0
 
 
 async def _listen_to(url: str) -> int:
-    if url.startswith("http"):
-        url = "ws" + url.removeprefix("http")
+    shown = mask_url(url)
     try:
-        async with client.connect(url) as socket:
-            print(f"connected to {mask_url(url)}; lines that you type are sent, Ctrl-C ends", file=sys.stderr)
-            lines = asyncio.create_task(_send_lines(socket))
-            try:
-                async for message in socket:
-                    if isinstance(message, bytes):
-                        message = f"binary, {len(message)} bytes: {message.hex()}"
-                    print(message + "\n", end="", flush=True)  # in one write, for who reads it by lines
-            finally:
-                lines.cancel()
-    except InvalidURI:
-        print(
-            f"wsgateway: {mask_url(url)} is no WebSocket address, one looks like ws://localhost:10125/ws",
-            file=sys.stderr,
-        )
+        connecting = client.connect(url)
+    except (InvalidURI, ValueError):
+        complain(f"{shown!r} is not a WebSocket URL; one looks like ws://localhost:10125/ws")
         return 2
+    try:
+        socket = await connecting
     except (InvalidHandshake, OSError) as exc:
-        print(f"wsgateway: cannot connect to {mask_url(url)}: {exc}", file=sys.stderr)
+        complain(f"cannot connect to {shown}: {_reason(exc)}")
         return 1
+    print(escape_controls(f"connected to {shown}; lines that you type are sent, Ctrl-C ends"), file=sys.stderr)
+    lines = asyncio.create_task(_send_lines(socket))
+    try:
+        async for message in socket:
+            if isinstance(message, bytes):
+                message = f"binary, {len(message)} bytes: {message.hex()}"
+            print(safe_for(sys.stdout, message) + "\n", end="", flush=True)  # in one write, for readers by lines
     except ConnectionClosed:
         pass
-    print(f"closed with {socket.close_code} {socket.close_reason}", file=sys.stderr)
+    finally:
+        lines.cancel()
+        await socket.close()
+    print(f"closed with {socket.close_code} {escape_controls(socket.close_reason or '')}", file=sys.stderr)
     return 0
+
+
+def _reason(error: Exception) -> str:
+    """Why there is no connection. A redirect is not followed, so its goal is named."""
+    if isinstance(error, InvalidStatus):
+        status, where = error.response.status_code, error.response.headers.get("location", "")
+        if where and 300 <= status <= 399:
+            return f"the server answers {status} and points to {mask_url(where)}, give that URL if it is right"
+    return str(error)
 
 
 async def _send_lines(socket: client.ClientConnection) -> None:
@@ -313,9 +336,13 @@ async def _send_lines(socket: client.ClientConnection) -> None:
     lines: asyncio.Queue[str] = asyncio.Queue()
 
     def read() -> None:
-        for line in sys.stdin:
-            loop.call_soon_threadsafe(lines.put_nowait, line.rstrip("\r\n"))
+        for line in read_lines():
+            try:
+                loop.call_soon_threadsafe(lines.put_nowait, line)
+            except RuntimeError:
+                return  # the loop has ended
 
     threading.Thread(target=read, daemon=True).start()  # daemon: nothing ends a read of a terminal
-    while True:
-        await socket.send(await lines.get())
+    with contextlib.suppress(ConnectionClosed):
+        while True:
+            await socket.send(await lines.get())

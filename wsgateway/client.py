@@ -1,21 +1,36 @@
 """A client for a gateway: `send` pushes over HTTP, for a task queue, a management command or a cron job; `connect`
-opens a WebSocket."""
+opens a WebSocket. Both speak to the host in the URL and to no other: they use no proxy and follow no redirect."""
 
 import json
-import urllib.error
-import urllib.request
+import ssl
+import threading
 from collections.abc import Iterable
-from typing import Any
+from contextlib import suppress
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from socket import SHUT_RDWR, socket
+from typing import Any, Literal, NamedTuple
+from urllib.parse import quote, urlsplit
 
 import anyio.to_thread
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import InvalidHandshake, InvalidStatus
+from websockets.asyncio.client import ClientConnection
+from websockets.asyncio.client import connect as websockets_connect
+from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI
 from websockets.typing import Origin
 
-from wsgateway.exceptions import SendError
+from wsgateway.exceptions import MessageError, SendError
 from wsgateway.hub import Sent
+from wsgateway.logs import cut, mask_url
 
-__all__ = ["ClientConnection", "asend", "connect", "handshake", "request", "send"]
+__all__ = ["ClientConnection", "asend", "connect", "handshake", "request", "send", "websocket_url"]
+
+MAX_ANSWER = 16 * 1024 * 1024
+"""Bytes of an answer that are read. A page of 1,000 connections has less than one million."""
+
+MAX_PROBLEM = 65536
+"""Bytes that are read of an answer other than 2xx."""
+
+MAX_REASON = 1000
+"""Bytes that are returned of what refused a handshake."""
 
 
 def send(
@@ -31,16 +46,22 @@ def send(
     """Post `message` to the gateway whose `/send` is at `url`, as `http://localhost:10125/send`.
 
     `id` names another gateway of that process, `connections` the connections that are to receive it (everybody),
-    `data` what the listener finds in `event.data`; `timeout` is in seconds. Raises `SendError` for an answer other
-    than 200, `ValueError` if `message` is no JSON value, and `OSError` if nobody answers.
+    `data` what the listener finds in `event.data`; `timeout` is in seconds, for all of it. Raises `SendError` for any
+    answer but a gateway's 200, a redirect too, `ValueError` if `url` is not an HTTP URL or `message`, `data` or
+    `connections` cannot be sent as JSON, and `OSError` if nobody answers.
     """
     body: dict[str, object] = {**(data or {}), "message": message}
     if id is not None:
         body["id"] = id
     if connections is not None:
+        if isinstance(connections, (str, bytes)):
+            raise ValueError(f"connections: {connections!r} is one text; give a list of connection ids")
         body["connections"] = list(connections)
     answer = request("POST", url, body, token=api_key, timeout=timeout)
-    return Sent(**{name: answer[name] for name in Sent._fields if name in answer})
+    try:
+        return Sent(**{name: answer[name] for name in Sent._fields if name in answer})
+    except TypeError:
+        raise _foreign(200, "its fields are not those of a gateway") from None
 
 
 async def asend(
@@ -62,45 +83,191 @@ async def asend(
 
 
 def request(method: str, url: str, body: object = None, *, token: str | None = None, timeout: float = 10.0) -> Any:
-    """The JSON that `url` answers to a request with `body` as JSON; None for an answer without a body.
+    """Return the JSON that `url` answers to a request with `body` as JSON; None for an answer without a body.
 
-    Raises `SendError` for a status of 400 and above, `ValueError` if `body` is no JSON value or `url` no HTTP
-    address, and `OSError` if nobody answers.
+    `timeout` is in seconds, for all of it. Raises `SendError` for a status other than 2xx and for an answer that is
+    not JSON, `ValueError` if `body` is not a JSON value, `url` not an HTTP URL, or `token` cannot be sent, and
+    `OSError` if nobody answers.
     """
-    headers = {"content-type": "application/json"}
+    target = _target(url)
+    headers = {"content-type": "application/json", "user-agent": "wsgateway"}
     if token is not None:
+        if not token.isprintable():
+            raise ValueError("the key holds a line break or a control character, which no header can carry")
         headers["authorization"] = "Bearer " + token.encode().decode("latin-1")  # UTF-8, as the gateway compares it
-    if not url.startswith(("http://", "https://")):
-        raise ValueError(f"{url!r} is no HTTP address; one looks like http://localhost:10125/send")
-    data = None if body is None else json.dumps(body, allow_nan=False).encode()
-    asked = urllib.request.Request(url, data, headers, method=method)  # noqa: S310  checked above
-    try:
-        with urllib.request.urlopen(asked, timeout=timeout) as response:  # noqa: S310
-            answer = response.read()
-    except urllib.error.HTTPError as exc:
-        with exc:
-            raise SendError(exc.code, _problem(exc.read())) from None
-    return json.loads(answer) if answer else None
+    status, location, answer = _exchange(target, method, None if body is None else _json(body), headers, timeout)
+    if 200 <= status <= 299:
+        try:
+            return json.loads(answer) if answer else None
+        except (ValueError, RecursionError):
+            raise _foreign(status, "it is not JSON") from None
+    if 300 <= status <= 399:
+        where = mask_url(location.replace(token, "…") if token else location)
+        detail = f"the server points to {cut(where, 200)!r}: give that URL, if it is right; no redirect is followed"
+        raise SendError(status, {"title": "Redirect", "detail": detail})
+    raise SendError(status, _problem(answer))
+
+
+class connect(websockets_connect):  # noqa: N801  as in websockets, where it is called like a function
+    """`websockets.connect`, but speaks to the host in `uri` only.
+
+    A redirect is not followed, because it could lead the headers to another host; it raises `InvalidStatus`. Proxies
+    named in the environment are not used. Give one as `proxy`, or True for that of the environment.
+    """
+
+    def __init__(self, uri: str, *, proxy: str | Literal[True] | None = None, **options: Any) -> None:
+        if not uri.isprintable() or " " in uri:
+            raise InvalidURI(uri, "it has a space or a control character in it")
+        super().__init__(uri, proxy=proxy, **options)
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        return exc
 
 
 async def handshake(url: str, *, origin: str | None = None, timeout: float = 10.0) -> tuple[int, str]:  # noqa: ASYNC109
     """Shake hands at `url`, as a page of `origin` or as no browser, and leave: the answer's status, and what it says.
 
-    101 and nothing if a WebSocket was opened. `timeout` is in seconds. Raises `OSError` if nobody answers.
+    101 and nothing if a WebSocket was opened. `timeout` is in seconds. Raises `ValueError` if `url` is not an HTTP or
+    WebSocket URL, and `OSError` if nobody answers.
     """
-    asked = "ws" + url.removeprefix("http")
     try:
-        async with connect(asked, origin=Origin(origin) if origin else None, open_timeout=timeout, proxy=None):
+        connecting = connect(websocket_url(url), origin=Origin(origin) if origin else None, open_timeout=timeout)
+    except (InvalidURI, ValueError):
+        raise ValueError(
+            f"{mask_url(url)!r} is not a URL of a gateway; one looks like http://localhost:10125"
+        ) from None
+    try:
+        async with connecting:
             return 101, ""
     except InvalidStatus as exc:
-        return exc.response.status_code, (exc.response.body or b"")[:1000].decode(errors="replace")
+        return exc.response.status_code, (exc.response.body or b"")[:MAX_REASON].decode(errors="replace")
     except InvalidHandshake as exc:
         return 200, str(exc)  # an answer that is none to a handshake
+
+
+def websocket_url(url: str) -> str:
+    """Return `url` with `ws` for `http` and `wss` for `https`."""
+    scheme, slashes, rest = url.partition("://")
+    return {"http": "ws", "https": "wss"}.get(scheme.lower(), scheme) + slashes + rest
+
+
+# HTTP
+
+
+class _Target(NamedTuple):
+    """What a URL names. `path` is with its query string."""
+
+    is_secure: bool
+    host: str
+    port: int
+    path: str
+
+
+_IN_PATH = "/%:@!$&'()*+,;=~"
+"""What stands in a path as it is; anything else is percent-encoded."""
+
+
+def _target(url: str) -> _Target:
+    """Raise `ValueError` unless `url` is an HTTP URL that names a host, without a user or a password."""
+    shown = cut(mask_url(str(url)), 200)
+    wrong = ValueError(f"{shown!r} is not an HTTP URL; one looks like http://localhost:10125/send")
+    if not isinstance(url, str) or not url.isprintable() or " " in url:
+        raise wrong
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+        host = host if ":" in host else host.encode("idna").decode()
+    except ValueError:  # UnicodeError is one
+        raise wrong from None
+    if parts.scheme not in ("http", "https") or not host or port == 0:
+        raise wrong
+    if "@" in parts.netloc:
+        raise ValueError(f"{shown!r} was given with a user or a password, which are not sent; is it the key?")
+    query = quote(parts.query, safe=_IN_PATH + "?")
+    path = quote(parts.path or "/", safe=_IN_PATH) + (f"?{query}" if query else "")
+    is_secure = parts.scheme == "https"
+    return _Target(is_secure, host, port or (443 if is_secure else 80), path)
+
+
+def _exchange(
+    target: _Target, method: str, body: bytes | None, headers: dict[str, str], timeout: float
+) -> tuple[int, str, bytes]:
+    """Return the answer's status, its `Location`, and its body. Raises `OSError`, and `SendError` if it is too large.
+
+    No `Connection: close` is sent, which a gateway on this host takes for the sign of a proxy.
+    """
+    connection = _connection(target, timeout)
+    deadline = _Deadline(timeout)
+    try:
+        connection.connect()
+        deadline.guard(connection.sock)
+        connection.request(method, target.path, body, headers)
+        response = connection.getresponse()
+        most = MAX_ANSWER if 200 <= response.status <= 299 else MAX_PROBLEM
+        answer = response.read(most + 1)
+    except HTTPException as exc:
+        if deadline.is_past:
+            raise TimeoutError(f"no complete answer within {timeout:g} s") from exc
+        raise ConnectionError(f"the answer is not HTTP, or was cut off ({type(exc).__name__})") from exc
+    finally:
+        deadline.cancel()
+        connection.close()
+    if deadline.is_past:
+        raise TimeoutError(f"no complete answer within {timeout:g} s")
+    if len(answer) > MAX_ANSWER:
+        raise _foreign(response.status, f"it is larger than {MAX_ANSWER} bytes")
+    return response.status, response.headers.get("location", ""), answer
+
+
+def _connection(target: _Target, timeout: float) -> HTTPConnection:
+    if target.is_secure:
+        context = ssl.create_default_context()
+        return HTTPSConnection(target.host, target.port, timeout=timeout, context=context)
+    return HTTPConnection(target.host, target.port, timeout=timeout)
+
+
+class _Deadline:
+    """Ends a socket after so many seconds, however little it does then. The socket's own timeout begins anew with each
+    byte."""
+
+    def __init__(self, seconds: float) -> None:
+        self.is_past = False
+        self._socket: socket | None = None
+        self._timer = threading.Timer(seconds, self._end)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def guard(self, guarded: socket) -> None:
+        self._socket = guarded
+        if self.is_past:
+            self._end()
+
+    def cancel(self) -> None:
+        self._timer.cancel()
+
+    def _end(self) -> None:
+        self.is_past = True
+        if self._socket is not None:
+            with suppress(OSError):
+                socket.shutdown(self._socket, SHUT_RDWR)  # of a TLS socket too, without its good-bye
+
+
+def _json(body: object) -> bytes:
+    try:
+        return json.dumps(body, allow_nan=False, ensure_ascii=False).encode()
+    except UnicodeEncodeError as exc:
+        raise MessageError(f"the message holds a lone surrogate, {exc.object[exc.start]!a}, which is no text") from exc
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise MessageError(f"the message is not a JSON value: {exc}") from exc
+
+
+def _foreign(status: int, why: str) -> SendError:
+    return SendError(status, {"title": "Not a gateway", "detail": f"the answer is not one of a gateway: {why}"})
 
 
 def _problem(body: bytes) -> dict[str, object]:
     try:
         problem = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         problem = None
     return problem if isinstance(problem, dict) else {"detail": body[:200].decode(errors="replace")}

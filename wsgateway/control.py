@@ -1,7 +1,6 @@
 """The commands that steer a server through its REST interface: list, create, show, edit, start, stop, drain, …"""
 
 import argparse
-import json
 import math
 import os
 import sys
@@ -14,7 +13,8 @@ from wsgateway import client
 from wsgateway.config import ENV, SPECS, convert, flag, nearest
 from wsgateway.exceptions import ConfigError, SendError
 from wsgateway.layers import admin_settings, config_path, read_tables
-from wsgateway.logs import escape_controls
+from wsgateway.logs import escape_controls, mask_url
+from wsgateway.terminal import complain, to_json
 
 TIMEOUT = 65.0
 """Seconds to wait for an answer; longer than the interface itself waits for what it has begun."""
@@ -96,24 +96,23 @@ def _run(run: Callable[["Remote"], int], options: argparse.Namespace) -> int:
     try:
         remote = Remote(options)
     except ConfigError as exc:
-        _complain(str(exc))
+        complain(exc)
         return 2
     try:
         return run(remote)
     except SendError as exc:
-        _complain(str(exc.problem.get("detail", exc)))
+        complain(exc.problem.get("detail", exc))
     except (ConfigError, ValueError) as exc:
-        _complain(str(exc))
+        complain(exc)
         return 2
-    except OSError as exc:
-        reason = getattr(exc, "reason", exc)
-        _complain(f"nobody answers at {remote.url}: {reason}; does `wsgateway serve` run, with its admin interface?")
+    except Unanswered as exc:
+        where = mask_url(remote.url)
+        complain(f"nobody answers at {where}: {exc}; does `wsgateway serve` run, with its admin interface?")
     return 1
 
 
-def _complain(text: str) -> None:
-    for line in text.splitlines():
-        print(f"wsgateway: {escape_controls(line)}", file=sys.stderr)
+class Unanswered(Exception):  # noqa: N818  what has happened
+    """The interface cannot be reached. Not an `OSError`, as printing may raise too."""
 
 
 class Remote:
@@ -125,18 +124,21 @@ class Remote:
         admin = admin_settings(read_tables(path) if path else {}, path, os.environ, {})
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(admin.host, admin.host)
         host = f"[{host}]" if ":" in host else host
-        if options.admin_url and not options.admin_url.startswith(("http://", "https://")):
+        if options.admin_url and not options.admin_url.lower().startswith(("http://", "https://")):
             raise ConfigError(
-                [f"--admin-url {options.admin_url!r} is no address; one looks like http://127.0.0.1:10120"]
+                [f"--admin-url {mask_url(options.admin_url)!r} is not a URL; one looks like http://127.0.0.1:10120"]
             )
         self.url: str = (options.admin_url or f"http://{host}:{admin.port}").rstrip("/")
         self._token: str | None = options.token or next(iter((*admin.token, *admin.read_token)), None)
 
     def ask(self, method: str, path: str, body: object = None, **query: object) -> Any:
-        """What the interface answers. Raises what `client.request` raises."""
+        """Return what the interface answers. Raises `SendError`, `ValueError`, and `Unanswered`."""
         asked = urlencode({name: value for name, value in query.items() if value not in (None, "")})
         url = f"{self.url}/api{path}{'?' + asked if asked else ''}"
-        return client.request(method, url, body, token=self._token, timeout=TIMEOUT)
+        try:
+            return client.request(method, url, body, token=self._token, timeout=TIMEOUT)
+        except OSError as exc:
+            raise Unanswered(str(exc)) from exc
 
     @property
     def gateway(self) -> str:
@@ -145,7 +147,7 @@ class Remote:
 
     def tell(self, found: object, text: str) -> int:
         """Print `found` for programs, or `text` for people."""
-        print(json.dumps(found, ensure_ascii=False, indent=2) if self.options.json else text)
+        print(to_json(found, indent=2) if self.options.json else text)
         return 0
 
 
@@ -202,7 +204,7 @@ BUSY = ("starting", "running", "stopping")
 def _show(remote: Remote) -> int:
     found = remote.ask("GET", remote.gateway)
     settings = found.get("settings", {})
-    lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in settings.items()]
+    lines = [f"{name} = {to_json(value)}" for name, value in settings.items()]
     return remote.tell(found, _table([found], GATEWAYS) + "\n\n" + "\n".join(lines))
 
 
@@ -248,7 +250,10 @@ def _sure(remote: Remote, what: str) -> bool:
     print(text, file=sys.stderr)
     if remote.options.yes or not sys.stdin.isatty():
         return True
-    return input("go on? [y/N] ").strip().lower() in ("y", "yes")
+    try:
+        return input("go on? [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
 
 
 def _stop(remote: Remote) -> int:
@@ -316,7 +321,7 @@ def _close(remote: Remote) -> int:
     remote.tell(found, f"{found['closed']} closed{rest}")
     if options.all or found["closed"]:
         return 0
-    _complain("no connection with such an id is open; `wsgateway connections` lists them")
+    complain("no connection with such an id is open; `wsgateway connections` lists them")
     return 1
 
 

@@ -3,7 +3,6 @@ prints what `findings` thinks of it."""
 
 import argparse
 import asyncio
-import json
 import os
 import platform
 import ssl
@@ -28,6 +27,7 @@ from wsgateway.listeners import Listener
 from wsgateway.logs import GatewayLog, escape_controls, mask_url
 from wsgateway.server import missing_of_uvicorn, serving
 from wsgateway.store import Described, Store
+from wsgateway.terminal import to_json
 from wsgateway.wire import EXTENSION
 
 try:
@@ -52,7 +52,7 @@ def run(store: Store, options: argparse.Namespace) -> int:
     found = sorted(_all(store, options), key=lambda finding: list(Level).index(finding.level))
     is_serious = any(finding.level is Level.SERIOUS for finding in found)
     if options.json:
-        print(json.dumps([asdict(finding) for finding in found], ensure_ascii=False, indent=2))
+        print(to_json([asdict(finding) for finding in found], indent=2))
     else:
         for finding in found:
             print("\n".join(escape_controls(line) for line in str(finding).splitlines()))
@@ -322,16 +322,14 @@ async def _status(url: str) -> tuple[int, str]:
         await asyncio.to_thread(client.request, "GET", url)
     except SendError as exc:
         return exc.status, ""
-    except ValueError:  # something answers, but not the gateway, which speaks JSON
-        return 200, ""
     except OSError as exc:
-        return 0, str(getattr(exc, "reason", exc))
+        return 0, str(exc)
     return 200, ""
 
 
 async def address_of(url: str, path: str, api_key: str) -> str | None:
     """The address that the gateway has of a client which connects at `path` through the proxy."""
-    async with client.connect("ws" + url.removeprefix("http") + path):
+    async with client.connect(client.websocket_url(url) + path):
         try:
             total = (await _info(url, api_key, 0))["total"]
             page = (await _info(url, api_key, max(0, total - PAGE)))["connections"]  # the newest are the last

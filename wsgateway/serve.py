@@ -10,9 +10,10 @@ from wsgateway.config import Settings, Startup
 from wsgateway.exceptions import GatewayError, StartError
 from wsgateway.gateway import State
 from wsgateway.instances import Supervisor
-from wsgateway.logs import limit_repeats, log_to_terminal, logger, mask_queries
+from wsgateway.logs import escape_controls, limit_repeats, log_to_terminal, logger, mask_queries
 from wsgateway.server import end_process, loop_factory, serving, stop_at_signals
 from wsgateway.store import Store
+from wsgateway.terminal import discard_output
 
 
 def run(store: Store) -> int:
@@ -65,7 +66,10 @@ async def _run(store: Store) -> int:
         if states and State.RUNNING not in states:
             return 3  # the log has said why
         admin = await _serve_admin(supervisor, store, stack)
-        print(_welcome(supervisor, admin), flush=True)
+        try:
+            print("\n".join(map(escape_controls, _welcome(supervisor, admin).splitlines())), flush=True)
+        except OSError:
+            discard_output()  # nobody reads it, or a disk is full, for which a server does not end
         asyncio.create_task(_until_given_up(supervisor, stop))  # noqa: RUF006  ends with the loop
         await stop.wait()
         supervisor.begin_end()

@@ -16,7 +16,7 @@ from typing import Any, Self
 import anyio
 from starlette.types import ASGIApp
 
-from wsgateway.client import ClientConnection, connect
+from wsgateway.client import ClientConnection, connect, websocket_url
 from wsgateway.config import Settings
 from wsgateway.gateway import Gateway
 from wsgateway.lanes import Event
@@ -73,7 +73,7 @@ class Client:
     """A WebSocket client. `url` is the gateway's, `path` where it connects, the rest is for `websockets.connect`."""
 
     def __init__(self, url: str, path: str = "/ws", **options: Any) -> None:
-        self._connecting = connect("ws" + url.removeprefix("http") + path, **options)
+        self._connecting = connect(websocket_url(url) + path, **options)
         self.socket: ClientConnection
 
     async def __aenter__(self) -> Self:

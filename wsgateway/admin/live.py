@@ -14,6 +14,7 @@ from wsgateway.connection import Connection
 from wsgateway.exceptions import GatewayNotFound, NodeError
 from wsgateway.gateway import Gateway
 from wsgateway.instances import Supervisor
+from wsgateway.logs import escape_controls
 from wsgateway.recordings import Recording
 
 INTERVAL = 1.0
@@ -114,5 +115,5 @@ def _shown(gateway: Gateway, conn: Connection, recording: Recording, told: int) 
         "dropped": conn.dropped,
         "queued_messages": conn.queued_messages,
         "queued_bytes": conn.queued_bytes,
-        "events": [list(happened) for happened in recording.since(told)],
+        "events": [[*happened[:3], escape_controls(happened.note)] for happened in recording.since(told)],
     }
