@@ -169,7 +169,8 @@ _IN_PATH = "/%:@!$&'()*+,;=~"
 
 def _target(url: str) -> _Target:
     """Raise `ValueError` unless `url` is an HTTP URL that names a host, without a user or a password."""
-    shown = cut(mask_url(str(url)), 200)
+    shown = str(url)
+    shown = cut(mask_url(shown) if "@" in shown else shown.partition("?")[0], 200)
     wrong = ValueError(f"{shown!r} is not an HTTP URL; one looks like http://localhost:10125/send")
     if not isinstance(url, str) or not url.isprintable() or " " in url:
         raise wrong

@@ -6,6 +6,7 @@ import asyncio
 import os
 import platform
 import ssl
+import stat
 import subprocess
 import sys
 import time
@@ -82,13 +83,14 @@ def _all(store: Store, options: argparse.Namespace) -> Iterator[Finding]:
             yield Finding(finding.level, before + finding.what, finding.advice)
         for text in loaded.warnings:
             yield findings.warning(text, "correct or remove it")
-    if options.url and not options.url.lower().startswith(("http://", "https://")):
-        yield findings.serious(
-            f"--url {options.url!r} is no address", "say it as a browser has it: https://example.com"
-        )
-    elif options.url:
+    if options.url:
         keys = [key for loaded in described.gateways.values() for key in loaded.settings.api_key]
-        yield from findings.check_probe(asyncio.run(probe(options.url.rstrip("/"), api_key=next(iter(keys), None))))
+        try:
+            answers = asyncio.run(probe(options.url.rstrip("/"), api_key=next(iter(keys), None)))
+        except ValueError as exc:
+            yield findings.serious(f"--url: {exc}", "write it as browsers show it: https://example.com")
+        else:
+            yield from findings.check_probe(answers)
 
 
 # What is installed
@@ -260,6 +262,9 @@ def _log_file(name: str | None) -> Iterator[Finding]:
     if not os.access(path if path.exists() else path.parent, os.W_OK) or path.is_dir():
         text = f"log_file {name} cannot be written"
         yield findings.serious(text, "let the user of the process write there, or name another file in log_file")
+    elif path.is_file() and path.stat().st_mode & stat.S_IROTH:
+        text = f"log_file {name} can be read by every user of this host, and holds addresses and paths"
+        yield findings.warning(text, f"chmod o= {name}; new files get 640, less the umask")
 
 
 def _certificate(certfile: str, keyfile: str) -> Iterator[Finding]:
@@ -298,13 +303,15 @@ def certificate_ends(certfile: str, keyfile: str) -> float | None:
 
 
 async def probe(url: str, *, api_key: str | None = None) -> findings.Probe:
-    """What answers at `url`, asked as a page and its visitor would."""
+    """What answers at `url`, asked as a page and its visitor would. Raises `ValueError` for what is not an HTTP URL."""
     parts = urlsplit(url)
     origin = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
     path = f"/ws/doctor-{os.urandom(6).hex()}"
     ready, detail = await _status(url + "/ready")
     upgrade = without_origin = 0
     address: str | None = None
+    if 300 <= ready <= 399:
+        return findings.Probe(mask_url(url), ready, 0, detail)
     try:
         upgrade, detail = await client.handshake(url + path, origin=origin)
         if upgrade != 101:
@@ -321,7 +328,7 @@ async def _status(url: str) -> tuple[int, str]:
     try:
         await asyncio.to_thread(client.request, "GET", url)
     except SendError as exc:
-        return exc.status, ""
+        return exc.status, str(exc.problem.get("detail", "")) if 300 <= exc.status <= 399 else ""
     except OSError as exc:
         return 0, str(exc)
     return 200, ""

@@ -58,7 +58,7 @@ class Refused(GatewayError):  # noqa: N818  the listener's word for it: raise Re
     """
 
     def __init__(self, status: int = 403, reason: str = "", *, close: int | None = None) -> None:
-        if not 400 <= status <= 599:
+        if not isinstance(status, int) or not 400 <= status <= 599:
             raise ValueError(f"a refusal has a status from 400 to 599, not {status!r}")
         if close is not None:
             check_close(close, reason)
@@ -164,7 +164,9 @@ _CLOSE_CODES = frozenset({1000, 1001, 1008, 1011, 1012, 1013})
 
 def check_close(code: int, reason: str) -> None:
     """Raise `ValueError` unless a server may close with `code` and `reason` (RFC 6455 7.4)."""
-    if not (code in _CLOSE_CODES or 3000 <= code <= 4999):
+    if not isinstance(code, int) or not (code in _CLOSE_CODES or 3000 <= code <= 4999):
         raise ValueError(f"a connection is closed with 1000, 1001, 1008, 1011 to 1013 or 3000 to 4999, not {code!r}")
+    if not isinstance(reason, str):
+        raise ValueError(f"a close reason is a text, not {reason!r}")
     if len(reason.encode()) > MAX_CLOSE_REASON:
         raise ValueError(f"a close reason has at most {MAX_CLOSE_REASON} bytes of UTF-8, {reason!r} has more")

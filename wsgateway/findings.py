@@ -52,7 +52,7 @@ def parsed(version: str) -> Version:
     return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
 
 
-LEAST = {"uvicorn": (0, 52, 1), "websockets": (14, 2), "starlette": (0, 46), "httptools": (0, 6, 3)}
+LEAST = {"uvicorn": (0, 52, 1), "websockets": (15, 0), "starlette": (0, 46), "httptools": (0, 6, 3)}
 """The oldest versions that the gateway is tested with."""
 
 
@@ -224,6 +224,10 @@ def check_probe(probe: Probe) -> Iterator[Finding]:
     said = f": {probe.detail}" if probe.detail else ""
     if probe.ready == 0 and probe.upgrade == 0:
         yield serious(f"nobody answers at {probe.url}{said}", "is the address right, does the gateway run?")
+        return
+    if 300 <= probe.ready <= 399:
+        text = f"{probe.url} answers with a redirect ({probe.ready}){said}"
+        yield serious(text, "give clients, and doctor, the URL that it points to: not all clients follow a redirect")
         return
     if probe.ready != 200:
         text = f"GET {probe.url}/ready is {probe.ready}, not 200"

@@ -47,7 +47,7 @@ class Publisher:
         """Send `message` to everybody, or to the connections with these ids, and wait for the counts.
 
         Raises `MessageError` if it cannot be encoded, `TypeError` if `connections` are no ids, and `BrokerError` if
-        the broker is away.
+        the broker is away; `RuntimeError` if the publisher is not open.
         """
         frame = encode(message)
         if frame is None:

@@ -79,7 +79,7 @@ def opener(url: str) -> Open:
     try:
         pool: Any = client(None).connection_pool
         pool.make_connection()  # which connects to nothing yet
-    except TypeError:
+    except (TypeError, RedisError):
         names = ", ".join(name for name, _ in parse_qsl(urlsplit(url).query))
         raise ValueError(f"redis-py does not know what stands behind its `?`: {names}") from None
     return open_link
