@@ -215,6 +215,8 @@ def _exchange(
         connection.close()
     if deadline.is_past:
         raise TimeoutError(f"no complete answer within {timeout:g} s")
+    if response.length and len(answer) <= most:
+        raise ConnectionError("the answer was cut off")
     if len(answer) > MAX_ANSWER:
         raise _foreign(response.status, f"it is larger than {MAX_ANSWER} bytes")
     return response.status, response.headers.get("location", ""), answer
