@@ -25,6 +25,7 @@ from wsgateway.logs import escape_controls, mask_url
 from wsgateway.server import end_process
 from wsgateway.store import Store
 from wsgateway.terminal import (
+    argument,
     complain,
     discard_output,
     prepare_output,
@@ -263,7 +264,7 @@ def _asked_password() -> str:
 
 def _send(options: argparse.Namespace) -> int:
     try:
-        text = read_text() if options.message == "-" else options.message
+        text = read_text() if options.message == "-" else argument(options.message)
         message: object = json.loads(text) if options.json else text
     except (ValueError, RecursionError) as exc:
         complain(f"the message is not JSON: {exc}" if options.json else exc)

@@ -75,6 +75,14 @@ def read_lines() -> Iterator[str]:
                 complain(f"{exc}; the line is not sent")
 
 
+def argument(text: str) -> str:
+    """Return `text`, an argument of the command line, read as UTF-8 where the locale could not read it.
+
+    Raises `ValueError` if it is not UTF-8.
+    """
+    return decoded(os.fsencode(text)) if any("\ud800" <= character <= "\udfff" for character in text) else text
+
+
 def decoded(data: bytes) -> str:
     """Return the text of `data`, which is UTF-8 with or without a byte order mark. Raises `ValueError` if it is not."""
     try:
