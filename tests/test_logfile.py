@@ -363,6 +363,26 @@ async def test_the_two_lines_of_the_documentation_show_all(tmp_path: Path) -> No
     assert "no handler is configured" not in text
 
 
+async def test_uvicorn_logs_no_secret_of_a_handshake_even_at_debug(tmp_path: Path) -> None:
+    argv = [sys.executable, "-m", "uvicorn", "wsgateway.app:app", "--port", "0", "--log-level", "debug"]
+    with (tmp_path / "stderr.txt").open("w") as stderr:
+        process = subprocess.Popen(argv, cwd=tmp_path, env=environment(), stdout=stderr, stderr=stderr, text=True)
+    try:
+        url = await url_of(tmp_path)
+        headers = {"authorization": "Bearer SECRET1", "cookie": "session=SECRET2"}
+        async with Client(url, "/ws?token=SECRET3'SECRET4", additional_headers=headers) as ann:
+            await ann.send("hi")
+            assert await ann.receive() == "hi"
+        async with httpx.AsyncClient(headers=headers) as http:
+            await http.get(url + "/health?token=SECRET5'SECRET6\"SECRET7")
+        text = await stderr_has(tmp_path, "GET /health?…")
+        assert "/ws?…" in text
+        assert "SECRET" not in text
+    finally:
+        process.kill()
+        process.wait()
+
+
 def test_doctor_warns_of_a_log_that_everybody_may_read(tmp_path: Path) -> None:
     path = tmp_path / "WebSocket.log"
     path.touch()

@@ -268,11 +268,17 @@ def mask_queries() -> None:
         logging.getLogger(name).addFilter(_MASK)
 
 
+HEADER_LINES = ("< %s: %s", "> %s: %s")
+"""What websockets logs at DEBUG for each header of a handshake, through uvicorn's logger."""
+
+
 class QueryMask(logging.Filter):
-    """Takes query strings out of the lines of a logger. For `uvicorn.error` and `uvicorn.access` of a host."""
+    """Takes query strings and headers' values out of a logger. For `uvicorn.error` and `uvicorn.access` of a host."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if isinstance(record.args, tuple) and record.args:
+        if record.msg in HEADER_LINES and isinstance(record.args, tuple) and len(record.args) == 2:
+            record.args = (record.args[0], "…")
+        elif isinstance(record.args, tuple) and record.args:
             record.args = tuple(_without_query(arg) if isinstance(arg, str) else arg for arg in record.args)
         elif isinstance(record.msg, str):
             record.msg = mask_query(record.msg)
