@@ -147,7 +147,7 @@ class Remote:
 
     def tell(self, found: object, text: str) -> int:
         """Print `found` for programs, or `text` for people."""
-        print(to_json(found, indent=2) if self.options.json else text)
+        print(to_json(found, indent=2) if self.options.json else "\n".join(map(escape_controls, text.split("\n"))))
         return 0
 
 
@@ -211,7 +211,7 @@ def _show(remote: Remote) -> int:
 def _changed(remote: Remote, found: Any) -> int:
     """Say what became of a gateway; 1 if it has failed."""
     why = f": {found['failure']}" if found["failure"] else ""
-    remote.tell(found, f"gateway [{found['id']}] is {found['state']}{escape_controls(why)}")
+    remote.tell(found, f"gateway [{found['id']}] is {found['state']}{why}")
     return 1 if found["state"] == "failed" else 0
 
 
@@ -328,4 +328,4 @@ def _close(remote: Remote) -> int:
 def _logs(remote: Remote) -> int:
     options = remote.options
     found = remote.ask("GET", "/log", lines=options.lines, gateway=options.gateway, level=options.level)
-    return remote.tell(found, "\n".join(escape_controls(line) for line in found["lines"]))
+    return remote.tell(found, "\n".join(found["lines"]))
