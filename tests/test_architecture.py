@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "wsgateway"
 
 LEVELS = [
-    ["addresses", "exceptions", "metrics", "logfile", "logs", "masking"],
+    ["addresses", "surroundings", "origins", "forwarding", "exceptions", "metrics", "logfile", "logs", "masking"],
     ["messages", "config", "layers"],
     ["auth", "limits", "recordings", "envelopes", "findings"],
     [
@@ -65,6 +65,7 @@ DOORWAYS = {
     },
     "uvicorn": {"proxy_headers", "ws_protocol", "http_protocol", "server"},
     "websockets": {"sockets", "ws_protocol", "http_protocol", "client", "cli"},  # cli knows the errors of the client
+    "idna": {"origins"},
     "uvloop": {"server"},
     "tomlkit": {"store"},
     "jinja2": {"admin.panel"},
@@ -76,7 +77,20 @@ DOORWAYS = {
     "nats": {"brokers.nats"},
 }
 
-PURE = {"addresses", "exceptions", "masking", "metrics", "messages", "auth", "limits", "envelopes", "nodes", "findings"}
+PURE = {
+    "addresses",
+    "origins",
+    "forwarding",
+    "exceptions",
+    "masking",
+    "metrics",
+    "messages",
+    "auth",
+    "limits",
+    "envelopes",
+    "nodes",
+    "findings",
+}
 IMPURE = {"asyncio", "anyio", "socket", "time", "threading", "os", "logging"}
 
 MODULES = sorted(

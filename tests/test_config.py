@@ -4,9 +4,10 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from wsgateway.config import SPECS, Options, Settings, normalized_origin
+from wsgateway.config import SPECS, Options, Settings
 from wsgateway.exceptions import ConfigError
 from wsgateway.layers import load
+from wsgateway.origins import normalized_origin
 
 
 def read(

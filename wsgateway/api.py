@@ -11,8 +11,9 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocket
 
 from wsgateway import openapi
 from wsgateway.auth import AdminRules, Refusal
@@ -20,6 +21,7 @@ from wsgateway.config import Startup
 from wsgateway.exceptions import (
     ConfigError,
     GatewayConflict,
+    GatewayError,
     GatewayNotFound,
     GatewayNotRunning,
     HookError,
@@ -31,7 +33,10 @@ from wsgateway.exceptions import (
 from wsgateway.instances import Supervisor
 from wsgateway.logs import ThinnedLog, tail
 from wsgateway.routes import ProblemError, problem, query_int, read_fields, shown_sent
+from wsgateway.scopes import sender_of
 from wsgateway.supervised import Guest, Instance
+from wsgateway.surroundings import outside_of_process, own_uid
+from wsgateway.transports import deny
 
 MAX_BODY = 1048576
 MAX_WAIT = 60.0
@@ -115,21 +120,43 @@ class Api:
         self._bound_host = bound_host
         self._has_password = has_password
         self._admin = supervisor.admin
-        self._rules = AdminRules(supervisor.admin, bound_host=bound_host)
+        self._rules = self._make_rules()
         handlers = Handlers(supervisor)
         paths = dict.fromkeys(operation.path for operation in OPERATIONS)
         routes = []
         for path in sorted(paths, key=lambda path: path.count("{")):  # `/connections/close` before `/{connection_id}`
             table = {operation.method: operation for operation in OPERATIONS if operation.path == path}
             routes.append(Route(path, _Endpoint(self, table, handlers)))
-        self._app = Starlette(routes=routes, exception_handlers={404: _nothing_here})
+        routes_of_sockets = [WebSocketRoute("/{path:path}", self._no_socket)]
+        self._app = Starlette(routes=[*routes, *routes_of_sockets], exception_handlers={404: self._nothing_here})
 
     def check(self, scope: Scope, *, writes: bool) -> Refusal | None:
         """None for a caller that may. The rules are made anew when a reload has taken over other ones."""
         if self._admin is not self.supervisor.admin:
             self._admin = self.supervisor.admin
-            self._rules = AdminRules(self._admin, bound_host=self._bound_host)
+            self._rules = self._make_rules()
         return self._rules.check(scope, writes=writes, has_password=self._has_password())
+
+    def _make_rules(self) -> AdminRules:
+        outside = outside_of_process()
+        return AdminRules(self._admin, bound_host=self._bound_host, outside=outside, uid=own_uid())
+
+    def refuse(self, scope: Scope, refusal: Refusal) -> Response:
+        """Log `refusal`, and return it as an answer."""
+        extra = {"kind": f"admin {refusal.kind} {refusal.status}"}
+        what = f"{scope.get('method', 'a WebSocket')[:20]} {scope['path'][:200]}"
+        self.log.warning("admin: refused %s from %s: %s", what, sender_of(scope), refusal, extra=extra)
+        return problem(refusal)
+
+    async def _nothing_here(self, request: Request, _: Exception) -> Response:
+        detail = f"there is nothing at {request.url.path[:200]}; /api/openapi.json describes what there is"
+        return self.refuse(request.scope, Refusal(404, "unknown_path", detail, "wrong-path"))
+
+    async def _no_socket(self, socket: WebSocket) -> None:
+        refusal = Refusal(404, "unknown_path", f"there is no WebSocket at {socket.url.path[:200]}", "wrong-path")
+        self.refuse(socket.scope, refusal)
+        await socket.receive()
+        await deny(socket.scope, socket.send, refusal.status, str(refusal))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, send)
@@ -155,33 +182,34 @@ class _Endpoint:
         if refusal is None and operation is None:
             allow = ", ".join(self.table)
             refusal = Refusal(405, "method", f"only {allow} is possible here", "wrong-method", (("allow", allow),))
-        if refusal is not None:
-            extra = {"kind": f"admin {refusal.kind}"}
-            self.api.log.warning("admin: refused %s %s: %s", request.method, request.url.path, refusal, extra=extra)
-            return problem(refusal)
-        assert operation is not None
-        handler: Callable[[Request], Awaitable[Response]] = getattr(self.handlers, operation.name)
-        try:
-            return await handler(request)
-        except ProblemError as exc:
-            return problem(exc.refusal)
-        except GatewayNotFound as exc:
-            return problem(Refusal(404, "unknown_gateway", str(exc), "unknown-gateway"))
-        except (GatewayConflict, GatewayNotRunning, StartError) as exc:
-            return problem(Refusal(409, "conflict", str(exc), "not-running"))
-        except NodeError as exc:
-            return problem(Refusal(503, "node", str(exc), "broker", (("retry-after", "5"),)))
-        except SettingForbidden as exc:
-            return problem(Refusal(403, "settings", str(exc), "settings"))
-        except ConfigError as exc:
-            return problem(Refusal(422, "settings", str(exc), "settings"))
-        except ClientDisconnect:
-            return None
+        if refusal is None:
+            assert operation is not None
+            handler: Callable[[Request], Awaitable[Response]] = getattr(self.handlers, operation.name)
+            try:
+                return await handler(request)
+            except ClientDisconnect:
+                return None
+            except (GatewayError, ProblemError) as exc:
+                refusal = _refusal_of(exc)
+        return self.api.refuse(request.scope, refusal)
 
 
-async def _nothing_here(request: Request, _: Exception) -> Response:
-    detail = f"there is nothing at {request.url.path[:200]}; /api/openapi.json describes what there is"
-    return problem(Refusal(404, "unknown_path", detail, "wrong-path"))
+def _refusal_of(error: GatewayError | ProblemError) -> Refusal:
+    match error:
+        case ProblemError():
+            return error.refusal
+        case GatewayNotFound():
+            return Refusal(404, "unknown_gateway", str(error), "unknown-gateway")
+        case GatewayConflict() | GatewayNotRunning() | StartError():
+            return Refusal(409, "conflict", str(error), "not-running")
+        case NodeError():
+            return Refusal(503, "node", str(error), "broker", (("retry-after", "5"),))
+        case SettingForbidden():
+            return Refusal(403, "settings", str(error), "settings")
+        case ConfigError():
+            return Refusal(422, "settings", str(error), "settings")
+        case _:
+            raise error
 
 
 class Handlers:

@@ -3,6 +3,7 @@
 They are read when the server starts, not at import."""
 
 import os
+import sys
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -10,6 +11,7 @@ from wsgateway.exceptions import ConfigError
 from wsgateway.gateway import Gateway
 from wsgateway.layers import load
 from wsgateway.logs import limit_repeats, log_to_terminal, logger, mask_queries
+from wsgateway.surroundings import outside_of_command
 from wsgateway.ws_protocol import offer_plain
 
 
@@ -21,7 +23,8 @@ class Application:
 
     def load(self) -> Gateway:
         """Make the gateway. Raises `ConfigError`."""
-        loaded = load(defaults={"local_access": True}, environ=os.environ, flags={})
+        is_inside = outside_of_command(sys.argv, os.environ) is None  # the settings do not know where the server binds
+        loaded = load(defaults={"local_access": is_inside}, environ=os.environ, flags={})
         if not logger.hasHandlers():
             log_to_terminal()
         for warning in loaded.warnings:

@@ -19,7 +19,7 @@ from wsgateway import client, control, doctor, serve
 from wsgateway.admin.passwords import hash_password, write_password
 from wsgateway.auth import Access
 from wsgateway.brokers import opener
-from wsgateway.config import ADMIN_SPECS, CONFIG_FILE, ENV, SPECS, flag, nearest
+from wsgateway.config import ADMIN_SPECS, CONFIG_FILE, ENV, SPECS, flag, is_switch, nearest
 from wsgateway.exceptions import ConfigError, SendError, StartError
 from wsgateway.logs import escape_controls, mask_url
 from wsgateway.server import end_process
@@ -138,7 +138,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE", help=f"the settings file ({CONFIG_FILE} in the working folder)")
     for name, spec in {**SPECS, **ADMIN_SPECS}.items():
         text = spec.metadata["help"].replace("%", "%%")
-        if isinstance(spec.default, bool):
+        if is_switch(spec):
             parser.add_argument(flag(name), action=argparse.BooleanOptionalAction, help=text, default=argparse.SUPPRESS)
         else:
             parser.add_argument(flag(name), metavar=name.upper(), help=text, default=argparse.SUPPRESS)

@@ -10,10 +10,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from functools import cache
 from typing import Any, TypedDict, get_type_hints
-from urllib.parse import urlsplit
 
+from wsgateway.addresses import is_loopback
 from wsgateway.exceptions import ConfigError
 from wsgateway.logs import mask_url
+from wsgateway.origins import ascii_host, normalized_origin
 
 
 class SlowPolicy(enum.StrEnum):
@@ -37,6 +38,12 @@ def setting(
 ) -> Any:
     """A field of `Settings`: its default, what it is for, its range, and whether it must never be shown."""
     return field(default=default, metadata={"help": text, "least": least, "most": most, "secret": secret})
+
+
+LOCAL_ACCESS = (
+    "whether callers on this host need no key while none is set; if not written, false as soon as `allowed_origins`, "
+    "`allowed_hosts`, a `host` that is not loopback, or `FORWARDED_ALLOW_IPS` is set"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +76,7 @@ class Settings:
     allowed_origins: tuple[str, ...] = setting((), "origins of other sites whose pages may connect; `*` allows all")
     allowed_hosts: tuple[str, ...] = setting((), "host names that requests may ask for; empty allows all")
     api_key: tuple[str, ...] = setting((), "keys that open `/send`, `/metrics` and `/info`", secret=True)
-    local_access: bool = setting(False, "whether local callers need no key, where none is set")
+    local_access: bool = setting(False, LOCAL_ACCESS)
     ping_interval: float = setting(25.0, "seconds between pings", least=0.05)
     pong_timeout: float = setting(8.0, "seconds to wait for a pong; past it, the connection is aborted", least=0.05)
     max_message_size: int = setting(65536, "bytes of a client's message; past it, close 1009", least=1)
@@ -122,11 +129,24 @@ class AdminSettings:
     listeners: tuple[str, ...] = setting((), "patterns of the listeners that may be named, beside those in the file")
     allowed_hosts: tuple[str, ...] = setting((), "host names that the interface may be asked for; empty allows all")
     allowed_origins: tuple[str, ...] = setting((), "origins of other sites whose pages may ask")
+    local_access: bool | None = setting(
+        None,
+        "whether callers on this host need no token while neither token nor password is set; if not written, as above",
+    )
 
     def __post_init__(self) -> None:
         mistakes = _convert_fields(self, " ([admin])")
         if mistakes:
             raise ConfigError(mistakes)
+
+
+def serves_outside(settings: Settings | AdminSettings) -> str | None:
+    """Return which setting says that others than this machine are served, in a sentence; None if none does."""
+    if settings.allowed_origins:
+        return "allowed_origins is set"
+    if settings.allowed_hosts:
+        return "allowed_hosts is set"
+    return None if is_loopback(settings.host) else f"host is {settings.host}"
 
 
 class Options(TypedDict, total=False):
@@ -193,6 +213,11 @@ ENV = "WSGATEWAY_"
 CONFIG_FILE = "wsgateway.toml"
 
 
+def is_switch(spec: Field[Any]) -> bool:
+    """Return whether the setting is on or off, so that its flag takes no value."""
+    return _kinds()[spec.name] is bool
+
+
 def flag(name: str) -> str:
     """The command line's spelling of the setting `name`."""
     return "--" + name.replace("_", "-")
@@ -225,6 +250,8 @@ def convert(spec: Field[Any], value: object, *, text: bool = False) -> Any:
     if kind is str:
         return _string(spec.name, value)
     if kind is bool:
+        if value is None and spec.default is None:
+            return None
         if not isinstance(value, bool):
             raise ValueError(f"{value!r} is neither true nor false")
         return value
@@ -304,26 +331,8 @@ def _strings(name: str, value: object) -> tuple[str, ...]:
     ):
         raise ValueError("a key with spaces around it or control characters in it cannot be sent in a header")
     if name == "allowed_origins":
-        return tuple(normalized_origin(part) for part in parts)
-    return tuple(part.lower() if name == "allowed_hosts" else part for part in parts)
-
-
-_DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
-
-
-def normalized_origin(text: str) -> str:
-    """`text` as browsers send it in `Origin` (RFC 6454 6.2). `*` and `null` stand as they are. Raises `ValueError`."""
-    if text in ("*", "null"):
-        return text
-    parts = urlsplit(text.strip())
-    try:
-        host, port = (parts.hostname or "").encode("idna").decode(), parts.port
-    except ValueError:  # UnicodeError is one
-        host, port = "", None
-    if not parts.scheme or not host or parts.path.strip("/") or parts.query or parts.fragment or parts.username:
-        raise ValueError(f"{text!r} is no origin; one looks like https://example.com or http://localhost:8000")
-    host = f"[{host}]" if ":" in host else host
-    return f"{parts.scheme}://{host}" + ("" if port in (None, _DEFAULT_PORTS.get(parts.scheme)) else f":{port}")
+        return tuple(normalized_origin(part.strip()) for part in parts)
+    return tuple(ascii_host(part.strip()) if name == "allowed_hosts" else part for part in parts)
 
 
 def _shown(spec: Field[Any], value: object) -> object:

@@ -3,6 +3,8 @@ prints what `findings` thinks of it."""
 
 import argparse
 import asyncio
+import http.client
+import json
 import os
 import platform
 import ssl
@@ -21,13 +23,15 @@ from wsgateway import client, findings
 from wsgateway.addresses import is_loopback
 from wsgateway.admin.passwords import Passwords
 from wsgateway.brokers import Open, opener
-from wsgateway.config import Settings
+from wsgateway.config import Settings, serves_outside
 from wsgateway.exceptions import BrokerError, ConfigError, ListenerError, SendError
 from wsgateway.findings import Finding, Level
+from wsgateway.layers import Loaded
 from wsgateway.listeners import Listener
 from wsgateway.logs import GatewayLog, escape_controls, mask_url
 from wsgateway.server import missing_of_uvicorn, serving
 from wsgateway.store import Described, Store
+from wsgateway.surroundings import outside_of_environment
 from wsgateway.terminal import to_json
 from wsgateway.wire import EXTENSION
 
@@ -76,7 +80,7 @@ def _all(store: Store, options: argparse.Namespace) -> Iterator[Finding]:
         settings = loaded.settings
         before = f"[{settings.id}] " if several else ""
         for finding in (
-            *_gateway(settings),
+            *_gateway(loaded),
             *_broker(settings),
             *findings.check_proxy_timeout(settings, options.proxy_timeout),
         ):
@@ -236,11 +240,15 @@ def _admin(store: Store, described: Described) -> Iterator[Finding]:
     admin = described.admin
     passwords = Passwords()
     passwords.use(admin, store.path.parent)
-    yield from findings.check_admin(admin, has_password=passwords.is_set())
+    outside = serves_outside(admin) or outside_of_environment(os.environ)
+    yield from findings.check_admin(admin, has_password=passwords.is_set(), outside=outside)
 
 
-def _gateway(settings: Settings) -> Iterator[Finding]:
-    yield from findings.check_access(settings)
+def _gateway(loaded: Loaded) -> Iterator[Finding]:
+    settings = loaded.settings
+    outside = serves_outside(settings) or outside_of_environment(os.environ)
+    is_written = loaded.sources["local_access"].partition(",")[0] != "default"
+    yield from findings.check_access(settings, outside=outside, is_written=is_written)
     yield from findings.check_memory(settings)
     yield from _listener(settings)
     yield from _log_file(settings.log_file)
@@ -320,8 +328,64 @@ async def probe(url: str, *, api_key: str | None = None) -> findings.Probe:
             address = await address_of(url, path, api_key)
     except OSError as exc:
         detail = detail or str(exc)
-    shown = mask_url(url)
-    return findings.Probe(shown, ready, upgrade, detail[:300], without_origin=without_origin, address=address)
+    strangers = await asyncio.to_thread(opened_to_strangers, url, api_key) if ready else ""
+    return findings.Probe(
+        mask_url(url),
+        ready,
+        upgrade,
+        detail[:300],
+        without_origin=without_origin,
+        address=address,
+        strangers=strangers,
+    )
+
+
+def opened_to_strangers(url: str, api_key: str | None) -> str:
+    """Return what makes a caller through `url` a local one, empty if nothing does.
+
+    Only a local caller may ask for `/info` without a key, and with one the answer says whether it would be. A stranger
+    may ask for any name: a proxy that passes it on has to be asked for `localhost`, and one that puts another in its
+    place for one that is not local, so that an address of this host is told from what stands in front of it.
+    """
+    parts = urlsplit(url)
+    names = [STRANGER] if is_loopback(parts.hostname or "") else [parts.netloc.rpartition("@")[2], "localhost"]
+    for name in names:
+        if _asked_as(url, name, None) is not None:
+            return f"asked for the host {name!r} it shows /info without a key"
+        shown = _asked_as(url, name, api_key) if api_key else None
+        if shown is not None and shown["local"] is True:
+            return f"asked for the host {name!r}; only the api_key keeps strangers out"
+    return ""
+
+
+STRANGER = "wsgateway-doctor.invalid"
+"""A host name that nobody has (RFC 2606)."""
+
+PROBE_SECONDS = 10.0
+
+
+def _asked_as(url: str, host: str, api_key: str | None) -> dict[str, Any] | None:
+    """Return how a gateway sees a request for its `/info` under the name `host`; None if it does not answer that."""
+    parts = urlsplit(url)
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    headers = {"host": host}
+    if api_key is not None:
+        headers["authorization"] = "Bearer " + api_key.encode().decode("latin-1")  # UTF-8, as the gateway compares it
+    connection = kind(parts.hostname or "", parts.port, timeout=PROBE_SECONDS)
+    try:
+        connection.request("GET", f"{parts.path}/info?limit=1", headers=headers)
+        answer = connection.getresponse()
+        shown = json.loads(answer.read(MAX_INFO)) if answer.status == 200 else None
+    except (OSError, ValueError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+    caller = shown.get("caller") if isinstance(shown, dict) else None
+    return caller if isinstance(caller, dict) and "local" in caller else None
+
+
+MAX_INFO = 1024 * 1024
+"""Bytes of an answer that are looked at; whatever is behind the address may have sent it."""
 
 
 async def _status(url: str) -> tuple[int, str]:

@@ -141,8 +141,14 @@ SHORT_KEY = 20
 """Characters of a key that nobody guesses: 16 random bytes in Base64 are 22."""
 
 
-def check_access(settings: Settings) -> Iterator[Finding]:
-    """Origins, hosts and keys of one gateway."""
+def check_access(settings: Settings, *, outside: str | None = None, is_written: bool = False) -> Iterator[Finding]:
+    """Origins, hosts and keys of one gateway.
+
+    `outside` is what says that it serves others than this machine; `is_written` whether `local_access` was set by
+    somebody.
+    """
+    if settings.local_access and is_written and not settings.api_key:
+        yield _local_access("/send, /metrics and /info answer", outside, "set an api_key, or take local_access out")
     is_public = settings.uds is None and not is_loopback(settings.host)
     if "*" in settings.allowed_origins:
         text = "allowed_origins is *: the page of any site may connect with its visitors' cookies"
@@ -165,21 +171,33 @@ def check_access(settings: Settings) -> Iterator[Finding]:
         yield hint(text, "put a proxy with TLS in front, or set ssl_keyfile and ssl_certfile")
 
 
+def _local_access(opens: str, outside: str | None, advice: str) -> Finding:
+    text = f"local_access is true: {opens} every user of this host without a key, and everybody on the other side of "
+    text += "a proxy on this host that adds no forwarded header"
+    if outside is None:
+        return hint(text, advice)
+    return warning(f"{text}, although {outside}", advice)
+
+
 NEW_KEY = """python -c 'import secrets; print(secrets.token_urlsafe(24))' makes a key; set it as WSGATEWAY_API_KEY"""
 
 
-def check_admin(admin: AdminSettings, *, has_password: bool) -> Iterator[Finding]:
-    """The interface that steers the gateways."""
+def check_admin(admin: AdminSettings, *, has_password: bool, outside: str | None = None) -> Iterator[Finding]:
+    """The interface that steers the gateways. `outside` is what says that it serves others than this machine."""
     if not admin.enabled:
         return
     tokens = (*admin.token, *admin.read_token)
     if any(len(token) < SHORT_KEY for token in tokens):
         text = f"a token of [admin] has fewer than {SHORT_KEY} characters, it can be guessed"
         yield serious(text, NEW_KEY.replace("API_KEY", "ADMIN_TOKEN"))
+    if admin.local_access and not tokens and not has_password:
+        advice = "set [admin] token or a password (wsgateway password), or take local_access out"
+        yield _local_access("the panel and REST let in", outside, advice)
     if is_loopback(admin.host):
         return
     if not tokens and not has_password:
-        text = f"the admin interface is on {admin.host}, and has neither token nor password: local callers only"
+        text = f"the admin interface is on {admin.host}, and has neither token nor password: "
+        text += "local callers only" if admin.local_access else "nobody is let in"
         yield warning(text, "bind it to 127.0.0.1, or set [admin] token")
     else:
         text = f"the admin interface is on {admin.host} without TLS: its password can be read on the way"
@@ -217,6 +235,8 @@ class Probe:
     """Status of the same without an `Origin`."""
     address: str | None = None
     """The client's address as the gateway has it; None where nobody could be asked."""
+    strangers: str = ""
+    """What a stranger has to ask for to be a local caller of the gateway; empty if nothing that was tried does."""
 
 
 def check_probe(probe: Probe) -> Iterator[Finding]:
@@ -234,10 +254,14 @@ def check_probe(probe: Probe) -> Iterator[Finding]:
         yield serious(text, "start the gateway, and let the proxy pass on everything below that path")
     if probe.upgrade != 101:
         yield _not_upgraded(probe, said)
-    if probe.address is not None and is_loopback(probe.address):
-        text = "the gateway takes every client of the proxy for one on its own host: its address does not arrive"
-        advice = "let the proxy set X-Forwarded-For, and uvicorn's FORWARDED_ALLOW_IPS name the proxy"
-        yield warning(text, advice)
+    advice = "set api_key and local_access = false, let the proxy set X-Forwarded-For, and uvicorn's "
+    advice += "FORWARDED_ALLOW_IPS name the proxy (docs/troubleshooting.md#not-local)"
+    if probe.strangers:
+        text = f"strangers are local: the gateway takes a caller through {probe.url} for one on its own host, "
+        yield serious(text + probe.strangers, advice)
+    elif probe.address is not None and is_loopback(probe.address):
+        text = "strangers are local: the gateway takes every client of the proxy for one on its own host, "
+        yield serious(text + "its address does not arrive", advice)
 
 
 def _not_upgraded(probe: Probe, said: str) -> Finding:

@@ -3,10 +3,11 @@ gateways, by id, which is the package's one piece of module state."""
 
 import asyncio
 import enum
+import logging
 import os
 import sys
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Unpack
@@ -14,10 +15,10 @@ from weakref import WeakValueDictionary
 
 from starlette.types import Receive, Scope, Send
 
-from wsgateway.auth import DOCS, Rules
+from wsgateway.auth import Refusal, Rules
 from wsgateway.brokers import Open, opener
 from wsgateway.cluster import Cluster, Local
-from wsgateway.config import Options, Settings
+from wsgateway.config import Options, Settings, serves_outside
 from wsgateway.connection import Connection, other_loop
 from wsgateway.directory import Directory
 from wsgateway.envelopes import NODE_ID
@@ -33,14 +34,15 @@ from wsgateway.exceptions import (
     StartError,
 )
 from wsgateway.hub import Connections, Hub, Sent
-from wsgateway.limits import LINGER
+from wsgateway.limits import LINGER, Rates
 from wsgateway.listeners import Listener
 from wsgateway.logs import GatewayLog, flush_log, log_to_file, mask_url, say_if_unseen
 from wsgateway.metrics import Metrics
 from wsgateway.nodes import several_workers
 from wsgateway.recordings import Recording
 from wsgateway.routes import router
-from wsgateway.scopes import relative_path, relative_scope
+from wsgateway.scopes import relative_path, relative_scope, sender_of
+from wsgateway.surroundings import outside_of_process, own_uid
 from wsgateway.transports import WebSockets, deny
 from wsgateway.watchdog import Watchdog
 from wsgateway.wire import Parts
@@ -75,7 +77,8 @@ class Gateway:
         self.settings = settings or Settings(listener=listener, **options)  # type: ignore[arg-type]
         self.metrics = Metrics()
         self.log = GatewayLog(self.settings.id)
-        self.rules = Rules(self.settings)
+        self.rules = Rules(self.settings, uid=own_uid())
+        self.sends = Rates(self.settings.send_rate, self.settings.send_burst)
         self.version = version("wsgateway")
         self.failure = ""
         self.state = State.STOPPED
@@ -232,8 +235,8 @@ class Gateway:
         if self.cluster is not None:
             await self.cluster.start()
         await self._events.run("on_start")
-        for line in self.rules.openings():
-            self.log.info("%s", line)
+        for opening in self.rules.openings(serves_outside(self.settings) or outside_of_process()):
+            self.log.log(logging.WARNING if opening.is_loud else logging.INFO, "%s", opening.text)
         count = several_workers(sys.argv, os.environ)
         if count > 1 and self.cluster is None and not self._where:  # our own server knows nothing of such a count
             self.log.warning(
@@ -287,7 +290,7 @@ class Gateway:
     def bound_to(self, url: str, host: str | None) -> None:
         """It is going to be served at `url`, on the address `host`, None on a Unix socket."""
         self._where = f" on {url}"
-        self.rules = Rules(self.settings, bound_host=host)
+        self.rules = Rules(self.settings, bound_host=host, uid=own_uid())
 
     def fail(self, reason: str) -> None:
         """It cannot run, because of `reason`, which the log, `/ready` and the panel show."""
@@ -401,17 +404,25 @@ class Gateway:
     async def _serve_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = relative_path(scope)
         if path not in ("/", "/ws") and not path.startswith("/ws/"):
-            await receive()
-            await deny(scope, send, 404, f"there is no WebSocket at {path}, it is at /ws ({DOCS}#wrong-path)")
+            text = f"there is no WebSocket at {path[:200]}, it is at /ws"
+            await self._refuse(scope, receive, send, Refusal(404, "unknown_path", text, "wrong-path"))
         elif self.state is State.STARTING:
             async with self._lock:  # held until it has started
                 pass
             await self._serve_websocket(scope, receive, send)
         elif self.state is not State.RUNNING or self._websockets is None:
-            await receive()
-            await deny(scope, send, 503, f"gateway [{self.id}] is {self.state} ({DOCS}#not-running)")
+            text = f"gateway [{self.id}] is {self.state}"
+            await self._refuse(scope, receive, send, Refusal(503, "not_running", text, "not-running"))
         else:
             await self._websockets.serve(scope, receive, send, path=path)
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send, refusal: Refusal) -> None:
+        self.metrics.refusals[refusal.kind] += 1
+        extra = {"kind": f"handshake {refusal.kind}"}
+        self.log.warning("refused a handshake from %s: %s", sender_of(scope), refusal, extra=extra)
+        await receive()
+        with suppress(OSError):  # the client has disconnected
+            await deny(scope, send, refusal.status, str(refusal))
 
     async def _serve_lifespan(self, receive: Receive, send: Send) -> None:
         await receive()

@@ -83,6 +83,11 @@ class Supervisor:
         """Whether gateways can be created, edited and deleted: with those made in code nobody can."""
         return self._store is not None
 
+    @property
+    def made_in_code(self) -> Sequence[Guest]:
+        """The gateways that somebody else serves."""
+        return self._guests
+
     def new_settings(self) -> Settings:
         """What a new gateway begins from: the shipped listener, and a port that no other here has. Blocks."""
         settings = Settings() if self._store is None else self._store.new_settings()

@@ -2,12 +2,24 @@
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from wsgateway.config import ADMIN_SPECS, CONFIG_FILE, ENV, SPECS, AdminSettings, Settings, convert, flag, nearest
+from wsgateway.config import (
+    ADMIN_SPECS,
+    CONFIG_FILE,
+    ENV,
+    SPECS,
+    AdminSettings,
+    Settings,
+    convert,
+    flag,
+    nearest,
+    serves_outside,
+)
 from wsgateway.exceptions import ConfigError
+from wsgateway.surroundings import outside_of_environment
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +90,20 @@ def layered(
             reading.take(name, value, flag(name), text=isinstance(value, str))
     if not reading.mistakes:
         try:
-            settings = Settings(**reading.values)
+            settings = _with_local_access(Settings(**reading.values), environ, reading.sources)
             return Loaded(settings, reading.sources, tuple(reading.warnings))
         except ConfigError as exc:
             reading.mistakes.extend(exc.mistakes)
     raise ConfigError(reading.mistakes)
+
+
+def _with_local_access(settings: Settings, environ: Mapping[str, str], sources: dict[str, str]) -> Settings:
+    """Return `settings` without keyless access if nobody has written it down and something speaks of the outside."""
+    outside = serves_outside(settings) or outside_of_environment(environ)
+    if outside is None or not settings.local_access or sources["local_access"] != "default":
+        return settings
+    sources["local_access"] = f"default, because {outside}"
+    return replace(settings, local_access=False)
 
 
 def admin_settings(

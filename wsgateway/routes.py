@@ -24,6 +24,7 @@ from wsgateway.limits import BODY_TIMEOUT, Rates
 from wsgateway.logs import GatewayLog
 from wsgateway.messages import decode_json
 from wsgateway.metrics import prometheus_text
+from wsgateway.scopes import sender_of
 
 IGNORED_KEYS = frozenset({"conn", "action", "webSocketServerAction"})
 """Keys of `/send` that are dropped: the listener's own, and those that steered the ancestor's server."""
@@ -41,6 +42,7 @@ class RoutedGateway(ListedGateway, Protocol):
     log: GatewayLog
     rules: Rules
     directory: Directory
+    sends: Rates
 
     @property
     def failure(self) -> str: ...
@@ -70,12 +72,16 @@ def problem(refusal: Refusal) -> Response:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One route as an ASGI application: host, key, method, then the handler. Errors become problems."""
+    """One route as an ASGI application: host, key, method, then the handler. Errors become problems.
+
+    `guarded`: it needs a key. `any_host`: `allowed_hosts` does not count, because probes ask by address.
+    """
 
     gateway: RoutedGateway
     handler: Callable[[Request], Awaitable[Response]]
     methods: tuple[str, ...] = ()
     guarded: bool = False
+    any_host: bool = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
@@ -90,7 +96,7 @@ class Endpoint:
 
     def _check(self, request: Request) -> None:
         rules = self.gateway.rules
-        refusal = rules.check_host(request.scope)
+        refusal = None if self.any_host else rules.check_host(request.scope)
         if refusal is None and self.guarded:
             refusal = rules.check_caller(request.scope)
         if refusal is None and self.methods and request.method not in self.methods:
@@ -102,12 +108,11 @@ class Endpoint:
 
     def _refused(self, request: Request, refusal: Refusal) -> Response:
         self.gateway.metrics.refusals[refusal.kind] += 1
-        caller = request.client.host if request.client else "a Unix socket"
         self.gateway.log.warning(
             "refused %s %s from %s: %s",
-            request.method,
-            request.url.path,
-            caller,
+            request.method[:20],
+            request.url.path[:200],
+            sender_of(request.scope),
             refusal,
             extra={"kind": f"{self.handler.__name__} {refusal.kind}"},
         )
@@ -120,8 +125,8 @@ def router(gateway: RoutedGateway) -> ASGIApp:
     read = ("GET", "HEAD")
     table = {
         "/send": Endpoint(gateway, routes.send, ("POST",), guarded=True),
-        "/health": Endpoint(gateway, routes.health, read),
-        "/ready": Endpoint(gateway, routes.ready, read),
+        "/health": Endpoint(gateway, routes.health, read, any_host=True),
+        "/ready": Endpoint(gateway, routes.ready, read, any_host=True),
         "/metrics": Endpoint(gateway, routes.metrics, read, guarded=True),
         "/info": Endpoint(gateway, routes.info, read, guarded=True),
     }
@@ -139,16 +144,13 @@ class Routes:
 
     def __init__(self, gateway: RoutedGateway) -> None:
         self._gateway = gateway
-        self._sends = Rates(gateway.settings.send_rate, gateway.settings.send_burst)
 
     async def send(self, request: Request) -> Response:
         """Push a message (DESIGN 3.3)."""
-        key = self._gateway.rules.key_of(request.scope["headers"])  # None for local callers, where there is no key
-        if not self._sends.allows(key, time.monotonic()):
-            detail = "too many calls with this key, try again later (send_rate)"
-            raise ProblemError(Refusal(429, "send_rate", detail, "too-often", (("retry-after", "1"),)))
-        fields = await read_fields(request, self._gateway.settings.max_send_size)
-        gateway = self._addressed(request, _field(fields, "id", str))
+        _check_rate(self._gateway, request)
+        body = await read_json(request, self._gateway.settings.max_send_size)
+        fields = decode_fields(body)
+        gateway = self._addressed(request, _field(fields, "id", str), len(body))
         connections = _field(fields, "connections", list)
         if connections is not None and not all(isinstance(item, str) for item in connections):
             raise ProblemError(Refusal(422, "body", "connections: it has to be a list of connection ids", "bad-body"))
@@ -166,17 +168,22 @@ class Routes:
             raise ProblemError(Refusal(500, "hook", str(exc), "hook-failed")) from exc
         return JSONResponse(shown_sent(gateway.id, sent, gateway.cluster))
 
-    def _addressed(self, request: Request, gateway_id: str | None) -> RoutedGateway:
-        """The gateway with that id, if the caller may send to it."""
+    def _addressed(self, request: Request, gateway_id: str | None, size: int) -> RoutedGateway:
+        """Return the gateway with that id, if by its own rules the caller may send it a body of `size` bytes."""
         if gateway_id is None:
             return self._gateway
         try:
             gateway = self._gateway.find(gateway_id)
         except GatewayNotFound as exc:
             raise ProblemError(Refusal(404, "unknown_gateway", str(exc), "unknown-gateway")) from exc
-        refusal = gateway.rules.check_caller(request.scope) if gateway is not self._gateway else None
+        if gateway is self._gateway:
+            return gateway
+        refusal = gateway.rules.check_host(request.scope) or gateway.rules.check_caller(request.scope)
         if refusal is not None:
             raise ProblemError(refusal)
+        _check_rate(gateway, request)
+        if size > gateway.settings.max_send_size:
+            raise _too_large(gateway.settings.max_send_size)
         return gateway
 
     async def health(self, _: Request) -> Response:
@@ -210,6 +217,10 @@ class Routes:
             "version": gateway.version,
             "state": gateway.state,
             "settings": gateway.settings.shown(),
+            "caller": {
+                "address": sender_of(request.scope),
+                "local": gateway.rules.why_not_local(request.scope) is None,
+            },
             "total": total,
             "offset": offset,
             "limit": limit,
@@ -230,25 +241,23 @@ class Routes:
         elif refusal is None:
             detail = "connect here with a WebSocket; its Origin and Host would be let in"
             refusal = Refusal(426, "upgrade", detail, "not-a-websocket", (("upgrade", "websocket"),))
-        return problem(refusal)
+        raise ProblemError(refusal)
 
     async def unknown(self, request: Request) -> Response:
         detail = f"there is nothing at {request.url.path[:200]}; clients connect to /ws, messages are posted to /send"
-        return problem(Refusal(404, "unknown_path", detail, "wrong-path"))
+        raise ProblemError(Refusal(404, "unknown_path", detail, "wrong-path"))
 
     # The test page
 
     async def page(self, request: Request) -> Response:
-        """The test page. It holds the key only for a caller that needs none to see it: a local one."""
+        """The test page. It never holds a key: it asks for one."""
         gateway = self._gateway
-        local = gateway.rules.is_local(request.scope)
-        key = next(iter(gateway.settings.api_key), None)
-        refusal = None if key and local else gateway.rules.check_caller(request.scope)
+        asks_for_key = bool(gateway.settings.api_key)
+        refusal = None if asks_for_key else gateway.rules.check_caller(request.scope)
         facts = {
             "id": gateway.id,
             "version": gateway.version,
-            "api_key": key if local else None,
-            "push_allowed": refusal is None,
+            "asks_for_key": asks_for_key,
             "push_refusal": None if refusal is None else refusal.detail,
             "connections": len(gateway.connections),
             "docs": DOCS,
@@ -293,11 +302,28 @@ def shown_sent(gateway_id: str, sent: Sent, cluster: Cluster | None) -> dict[str
     return shown
 
 
+def _check_rate(gateway: RoutedGateway, request: Request) -> None:
+    key = gateway.rules.key_of(request.scope["headers"])  # None for local callers, where there is no key
+    if not gateway.sends.allows(key, time.monotonic()):
+        detail = "too many calls with this key, try again later (send_rate)"
+        raise ProblemError(Refusal(429, "send_rate", detail, "too-often", (("retry-after", "1"),)))
+
+
 async def read_fields(request: Request, most: int) -> dict[str, Any]:
-    """The JSON object in the body, of at most `most` bytes. Raises `ProblemError`."""
+    """Return the JSON object in the body, of at most `most` bytes. Raise `ProblemError`."""
+    return decode_fields(await read_json(request, most))
+
+
+async def read_json(request: Request, most: int) -> bytes:
+    """Return the body, of at most `most` bytes, which its type says is JSON. Raise `ProblemError`."""
     _check_json_type(request)
+    return await read_body(request, most)
+
+
+def decode_fields(body: bytes) -> dict[str, Any]:
+    """Return the JSON object in `body`. Raise `ProblemError`."""
     try:
-        fields = decode_json(await read_body(request, most))
+        fields = decode_json(body)
     except MessageError as exc:
         raise ProblemError(Refusal(400, "body", str(exc), "bad-body")) from exc
     if not isinstance(fields, dict):
@@ -315,7 +341,7 @@ def _check_json_type(request: Request) -> None:
 
 async def read_body(request: Request, most: int) -> bytes:
     """The body, of at most `most` bytes, within `BODY_TIMEOUT` seconds."""
-    too_large = ProblemError(Refusal(413, "size", f"the body is larger than max_send_size, {most} bytes", "too-large"))
+    too_large = _too_large(most)
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and (len(announced) > 18 or int(announced) > most):
         raise too_large
@@ -325,6 +351,10 @@ async def read_body(request: Request, most: int) -> bytes:
     except TimeoutError:
         detail = f"the body did not arrive within {BODY_TIMEOUT:g} s"
         raise ProblemError(Refusal(408, "timeout", detail, "too-slow", (("connection", "close"),))) from None
+
+
+def _too_large(most: int) -> ProblemError:
+    return ProblemError(Refusal(413, "size", f"the body is larger than max_send_size, {most} bytes", "too-large"))
 
 
 async def _read(request: Request, most: int, too_large: ProblemError) -> bytes:

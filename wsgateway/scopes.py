@@ -1,6 +1,14 @@
-"""Paths of requests as the gateway sees them, wherever it is mounted."""
+"""Requests as the gateway sees them, wherever it is mounted: their paths, and who sent them."""
 
 from starlette.types import Scope
+
+from wsgateway.addresses import plain_address
+
+
+def sender_of(scope: Scope) -> str:
+    """Return the address of the client for a log line, as forwarded headers give it where they are believed."""
+    client = scope.get("client")
+    return plain_address(client[0]) if client and client[0] else "a Unix socket"
 
 
 def relative_path(scope: Scope) -> str:

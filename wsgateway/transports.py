@@ -17,6 +17,7 @@ from wsgateway.exceptions import Refused
 from wsgateway.lanes import Lane
 from wsgateway.limits import CLOSES_PER_SECOND, CROWDED, LINGER, SPARE_DESCRIPTORS, Rates
 from wsgateway.messages import Frame
+from wsgateway.scopes import sender_of
 from wsgateway.wire import EXTENSION, TOO_MANY, Handshake, Parts, Stall, WireTransport
 
 try:
@@ -99,7 +100,7 @@ class WebSockets:
     def _full(self, address: str) -> Refusal | None:
         """Why no more clients can be taken, if so."""
         if self._is_draining:  # it has come while the gateway still ran
-            return Refusal(503, "stopping", "the gateway is shutting down, come back later")
+            return _STOPPING
         count, settings = len(self._serving), self._parts.settings
         if count >= self._most * CROWDED and not self._is_crowded:
             self._is_crowded = True
@@ -118,23 +119,25 @@ class WebSockets:
         self, transport: "AsgiTransport | WireTransport", scope: Scope, refusal: Refusal | None
     ) -> str | None:
         refusal = refusal or self._rules.check_host(scope) or self._rules.check_origin(scope)
-        log, metrics = self._parts.log, self._parts.metrics
         if refusal is not None:
-            metrics.refusals[refusal.kind] += 1
-            log.warning(
-                "refused a handshake from %s: %s", transport.conn.address, refusal, extra={"kind": refusal.kind}
-            )
-            raise Refused(refusal.status, str(refusal))
+            raise self._refused(scope, refusal)
         try:
             subprotocol = await self._parts.events.handshake(transport.conn, transport.lane)
-            if transport.conn.closing is not None:
-                raise Refused(503, "the gateway is shutting down")
         except Refused as exc:
-            metrics.refusals["handshake"] += 1
-            extra = {"conn": transport.conn.id, "kind": f"handshake {exc.status}"}
-            log.info("on_handshake refused %s: %s", transport.conn.address, exc, extra=extra)
+            self._parts.metrics.refusals["handshake"] += 1
+            extra = {"conn": transport.conn.id, "kind": f"on_handshake {exc.status}"}
+            self._parts.log.warning("on_handshake refused %s: %s", sender_of(scope), exc, extra=extra)
             raise
+        if transport.conn.closing is not None:
+            raise self._refused(scope, _STOPPING)
         return subprotocol
+
+    def _refused(self, scope: Scope, refusal: Refusal) -> Refused:
+        """Log and count `refusal`, and return what ends the handshake."""
+        self._parts.metrics.refusals[refusal.kind] += 1
+        extra = {"kind": f"handshake {refusal.kind}"}
+        self._parts.log.warning("refused a handshake from %s: %s", sender_of(scope), refusal, extra=extra)
+        return Refused(refusal.status, str(refusal))
 
     async def _turn_away(self, scope: Scope, send: Send, refused: Refused, conn: Connection) -> None:
         try:
@@ -195,6 +198,9 @@ class WebSockets:
         """End every connection now."""
         for transport in tuple(self._serving):
             transport.abort()
+
+
+_STOPPING = Refusal(503, "stopping", "the gateway is shutting down, come back later", "not-running")
 
 
 async def deny(scope: Scope, send: Send, status: int, detail: str) -> None:

@@ -1,6 +1,7 @@
 """The panel as an ASGI application: who may see which page, and what goes around every answer."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,14 @@ from wsgateway.admin.sessions import COOKIE, MAX_AGE, Session, Sessions
 from wsgateway.admin.views import PAGES, Page, Refused, Views, Visit
 from wsgateway.api import Api
 from wsgateway.auth import Access, AdminRules
-from wsgateway.config import AdminSettings
+from wsgateway.config import AdminSettings, serves_outside
 from wsgateway.gateway import Gateway
 from wsgateway.instances import Supervisor
 from wsgateway.logs import ThinnedLog, escape_controls
 from wsgateway.routes import ProblemError, read_body
-from wsgateway.scopes import relative_scope
+from wsgateway.scopes import relative_scope, sender_of
+from wsgateway.surroundings import outside_of_process, own_uid
+from wsgateway.transports import deny
 
 MAX_FORM = 262144
 """Bytes of a submitted form."""
@@ -55,7 +58,9 @@ class Panel:
     `guard`, where given, decides who may do what, and replaces the log-in. Without one a `password_hash` (made by
     `wsgateway password --hash`) is asked for, and without that local callers only are let in. `allowed_origins` are
     those of the panel's own pages, where a proxy serves them under a scheme or name that the application does not
-    know; for a supervisor its `[admin]` says so.
+    know. `local_access` says whether callers on this host need neither guard nor password; without a word on it they
+    do as soon as `allowed_origins`, a gateway's settings, `FORWARDED_ALLOW_IPS` or the server's command line says that
+    others are served too. For a supervisor its `[admin]` says both.
     """
 
     def __init__(
@@ -66,6 +71,7 @@ class Panel:
         password_hash: str = "",
         read_password_hash: str = "",
         allowed_origins: Iterable[str] = (),
+        local_access: bool | None = None,
         passwords: Passwords | None = None,
         bound_host: str | None = None,
     ) -> None:
@@ -73,12 +79,13 @@ class Panel:
             self.supervisor = gateways
         else:
             self.supervisor = Supervisor(gateways=gateways)
-            self.supervisor.admin = AdminSettings(allowed_origins=tuple(allowed_origins))
+            self.supervisor.admin = AdminSettings(allowed_origins=tuple(allowed_origins), local_access=local_access)
         self.passwords = passwords or Passwords(full=password_hash, read=read_password_hash)
         self._guard = guard
         self._bound_host = bound_host
+        self._log = ThinnedLog({})
         self._admin = self.supervisor.admin
-        self._rules = AdminRules(self._admin, bound_host=bound_host)
+        self._rules = self._make_rules()
         self._templates = Environment(
             loader=PackageLoader("wsgateway.admin"),
             autoescape=True,
@@ -89,15 +96,15 @@ class Panel:
         )
         self.sessions = Sessions(lambda: self.passwords.secret(repr((self._admin.token, self._admin.read_token))))
         self._viewers = 0
-        self._log = ThinnedLog({})
         views = Views(self.supervisor, self)
         self._app = Starlette(
             routes=[
                 *(self._route(path, views) for path in dict.fromkeys(page.path for page in PAGES)),
                 WebSocketRoute("/live", self._live),
+                WebSocketRoute("/{path:path}", self._no_socket),
                 Mount("/static", StaticFiles(packages=[("wsgateway.admin", "static")])),
             ],
-            exception_handlers={404: self._nothing_here},
+            exception_handlers={404: self._nothing_here, 405: self._wrong_method},
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -126,8 +133,18 @@ class Panel:
         """Made anew when a reload has taken over other settings."""
         if self._admin is not self.supervisor.admin:
             self._admin = self.supervisor.admin
-            self._rules = AdminRules(self._admin, bound_host=self._bound_host)
+            self._rules = self._make_rules()
         return self._rules
+
+    def _make_rules(self) -> AdminRules:
+        outside = outside_of_process()
+        for made in self.supervisor.made_in_code:  # they share the panel's server
+            outside = outside or serves_outside(made.settings)
+        rules = AdminRules(self._admin, bound_host=self._bound_host, outside=outside, uid=own_uid())
+        if rules.outside is not None and self._guard is None and not self.passwords.is_set() and not rules.has_token:
+            level, text = (logging.WARNING, LOUD) if rules.local_access else (logging.INFO, CLOSED)
+            self._log.log(level, text, rules.outside)
+        return rules
 
     def session_of(self, connection: HTTPConnection) -> Session | None:
         return self.sessions.read(connection.cookies.get(COOKIE, ""))
@@ -143,9 +160,10 @@ class Panel:
         if self.asks_for_password:
             session = self.session_of(connection)
             return Access.NONE if session is None else session.access
-        if self.rules.is_local(connection.scope):
-            return Access.FULL
-        raise Refused(403, NOT_LOCAL)
+        reason = self.rules.why_not_local(connection.scope)
+        if reason is not None:
+            raise Refused(403, NOT_LOCAL.format(reason))
+        return Access.FULL
 
     async def access_for(self, password: str) -> Access:
         """What `password`, or a token in its place, opens."""
@@ -185,10 +203,10 @@ class Panel:
             handler: Callable[[Visit], Awaitable[Response]] = getattr(views, page.name)
             response = await handler(visit)
         except ProblemError as exc:
+            self._log_refusal(request.scope, exc.refusal.status, str(exc.refusal))
             response = visit.page("message.html", status=exc.refusal.status, title="Refused", text=str(exc.refusal))
         except Refused as exc:
-            extra = {"kind": exc.status}
-            self._log.warning("panel: refused %s %s: %s", request.method, request.url.path, exc, extra=extra)
+            self._log_refusal(request.scope, exc.status, str(exc))
             title = "Not here" if exc.status == 404 else "Refused"
             response = visit.page("message.html", status=exc.status, title=title, text=str(exc))
         if COOKIE not in request.cookies or self.session_of(request) is None:
@@ -238,27 +256,56 @@ class Panel:
         return HTMLResponse(html, status)
 
     async def _nothing_here(self, request: Request, _: Exception) -> Response:
+        return self._message(request, 404, "Not here", f"There is nothing at {request.url.path[:200]}.")
+
+    async def _wrong_method(self, request: Request, _: Exception) -> Response:
+        return self._message(request, 405, "Refused", f"This cannot be asked with {request.method[:20]}.")
+
+    def _message(self, request: Request, status: int, title: str, text: str) -> Response:
+        self._log_refusal(request.scope, status, text)
         visit = Visit(request, self.sessions.begin(), Access.NONE, self.asks_for_password, {}, self.render)
-        text = f"There is nothing at {request.url.path[:200]}."
-        return visit.page("message.html", status=404, title="Not here", text=text)
+        return visit.page("message.html", status=status, title=title, text=text)
+
+    def _log_refusal(self, scope: Scope, status: int, text: str) -> None:
+        what = f"{scope.get('method', 'a WebSocket')[:20]} {scope['path'][:200]}"
+        extra = {"kind": f"{scope['type']} {status}"}
+        self._log.warning("panel: refused %s from %s: %s", what, sender_of(scope), text, extra=extra)
 
     # What is pushed
 
     async def _live(self, socket: WebSocket) -> None:
+        refused = await self._why_not_live(socket)
+        if refused is not None:
+            await self._turn_away(socket, refused)
+            return
+
         async def may_look() -> bool:
             try:
                 return await self.access_of(socket) is not Access.NONE
             except Refused:
                 return False
 
-        if not await may_look() or self._viewers >= MAX_VIEWERS:
-            await socket.close(1008)  # before it is accepted: 403
-            return
         self._viewers += 1
         try:
             await watch(socket, self.supervisor, may_look)
         finally:
             self._viewers -= 1
+
+    async def _why_not_live(self, socket: WebSocket) -> Refused | None:
+        try:
+            if await self.access_of(socket) is Access.NONE:
+                return Refused(403, "You may not see this page.")
+        except Refused as exc:
+            return exc
+        return Refused(503, f"{MAX_VIEWERS} pages are open already.") if self._viewers >= MAX_VIEWERS else None
+
+    async def _no_socket(self, socket: WebSocket) -> None:
+        await self._turn_away(socket, Refused(404, f"There is no WebSocket at {socket.url.path[:200]}."))
+
+    async def _turn_away(self, socket: WebSocket, refused: Refused) -> None:
+        self._log_refusal(socket.scope, refused.status, str(refused))
+        await socket.receive()
+        await deny(socket.scope, socket.send, refused.status, str(refused))
 
 
 def _printable(value: object) -> object:
@@ -267,8 +314,18 @@ def _printable(value: object) -> object:
 
 
 NOT_LOCAL = (
-    "No password is set, so that this panel is for callers on its own host only, asking for it as localhost and "
-    "through no proxy. To let others in, run: wsgateway password (for a mounted panel give it password_hash or guard)"
+    "No password is set, so that only callers on this host are let in (local_access), and {}. To let others in, run: "
+    "wsgateway password (for a mounted panel give it password_hash or guard)."
+)
+
+LOUD = (
+    "panel: local_access is true although %s: callers on this host need no password, and if a proxy on this host adds "
+    "no forwarded header, everybody on its other side is one of them; set a password (docs/admin.md#who-may)"
+)
+
+CLOSED = (
+    "panel: no password is set, and nobody is let in, because %s: set one (wsgateway password), or local_access = true "
+    "for callers on this host"
 )
 
 

@@ -198,7 +198,6 @@ class Client {
 }
 
 const pushForm = document.querySelector("#push form");
-const asksForKey = page.api_key === null && !page.push_allowed;
 const clients = {};
 
 // JSON goes into the body as it was typed: read and written again, a large number would be another one.
@@ -219,9 +218,8 @@ function quoted(text) {
 
 function curlLine() {
   const words = ["curl -H 'content-type: application/json'"];
-  if (page.api_key !== null) words.push(`-H ${quoted(`authorization: Bearer ${page.api_key}`)}`);
-  // A typed key is not written out: it was typed into a password field.
-  else if (asksForKey) words.push('-H "authorization: Bearer $KEY"');
+  // The key is not written out: it was typed into a password field.
+  if (page.asks_for_key) words.push('-H "authorization: Bearer $KEY"');
   words.push(`-d ${quoted(pushBody())}`, quoted(new URL("send", document.baseURI).href));
   return words.join(" ");
 }
@@ -240,7 +238,7 @@ function showCurl() {
 }
 
 async function push() {
-  const key = page.api_key ?? pushForm.elements.key.value;
+  const key = pushForm.elements.key.value;
   const headers = { "content-type": "application/json" };
   // fetch takes a header's characters for bytes, and the key goes over the wire in UTF-8.
   if (key) headers.authorization = `Bearer ${String.fromCharCode(...new TextEncoder().encode(key))}`;
@@ -272,8 +270,8 @@ function start() {
   const texts = { gateway: page.id, version: page.version, connections, address: address.href, docs: page.docs };
   for (const [id, text] of Object.entries(texts)) byId(id).textContent = text;
   byId("push-refusal").textContent = page.push_refusal ?? "";
-  byId("push-refusal").hidden = page.push_allowed;
-  for (const id of ["key", "curl-hint"]) byId(id).hidden = !asksForKey;
+  byId("push-refusal").hidden = page.push_refusal === null;
+  for (const id of ["key", "curl-hint"]) byId(id).hidden = !page.asks_for_key;
   pushForm.addEventListener("input", showCurl);
   pushForm.addEventListener("submit", async (event) => {
     event.preventDefault();

@@ -1,0 +1,67 @@
+"""Signs that a proxy has passed a request on, by which a local caller is told from a stranger behind a proxy. No I/O.
+
+A sign that is missing proves nothing: a proxy may add none. A sign that is there costs a local caller a key at most, so
+the list is wide."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+_ADDED = re.compile(
+    r"""
+    (x-)?forward.* | (x-)?via(-.*)?                    # RFC 7239 and 9110; X-Forwarded-For, -Proto, -Host, -Ssl, …
+    | (x-)?proxy.* | .*-proxy(-.*)?                    # Proxy-Connection, X-ProxyUser-Ip, WL-Proxy-Client-IP
+    | .*-(ip|ips|ipaddress|ip-address|addr|clientip)   # X-Real-IP, CF-Connecting-IP, X-Cluster-Client-IP
+    | (.*-)?(client|real|remote|connecting|source|src|peer)-?(ip|addr|address|host|port|proto)s?(-.*)?
+    | x-(real|remote|cluster|original|originating|orig|ssl|tls|arr|geo|country|accel|unique|newrelic)(-.*)?
+    | remote-(user|groups|name|email) | true-client(-.*)? | x-client-(cert|verify|dn)(-.*)?
+    | ssl-(client|cipher|protocol|server)(-.*)? | front-end-.* | x-sendfile-type
+    | x-(scheme|url-scheme|proto|protocol|https|host|port|server-name|rewrite-url|http-host-override)
+    | client-cert(-chain)? | early-data | max-forwards | surrogate-capability    # RFC 9440, 8470, 9110
+    | (x-)?(request|correlation|unique|trace|transaction)-?id | x-(request|queue)-start
+    | (.*-)?traceparent | tracestate | (x-)?b3(-.*)? | uber-trace-id | sentry-trace
+    | x-(cloud|datadog|ot|edge|amz|amzn|azure|fd|ms|appservice|waws|appgw|appengine|google|goog|gfe|cdn)(-.*)?
+    | (cf|cdn|cloudfront|fly|do|incap|ali|rndr|ngrok|tailscale|l5d)-.* | disguised-host
+    | (x-)?(fastly|akamai|varnish|sucuri|ali|eagleeye|tencent|vercel|nf|railway|render|heroku|ngrok|replit)(-.*)?
+    | x-(envoy|istio|haproxy|nginx|traefik|caddy|kong|consumer|lb|backend|upstream|iisnode|openresty)(-.*)?
+    | x-(auth-request|webauth|pomerium|vouch|authentik|squid|bluecoat|imforwards)(-.*)?
+    """,
+    re.VERBOSE,
+)
+"""Headers that proxies, balancers, content networks, platforms, meshes and log-in gateways add.
+
+Those of tracing are among them: a caller in development has none, and of some side-cars they are the only sign."""
+
+
+def forwarded_header(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+    """Return the name of a header that a proxy has added, if there is one. No page can set one in a handshake."""
+    for name, _ in headers:
+        text = name.decode("latin-1")
+        if _ADDED.fullmatch(text.lower().replace("_", "-")):
+            return text
+    return None
+
+
+def sign_of_proxy(scope: Mapping[str, Any]) -> str | None:
+    """Return what shows that a proxy has passed the request on: a header's name, or more of it; None if nothing does.
+
+    Proxies speak HTTP/1.0 or `Connection: close` unless told otherwise, and where they are set up for WebSockets they
+    often say `Connection: upgrade` of every request.
+    """
+    headers: list[tuple[bytes, bytes]] = list(scope["headers"])
+    name = forwarded_header(headers)
+    if name is not None:
+        return name
+    if scope.get("http_version") == "1.0":
+        return "HTTP/1.0"
+    said = [value.decode("latin-1") for key, value in headers if key == b"connection"]
+    tokens = {token.strip(" \t").lower() for value in said for token in value.split(",")}
+    if "close" in tokens:
+        return "Connection: close"
+    if "upgrade" not in tokens:
+        return None
+    names = {key for key, _ in headers}
+    if b"upgrade" not in names and not (scope.get("type") != "websocket" and "http2-settings" in tokens):
+        return "Connection: upgrade without Upgrade"
+    # A stranger may choose Upgrade, but not Connection. Clients write `Upgrade`, configurations of proxies `upgrade`
+    return "Connection: upgrade" if [value.strip() for value in said] == ["upgrade"] else None
