@@ -147,3 +147,29 @@ def caddy(upstreams: Sequence[str], folder: Path) -> Iterator[Site]:
     command = [program, "run", "--adapter", "caddyfile", "--config", str(folder / "Caddyfile")]
     with _running(command, site.port, folder):
         yield site
+
+
+BARE_NGINX = """
+    server {{
+        listen 127.0.0.1:{port};
+        location / {{
+            proxy_pass http://127.0.0.1:{upstream};
+            proxy_http_version 1.1;
+            {lines}
+        }}
+    }}
+"""
+
+
+@contextmanager
+def bare_nginx(upstream: str, folder: Path, *lines: str) -> Iterator[str]:
+    """nginx before the server with the URL `upstream`, with `lines` and no forwarded headers; its URL."""
+    program = needed("nginx")
+    folder.mkdir(exist_ok=True)
+    port = free_port()
+    text = BARE_NGINX.format(port=port, upstream=upstream.rpartition(":")[2], lines="\n".join(lines))
+    (folder / "wsgateway.conf").write_text(text)
+    user = "user root;" if os.getuid() == 0 else ""
+    (folder / "nginx.conf").write_text(NGINX.format(user=user, folder=folder))
+    with _running([program, "-p", str(folder), "-c", str(folder / "nginx.conf")], port, folder):
+        yield f"http://127.0.0.1:{port}"

@@ -104,6 +104,39 @@ async def test_other_paths_take_no_websocket(serve: Serve) -> None:
     assert refused.value.response.status_code == 404
 
 
+async def test_every_refused_handshake_is_a_warning_that_says_what_helps(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Listener:
+        async def on_handshake(self, event: Event) -> None:
+            raise Refused(401, "log in first")
+
+    gateway = Gateway(listener=Listener, id="shop")
+
+    async def refused(told: str, path: str = "/ws", origin: str | None = None) -> None:
+        caplog.clear()
+        with pytest.raises(InvalidStatus):
+            async with Client(url, path, origin=origin):
+                pass
+        (line,) = [record for record in caplog.records if "refused" in record.getMessage()]
+        assert line.levelname == "WARNING"
+        assert line.getMessage().startswith("[shop] ")
+        assert told in line.getMessage()
+
+    async with serve(gateway) as url:
+        await refused(
+            "there is no WebSocket at /elsewhere, it is at /ws (docs/troubleshooting.md#wrong-path)", "/elsewhere"
+        )
+        await refused("add that origin to allowed_origins", origin="https://evil.example")
+        await refused("on_handshake refused 127.0.0.1: 401 log in first")
+        await gateway.stop()
+        await refused("gateway [shop] is stopped (docs/troubleshooting.md#not-running)")
+        refusals = gateway.metrics.refusals
+        assert {
+            name: refusals[name] for name in ("unknown_path", "origin", "handshake", "not_running")
+        } == dict.fromkeys(("unknown_path", "origin", "handshake", "not_running"), 1)
+
+
 async def test_the_server_closes_with_code_and_reason_after_what_was_queued(serve: Serve) -> None:
     class Listener:
         async def on_client_open(self, event: Event) -> None:

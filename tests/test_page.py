@@ -71,10 +71,10 @@ def result(page: Page) -> Locator:
     return page.locator("#push-result")
 
 
-async def run_curl_line(page: Page) -> dict[str, object]:
+async def run_curl_line(page: Page, *, key: str = "") -> dict[str, object]:
     line = await page.locator("#curl").text_content()
     assert line is not None
-    done = await anyio.run_process(["sh", "-c", line], env=SHELL)
+    done = await anyio.run_process(["sh", "-c", line], env={**SHELL, "KEY": key})
     answer = json.loads(done.stdout)
     assert isinstance(answer, dict)
     return answer
@@ -202,11 +202,12 @@ async def test_the_curl_line_works_as_it_stands(page: Page) -> None:
         await expect(received(page, "B")).to_have_text(["it's ключ \\n"])
 
 
-async def test_the_curl_line_carries_the_key_and_the_chosen_client(page: Page) -> None:
+async def test_the_curl_line_takes_the_key_from_the_shell_and_carries_the_chosen_client(page: Page) -> None:
     async with serve(Gateway(api_key=[ODD_KEY])) as url:
         await visit(page, url)
         await page.get_by_label("To").select_option("client B only")
-        answer = await run_curl_line(page)
+        await page.get_by_label("API key").fill(ODD_KEY)
+        answer = await run_curl_line(page, key=ODD_KEY)
         assert answer["recipients"] == 1
         await expect(received(page, "B")).to_have_text(["hi"])
 
@@ -229,21 +230,35 @@ async def test_the_copy_button_copies_the_curl_line(page: Page, where: str) -> N
 async def test_a_push_carries_the_key_in_utf_8(page: Page) -> None:
     async with serve(Gateway(api_key=[ODD_KEY])) as url:
         await visit(page, url)
-        await push(page, "with the key")
-        await expect(result(page)).to_contain_text("recipients 2")
+        await page.get_by_label("API key").fill(ODD_KEY)
+        for message in ("with the key", "with the same key"):
+            await push(page, message)
+            await expect(received(page, "A").last).to_have_text(message)
 
 
-async def test_a_caller_through_a_proxy_sees_no_key_and_may_type_it(page: Page) -> None:
-    await page.set_extra_http_headers({"X-Forwarded-For": "203.0.113.9"})
-    async with serve(Gateway(api_key=[ODD_KEY])) as url:
+@pytest.mark.parametrize("headers", [{}, {"X-Forwarded-For": "203.0.113.9"}], ids=["local", "through a proxy"])
+async def test_the_page_holds_no_key_and_asks_for_it(page: Page, headers: dict[str, str]) -> None:
+    await page.set_extra_http_headers(headers)
+    async with serve(Gateway(api_key=[ODD_KEY], local_access=True)) as url:
         await visit(page, url)
-        assert json.loads(await page.locator("#page").text_content() or "")["api_key"] is None
+        assert ODD_KEY not in await page.content()
+        assert json.loads(await page.locator("#page").text_content() or "")["push_allowed"] is False
+        await expect(page.locator("#push-refusal")).to_be_hidden()
         await expect(page.locator("#curl")).to_contain_text('"authorization: Bearer $KEY"')
         await push(page, "without the key")
         await expect(result(page)).to_contain_text("401")
         await page.get_by_label("API key").fill(ODD_KEY)
         await push(page, "with the key")
         await expect(received(page, "A")).to_have_text(["with the key"])
+
+
+async def test_a_key_is_forgotten_with_the_page(page: Page) -> None:
+    async with serve(Gateway(api_key=[ODD_KEY])) as url:
+        await visit(page, url)
+        await page.get_by_label("API key").fill(ODD_KEY)
+        await page.reload()
+        await expect(page.get_by_label("API key")).to_have_value("")
+        assert await page.evaluate("localStorage.length + sessionStorage.length + document.cookie.length") == 0
 
 
 async def test_a_gateway_that_answers_no_push_names_the_settings(page: Page) -> None:

@@ -158,6 +158,11 @@ async def test_two_authorization_headers_are_refused(http: httpx.AsyncClient) ->
         {"x-forwarded-proto": "https"},
         {"x-real-ip": "127.0.0.1"},
         {"via": "1.1 proxy"},
+        {"x-envoy-internal": "true"},
+        {"cf-connecting-ip": "127.0.0.1"},
+        {"x-request-id": "1"},
+        {"connection": "close"},
+        {"connection": "keep-alive, Upgrade"},
         {"host": "attacker.example"},
         {"origin": "https://attacker.example"},
         {"origin": "null"},
@@ -186,13 +191,28 @@ async def test_a_gateway_made_in_code_answers_nobody_until_it_is_told(http: http
             assert "api_key" in answer.json()["detail"]
 
 
-async def test_an_unknown_host_is_400_everywhere(http: httpx.AsyncClient) -> None:
-    async with serve(Gateway(allowed_hosts=["Example.com", "*.example.org"], local_access=True)) as url:
+async def test_an_unknown_host_is_400_everywhere_but_for_probes(http: httpx.AsyncClient) -> None:
+    async with serve(Gateway(allowed_hosts=["Example.com", "*.example.org"], api_key=[KEY])) as url:
         for host, status in (("127.0.0.1", 400), ("example.com:80", 200), ("a.example.org", 200), ("example.org", 400)):
-            assert (await http.get(url + "/health", headers={"host": host})).status_code == status
+            for path in ("/", "/info", "/metrics", "/pages/test.js"):
+                answer = await http.get(url + path, headers={b"host": host.encode(), **BEARER})
+                assert answer.status_code == status
+            for path in ("/health", "/ready"):
+                assert (await http.get(url + path, headers={"host": host})).status_code == 200
+                assert (await http.post(url + path, headers={"host": host})).status_code == 405
+        assert is_problem(await http.get(url + "/nowhere", headers={"host": "x"}), 400)
         with pytest.raises(Exception, match="HTTP 400"):
             async with Client(url):
                 pass
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready"])
+async def test_a_probe_needs_no_host(path: str) -> None:
+    async with serve(Gateway(allowed_hosts=["example.com"])) as url:
+        for version, end in (("1.0", ""), ("1.0", "Host: 10.0.0.5\r\n"), ("1.1", "Host: 10.0.0.5:10125\r\n")):
+            async with await anyio.connect_tcp("127.0.0.1", urlsplit(url).port or 0) as stream:
+                await stream.send(f"GET {path} HTTP/{version}\r\n{end}Connection: close\r\n\r\n".encode())
+                assert (await stream.receive()).startswith(b"HTTP/1.1 200 ")
 
 
 async def test_a_body_that_never_comes_is_408(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,6 +260,50 @@ async def test_a_send_finds_another_gateway_by_id_in_any_case_under_its_key(http
             answer = await http.post(url + "/send", json=body, headers={"authorization": "Bearer theirs"})
         assert answer.json() == {"id": "Stocks", "recipients": 1, "queued": 1, "dropped": 0}
         assert await ann.receive() == "up"
+
+
+THEIRS = {"authorization": "Bearer theirs"}
+
+
+@pytest.mark.parametrize(
+    ("options", "headers", "body", "status"),
+    [
+        ({}, THEIRS, {}, 200),
+        ({}, {}, {}, 401),
+        ({"max_send_size": 100}, THEIRS, {}, 200),
+        ({"max_send_size": 100}, THEIRS, {"more": "x" * 100}, 413),
+        ({"allowed_hosts": ["b.example"]}, THEIRS, {}, 400),
+        ({"allowed_hosts": ["127.0.0.1"]}, THEIRS, {}, 200),
+        ({"api_key": []}, {}, {}, 403),
+        ({"api_key": [], "local_access": True}, {}, {}, 200),
+        ({"api_key": [], "local_access": True}, {"x-forwarded-for": "127.0.0.1"}, {}, 403),
+    ],
+)
+async def test_a_send_to_another_gateway_meets_all_its_rules(
+    options: dict[str, Any], headers: dict[str, str], body: dict[str, Any], status: int, http: httpx.AsyncClient
+) -> None:
+    other = Gateway(**{"id": "b", "api_key": ["theirs"], **options})
+    async with serve(other), serve(Gateway(id="a", local_access=True)) as url:
+        answer = await http.post(url + "/send", json={"message": "x", "id": "B", **body}, headers=headers)
+        assert answer.status_code == status, answer.text
+
+
+async def test_the_rate_of_a_gateway_counts_wherever_it_is_sent_to(http: httpx.AsyncClient) -> None:
+    other = Gateway(id="b", api_key="k", send_rate=0.001, send_burst=2)
+    bearer, body = {"authorization": "Bearer k"}, {"message": "x", "id": "b"}
+    async with serve(other) as direct, serve(Gateway(id="a", api_key="k")) as url:
+        assert (await http.post(url + "/send", json=body, headers=bearer)).status_code == 200
+        assert (await http.post(direct + "/send", json=body, headers=bearer)).status_code == 200
+        for where in (url, direct):
+            answer = await http.post(where + "/send", json=body, headers=bearer)
+            assert is_problem(answer, 429)
+            assert answer.headers["retry-after"] == "1"
+        assert (await http.post(url + "/send", json={"message": "x"}, headers=bearer)).status_code == 200
+
+
+async def test_the_rules_of_the_gateway_that_is_posted_to_count_too(http: httpx.AsyncClient) -> None:
+    async with serve(Gateway(id="b", local_access=True)), serve(Gateway(id="a", max_send_size=100)) as url:
+        assert is_problem(await http.post(url + "/send", json={"message": "x", "id": "b"}), 403)
 
 
 async def test_an_unknown_gateway_is_named_with_those_there_are(http: httpx.AsyncClient) -> None:
@@ -367,3 +431,47 @@ async def test_a_send_while_it_stops_is_503(http: httpx.AsyncClient) -> None:
         assert is_problem(await http.post(url + "/send", json={"message": 1}), 503)
         assert is_problem(await http.get(url + "/ready"), 503)
         release.set()
+
+
+async def test_info_says_how_the_caller_is_seen(http: httpx.AsyncClient) -> None:
+    async with serve(Gateway(api_key=KEY)) as url:
+        for more, local in (({}, True), ({b"via": b"x"}, False), ({b"host": b"public.example"}, False)):
+            shown = (await http.get(url + "/info", headers={**BEARER, **more})).json()
+            assert shown["caller"] == {"address": "127.0.0.1", "local": local}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "status", "told"),
+    [
+        ("GET", "/nowhere", {}, 404, "wrong-path"),
+        ("GET", "/live/ws", {}, 404, "wrong-path"),
+        ("GET", "/ws", {}, 426, "not-a-websocket"),
+        ("GET", "/ws", {"sec-websocket-key": "x"}, 400, "not-a-websocket"),
+        ("POST", "/ws", {"origin": "https://evil.example"}, 403, "allowed_origins"),
+        ("DELETE", "/health", {}, 405, "wrong-method"),
+        ("POST", "/send", {"content-type": "text/plain"}, 415, "bad-body"),
+        ("GET", "/info", {"via": "x"}, 403, "local_access"),
+        ("GET", "/pages/nowhere", {}, 404, "wrong-path"),
+    ],
+)
+async def test_every_refusal_is_a_warning_that_says_what_helps(
+    method: str,
+    path: str,
+    headers: dict[str, str],
+    status: int,
+    told: str,
+    http: httpx.AsyncClient,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    gateway = Gateway(id="shop", local_access=True)
+    async with serve(gateway) as url:
+        for _ in range(5):
+            assert (await http.request(method, url + path + "?secret=1", headers=headers)).status_code == status
+    lines = [record for record in caplog.records if "refused" in record.getMessage()]
+    assert len(lines) in (1, 2)  # one a second
+    assert lines[0].levelname == "WARNING"
+    text = lines[0].getMessage()
+    assert text.startswith(f"[shop] refused {method} {path} from 127.0.0.1: ")
+    assert told in text
+    assert "secret" not in text
+    assert sum(gateway.metrics.refusals.values()) == 5

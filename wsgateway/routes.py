@@ -252,12 +252,12 @@ class Routes:
     async def page(self, request: Request) -> Response:
         """The test page. It never holds a key: it asks for one."""
         gateway = self._gateway
-        asks_for_key = bool(gateway.settings.api_key)
-        refusal = None if asks_for_key else gateway.rules.check_caller(request.scope)
+        needs_key = bool(gateway.settings.api_key)
+        refusal = None if needs_key else gateway.rules.check_caller(request.scope)
         facts = {
             "id": gateway.id,
             "version": gateway.version,
-            "asks_for_key": asks_for_key,
+            "push_allowed": not needs_key and refusal is None,
             "push_refusal": None if refusal is None else refusal.detail,
             "connections": len(gateway.connections),
             "docs": DOCS,

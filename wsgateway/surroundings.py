@@ -54,7 +54,7 @@ _SHORT = {"-b": "bind"}
 
 
 def _options(words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words[1:], ""], strict=False):
         name, equals, value = word.partition("=")
         if word in _SHORT:
             yield _SHORT[word], following

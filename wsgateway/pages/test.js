@@ -198,6 +198,7 @@ class Client {
 }
 
 const pushForm = document.querySelector("#push form");
+const asksForKey = !page.push_allowed && page.push_refusal === null;
 const clients = {};
 
 // JSON goes into the body as it was typed: read and written again, a large number would be another one.
@@ -219,7 +220,7 @@ function quoted(text) {
 function curlLine() {
   const words = ["curl -H 'content-type: application/json'"];
   // The key is not written out: it was typed into a password field.
-  if (page.asks_for_key) words.push('-H "authorization: Bearer $KEY"');
+  if (asksForKey) words.push('-H "authorization: Bearer $KEY"');
   words.push(`-d ${quoted(pushBody())}`, quoted(new URL("send", document.baseURI).href));
   return words.join(" ");
 }
@@ -271,7 +272,7 @@ function start() {
   for (const [id, text] of Object.entries(texts)) byId(id).textContent = text;
   byId("push-refusal").textContent = page.push_refusal ?? "";
   byId("push-refusal").hidden = page.push_refusal === null;
-  for (const id of ["key", "curl-hint"]) byId(id).hidden = !page.asks_for_key;
+  for (const id of ["key", "curl-hint"]) byId(id).hidden = !asksForKey;
   pushForm.addEventListener("input", showCurl);
   pushForm.addEventListener("submit", async (event) => {
     event.preventDefault();
