@@ -147,7 +147,17 @@ async def test_a_password_closes_rest_without_a_token_too(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "headers", [{"host": "attacker.example"}, {"x-forwarded-for": "203.0.113.9"}, {"origin": "https://evil.example"}]
+    "headers",
+    [
+        {"host": "attacker.example"},
+        {"x-forwarded-for": "203.0.113.9"},
+        {"x-request-id": "1"},
+        {"connection": "close"},
+        {"connection": "upgrade"},
+        {"origin": "https://evil.example"},
+        {"origin": "https://localhost:3000"},
+        {"origin": "null"},
+    ],
 )
 async def test_without_a_password_only_local_callers_are_served(tmp_path: Path, headers: dict[str, str]) -> None:
     async with admin(tmp_path, FILE) as (_, url), httpx.AsyncClient(base_url=url) as http:
@@ -288,7 +298,7 @@ async def test_a_mounted_panel_asks_for_its_password() -> None:
 
 @pytest.mark.parametrize(("allowed", "status"), [((), 403), (("https://app.example",), 422)])
 async def test_a_mounted_panel_behind_a_proxy_names_its_origin(allowed: tuple[str, ...], status: int) -> None:
-    panel = Panel([Gateway()], allowed_origins=allowed)
+    panel = Panel([Gateway()], allowed_origins=allowed, local_access=True)
     async with serve(Starlette(routes=[Mount("/panel", panel)])) as url, visitor(url) as somebody:
         somebody.http.headers["origin"] = "https://app.example"
         response = await somebody.http.get("/panel/")
@@ -327,6 +337,59 @@ async def test_what_is_pushed_is_for_those_who_may_look(tmp_path: Path) -> None:
             with anyio.fail_after(10), pytest.raises(websockets.ConnectionClosed):
                 while True:
                     await socket.recv()
+
+
+@pytest.mark.parametrize("origin", ["http://localhost:3000", "http://127.0.0.1:1", "null", "https://evil.example"])
+async def test_what_is_pushed_is_for_the_panel_s_own_pages(tmp_path: Path, origin: str) -> None:
+    panel = Panel([Gateway()])
+    mounted = Starlette(routes=[Mount("/panel", panel)])
+    async with admin(tmp_path, FILE) as (_, url), serve(mounted) as there:
+        for live, own in ((f"ws{url[4:]}/live", url), (f"ws{there[4:]}/panel/live", there)):
+            with pytest.raises(websockets.InvalidStatus, match="403"):
+                await connect(live, origin=Origin(origin))
+            async with connect(live, origin=Origin(own)) as socket:
+                assert "gateways" in json.loads(await socket.recv())
+
+
+@pytest.mark.parametrize("path", ["/elsewhere", "/static/panel.css", "/gateways/chat", "/api/gateways", "/api"])
+async def test_a_websocket_that_is_not_there_is_404_and_a_line(
+    tmp_path: Path, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with admin(tmp_path, FILE) as (_, url):
+        with pytest.raises(websockets.InvalidStatus, match="404"):
+            await connect(f"ws{url[4:]}{path}")
+    (line,) = [record for record in caplog.records if "refused" in record.getMessage()]
+    assert line.levelname == "WARNING"
+    assert f"refused a WebSocket {path} from 127.0.0.1: " in line.getMessage()
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "status"),
+    [
+        ("GET", "/nowhere", {}, 404),
+        ("GET", "/static/nowhere.css", {}, 404),
+        ("POST", "/static/panel.css", {}, 405),
+        ("PUT", "/", {}, 405),
+        ("GET", "/gateways/none", {}, 404),
+        ("GET", "/gateways/chat?offset=-1", {}, 422),
+        ("GET", "/", {"via": "x"}, 403),
+        ("GET", "/", {"origin": "http://localhost:3000"}, 403),
+        ("POST", "/", {"content-type": "text/plain"}, 415),
+    ],
+)
+async def test_every_refusal_is_a_warning(
+    tmp_path: Path,
+    method: str,
+    path: str,
+    headers: dict[str, str],
+    status: int,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with admin(tmp_path, FILE) as (_, url), httpx.AsyncClient(base_url=url) as http:
+        assert (await http.request(method, path, headers=headers)).status_code == status
+    (line,) = [record for record in caplog.records if "refused" in record.getMessage()]
+    assert line.levelname == "WARNING"
+    assert f"panel: refused {method} {path.partition('?')[0]} from 127.0.0.1: " in line.getMessage()
 
 
 async def test_a_connection_is_recorded_while_somebody_looks_and_costs_nothing_else() -> None:

@@ -105,6 +105,72 @@ async def test_without_a_token_only_local_callers_that_ask_for_a_local_name(tmp_
                 assert (await http.get("/api/gateways", headers=headers)).status_code == 403
 
 
+BODYLESS = [operation for operation in OPERATIONS if operation.writes and not operation.body]
+
+
+@pytest.mark.parametrize("operation", BODYLESS, ids=lambda operation: operation.name)
+async def test_a_page_of_another_port_manages_nothing(operation: Operation, tmp_path: Path) -> None:
+    file = tmp_path / "wsgateway.toml"
+    file.write_text("[gateways.chat]\nport = 0\n")
+    async with Supervisor(Store(str(file))) as supervisor, serving(Api(supervisor), Settings(port=0)) as url:
+        async with httpx.AsyncClient(base_url=url) as http:
+            for headers in (
+                {"origin": "http://localhost:3000"},
+                {"origin": "http://localhost:3000", "sec-fetch-site": "same-site"},
+                {"origin": "null"},
+                {"sec-fetch-site": "same-site"},
+                {"sec-fetch-site": "cross-site", "content-type": "text/plain"},
+            ):
+                assert await status_of(http, operation, **headers) == 403
+            assert supervisor.state("chat") == "running"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{}, {"sec-fetch-site": "same-origin"}, {"sec-fetch-site": "none"}, {"content-type": "application/json"}],
+    ids=["curl", "an own page", "the address bar", "a program"],
+)
+async def test_what_a_page_of_another_port_cannot_send_manages(headers: dict[str, str], tmp_path: Path) -> None:
+    file = tmp_path / "wsgateway.toml"
+    file.write_text("[gateways.chat]\nport = 0\n")
+    async with Supervisor(Store(str(file))) as supervisor, serving(Api(supervisor), Settings(port=0)) as url:
+        async with httpx.AsyncClient(base_url=url, headers=headers) as http:
+            assert (await http.post("/api/gateways/chat/stop?wait=10")).status_code == 200
+            assert (await http.delete("/api/gateways/chat?wait=10")).status_code == 204
+
+
+@pytest.mark.parametrize(
+    ("method", "where", "headers", "status", "told"),
+    [
+        ("GET", "/api/nowhere", {}, 404, "wrong-path"),
+        ("GET", "/api/gateways/none", {}, 404, "unknown-gateway"),
+        ("PUT", "/api/gateways", {}, 405, "wrong-method"),
+        ("POST", "/api/gateways", {"content-type": "text/plain"}, 415, "bad-body"),
+        ("GET", "/api/gateways/chat/connections?limit=x", {}, 422, "bad-body"),
+        ("DELETE", "/api/gateways/chat/connections/none", {}, 404, "wrong-path"),
+        ("GET", "/api/gateways", {"authorization": "Bearer x"}, 401, "[admin] token"),
+        ("POST", "/api/drain", {"authorization": "Bearer looking"}, 403, "may only look"),
+        ("POST", "/api/drain", {"origin": "http://localhost:3000"}, 403, "allowed_origins"),
+    ],
+)
+async def test_every_refusal_is_a_warning_that_says_what_helps(
+    method: str,
+    where: str,
+    headers: dict[str, str],
+    status: int,
+    told: str,
+    http: httpx.AsyncClient,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for _ in range(3):
+        assert (await http.request(method, where, headers=headers)).status_code == status
+    lines = [record for record in caplog.records if "refused" in record.getMessage()]
+    assert len(lines) in (1, 2)  # one a second
+    assert lines[0].levelname == "WARNING"
+    assert f"admin: refused {method} {where.partition('?')[0]} from 127.0.0.1: " in lines[0].getMessage()
+    assert told in lines[0].getMessage()
+
+
 async def test_a_read_only_token_stays_read_only_where_there_is_no_full_one(tmp_path: Path) -> None:
     file = tmp_path / "wsgateway.toml"
     file.write_text('[gateways.chat]\nport = 0\n[admin]\nread_token = ["looking"]\n')

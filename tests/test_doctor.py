@@ -13,11 +13,11 @@ import pytest
 import trustme
 
 from tests.processes import run
-from tests.servers import OwnServer
+from tests.servers import OwnServer, PlainUvicorn
 from tests.services import redis
 from wsgateway import Gateway, Settings, findings
 from wsgateway.config import AdminSettings
-from wsgateway.doctor import address_of, certificate_ends, probe, systemd_seconds
+from wsgateway.doctor import address_of, certificate_ends, opened_to_strangers, probe, systemd_seconds
 from wsgateway.findings import Finding, Level, Probe
 
 SERIOUS, WARNING, HINT = Level
@@ -34,8 +34,8 @@ def paths(**changed: Any) -> list[Finding]:
     return list(findings.check_paths(**facts))
 
 
-def access(**options: Any) -> list[Finding]:
-    return list(findings.check_access(Settings(**options)))
+def access(*, outside: str | None = None, is_written: bool = False, **options: Any) -> list[Finding]:
+    return list(findings.check_access(Settings(**options), outside=outside, is_written=is_written))
 
 
 def public(**options: Any) -> list[Finding]:
@@ -52,8 +52,8 @@ def drain(stop_timeout: float | None, *, assumed: bool = False) -> list[Finding]
     return list(findings.check_drain(settings, stop_timeout=stop_timeout, source="systemd", assumed=assumed))
 
 
-def admin(*, has_password: bool = False, **options: Any) -> list[Finding]:
-    return list(findings.check_admin(AdminSettings(**options), has_password=has_password))
+def admin(*, has_password: bool = False, outside: str | None = None, **options: Any) -> list[Finding]:
+    return list(findings.check_admin(AdminSettings(**options), has_password=has_password, outside=outside))
 
 
 def certificate(**facts: Any) -> list[Finding]:
@@ -103,7 +103,21 @@ FINDINGS: dict[str, tuple[Callable[[], Iterable[Finding]], Level, str]] = {
     "no upgrade": (lambda: proxied(upgrade=426), SERIOUS, "does not pass the upgrade"),
     "foreign origin": (lambda: proxied(upgrade=403, without_origin=101), SERIOUS, "refused for its origin"),
     "bad gateway": (lambda: proxied(upgrade=502, detail="oops"), SERIOUS, "is 502: oops"),
-    "no address": (lambda: proxied(address="127.0.0.1"), WARNING, "its address does not arrive"),
+    "no address": (lambda: proxied(address="127.0.0.1"), SERIOUS, "strangers are local"),
+    "mapped address": (lambda: proxied(address="::ffff:127.0.0.1"), SERIOUS, "its address does not arrive"),
+    "open": (lambda: proxied(strangers="it shows /info", address="127.0.0.1"), SERIOUS, "it shows /info"),
+    "written": (lambda: access(api_key=[], local_access=True, is_written=True), HINT, "every user of this host"),
+    "written outside": (
+        lambda: access(api_key=[], local_access=True, is_written=True, outside="host is x"),
+        WARNING,
+        "although host is x",
+    ),
+    "open admin, written": (lambda: admin(local_access=True), HINT, "the panel and REST let in every user"),
+    "open admin outside": (
+        lambda: admin(local_access=True, outside="allowed_hosts is set"),
+        WARNING,
+        "although allowed_hosts is set",
+    ),
     "cut off": (lambda: proxy_timeout(20), SERIOUS, "cuts a client off after 20 s"),
 }
 
@@ -139,6 +153,10 @@ def test_one_finding_with_its_advice(name: str) -> None:
         lambda: findings.check_workers("many", broker=None),
         lambda: findings.check_memory(Settings()),
         lambda: proxied(address="203.0.113.7"),
+        lambda: access(api_key=KEY, local_access=True, is_written=True, outside="x"),
+        lambda: access(api_key=[], local_access=True),
+        lambda: admin(local_access=True, has_password=True, outside="x"),
+        lambda: admin(local_access=True, token=KEY, outside="x"),
         lambda: proxy_timeout(60),
         lambda: proxy_timeout(None),
     ],
@@ -254,6 +272,51 @@ async def test_a_proxy_in_front(name: str) -> None:
         assert text in finding.what
 
 
+def forwarded(head: bytes) -> bytes:
+    return head.replace(b"\r\n", b"\r\nX-Forwarded-For: 203.0.113.9\r\n", 1)
+
+
+def renamed(head: bytes) -> bytes:
+    """As a proxy does that asks by the address which it knows."""
+    return re.sub(rb"(?im)^host:.*\r\n", b"Host: 127.0.0.1:10125\r\n", head)
+
+
+@pytest.mark.parametrize("api_key", ["", KEY])
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda head: head, False),
+        (forwarded, False),
+        (lambda head: forwarded(renamed(head)), False),
+        (lambda head: renamed(head).replace(b"HTTP/1.1", b"HTTP/1.0"), False),
+        (renamed, True),
+    ],
+    ids=["passes all on", "says so", "says so and renames", "HTTP/1.0", "says nothing and renames"],
+)
+async def test_strangers_who_are_local_are_serious(change: Callable[[bytes], bytes], told: bool, api_key: str) -> None:
+    async with OwnServer()(Gateway(local_access=True, api_key=api_key)) as url, proxy(url, change) as front:
+        found = list(findings.check_probe(await probe(front, api_key=api_key or None)))
+    local = [finding for finding in found if "strangers are local" in finding.what]
+    assert [finding.level for finding in local] == [SERIOUS] * told
+    assert KEY not in str(found)
+
+
+async def test_a_page_that_answers_everything_is_no_gateway() -> None:
+    async def page(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await receive()
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            await send({"type": "lifespan.shutdown.complete"})
+        else:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b'{"caller": "x"}'})
+
+    async with PlainUvicorn(ws="none")(page) as url:
+        assert await asyncio.to_thread(opened_to_strangers, url, KEY) == ""
+    assert opened_to_strangers("http://127.0.0.1:1", None) == ""
+
+
 async def test_nobody_behind_the_address() -> None:
     (found,) = findings.check_probe(await probe("http://127.0.0.1:1"))
     assert "nobody answers" in found.what
@@ -275,6 +338,23 @@ def test_on_a_sound_installation_it_finds_nothing_serious(tmp_path: Path) -> Non
     done = run("doctor", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
+
+
+def test_a_written_local_access_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "wsgateway.toml").write_text(
+        'local_access = true\n[gateways.a]\n[gateways.b]\nallowed_origins = "https://a.example"\n'
+        '[admin]\nallowed_hosts = "a.example"\nlocal_access = true\n'
+    )
+    told = run("doctor", cwd=tmp_path).stdout
+    assert "hint: [a] local_access is true" in told
+    assert "warning: [b] local_access is true" in told
+    assert "although allowed_origins is set" in told
+    assert "warning: local_access is true: the panel and REST" in told
+
+
+def test_what_is_on_or_off_by_default_is_none(tmp_path: Path) -> None:
+    for more in ((), ("--allowed-hosts", "a.example"), ("--no-local-access",)):
+        assert "local_access" not in run("doctor", *more, cwd=tmp_path).stdout
 
 
 def test_it_prints_the_worst_first_and_fails_if_it_is_serious(tmp_path: Path) -> None:

@@ -168,17 +168,17 @@ class Rules:
         """Return why the caller is not a local one, that is, a program on this host or a page of a loopback origin."""
         peer = peer_of(scope)
         if peer.host and not is_loopback(peer.host):
-            return "the caller is not on loopback"
+            return "this one is not on loopback"
         if not peer.host and (peer.uid is None or peer.uid not in (self._uid, 0)):
-            return "the caller is not on loopback, and no process of the gateway's user or root on its Unix socket"
+            return "this one is not on loopback, nor a process of the gateway's user or of root on its Unix socket"
         sign = sign_of_proxy(scope)
         if sign is not None:
-            return f"a proxy seems to have forwarded the request ({sign[:100]})"
+            return f"a proxy has forwarded this one ({sign[:100]})"
         name = _host_name(scope)
         if not is_loopback(name):
-            return f"the request asks for the host {name[:100]!r}"
+            return f"this one asks for the host {name[:100]!r}"
         if self.check_origin(scope):
-            return "the request comes from a page of another origin"
+            return "this one comes from a page of another origin"
         return None
 
     def _is_on_loopback(self, scope: Mapping[str, Any]) -> bool:
