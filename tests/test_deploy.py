@@ -424,6 +424,10 @@ def test_the_composition_runs_two_gateways_that_share_a_broker_and_a_key() -> No
     assert (DEPLOY / gateway["build"]["context"] / gateway["build"]["dockerfile"]).exists()
 
 
+def test_the_composition_starts_the_gateway_with_what_it_knows() -> None:
+    assert arguments_are_known(composition()["services"]["gateway"]["command"])
+
+
 def test_the_composition_gives_a_stop_the_time_that_it_may_take() -> None:
     assert float(composition()["services"]["gateway"]["stop_grace_period"].removesuffix("s")) > LONGEST_STOP
 

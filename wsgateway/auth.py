@@ -332,4 +332,4 @@ def _host_name(scope: Mapping[str, Any]) -> str:
     """The name in the `Host` header, without the port, in lower case; empty if there is none, or more than one."""
     host = (_one(scope["headers"], b"host") or b"").decode("latin-1")
     name = host[: host.find("]") + 1] if host.startswith("[") else host.partition(":")[0]
-    return name.lower()
+    return name[:MAX_ORIGIN].lower()

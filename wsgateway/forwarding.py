@@ -5,6 +5,7 @@ the list is wide."""
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 _ADDED = re.compile(
@@ -33,13 +34,23 @@ _ADDED = re.compile(
 Those of tracing are among them: a caller in development has none, and of some side-cars they are the only sign."""
 
 
+MAX_CACHED = 64
+"""Bytes of a header's name up to which the answer is cached, so that strangers cannot fill the cache with long ones."""
+
+
 def forwarded_header(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
     """Return the name of a header that a proxy has added, if there is one. No page can set one in a handshake."""
     for name, _ in headers:
-        text = name.decode("latin-1")
-        if _ADDED.fullmatch(text.lower().replace("_", "-")):
-            return text
+        if _is_cached_added(name) if len(name) <= MAX_CACHED else _is_added(name):
+            return name.decode("latin-1")
     return None
+
+
+def _is_added(name: bytes) -> bool:
+    return _ADDED.fullmatch(name.decode("latin-1").lower().replace("_", "-")) is not None
+
+
+_is_cached_added = lru_cache(maxsize=512)(_is_added)
 
 
 def sign_of_proxy(scope: Mapping[str, Any]) -> str | None:
