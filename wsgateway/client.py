@@ -82,15 +82,23 @@ async def asend(
     return await anyio.to_thread.run_sync(call)
 
 
-def request(method: str, url: str, body: object = None, *, token: str | None = None, timeout: float = 10.0) -> Any:
+def request(
+    method: str,
+    url: str,
+    body: object = None,
+    *,
+    token: str | None = None,
+    host: str | None = None,
+    timeout: float = 10.0,
+) -> Any:
     """Return the JSON that `url` answers to a request with `body` as JSON; None for an answer without a body.
 
-    `timeout` is in seconds, for all of it. Raises `SendError` for a status other than 2xx and for an answer that is
-    not JSON, `ValueError` if `body` is not a JSON value, `url` not an HTTP URL, or `token` cannot be sent, and
-    `OSError` if nobody answers.
+    `host` is the `Host` that is asked for, by default that of `url`; `timeout` is in seconds, for all of it. Raises
+    `SendError` for a status other than 2xx and for an answer that is not JSON, `ValueError` if `body` is not a JSON
+    value, `url` not an HTTP URL, or `token` cannot be sent, and `OSError` if nobody answers.
     """
     target = _target(url)
-    headers = {"content-type": "application/json", "user-agent": "wsgateway"}
+    headers = {"content-type": "application/json", "user-agent": "wsgateway"} | ({"host": host} if host else {})
     if token is not None:
         if not token.isprintable():
             raise ValueError("the key holds a line break or a control character, which no header can carry")

@@ -3,8 +3,6 @@ prints what `findings` thinks of it."""
 
 import argparse
 import asyncio
-import http.client
-import json
 import os
 import platform
 import ssl
@@ -361,31 +359,15 @@ def opened_to_strangers(url: str, api_key: str | None) -> str:
 STRANGER = "wsgateway-doctor.invalid"
 """A host name that nobody has (RFC 2606)."""
 
-PROBE_SECONDS = 10.0
-
 
 def _asked_as(url: str, host: str, api_key: str | None) -> dict[str, Any] | None:
     """Return how a gateway sees a request for its `/info` under the name `host`; None if it does not answer that."""
-    parts = urlsplit(url)
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    headers = {"host": host}
-    if api_key is not None:
-        headers["authorization"] = "Bearer " + api_key.encode().decode("latin-1")  # UTF-8, as the gateway compares it
-    connection = kind(parts.hostname or "", parts.port, timeout=PROBE_SECONDS)
     try:
-        connection.request("GET", f"{parts.path}/info?limit=1", headers=headers)
-        answer = connection.getresponse()
-        shown = json.loads(answer.read(MAX_INFO)) if answer.status == 200 else None
-    except (OSError, ValueError, http.client.HTTPException):
+        shown = client.request("GET", f"{url}/info?limit=1", token=api_key, host=host)
+    except (OSError, ValueError, SendError):
         return None
-    finally:
-        connection.close()
     caller = shown.get("caller") if isinstance(shown, dict) else None
     return caller if isinstance(caller, dict) and "local" in caller else None
-
-
-MAX_INFO = 1024 * 1024
-"""Bytes of an answer that are looked at; whatever is behind the address may have sent it."""
 
 
 async def _status(url: str) -> tuple[int, str]:
