@@ -81,7 +81,7 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
         read({"drain": "-1"}, {"WSGATEWAY_PING_INTERVAL": "often", "WSGATEWAY_LOG_FIEL": "x"}, "x.toml")
     assert error.value.mistakes == (
         "prot (x.toml): there is no such setting, did you mean port?",
-        "port (x.toml): '1' is not a whole number, from 0 to 65535",
+        "port (x.toml): '1' is text, write the number without quotes",
         "verbose (x.toml): 1 is neither true nor false",
         "WSGATEWAY_PING_INTERVAL: 'often' is not a number, 0.05 or more",
         "--drain: -1.0 is not 0 or more",
