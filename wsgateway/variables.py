@@ -18,12 +18,13 @@ _SETTINGS = {**SPECS, **ADMIN_SPECS}
 _VARIABLES = {ENV + name.upper(): name for name in _SETTINGS}
 
 _SERVICE = re.compile(
-    ENV + r"(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?|(PORT))"
+    ENV + r"(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)"
 )
 """Variables that Kubernetes sets in every pod for a Service whose name begins with `wsgateway`, as Docker does for a
-link. The last alternative is a setting too, so its value decides."""
+link. There is one more, which may also be the variable of a setting."""
 
 _SERVICE_URL = re.compile(r"(?:tcp|udp|sctp)://", re.IGNORECASE)
+"""What that one, `…_PORT`, begins with then."""
 
 MAX_NAMED = 3
 """Variables of Kubernetes that a line names."""
@@ -104,8 +105,8 @@ def read_secret(name: str, path: str) -> str | tuple[str, ...]:
 
 def is_of_service(variable: str, text: str) -> bool:
     """Return whether Kubernetes has set the variable, for a Service."""
-    match = _SERVICE.fullmatch(variable)
-    return match is not None and (match[1] is None or _SERVICE_URL.match(text) is not None)
+    is_url = variable.endswith("_PORT") and _SERVICE_URL.match(text)
+    return bool(is_url or _SERVICE.fullmatch(variable))
 
 
 def _line_about_services(variables: list[str]) -> str:
