@@ -402,9 +402,16 @@ def _strings(spec: Field[Any], value: object) -> tuple[str, ...]:
     parts = [_text(spec, part) for part in parts]
     if is_secret(spec) and any(part != part.strip() or not part.isprintable() for part in parts):
         raise ValueError("a key with spaces around it or control characters in it cannot be sent in a header")
+    for part in parts:
+        if spec.name in ("allowed_origins", "allowed_hosts") and len(part) > MAX_ADDRESS:
+            raise ValueError(f"{_quoted(spec, part)} is too long, an address has at most {MAX_ADDRESS} characters")
     if spec.name == "allowed_origins":
         return tuple(normalized_origin(part) for part in parts)
     return tuple(part.lower() if spec.name == "allowed_hosts" else part for part in parts)
+
+
+MAX_ADDRESS = 300
+"""Characters of an origin or a host name; a name has 253 (RFC 1035 2.3.4)."""
 
 
 def parts_of(text: str) -> list[str]:
