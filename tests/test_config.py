@@ -14,6 +14,7 @@ from wsgateway.config import SPECS, AdminSettings, Options, Settings, normalized
 from wsgateway.exceptions import ConfigError
 from wsgateway.layers import Loaded, load
 from wsgateway.store import Described, Store
+from wsgateway.testing import Client, serve
 
 
 def read(
@@ -146,7 +147,7 @@ def test_the_key_may_come_from_a_file(tmp_path: Path) -> None:
         read(environ={"WSGATEWAY_BROKER_FILE": "none"})
 
 
-HUGE = [10**309, 10**400, -(10**400), 10**5000, float("inf"), float("-inf"), float("nan")]
+HUGE = [10**309, 2**1024, 10**400, -(10**400), 10**5000, float("inf"), float("-inf"), float("nan")]
 
 
 @pytest.mark.parametrize("value", HUGE, ids=lambda value: f"{value:g}" if isinstance(value, float) else "whole")
@@ -174,8 +175,26 @@ def test_a_number_beyond_a_double_is_a_mistake_in_the_file_a_variable_and_a_flag
 
 
 def test_the_largest_numbers_are_taken() -> None:
-    settings = Settings(drain=10**308, max_message_size=10**308, outbox_bytes=2**63)
-    assert (settings.drain, settings.max_message_size, settings.outbox_bytes) == (1e308, 10**308, 2**63)
+    settings = Settings(drain=10**308, max_message_size=2**63 - 1)
+    assert (settings.drain, settings.max_message_size) == (1e308, 2**63 - 1)
+
+
+@pytest.mark.parametrize("compression", [False, True])
+async def test_a_gateway_runs_with_the_largest_numbers(compression: bool) -> None:
+    names = [name for name, spec in SPECS.items() if type(spec.default) in (int, float) and name not in LIMITED]
+    options = {name: 2**63 - 1 if type(SPECS[name].default) is int else 1e308 for name in names}
+    async with serve(Gateway(**options, compression=compression)) as url, Client(url) as ann:  # type: ignore[arg-type]
+        await ann.send("x" * 1000)
+        assert await ann.receive() == "x" * 1000
+
+
+LIMITED = ("port", "workers")
+
+
+@pytest.mark.parametrize("name", [name for name, spec in SPECS.items() if type(spec.default) is int])
+def test_a_whole_number_that_does_not_fit_into_64_bits_is_a_mistake(name: str) -> None:
+    with pytest.raises(ConfigError, match=name):
+        Settings(**{name: 2**63})  # type: ignore[arg-type]  # one of the numbers
 
 
 ODD: list[Any] = [

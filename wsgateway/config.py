@@ -339,15 +339,13 @@ def _number(spec: Field[Any], kind: type[int] | type[float], value: object) -> i
         raise ValueError(f"{_quoted(spec, value)} is not {whole}, {allowed}")
     if value < least or (most is not None and value > most):
         raise ValueError(f"{_quoted(spec, value)} is not {allowed}")
-    if value > MAX_NUMBER:
-        raise ValueError(
-            f"{_quoted(spec, value)} is too large, a number has at most {sys.float_info.max_10_exp} digits"
-        )
+    if value > (MAX_WHOLE if kind is int else sys.float_info.max):
+        raise ValueError(f"{_quoted(spec, value)} is too large, write a smaller one")
     return kind(value)
 
 
-MAX_NUMBER = sys.float_info.max
-"""What times and rates are calculated with cannot be larger."""
+MAX_WHOLE = 2**63 - 1
+"""The largest whole number in TOML, and of zlib, which is given `max_message_size`."""
 
 _MODE = re.compile(r"0?[0-7]{3}")
 _ID = re.compile(r"\w[\w.-]{0,63}")
