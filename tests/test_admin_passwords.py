@@ -1,6 +1,7 @@
 """The panel's passwords and sessions."""
 
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -124,3 +125,42 @@ def test_the_command_refuses_a_short_one(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "8 to 1024 characters" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_byte_order_mark_in_the_file_is_ignored(tmp_path: Path) -> None:
+    path = tmp_path / "passwords"
+    write_password(path, "correct horse", Access.FULL)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert Passwords(path=path).access_of("correct horse") is Access.FULL
+    write_password(path, "may only look", Access.READ)
+    assert Passwords(path=path).access_of("may only look") is Access.READ
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b'{"secret": "x"}', b'{"full": ""}', '{"full": "x"}'.encode("utf-16")])
+def test_a_file_without_a_password_lets_nobody_in(data: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "passwords"
+    path.write_bytes(data)
+    path.chmod(0o600)
+    passwords = Passwords(path=path)
+    assert passwords.is_set()
+    assert passwords.access_of("") is Access.NONE
+
+
+@pytest.mark.parametrize(
+    "stdin", [b"correct horse\r\n", b"\xef\xbb\xbfcorrect horse\n", b"\xef\xbb\xbfcorrect horse\r\n"]
+)
+def test_the_command_reads_a_byte_order_mark_and_windows_line_endings(stdin: bytes, tmp_path: Path) -> None:
+    argv = [*processes.COMMAND, "password", "--hash"]
+    done = subprocess.run(argv, cwd=tmp_path, env=processes.environment(), input=stdin, capture_output=True, check=True)
+    assert matches("correct horse", done.stdout.decode().strip())
+
+
+@pytest.mark.parametrize("stdin", ["correct horse\n".encode("utf-16"), b"correct\xff horse\n"])
+def test_a_password_that_is_not_utf_8_is_a_sentence(stdin: bytes, tmp_path: Path) -> None:
+    argv = [*processes.COMMAND, "password"]
+    done = subprocess.run(
+        argv, cwd=tmp_path, env=processes.environment(), input=stdin, capture_output=True, check=False
+    )
+    assert done.returncode == 1
+    assert b"wsgateway: the input is not UTF-8" in done.stderr
+    assert b"Traceback" not in done.stderr

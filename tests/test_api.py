@@ -222,7 +222,7 @@ async def test_a_gateway_lives_from_create_to_delete(http: httpx.AsyncClient, pa
 
 async def test_without_wait_the_answer_names_what_to_watch(http: httpx.AsyncClient, supervisor: Supervisor) -> None:
     listener = Path(__file__).parent / "slow_start.py"
-    supervisor.admin = supervisor.admin.__class__(token=("full",), listeners=("*slow_start.py",))
+    supervisor.admin = supervisor.admin.__class__(token=("full",), listeners=(f"{listener.parent}/slow_*.py",))
     answer = await http.post("/api/gateways", json={"id": "slow", "port": 0, "listener": str(listener)})
     assert (answer.status_code, answer.json()["state"]) == (202, "starting")
     with anyio.fail_after(10):

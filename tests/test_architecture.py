@@ -9,8 +9,19 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "wsgateway"
 
 LEVELS = [
-    ["addresses", "surroundings", "origins", "forwarding", "exceptions", "metrics", "logfile", "logs", "masking"],
-    ["messages", "config", "layers"],
+    [
+        "addresses",
+        "surroundings",
+        "origins",
+        "forwarding",
+        "exceptions",
+        "metrics",
+        "logfile",
+        "logs",
+        "masking",
+        "files",
+    ],
+    ["messages", "config", "variables", "layers"],
     ["auth", "limits", "recordings", "envelopes", "findings"],
     [
         "brokers",
@@ -20,7 +31,9 @@ LEVELS = [
         "nodes",
         "uplink",
         "connection",
+        "hooks",
         "listeners",
+        "patterns",
         "watchdog",
     ],
     ["hub", "confirmations", "cluster", "lanes", "events"],

@@ -131,6 +131,20 @@ FAILED_STARTS = {
         ["--listener", "chat", "--on-message", "onMesage"],
         ["on_message = 'onMesage'", "did you mean onMessage?"],
     ),
+    "no hooks": (
+        {"chat.py": "class Listener:\n    def on_message(self, event): ...\n"},
+        ["--listener", "chat.py"],
+        ["chat.py has a class Listener with on_message: write chat.py:Listener"],
+    ),
+    "no hooks in a module": ({}, ["--listener", "json"], ["listener 'json' has no hooks"]),
+    "a hook without an event": (
+        {"chat.py": "def on_message(): ...\n"},
+        ["--listener", "chat"],
+        ["cannot be called with one event"],
+    ),
+    "a key file without a key": ({"key": "\n"}, [], ["WSGATEWAY_API_KEY_FILE: there is no key in 'key'"]),
+    "an empty key": ({}, ["--api-key", ""], ["--api-key: it is empty"]),
+    "a file in UTF-16": ({"wsgateway.toml": "port\0"}, [], ["wsgateway.toml is UTF-16 or binary, save it as UTF-8"]),
     "on_start raises": ({"chat.py": "def on_start(event): 1 / 0\n"}, ["--listener", "chat"], ["on_start failed"]),
     "no certificate": ({}, ["--ssl-keyfile", "k.pem", "--ssl-certfile", "c.pem"], ["ssl_certfile"]),
 }
@@ -141,11 +155,39 @@ def test_a_start_that_fails_says_what_and_where(name: str, tmp_path: Path) -> No
     files, arguments, words = FAILED_STARTS[name]
     for file, text in files.items():
         (tmp_path / file).write_text(text)
-    failed = run("serve", "--port", "0", *arguments, cwd=tmp_path)
+    env = {"WSGATEWAY_API_KEY_FILE": "key"} if "key" in files else {}
+    failed = run("serve", "--port", "0", *arguments, cwd=tmp_path, env=env)
     assert failed.returncode == 3, failed.stderr
     assert all(word in failed.stderr for word in words), failed.stderr
     if name != "on_start raises":  # whose traceback is the owner's to read
         assert "Traceback" not in failed.stderr
+
+
+@pytest.mark.parametrize("name", ["no hooks", "a hook without an event", "no such listener", "an empty key"])
+def test_check_and_doctor_find_it_before_the_start(name: str, tmp_path: Path) -> None:
+    files, arguments, words = FAILED_STARTS[name]
+    for file, text in files.items():
+        (tmp_path / file).write_text(text)
+    for command in ("check", "doctor"):
+        failed = run(command, *arguments, cwd=tmp_path)
+        assert failed.returncode == 1
+        assert all(word in failed.stdout + failed.stderr for word in words), failed.stderr
+        assert "Traceback" not in failed.stderr
+
+
+def test_check_and_doctor_show_a_pattern_that_allows_nothing(tmp_path: Path) -> None:
+    (tmp_path / "wsgateway.toml").write_text('[gateways.a]\n[gateways.b]\n[admin]\nlisteners = ["hooks/*"]\n')
+    for command in ("check", "doctor"):
+        done = run(command, cwd=tmp_path)
+        assert (done.stdout + done.stderr).count("'hooks/*' allows nothing") == 1
+
+
+@pytest.mark.parametrize("words", [["--api-kye=SECRET"], ["--api-kye", "SECRET"], ["--tokn", "SECRET", "--prot", "1"]])
+def test_what_follows_an_unknown_flag_is_not_printed(words: list[str], tmp_path: Path) -> None:
+    failed = run("serve", *words, cwd=tmp_path)
+    assert failed.returncode == 2
+    assert "did you mean --" in failed.stderr
+    assert "SECRET" not in failed.stderr + failed.stdout
 
 
 def test_a_taken_port_fails_with_the_reason(tmp_path: Path) -> None:

@@ -353,7 +353,7 @@ async def test_one_that_was_given_up_frees_its_port_and_can_be_started_again(sta
         found = await server.ask("GET", "/gateways/default")
         assert found["state"] == "failed"
         assert "died one after the other" in found["failure"]
-        listener.write_text("class Listener:\n    pass\n")
+        listener.write_text("class Listener:\n    def on_stop(self, event): ...\n")
         found = await server.ask("POST", "/gateways/default/start", wait=30)
         assert found["state"] == "running"
         assert (await asend(server.url + "/send", "hi")).nodes == 2

@@ -163,3 +163,92 @@ async def test_killed_at_any_moment_the_file_is_whole_and_the_supervisor_runs_wh
             async with Supervisor(Store(str(path))) as supervisor:
                 assert [found.id for found in supervisor.all()] == list(tables["gateways"])
                 assert {found.state for found in supervisor.all()} == {"running"}
+
+
+# The text that is written
+
+
+LAYOUTS = {
+    "tables": "[gateways.a]\nport = 0\n[gateways.b]\nport = 0\n",
+    "tables around another": "[gateways.a]\nport = 0\n[admin]\ntoken = ['x']\n[gateways.b]\nport = 0\n",
+    "a table of tables": "[gateways]\n  [gateways.a]\n  port = 0\n\n  [gateways.b]\n  port = 0\n",
+    "inline tables": "gateways = {a = {port = 0}, b = {port = 0}}\n",
+    "an inline table in a table": "[gateways]\na = {port = 0}\n\n[gateways.b]\nport = 0\n",
+    "dotted keys": "gateways.a.port = 0\ngateways.b.port = 0\n",
+    "dotted keys in a table": "[gateways]\na.port = 0\nb.port = 0\n",
+    "quoted keys": "[\"gateways\".'a']\nport = 0\n['gateways'.b]\nport = 0\n",
+    "no line at the end": "[gateways.a]\nport = 0\n[gateways.b]\nport = 0",
+    "no gateways": "port = 0\n# the end\n",
+    "windows": "# top\r\n[gateways.a]\r\nport = 0\r\n[gateways.b]\r\nport = 0\r\n",
+    "byte order mark": "\ufeff[gateways.a]\nport = 0\n[gateways.b]\nport = 0\n",
+}
+
+CHANGES: tuple[dict[str, object], ...] = (
+    {"drain": 1.5},
+    {"port": None},
+    {"allowed_hosts": ["a", "ü" * 200], "echo_sender": False},
+    {"listener": "we\"ird'\\\n\t\x7f\x01é.py:X", "api_key": ["k#]=\"'x"]},
+    {"max_message_size": 2**63 - 1, "hook_timeout": 1e300, "on_stop": ""},
+    {},
+)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_change_is_written_as_it_was_meant_or_not_at_all(tmp_path: Path, layout: str) -> None:
+    file = tmp_path / "wsgateway.toml"
+    for changes in CHANGES:
+        for wanted in ("a", "new"):
+            file.write_bytes(LAYOUTS[layout].encode())
+            meant = {name: described_of(file, name) for name in Store(str(file)).read().gateways}
+            mistake = mistake_of(file, wanted, changes)
+            if mistake:
+                assert "cannot be changed in place" in mistake
+                assert file.read_bytes() == LAYOUTS[layout].encode()
+                assert "dotted" in layout or "inline" in layout
+                continue
+            table = meant.setdefault(wanted, {}) | changes
+            meant[wanted] = {name: value for name, value in table.items() if value is not None}
+            assert {name: described_of(file, name) for name in Store(str(file)).read().gateways} == meant
+
+
+def mistake_of(file: Path, wanted: str, changes: dict[str, object]) -> str:
+    try:
+        Store(str(file)).put(wanted, changes)
+    except ConfigError as exc:
+        return str(exc)
+    return ""
+
+
+def described_of(file: Path, name: str) -> dict[str, object]:
+    text = file.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
+    found: dict[str, object] = tomllib.loads(text).get("gateways", {}).get(name, {})
+    return found
+
+
+def test_line_endings_and_a_byte_order_mark_are_kept(tmp_path: Path) -> None:
+    file = tmp_path / "wsgateway.toml"
+    file.write_bytes(b"\xef\xbb\xbf# caf\xc3\xa9\r\n[gateways.a]\r\nport = 0\r\n")
+    store = Store(str(file))
+    store.put("a", {"drain": 2})
+    store.put("b", {"port": 0})
+    store.remove("a")
+    data = file.read_bytes()
+    assert data.startswith(b"\xef\xbb\xbf# caf\xc3\xa9\r\n")
+    assert b"\n" not in data.replace(b"\r\n", b"")
+    assert data.count(b"\xef\xbb\xbf") == 1
+
+
+@pytest.mark.parametrize("value", [5, ["os"], {"a": 1}, True, {"a": {"b": 1}}])
+def test_a_listener_that_is_no_text_is_not_written(path: Path, value: object) -> None:
+    with pytest.raises(ConfigError, match=r"listener \(.*\[gateways\.chat\]\): .* is not text"):
+        Store(str(path)).put("chat", {"listener": value})
+    assert path.read_text() == FILE
+
+
+def test_a_failed_first_write_keeps_the_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = Store(flags={"port": "10777"})
+    with pytest.raises(ConfigError):
+        store.put("second", {"port": 70000})
+    assert store.read().gateways["default"].settings.port == 10777
+    assert not store.has_file

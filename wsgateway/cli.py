@@ -20,8 +20,9 @@ from wsgateway.admin.passwords import hash_password, write_password
 from wsgateway.auth import Access
 from wsgateway.brokers import opener
 from wsgateway.config import ADMIN_SPECS, CONFIG_FILE, ENV, SPECS, flag, is_switch, nearest
-from wsgateway.exceptions import ConfigError, SendError, StartError
-from wsgateway.logs import escape_controls, mask_url
+from wsgateway.exceptions import ConfigError, ListenerError, SendError, StartError
+from wsgateway.listeners import Listener
+from wsgateway.logs import GatewayLog, escape_controls, mask_url
 from wsgateway.server import end_process
 from wsgateway.store import Store
 from wsgateway.terminal import (
@@ -71,10 +72,14 @@ def _main(arguments: Sequence[str] | None) -> int:
 def _unknown(options: argparse.Namespace, unknown: list[str]) -> int:
     """Name what is unknown on the command line, and whatever else is wrong with the settings."""
     known = ["--config", "--help", *(flag(name) for name in (*SPECS, *ADMIN_SPECS))]
+    before = ""
     for extra in unknown:
-        name = extra.partition("=")[0]
-        hint = nearest(name, known) if name.startswith("--") else ": `--help` after the command names what it takes"
-        complain(f"{extra} is not known{hint}")
+        name = extra.partition("=")[0]  # what follows may be a secret
+        if name.startswith("--"):
+            complain(f"{name} is not known{nearest(name, known)}")
+        elif not before.startswith("--") or "=" in before:
+            complain(f"{extra} is not known: `--help` after the command names what it takes")
+        before = extra
     if "config" in options:
         try:
             _store(options).read()
@@ -207,12 +212,16 @@ def _check(options: argparse.Namespace) -> int:
                 opener(settings.broker or "ipc://")
         except ConfigError as exc:
             mistakes += exc.mistakes
+        try:
+            Listener(settings.listener, settings, GatewayLog(gateway_id)).close()
+        except ListenerError as exc:
+            mistakes.append(f"[{gateway_id}] {exc}" if len(described.gateways) > 1 else str(exc))
         if len(described.gateways) > 1:
             print(f"[gateways.{gateway_id}]")
         for name, value in settings.shown().items():
             print(f"{name} = {to_json(value)}  # {escape_controls(loaded.sources[name])}")
-        for warning in loaded.warnings:
-            complain(warning)
+    for line in described.warnings:
+        complain(line)
     if mistakes:
         raise ConfigError(mistakes)
     return 0

@@ -3,16 +3,16 @@ arguments derive from it. Knows nothing of what the settings are used for, nor o
 
 import difflib
 import enum
-import math
 import os
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from functools import cache
-from typing import Any, TypedDict, get_type_hints
+from typing import Any, Self, TypedDict, get_type_hints
 
 from wsgateway.addresses import is_loopback
-from wsgateway.exceptions import ConfigError
+from wsgateway.exceptions import ConfigError, UnknownSetting
 from wsgateway.logs import mask_url
 from wsgateway.origins import ascii_host, normalized_origin
 
@@ -46,9 +46,34 @@ LOCAL_ACCESS = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """The settings of one gateway. Times are seconds, sizes bytes. Raises `ConfigError` with every mistake at once."""
+class _Declared:
+    """What both declarations have: unknown names are refused with the nearest, and no secret is ever printed."""
+
+    __slots__ = ()
+
+    def __new__(cls, *_: object, **options: object) -> Self:
+        known = {spec.name for spec in fields(cls)}  # type: ignore[arg-type]  # each subclass is a dataclass
+        unknown = [name for name in options if name not in known]
+        if unknown:
+            mistakes = [f"{name}: {no_such_setting(name, is_admin=cls is AdminSettings)}" for name in unknown]
+            try:
+                cls(**{name: value for name, value in options.items() if name in known})
+            except ConfigError as exc:
+                mistakes.extend(exc.mistakes)
+            raise UnknownSetting(mistakes)
+        return object.__new__(cls)
+
+    def __repr__(self) -> str:
+        values = _shown_fields(self)
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in values.items())})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Settings(_Declared):
+    """The settings of one gateway. Times are seconds, sizes bytes. Raises `ConfigError` with every mistake at once.
+
+    Its `repr` masks secrets, so that it can stand in a log or an error report.
+    """
 
     id: str = setting("default", "name of the gateway, unique without regard to case")
     host: str = setting("127.0.0.1", "address to listen on")
@@ -111,11 +136,11 @@ class Settings:
 
     def shown(self) -> dict[str, object]:
         """Every setting as JSON can carry it, secrets as `"***"`."""
-        return {spec.name: _shown(spec, getattr(self, spec.name)) for spec in fields(self)}
+        return _shown_fields(self)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AdminSettings:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class AdminSettings(_Declared):
     """The interface that steers the gateways of a server: `[admin]` in the file. Raises `ConfigError`."""
 
     enabled: bool = setting(True, "whether there is an admin interface")
@@ -229,32 +254,59 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f", did you mean {close[0]}?" if close else ""
 
 
+def no_such_setting(name: str, *, is_admin: bool = False) -> str:
+    """Return what is wrong with `name`, which is not a setting of a gateway (or of `[admin]`), and what is right."""
+    gateway, admin = set(SPECS), {spec.name for spec in ADMIN_SPECS.values()}
+    known, others = (admin, gateway) if is_admin else (gateway, admin)
+    plain = name.lower().replace("-", "_")
+    short = plain.removeprefix("admin_")
+    hint = nearest(short if is_admin else plain, known)
+    if short not in others or plain in known or (is_admin and short in known):
+        return f"there is no such setting{hint}"
+    owner, place = ("a gateway", "at the top or below [gateways.ID]") if is_admin else ("[admin]", "below [admin]")
+    return f"{short} is a setting of {owner}, write it {place}{hint}"
+
+
+MAX_QUOTED = 100
+"""Characters of a value that an error quotes."""
+
+
+def is_secret(spec: Field[Any]) -> bool:
+    """Return whether values of the setting are, or may hold, what nobody else may read."""
+    return spec.metadata["secret"] or spec.name == "broker"
+
+
+def _quoted(spec: Field[Any], value: object) -> str:
+    """Return `value` for an error, of a secret only the word `it`."""
+    if is_secret(spec):
+        return "it"
+    try:
+        text = repr(value)
+    except Exception:  # a number of more than 4,300 digits, or an object of somebody else's
+        return f"this {type(value).__name__}"
+    return text if len(text) <= MAX_QUOTED else text[:MAX_QUOTED] + "…"
+
+
 def convert(spec: Field[Any], value: object, *, text: bool = False) -> Any:
-    """`value` as the setting `spec` has it; with `text` it comes from a variable or a flag. Raises `ValueError`."""
-    if spec.name == "listener":
-        return value or None
+    """Return `value` as the setting `spec` has it; with `text` it comes from a variable or a flag.
+
+    Raise `ValueError`, which never quotes a secret. A listener has to be text here; only code can give another.
+    """
     kind = _kinds()[spec.name]
     if text and isinstance(value, str):
         value = _from_text(kind, value)
     if kind == tuple[str, ...]:
-        return _strings(spec.name, value)
-    if kind == str | None:
-        if value is not None and not isinstance(value, (str, os.PathLike)):
-            raise ValueError(f"{value!r} is not text")
-        return os.fspath(value) if value else None
+        return _strings(spec, value)
+    if kind == str | None or spec.name == "listener":
+        return None if value is None else _text(spec, value) or None
     if kind in (SlowPolicy, Startup):
-        try:
-            return kind(str(value))
-        except ValueError:
-            raise ValueError(f"{value!r} is none of {', '.join(kind)}") from None
+        if not isinstance(value, str) or value not in list(kind):
+            raise ValueError(f"{_quoted(spec, value)} is none of {', '.join(kind)}")
+        return kind(value)
     if kind is str:
-        return _string(spec.name, value)
+        return _string(spec, value)
     if kind is bool:
-        if value is None and spec.default is None:
-            return None
-        if not isinstance(value, bool):
-            raise ValueError(f"{value!r} is neither true nor false")
-        return value
+        return None if value is None and spec.default is None else _boolean(spec, value)
     return _number(spec, kind, value)
 
 
@@ -262,8 +314,11 @@ def _convert_fields(settings: "Settings | AdminSettings", where: str = "") -> li
     """Convert every field of `settings` in place; what is wrong with them, each with `where` it is from."""
     mistakes: list[str] = []
     for spec in fields(settings):
+        value = getattr(settings, spec.name)
+        if spec.name == "listener" and not isinstance(value, str):
+            continue  # an object of the owner's, which nobody has to ask whether it is true
         try:
-            object.__setattr__(settings, spec.name, convert(spec, getattr(settings, spec.name)))
+            object.__setattr__(settings, spec.name, convert(spec, value))
         except ValueError as exc:
             mistakes.append(f"{spec.name}{where}: {exc}")
     return mistakes
@@ -290,49 +345,106 @@ def _from_text(kind: Any, text: str) -> object:
     return text
 
 
+def _boolean(spec: Field[Any], value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    meant = _from_text(bool, value) if isinstance(value, str) else value
+    if isinstance(meant, bool):
+        raise ValueError(f"{_quoted(spec, value)} is text, write {str(meant).lower()} without quotes")
+    raise ValueError(f"{_quoted(spec, value)} is neither true nor false")
+
+
 def _number(spec: Field[Any], kind: type[int] | type[float], value: object) -> int | float:
     least, most = spec.metadata["least"], spec.metadata["most"]
     allowed = f"{least:g} or more" if most is None else f"from {least:g} to {most:g}"
-    whole = "a whole number" if kind is int else "a number"
-    if isinstance(value, bool) or not isinstance(value, (int, kind)) or not math.isfinite(value):
-        raise ValueError(f"{value!r} is not {whole}, {allowed}")
+    if isinstance(value, str) and not isinstance(_from_text(kind, value), str):
+        raise ValueError(f"{_quoted(spec, value)} is text, write the number without quotes")
+    if isinstance(value, bool) or not isinstance(value, (int, kind)) or value != value:  # NaN
+        whole = "a whole number" if kind is int else "a number"
+        raise ValueError(f"{_quoted(spec, value)} is not {whole}, {allowed}")
     if value < least or (most is not None and value > most):
-        raise ValueError(f"{value!r} is not {allowed}")
+        raise ValueError(f"{_quoted(spec, value)} is not {allowed}")
+    if value > (MAX_WHOLE if kind is int else sys.float_info.max):
+        raise ValueError(f"{_quoted(spec, value)} is too large, write a smaller one")
     return kind(value)
 
+
+MAX_WHOLE = 2**63 - 1
+"""The largest whole number in TOML, and of zlib, which is given `max_message_size`."""
 
 _MODE = re.compile(r"0?[0-7]{3}")
 _ID = re.compile(r"\w[\w.-]{0,63}")
 
+_PATHS = frozenset({"uds", "log_file", "ssl_keyfile", "ssl_certfile", "password_file", "listener"})
 
-def _string(name: str, value: object) -> str:
+
+def _text(spec: Field[Any], value: object) -> str:
+    if isinstance(value, os.PathLike) and spec.name in _PATHS:
+        value = os.fspath(value)
     if not isinstance(value, str):
-        raise ValueError(f"{value!r} is not text")
-    value = value.strip()
-    if name == "id" and not _ID.fullmatch(value):
-        raise ValueError(f"{value!r} is no id: 1 to 64 letters, digits, `_`, `-` and `.`, the first no `-` or `.`")
-    if name == "uds_mode" and not _MODE.fullmatch(value):
-        raise ValueError(f"{value!r} is not a mode: three octal digits, such as 660 for owner and group")
-    if name.startswith("on_") and value and not value.isidentifier():
-        raise ValueError(f"{value!r} is no name of a method")
+        advice = ", write it in quotes" if isinstance(value, (int, float)) else ""
+        raise ValueError(f"{_quoted(spec, value)} is not text{advice}")
+    if "\0" in value:
+        raise ValueError(f"{_quoted(spec, value)} has a NUL character in it")
+    try:
+        if spec.name in _PATHS:
+            os.fsencode(value)  # the name of a file need not be UTF-8
+        else:
+            value.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{_quoted(spec, value)} has half of a surrogate pair in it") from None
     return value
 
 
-def _strings(name: str, value: object) -> tuple[str, ...]:
+def _string(spec: Field[Any], value: object) -> str:
+    value = _text(spec, value).strip()
+    if spec.name == "id" and not _ID.fullmatch(value):
+        raise ValueError(
+            f"{_quoted(spec, value)} is no id: 1 to 64 letters, digits, `_`, `-` and `.`, the first no `-` or `.`"
+        )
+    if spec.name == "host" and not value:
+        raise ValueError("it is empty, write 127.0.0.1 for this machine only, or 0.0.0.0 for every address")
+    if spec.name == "uds_mode" and not _MODE.fullmatch(value):
+        raise ValueError(f"{_quoted(spec, value)} is not a mode: three octal digits, such as 660 for owner and group")
+    if spec.name.startswith("on_") and value and not value.isidentifier():
+        raise ValueError(f"{_quoted(spec, value)} is no name of a method")
+    return value
+
+
+def _strings(spec: Field[Any], value: object) -> tuple[str, ...]:
     if isinstance(value, str):
-        value = [part.strip() for part in value.split(",") if part.strip()]
-    if not isinstance(value, Iterable):
-        raise ValueError(f"{value!r} is not a list of texts")
-    parts = list(value)
+        parts: list[Any] = parts_of(value)
+        if is_secret(spec) and not parts:
+            raise ValueError("it is empty, leave it out if there is none")
+    elif isinstance(value, Iterable) and not isinstance(value, (Mapping, bytes, bytearray)):
+        parts = list(value)
+    else:
+        raise ValueError(f"{_quoted(spec, value)} is not a list of texts")
     if not all(isinstance(part, str) and part for part in parts):
         raise ValueError("it has to be a list of texts, none of them empty")
-    if name in ("api_key", "token", "read_token") and any(
-        part != part.strip() or not part.isprintable() for part in parts
-    ):
+    parts = [_text(spec, part) for part in parts]
+    if is_secret(spec) and any(part != part.strip() or not part.isprintable() for part in parts):
         raise ValueError("a key with spaces around it or control characters in it cannot be sent in a header")
-    if name == "allowed_origins":
+    for part in parts:
+        if spec.name in ("allowed_origins", "allowed_hosts") and len(part) > MAX_ADDRESS:
+            raise ValueError(f"{_quoted(spec, part)} is too long, an address has at most {MAX_ADDRESS} characters")
+    if spec.name == "allowed_origins":
         return tuple(normalized_origin(part.strip()) for part in parts)
-    return tuple(ascii_host(part.strip()) if name == "allowed_hosts" else part for part in parts)
+    return tuple(ascii_host(part.strip()) if spec.name == "allowed_hosts" else part for part in parts)
+
+
+MAX_ADDRESS = 300
+"""Characters of an origin or a host name; a name has 253 (RFC 1035 2.3.4)."""
+
+
+def parts_of(text: str) -> list[str]:
+    """Return the items of a list that stands in a variable or a flag, separated by commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _shown_fields(settings: Any) -> dict[str, object]:
+    """Return every field of `settings` without secrets, also while they are not converted yet."""
+    return {spec.name: _shown(spec, getattr(settings, spec.name, None)) for spec in fields(settings)}
 
 
 def _shown(spec: Field[Any], value: object) -> object:
@@ -341,6 +453,6 @@ def _shown(spec: Field[Any], value: object) -> object:
     if spec.name == "listener" and not isinstance(value, (str, type(None))):
         kind = value if isinstance(value, type) else type(value)
         return f"{kind.__module__}.{kind.__qualname__}"
-    if spec.name == "broker" and isinstance(value, str):
-        return mask_url(value)
+    if is_secret(spec) and value is not None:
+        return mask_url(value) if isinstance(value, str) else "***"
     return list(value) if isinstance(value, tuple) else value

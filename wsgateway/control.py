@@ -284,8 +284,10 @@ def _settings(remote: Remote) -> dict[str, Any]:
     for text in remote.options.settings:
         name, equals, value = text.partition("=")
         name = name.removeprefix("--").replace("-", "_")
-        if name not in SPECS or not equals:
-            mistakes.append(f"{text!r} is no setting like {flag('port')[2:]}=10126{nearest(name, SPECS)}")
+        if name not in SPECS:
+            mistakes.append(f"{name!r} is no setting like {flag('port')[2:]}=10126{nearest(name, SPECS)}")
+        elif not equals:
+            mistakes.append(f"{name} has no value, write it like {flag('port')[2:]}=10126, or {name}= for its default")
         elif not value:
             values[name] = None
         else:

@@ -83,8 +83,8 @@ def _all(store: Store, options: argparse.Namespace) -> Iterator[Finding]:
             *findings.check_proxy_timeout(settings, options.proxy_timeout),
         ):
             yield Finding(finding.level, before + finding.what, finding.advice)
-        for text in loaded.warnings:
-            yield findings.warning(text, "correct or remove it")
+    for text in described.warnings:
+        yield findings.warning(text, "correct or remove it")
     if options.url:
         keys = [key for loaded in described.gateways.values() for key in loaded.settings.api_key]
         try:

@@ -183,7 +183,8 @@ class Events:
         assert call.function is not None
         _current_call.set(call)
         try:
-            await call.function(call.event, *call.args)
+            if (returned := await call.function(call.event, *call.args)) is not None:
+                self._listener.has_returned(call.hook, returned)
         except BaseException as exc:  # SystemExit and CancelledError too, DESIGN 3.1
             if not call.ended:
                 call.error = exc

@@ -2,8 +2,9 @@
 
 GatewayError
 ├── ConfigError          settings that cannot be used, all mistakes at once
-│   └── SettingForbidden settings that may not be changed from afar
-├── ListenerError        a listener that cannot be found, loaded or made
+│   ├── SettingForbidden settings that may not be changed from afar
+│   └── UnknownSetting   arguments that are not settings (also a TypeError)
+├── ListenerError        a listener that cannot be found, loaded or made, or that has no hook
 ├── StartError           a gateway that could not start (port taken, on_start raised)
 ├── Refused              raised by on_handshake to turn a client away
 ├── GatewayNotFound      no started gateway has that id
@@ -41,8 +42,15 @@ class SettingForbidden(ConfigError):  # noqa: N818  named as the answer 403 is
     """Settings that may be changed in the settings file only, not through REST or the panel."""
 
 
+class UnknownSetting(ConfigError, TypeError):  # noqa: N818  named after what is unknown
+    """Keyword arguments that are not settings, each named with the nearest setting.
+
+    `Gateway(lister=…)` raises it, with every other mistake. It is a `TypeError` too, as for any unknown argument.
+    """
+
+
 class ListenerError(GatewayError):
-    """A listener that cannot be found, loaded or made."""
+    """A listener that cannot be found, loaded or made, or that has no hook."""
 
 
 class StartError(GatewayError):

@@ -5,12 +5,11 @@ import asyncio
 import contextlib
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from wsgateway.config import SPECS, AdminSettings, Settings, Startup
+from wsgateway.config import SPECS, AdminSettings, Settings, Startup, convert, no_such_setting
 from wsgateway.exceptions import (
     ConfigError,
     GatewayConflict,
@@ -21,6 +20,7 @@ from wsgateway.exceptions import (
 )
 from wsgateway.gateway import Gateway, State
 from wsgateway.logs import logger
+from wsgateway.patterns import is_allowed
 from wsgateway.store import Described, Store
 from wsgateway.supervised import Guest, Instance
 
@@ -72,11 +72,10 @@ class Supervisor:
     def state(self, gateway_id: str) -> State:
         return self.find(gateway_id).state
 
-    @property
-    def listeners(self) -> tuple[str, ...]:
-        """Patterns of the listeners that may be named: `[admin] listeners`, and what the file and flags name."""
+    def may_name(self, listener: str) -> bool:
+        """Return whether `listener` may be named remotely: one of the settings, or one that a pattern allows."""
         named = [found.settings.listener for found in self._instances.values()]
-        return (SHIPPED_LISTENER, *self.admin.listeners, *(name for name in named if isinstance(name, str)))
+        return listener in (SHIPPED_LISTENER, *named) or is_allowed(listener, self.admin.listeners)
 
     @property
     def has_store(self) -> bool:
@@ -100,9 +99,7 @@ class Supervisor:
 
         `before` is the gateway that is edited. Raises `ConfigError`, `SettingForbidden`.
         """
-        unknown = [name for name in values if name not in SPECS]
-        if unknown:
-            raise ConfigError([f"{name}: there is no such setting" for name in unknown])
+        _check_names(values)
         forbidden = sorted(HOST_ONLY & values.keys())
         if forbidden:
             what = {"broker": "a server"}
@@ -110,13 +107,13 @@ class Supervisor:
             raise SettingForbidden(
                 [f"{name}: {text.format(what.get(name, 'a file of the host'))}" for name in forbidden]
             )
+        _check_values(values)
         listener = values.get("listener")
         unchanged = before is not None and listener == before.settings.listener
-        if not isinstance(listener, str) or not listener or unchanged:
+        if not listener or unchanged or self.may_name(listener):
             return
-        if not any(fnmatchcase(listener, pattern) for pattern in self.listeners):
-            text = f"{listener[:100]!r} may not be named here; add it to listeners in [admin]"
-            raise SettingForbidden([f"listener: {text}"])
+        text = f"{listener[:100]!r} may not be named here; add it to listeners in [admin]"
+        raise SettingForbidden([f"listener: {text}"])
 
     async def changed(self, seconds: float) -> None:
         """Wait until a gateway is changed by an action, the supervisor ends, or `seconds` are over."""
@@ -197,9 +194,7 @@ class Supervisor:
         changed it all the same.
         """
         instance = self._own(gateway_id)
-        unknown = [name for name in changes if name not in SPECS]
-        if unknown:
-            raise ConfigError([f"{name}: there is no such setting" for name in unknown])
+        _check_names(changes)
         if changes.get("id", instance.id) != instance.id:
             raise ConfigError(["id: it is fixed once the gateway is created"])
         async with self._editing:
@@ -279,9 +274,8 @@ class Supervisor:
     async def __aenter__(self) -> Self:
         if self._store is not None:
             described = self._store.read()
-            for loaded in described.gateways.values():
-                for warning in loaded.warnings:
-                    logger.warning("%s", warning)
+            for line in described.warnings:
+                logger.warning("%s", line)
             await _all(self._adopt(described))
         return self
 
@@ -291,6 +285,25 @@ class Supervisor:
         self.end_streams()
         await asyncio.gather(*self._begun, return_exceptions=True)
         await _all([instance.stop() for instance in self._instances.values()])
+
+
+def _check_names(values: Mapping[str, Any]) -> None:
+    unknown = [name for name in values if name not in SPECS]
+    if unknown:
+        raise ConfigError([f"{name[:100]}: {no_such_setting(name)}" for name in unknown])
+
+
+def _check_values(values: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` for values that are not what their setting is. None takes one back to its default."""
+    mistakes: list[str] = []
+    for name, value in values.items():
+        try:
+            if value is not None:
+                convert(SPECS[name], value)
+        except ValueError as exc:
+            mistakes.append(f"{name}: {exc}")
+    if mistakes:
+        raise ConfigError(mistakes)
 
 
 async def _all(actions: Sequence[Any]) -> None:

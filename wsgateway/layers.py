@@ -9,17 +9,19 @@ from typing import Any
 from wsgateway.config import (
     ADMIN_SPECS,
     CONFIG_FILE,
-    ENV,
     SPECS,
     AdminSettings,
     Settings,
     convert,
     flag,
     nearest,
+    no_such_setting,
     serves_outside,
 )
 from wsgateway.exceptions import ConfigError
+from wsgateway.files import read_text
 from wsgateway.surroundings import outside_of_environment
+from wsgateway.variables import Variables, config_of, read_secret, read_variables, variable_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,21 +51,33 @@ def load(
 
 def config_path(environ: Mapping[str, str], config: str | None) -> Path | None:
     """The settings file: the one that is named, or `wsgateway.toml` if there is one."""
-    named = config or environ.get(ENV + "CONFIG")
+    named = config or config_of(environ)
     path = Path(named or CONFIG_FILE)
     return path if named or path.exists() else None
 
 
 def read_tables(path: Path) -> dict[str, Any]:
     """What the file holds. Raises `ConfigError`, with line and column, if it is no TOML."""
+    return parse_tables(read_settings(path), path)
+
+
+def read_settings(path: Path) -> str:
+    """Return the text of the settings file at `path`. Raise `ConfigError` if it cannot be read."""
     try:
-        text = path.read_text(encoding="utf-8")
-        if not text.strip():  # somebody is writing it, or a disk was full
-            raise ConfigError([f"{path} is empty (at line 1): fill it, or remove it"])
-        return tomllib.loads(text)
+        return read_text(path)
     except OSError as exc:
         raise ConfigError([f"cannot read the settings file {str(path)!r}: {exc.strerror}"]) from exc
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+    except ValueError as exc:
+        raise ConfigError([f"{path} {exc}"]) from None
+
+
+def parse_tables(text: str, path: Path) -> dict[str, Any]:
+    """Return what `text`, which is in the file at `path` or will be, holds. Raise `ConfigError` as `read_tables`."""
+    if not text.strip():  # somebody is writing it, or a disk was full
+        raise ConfigError([f"{path} is empty (at line 1): fill it, or remove it"])
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as exc:  # also a number of more than 4,300 digits, or arrays too deep
         raise ConfigError([f"{path} is not TOML: {exc}"]) from exc
 
 
@@ -80,11 +94,11 @@ def layered(
     reading = _Reading()
     for name, value in defaults.items():
         reading.take(name, value, "default")
-    from_environ = _environ(environ, reading)
-    wanted = gateway or flags.get("id") or from_environ.get("id")
+    variables = read_variables(environ)
+    reading.warnings.extend(variables.warnings)
+    wanted = gateway or flags.get("id") or variables.texts.get("id")
     _file(dict(tables), str(path), str(wanted) if wanted else None, reading)
-    for name, text in from_environ.items():
-        reading.take(name, text, ENV + name.upper(), text=True)
+    _environ(variables, reading)
     for name, value in flags.items():
         if name in SPECS:
             reading.take(name, value, flag(name), text=isinstance(value, str))
@@ -114,12 +128,14 @@ def admin_settings(
     mistakes: list[str] = []
 
     def take(name: str, value: object, source: str, *, text: bool = False) -> None:
+        plain = name.removeprefix("admin_")
         if name not in ADMIN_SPECS:
-            hint = nearest(name, ADMIN_SPECS).replace("admin_", "")
-            mistakes.append(f"{name.removeprefix('admin_')} ({source}): there is no such setting{hint}")
+            mistakes.append(f"{plain} ({source}): {no_such_setting(plain, is_admin=True)}")
             return
         try:
-            values[name.removeprefix("admin_")] = convert(ADMIN_SPECS[name], value, text=text)
+            values[plain] = convert(ADMIN_SPECS[name], value, text=text)
+            if ADMIN_SPECS[name].metadata["secret"] and values[plain] == "":
+                raise ValueError("it is empty, leave it out if there is none")
         except ValueError as exc:
             mistakes.append(f"{source}: {exc}")
 
@@ -128,9 +144,10 @@ def admin_settings(
         raise ConfigError([f"admin ({path}): it is a table, [admin]"])
     for name, value in table.items():
         take(f"admin_{name}", value, f"{path} [admin] {name}")
+    variables = read_variables(environ)
     for name in ADMIN_SPECS:
-        if ENV + name.upper() in environ:
-            take(name, environ[ENV + name.upper()], ENV + name.upper(), text=True)
+        if name in variables.texts:
+            take(name, variables.texts[name], variable_of(name), text=True)
         if name in flags:
             take(name, flags[name], flag(name), text=isinstance(flags[name], str))
     if mistakes:
@@ -155,41 +172,29 @@ class _Reading:
             self.mistakes.append(f"{source if text else f'{name} ({source})'}: {exc}")
 
 
-_FILE_VARIABLES = {ENV + "API_KEY_FILE": "api_key", ENV + "BROKER_FILE": "broker"}
-"""What is secret can stand in a file of its own."""
-
-_ADMIN_VARIABLES = frozenset(ENV + name.upper() for name in ADMIN_SPECS)
-
-
-def _environ(environ: Mapping[str, str], reading: _Reading) -> dict[str, str | tuple[str, ...]]:
-    """The settings among the environment's variables, as text; what a file of its own holds as it is."""
-    known = {ENV + name.upper(): name for name in SPECS}
-    found: dict[str, str | tuple[str, ...]] = {}
-    for variable, text in sorted(environ.items()):
-        if not variable.startswith(ENV) or variable == ENV + "CONFIG" or variable in _ADMIN_VARIABLES:
-            continue
-        if variable in _FILE_VARIABLES:
-            name = _FILE_VARIABLES[variable]
-            try:
-                lines = tuple(Path(text).read_text(encoding="utf-8").split())
-            except (OSError, UnicodeDecodeError) as exc:
-                reading.mistakes.append(f"{variable}: cannot read {name} from {text!r}: {exc}")
-            else:
-                found[name] = lines if name == "api_key" else " ".join(lines)
-        elif variable not in known:
-            reading.warnings.append(f"{variable} is no setting and is ignored{nearest(variable, known)}")
-        elif variable == ENV + "PORT" and text.startswith("tcp://"):
-            continue  # Kubernetes sets it so for a service that is called wsgateway
+def _environ(variables: Variables, reading: _Reading) -> None:
+    """Take what the environment says of a gateway; a file of its own wins."""
+    for name, text in variables.texts.items():
+        if name in SPECS:
+            reading.take(name, text, variable_of(name), text=True)
+    for name, path in variables.files.items():
+        source = variable_of(name) + "_FILE"
+        try:
+            value = read_secret(name, path)
+        except ValueError as exc:
+            reading.mistakes.append(f"{source}: {exc}")
         else:
-            found[known[variable]] = text
-    return found
+            reading.take(name, value, source, text=True)
+    empty = variables.empty_secret(of_admin=False)
+    if empty is not None and reading.sources["local_access"] == "default":
+        reading.take("local_access", False, f"default, because {empty} is empty")
 
 
 def _file(tables: dict[str, Any], path: str, wanted: str | None, reading: _Reading) -> None:
     """Take what the file says of every gateway, then of the one with the id `wanted`."""
     gateways = tables.pop("gateways", {})
     tables.pop("admin", None)
-    _table(tables, path, reading)
+    _table(tables, path, reading, is_top=True)
     if not isinstance(gateways, dict) or not all(isinstance(table, dict) for table in gateways.values()):
         reading.mistakes.append(f"gateways ({path}): each gateway is a table [gateways.ID]")
         return
@@ -203,9 +208,21 @@ def _file(tables: dict[str, Any], path: str, wanted: str | None, reading: _Readi
             _table({**table, "id": name}, f"{path} [gateways.{name}]", reading)
 
 
-def _table(table: Mapping[str, object], source: str, reading: _Reading) -> None:
+def _table(table: Mapping[str, object], source: str, reading: _Reading, *, is_top: bool = False) -> None:
     for name, value in table.items():
         if name in SPECS:
             reading.take(name, value, source)
+        elif is_top and isinstance(value, Mapping):
+            reading.mistakes.append(f"{name} ({source}): {_no_such_table(name, value)}")
         else:
-            reading.mistakes.append(f"{name} ({source}): there is no such setting{nearest(name, SPECS)}")
+            reading.mistakes.append(f"{name} ({source}): {no_such_setting(name)}")
+
+
+def _no_such_table(name: str, table: Mapping[str, object]) -> str:
+    """Return what is wrong with the table `name` at the top of the file, and what is right."""
+    close = nearest(name.lower(), ("gateways", "admin"))
+    if "gateways" in close:
+        ids = [key for key, value in table.items() if isinstance(value, Mapping)]
+        return f"there is no such table, did you mean [gateways.{ids[0] if ids else 'ID'}]?"
+    hint = ", did you mean [admin]?" if close else f", a gateway is described below [gateways.{name}]"
+    return f"there is no such table{hint}"

@@ -1,4 +1,5 @@
-"""A listener's hooks and how they are found. Knows nothing of what the hooks are told, nor when."""
+"""A listener: how it is named, loaded and made, and its hooks as awaitable functions. Knows nothing of what the hooks
+are told, nor when."""
 
 import asyncio
 import contextvars
@@ -6,31 +7,21 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from traceback import extract_tb
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from wsgateway.config import Settings, nearest
 from wsgateway.exceptions import ListenerError
+from wsgateway.hooks import HOOKS as HOOKS
+from wsgateway.hooks import advice, described, find_hook, hooks_in, is_async, names_of, near_misses
 from wsgateway.limits import MAX_HOOK_THREADS
 from wsgateway.logs import GatewayLog
 
-HOOKS = (
-    "on_start",
-    "on_stop",
-    "on_handshake",
-    "on_client_open",
-    "on_message",
-    "on_client_close",
-    "on_error",
-    "on_first_open",
-    "on_last_close",
-)
-
-Hook = Callable[..., Awaitable[None]]
+Hook = Callable[..., Awaitable[object]]
 
 
 class Listener:
@@ -39,36 +30,67 @@ class Listener:
     def __init__(self, listener: object, settings: Settings, log: GatewayLog, *, reload: bool = False) -> None:
         """Find and make `listener`, in any form the setting has. `reload` loads a named module anew.
 
-        Raises `ListenerError` if it cannot be found, loaded or made, or lacks a hook that `settings` name.
+        Raises `ListenerError` if it cannot be found, loaded or made, has no hook, lacks one that `settings` name, or
+        has one that cannot be called.
         """
         self._threads: ThreadPoolExecutor | None = None
         self._gateway_id = settings.id
+        self._log = log
+        self._have_returned: set[str] = set()
+        name, module = "", None
         if isinstance(listener, str):
-            listener = _named(listener, reload=reload)
+            name = listener
+            module = _module_of(name, reload=reload)
+            listener = _attribute_of(name, module)
+        elif isinstance(listener, ModuleType):
+            module = listener
         if isinstance(listener, type):
             listener = _made(listener)
         self.listener = listener
-        self._hooks = {hook: self._bound(hook, getattr(settings, hook)) for hook in HOOKS}
-        _warn_of_near_misses(listener, {getattr(settings, hook) for hook in HOOKS} | set(HOOKS), log)
+        names = {hook: getattr(settings, hook) for hook in HOOKS}
+        self._hooks = {hook: self._bound(hook, names[hook]) for hook in HOOKS}
+        if listener is None:
+            return
+        known = set(names.values()) | set(HOOKS)
+        if not any(self._hooks.values()) and not _are_off(listener, names):
+            said = repr(name) if name else described(listener)
+            place = parse_name(name).where if name else described(listener).removeprefix("module ")
+            wanted = [names[hook] or hook for hook in HOOKS]
+            raise ListenerError(f"listener {said} has no hooks, {advice(listener, wanted, place=place, module=module)}")
+        for method, hook in near_misses(listener, known):
+            hint = f", did you mean {hook}?" if hook else ""
+            log.warning("%s.%s is no hook and is never called%s", described(listener), method, hint)
 
     def __getitem__(self, hook: str) -> "Hook | None":
         return self._hooks[hook]
 
+    def has_returned(self, hook: str, value: object) -> None:
+        """Warn, once for each hook, that it has returned `value`, which is not None and is ignored."""
+        if hook in self._have_returned:
+            return
+        self._have_returned.add(hook)
+        if inspect.isawaitable(value):
+            todo = "await it in the hook"
+        elif isinstance(value, BaseException):
+            todo = "raise it"
+        else:
+            todo = "change the event instead"
+        kind = type(value).__qualname__
+        self._log.warning("%s has returned a value of the type %s, which is ignored; %s", hook, kind, todo)
+
     def _bound(self, hook: str, name: str) -> "Hook | None":
-        function = getattr(self.listener, name, None) if name else None
-        if function is None:
-            if name not in ("", hook):
-                names = [known for known in dir(self.listener) if not known.startswith("_")]
-                raise ListenerError(f"{hook} = {name!r}: {_described(self.listener)} has none{nearest(name, names)}")
-            return None
-        if not callable(function):
-            raise ListenerError(f"{name} of {_described(self.listener)} is no function but {function!r}")
-        if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
-            return function  # type: ignore[no-any-return]  # what a user gives is known only by asking
-        return self._threaded(function)
+        function = find_hook(self.listener, hook, name) if name else None
+        if function is not None:
+            return function if is_async(function) else self._threaded(function)
+        if name not in ("", hook):
+            if self.listener is None:
+                raise ListenerError(f"{hook} = {name!r}: there is no listener that could have it")
+            hint = nearest(name, names_of(self.listener))
+            raise ListenerError(f"{hook} = {name!r}: {described(self.listener)} has none{hint}")
+        return None
 
     def _threaded(self, function: Callable[..., Any]) -> "Hook":
-        async def in_thread(*args: object) -> None:
+        async def in_thread(*args: object) -> object:
             if self._threads is None:
                 # anyio's limiter would be freed when a thread is abandoned; an executor counts it until it ends
                 prefix = f"wsgateway-{self._gateway_id}"
@@ -77,7 +99,8 @@ class Listener:
             loop = asyncio.get_running_loop()
             result = await loop.run_in_executor(self._threads, _call, context, function, args)
             if inspect.isawaitable(result):  # a `def` around an `async def`, as decorators make
-                await result
+                result = await result
+            return result
 
         return in_thread
 
@@ -95,11 +118,27 @@ def _call(context: contextvars.Context, function: Callable[..., object], args: t
         raise RuntimeError("the hook raised StopIteration") from exc
 
 
-def _named(name: str, *, reload: bool) -> object:
-    """What `package.module:Name`, `package.module`, `path/file.py:Name` or `path/file.py` names."""
-    where, _, attribute = name.rpartition(":") if _names_attribute(name) else (name, "", "")
+class ListenerName(NamedTuple):
+    """What the text of a listener names: `attribute`, empty for none, of the module or the file `where`."""
+
+    where: str
+    attribute: str
+    is_file: bool
+
+
+def parse_name(text: str) -> ListenerName:
+    """Take `package.module:Name`, `package.module`, `path/file.py:Name` or `path/file.py` apart."""
+    where, colon, attribute = text.rpartition(":")
+    if not colon or not attribute.isidentifier():
+        where, attribute = text, ""
+    return ListenerName(where, attribute, where.endswith(".py"))
+
+
+def _module_of(name: str, *, reload: bool) -> ModuleType:
+    """The module or file of `package.module:Name`, `package.module`, `path/file.py:Name` or `path/file.py`."""
+    where, _, is_file = parse_name(name)
     try:
-        module = _from_file(Path(where)) if where.endswith(".py") else _from_package(where, reload=reload)
+        return _from_file(Path(where)) if is_file else _from_package(where, reload=reload)
     except ListenerError:
         raise
     except BaseException as exc:
@@ -110,17 +149,22 @@ def _named(name: str, *, reload: bool) -> object:
         if isinstance(exc, SyntaxError) and exc.filename:
             said = f"SyntaxError: {exc.msg} ({exc.filename}, line {exc.lineno})"
         raise ListenerError(f"listener {name!r} cannot be loaded: {said} ({place.filename}:{place.lineno})") from exc
+
+
+def _attribute_of(name: str, module: ModuleType) -> object:
+    where, attribute, _ = parse_name(name)
     if not attribute:
         return module
     try:
         return getattr(module, attribute)
     except AttributeError:
-        names = [known for known in vars(module) if not known.startswith("_")]
-        raise ListenerError(f"listener {name!r}: {where} has no {attribute}{nearest(attribute, names)}") from None
+        hint = nearest(attribute, names_of(module))
+        raise ListenerError(f"listener {name!r}: {where} has no {attribute}{hint}") from None
 
 
-def _names_attribute(name: str) -> bool:
-    return name.rpartition(":")[2].isidentifier() and ":" in name
+def _are_off(listener: object, names: Mapping[str, str]) -> bool:
+    """Whether `listener` has hooks, and the settings turn each of them off."""
+    return bool(hooks_in(listener, [hook for hook in HOOKS if not names[hook]]))
 
 
 def _from_file(path: Path) -> ModuleType:
@@ -164,17 +208,3 @@ def _made(kind: type) -> object:
             f"listener {kind.__qualname__} is called without arguments, and raised {said}; "
             f"give an instance if it needs some"
         ) from exc
-
-
-def _described(listener: object) -> str:
-    return f"module {listener.__name__}" if isinstance(listener, ModuleType) else type(listener).__qualname__
-
-
-def _warn_of_near_misses(listener: object, hooks: set[str], log: GatewayLog) -> None:
-    for name in dir(listener):
-        if name.startswith("on") and name not in hooks and callable(found := getattr(listener, name, None)):
-            if isinstance(listener, ModuleType) and getattr(found, "__module__", None) != listener.__name__:
-                continue  # imported there, not written there
-            snake = "".join("_" + letter.lower() if letter.isupper() else letter for letter in name)
-            hint = nearest(snake, HOOKS)
-            log.warning("%s.%s is no hook and is never called%s", _described(listener), name, hint)

@@ -1,20 +1,26 @@
 """The settings file as a supervisor keeps it: read whole, edited in place so that comments and order stay, written
 atomically. Knows nothing of what runs."""
 
+import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tomlkit
 from tomlkit.exceptions import TOMLKitError
-from tomlkit.items import AbstractTable, Table
+from tomlkit.items import Table
 
-from wsgateway.config import CONFIG_FILE, ENV, SPECS, AdminSettings, Settings
+from wsgateway.config import CONFIG_FILE, ENV, SPECS, AdminSettings, Settings, convert
 from wsgateway.exceptions import ConfigError
-from wsgateway.layers import Loaded, admin_settings, config_path, layered, read_tables
+from wsgateway.files import BYTE_ORDER_MARK
+from wsgateway.layers import Loaded, admin_settings, config_path, layered, parse_tables, read_settings, read_tables
+from wsgateway.patterns import warnings_about
+from wsgateway.variables import read_variables
 
 ONE_GATEWAY_ONLY = ("port", "uds")
 """Settings that several gateways cannot share, so that neither flag nor variable may give them to all."""
@@ -26,6 +32,8 @@ class Described:
 
     gateways: Mapping[str, Loaded]
     admin: AdminSettings
+    warnings: tuple[str, ...] = ()
+    """What is worth a line, each once however many gateways it concerns."""
 
 
 class Store:
@@ -80,12 +88,16 @@ class Store:
             mistakes.extend(exc.mistakes)
         if mistakes:
             raise ConfigError(mistakes)
-        return Described(gateways, admin)
+        lines = [*read_variables(self._environ).warnings, *warnings_about(admin.listeners)]
+        for loaded in gateways.values():
+            lines.extend(loaded.warnings)
+        return Described(gateways, admin, tuple(dict.fromkeys(lines)))
 
     def _ids(self, tables: Mapping[str, Any], mistakes: list[str]) -> list[str | None]:
         """The ids to be served; None stands for the one that is described without a table of its own."""
         table = tables.get("gateways")
-        one = self._flags.get("id") or self._environ.get(ENV + "ID") or tables.get("id")
+        texts = read_variables(self._environ).texts
+        one = self._flags.get("id") or texts.get("id") or tables.get("id")
         if table is None or not isinstance(table, Mapping) or (one and len(table) < 2):
             return [None]
         if one:
@@ -94,7 +106,7 @@ class Store:
         twice = [name for name in table if folded.count(name.casefold()) > 1]
         mistakes += [f"gateways ({self._path}): [{name}] is there twice, ids differ not only in case" for name in twice]
         if len(table) > 1:
-            given = [name for name in ONE_GATEWAY_ONLY if name in self._flags or ENV + name.upper() in self._environ]
+            given = [name for name in ONE_GATEWAY_ONLY if name in self._flags or name in texts]
             text = f"{self._path} describes several gateways, say with --id which one is meant"
             mistakes += [f"{name}: {text}" for name in given]
         return list(table)
@@ -114,85 +126,157 @@ class Store:
 
         What the file has become. Raises `ConfigError`, and then has written nothing.
         """
-        document = self._document()
-        gateways = self._gateways(document)
-        name = _key(gateways, gateway_id) or gateway_id
-        if name not in gateways:
-            gateways[name] = tomlkit.table()
-        table = gateways[name]
-        for setting, value in changes.items():
-            if value is None:
-                table.pop(setting, None)
-            elif setting in table or not table:
-                table[setting] = _plain(value)
-            else:  # after the last key: tomlkit would add it behind the comment that belongs to the next table
-                table.value._insert_after(list(table)[-1], setting, tomlkit.item(_plain(value)))
-        return self._write(document, name)
+        values = self._checked(gateway_id, changes)
+        document, tables = self._document()
+        name = _key(tables["gateways"], gateway_id) or gateway_id
+        _change(tables["gateways"].setdefault(name, {}), values)
+        with _editing(self.path):
+            gateways = document["gateways"]
+            if name not in gateways:
+                gateways[name] = tomlkit.table()
+            _edit(gateways[name], values)
+        return self._write(document, tables, name)
 
     def remove(self, gateway_id: str) -> Described:
         """Take the gateway out of the file. Raises `ConfigError`."""
-        document = self._document()
-        gateways = self._gateways(document)
-        name = _key(gateways, gateway_id)
+        document, tables = self._document()
+        name = _key(tables["gateways"], gateway_id)
         if name is not None:
-            del gateways[name]
-        return self._write(document)
+            del tables["gateways"][name]
+            with _editing(self.path):
+                del document["gateways"][name]
+                if not tables["gateways"]:  # without the table the file would describe one gateway, from its top
+                    document.pop("gateways", None)
+                    document["gateways"] = tomlkit.table()
+        return self._write(document, tables)
 
-    def _document(self) -> tomlkit.TOMLDocument:
-        if self._path is None:
-            return tomlkit.document()
-        read_tables(self._path)  # which tells line and column
-        try:
-            return tomlkit.parse(self._path.read_text(encoding="utf-8"))
-        except (TOMLKitError, OSError) as exc:
-            raise ConfigError([f"{self._path} cannot be edited: {exc}"]) from exc
+    def _checked(self, gateway_id: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Return `changes` as TOML has them. Raise `ConfigError` for values that are not what their setting is."""
+        values: dict[str, Any] = {}
+        mistakes: list[str] = []
+        for name, value in changes.items():
+            try:
+                values[name] = (
+                    None if value is None else _plain(convert(SPECS[name], value)) if name in SPECS else value
+                )
+            except ValueError as exc:
+                mistakes.append(f"{name} ({self.path} [gateways.{gateway_id}]): {exc}")
+        if mistakes:
+            raise ConfigError(mistakes)
+        return values
 
-    def _gateways(self, document: tomlkit.TOMLDocument) -> AbstractTable:
-        """The table of gateways. The one that had none of its own gets one, or it would go with the first other."""
-        if "gateways" not in document:
+    def _document(self) -> tuple[tomlkit.TOMLDocument, dict[str, Any]]:
+        """Return the file to be edited, and what it holds, both with a table of gateways.
+
+        A gateway described by keys at the top is moved into a table of its own, because adding another gateway would
+        otherwise remove it.
+        """
+        text = read_settings(self._path) if self._path is not None else ""
+        tables = parse_tables(text, self._path) if self._path is not None else {}
+        with _editing(self.path):
+            document = tomlkit.parse(text)
+        if "gateways" not in tables:
             loaded = next(iter(self.read().gateways.values()))
-            table: Table = tomlkit.table(is_super_table=True)
-            own = tomlkit.table()
+            own: dict[str, Any] = {}
             for name in SPECS:
                 if loaded.sources[name].startswith("--") and name != "id":
                     own[name] = _plain(getattr(loaded.settings, name))
-            table[loaded.settings.id] = own
-            document.pop("id", None)
-            document["gateways"] = table
-            if self._path is None:
-                self._flags = {
-                    name: value for name, value in self._flags.items() if name not in SPECS
-                }  # now the file's
-        found = document["gateways"]
-        assert isinstance(found, AbstractTable)
-        return found
+            tables.pop("id", None)
+            tables["gateways"] = {loaded.settings.id: own}
+            with _editing(self.path):
+                table: Table = tomlkit.table(is_super_table=True)
+                table[loaded.settings.id] = tomlkit.item(own)
+                document.pop("id", None)
+                document["gateways"] = table
+        elif not _is_table_of_tables(tables["gateways"]):
+            raise ConfigError([f"gateways ({self.path}): each gateway is a table [gateways.ID]"])
+        return document, deepcopy(tables)
 
-    def _write(self, document: tomlkit.TOMLDocument, needed: str | None = None) -> Described:
-        """Write, unless it could not be read again, or the gateway `needed` would not be served."""
+    def _write(self, document: tomlkit.TOMLDocument, tables: Mapping[str, Any], needed: str | None = None) -> Described:
+        """Write, unless it would not be read again as `tables`, or the gateway `needed` would not be served."""
         text = tomlkit.dumps(document)
-        before, self._path = self._path, self.path
+        before = self._path, self._flags
+        if self._path is None:  # what the flags say of the one gateway is in the file now
+            self._path = self.path
+            self._flags = {name: value for name, value in self._flags.items() if name not in SPECS}
         try:
-            described = self._described(document.unwrap())
+            written = parse_tables(text, self.path)
+            if not _is_same(written, tables):
+                raise ConfigError([f"{self.path} cannot be changed in place; change it by hand, then reload it"])
+            described = self._described(written)
             if needed is not None and needed not in described.gateways:
                 only = ", ".join(described.gateways)
                 raise ConfigError(
                     [f"this server was started for [{only}] only, by --id, WSGATEWAY_ID or id in the file"]
                 )
-            replace_file(self.path, text)
-        except ConfigError:
-            self._path = before
+            replace_file(self.path, _styled(text, self.path))
+        except BaseException as exc:
+            self._path, self._flags = before
+            if isinstance(exc, (OSError, UnicodeEncodeError)):
+                said = getattr(exc, "strerror", None) or "a name of a file in it is not UTF-8"
+                raise ConfigError([f"cannot write the settings file {str(self.path)!r}: {said}"]) from exc
             raise
-        except OSError as exc:
-            self._path = before
-            raise ConfigError([f"cannot write the settings file {str(self.path)!r}: {exc.strerror}"]) from exc
         return described
 
 
-def _key(gateways: AbstractTable, gateway_id: str) -> str | None:
+@contextmanager
+def _editing(path: Path) -> Iterator[None]:
+    """Raise `ConfigError` where tomlkit, which keeps comments and order, cannot do what it should."""
+    try:
+        yield
+    except (TOMLKitError, AttributeError, LookupError, TypeError, ValueError, RecursionError) as exc:
+        raise ConfigError([f"{path} cannot be changed in place ({exc}); change it by hand, then reload it"]) from exc
+
+
+def _change(table: dict[str, Any], values: Mapping[str, Any]) -> None:
+    for setting, value in values.items():
+        if value is None:
+            table.pop(setting, None)
+        else:
+            table[setting] = value
+
+
+def _edit(table: Any, values: Mapping[str, Any]) -> None:
+    """`_change` of a table of tomlkit's."""
+    for setting, value in values.items():
+        if value is None:
+            table.pop(setting, None)
+        elif setting in table or not table or not isinstance(table, Table):
+            table[setting] = value
+        else:  # after the last key: tomlkit would add it behind the comment that belongs to the next table
+            table.value._insert_after(list(table)[-1], setting, tomlkit.item(value))
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Whether two files hold the same. Unlike `==`, 1 and true differ here."""
+    return json.dumps(one, sort_keys=True, default=repr) == json.dumps(other, sort_keys=True, default=repr)
+
+
+def _styled(text: str, path: Path) -> str:
+    """Return `text` with the byte order mark and the line endings of the file at `path`, if there is one."""
+    try:
+        before = path.read_bytes()
+    except FileNotFoundError:
+        return text
+    if b"\r\n" in before:
+        text = text.replace("\n", "\r\n")
+    return BYTE_ORDER_MARK + text if before.startswith(BYTE_ORDER_MARK.encode()) else text
+
+
+def _is_table_of_tables(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(table, dict) for table in value.values())
+
+
+def _key(gateways: Mapping[str, Any], gateway_id: str) -> str | None:
     return next((name for name in gateways if name.casefold() == gateway_id.casefold()), None)
 
 
 def _plain(value: object) -> object:
+    """Return the value of a setting as TOML has it."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return str(value)
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -204,8 +288,8 @@ def replace_file(path: Path, text: str, *, mode: int | None = None) -> None:
     target = path.resolve()
     number, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     try:
-        with os.fdopen(number, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(number, "wb") as file:
+            file.write(text.encode())
             file.flush()
             os.fsync(file.fileno())
         if mode is None:

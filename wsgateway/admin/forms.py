@@ -57,7 +57,7 @@ def _field(name: str, settings: Settings, submitted: Mapping[str, str] | None, m
     spec = SPECS[name]
     kind = _kind(name)
     value = "" if kind == "secret" else _text(getattr(settings, name))
-    if submitted is not None:
+    if submitted is not None and kind != "secret":
         value = submitted.get(name, "false" if kind == "check" else "")
     text = spec.metadata["help"].replace("`", "")
     default = "" if kind == "secret" else _text(convert(spec, spec.default))

@@ -11,6 +11,7 @@ from typing import Any
 
 from wsgateway.auth import Access
 from wsgateway.config import AdminSettings
+from wsgateway.files import read_text
 from wsgateway.logs import logger
 from wsgateway.store import replace_file
 
@@ -62,7 +63,7 @@ def write_password(path: Path, password: str, access: Access) -> None:
 
 def _read(path: Path) -> dict[str, str]:
     """What the file holds. Raises `ValueError`, `OSError`."""
-    kept: Any = json.loads(path.read_text(encoding="utf-8"))
+    kept: Any = json.loads(read_text(path))
     if not isinstance(kept, dict) or not all(isinstance(value, str) for value in kept.values()):
         raise ValueError("it is no file of wsgateway password")
     return kept
@@ -121,6 +122,8 @@ class Passwords:
         self._seen = seen
         try:
             self._kept, self._is_broken = _read(self._path), False
+            if not any(self._hashes().values()):
+                raise ValueError("there is no password in it")
         except (OSError, ValueError) as exc:
             self._kept, self._is_broken = {}, True
             logger.error("the panel's passwords cannot be read, nobody can log in: %s: %s", self._path, exc)

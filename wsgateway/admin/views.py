@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from starlette.requests import Request
@@ -92,7 +92,7 @@ class Visit:
     session: Session
     access: Access
     asks_for_password: bool
-    form: dict[str, list[str]]
+    form: dict[str, list[str]] = field(repr=False)  # a password may be in it
     render: Callable[["Visit", str, int, dict[str, Any]], Response]
 
     @property
