@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import anyio.to_thread
 import pytest
 
 from tests import processes
@@ -60,15 +61,19 @@ def test_a_gateway_lives_from_create_to_delete(running: Running) -> None:
 
 
 async def test_connections_are_listed_and_closed(running: Running) -> None:
-    url = json.loads(running("show", "chat", "--json"))["url"]
+    async def command(*arguments: str) -> str:
+        return await anyio.to_thread.run_sync(running, *arguments)  # the clients here go on answering pings
+
+    url = json.loads(await command("show", "chat", "--json"))["url"]
     async with Client(url, "/ws/a") as ann, Client(url, "/ws/b") as bob:
-        assert "/ws/a" in running("connections", "chat")
-        assert "/ws/a" not in running("connections", "chat", "--search", "/ws/b")
-        assert "… and 1 more" in running("connections", "chat", "--limit", "1")
-        conn = json.loads(running("connections", "chat", "--search", "/ws/a", "--json"))["connections"][0]["id"]
-        assert running("close", "chat", conn, "--code", "4000", "--reason", "bye") == "1 closed\n"
+        assert "/ws/a" in await command("connections", "chat")
+        assert "/ws/a" not in await command("connections", "chat", "--search", "/ws/b")
+        assert "… and 1 more" in await command("connections", "chat", "--limit", "1")
+        shown = json.loads(await command("connections", "chat", "--search", "/ws/a", "--json"))
+        conn = shown["connections"][0]["id"]
+        assert await command("close", "chat", conn, "--code", "4000", "--reason", "bye") == "1 closed\n"
         assert await ann.closed() == (4000, "bye")
-        done = processes.run("stop", "chat", cwd=running.folder)
+        done = await anyio.to_thread.run_sync(lambda: processes.run("stop", "chat", cwd=running.folder))
         assert done.stderr == "stopping gateway [chat]: 1 connection will be closed\n"
         assert (await bob.closed())[0] == 1012
 

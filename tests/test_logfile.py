@@ -127,7 +127,7 @@ def test_what_a_full_disk_has_cut_off_does_not_join_the_next_line(tmp_path: Path
         "resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))\n"
         "file.write(['five'])\n"
     )
-    subprocess.run([sys.executable, "-c", code, str(path)], env=environment(), check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code, str(path)], env=environment(), check=True, timeout=120)
     assert path.read_text() == "one\ntwothr\nfive\n"
 
 
@@ -198,7 +198,7 @@ def test_a_forked_process_has_a_thread_of_its_own(tmp_path: Path) -> None:
     )
     path = tmp_path / "WebSocket.log"
     subprocess.run(
-        [sys.executable, "-c", code, str(path)], env=environment({"PYTHONWARNINGS": ""}), check=True, timeout=60
+        [sys.executable, "-c", code, str(path)], env=environment({"PYTHONWARNINGS": ""}), check=True, timeout=120
     )
     words = sorted(line.split(" INFO    ")[1] for line in path.read_text().splitlines())
     assert words == ["child", "parent", "parent again"]
@@ -223,7 +223,7 @@ def test_nothing_is_lost_when_a_process_ends(tmp_path: Path, name: str) -> None:
         "log_to_file(Path(sys.argv[1]))\nfor number in range(5000):\n    logger.info('line %d', number)\n" + ENDS[name]
     )
     subprocess.run(
-        [sys.executable, "-c", code, str(path)], env=environment(), check=False, timeout=60, capture_output=True
+        [sys.executable, "-c", code, str(path)], env=environment(), check=False, timeout=120, capture_output=True
     )
     lines = [line for line in path.read_text().splitlines() if " line " in line]
     assert [int(line.split()[-1]) for line in lines] == list(range(5000))
@@ -254,7 +254,7 @@ def mounted(folder: Path, *options: str) -> Iterator["subprocess.Popen[str]"]:
 
 
 async def stderr_has(folder: Path, text: str) -> str:
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         while text not in (found := (folder / "stderr.txt").read_text()):
             await anyio.sleep(0.02)  # another process writes it
     return found
@@ -269,7 +269,7 @@ async def test_a_sigterm_under_plain_uvicorn_loses_no_line(tmp_path: Path) -> No
     with mounted(tmp_path) as process:
         await url_of(tmp_path)
         process.send_signal(signal.SIGTERM)
-        await anyio.to_thread.run_sync(lambda: process.wait(30))
+        await anyio.to_thread.run_sync(lambda: process.wait(60))
     assert "[default] stopped" in (tmp_path / "WebSocket.log").read_text().splitlines()[-1]
 
 
@@ -285,7 +285,7 @@ async def test_a_second_sigterm_loses_no_line(tmp_path: Path) -> None:
                 while "the last line" not in served.stderr:
                     await anyio.sleep(0.01)  # another process writes it
             served.process.send_signal(signal.SIGTERM)
-            assert await anyio.to_thread.run_sync(lambda: served.process.wait(10)) == 1
+            assert await anyio.to_thread.run_sync(lambda: served.process.wait(60)) == 1
     assert "the last line" in (tmp_path / "WebSocket.log").read_text()
 
 

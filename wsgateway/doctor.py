@@ -85,7 +85,10 @@ def _all(store: Store, options: argparse.Namespace) -> Iterator[Finding]:
             yield Finding(finding.level, before + finding.what, finding.advice)
     for text in described.warnings:
         yield findings.warning(text, "correct or remove it")
-    if options.url:
+    if options.url and not options.url.lower().startswith(("http://", "https://")):
+        text = f"--url {mask_url(options.url)!r} is no address"
+        yield findings.serious(text, "write it as browsers show it: https://example.com")
+    elif options.url:
         keys = [key for loaded in described.gateways.values() for key in loaded.settings.api_key]
         try:
             answers = asyncio.run(probe(options.url.rstrip("/"), api_key=next(iter(keys), None)))
