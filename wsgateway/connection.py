@@ -229,30 +229,40 @@ class Connection:
         """Queue `frame`. A client too slow for its outbox is treated by `slow_policy`, never waited for."""
         if self._close is not None:
             return False
-        size = len(frame.payload)
         if self._settle is not None:
             self._settle(self)
         if self._write is not None:  # still: what was written may have filled the transport's buffer
             self._metrics.queued += 1
             self.messages_out += 1
             self._metrics.messages_out += 1
-            self._metrics.bytes_out += size
+            self._metrics.bytes_out += len(frame.payload)
             self._write(frame.deflated if self._deflates else frame.wire)
             return True
-        if not self._waiting.fits(size) and not self._make_room(size):
+        queued = self.put(frame)
+        self.after_put(queued)
+        return queued
+
+    def put(self, frame: Frame) -> bool:
+        """Put `frame` into the outbox, which nobody writes out before `after_put`. Return False if it was dropped."""
+        size = len(frame.payload)
+        if self._close is not None or (not self._waiting.fits(size) and not self._make_room(size)):
             return False
         if self._outbox is None:
             self._outbox = deque()
         self._outbox.append(frame)
         self._waiting.add(size)
         self._metrics.queued += 1
-        self._transport.wake()
         return True
 
-    def _make_room(self, size: int) -> bool:
-        if self._policy is SlowPolicy.DISCONNECT:
+    def after_put(self, queued: bool) -> None:
+        """Go on after `put`, which has returned `queued`: write the outbox out, or close a client too slow for it."""
+        if queued:
+            self._transport.wake()
+        elif self._policy is SlowPolicy.DISCONNECT and self._close is None:
             self.close_slow()
-        elif self._policy is SlowPolicy.DROP_OLDEST:
+
+    def _make_room(self, size: int) -> bool:
+        if self._policy is SlowPolicy.DROP_OLDEST:
             while self._outbox and not self._waiting.fits(size):
                 self._waiting.remove(len(self._outbox.popleft().payload))
                 self._drop(1, self._policy)
