@@ -79,8 +79,8 @@ class Connection:
 
     `id` is 128 random bits, URL-safe; with a broker the id of its process and a point come first. `user` and `state`
     are the application's. `path` is the request's path below the gateway, as `/ws/room1`; `address` the client's IP
-    address, empty on a Unix socket; `opened_at` seconds since the epoch. `headers`, `query` and `cookies` are parsed
-    anew each time they are asked for.
+    address, empty on a Unix socket; `opened_at` seconds since the epoch. `headers`, `query`, `cookies` and
+    `subprotocols` are parsed anew each time they are asked for.
     """
 
     __slots__ = (
@@ -108,7 +108,6 @@ class Connection:
         "path",
         "query_string",
         "recording",
-        "subprotocols",
         "user",
     )
 
@@ -128,7 +127,6 @@ class Connection:
         self.path = path
         self.address: str = plain_address(client[0]) if client else ""
         self.query_string: bytes = scope.get("query_string", b"")
-        self.subprotocols: tuple[str, ...] = tuple(scope.get("subprotocols", ()))
         self.opened_at = time.time()
         self.opened_clock = time.monotonic()
         self._head = b"\n".join(b"%b:%b" % header for header in scope["headers"])
@@ -179,6 +177,12 @@ class Connection:
         """The request's cookies (RFC 6265 5.4)."""
         pairs = (pair.partition("=") for pair in self.headers.get("cookie", "").split(";"))
         return {name.strip(): value.strip().strip('"') for name, equals, value in pairs if equals}
+
+    @property
+    def subprotocols(self) -> tuple[str, ...]:
+        """The subprotocols that the client offers, in its order of preference (RFC 6455 11.3.4)."""
+        offered = self.headers.get("sec-websocket-protocol")
+        return () if offered is None else tuple(name.strip() for name in offered.split(","))
 
     @property
     def transport(self) -> str:
