@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "wsgateway"
 LEVELS = [
     ["addresses", "surroundings", "origins", "forwarding", "exceptions", "metrics", "logfile", "logs", "masking"],
     ["messages", "config", "layers"],
-    ["auth", "limits", "recordings", "envelopes", "findings"],
+    ["auth", "limits", "frames", "recordings", "envelopes", "findings"],
     [
         "brokers",
         "brokers.ipc",
@@ -27,6 +27,7 @@ LEVELS = [
     ["scopes", "wire", "transports", "directory", "routes"],
     ["gateway"],
     [
+        "parser",
         "sockets",
         "admission",
         "ws_protocol",
@@ -64,7 +65,14 @@ DOORWAYS = {
         "admin.panel",
     },
     "uvicorn": {"proxy_headers", "ws_protocol", "http_protocol", "server"},
-    "websockets": {"sockets", "ws_protocol", "http_protocol", "client", "cli"},  # cli knows the errors of the client
+    "websockets": {
+        "parser",
+        "sockets",
+        "ws_protocol",
+        "http_protocol",
+        "client",
+        "cli",  # knows the errors of the client
+    },
     "idna": {"origins"},
     "uvloop": {"server"},
     "tomlkit": {"store"},
@@ -82,6 +90,7 @@ PURE = {
     "origins",
     "forwarding",
     "exceptions",
+    "frames",
     "masking",
     "metrics",
     "messages",
