@@ -28,6 +28,7 @@ LEVELS = [
     ["gateway"],
     [
         "parser",
+        "tcp",
         "sockets",
         "admission",
         "ws_protocol",
@@ -67,6 +68,7 @@ DOORWAYS = {
     "uvicorn": {"proxy_headers", "ws_protocol", "http_protocol", "server"},
     "websockets": {
         "parser",
+        "tcp",
         "sockets",
         "ws_protocol",
         "http_protocol",

@@ -88,20 +88,16 @@ class Round:
         self._cursor = iter(self._writes)
         self._places: dict[Connection, int] | None = None  # made when somebody asks, which most rounds never see
 
-    @property
-    def waiting(self) -> int:
-        """Connections that have not been reached yet."""
-        return length_hint(self._cursor)  # exact, as of any list's iterator
-
-    def write(self, count: int) -> None:
-        """Write to the next `count` connections. A write may call anything, this round too."""
-        data = self.data
-        for write in islice(self._cursor, count):
+    def write(self, most: int) -> int:
+        """Write to the next `most` connections; return how many were waiting. A write may call anything, this too."""
+        waiting, data = length_hint(self._cursor), self.data
+        for write in self._cursor if waiting <= most else islice(self._cursor, most):
             write(data)
+        return waiting
 
     def write_to(self, conn: Connection) -> bool:
         """Write to `conn` now. Return False if it is not a recipient or was written to already."""
-        position = len(self._writes) - self.waiting
+        position = len(self._writes) - length_hint(self._cursor)  # exact, as of any list's iterator
         if position and self._recipients[position - 1] is conn:  # it calls from within its own write
             return False
         if self._places is None:
@@ -146,9 +142,14 @@ class Hub:
         conn.opened(self.leave)
 
     def leave(self, conn: Connection) -> None:
-        """No recipient any more. May be called twice."""
-        self.slow(conn)
+        """No recipient any more. May be called twice, and from within a write."""
         self._open.pop(conn.id, None)
+        if self._is_fast(conn):
+            self._make_round()
+            self._remove(conn)
+            for entry in tuple(self._rounds):
+                entry.write_to(conn)
+            self._write_rounds()
 
     def fast(self, conn: Connection, write: Write, *, deflates: bool = False) -> None:
         """`write` takes every frame for `conn`, compressed where it `deflates`, until `slow` is called.
@@ -164,14 +165,17 @@ class Hub:
 
     def slow(self, conn: Connection) -> None:
         """The frames for `conn` go through its outbox. May be called twice, and from within a write."""
-        if not self._is_fast(conn):
-            return
-        self._settle(conn)
+        if self._is_fast(conn):
+            self._settle(conn)
         if self._is_fast(conn):  # still: the last write to it may have called this method
-            self._fast.pop(conn, None)
-            self._deflating.pop(conn, None)
-            conn.messages_out += self._broadcasts
-            conn.written_by(None)
+            self._remove(conn)
+
+    def _remove(self, conn: Connection) -> None:
+        """Take `conn` out of the fast set. Nothing may be pending."""
+        self._fast.pop(conn, None)
+        self._deflating.pop(conn, None)
+        conn.messages_out += self._broadcasts
+        conn.written_by(None)
 
     def _is_fast(self, conn: Connection) -> bool:
         return conn in self._fast or conn in self._deflating
@@ -225,9 +229,8 @@ class Hub:
 
     def _settle(self, conn: Connection) -> None:
         """Write to `conn` all that was sent before now."""
-        while True:
-            if self._pending:
-                self.flush()
+        while self._pending or self._rounds:
+            self.flush()
             written = [entry.write_to(conn) for entry in tuple(self._rounds)]
             if True not in written and not self._pending:
                 return
@@ -255,11 +258,10 @@ class Hub:
         left = SLICE
         while self._rounds and left > 0:
             first = self._rounds[0]
-            count = min(left, first.waiting)
-            first.write(count)
-            left -= count
-            if not first.waiting and self._rounds and self._rounds[0] is first:
+            waiting = first.write(left)
+            if waiting <= left and self._rounds and self._rounds[0] is first:  # still, after all that a write may call
                 self._rounds.popleft()
+            left -= waiting
 
     def resolve(self, wanted: Iterable[object]) -> list[Connection]:
         """The open connections among `wanted` (connections and ids), in this order, each once.
@@ -296,7 +298,7 @@ class Hub:
         if recipients is not None and len(recipients) == 1:
             queued = int(recipients[0].send_frame(frame))
             return Sent(1, queued, 1 - queued)
-        self.flush()
+        self._make_round()
         chosen = self._open.values() if recipients is None else recipients
         fast: dict[Connection, Write] = {}
         deflating: dict[Connection, Write] = {}
@@ -317,8 +319,7 @@ class Hub:
         taken = [conn.put(frame) for conn in slow]
         self._add_rounds([frame], fast, deflating)
         self._write_rounds()
-        _wake(slow, taken)
-        return _sent(count, taken)
+        return _woken(slow, taken, fast=count)
 
     def _deliver_to_all(self, frame: Frame) -> Sent:
         fast = len(self._fast) + len(self._deflating)
@@ -336,16 +337,14 @@ class Hub:
                 self.flush()
                 while len(self._rounds) > MAX_ROUNDS:
                     self._write_slice()
-        _wake(slow, taken)
-        return _sent(fast, taken)
+        return _woken(slow, taken, fast=fast)
 
 
-def _wake(slow: list[Connection], taken: list[bool]) -> None:
-    """Go on after `put`, once the message stands in all the outboxes that took it."""
+def _woken(slow: list[Connection], taken: list[bool], *, fast: int) -> Sent:
+    """Go on after each `put`, now that the message stands in all the outboxes that took it; return the counts."""
+    if not slow:
+        return Sent(fast, fast, 0)
     for conn, was_taken in zip(slow, taken, strict=True):
         conn.after_put(was_taken)
-
-
-def _sent(fast: int, taken: list[bool]) -> Sent:
     count, queued = fast + len(taken), fast + sum(taken)
     return Sent(count, queued, count - queued)

@@ -3,8 +3,6 @@ websockets' parser. Knows neither uvicorn nor what a gateway does with a message
 
 import asyncio
 import os
-import socket
-import sys
 from typing import Any
 
 from websockets.extensions import Extension
@@ -13,6 +11,7 @@ from websockets.frames import Frame, Opcode
 from wsgateway.config import Settings
 from wsgateway.limits import FULL_READ, LINGER, MAX_FRAMES, MAX_INFLATED
 from wsgateway.parser import FrameParser
+from wsgateway.tcp import acknowledged
 from wsgateway.wire import WireUser
 
 try:
@@ -28,6 +27,9 @@ QUIET = 0.25
 
 CLOSE_TIMEOUT = 10.0
 """Seconds for a client that reads to answer a close frame."""
+
+
+SHARE = range(MAX_FRAMES)  # made once, since a message takes half a microsecond
 
 
 class Socket(asyncio.Protocol):
@@ -81,7 +83,7 @@ class Socket(asyncio.Protocol):
         self._deflate = deflate
         self._loop = asyncio.get_running_loop()
         self._parser: FrameParser | None = None
-        self._rest: bytes | bytearray = b""
+        self._rest: bytearray | None = None
         self._message: tuple[str | bytes, int] | None = None
         self._is_held = False  # by the inbox, which is full
         self._is_spent = False  # this client's share of the present iteration
@@ -118,6 +120,7 @@ class Socket(asyncio.Protocol):
         """
         if self._user is None:
             return
+        self._finish(code, reason)
         parser = self._ready_parser()
         if self._transport.is_closing() or parser.close_sent is not None:
             self._abort_within(LINGER)
@@ -125,7 +128,6 @@ class Socket(asyncio.Protocol):
             parser.close(code, reason)
             self._write_answers(parser)
             self._abort_within(LINGER if self.is_congested else CLOSE_TIMEOUT)
-        self._finish(code, reason)
 
     def abort(self) -> None:
         self._transport.abort()
@@ -143,8 +145,8 @@ class Socket(asyncio.Protocol):
         if self._is_discarding:
             self._end_when_quiet()
             return
-        if self._is_paused:  # what was on its way
-            self._rest = bytearray(self._rest) + data
+        if self._is_paused:  # it was on its way
+            self._rest = (self._rest or bytearray()) + data
             return
         if self._parser is None and self._deflate is None and self._user is not None:
             at = self._take_messages(data)
@@ -177,7 +179,7 @@ class Socket(asyncio.Protocol):
         if self._abort_timer is not None:
             self._abort_timer.cancel()
         self._finish(1006, "")
-        self._rest = b""
+        self._rest = None
         if self._timer is not None:
             self._timer.cancel()
 
@@ -189,10 +191,10 @@ class Socket(asyncio.Protocol):
             message, self._message = self._message, None
             self._hand_on(*message)
         if self._rest and not self._must_pause():
-            rest, self._rest = bytearray(self._rest), b""
+            rest, self._rest = self._rest, None
             at = self._take_messages(rest) if self._parser is None and self._deflate is None else 0
             del rest[: self._take_rest(rest, at)]
-            self._rest = rest or b""
+            self._rest = rest or None
         self._pause_or_resume()
 
     def _take_messages(self, data: bytes | bytearray) -> int:
@@ -202,7 +204,7 @@ class Socket(asyncio.Protocol):
         or more, not UTF-8. All of these are left to websockets' parser, and so are its errors.
         """
         at, length, most = 0, len(data), self._settings.max_message_size
-        for _ in range(MAX_FRAMES):
+        for _ in SHARE:
             user = self._user
             if length - at < 6 or user is None:
                 return at
@@ -346,7 +348,7 @@ class Socket(asyncio.Protocol):
         self._end_when_quiet()
 
     def _finish(self, code: int, reason: str) -> None:
-        """Nothing is handed on or kept alive any more."""
+        """Nothing is handed on, kept alive or sent any more. A close frame is written after this, as the last one."""
         user, self._user = self._user, None
         if user is None:
             return
@@ -402,19 +404,3 @@ class Socket(asyncio.Protocol):
         self._was_paused = self._is_paused
         self._timer = self._loop.call_later(self._settings.pong_timeout, self._late)
         return True
-
-
-TCP_INFO = getattr(socket, "TCP_INFO", None) if sys.platform == "linux" else None
-
-BYTES_ACKED = slice(120, 128)
-"""Where `tcpi_bytes_acked` stands in Linux's `struct tcp_info`."""
-
-
-def acknowledged(sock: Any) -> int:
-    """Bytes that the other side of `sock` has taken, where the system tells, else 0."""
-    if TCP_INFO is None:
-        return 0
-    try:
-        return int.from_bytes(sock.getsockopt(socket.IPPROTO_TCP, TCP_INFO, 128)[BYTES_ACKED], sys.byteorder)
-    except OSError:  # a Unix socket
-        return 0

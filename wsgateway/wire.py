@@ -269,9 +269,11 @@ class WireTransport:
             self.conn.close_nowait(TOO_MANY, "too many messages")
 
     def congested(self) -> None:
-        assert self._wire is not None
         self._parts.hub.slow(self.conn)
-        self._unwritten = self._wire.unwritten()
+        wire = self._wire
+        if wire is None or not wire.is_congested:  # what was written to it last may have called anything
+            return
+        self._unwritten = wire.unwritten()
         if self._stall is None:
             self._stall = Stall(self._parts.settings.send_timeout, self._time_left, self.conn.close_slow)
         self._stall.watch()
