@@ -22,7 +22,7 @@ LEVELS = [
         "files",
     ],
     ["messages", "config", "variables", "layers"],
-    ["auth", "limits", "recordings", "envelopes", "findings"],
+    ["auth", "limits", "frames", "recordings", "envelopes", "findings"],
     [
         "brokers",
         "brokers.ipc",
@@ -40,6 +40,8 @@ LEVELS = [
     ["scopes", "wire", "transports", "directory", "routes"],
     ["gateway"],
     [
+        "parser",
+        "tcp",
         "sockets",
         "admission",
         "ws_protocol",
@@ -77,7 +79,15 @@ DOORWAYS = {
         "admin.panel",
     },
     "uvicorn": {"proxy_headers", "ws_protocol", "http_protocol", "server"},
-    "websockets": {"sockets", "ws_protocol", "http_protocol", "client", "cli"},  # cli knows the errors of the client
+    "websockets": {
+        "parser",
+        "tcp",
+        "sockets",
+        "ws_protocol",
+        "http_protocol",
+        "client",
+        "cli",  # knows the errors of the client
+    },
     "idna": {"origins"},
     "uvloop": {"server"},
     "tomlkit": {"store"},
@@ -95,6 +105,7 @@ PURE = {
     "origins",
     "forwarding",
     "exceptions",
+    "frames",
     "masking",
     "metrics",
     "messages",

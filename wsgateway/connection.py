@@ -79,8 +79,8 @@ class Connection:
 
     `id` is 128 random bits, URL-safe; with a broker the id of its process and a point come first. `user` and `state`
     are the application's. `path` is the request's path below the gateway, as `/ws/room1`; `address` the client's IP
-    address, empty on a Unix socket; `opened_at` seconds since the epoch. `headers`, `query` and `cookies` are parsed
-    anew each time they are asked for.
+    address, empty on a Unix socket; `opened_at` seconds since the epoch. `headers`, `query`, `cookies` and
+    `subprotocols` are parsed anew each time they are asked for.
     """
 
     __slots__ = (
@@ -108,7 +108,6 @@ class Connection:
         "path",
         "query_string",
         "recording",
-        "subprotocols",
         "user",
     )
 
@@ -128,7 +127,6 @@ class Connection:
         self.path = path
         self.address: str = plain_address(client[0]) if client else ""
         self.query_string: bytes = scope.get("query_string", b"")
-        self.subprotocols: tuple[str, ...] = tuple(scope.get("subprotocols", ()))
         self.opened_at = time.time()
         self.opened_clock = time.monotonic()
         self._head = b"\n".join(b"%b:%b" % header for header in scope["headers"])
@@ -181,6 +179,12 @@ class Connection:
         return {name.strip(): value.strip().strip('"') for name, equals, value in pairs if equals}
 
     @property
+    def subprotocols(self) -> tuple[str, ...]:
+        """The subprotocols that the client offers, in its order of preference (RFC 6455 11.3.4)."""
+        offered = self.headers.get("sec-websocket-protocol")
+        return () if offered is None else tuple(name.strip() for name in offered.split(","))
+
+    @property
     def transport(self) -> str:
         """What carries the bytes: `websocket`."""
         return self._transport.name
@@ -229,30 +233,40 @@ class Connection:
         """Queue `frame`. A client too slow for its outbox is treated by `slow_policy`, never waited for."""
         if self._close is not None:
             return False
-        size = len(frame.payload)
         if self._settle is not None:
             self._settle(self)
         if self._write is not None:  # still: what was written may have filled the transport's buffer
             self._metrics.queued += 1
             self.messages_out += 1
             self._metrics.messages_out += 1
-            self._metrics.bytes_out += size
+            self._metrics.bytes_out += len(frame.payload)
             self._write(frame.deflated if self._deflates else frame.wire)
             return True
-        if not self._waiting.fits(size) and not self._make_room(size):
+        queued = self.put(frame)
+        self.after_put(queued)
+        return queued
+
+    def put(self, frame: Frame) -> bool:
+        """Put `frame` into the outbox, which nobody writes out before `after_put`. Return False if it was dropped."""
+        size = len(frame.payload)
+        if self._close is not None or (not self._waiting.fits(size) and not self._make_room(size)):
             return False
         if self._outbox is None:
             self._outbox = deque()
         self._outbox.append(frame)
         self._waiting.add(size)
         self._metrics.queued += 1
-        self._transport.wake()
         return True
 
-    def _make_room(self, size: int) -> bool:
-        if self._policy is SlowPolicy.DISCONNECT:
+    def after_put(self, queued: bool) -> None:
+        """Go on after `put`, which has returned `queued`: write the outbox out, or close a client too slow for it."""
+        if queued:
+            self._transport.wake()
+        elif self._policy is SlowPolicy.DISCONNECT and self._close is None:
             self.close_slow()
-        elif self._policy is SlowPolicy.DROP_OLDEST:
+
+    def _make_room(self, size: int) -> bool:
+        if self._policy is SlowPolicy.DROP_OLDEST:
             while self._outbox and not self._waiting.fits(size):
                 self._waiting.remove(len(self._outbox.popleft().payload))
                 self._drop(1, self._policy)

@@ -39,6 +39,16 @@ MAX_FRAGMENTS = 1024
 SLICE = 2000
 """Clients that are written to without letting the loop serve others in between."""
 
+MAX_FRAMES = 64
+"""Frames of one client that are handled in one iteration of the event loop, so that the others are served in between.
+A frame may be as short as 6 bytes, and a read as long as 256 KB."""
+
+MAX_INFLATED = 256 * 1024
+"""Bytes of one client's messages that are inflated in one iteration of the event loop, as many as come in one read."""
+
+FULL_READ = 250_000
+"""Bytes of a read after which libuv, which reads 256,000 at most, reads the same socket again in the same iteration."""
+
 CLOSES_PER_SECOND = 500
 """Connections closed in one second of a drain, so that not all of them come back at once."""
 
@@ -77,7 +87,7 @@ LEASE_CHECK = 0.5
 """Seconds between two looks at whose lease is over; a part of `HEARTBEAT`."""
 
 LINGER = 2.0
-"""Seconds between a close frame to a client that does not read and the end of its socket."""
+"""Seconds between a close frame to a client that does not read, or goes on sending, and the end of its socket."""
 
 HANDSHAKE_GRACE = 0.5
 """Seconds that clients who have just connected have for their request, once nobody new is taken."""

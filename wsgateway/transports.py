@@ -15,7 +15,7 @@ from wsgateway.config import Settings
 from wsgateway.connection import Connection
 from wsgateway.exceptions import Refused
 from wsgateway.lanes import Lane
-from wsgateway.limits import CLOSES_PER_SECOND, CROWDED, LINGER, SPARE_DESCRIPTORS, Rates
+from wsgateway.limits import CLOSES_PER_SECOND, CROWDED, LINGER, MAX_FRAMES, SPARE_DESCRIPTORS, Rates
 from wsgateway.messages import Frame
 from wsgateway.scopes import sender_of
 from wsgateway.wire import EXTENSION, TOO_MANY, Handshake, Parts, Stall, WireTransport
@@ -90,9 +90,7 @@ class WebSockets:
             else:
                 await transport.run(subprotocol, receive, send)
         except Refused as exc:
-            if isinstance(transport, WireTransport):
-                transport.release()
-            await self._turn_away(scope, send, exc, transport.conn)
+            await self._turn_away(scope, send, exc, transport)
         finally:
             if not handed_over:
                 self._gone(transport)
@@ -139,14 +137,21 @@ class WebSockets:
         self._parts.log.warning("refused a handshake from %s: %s", sender_of(scope), refusal, extra=extra)
         return Refused(refusal.status, str(refusal))
 
-    async def _turn_away(self, scope: Scope, send: Send, refused: Refused, conn: Connection) -> None:
+    async def _turn_away(
+        self, scope: Scope, send: Send, refused: Refused, transport: "AsgiTransport | WireTransport"
+    ) -> None:
         try:
             if refused.close is not None:
                 # a browser that offered subprotocols reports 1006 unless one of them is chosen
-                chosen = conn.subprotocols[0] if conn.subprotocols else None
+                chosen = next(iter(transport.conn.subprotocols), None)
+                if isinstance(transport, WireTransport):
+                    await transport.turn_away(chosen, refused.close, refused.reason, send)
+                    return
                 await send({"type": "websocket.accept", "subprotocol": chosen})
                 await send({"type": "websocket.close", "code": refused.close, "reason": refused.reason})
                 return
+            if isinstance(transport, WireTransport):
+                transport.release()
             await deny(scope, send, refused.status, refused.reason)
         except OSError:  # it has gone
             pass
@@ -277,12 +282,19 @@ class AsgiTransport:
     # Reading
 
     async def _read_all(self, receive: Receive) -> tuple[int, str]:
-        """Hand messages to the lane until the peer has closed; its code and reason."""
+        """Hand messages to the lane until the peer has closed; its code and reason.
+
+        `receive` need not wait, so after `MAX_FRAMES` others are served first.
+        """
+        count = 0
         while True:
             event = await receive()
             if event["type"] == "websocket.disconnect":
                 return _close_of(event)
             self._take(*_message_of(event))
+            count += 1
+            if count % MAX_FRAMES == 0:
+                await asyncio.sleep(0)
             if self.lane.is_full:
                 room = asyncio.Event()
                 self.lane.when_room(room.set)

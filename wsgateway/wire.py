@@ -66,6 +66,9 @@ class WireUser(Protocol):
     def received(self, message: str | bytes, size: int) -> bool:
         """Take a message of `size` bytes. False: not now, `Wire.read_on` will be called."""
 
+    def counted(self) -> None:
+        """Count a control frame or a fragment, which comes to nobody, as one message."""
+
     def congested(self) -> None:
         """The socket takes no more."""
 
@@ -142,6 +145,23 @@ class Stall:
             self._stalled()
 
 
+class TurnedAway:
+    """The `WireUser` of a client that is closed before it was let in: nothing of what it sends is looked at."""
+
+    def received(self, message: str | bytes, size: int) -> bool:
+        return True
+
+    def counted(self) -> None: ...
+
+    def congested(self) -> None: ...
+
+    def writable(self) -> None: ...
+
+    def shutdown(self) -> None: ...
+
+    def finished(self, code: int, reason: str) -> None: ...
+
+
 class WireTransport:
     """One WebSocket on the gateway's own server: frames go straight to the socket, through the outbox only while it
     is congested, and messages straight to the hooks. While nothing happens, nothing of it runs or waits."""
@@ -206,6 +226,15 @@ class WireTransport:
         if self._handshake is not None:
             self._handshake.release()
 
+    async def turn_away(self, subprotocol: str | None, code: int, reason: str, send: Send) -> None:
+        """Accept and close at once. The client never becomes a connection of the gateway."""
+        handshake, self._handshake = self._handshake, None
+        assert handshake is not None
+        await send({"type": "websocket.accept", "subprotocol": subprotocol})
+        wire = handshake.take_over(TurnedAway(), self._parts.settings)
+        if wire is not None:
+            wire.close(code, reason)
+
     def abort(self) -> None:
         """End the connection now."""
         if self._wire is not None:
@@ -229,16 +258,22 @@ class WireTransport:
             assert self._wire is not None
             self.lane.when_room(self._wire.read_on)
             return False
-        if self._rate is not None and not self._rate.allows(time.monotonic()):
-            self.conn.close_nowait(TOO_MANY, "too many messages")
-        elif self.conn.closing is None:
+        if self._rate is not None:
+            self.counted()
+        if self.conn.closing is None:
             self._parts.events.received(self.conn, self.lane, message, size)
         return True
 
+    def counted(self) -> None:
+        if self._rate is not None and not self._rate.allows(time.monotonic()):
+            self.conn.close_nowait(TOO_MANY, "too many messages")
+
     def congested(self) -> None:
-        assert self._wire is not None
         self._parts.hub.slow(self.conn)
-        self._unwritten = self._wire.unwritten()
+        wire = self._wire
+        if wire is None or not wire.is_congested:  # what was written to it last may have called anything
+            return
+        self._unwritten = wire.unwritten()
         if self._stall is None:
             self._stall = Stall(self._parts.settings.send_timeout, self._time_left, self.conn.close_slow)
         self._stall.watch()

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import uvicorn
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.datastructures import Headers
+from websockets.exceptions import InvalidHandshake
 from websockets.extensions import Extension
 from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
 from websockets.http11 import Request, Response
@@ -20,7 +21,8 @@ from websockets.utils import accept_key
 
 from wsgateway.addresses import PEER, SocketPeer, plain_address
 from wsgateway.config import Settings
-from wsgateway.limits import LINGER, TLS_BUFFER
+from wsgateway.frames import FrameCutter
+from wsgateway.limits import BODY_TIMEOUT, LINGER, MAX_FRAMES, TLS_BUFFER
 from wsgateway.sockets import Socket
 from wsgateway.wire import EXTENSION, Wire, WireUser
 
@@ -38,17 +40,26 @@ _LATIN_1 = int(version("websockets").partition(".")[0]) >= 17
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket protocol, which offers a gateway its sockets, and ends what `transport.close()` cannot: it
-    waits for a buffer that never empties when the client has stopped reading. Use it with any application:
-    `uvicorn --ws wsgateway.server:WebSocketProtocol`."""
+    """uvicorn's WebSocket protocol, which offers a gateway its sockets, and aborts where `transport.close()` would wait
+    for ever, for a buffer that never empties because the client has stopped reading. Use it with any application:
+    `uvicorn --ws wsgateway.server:WebSocketProtocol`.
+
+    It parses one frame at a time and stops until the handshake is accepted, while the application has not taken the
+    message before, while the client does not read, and after `MAX_FRAMES` in one iteration of the event loop. What was
+    received by then waits in `early`, and reading is paused.
+    """
 
     _abort_timer: asyncio.TimerHandle | None = None
+    _cutter: FrameCutter | None = None
+    _frames = 0
+    _is_spent = False  # this client's share of the present iteration
+    _is_paused = False
     _is_unparsed = False
     """The request came from `wsgateway.http_protocol`, past websockets' parser, which still waits for one."""
 
     peer = SocketPeer("")
-    early = b""
-    """What the client has sent behind its handshake, before it was accepted."""
+    early: bytes | bytearray = b""
+    """What the client has sent and must not be parsed yet: behind its handshake, before that was accepted, or later."""
 
     is_held = False
     """A `UvicornHandshake` takes the socket over once it is accepted."""
@@ -79,34 +90,93 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self.scope["headers"] = raw
 
     def data_received(self, data: bytes) -> None:
-        if self.handshake_initiated and not self.handshake_complete:
-            self.early += data
-            if len(self.early) > MAX_EARLY:
-                self.transport.pause_reading()
+        if not self.handshake_initiated:  # the request, which uvicorn's HTTP protocol has written out again
+            super().data_received(data)
             return
-        if self._is_unparsed:
-            self._is_unparsed = False
-            self.conn.receive_data(b"GET / HTTP/1.1\r\n\r\n")
-            self.conn.events_received()
-        super().data_received(data)
+        self.early = bytearray(self.early) + data
+        self._read_on()
+
+    def _read_on(self) -> None:
+        """Parse what was received, as far as it may be parsed now."""
+        cutter = self._cutter = self._cutter or FrameCutter()
+        while self.early and self._may_parse():
+            if self._is_unparsed:
+                self._is_unparsed = False
+                self.conn.receive_data(b"GET / HTTP/1.1\r\n\r\n")
+                self.conn.events_received()
+            end = cutter.cut(self.early, 0)
+            data, self.early = bytes(self.early[:end]), self.early[end:]
+            super().data_received(data)
+            if self.close_sent and cutter.is_between_frames:  # it goes on sending past the close frame
+                self._abort_later()
+            self._count_frame()
+        self._pause_or_resume()
+
+    def _count_frame(self) -> None:
+        self._frames += 1
+        if self._frames == MAX_FRAMES:
+            self._frames, self._is_spent = 0, True
+            self.loop.call_soon(self._next_iteration)
+
+    def _next_iteration(self) -> None:
+        self._is_spent = False
+        self._read_on()
+
+    def _may_parse(self) -> bool:
+        is_accepted = self.handshake_complete and not self.is_held and not self.transport.is_closing()
+        return is_accepted and self.writable.is_set() and not self.read_paused and not self._is_spent
+
+    def _pause_or_resume(self) -> None:
+        """Pause reading, also where uvicorn has just resumed it, or resume what was paused here."""
+        if self.transport.is_closing():
+            return
+        most = 0 if self.handshake_complete else MAX_EARLY
+        must_pause = len(self.early) > most or self._is_spent or not self.writable.is_set()
+        if must_pause:
+            self.transport.pause_reading()
+        elif self._is_paused and not self.read_paused and not self.is_held:
+            self.transport.resume_reading()
+        self._is_paused = must_pause
+
+    def handle_ping(self) -> None:
+        if self.close_sent or not self.writable.is_set():
+            self.conn.data_to_send()  # a pong that nobody reads
+        else:
+            super().handle_ping()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._pause_or_resume()
+        if self.close_sent:
+            self._abort_later()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._read_on()
 
     async def run_asgi(self) -> None:
         self.scope["extensions"][PEER] = self.peer  # type: ignore[assignment]  # an entry of our own
         offer(self.scope, self)
         await super().run_asgi()
+        if self.transport.is_closing() and self in self.connections:
+            self._abort_later(LINGER if self.initial_response is None else BODY_TIMEOUT)
+
+    async def receive(self) -> Any:
+        message = await super().receive()
+        self._read_on()
+        return message
 
     async def send(self, message: Any) -> None:
         await super().send(message)
-        if message["type"] == "websocket.accept":
-            if self.early and self.handshake_complete and not self.is_held:
-                early, self.early = self.early, b""
-                self.transport.resume_reading()
-                self.data_received(early)
-        elif message["type"] == "websocket.close" and self.close_timer is not None:
+        if message["type"] == "websocket.close" and self.close_timer is not None:
             self.close_timer.cancel()
             self.close_timer = self.loop.call_later(self.close_timeout, self.transport.abort)
+            if not self.writable.is_set():
+                self._abort_later()
         elif message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
             self.handshake_complete = True  # else uvicorn logs an error for each refusal
+        if message["type"] != "websocket.send":
+            self._read_on()
 
     def keepalive_timeout(self) -> None:
         super().keepalive_timeout()
@@ -116,13 +186,17 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         super().handle_close(event)
         self._abort_later()
 
+    def handle_parser_exception(self) -> None:
+        super().handle_parser_exception()
+        self._abort_later()
+
     def shutdown(self) -> None:
         super().shutdown()
         self._abort_later()
 
-    def _abort_later(self) -> None:
+    def _abort_later(self, seconds: float = LINGER) -> None:
         if self._abort_timer is None:
-            self._abort_timer = self.loop.call_later(LINGER, self.transport.abort)
+            self._abort_timer = self.loop.call_later(seconds, self.transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._abort_timer is not None:
@@ -275,7 +349,10 @@ class UvicornHandshake:
         conn.extensions = []
         if compression:
             conn.available_extensions = [_DEFLATE]
-            answer, extensions = conn.process_extensions(protocol.request.headers)
+            try:
+                answer, extensions = conn.process_extensions(protocol.request.headers)
+            except InvalidHandshake:  # an offer that nobody can read is none
+                return
             if answer is not None and extensions[0].local_max_window_bits == MAX_WINDOW_BITS:
                 headers["Sec-WebSocket-Extensions"] = answer
                 self._deflate = extensions[0]
@@ -298,9 +375,9 @@ class UvicornHandshake:
         taken = Socket(transport, user, settings, connections=protocol.connections, deflate=self._deflate)
         transport.set_protocol(taken)
         transport.resume_reading()
-        early: bytes = getattr(protocol, "early", b"")  # plain uvicorn keeps none
+        early = getattr(protocol, "early", b"")  # plain uvicorn keeps none
         if early:
-            protocol.loop.call_soon(taken.data_received, early)  # before anything that is read from now on
+            taken.keep(early)
         return taken
 
 

@@ -1,0 +1,132 @@
+"""Connections of a gateway whose socket is a `Pipe`: an asyncio transport without a network, of which the test decides
+how much it takes and what happens within a write. Everything of the gateway is real."""
+
+import asyncio
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+from websockets.extensions.permessage_deflate import PerMessageDeflate
+
+from wsgateway import Connection, Gateway, Settings
+from wsgateway.sockets import Socket
+from wsgateway.wire import EXTENSION, Wire, WireUser
+
+
+class Pipe:
+    """An asyncio transport. What is written counts as unread until `read`."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.unread = 0
+        self.written = bytearray()
+        self.is_paused = False
+        self.is_reading = True
+        self.conn: Connection
+        self.socket: Socket
+        self.on_write: Callable[[Pipe], None] = lambda pipe: None
+        self._is_closing = False
+
+    def write(self, data: bytes) -> None:
+        if self._is_closing:
+            return
+        self.written += data
+        self.unread += len(data)
+        if self.unread > self.limit and not self.is_paused:
+            self.is_paused = True
+            self.socket.pause_writing()
+        self.on_write(self)
+
+    def read(self, size: int) -> None:
+        """The client reads `size` bytes."""
+        self.unread = max(0, self.unread - size)
+        if self.is_paused and self.unread <= self.limit // 4 and not self._is_closing:
+            self.is_paused = False
+            self.socket.resume_writing()
+
+    def pause_reading(self) -> None:
+        self.is_reading = False
+
+    def resume_reading(self) -> None:
+        self.is_reading = True
+
+    def is_closing(self) -> bool:
+        return self._is_closing
+
+    def get_write_buffer_size(self) -> int:
+        return self.unread
+
+    def get_extra_info(self, name: str) -> None:
+        del name
+
+    def close(self) -> None:
+        self.abort()
+
+    def abort(self) -> None:
+        if not self._is_closing:
+            self._is_closing = True
+            asyncio.get_running_loop().call_soon(self.socket.connection_lost, None)
+
+    def messages(self) -> list[bytes]:
+        """The payloads of the messages written so far. Fails where anything follows a close frame."""
+        found, at, data = [], 0, bytes(self.written)
+        is_closed = False
+        while at < len(data):
+            assert not is_closed, "a frame follows the close frame"
+            first, size, start = data[at], data[at + 1], at + 2
+            if size >= 126:
+                count = 2 if size == 126 else 8
+                size, start = int.from_bytes(data[start : start + count]), start + count
+            at = start + size
+            payload = data[start:at]
+            if first & 0x40:
+                payload = zlib.decompressobj(wbits=-zlib.MAX_WBITS).decompress(payload + b"\x00\x00\xff\xff")
+            if first & 15 in (1, 2):
+                found.append(payload)
+            is_closed = first & 15 == 8
+        return found
+
+
+class _Handshake:
+    """A `wsgateway.wire.Handshake` that hands a `Pipe` over."""
+
+    def __init__(self, pipe: Pipe, deflate: PerMessageDeflate | None) -> None:
+        self._pipe = pipe
+        self._deflate = deflate
+
+    def hold(self, *, compression: bool) -> None: ...
+
+    def release(self) -> None: ...
+
+    def take_over(self, user: WireUser, settings: Settings) -> Wire:
+        self._pipe.socket = Socket(self._pipe, user, settings, connections=set(), deflate=self._deflate)
+        return self._pipe.socket
+
+
+async def joined(gateway: Gateway, *, limit: int = 10**9, deflates: bool = False) -> Pipe:
+    """A connection that has just opened, whose client lets `limit` bytes wait before it is congested."""
+    pipe = Pipe(limit)
+    deflate = PerMessageDeflate(True, True, 15, 15) if deflates else None
+    scope: Any = {
+        "type": "websocket",
+        "path": "/ws",
+        "raw_path": b"/ws",
+        "root_path": "",
+        "query_string": b"",
+        "scheme": "ws",
+        "headers": [(b"host", b"localhost")],
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 2),
+        "extensions": {EXTENSION: _Handshake(pipe, deflate)},
+    }
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        assert message["type"] == "websocket.accept", message
+
+    before = set(gateway.connections)
+    await gateway(scope, receive, send)
+    (pipe.conn,) = set(gateway.connections) - before
+    return pipe
