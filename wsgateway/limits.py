@@ -112,13 +112,20 @@ class Bucket:
         self._left -= 1
         return True
 
+    def skip(self, now: float) -> None:
+        """Let nothing accrue for the time until `now`."""
+        self._seen = now
+
 
 MAX_REMEMBERED = 10_000
 """Senders whose rate is remembered; past them, the one that was quiet longest is forgotten."""
 
 
 class Rates:
-    """A `Bucket` for each of many senders, by address or key. With a `rate` of 0 everything is allowed."""
+    """A `Bucket` for each of many senders, by address or key. With a `rate` of 0 everything is allowed.
+
+    What names a sender has a bounded length: `plain_address` cuts an address, and a key is one of the configured ones.
+    """
 
     def __init__(self, rate: float, burst: float) -> None:
         self._rate = rate
@@ -134,6 +141,12 @@ class Rates:
         if len(self._buckets) > MAX_REMEMBERED:
             self._buckets.popitem(last=False)
         return bucket.allows(now)
+
+    def skip(self, sender: Hashable, now: float) -> None:
+        """Let nothing accrue to `sender` for the time until `now`, as while what was allowed still runs."""
+        bucket = self._buckets.get(sender)
+        if bucket is not None:
+            bucket.skip(now)
 
 
 class Backlog:

@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from wsgateway.addresses import plain_address
 from wsgateway.auth import DOCS, Refusal, Rules
 from wsgateway.cluster import Cluster
 from wsgateway.directory import Directory, ListedGateway
@@ -102,7 +103,7 @@ class Endpoint:
 
     def _refused(self, request: Request, refusal: Refusal) -> Response:
         self.gateway.metrics.refusals[refusal.kind] += 1
-        caller = request.client.host if request.client else "a Unix socket"
+        caller = plain_address(request.client.host) if request.client else "a Unix socket"
         self.gateway.log.warning(
             "refused %s %s from %s: %s",
             request.method,
