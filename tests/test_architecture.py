@@ -13,6 +13,7 @@ LEVELS = [
     ["messages", "config", "layers"],
     ["auth", "limits", "recordings", "envelopes", "findings"],
     [
+        "operations",
         "brokers",
         "brokers.ipc",
         "brokers.redis",
@@ -23,7 +24,7 @@ LEVELS = [
         "listeners",
         "watchdog",
     ],
-    ["hub", "confirmations", "cluster", "lanes", "events"],
+    ["hub", "confirmations", "asks", "cluster", "lanes", "events"],
     ["scopes", "wire", "transports", "directory", "routes"],
     ["gateway"],
     [
@@ -70,13 +71,25 @@ DOORWAYS = {
     "jinja2": {"admin.panel"},
     "itsdangerous": {"admin.sessions"},
     "anyio": {"transports", "publisher", "client", "testing"},
-    "msgspec": {"envelopes"},
+    "msgspec": {"envelopes", "operations"},
     "zmq": {"brokers.ipc"},
     "redis": {"brokers.redis"},
     "nats": {"brokers.nats"},
 }
 
-PURE = {"addresses", "exceptions", "masking", "metrics", "messages", "auth", "limits", "envelopes", "nodes", "findings"}
+PURE = {
+    "addresses",
+    "exceptions",
+    "masking",
+    "metrics",
+    "messages",
+    "auth",
+    "limits",
+    "envelopes",
+    "nodes",
+    "operations",
+    "findings",
+}
 IMPURE = {"asyncio", "anyio", "socket", "time", "threading", "os", "logging"}
 
 MODULES = sorted(
