@@ -33,7 +33,7 @@ class Visitor:
 
     def __init__(self, url: str, headers: Mapping[str, str] | None = None, address: str = "127.0.0.1") -> None:
         way = httpx.AsyncHTTPTransport(local_address=address)
-        self.http = httpx.AsyncClient(base_url=url, headers=headers, follow_redirects=True, transport=way)
+        self.http = httpx.AsyncClient(base_url=url, headers=headers, follow_redirects=True, transport=way, timeout=60)
 
     async def get(self, path: str) -> httpx.Response:
         return await self.http.get(path)

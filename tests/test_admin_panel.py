@@ -136,14 +136,14 @@ async def test_forwarded_addresses_of_a_local_process_count_as_one(tmp_path: Pat
 
 async def test_many_wrong_passwords_are_few_short_lines(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_password(tmp_path / "wsgateway.password", "correct horse", Access.FULL)
-    async with admin(tmp_path, FILE) as (_, url), visitor(url, {"x-forwarded-for": "a" * 20_000}) as somebody:
+    async with admin(tmp_path, FILE) as (_, url), visitor(url, {"x-forwarded-for": "1" * 20_000}) as somebody:
         began = time.monotonic()
         for _ in range(40):
             await somebody.submit("/login", {"password": "x"})
         seconds = time.monotonic() - began
     lines = [record.getMessage() for record in caplog.records if "panel: " in record.getMessage()]
-    assert any("wrong password from a" in line for line in lines)
-    assert any("too many passwords tried from a" in line for line in lines)
+    assert any("wrong password from " in line for line in lines)
+    assert any("too many passwords tried from " in line for line in lines)
     assert len(lines) <= 2 * (seconds + 1)
     assert max(map(len, lines)) < 200
 
