@@ -10,13 +10,17 @@ JOBS ?= 2
 .PHONY: run test check format clean help
 
 help:            ## show what there is
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
 run: $(VENV)/.run  ## serve a gateway on port 10125; its test page is at http://127.0.0.1:10125/
 	$(BIN)/wsgateway serve
 
 test: $(VENV)/.test programs  ## run the tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+
+.PHONY: test-lowest
+test-lowest: $(VENV)-lowest/.test programs  ## run the tests with the least version of each dependency
+	$(VENV)-lowest/bin/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 check: $(VENV)/.test  ## lint and check types
 	$(BIN)/ruff format --check .
@@ -28,7 +32,7 @@ format: $(VENV)/.test  ## format the code
 	$(BIN)/ruff check --fix .
 
 clean:           ## remove the virtual environment
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VENV)-lowest
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "wsgateway needs Python 3.11 or newer: make PYTHON=python3.13 ...")'
@@ -41,6 +45,13 @@ $(VENV)/.run: $(BIN)/python pyproject.toml
 $(VENV)/.test: $(BIN)/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[standard,test]'
 	touch $@ $(VENV)/.run
+
+# uv finds out which versions those are: of what pyproject.toml names the least, of what these need the newest
+$(VENV)-lowest/.test: $(BIN)/python pyproject.toml
+	$(BIN)/python -m venv --clear $(VENV)-lowest
+	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(VENV)-lowest/bin/uv pip install --quiet --python $(VENV)-lowest/bin/python --resolution lowest-direct -e '.[standard,ipc,redis,nats,test]'
+	touch $@
 
 # Debian packages that some tests need: a browser, proxies, brokers. Where one is missing and cannot be installed, its
 # tests are skipped, or fail if CI=true

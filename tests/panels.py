@@ -31,8 +31,9 @@ async def admin(folder: Path, text: str) -> AsyncIterator[tuple[Supervisor, str]
 class Visitor:
     """Asks for pages, and sends their forms back as a browser does."""
 
-    def __init__(self, url: str, headers: Mapping[str, str] | None = None) -> None:
-        self.http = httpx.AsyncClient(base_url=url, headers=headers, follow_redirects=True)
+    def __init__(self, url: str, headers: Mapping[str, str] | None = None, address: str = "127.0.0.1") -> None:
+        way = httpx.AsyncHTTPTransport(local_address=address)
+        self.http = httpx.AsyncClient(base_url=url, headers=headers, follow_redirects=True, transport=way, timeout=60)
 
     async def get(self, path: str) -> httpx.Response:
         return await self.http.get(path)
@@ -47,8 +48,11 @@ class Visitor:
 
 
 @asynccontextmanager
-async def visitor(url: str, headers: Mapping[str, str] | None = None) -> AsyncIterator[Visitor]:
-    found = Visitor(url, headers)
+async def visitor(
+    url: str, headers: Mapping[str, str] | None = None, address: str = "127.0.0.1"
+) -> AsyncIterator[Visitor]:
+    """A browser on that address of this machine."""
+    found = Visitor(url, headers, address)
     try:
         yield found
     finally:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from wsgateway.addresses import is_loopback, plain_address
+from wsgateway.addresses import MAX_ADDRESS, is_loopback, plain_address
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,12 @@ from wsgateway.addresses import is_loopback, plain_address
 )
 def test_a_mapped_address_is_the_ipv4_address(spelled: str, plain: str) -> None:
     assert plain_address(spelled) == plain
+
+
+@pytest.mark.parametrize("claimed", ["x" * 30_000, "::ffff:" + "1" * 30_000, "1.2.3.4:" + "5" * 30_000])
+def test_an_address_has_a_bounded_length(claimed: str) -> None:
+    assert plain_address(claimed) == claimed[:MAX_ADDRESS]
+    assert not is_loopback(claimed)
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.9.9.9", "::1", "[::1]", "::ffff:127.0.0.1"])

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 
 import anyio
@@ -119,6 +119,83 @@ async def test_tries_are_throttled(tmp_path: Path) -> None:
         assert statuses == [401] * TRIES + [429]
         refused = await somebody.submit("/login", {"password": "correct horse"})
         assert (refused.status_code, refused.headers["retry-after"]) == (429, "5")
+
+
+async def test_forwarded_addresses_of_a_local_process_count_as_one(tmp_path: Path) -> None:
+    write_password(tmp_path / "wsgateway.password", "correct horse", Access.FULL)
+    async with admin(tmp_path, FILE) as (_, url), visitor(url) as somebody:
+        token = TOKEN.search((await somebody.get("/login")).text)
+        assert token
+        statuses = []
+        for number in range(TRIES + 1):
+            claimed = {"x-forwarded-for": f"203.0.113.{number}"}
+            form = {"csrf": token[1], "password": "x"}
+            statuses.append((await somebody.http.post("/login", data=form, headers=claimed)).status_code)
+        assert statuses == [401] * TRIES + [429]
+
+
+async def test_many_wrong_passwords_are_few_short_lines(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_password(tmp_path / "wsgateway.password", "correct horse", Access.FULL)
+    async with admin(tmp_path, FILE) as (_, url), visitor(url, {"x-forwarded-for": "1" * 20_000}) as somebody:
+        began = time.monotonic()
+        for _ in range(40):
+            await somebody.submit("/login", {"password": "x"})
+        seconds = time.monotonic() - began
+    lines = [record.getMessage() for record in caplog.records if "panel: " in record.getMessage()]
+    assert any("wrong password from " in line for line in lines)
+    assert any("too many passwords tried from " in line for line in lines)
+    assert len(lines) <= 2 * (seconds + 1)
+    assert max(map(len, lines)) < 200
+
+
+async def test_wrong_passwords_at_the_same_time_do_not_lock_the_right_one_out(tmp_path: Path) -> None:
+    write_password(tmp_path / "wsgateway.password", "correct horse", Access.FULL)
+    async with admin(tmp_path, FILE) as (_, url), AsyncExitStack() as stack:
+        attackers = [await stack.enter_async_context(visitor(url)) for _ in range(12)]
+        owner = await stack.enter_async_context(visitor(url))
+        for attacker in attackers:
+            await attacker.get("/login")
+        wrong = await asyncio.gather(*(attacker.submit("/login", {"password": "x"}) for attacker in attackers))
+        assert {answer.status_code for answer in wrong} <= {401, 429}
+        assert (await owner.submit("/login", {"password": "correct horse"})).status_code == 200
+
+
+async def test_attackers_of_many_addresses_do_not_lock_the_right_password_out(tmp_path: Path) -> None:
+    write_password(tmp_path / "wsgateway.password", "correct horse", Access.FULL)
+    async with admin(tmp_path, FILE) as (_, url), AsyncExitStack() as stack:
+        addresses = [f"127.0.0.{number}" for number in range(2, 14)]
+        attackers = [await stack.enter_async_context(visitor(url, address=address)) for address in addresses]
+        async with anyio.create_task_group() as tasks:
+            for attacker in attackers:
+                tasks.start_soon(attacker.submit, "/login", {"password": "x"})
+            owner = await stack.enter_async_context(visitor(url))
+            answer = await owner.submit("/login", {"password": "correct horse"})
+            assert answer.status_code == 200
+            assert answer.url.path == "/"
+
+
+async def test_a_cookie_that_was_logged_out_is_worth_nothing_after_a_restart(tmp_path: Path) -> None:
+    write_password(tmp_path / "wsgateway.password", "correct horse", Access.FULL)
+    async with admin(tmp_path, FILE) as (_, url), visitor(url) as one, visitor(url) as other:
+        await one.submit("/login", {"password": "correct horse"})
+        await other.submit("/login", {"password": "correct horse"})
+        ended, valid = one.http.cookies[COOKIE], other.http.cookies[COOKIE]
+        await one.submit("/", {}, action="/logout")
+    async with admin(tmp_path, FILE) as (_, url):
+        for cookie, status in ((ended, 303), (valid, 200)):
+            async with httpx.AsyncClient(base_url=url, cookies={COOKIE: cookie}) as http:
+                assert (await http.get("/")).status_code == status
+
+
+async def test_a_second_log_in_ends_the_session_that_the_browser_had(tmp_path: Path) -> None:
+    write_password(tmp_path / "wsgateway.password", "correct horse", Access.FULL)
+    async with admin(tmp_path, FILE) as (_, url), visitor(url) as somebody:
+        await somebody.submit("/login", {"password": "correct horse"})
+        before = somebody.http.cookies[COOKIE]
+        await somebody.submit("/login", {"password": "correct horse"})
+        assert somebody.http.cookies[COOKIE] != before
+        async with httpx.AsyncClient(base_url=url, cookies={COOKIE: before}) as http:
+            assert (await http.get("/")).status_code == 303
 
 
 async def test_a_token_of_the_settings_file_logs_in_too(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ LEVELS = [
     ["messages", "config", "variables", "layers"],
     ["auth", "limits", "frames", "recordings", "envelopes", "findings"],
     [
+        "operations",
         "brokers",
         "brokers.ipc",
         "brokers.redis",
@@ -36,7 +37,7 @@ LEVELS = [
         "patterns",
         "watchdog",
     ],
-    ["hub", "confirmations", "cluster", "lanes", "events"],
+    ["hub", "confirmations", "asks", "cluster", "lanes", "events"],
     ["scopes", "wire", "transports", "directory", "routes"],
     ["gateway"],
     [
@@ -94,7 +95,7 @@ DOORWAYS = {
     "jinja2": {"admin.panel"},
     "itsdangerous": {"admin.sessions"},
     "anyio": {"transports", "publisher", "client", "testing"},
-    "msgspec": {"envelopes"},
+    "msgspec": {"envelopes", "operations"},
     "zmq": {"brokers.ipc"},
     "redis": {"brokers.redis"},
     "nats": {"brokers.nats"},
@@ -113,6 +114,7 @@ PURE = {
     "limits",
     "envelopes",
     "nodes",
+    "operations",
     "findings",
 }
 IMPURE = {"asyncio", "anyio", "socket", "time", "threading", "os", "logging"}

@@ -4,8 +4,9 @@ import asyncio
 import gc
 import json
 import os
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
@@ -21,8 +22,23 @@ from wsgateway.brokers.ipc import take_proxy
 from wsgateway.brokers.redis import RedisLink
 from wsgateway.cluster import Cluster, Local
 from wsgateway.directory import info_of
+from wsgateway.envelopes import (
+    VERSION,
+    Ack,
+    Answer,
+    Ask,
+    Beat,
+    Envelope,
+    Here,
+    Info,
+    Leave,
+    Message,
+    decode,
+    encode,
+)
 from wsgateway.exceptions import BrokerError, NodeError
 from wsgateway.hub import Sent
+from wsgateway.limits import MAX_NODES, NODE_LINES
 from wsgateway.logs import GatewayLog, mask_url
 from wsgateway.messages import Frame
 from wsgateway.metrics import Metrics
@@ -136,6 +152,8 @@ class Member:
         self.links: list[Link] = []
         self.metrics = Metrics()
         self.changed = asyncio.Event()
+        self.asked = 0
+        self.hold: anyio.Event | None = None
         self._open = opener(url)
         local = Local(self.deliver, lambda: info_of("1", "running", connections=3), {"double": self.double})
         self.cluster = Cluster(
@@ -159,6 +177,9 @@ class Member:
         return Sent(5, 4, 1)
 
     async def double(self, arguments: dict[str, Any]) -> int:
+        self.asked += 1
+        if self.hold is not None:
+            await self.hold.wait()
         if arguments["number"] < 0:
             raise ValueError("negative")
         return 2 * int(arguments["number"])
@@ -288,6 +309,128 @@ async def test_a_double_is_dropped_and_a_gap_is_counted(service: Service) -> Non
         assert one.metrics.broker_lost == 2
 
 
+ALL = "wsgateway.all.test%2E1"
+STRANGE = Info(host="stranger", pid=1, version="1", age=1.0, state="running")
+
+
+async def test_no_envelope_ends_a_link(service: Service) -> None:
+    async with members(service.url, 2) as (one, two), linked(service.url, "stranger") as stranger:
+        for origin in ("a b c d ", "a\r\nPING\r", "*.>.  ..", "deadbeef"):
+            strange: list[Envelope] = [
+                Beat(VERSION, origin, 1, STRANGE, True),
+                Here(VERSION, origin, 2, STRANGE, [origin, "*", ""]),
+                Leave(VERSION, origin, 3, "a b c d "),
+                Ask(VERSION, origin, 4, 1, "\r\n", {"\r\n": None}),
+                Ack(VERSION, origin, 5, 2**50, 1, 1, 1),
+                Answer(VERSION, origin, 6, 2**50, None, "\r\n"),
+                Message(VERSION, origin, 7, b"\xff", True, ["\r\n"], 5),
+                Message(VERSION, origin, 2**50, b"x", True, None, 5),
+            ]
+            for envelope in strange:
+                for topic in (ALL, f"wsgateway.node.test%2E1.{one.cluster.node}"):
+                    await stranger.publish([(topic, encode(envelope))])
+        await both_ways(one, two, b"after")
+        assert len(one.links) == len(two.links) == 1
+        assert not one.metrics.broker_dropped["failed"] + two.metrics.broker_dropped["failed"]
+
+
+async def test_of_many_processes_that_nobody_knows_few_are_kept_and_logged(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    async with members(service.url, 2) as (one, two), linked(service.url, "stranger") as stranger:
+        began = time.monotonic()
+        for number in range(0, 3000, 100):
+            beats = [Beat(VERSION, f"{at:08x}", 1, STRANGE) for at in range(number, number + 100)]
+            await stranger.publish([(ALL, encode(beat)) for beat in beats])
+        with anyio.fail_after(20):
+            while one.metrics.broker_dropped["nodes"] < 3000 - MAX_NODES:
+                await anyio.sleep(0.01)  # it is told to nobody
+        assert len(one.cluster.nodes.shown()) == MAX_NODES
+        assert one.cluster.nodes.get(two.cluster.node) is not None
+        seconds = time.monotonic() - began
+        lines = [record for record in caplog.records if record.name == "wsgateway"]
+        assert len(lines) <= 2 * (NODE_LINES + 2) * (seconds + 1)
+        await both_ways(one, two, b"after")
+
+
+async def test_a_number_that_is_absurd_hides_no_later_message(service: Service) -> None:
+    async with members(service.url, 1) as (one,), linked(service.url, "stranger") as stranger:
+        for number in (1, 2**50, 2):
+            await stranger.publish([(ALL, encode(Message(VERSION, "deadbeef", number, b"%d" % number, True)))])
+        await one.has(2)
+        assert [payload for payload, _ in one.frames] == [b"1", b"2"]
+        assert one.metrics.broker_lost == 0
+
+
+async def test_an_envelope_in_its_own_name_is_dropped(service: Service) -> None:
+    async with members(service.url, 1) as (one,), linked(service.url, "stranger") as stranger:
+        own = encode(Beat(VERSION, one.cluster.node, 2**30, STRANGE))
+        assert own[2] == VERSION
+        await stranger.publish([(ALL, own[:2] + b"\xcc\x01" + own[3:])])  # the same version in two bytes
+        await stranger.publish([(ALL, encode(Message(VERSION, "deadbeef", 1, b"after", True)))])
+        await one.has(1)
+        assert one.cluster.nodes.shown() == []
+
+
+async def test_an_answer_counts_from_the_process_that_was_asked_only(service: Service) -> None:
+    async with members(service.url, 2, timeout=20) as (one, two), linked(service.url, "stranger") as stranger:
+        two.hold = anyio.Event()
+        async with anyio.create_task_group() as tasks:
+            answers: list[Any] = []
+
+            async def ask() -> None:
+                answers.append(await one.cluster.ask(two.cluster.node, "double", number=21))
+
+            tasks.start_soon(ask)
+            with anyio.fail_after(20):
+                while not two.asked:
+                    await anyio.sleep(0.01)  # it is told to nobody
+            forged = [Answer(VERSION, "deadbeef", number, number, "forged") for number in range(1, 50)]
+            topic = f"wsgateway.node.test%2E1.{one.cluster.node}"
+            await stranger.publish([(topic, encode(answer)) for answer in forged])
+            await stranger.publish([(ALL, encode(Message(VERSION, "deadbeef", 1, b"after", True)))])
+            await one.has(1)
+            two.hold.set()
+        assert answers == [42]
+
+
+async def test_wrong_arguments_are_answered_and_no_traceback(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    wrong: list[dict[str, Any]] = [
+        {},
+        {"search": 5, "offset": "x", "limit": [], "id": {}, "ids": 5, "code": "x", "reason": 5, "payload": 1},
+        {"ids": None, "code": 99999, "reason": "x"},
+        {"ids": None, "code": 1000, "reason": "x" * 200},
+        {"search": "", "offset": -1, "limit": 10**9},
+        {"payload": b"{", "kind": "json", "ids": None, "data": "{}"},
+        {"payload": b"\xff", "kind": "text", "ids": None, "data": "{}"},
+        {"payload": b"[" * 100_000, "kind": "json", "ids": None, "data": "{}"},
+        {"payload": b"1", "kind": "json", "ids": None, "data": "5"},
+        {"payload": b"NaN", "kind": "json", "ids": None, "data": "{}"},
+    ]
+    own = "wsgateway.node.default.deadbeef"
+    async with Gateway(broker=service.url).lifespan(None), linked(service.url, own) as stranger:
+        operations = ("search", "rows", "describe", "close", "send", "unknown")
+        asks = [(operation, arguments) for operation in operations for arguments in wrong]
+        for number, (operation, arguments) in enumerate(asks, 1):
+            ask = Ask(VERSION, "deadbeef", number, number, operation, arguments)
+            await stranger.publish([("wsgateway.all.default", encode(ask))])
+        answers = {}
+        for data in await received(stranger, len(asks)):
+            answer = decode(data)
+            assert isinstance(answer, Answer)
+            answers[answer.ask] = answer
+    for number, (operation, arguments) in enumerate(asks, 1):
+        if (operation, arguments) != ("search", wrong[4]):  # which is right
+            assert answers[number].error, (operation, arguments)
+            assert "the log has the reason" not in answers[number].error
+    assert not [record for record in caplog.records if record.exc_info]
+    lines = [record.getMessage() for record in caplog.records if "with wrong arguments" in record.getMessage()]
+    assert 0 < len(lines) <= 2 * len(operations)
+
+
 # A broker that fails
 
 
@@ -405,13 +548,12 @@ async def test_a_link_that_is_lost_as_it_is_closed_holds_nothing_up(turns: int, 
     gc.collect()  # a link that was not closed is a warning, and so a failure
 
 
-@pytest.mark.parametrize("kind", ["redis", "nats"])
-async def test_a_server_whose_certificate_is_known_is_reached_over_tls(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@contextmanager
+def over_tls(kind: str, folder: Path, name: str) -> Iterator[Process]:
+    """A broker with a certificate for `name`, by an authority whose own is in `ca.pem`."""
     authority = trustme.CA()
-    issued = authority.issue_cert("localhost")
-    chain, key, ca = tmp_path / "chain.pem", tmp_path / "key.pem", tmp_path / "ca.pem"
+    issued = authority.issue_cert(name)
+    chain, key, ca = folder / "chain.pem", folder / "key.pem", folder / "ca.pem"
     issued.cert_chain_pems[0].write_to_path(chain)
     issued.private_key_pem.write_to_path(key)
     authority.cert_pem.write_to_path(ca)
@@ -421,12 +563,44 @@ async def test_a_server_whose_certificate_is_known_is_reached_over_tls(
     else:
         server = nats("--tls", "--tlscert", str(chain), "--tlskey", str(key))
     with server as service:
-        url = f"{'rediss' if kind == 'redis' else 'tls'}://localhost:{service.port}"
+        service.url = f"{'rediss' if kind == 'redis' else 'tls'}://localhost:{service.port}"
+        yield service
+
+
+@pytest.mark.parametrize("kind", ["redis", "nats"])
+async def test_a_server_whose_certificate_is_known_is_reached_over_tls(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with over_tls(kind, tmp_path, "localhost") as service:
         with pytest.raises(BrokerError, match=r"(?i)certificate"):
-            await opener(url)(["x"])
-        monkeypatch.setenv("SSL_CERT_FILE", str(ca))  # as of an authority that the system knows
-        async with members(url, 2) as found:
+            await opener(service.url)(["x"])
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))  # as of an authority that the system knows
+        async with members(service.url, 2) as found:
             await both_ways(found[0], found[1], b"secret")
+
+
+@pytest.mark.parametrize("kind", ["redis", "nats"])
+async def test_a_certificate_for_another_name_is_refused(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with over_tls(kind, tmp_path, "broker.example") as service:
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+        with pytest.raises(BrokerError, match=r"(?i)certificate"):
+            await opener(service.url)(["x"])
+
+
+@pytest.mark.parametrize("option", ["ssl_check_hostname=false", "ssl_cert_reqs=none"])
+async def test_the_url_of_redis_may_ask_for_less(option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with over_tls("redis", tmp_path, "broker.example") as service:
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+        async with linked(f"{service.url}?{option}", "x"):
+            pass
+
+
+async def test_tls_is_not_left_out_where_the_server_of_nats_has_none() -> None:
+    with nats() as service:
+        with pytest.raises(BrokerError, match="does not offer TLS"):
+            await opener(f"tls://user:secret@127.0.0.1:{service.port}")(["x"])
 
 
 async def test_a_server_that_stands_still_is_noticed(server: Process) -> None:

@@ -5,12 +5,19 @@ from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from typing import Any, NamedTuple
 
+MAX_ADDRESS = 64
+"""Characters of an address that are kept; an IPv6 address with a zone has about 60. A forwarded header may name any
+text, and limits and connections keep it."""
+
 
 def plain_address(host: str) -> str:
     """Return `host` with an IPv4-mapped IPv6 address (RFC 4291 2.5.5.2) written as the IPv4 address.
 
-    A server that listens on `::` sees `::ffff:192.0.2.1` for an IPv4 client. Any other text is returned unchanged.
+    A server that listens on `::` sees `::ffff:192.0.2.1` for an IPv4 client. Any other text is returned unchanged,
+    except that it is cut after `MAX_ADDRESS` characters.
     """
+    if len(host) > MAX_ADDRESS:
+        return host[:MAX_ADDRESS]
     if ":" not in host or ("." not in host and "ffff" not in host.lower()):
         return host
     return _unmapped(host)
@@ -26,9 +33,13 @@ def _unmapped(host: str) -> str:
     return host if mapped is None else str(mapped)
 
 
-@lru_cache(maxsize=256)
 def is_loopback(host: str) -> bool:
     """Return whether `host`, a name or an address, with or without brackets, is this machine's loopback."""
+    return len(host) <= MAX_ADDRESS and _is_loopback(host)  # the cache keeps what it is given
+
+
+@lru_cache(maxsize=256)
+def _is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
     try:

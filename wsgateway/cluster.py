@@ -2,6 +2,7 @@
 delivered here; knows no connections and no brokers' names."""
 
 import asyncio
+import logging
 import math
 import secrets
 import time
@@ -11,12 +12,26 @@ from typing import Any
 from urllib.parse import quote
 
 from wsgateway import envelopes
+from wsgateway.asks import Asks
 from wsgateway.brokers import Open
 from wsgateway.confirmations import Confirmation, Confirmations
-from wsgateway.envelopes import NODE_ID, VERSION, Ack, Answer, Ask, Beat, Direct, Envelope, Here, Info, Leave, Message
-from wsgateway.exceptions import EnvelopeError, GatewayError, NodeError, NodeLate
+from wsgateway.envelopes import (
+    NODE_ID,
+    VERSION,
+    Ack,
+    Answer,
+    Ask,
+    Beat,
+    Direct,
+    Envelope,
+    Here,
+    Info,
+    Leave,
+    Message,
+)
+from wsgateway.exceptions import EnvelopeError
 from wsgateway.hub import Sent
-from wsgateway.limits import HEARTBEAT, LEASE_CHECK
+from wsgateway.limits import HEARTBEAT, LEASE_CHECK, MAX_LOST, NODE_LINES
 from wsgateway.logs import GatewayLog
 from wsgateway.messages import Frame
 from wsgateway.metrics import Metrics
@@ -76,10 +91,16 @@ class Cluster:
         )
         self._sequences: dict[str, int] = {}
         self._last: dict[tuple[str, bool], int] = {}
-        self._asks = 0
         self._confirmations = Confirmations(self.nodes, is_up=lambda: self.is_up, is_serving=self.is_serving)
-        self._answers: dict[int, asyncio.Future[Any]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._asks = Asks(
+            self.node,
+            self.nodes,
+            operations={} if local is None else local.operations,
+            publish=self._publish_to,
+            is_up=lambda: self.is_up,
+            timeout=timeout,
+            log=log,
+        )
         self._heart: asyncio.Task[None] | None = None
         self._unmet: set[str] = set()
         self._met = asyncio.Event()
@@ -112,6 +133,8 @@ class Cluster:
                     await self._met.wait()
             except TimeoutError:
                 pass  # there is nobody
+        self._met.set()  # nobody waits for it any more
+        self._unmet.clear()
 
     async def aclose(self) -> None:
         """Leave. May be called twice."""
@@ -121,10 +144,7 @@ class Cluster:
             self._heart = None
             self._publish(self._all, lambda seq: Leave(VERSION, self.node, seq, self.node))
         await self._uplink.aclose()
-        for task in tuple(self._tasks):
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        await self._asks.aclose()
         self._confirmations.end_all()
 
     async def have_left(self, node_ids: Iterable[str]) -> None:
@@ -141,7 +161,8 @@ class Cluster:
                 beaten = time.monotonic()
                 self._tell(is_new=False)
             for node in self.nodes.expire(time.monotonic()):
-                self._log.warning("node %s (%s, pid %d) is lost", node.id, node.info.host, node.info.pid)
+                extra = {"kind": "lost", "burst": NODE_LINES}
+                self._log.warning("node %s (%s, pid %d) is lost", node.id, node.info.host, node.info.pid, extra=extra)
                 self._gone(node.id)
             await asyncio.sleep(LEASE_CHECK)
 
@@ -204,46 +225,19 @@ class Cluster:
 
     async def ask(self, node_id: str, operation: str, **arguments: Any) -> Any:
         """Have the process `node_id` do something. Raises `NodeError` if it cannot, or does not answer in time."""
-        try:
-            return await self.ask_within(self.timeout, node_id, operation, **arguments)
-        except NodeLate:
-            late = self.nodes.get(node_id)
-            if late is not None:
-                late.is_late = True
-            raise
+        return await self._asks.ask(node_id, operation, arguments)
 
     async def ask_within(self, seconds: float, node_id: str, operation: str, **arguments: Any) -> Any:
         """`ask`, for what may take that long. Raises `NodeLate` past it."""
-        if not self.is_up or self.nodes.get(node_id) is None:
-            raise NodeError(f"node {node_id!r} cannot be reached")
-        self._asks += 1
-        number = self._asks
-        answer = self._answers[number] = asyncio.get_running_loop().create_future()
-        try:
-            self._publish(self._each + node_id, lambda seq: Ask(VERSION, self.node, seq, number, operation, arguments))
-            async with asyncio.timeout(seconds):
-                return await answer
-        except TimeoutError:
-            raise NodeLate(f"node {node_id!r} has not answered within {seconds:g} s") from None
-        finally:
-            del self._answers[number]
+        return await self._asks.ask_within(seconds, node_id, operation, arguments)
 
     async def ask_all(self, operation: str, **arguments: Any) -> dict[str, Any]:
         """What the other processes that live answer, by node. One that does not answer in time is not in it, and is
         not asked again before it is heard of."""
-        nodes = [node for node in self.nodes.alive() if not node.is_late]
-        found = await asyncio.gather(
-            *(self.ask(node.id, operation, **arguments) for node in nodes), return_exceptions=True
-        )
-        answers = {}
-        for node, answer in zip(nodes, found, strict=True):
-            if isinstance(answer, BaseException):
-                if not isinstance(answer, NodeError):
-                    raise answer
-                self._log.warning("%s: %s", operation, answer)
-            else:
-                answers[node.id] = answer
-        return answers
+        return await self._asks.ask_all(operation, arguments)
+
+    def _publish_to(self, node_id: str, make: Callable[[int], Envelope]) -> bool:
+        return self._publish(self._each + node_id, make)
 
     def _publish(self, topic: str, make: Callable[[int], Envelope]) -> bool:
         sequence = self._sequences.get(topic, 0) + 1
@@ -267,22 +261,29 @@ class Cluster:
             return
         try:
             envelope = envelopes.decode(data)
+            if envelope.origin == self.node:
+                raise EnvelopeError("malformed", "it names this process as its origin, in another encoding")
             if self._is_double(envelope):
                 raise EnvelopeError("double", f"{envelope.seq} of {envelope.origin} was here already")
         except EnvelopeError as exc:
             self._metrics.broker_dropped[exc.reason] += 1
-            self._log.debug("dropped what came from the broker: %s", exc)
+            level = logging.DEBUG if exc.reason == "double" else logging.WARNING
+            self._log.log(level, "dropped what came from the broker: %s", exc, extra={"kind": f"dropped {exc.reason}"})
             return
         try:
             self._handle(envelope)
         except Exception as exc:  # one message must not end the subscription
             self._metrics.broker_dropped["failed"] += 1
-            self._log.error("a message of node %s could not be handled: %r", envelope.origin, exc, exc_info=exc)
+            text = "a message of node %s could not be handled: %r"
+            self._log.error(text, envelope.origin, exc, exc_info=exc, extra={"kind": "not handled"})
 
     def _is_double(self, envelope: Envelope) -> bool:
         """Whether it was here already; what is missing before it is counted."""
         key = (envelope.origin, isinstance(envelope, Direct))
-        last = self._last.pop(key, None)
+        last = self._last.get(key)
+        if last is not None and envelope.seq - last > MAX_LOST:
+            raise EnvelopeError("malformed", f"it is number {envelope.seq} of {envelope.origin}, the last was {last}")
+        self._last.pop(key, None)
         is_double = last is not None and envelope.seq <= last
         if last is not None and not is_double:
             self._metrics.broker_lost += envelope.seq - last - 1
@@ -310,11 +311,9 @@ class Cluster:
             case Here():
                 self._told(envelope)
             case Ask():
-                task = asyncio.create_task(self._answer(envelope))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                self._asks.asked(envelope)
             case Answer():
-                self._answered(envelope)
+                self._asks.answered(envelope)
 
     def _deliver(self, message: Message) -> None:
         if self._local is None:
@@ -342,8 +341,13 @@ class Cluster:
             self._tell_one(beat.origin, self._local.describe())
 
     def _knows(self, node_id: str, info: Info) -> None:
-        if self.nodes.heard(node_id, info, time.monotonic()):
-            self._log.info("node %s (%s, pid %d) has joined", node_id, info.host, info.pid)
+        if not self.nodes.has_place(node_id):
+            self._metrics.broker_dropped["nodes"] += 1
+            text = "node %s (%s, pid %d) is not added: too many processes say that they belong to this gateway"
+            self._log.warning(text, node_id, info.host, info.pid, extra={"kind": "too many nodes"})
+        elif self.nodes.heard(node_id, info, time.monotonic()):
+            extra = {"kind": "joined", "burst": NODE_LINES}
+            self._log.info("node %s (%s, pid %d) has joined", node_id, info.host, info.pid, extra=extra)
 
     def _told(self, here: Here) -> None:
         self._knows(here.origin, here.info)
@@ -364,30 +368,3 @@ class Cluster:
         self._someone_left.set()
         self._unmet.discard(node_id)
         self._confirmations.gone(node_id)
-
-    async def _answer(self, ask: Ask) -> None:
-        operation = self._local.operations.get(ask.operation) if self._local is not None else None
-        value: Any = None
-        error = ""
-        try:
-            if operation is None:
-                raise NodeError(f"this process knows no {ask.operation[:40]!r}")
-            value = await operation(ask.arguments)
-        except GatewayError as exc:
-            error = str(exc)
-        except Exception as exc:
-            self._log.error("node %s asked for %s: %r", ask.origin, ask.operation, exc, exc_info=exc)
-            error = "it failed there, the log has the reason"
-        topic = self._each + ask.origin
-        if not self._publish(topic, lambda seq: Answer(VERSION, self.node, seq, ask.ask, value, error)):
-            error = "its answer cannot be sent, the log has the reason"
-            self._publish(topic, lambda seq: Answer(VERSION, self.node, seq, ask.ask, None, error))
-
-    def _answered(self, answer: Answer) -> None:
-        future = self._answers.get(answer.ask)
-        if future is None or future.done():
-            return
-        if answer.error:
-            future.set_exception(NodeError(f"node {answer.origin!r}: {answer.error}"))
-        else:
-            future.set_result(answer.value)

@@ -13,13 +13,14 @@ from wsgateway.cluster import Cluster
 from wsgateway.config import Settings
 from wsgateway.connection import Connection
 from wsgateway.envelopes import NODE_ID, Info
-from wsgateway.exceptions import MessageError, NodeError, NodeLate, check_close
+from wsgateway.exceptions import EnvelopeError, MessageError, NodeError, NodeLate, check_close
 from wsgateway.hub import Sending, Sent
 from wsgateway.logs import log_failures
 from wsgateway.masking import shown_headers, shown_parameters, shown_subprotocols
 from wsgateway.messages import encode
 from wsgateway.metrics import Metrics, Samples, samples
 from wsgateway.nodes import NodeState
+from wsgateway.operations import Close, Describe, Rows, Search, Send, arguments_of
 
 CHUNK = 2000
 """Connections that are searched without letting the loop serve others in between."""
@@ -220,14 +221,20 @@ class Directory:
     # What this process does for others
 
     async def _send(self, arguments: dict[str, Any]) -> list[Any]:
-        payload: bytes = arguments["payload"]
+        asked = arguments_of(Send, arguments)
+        payload = asked.payload
         read: dict[str, Callable[[], object]] = {
             "text": payload.decode,
             "bytes": lambda: payload,
             "json": lambda: json.loads(payload),
         }
-        message, data = read[arguments["kind"]](), json.loads(arguments["data"])
-        return list(await self._gateway.send(message, connections=arguments["ids"], data=data))
+        try:
+            message, data = read[asked.kind](), json.loads(asked.data)
+        except (ValueError, RecursionError) as exc:
+            raise EnvelopeError("arguments", str(exc)) from exc
+        if not isinstance(data, dict):
+            raise EnvelopeError("arguments", "data is not a JSON object")
+        return list(await self._gateway.send(message, connections=asked.ids, data=data))
 
     async def _totals(self, arguments: dict[str, Any]) -> dict[str, float]:
         del arguments
@@ -243,15 +250,15 @@ class Directory:
         }
 
     async def _search(self, arguments: dict[str, Any]) -> int:
-        return len(await self._matching(str(arguments["search"])))
+        return len(await self._matching(arguments_of(Search, arguments).search))
 
     async def _rows(self, arguments: dict[str, Any]) -> list[dict[str, Any]]:
-        found = await self._matching(str(arguments["search"]))
-        offset, limit = int(arguments["offset"]), min(int(arguments["limit"]), MAX_ROWS)
-        return [self._shown(conn) for conn in found[offset : offset + limit]]
+        asked = arguments_of(Rows, arguments)
+        found = await self._matching(asked.search)
+        return [self._shown(conn) for conn in found[asked.offset : asked.offset + min(asked.limit, MAX_ROWS)]]
 
     async def _describe(self, arguments: dict[str, Any]) -> dict[str, Any] | None:
-        conn = self._gateway.connections.get(str(arguments["id"]))
+        conn = self._gateway.connections.get(arguments_of(Describe, arguments).id)
         if conn is None:
             return None
         return {
@@ -262,8 +269,12 @@ class Directory:
         }
 
     async def _close(self, arguments: dict[str, Any]) -> int:
-        code, reason, ids = int(arguments["code"]), str(arguments["reason"]), arguments["ids"]
-        check_close(code, reason)
+        asked = arguments_of(Close, arguments)
+        code, reason, ids = asked.code, asked.reason, asked.ids
+        try:
+            check_close(code, reason)
+        except ValueError as exc:
+            raise EnvelopeError("arguments", str(exc)) from exc
         connections = self._gateway.connections
         chosen: Iterable[Connection | None] = connections if ids is None else map(connections.get, dict.fromkeys(ids))
         closing = [conn for conn in chosen if conn is not None]

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import msgspec
 
 from wsgateway.exceptions import EnvelopeError
+from wsgateway.limits import MAX_NODES
 
 VERSION = 1
 
@@ -15,18 +16,30 @@ MAX_ENVELOPE = 16 * 1024 * 1024
 NODE_ID = 8
 """Characters of a node's id, of which every id of its connections begins, with a point behind."""
 
-Id = Annotated[str, msgspec.Meta(min_length=NODE_ID, max_length=NODE_ID)]
+MAX_IDS = 500_000
+"""Connection ids in one envelope. An id has 31 characters, so that more of them do not fit into one."""
+
+MAX_ERROR = 1000
+"""Characters of the reason why another process has not done something."""
+
+_HEX = "0123456789abcdef"
+
+Id = Annotated[str, msgspec.Meta(pattern=rf"\A[{_HEX}]{{{NODE_ID}}}\Z")]
+"""A node's id. It becomes part of a topic, a key and a line of the log."""
+
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+Age = Annotated[float, msgspec.Meta(ge=0, le=2**33)]
+Name = Annotated[str, msgspec.Meta(max_length=255, pattern=r"\A[^\x00-\x1f\x7f-\x9f]*\Z")]
 
 
 class Info(msgspec.Struct, frozen=True, kw_only=True):
     """What a node says of itself. `age` is seconds since it began."""
 
-    host: str
-    pid: int
-    version: str
-    age: float
-    state: str
+    host: Name
+    pid: Annotated[int, msgspec.Meta(ge=0, le=2**32)]
+    version: Name
+    age: Age
+    state: Name
     connections: Count = 0
     messages_in: Count = 0
     messages_out: Count = 0
@@ -40,7 +53,7 @@ class _Envelope(msgspec.Struct, array_like=True, frozen=True):
     one topic, so that with it each has an id, and a receiver sees what is lost and what is there twice."""
 
     version: int
-    origin: Id
+    origin: Annotated[str, msgspec.Meta(min_length=NODE_ID, max_length=NODE_ID)]  # `decode` checks that it is an `Id`
     seq: Count
 
 
@@ -49,7 +62,7 @@ class Message(_Envelope, frozen=True, tag=1):
 
     payload: bytes
     is_text: bool
-    ids: list[str] | None = None
+    ids: Annotated[list[str], msgspec.Meta(max_length=MAX_IDS)] | None = None
     ask: Count = 0
 
 
@@ -72,14 +85,14 @@ class Beat(_Envelope, frozen=True, tag=3):
 class Leave(_Envelope, frozen=True, tag=4):
     """`node` has gone: the origin itself, or a process that the origin has seen die."""
 
-    node: str
+    node: Id
 
 
 class Ask(_Envelope, frozen=True, tag=5):
     """Something for one process to do, which it answers."""
 
     ask: Count
-    operation: str
+    operation: Annotated[str, msgspec.Meta(max_length=100)]
     arguments: dict[str, Any]
 
 
@@ -88,14 +101,14 @@ class Answer(_Envelope, frozen=True, tag=6):
 
     ask: Count
     value: Any
-    error: str = ""
+    error: Annotated[str, msgspec.Meta(max_length=MAX_ERROR)] = ""
 
 
 class Here(_Envelope, frozen=True, tag=7):
     """Told to one that is new: the origin lives too, and knows `peers`."""
 
     info: Info
-    peers: list[str]
+    peers: Annotated[list[Id], msgspec.Meta(max_length=MAX_NODES)]
 
 
 Direct = Ack | Ask | Answer | Here
@@ -128,6 +141,8 @@ def decode(data: bytes) -> Envelope:
         envelope = _decoder.decode(data)
     except (msgspec.MsgspecError, RecursionError, ValueError) as exc:
         raise EnvelopeError("malformed", str(exc)) from exc
+    if envelope.origin.strip(_HEX):  # a quarter of what the pattern costs, and here it is paid for each message
+        raise EnvelopeError("malformed", f"the origin {envelope.origin!r} is not the id of a node")
     if envelope.version != VERSION:
         raise EnvelopeError("version", f"version {envelope.version}, this process speaks {VERSION}")
     return envelope

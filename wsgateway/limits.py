@@ -77,6 +77,18 @@ BROKER_OUTBOX_MESSAGES = 10_000
 BROKER_OUTBOX_BYTES = 32 * 1024 * 1024
 """What may wait for a broker that is slow or away; past it the oldest is dropped."""
 
+MAX_NODES = 500
+"""Other processes of one gateway that are known, those that have gone lately too."""
+
+MAX_ASKED = 1000
+"""Things that one process does for the others at the same time; past them, the next is refused."""
+
+MAX_LOST = 10**9
+"""Envelopes of one process that may be lost in a row; a larger gap is a wrong number and not a loss."""
+
+NODE_LINES = 10
+"""Lines of the log per second for processes that join or are lost."""
+
 HEARTBEAT = 10.0
 """Seconds between two beats of a node."""
 
@@ -122,13 +134,20 @@ class Bucket:
         self._left -= 1
         return True
 
+    def skip(self, now: float) -> None:
+        """Let nothing accrue for the time until `now`."""
+        self._seen = now
+
 
 MAX_REMEMBERED = 10_000
 """Senders whose rate is remembered; past them, the one that was quiet longest is forgotten."""
 
 
 class Rates:
-    """A `Bucket` for each of many senders, by address or key. With a `rate` of 0 everything is allowed."""
+    """A `Bucket` for each of many senders, by address or key. With a `rate` of 0 everything is allowed.
+
+    What names a sender has a bounded length: `plain_address` cuts an address, and a key is one of the configured ones.
+    """
 
     def __init__(self, rate: float, burst: float) -> None:
         self._rate = rate
@@ -144,6 +163,12 @@ class Rates:
         if len(self._buckets) > MAX_REMEMBERED:
             self._buckets.popitem(last=False)
         return bucket.allows(now)
+
+    def skip(self, sender: Hashable, now: float) -> None:
+        """Let nothing accrue to `sender` for the time until `now`, as while what was allowed still runs."""
+        bucket = self._buckets.get(sender)
+        if bucket is not None:
+            bucket.skip(now)
 
 
 class Backlog:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from wsgateway.envelopes import Info
-from wsgateway.limits import LEASE
+from wsgateway.limits import LEASE, MAX_NODES
 
 SHOWN = 300.0
 """Seconds for which a node that is dead or has left is still shown."""
@@ -31,10 +31,23 @@ class Node:
 
 
 class Nodes:
-    """The other processes of one gateway, by id."""
+    """The other processes of one gateway, by id: at most `MAX_NODES`."""
 
     def __init__(self) -> None:
         self._nodes: dict[str, Node] = {}
+
+    def has_place(self, node_id: str) -> bool:
+        """Return whether the node is known or can be added. What has gone longest is forgotten for it."""
+        if node_id in self._nodes or len(self._nodes) < MAX_NODES:
+            return True
+        gone = min(
+            (node for node in self._nodes.values() if node.state is not NodeState.ALIVE),
+            key=lambda node: node.seen,
+            default=None,
+        )
+        if gone is not None:
+            del self._nodes[gone.id]
+        return gone is not None
 
     def heard(self, node_id: str, info: Info, now: float) -> bool:
         """A beat has come. Whether the node is new, or back."""

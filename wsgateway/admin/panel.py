@@ -94,7 +94,9 @@ class Panel:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self.sessions = Sessions(lambda: self.passwords.secret(repr((self._admin.token, self._admin.read_token))))
+        self.sessions = Sessions(
+            lambda: self.passwords.secret(repr((self._admin.token, self._admin.read_token))), self.passwords.has_ended
+        )
         self._viewers = 0
         views = Views(self.supervisor, self)
         self._app = Starlette(
@@ -169,6 +171,12 @@ class Panel:
         """What `password`, or a token in its place, opens."""
         found = await asyncio.to_thread(self.passwords.access_of, password)
         return max(found, self.rules.access_of(password))
+
+    async def end(self, session: Session) -> None:
+        """Log `session` out, in other processes with the same password file too, and after a restart."""
+        self.sessions.end(session)
+        if session.access is not Access.NONE:
+            await asyncio.to_thread(self.passwords.keep_ended, session.nonce, MAX_AGE)
 
     # Pages
 

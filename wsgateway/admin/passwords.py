@@ -1,11 +1,15 @@
-"""The panel's passwords, hashed with scrypt (RFC 7914) and kept in a file that only its owner may read. Knows nothing
-of sessions and pages."""
+"""The panel's passwords, hashed with scrypt (RFC 7914) and kept in a file that only its owner may read, with the
+sessions that were logged out. Knows nothing of cookies and pages."""
 
 import base64
 import hashlib
 import hmac
 import json
+import os
 import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +19,24 @@ from wsgateway.files import read_text
 from wsgateway.logs import logger
 from wsgateway.store import replace_file
 
-LOG2_N, R, P = 15, 8, 1
-"""scrypt's cost: 32 MB and about 80 ms for each try."""
+try:
+    import fcntl
+except ImportError:  # pragma: no cover  Windows
+    fcntl = None  # type: ignore[assignment]  # a module or nothing
+
+LOG2_N, R, P = 15, 8, 3
+"""scrypt's cost for new hashes: 32 MiB and about 250 ms for each try. OWASP's Password Storage Cheat Sheet names it as
+equal to N = 2^17, r = 8, p = 1, which needs 128 MiB."""
 
 MIN_LENGTH = 8
 MAX_LENGTH = 1024
 """Characters of a password."""
+
+MAX_ENDED = 2000
+"""Sessions that were logged out and are remembered; past them, the oldest is forgotten."""
+
+LOCK_TIMEOUT = 2.0
+"""Seconds that another process may keep the file locked; it replaces a small file."""
 
 
 def hash_password(password: str) -> str:
@@ -44,6 +60,12 @@ def matches(password: str, hashed: str) -> bool:
         return False
 
 
+def _is_weak(hashed: str) -> bool:
+    """Return whether a hash that matched took less work than a new one takes."""
+    log2_n, r, p = map(int, hashed.split(":")[1:4])
+    return (r * p << log2_n) < (R * P << LOG2_N)
+
+
 def _scrypt(password: str, salt: bytes, log2_n: int, r: int, p: int) -> bytes:
     memory = 128 * r * 2**log2_n
     if not (1 <= log2_n <= 20 and 1 <= r <= 32 and 1 <= p <= 16):
@@ -55,18 +77,62 @@ def _scrypt(password: str, salt: bytes, log2_n: int, r: int, p: int) -> bytes:
 def write_password(path: Path, password: str, access: Access) -> None:
     """Set the password for `access` in the file, which is made with mode 600. Raises `ValueError`, `OSError`."""
     hashed = hash_password(password)
-    kept = _read(path) if path.exists() else {}
-    kept.setdefault("secret", secrets.token_hex(32))
-    kept[access.name.lower()] = hashed
+    with _locked(path):
+        kept = _read(path) if path.exists() else {}
+        kept.setdefault("secret", secrets.token_hex(32))
+        kept[access.name.lower()] = hashed
+        _write(path, kept)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return the file's content. Raise `ValueError` or `OSError`."""
+    kept: Any = json.loads(read_text(path))
+    if isinstance(kept, dict):
+        ended = kept.get("ended", {})
+        texts = (value for name, value in kept.items() if name != "ended")
+        is_known = isinstance(ended, dict) and all(type(until) in (int, float) for until in ended.values())
+        if is_known and all(isinstance(text, str) for text in texts):
+            return kept
+    raise ValueError("it was not written by `wsgateway password`")
+
+
+def _write(path: Path, kept: dict[str, Any]) -> None:
     replace_file(path, json.dumps(kept, indent=2) + "\n", mode=0o600)
 
 
-def _read(path: Path) -> dict[str, str]:
-    """What the file holds. Raises `ValueError`, `OSError`."""
-    kept: Any = json.loads(read_text(path))
-    if not isinstance(kept, dict) or not all(isinstance(value, str) for value in kept.values()):
-        raise ValueError("it is no file of wsgateway password")
-    return kept
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Keep other processes from replacing the file at `path`, if it exists. Raise `TimeoutError`."""
+    deadline = time.monotonic() + LOCK_TIMEOUT
+    number = _lock(path)
+    while number is None:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{path} is locked by another process")
+        time.sleep(0.01)  # flock has no time limit
+        number = _lock(path)
+    try:
+        yield
+    finally:
+        if number >= 0:
+            os.close(number)
+
+
+def _lock(path: Path) -> int | None:
+    """Return a descriptor that holds the lock, -1 if there is nothing to lock, or None to try again."""
+    if fcntl is None:  # pragma: no cover  Windows
+        return -1
+    try:
+        number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return -1
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        is_current = os.path.samestat(os.fstat(number), path.stat())  # else it was replaced meanwhile
+    except OSError:
+        is_current = False
+    if not is_current:
+        os.close(number)
+    return number if is_current else None
 
 
 class Passwords:
@@ -76,9 +142,10 @@ class Passwords:
         """`full` and `read` are hashes, `path` the file, which need not be there."""
         self._given = {"full": full, "read": read}
         self._path = path
-        self._seen: tuple[float, int] | None = None
-        self._kept: dict[str, str] = {}
+        self._seen: tuple[int, int] | None = None
+        self._kept: dict[str, Any] = {}
         self._is_broken = False
+        self._has_warned = False
         self._own_secret = secrets.token_hex(32)
 
     def use(self, admin: AdminSettings, folder: Path) -> None:
@@ -95,15 +162,47 @@ class Passwords:
     def secret(self, more: str = "") -> str:
         """What signs sessions: it changes, and so ends them, with every password, and with `more`."""
         self._look()
-        base = self._kept.get("secret", self._own_secret)
+        base: str = self._kept.get("secret", self._own_secret)
         return hashlib.sha256("\n".join((base, *self._hashes().values(), more)).encode()).hexdigest()
 
     def access_of(self, password: str) -> Access:
-        """What somebody may do who knows `password`. Takes 80 ms for each that is set: call it in a thread."""
+        """Return the access that `password` gives. Takes 250 ms for each password that is set: call it in a thread."""
         self._look()
         hashes = self._hashes()
         found = [access for access in (Access.READ, Access.FULL) if matches(password, hashes[access.name.lower()])]
-        return max(found, default=Access.NONE)
+        best = max(found, default=Access.NONE)
+        if found and not self._has_warned and _is_weak(hashes[best.name.lower()]):
+            self._has_warned = True
+            logger.warning(
+                "the panel's password has a hash of less work than new ones: set it again, wsgateway password"
+            )
+        return best
+
+    def has_ended(self, nonce: str) -> bool:
+        """Return whether the file says that the session with this nonce was logged out."""
+        self._look()
+        return nonce in self._kept.get("ended", ())
+
+    def keep_ended(self, nonce: str, seconds: float) -> None:
+        """Write into the file that the session with this nonce was logged out, and was valid for `seconds` more.
+
+        Without a file nothing is written: the secret that signs sessions ends with the process. Blocks: call it in a
+        thread.
+        """
+        path, now = self._path, time.time()
+        if path is None or not path.exists():
+            return
+        try:
+            with _locked(path):
+                kept = _read(path)
+                ended = {known: until for known, until in kept.get("ended", {}).items() if until > now}
+                ended[nonce] = round(now + seconds)
+                kept["ended"] = dict(list(ended.items())[-MAX_ENDED:])
+                _write(path, kept)
+        except (OSError, ValueError) as exc:
+            logger.error(
+                "%s cannot be written, so a session that was logged out is valid again after a restart: %s", path, exc
+            )
 
     def _hashes(self) -> dict[str, str]:
         return {name: self._given[name] or self._kept.get(name, "") for name in ("full", "read")}
@@ -116,7 +215,7 @@ class Passwords:
         except OSError:
             self._kept, self._seen, self._is_broken = {}, None, False
             return
-        seen = (found.st_mtime, found.st_ino)
+        seen = (found.st_mtime_ns, found.st_ino)
         if seen == self._seen:
             return
         self._seen = seen

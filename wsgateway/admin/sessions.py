@@ -1,14 +1,20 @@
 """Who is logged in: signed cookies, tokens against forged requests (CSRF), and how often a password may be tried."""
 
+import asyncio
 import secrets
 import time
-from collections import OrderedDict
-from collections.abc import Callable
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from itsdangerous import BadSignature, Signer, URLSafeTimedSerializer
 
+from wsgateway.addresses import is_loopback, peer_of, plain_address
+from wsgateway.admin.passwords import MAX_ENDED
 from wsgateway.auth import Access
+from wsgateway.limits import Rates
 
 COOKIE = "wsgateway_session"
 
@@ -17,7 +23,17 @@ MAX_AGE = 12 * 3600
 
 TRIES = 5
 TRIES_PER_SECOND = 0.2
-"""Tries of a password for one address: so many at once, then so many a second."""
+"""Tries of a password for one address: burst, and how many per second after it."""
+
+TRIES_AT_ONCE = 2
+"""Passwords of one address that are tried at the same time. More are refused and not counted, so a burst of wrong ones
+leaves some of `TRIES` for the right one."""
+
+MAX_LOGINS = 2
+"""Passwords that are tried at the same time; each takes 32 MiB and a thread. The rest wait in order."""
+
+MAX_WAITING = 100
+"""Log-ins that wait or are tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,20 +45,23 @@ class Session:
 
 
 class Sessions:
-    """`secret` tells what signs them; when it changes, all end."""
+    """`secret` tells what signs them; when it changes, all end. `has_ended` knows nonces that others have ended."""
 
-    def __init__(self, secret: Callable[[], str]) -> None:
+    def __init__(self, secret: Callable[[], str], has_ended: Callable[[str], bool] = lambda nonce: False) -> None:
         self._secret = secret
-        self._ended: OrderedDict[str, float] = OrderedDict()
+        self._has_ended = has_ended
+        self._ended: OrderedDict[str, None] = OrderedDict()
 
     def begin(self, access: Access = Access.NONE) -> Session:
         return Session(secrets.token_urlsafe(16), access)
 
     def end(self, session: Session) -> None:
-        """Log out: the cookie is worth nothing from now on, whoever has a copy of it."""
-        now = time.monotonic()
-        self._ended[session.nonce] = now + MAX_AGE
-        while self._ended and next(iter(self._ended.values())) < now:
+        """Log out: no copy of the cookie is valid from now on. At most `MAX_ENDED` are remembered, so a session that
+        was never logged in is not: it gives nothing that a new one does not give."""
+        if session.access is Access.NONE:
+            return
+        self._ended[session.nonce] = None
+        if len(self._ended) > MAX_ENDED:
             self._ended.popitem(last=False)
 
     def cookie_of(self, session: Session) -> str:
@@ -54,7 +73,7 @@ class Sessions:
             nonce, access = self._serializer().loads(cookie, max_age=MAX_AGE)
         except BadSignature:
             return None
-        return None if nonce in self._ended else Session(nonce, Access(access))
+        return None if nonce in self._ended or self._has_ended(nonce) else Session(nonce, Access(access))
 
     def csrf_of(self, session: Session) -> str:
         """What every form of the session carries, and no foreign page can know."""
@@ -68,3 +87,49 @@ class Sessions:
 
     def _signer(self) -> Signer:
         return Signer(self._secret(), salt="wsgateway.csrf")
+
+
+class TooManyTries(Exception):  # noqa: N818  named as the answer 429 is
+    """A password that is not tried now."""
+
+
+class Tries:
+    """Limits how often passwords are tried: by one sender, at the same time, and in all."""
+
+    def __init__(self) -> None:
+        self._rates = Rates(TRIES_PER_SECOND, TRIES)
+        self._waiting: Counter[str] = Counter()
+        self._slots = asyncio.Semaphore(MAX_LOGINS)
+
+    @asynccontextmanager
+    async def slot(self, sender: str) -> AsyncIterator[None]:
+        """Wait until a password of `sender` may be tried. Raise `TooManyTries` immediately if it may not."""
+        if self._waiting[sender] >= TRIES_AT_ONCE or self._waiting.total() >= MAX_WAITING:
+            raise TooManyTries
+        if not self._rates.allows(sender, time.monotonic()):
+            raise TooManyTries
+        self._waiting[sender] += 1
+        try:
+            async with self._slots:
+                yield
+        finally:
+            self._rates.skip(sender, time.monotonic())  # a slow machine allows no more tries than a fast one
+            self._waiting[sender] -= 1
+            if not self._waiting[sender]:
+                del self._waiting[sender]
+
+
+def sender_of(scope: Mapping[str, Any]) -> str:
+    """Return the address whose tries count together.
+
+    That is the peer's if it is on loopback or a Unix socket (then empty), because any process of the host can send a
+    forwarded header. Elsewhere a header is believed only if the operator has named the proxy.
+    """
+    peer = peer_of(scope).host
+    return peer if not peer or is_loopback(peer) else client_of(scope)
+
+
+def client_of(scope: Mapping[str, Any]) -> str:
+    """Return the client's address for the log, as forwarded headers name it."""
+    client = scope.get("client")
+    return plain_address(client[0]) if client else "a Unix socket"

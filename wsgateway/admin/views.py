@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from wsgateway.admin.forms import changes_in, form_of, sorted_mistakes
-from wsgateway.admin.sessions import COOKIE, TRIES, TRIES_PER_SECOND, Session, Sessions
+from wsgateway.admin.sessions import COOKIE, Session, Sessions, TooManyTries, Tries, client_of, sender_of
 from wsgateway.auth import Access
 from wsgateway.config import Settings, Startup
 from wsgateway.exceptions import (
@@ -25,8 +25,7 @@ from wsgateway.exceptions import (
     StartError,
 )
 from wsgateway.instances import Supervisor
-from wsgateway.limits import Rates
-from wsgateway.logs import LEVELS, logger, tail
+from wsgateway.logs import LEVELS, ThinnedLog, logger, tail
 from wsgateway.messages import decode_json
 from wsgateway.routes import query_int
 from wsgateway.supervised import Guest, Instance
@@ -41,9 +40,6 @@ LOG_LINES = 300
 
 WAIT = 2.0
 """Seconds in which what an action is refused for is found; what takes longer is seen in the states."""
-
-MAX_LOGINS = 4
-"""Passwords that are tried at once; each takes 32 MB and a thread, 80 ms for each password that is set."""
 
 
 class Refused(Exception):  # noqa: N818  as `wsgateway.Refused`
@@ -120,6 +116,8 @@ class LogIn(Protocol):
 
     async def access_for(self, password: str) -> Access: ...
 
+    async def end(self, session: Session) -> None: ...
+
     def remember(self, response: Response, visit: Visit, session: Session) -> None: ...
 
 
@@ -138,8 +136,8 @@ class Views:
     def __init__(self, supervisor: Supervisor, log_in: LogIn) -> None:
         self._supervisor = supervisor
         self._log_in = log_in
-        self._tries = Rates(TRIES_PER_SECOND, TRIES)
-        self._trying = 0
+        self._tries = Tries()
+        self._log = ThinnedLog({})
         self._looks: dict[str, tuple[float, int, int]] = {}
 
     # Gateways
@@ -366,27 +364,27 @@ class Views:
         return visit.page("login.html", status=status, problem=problem)
 
     async def log_in(self, visit: Visit) -> Response:
-        client = visit.request.client
-        address = client.host if client else ""
-        if self._trying >= MAX_LOGINS or not self._tries.allows(address, time.monotonic()):
+        scope = visit.request.scope
+        client = client_of(scope)
+        try:
+            async with self._tries.slot(sender_of(scope)):
+                access = await self._log_in.access_for(visit.field("password"))
+        except TooManyTries:
+            self._log.warning("panel: too many passwords tried from %s", client, extra={"kind": "many tries"})
             response = await self.login(visit, problem="Too many tries: wait some seconds, then try again.", status=429)
             response.headers["retry-after"] = "5"
             return response
-        self._trying += 1
-        try:
-            access = await self._log_in.access_for(visit.field("password"))
-        finally:
-            self._trying -= 1
         if access is Access.NONE:
-            logger.warning("panel: wrong password from %s", address)
+            self._log.warning("panel: wrong password from %s", client, extra={"kind": "wrong password"})
             return await self.login(visit, problem="This is not the password.", status=401)
         response = visit.to("/")
         self._log_in.remember(response, visit, self._log_in.sessions.begin(access))
-        logger.info("panel: logged in from %s, %s", address, "to read" if access is Access.READ else "with full rights")
+        logger.info("panel: logged in from %s, %s", client, "to read" if access is Access.READ else "with full rights")
+        await self._log_in.end(visit.session)  # the browser forgets that cookie
         return response
 
     async def log_out(self, visit: Visit) -> Response:
-        self._log_in.sessions.end(visit.session)
+        await self._log_in.end(visit.session)
         response = visit.to("/login")
         response.delete_cookie(COOKIE, path=visit.base or "/")
         return response

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
-import nats
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error
@@ -19,6 +18,21 @@ UNCONFIRMED = 1024 * 1024
 """Bytes that are given to the client until the server has to confirm them: it keeps whatever it cannot write."""
 
 
+class _Client(Client):
+    """nats-py's, which would send its password in the clear where `tls://` is asked for and the server has no TLS."""
+
+    def _connect_command(self) -> bytes:
+        assert self._current_server is not None
+        if self._current_server.uri.scheme == "tls" and not self._server_info.get("tls_required"):
+            raise Error("the server does not offer TLS: write nats:// to connect without, or set up TLS there")
+        return super()._connect_command()
+
+    def abandon(self) -> None:
+        """Close the socket of a connect that has failed, which nats-py leaves open."""
+        if self._transport:
+            self._transport.close()  # type: ignore[no-untyped-call]  # nats-py's
+
+
 class NatsLink:
     def __init__(self) -> None:
         self._client: Client | None = None
@@ -31,15 +45,21 @@ class NatsLink:
 
     async def open(self, servers: Sequence[str], topics: Sequence[str]) -> None:
         """Connect and subscribe. Raises `Error`, `OSError`, `TimeoutError`."""
-        self._client = await nats.connect(
-            list(servers),
-            allow_reconnect=False,
-            max_reconnect_attempts=1,  # 0 would be for ever, at the first connect too
-            reconnect_time_wait=0,
-            connect_timeout=TIMEOUT,
-            error_cb=self._failed,
-            closed_cb=self._closed,
-        )
+        client = _Client()
+        try:
+            await client.connect(
+                list(servers),
+                allow_reconnect=False,
+                max_reconnect_attempts=1,  # 0 would be for ever, at the first connect too
+                reconnect_time_wait=0,
+                connect_timeout=TIMEOUT,
+                error_cb=self._failed,
+                closed_cb=self._closed,
+            )
+        except BaseException:
+            client.abandon()
+            raise
+        self._client = client
         for topic in topics:
             await self._client.subscribe(topic, cb=self._received)
         await self._client.flush(TIMEOUT)

@@ -58,9 +58,19 @@ def opener(url: str) -> Open:
     if url.startswith("unix://") and not urlsplit(url).path:
         raise ValueError("it names no socket, as unix:///run/redis.sock does")
 
+    checks: dict[str, Any] = {}
+    if url.startswith("rediss://"):  # redis-py before 6 takes any valid certificate for every host
+        checks = {"ssl_check_hostname": ("ssl_cert_reqs", "none") not in parse_qsl(urlsplit(url).query)}
+
     def client(timeout: float | None) -> "Redis":
+        """What `url` says of these options counts."""
         return Redis.from_url(
-            url, protocol=2, socket_timeout=timeout, socket_connect_timeout=TIMEOUT, retry=Retry(NoBackoff(), 0)
+            url,
+            protocol=2,
+            socket_timeout=timeout,
+            socket_connect_timeout=TIMEOUT,
+            retry=Retry(NoBackoff(), 0),
+            **checks,
         )
 
     async def open_link(topics: Sequence[str]) -> Link:
