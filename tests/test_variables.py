@@ -5,6 +5,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.ports import free_port
 from tests.processes import run, serving
 from wsgateway.exceptions import ConfigError
 from wsgateway.layers import admin_settings, load
@@ -125,6 +126,17 @@ def test_an_empty_key_turns_keyless_access_off_unless_it_is_written_down(variabl
     assert local_access()
 
 
+@pytest.mark.parametrize("variable", [name for name, is_admin in SECRETS.items() if is_admin])
+def test_an_empty_token_turns_keyless_access_of_the_admin_interface_off(variable: str, tmp_path: Path) -> None:
+    def local_access(tables: dict[str, object] | None = None, **more: str) -> bool | None:
+        return admin_settings({"admin": tables or {}}, tmp_path, {variable: "", **more}, {}).local_access
+
+    assert local_access() is False
+    assert local_access({"local_access": True}) is True
+    assert local_access(WSGATEWAY_ADMIN_LOCAL_ACCESS="true") is True
+    assert local_access(WSGATEWAY_ADMIN_LOCAL_ACCESS="") is False
+
+
 def test_an_empty_variable_takes_nothing_away_from_the_file(tmp_path: Path) -> None:
     (tmp_path / "wsgateway.toml").write_text(
         'api_key = ["from the file"]\nhost = "127.0.0.2"\nport = 1\nallowed_origins = ["https://a.example"]\n'
@@ -196,6 +208,16 @@ def test_a_server_with_an_empty_key_answers_nobody(variable: str, tmp_path: Path
         assert httpx.post(f"{served.url}/send", json={"message": 1}).status_code == 403
         assert httpx.get(f"{served.url}/health").status_code == 200
         assert f"{variable} is empty" in served.stderr
+
+
+@pytest.mark.parametrize("variable", ["WSGATEWAY_ADMIN_TOKEN", "WSGATEWAY_ADMIN_PASSWORD_HASH"])
+def test_an_admin_interface_with_an_empty_token_answers_nobody(variable: str, tmp_path: Path) -> None:
+    port = free_port()
+    with serving("--admin-port", str(port), cwd=tmp_path, env={variable: ""}) as served:
+        assert httpx.get(f"http://127.0.0.1:{port}/api/gateways").status_code == 403
+        assert httpx.get(f"http://127.0.0.1:{port}/").status_code == 403
+        assert f"{variable} is empty" in served.stderr
+        assert httpx.get(f"{served.url}/info").status_code == 200  # which is another door
 
 
 def test_check_and_doctor_show_what_is_empty_or_ignored(tmp_path: Path) -> None:

@@ -152,6 +152,8 @@ def admin_settings(
             take(name, flags[name], flag(name), text=isinstance(flags[name], str))
     if mistakes:
         raise ConfigError(mistakes)
+    if variables.empty_secret(of_admin=True) is not None and values.get("local_access") is None:
+        values["local_access"] = False
     return AdminSettings(**values)
 
 

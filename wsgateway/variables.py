@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from wsgateway.config import ADMIN_SPECS, ENV, SPECS, nearest, parts_of
+from wsgateway.config import ADMIN_SPECS, ENV, SPECS, is_switch, nearest, parts_of
 from wsgateway.files import read_text
 
 CONFIG = ENV + "CONFIG"
@@ -121,12 +121,13 @@ def _line_about_empty(variable: str) -> Iterator[str]:
     """Yield a line about an empty variable, unless it is one of a number, which has its default then."""
     name = _FILES.get(variable) or _VARIABLES.get(variable)
     if _is_of_secret(variable):
-        owner = "the admin interface" if variable.startswith(ENV + "ADMIN_") else "the gateway"
+        is_admin = variable.startswith(ENV + "ADMIN_")
+        owner, place = ("the admin interface", " below [admin]") if is_admin else ("the gateway", "")
         yield (
             f"{variable} is empty and counts as not set; {owner} does not let callers on this host in without a key "
-            "either, unless local_access = true is written down"
+            f"either, unless local_access = true is written down{place}"
         )
-    elif name is None or not isinstance(_SETTINGS[name].default, (bool, int, float)):
+    elif name is None or not (isinstance(_SETTINGS[name].default, (int, float)) or is_switch(_SETTINGS[name])):
         yield f"{variable} is empty and counts as not set"
 
 
