@@ -265,15 +265,15 @@ def test_a_body_that_is_cut_off_is_an_os_error() -> None:
 # TLS
 
 
-async def test_a_certificate_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with OwnServerTls()(Gateway(api_key=KEY)) as url:
+async def test_a_certificate_is_checked(tmp_path: Path) -> None:
+    async with OwnServerTls()(Gateway(api_key=KEY)) as url:  # which patches SSL_CERT_FILE meanwhile
         assert (await asend(f"{url}/send", "hi", api_key=KEY)).recipients == 0
         assert await handshake(f"{url}/ws") == (101, "")
         with pytest.raises(ssl.SSLCertVerificationError):
             await asend(f"{url.replace('127.0.0.1', '127.1')}/send", "hi", api_key=KEY)
         trustme.CA().cert_pem.write_to_path(tmp_path / "other.pem")
-        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "other.pem"))
-        with pytest.raises(ssl.SSLCertVerificationError):
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(ssl.SSLCertVerificationError):
+            patch.setenv("SSL_CERT_FILE", str(tmp_path / "other.pem"))
             await asend(f"{url}/send", "hi", api_key=KEY)
         with pytest.raises(OSError):
             await asend(f"{url.replace('https', 'http')}/send", "hi", api_key=KEY)

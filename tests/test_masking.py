@@ -220,7 +220,7 @@ def formatted(text: str) -> None:
 
 def rules(text: str) -> None:
     scope = {
-        "headers": [(b"host", text.encode()), (b"origin", text.encode()), (b"cookie", text.encode())],
+        "headers": [(name, text.encode()) for name in (b"host", b"origin", b"cookie", text.lower().encode())],
         "scheme": "ws",
         "client": ("127.0.0.1", 1),
         "server": ("127.0.0.1", 1),
