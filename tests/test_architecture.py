@@ -9,8 +9,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "wsgateway"
 
 LEVELS = [
-    ["addresses", "exceptions", "metrics", "logs"],
-    ["messages", "config", "layers"],
+    ["addresses", "exceptions", "metrics", "logs", "loops", "unawaited"],
+    ["encoding", "messages", "config", "layers"],
     ["auth", "limits", "recordings", "envelopes", "findings"],
     [
         "brokers",
@@ -48,6 +48,7 @@ ORDER = {module: (height, place) for height, level in enumerate(LEVELS) for plac
 
 DOORWAYS = {
     "starlette": {
+        "connection",
         "scopes",
         "api",
         "wire",
@@ -68,13 +69,24 @@ DOORWAYS = {
     "jinja2": {"admin.panel"},
     "itsdangerous": {"admin.sessions"},
     "anyio": {"transports", "publisher", "client", "testing"},
-    "msgspec": {"envelopes"},
+    "msgspec": {"encoding", "envelopes"},
     "zmq": {"brokers.ipc"},
     "redis": {"brokers.redis"},
     "nats": {"brokers.nats"},
 }
 
-PURE = {"addresses", "exceptions", "metrics", "messages", "auth", "limits", "envelopes", "nodes", "findings"}
+PURE = {
+    "addresses",
+    "exceptions",
+    "metrics",
+    "encoding",
+    "messages",
+    "auth",
+    "limits",
+    "envelopes",
+    "nodes",
+    "findings",
+}
 IMPURE = {"asyncio", "anyio", "socket", "time", "threading", "os", "logging"}
 
 MODULES = sorted(
