@@ -220,9 +220,7 @@ class AsgiTransport:
 
     def __init__(self, parts: Parts, scope: Scope, *, path: str) -> None:
         self._parts = parts
-        self.conn = Connection(
-            scope, path=path, settings=parts.settings, metrics=parts.metrics, transport=self, node=parts.node
-        )
+        self.conn = parts.connection(scope, path=path, transport=self)
         self.lane = Lane(parts.events)
         self._loop = asyncio.get_running_loop()
         self._woken: asyncio.Future[None] | None = None
