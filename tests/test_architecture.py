@@ -20,8 +20,10 @@ LEVELS = [
         "logs",
         "masking",
         "files",
+        "loops",
+        "unawaited",
     ],
-    ["messages", "config", "variables", "layers"],
+    ["encoding", "messages", "config", "variables", "layers"],
     ["auth", "limits", "frames", "recordings", "envelopes", "findings"],
     [
         "operations",
@@ -67,6 +69,7 @@ ORDER = {module: (height, place) for height, level in enumerate(LEVELS) for plac
 DOORWAYS = {
     "starlette": {
         "proxy_headers",
+        "connection",
         "scopes",
         "api",
         "wire",
@@ -95,7 +98,7 @@ DOORWAYS = {
     "jinja2": {"admin.panel"},
     "itsdangerous": {"admin.sessions"},
     "anyio": {"transports", "publisher", "client", "testing"},
-    "msgspec": {"envelopes", "operations"},
+    "msgspec": {"encoding", "envelopes", "operations"},
     "zmq": {"brokers.ipc"},
     "redis": {"brokers.redis"},
     "nats": {"brokers.nats"},
@@ -109,6 +112,7 @@ PURE = {
     "frames",
     "masking",
     "metrics",
+    "encoding",
     "messages",
     "auth",
     "limits",

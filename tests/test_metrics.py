@@ -1,6 +1,7 @@
 from prometheus_client.parser import text_string_to_metric_families
 
-from wsgateway.metrics import Histogram, Metrics, prometheus_text, samples
+from wsgateway import connection, wire
+from wsgateway.metrics import OWN_CODES, Histogram, Metrics, prometheus_text, samples
 
 
 def test_every_family_is_named_and_labels_are_escaped() -> None:
@@ -35,3 +36,14 @@ def test_a_value_on_a_bound_counts_below_it() -> None:
     histogram = Histogram((1.0, 2.0))
     histogram.observe(1.0)
     assert histogram.buckets == [1, 0, 0]
+
+
+def test_clients_cannot_create_a_series_for_each_close_code() -> None:
+    metrics = Metrics()
+    for code in (*range(3000), *range(3000, 5000), 65535, -1):
+        metrics.count_close(code)
+    assert metrics.closes == {**{str(code): 1 for code in (*range(1000, 1016), 3008, 3013)}, "other": 4984}
+
+
+def test_every_code_of_the_gateway_has_a_series_of_its_own() -> None:
+    assert set(OWN_CODES) == {connection.SLOW, wire.TOO_MANY}

@@ -1,21 +1,27 @@
 """One client: what its request carried, and its outbox. Knows neither sockets nor listeners: bytes are carried by a
 transport, which is told through `wake` that there is something to do."""
 
-import asyncio
+import reprlib
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from threading import get_ident
 from typing import Any, Protocol
 from urllib.parse import parse_qsl
+
+from starlette.requests import HTTPConnection
 
 from wsgateway.addresses import plain_address
 from wsgateway.config import Settings, SlowPolicy
 from wsgateway.exceptions import check_close
 from wsgateway.limits import Backlog
+from wsgateway.logs import GatewayLog
+from wsgateway.loops import Home, call_from_thread, wrong_loop
 from wsgateway.messages import Frame, encode
 from wsgateway.metrics import Metrics
 from wsgateway.recordings import Recording
+from wsgateway.unawaited import WatchedCoroutine, marked
 
 SLOW = 3008
 """Close code for a client that does not read fast enough. It may come back."""
@@ -88,7 +94,7 @@ class Connection:
         "_close",
         "_deflates",
         "_head",
-        "_loop",
+        "_home",
         "_metrics",
         "_on_close",
         "_outbox",
@@ -119,6 +125,7 @@ class Connection:
         settings: Settings,
         metrics: Metrics,
         transport: Transport,
+        home: Home | None = None,
         node: str = "",
     ) -> None:
         client = scope.get("client")
@@ -132,7 +139,7 @@ class Connection:
         self._head = b"\n".join(b"%b:%b" % header for header in scope["headers"])
         self._state: State | None = None
         self._transport = transport
-        self._loop = asyncio.get_running_loop()
+        self._home = home or Home()
         self._metrics = metrics
         self._policy = settings.slow_policy
         self._outbox: deque[Frame] | None = None  # made when a frame has to wait, an empty deque takes 700 bytes
@@ -148,7 +155,8 @@ class Connection:
         self.recording: Recording | None = None
 
     def __repr__(self) -> str:
-        return f"<Connection {self.id} {self.path!r} {'open' if self.is_open else 'closed'}>"
+        state = "open" if self.is_open else "closed"
+        return f"<Connection {self.id} {self.path!r} user={short(self.user)} address={self.address!r} {state}>"
 
     # What the request carried
 
@@ -164,8 +172,7 @@ class Connection:
 
     @property
     def headers(self) -> Headers:
-        pairs = (line.partition(b":") for line in self._head.split(b"\n") if line)
-        return Headers((name, value) for name, _, value in pairs)
+        return Headers(self._raw_headers())
 
     @property
     def query(self) -> dict[str, str]:
@@ -174,9 +181,12 @@ class Connection:
 
     @property
     def cookies(self) -> dict[str, str]:
-        """The request's cookies (RFC 6265 5.4)."""
-        pairs = (pair.partition("=") for pair in self.headers.get("cookie", "").split(";"))
-        return {name.strip(): value.strip().strip('"') for name, equals, value in pairs if equals}
+        """The request's cookies, the same as Starlette's `request.cookies`: without quotes, and unescaped."""
+        return HTTPConnection({"type": "websocket", "headers": self._raw_headers()}).cookies
+
+    def _raw_headers(self) -> list[tuple[bytes, bytes]]:
+        pairs = (line.partition(b":") for line in self._head.split(b"\n") if line)
+        return [(name.lower(), value) for name, _, value in pairs]
 
     @property
     def subprotocols(self) -> tuple[str, ...]:
@@ -209,21 +219,31 @@ class Connection:
         """Send `message` past the listener. Waits for nothing.
 
         True when the outbox took it, False when the connection is closed or the message was dropped by
-        `slow_policy`. Raises `MessageError`, a `ValueError`, if it cannot be encoded. None sends nothing.
+        `slow_policy`. Raises `MessageError`, a `ValueError`, if it cannot be encoded, and `RuntimeError` on another
+        event loop than the gateway's. None sends nothing.
         """
+        home = self._home
+        if get_ident() != home.thread or not home.loop.is_running():  # `is_here`, without another call
+            raise wrong_loop("conn.send", "in a thread, use conn.send_from_thread(...)")
         frame = encode(message)
         return frame is not None and self.send_frame(frame)
 
     def send_from_thread(self, message: object) -> bool:
-        """`send`, for a `def` hook or any other thread than the loop's."""
-        loop = other_loop(self._loop)
-        return asyncio.run_coroutine_threadsafe(self.send(message), loop).result()
+        """`send`, for a `def` hook or any other thread than the loop's. Raise `RuntimeError` if the loop has ended."""
+        return call_from_thread(self._home, lambda: self.send(message))
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Begin to close: what is in the outbox still goes out, nothing more is taken. A second call does nothing.
 
-        Raises `ValueError` for a code that a server may not send, or a reason of more than 123 bytes.
+        Raises `ValueError` for a code that a server may not send, or a reason of more than 123 bytes, and
+        `RuntimeError` on another event loop than the gateway's.
         """
+        if not self._home.is_here():
+            raise wrong_loop(
+                "conn.close",
+                "call it in an async def hook, or in a thread with "
+                "asyncio.run_coroutine_threadsafe(conn.close(...), loop), where loop is the gateway's",
+            )
         check_close(code, reason)
         if self._close is None and self._on_close is None:
             raise RuntimeError("the connection is not open yet; to turn a client away, raise Refused(...)")
@@ -346,12 +366,34 @@ class Connection:
         return self._close
 
 
-def other_loop(loop: asyncio.AbstractEventLoop) -> asyncio.AbstractEventLoop:
-    """`loop`, unless it runs in this very thread, which would wait for itself."""
+class WatchedConnection(Connection):
+    """A connection in development mode: a `send` or `close` that is not awaited is named in the gateway's log."""
+
+    __slots__ = ("_log",)
+
+    def __init__(self, *args: Any, log: GatewayLog, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._log = log
+
+    @marked
+    def send(self, message: object) -> Coroutine[Any, Any, bool]:
+        return WatchedCoroutine(super().send(message), self._log, what="conn.send", conn=self.id, depth=2)
+
+    @marked
+    def close(self, code: int = 1000, reason: str = "") -> Coroutine[Any, Any, None]:
+        return WatchedCoroutine(super().close(code, reason), self._log, what="conn.close", conn=self.id, depth=2)
+
+
+MAX_SHOWN = 60
+"""Characters of a value that a `repr` shows."""
+
+
+def short(value: object) -> str:
+    """Return `repr(value)`, cut to `MAX_SHOWN` characters. Never raise, whatever the value's own `repr` does."""
+    if isinstance(value, (str, bytes)):
+        value = value[:MAX_SHOWN]  # a long one takes milliseconds
     try:
-        here = asyncio.get_running_loop()
-    except RuntimeError:
-        return loop
-    if here is loop:
-        raise RuntimeError("send_from_thread was called on the event loop, where it would wait for itself: await send")
-    return loop
+        text = reprlib.repr(value) if isinstance(value, (dict, list, tuple, set)) else repr(value)
+    except Exception as exc:
+        text = f"<{type(value).__name__}, whose repr raised {type(exc).__name__}>"
+    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + "…"

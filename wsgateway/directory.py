@@ -196,14 +196,15 @@ class Directory:
         """
         if message is None:
             raise MessageError("there is none")  # it could not be told from one that the listener drops
-        frame = encode(message)
+        frame, data_frame = encode(message), encode(data or {})
         assert frame is not None
+        assert data_frame is not None
         ids = None if connections is None else [str(getattr(item, "id", item)) for item in connections]
         arguments = {
             "payload": frame.payload,  # as it is on the wire: MessagePack has no integers past 64 bits
             "kind": "text" if isinstance(message, str) else "bytes" if frame.text is None else "json",
             "ids": ids,
-            "data": json.dumps(data or {}),
+            "data": data_frame.text,
         }
         settings = self._gateway.settings
         refused = NodeError("none of the processes that serve this gateway can be reached")

@@ -2,13 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextvars import ContextVar
 from typing import Any
 
 from wsgateway.cluster import Cluster
 from wsgateway.config import Settings
-from wsgateway.connection import Connection
+from wsgateway.connection import Connection, short
 from wsgateway.exceptions import HookError, MessageError, Refused
 from wsgateway.hub import Hub, Sent
 from wsgateway.lanes import Call, Event, EventGateway, Lane, Turns
@@ -16,7 +16,7 @@ from wsgateway.limits import MAX_CLOSE_HOOKS, MAX_NESTED_SENDS
 from wsgateway.listeners import Listener
 from wsgateway.logs import GatewayLog
 from wsgateway.masking import shown_subprotocols
-from wsgateway.messages import encode
+from wsgateway.messages import Frame, encode
 from wsgateway.metrics import Metrics
 
 _current_call: ContextVar[Call | None] = ContextVar("wsgateway_current_call", default=None)
@@ -103,7 +103,7 @@ class Events:
 
     def closed(self, conn: Connection, lane: Lane, code: int, reason: str) -> None:
         """`conn` has ended. Called exactly once for each `opened`."""
-        self._metrics.closes[str(code)] += 1
+        self._metrics.count_close(code)
         self._count -= 1
         if conn.recording is not None:
             conn.recording.add("closed", None, f"{code} {reason}".rstrip())
@@ -126,7 +126,9 @@ class Events:
         Raises `MessageError` if it cannot be encoded, `HookError` if the hook failed, `RecursionError` if it is
         sent from within too many hooks.
         """
-        encode(message)
+        frame = encode(message)
+        if connections is not None and not isinstance(connections, Collection):
+            connections = list(connections)  # the hook may read it too, and an iterator is empty then
         outer = _current_call.get()
         depth = 1 + outer.depth if outer is not None and not outer.ended else 0
         if depth > MAX_NESTED_SENDS:
@@ -134,7 +136,10 @@ class Events:
                 f"gateway.send was called from on_message, {MAX_NESTED_SENDS} deep: does it call itself?"
             )
         event = Event(self._gateway, message=message, connections=connections, data=data)
-        call = await self._called(Lane(self), "on_message", event, depth=depth)
+        is_fixed = self._on_message is None or type(message) in (str, bytes)
+        call = await self._called(
+            Lane(self), "on_message", event, depth=depth, encoded=(message, frame) if is_fixed else None
+        )
         if call.error is not None:
             raise HookError("on_message") from call.error
         if message is None and event.message is None:
@@ -220,7 +225,8 @@ class Events:
         extra: dict[str, object] = {"kind": (call.hook, type(error), _line_of(error)), "burst": ERROR_LINES}
         if call.event.conn is not None:
             extra["conn"] = call.event.conn.id
-        self._log.error("%s failed: %r", call.hook, error, exc_info=error, extra=extra)
+        where = _WITHOUT_CONNECTION.get(call.hook, "") if call.event.conn is None else ""
+        self._log.error("%s failed%s: %r", call.hook, where, error, exc_info=error, extra=extra)
         on_error = self._listener["on_error"]
         if on_error is None or call.hook == "on_error":
             return None
@@ -235,21 +241,27 @@ class Events:
         if function is not None:
             lane.push(Call(hook, function, event))
 
-    async def _called(self, lane: Lane, hook: str, event: Event, *, depth: int = 0) -> Call:
+    async def _called(
+        self,
+        lane: Lane,
+        hook: str,
+        event: Event,
+        *,
+        depth: int = 0,
+        encoded: tuple[object, Frame | None] | None = None,
+    ) -> Call:
         future: asyncio.Future[Call] = asyncio.get_running_loop().create_future()
         call = Call(hook, self._listener[hook], event)
-        call.future, call.depth = future, depth
+        call.future, call.depth, call.encoded = future, depth, encoded
         lane.push(call)
         return await future
 
     def _deliver(self, call: Call) -> Sent:
-        event = call.event
-        frame = encode(event.message)
+        event, encoded = call.event, call.encoded
+        frame = encoded[1] if encoded is not None and encoded[0] is event.message else encode(event.message)
         wanted = event.connections
-        if not (wanted is None or isinstance(wanted, list)) and (
-            isinstance(wanted, (str, bytes)) or not isinstance(wanted, Iterable)
-        ):
-            raise TypeError(f"event.connections is {wanted!r}; it has to be None or a list of connections or their ids")
+        if wanted is not None and not isinstance(wanted, list):
+            check_recipients("event.connections", wanted)
         if frame is None:
             return Sent(0, 0, 0)
         others: list[str] | None = None
@@ -263,6 +275,21 @@ class Events:
             call.confirmation = self._cluster.publish(frame, others, confirm=call.future is not None)
         return sent
 
+
+def check_recipients(name: str, connections: object) -> None:
+    """Raise `TypeError` unless `connections` can be iterated over, and are not one connection or id."""
+    if isinstance(connections, (str, bytes, bytearray)) or not isinstance(connections, Iterable):
+        instead = "use None or a list of connections or their ids, such as [event.conn]"
+        raise TypeError(f"{name} is {short(connections)}, {instead}")
+
+
+_WITHOUT_CONNECTION = {
+    "on_message": " for a message without a connection, from /send or gateway.send (event.conn is None; if the hook "
+    "needs one, check first: `if event.conn is None: …`)",
+    "on_error": " for an event without a connection (event.conn is None; if the hook needs one, check first: "
+    "`if event.conn is None: …`)",
+}
+"""What the log line of a hook that failed adds, by hook, if its event has no connection."""
 
 ERROR_LINES = 10
 """Errors of a hook in one second, at the same line of it, that are logged: a client may cause as many as it likes."""

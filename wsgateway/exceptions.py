@@ -63,11 +63,15 @@ class Refused(GatewayError):  # noqa: N818  the listener's word for it: raise Re
     `status` is any 4xx or 5xx, `reason` goes into the body of the answer. Browsers hide both from the page:
     with `close` the connection is accepted and closed at once with that code and `reason` instead, which a
     page can read in its `close` event (3500 to 3999 and 4500 to 4999 tell clients not to come back).
+    Raise `ValueError` for a status, reason or code that cannot be sent.
     """
 
     def __init__(self, status: int = 403, reason: str = "", *, close: int | None = None) -> None:
         if not isinstance(status, int) or not 400 <= status <= 599:
-            raise ValueError(f"a refusal has a status from 400 to 599, not {status!r}")
+            example = f", as in Refused(403, {status!r})" if isinstance(status, str) else ""
+            raise ValueError(f"the status of a refusal is {status!r}, use an int from 400 to 599{example}")
+        if not isinstance(reason, str):
+            raise ValueError(f"the reason of a refusal is {reason!r}, use a str")
         if close is not None:
             check_close(close, reason)
         super().__init__(status, reason)
@@ -122,7 +126,12 @@ class HookError(GatewayError):
         self.hook = hook
 
     def __str__(self) -> str:
-        return f"the listener failed in {self.hook}, nobody has received the message; the log has the reason"
+        if self.hook != "on_message":
+            return f"the listener failed in {self.hook}; the log has the reason"
+        return (
+            "the listener failed in on_message for a message without a connection (event.conn is None), and nobody "
+            "received it; the log has the reason"
+        )
 
 
 class SendError(GatewayError):
@@ -175,6 +184,6 @@ def check_close(code: int, reason: str) -> None:
     if not isinstance(code, int) or not (code in _CLOSE_CODES or 3000 <= code <= 4999):
         raise ValueError(f"a connection is closed with 1000, 1001, 1008, 1011 to 1013 or 3000 to 4999, not {code!r}")
     if not isinstance(reason, str):
-        raise ValueError(f"a close reason is a text, not {reason!r}")
+        raise ValueError(f"a close reason is a str, not {reason!r}")
     if len(reason.encode()) > MAX_CLOSE_REASON:
         raise ValueError(f"a close reason has at most {MAX_CLOSE_REASON} bytes of UTF-8, {reason!r} has more")

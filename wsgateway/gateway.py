@@ -6,6 +6,7 @@ import enum
 import logging
 import os
 import sys
+import threading
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from importlib.metadata import version
@@ -19,10 +20,10 @@ from wsgateway.auth import Refusal, Rules
 from wsgateway.brokers import Open, opener
 from wsgateway.cluster import Cluster, Local
 from wsgateway.config import Options, Settings, serves_outside
-from wsgateway.connection import Connection, other_loop
+from wsgateway.connection import Connection
 from wsgateway.directory import Directory
 from wsgateway.envelopes import NODE_ID
-from wsgateway.events import Events
+from wsgateway.events import Events, check_recipients
 from wsgateway.exceptions import (
     ConfigError,
     GatewayError,
@@ -37,6 +38,7 @@ from wsgateway.hub import Connections, Hub, Sent
 from wsgateway.limits import LINGER, Rates
 from wsgateway.listeners import Listener
 from wsgateway.logs import GatewayLog, flush_log, log_to_file, mask_url, say_if_unseen
+from wsgateway.loops import Home, call_from_thread, call_on, wrong_loop
 from wsgateway.metrics import Metrics
 from wsgateway.nodes import several_workers
 from wsgateway.recordings import Recording
@@ -44,8 +46,9 @@ from wsgateway.routes import router
 from wsgateway.scopes import relative_path, relative_scope, sender_of
 from wsgateway.surroundings import outside_of_process, own_uid
 from wsgateway.transports import WebSockets, deny
+from wsgateway.unawaited import is_development, watched
 from wsgateway.watchdog import Watchdog
-from wsgateway.wire import Parts
+from wsgateway.wire import EXTENSION, Parts
 
 
 class State(enum.StrEnum):
@@ -58,6 +61,8 @@ class State(enum.StrEnum):
     FAILED = "failed"
 
 
+_ACTIVE = (State.STARTING, State.RUNNING, State.STOPPING)
+
 _started: WeakValueDictionary[str, "Gateway"] = WeakValueDictionary()
 
 
@@ -66,6 +71,9 @@ class Gateway:
 
     `options` are the fields of `wsgateway.config.Settings`, or `settings` all of them; nothing is read from files
     or the environment. Raises `ConfigError` with every mistake at once. The listener is made at the start.
+
+    It runs on the event loop that starts it. Once that loop is closed it is as new: its id is free, its connections
+    are forgotten, and it may be started on another loop.
     """
 
     def __init__(
@@ -81,7 +89,7 @@ class Gateway:
         self.sends = Rates(self.settings.send_rate, self.settings.send_burst)
         self.version = version("wsgateway")
         self.failure = ""
-        self.state = State.STOPPED
+        self._state = State.STOPPED
         self.cluster: Cluster | None = None
         self._open_link = opener(self.settings.broker) if self.settings.broker else None
         self._hub = Hub(self.metrics, self.log)
@@ -91,7 +99,8 @@ class Gateway:
         self._never_started = True
         self._is_watching = False
         self._reload = False
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._home: Home | None = None
+        self._forgetting = threading.Lock()
         self._events: Events | None = None
         self._listener: Listener | None = None
         self._websockets: WebSockets | None = None
@@ -100,6 +109,9 @@ class Gateway:
         self._where = ""
         if self.settings.log_file:
             self._open_log()
+        if is_development(verbose=self.settings.verbose):
+            for name in ("send", "start", "stop", "restart"):
+                setattr(self, name, watched(getattr(self, name), self.log, what=f"gateway.{name}"))
         self.log.info("initialized")
 
     def _open_log(self) -> None:
@@ -117,8 +129,20 @@ class Gateway:
         return self.settings.id
 
     @property
+    def state(self) -> State:
+        if self._has_lost_loop and self._state in _ACTIVE:
+            return State.STOPPED
+        return self._state
+
+    @state.setter
+    def state(self, state: State) -> None:
+        self._state = state
+
+    @property
     def connections(self) -> Connections:
         """The open connections, a live view."""
+        if self._has_lost_loop:
+            self._forget_loop()
         return self._hub.connections
 
     def messages_out(self, conn: Connection) -> int:
@@ -149,15 +173,21 @@ class Gateway:
         """Push `message` through `on_message`, to `connections` (or ids of them) or to whom the listener chooses.
 
         Waits for the hook, never for a client. Raises `GatewayNotRunning`, `MessageError` (a `ValueError`) if it
-        cannot be encoded, and `HookError` if the listener failed.
+        cannot be encoded, `TypeError` if `connections` is one connection or id or not iterable, `HookError` if the
+        listener failed, and `RuntimeError` on another event loop than the gateway's.
         """
+        home = self._home
+        if home is not None and not home.is_here() and self._runs_elsewhere():
+            raise wrong_loop("gateway.send", "in a thread, use gateway.send_from_thread(...)")
+        if connections is not None:
+            check_recipients("connections", connections)
         if self._is_watching:
             return await self.directory.send_elsewhere(message, connections, data)
         if self._never_started:
             await self._start_unasked()
-        if self._events is None or self.state in (State.STOPPED, State.FAILED):
+        if self._events is None or self._state in (State.STOPPED, State.FAILED):
             raise GatewayNotRunning(self.id)
-        if self.state is State.STOPPING and not self._events.inside_hook():  # an on_client_close may say good-bye
+        if self._state is State.STOPPING and not self._events.inside_hook():  # an on_client_close may say good-bye
             raise GatewayStopping(self.id)
         return await self._events.send(message, connections, data)
 
@@ -168,12 +198,14 @@ class Gateway:
         connections: Iterable[Connection | str] | None = None,
         data: dict[str, Any] | None = None,
     ) -> Sent:
-        """`send`, for a `def` hook, a `def` route handler or any other thread than the loop's."""
-        loop = self._loop
-        if loop is None or self.state in (State.STOPPED, State.FAILED):
+        """`send`, for a `def` hook, a `def` route handler or any other thread than the loop's.
+
+        Raises what `send` raises, and `RuntimeError` on the loop's own thread, or if the loop ends meanwhile.
+        """
+        home = self._home
+        if home is None or self.state in (State.STOPPED, State.FAILED):
             raise GatewayNotRunning(self.id)
-        loop = other_loop(loop)
-        return asyncio.run_coroutine_threadsafe(self.send(message, connections=connections, data=data), loop).result()
+        return call_from_thread(home, lambda: self.send(message, connections=connections, data=data))
 
     def find(self, gateway_id: str) -> "Gateway":
         """The gateway of this process that was started with that id, in any case. Raises `GatewayNotFound`."""
@@ -182,7 +214,11 @@ class Gateway:
     # Starting and stopping
 
     async def start(self) -> None:
-        """Make the listener, call `on_start`, run. Does nothing while running. Raises `StartError`."""
+        """Make the listener, call `on_start`, run. Does nothing while running.
+
+        Raises `StartError`, and `RuntimeError` while it runs on another event loop.
+        """
+        self._enter_loop("gateway.start")
         async with self._lock:
             if self.state is State.RUNNING:
                 return
@@ -216,7 +252,7 @@ class Gateway:
         running = _started.get(self.id.casefold())
         if running is not None and running is not self and running.state is State.RUNNING:
             raise StartError(f"another gateway with id [{self.id}] is running in this process")
-        self._loop = asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
         self._listener = Listener(self.settings.listener, self.settings, self.log, reload=self._reload)
         self._reload = True
         self.cluster = self._new_cluster()
@@ -244,8 +280,8 @@ class Gateway:
                 'set broker = "ipc://" (docs/processes.md)',
                 count,
             )
-        self._watchdog = _watchdog_of(self._loop)
-        self._watchdog.watch(self.metrics)
+        self._watchdog = _watchdog_of(loop)
+        self._watchdog.watch(self.metrics, self._listener.close)
         _started[self.id.casefold()] = self
 
     def _new_cluster(self) -> Cluster | None:
@@ -268,6 +304,7 @@ class Gateway:
 
     async def watch(self, broker: str) -> None:
         """Only look at the processes that serve this gateway, over `broker`: no listener, no clients. Till `stop`."""
+        self._enter_loop("gateway.watch")
         async with self._lock:
             self.failure = ""
             self._never_started, self._is_watching = False, True
@@ -303,12 +340,15 @@ class Gateway:
         """Close every connection with 1012, run every `on_client_close` and `on_stop`. Does nothing while stopped.
 
         Takes `drain` seconds at most, and `LINGER` more for hooks that still run then. From within a hook of this
-        gateway it only begins to stop, since it would wait for the hook that calls it.
+        gateway it only begins to stop, since it would wait for the hook that calls it. Raises `RuntimeError` while it
+        runs on another event loop.
         """
+        self._enter_loop("gateway.stop")
         await self._outside_hooks(self._stop())
 
     async def restart(self) -> None:
-        """Stop, load the listener's named module anew, start. Raises `StartError`. Within a hook as `stop`."""
+        """Stop, load the listener's named module anew, start. Raises what `start` raises. Within a hook as `stop`."""
+        self._enter_loop("gateway.restart")
         await self._outside_hooks(self._restart())
 
     async def _outside_hooks(self, action: Coroutine[Any, Any, None]) -> None:
@@ -388,11 +428,59 @@ class Gateway:
         finally:
             await self.stop()
 
+    # Its event loop
+
+    @property
+    def _has_lost_loop(self) -> bool:
+        return self._home is not None and self._home.loop.is_closed()
+
+    def _runs_elsewhere(self) -> bool:
+        """Return whether it runs on another event loop than the caller. Forget one that was closed."""
+        if self._has_lost_loop:
+            self._forget_loop()
+        return self._home is not None and not self._home.is_here() and self._state in _ACTIVE
+
+    def _enter_loop(self, what: str) -> None:
+        """Belong to the caller's event loop from now on. Raise `RuntimeError` while it runs on another one."""
+        if self._runs_elsewhere():
+            instead = f"call it there, in a thread with asyncio.run_coroutine_threadsafe({what}(...), loop)"
+            raise wrong_loop(what, instead)
+        if self._home is None or not self._home.is_here():
+            self._home, self._lock = Home(), asyncio.Lock()
+
+    def _forget_loop(self) -> None:
+        """Become as new, because the event loop that it belonged to was closed."""
+        with self._forgetting:
+            if not self._has_lost_loop:
+                return  # another thread was faster
+            if self._state in _ACTIVE:
+                self.log.warning(
+                    "its event loop was closed before the gateway was stopped, so on_client_close and on_stop did not "
+                    "run: use gateway.lifespan, or await gateway.stop()"
+                )
+            if self._watchdog is not None:
+                self._watchdog.forget(self.metrics)
+            if self._listener is not None:
+                self._listener.close()
+            self._hub.abandon()
+            if _started.get(self.id.casefold()) is self:
+                del _started[self.id.casefold()]
+            self.directory = Directory(self)
+            self.cluster = self._events = self._listener = self._websockets = self._watchdog = None
+            self._asked_by_hooks.clear()
+            self._never_started, self._is_watching, self._reload = True, False, False
+            self._state, self.failure, self._home = State.STOPPED, "", None
+
     # ASGI
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._serve_lifespan(receive, send)
+            return
+        home = self._home
+        if home is not None and not home.is_here() and self._runs_elsewhere():
+            extensions = {name: value for name, value in scope.get("extensions", {}).items() if name != EXTENSION}
+            await call_on(home.loop, self, {**scope, "extensions": extensions}, receive, send)
             return
         if self._never_started:
             await self._start_unasked()
@@ -428,7 +516,7 @@ class Gateway:
         await receive()
         try:
             await self.start()
-        except StartError as exc:
+        except (StartError, RuntimeError) as exc:
             await send({"type": "lifespan.startup.failed", "message": str(exc)})
             return
         await send({"type": "lifespan.startup.complete"})
@@ -448,7 +536,7 @@ def _watchdog_of(loop: asyncio.AbstractEventLoop) -> Watchdog:
 def find(gateway_id: str) -> Gateway:
     """The gateway of this process that was started with `gateway_id`, trimmed, in any case."""
     gateway = _started.get(gateway_id.strip().casefold())
-    if gateway is None:
+    if gateway is None or gateway._has_lost_loop:
         running = [known.id for known in _started.values() if known.state is not State.STOPPED]
         raise GatewayNotFound(gateway_id.strip(), running)
     return gateway

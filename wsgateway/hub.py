@@ -7,7 +7,7 @@ from itertools import islice
 from operator import length_hint
 from typing import Any, NamedTuple, Protocol
 
-from wsgateway.connection import Connection
+from wsgateway.connection import Connection, short
 from wsgateway.limits import MAX_PENDING, MAX_ROUNDS, SLICE
 from wsgateway.logs import GatewayLog
 from wsgateway.messages import Frame
@@ -270,13 +270,17 @@ class Hub:
         """
         found: dict[Connection, None] = {}
         skipped = 0
+        strange: list[object] = []
         for item in wanted:
             if isinstance(item, Connection):
                 conn = self._open.get(item.id)
                 if conn is not item:
                     conn = None
+            elif isinstance(item, str):
+                conn = self._open.get(item)
             else:
-                conn = self._open.get(item) if isinstance(item, str) else None
+                conn = None
+                strange.append(item)
             if conn is None:
                 skipped += 1
             else:
@@ -285,7 +289,19 @@ class Hub:
             self._metrics.skipped_recipients += skipped
             text = "skipped %d recipients that are closed, unknown or of another gateway"
             self._log.info(text, skipped, extra={"kind": "skipped"})
+        if strange:
+            text = "skipped %d recipients that are neither connections nor ids, such as %s: look at event.connections"
+            self._log.warning(text, len(strange), short(strange[0]), extra={"kind": "strange recipients"})
         return list(found)
+
+    def abandon(self) -> None:
+        """Forget every connection without writing to it, because its event loop was closed."""
+        for conn in self._open.values():
+            conn.written_by(None)
+            conn.ended(1006, "")
+        for forgotten in (self._open, self._fast, self._deflating, self._pending, self._rounds):
+            forgotten.clear()
+        self._pending_bytes = 0
 
     def deliver_to_ids(self, frame: Frame, ids: Sequence[str] | None) -> Sent:
         """Send `frame` to the open connections with `ids`, or to every one: what another process sends."""

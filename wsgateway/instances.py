@@ -20,6 +20,7 @@ from wsgateway.exceptions import (
 )
 from wsgateway.gateway import Gateway, State
 from wsgateway.logs import logger
+from wsgateway.loops import Home, wrong_loop
 from wsgateway.patterns import is_allowed
 from wsgateway.store import Described, Store
 from wsgateway.supervised import Guest, Instance
@@ -49,6 +50,7 @@ class Supervisor:
         self._editing = asyncio.Lock()
         self._changed = asyncio.Event()
         self._begun: set[asyncio.Task[None]] = set()
+        self._home: Home | None = None
         self.admin = AdminSettings()
         self.gave_up = asyncio.Event()
         """Set when the workers of the last gateway that ran have died one after the other."""
@@ -136,24 +138,39 @@ class Supervisor:
 
     # Acting. Each can be awaited, and called twice
 
+    def _check_loop(self, name: str) -> None:
+        """Raise `RuntimeError` on another event loop than the one that entered it."""
+        if self._home is not None and not self._home.is_here():
+            what = f"supervisor.{name}"
+            instead = f"call it there, in a thread with asyncio.run_coroutine_threadsafe({what}(...), loop)"
+            raise wrong_loop(what, instead, owner="the supervisor")
+
     async def start(self, gateway_id: str) -> None:
-        """Raises `GatewayNotFound`, `GatewayConflict` if it is disabled, `StartError` with the reason."""
+        """Raises `GatewayNotFound`, `GatewayConflict` if it is disabled, `StartError` with the reason.
+
+        This and every other action raise `RuntimeError` on another event loop than the supervisor's.
+        """
+        self._check_loop("start")
         await self._acted(self.find(gateway_id).start())
 
     async def stop(self, gateway_id: str) -> None:
         """Raises `GatewayNotFound`."""
+        self._check_loop("stop")
         await self._acted(self.find(gateway_id).stop())
 
     async def restart(self, gateway_id: str) -> None:
         """Raises what `start` raises."""
+        self._check_loop("restart")
         await self._acted(self.find(gateway_id).restart())
 
     async def roll(self, gateway_id: str) -> None:
         """Replace its workers one after the other. Raises `GatewayConflict` if it has none, `StartError`."""
+        self._check_loop("roll")
         await self._acted(self._own(gateway_id).roll())
 
     async def roll_all(self) -> None:
         """`roll` every gateway that has workers, one after the other; one whose roll ends early is logged."""
+        self._check_loop("roll_all")
         for instance in tuple(self._instances.values()):
             if instance.workers is not None:
                 try:
@@ -169,6 +186,7 @@ class Supervisor:
 
     async def drain(self) -> None:
         """Take no client any more, and close all that there are, within `drain` seconds. The ports stay bound."""
+        self._check_loop("drain")
         await self._acted(_all([found.drain() for found in self.all()]))
 
     async def create(self, gateway_id: str, settings: Mapping[str, Any]) -> Instance:
@@ -176,6 +194,7 @@ class Supervisor:
 
         Raises `GatewayConflict` if the id is taken, and `ConfigError`.
         """
+        self._check_loop("create")
         async with self._editing:
             store = self._writable()
             if any(found.id.casefold() == gateway_id.casefold() for found in self.all()):
@@ -193,6 +212,7 @@ class Supervisor:
         Raises `GatewayNotFound`, `GatewayConflict` for one made in code, `ConfigError`, and `StartError`, having
         changed it all the same.
         """
+        self._check_loop("edit")
         instance = self._own(gateway_id)
         _check_names(changes)
         if changes.get("id", instance.id) != instance.id:
@@ -206,6 +226,7 @@ class Supervisor:
 
     async def delete(self, gateway_id: str) -> None:
         """Stop it, and take it out of the file. Raises `GatewayNotFound`, `GatewayConflict` for one made in code."""
+        self._check_loop("delete")
         instance = self._own(gateway_id)
         async with self._editing:
             await asyncio.to_thread(self._writable().remove, instance.id)
@@ -215,6 +236,7 @@ class Supervisor:
 
     async def reload(self) -> None:
         """Read the file again, and touch only what changed. Raises `ConfigError`, and then nothing is changed."""
+        self._check_loop("reload")
         async with self._editing:
             described = await asyncio.to_thread(self._writable().read)
             actions = self._adopt(described)
@@ -272,6 +294,7 @@ class Supervisor:
             self.begin(instance.stop())
 
     async def __aenter__(self) -> Self:
+        self._home = Home()
         if self._store is not None:
             described = self._store.read()
             for line in described.warnings:

@@ -7,13 +7,16 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
+from contextvars import copy_context
+from functools import partial
 from typing import Any, Protocol
 
 from wsgateway.confirmations import Confirmation
-from wsgateway.connection import Connection
+from wsgateway.connection import Connection, short
 from wsgateway.hub import Sending, Sent
 from wsgateway.limits import INBOX_BYTES, INBOX_MESSAGES, Backlog
 from wsgateway.listeners import Hook
+from wsgateway.messages import Frame
 
 
 class EventGateway(Sending, Protocol):
@@ -62,6 +65,27 @@ class Event:
         self.reason = reason
         self.subprotocol: str | None = None
 
+    def __repr__(self) -> str:
+        """Show what the hook can use. Of `data`, which may hold secrets, only the names."""
+        parts = [f"gateway={self.gateway.id!r}", f"conn={self.conn if self.conn is None else self.conn.id!r}"]
+        if self.code is None:
+            parts.append(f"message={short(self.message)}")
+        else:
+            parts += [f"code={self.code}", f"reason={short(self.reason)}"]
+        if self.connections is not None:
+            parts.append(f"connections={_shown_recipients(self.connections)}")
+        if self.data:
+            parts.append(f"data={short(list(self.data))}")
+        if self.subprotocol is not None:
+            parts.append(f"subprotocol={short(self.subprotocol)}")
+        return f"<Event {' '.join(parts)}>"
+
+
+def _shown_recipients(connections: object) -> str:
+    if isinstance(connections, (list, tuple)):
+        return short([item.id if isinstance(item, Connection) else item for item in connections[:10]])
+    return short(connections)
+
 
 class Call:
     """One hook called with one event. `size` is what it takes of the inbox, `future` what somebody waits for."""
@@ -78,6 +102,7 @@ class Call:
     expired = False
     error: BaseException | None = None
     sent = Sent(0, 0, 0)
+    encoded: "tuple[object, Frame | None] | None" = None  # a message that cannot change, and its frame
     confirmation: Confirmation | None = None
     task: asyncio.Task[None] | None = None
     timer: asyncio.TimerHandle | None = None
@@ -119,7 +144,7 @@ class Turns:
     def take(self, start: Callable[[], None]) -> bool:
         """Whether there is a turn; else `start` is called when there is. `end` has to follow."""
         if self._most is not None and self._running >= self._most:
-            self._waiting.append(start)
+            self._waiting.append(partial(copy_context().run, start))  # else it sees variables of who ends before it
             return False
         self._running += 1
         return True

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Iterable
 from typing import Any
 
+from wsgateway.encoding import ENCODER, to_json
 from wsgateway.exceptions import MessageError
 
 MAX_DEPTH = 256
@@ -70,26 +71,35 @@ def _framed(first: int, data: bytes) -> bytes:
 
 
 def encode(message: object) -> Frame | None:
-    """The frame of `message`: `str` as it stands, `bytes` as binary, None none, any other JSON value as its text.
+    """Return the frame of `message`, None for None.
 
-    Raises `MessageError` for what cannot be encoded, before anybody is written to.
+    A `str` is text as it stands, `bytes` are binary, any other value is text as `encoding.to_json` writes it. Raise
+    `MessageError` if it cannot be encoded.
     """
-    if message is None:
-        return None
     try:
-        if isinstance(message, str):
+        if type(message) is str:
             return Frame(message.encode(), message)
+        if type(message) is bytes:
+            return Frame(message)
+        if message is None:
+            return None
+        if isinstance(message, str):
+            text = str.__str__(message)  # the characters, whatever the subclass shows
+            return Frame(text.encode(), text)
         if isinstance(message, (bytes, bytearray, memoryview)):
             return Frame(bytes(message))
-        text = _ENCODER.encode(message)
+        text = ENCODER.encode(message)
         return Frame(text.encode(), text)
     except UnicodeEncodeError as exc:
-        raise MessageError(f"the message holds a lone surrogate, {exc.object[exc.start]!r}, which is no text") from exc
-    except (TypeError, ValueError, RecursionError) as exc:
-        raise MessageError(f"the message is no str, no bytes and no JSON value: {exc}") from exc
-
-
-_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        if isinstance(message, str):
+            raise MessageError(
+                f"the message holds a lone surrogate, {exc.object[exc.start]!a}, at character {exc.start}, which is "
+                f'not text: remove it, for example with text.encode(errors="replace").decode()'
+            ) from exc
+    except (TypeError, ValueError, RecursionError):
+        pass
+    text = to_json(message)
+    return Frame(text.encode(), text)
 
 
 def decode_json(body: bytes) -> Any:

@@ -8,6 +8,12 @@ HOOK_SECONDS = (0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0)
 """Upper bounds, in seconds, of the buckets of `wsgateway_hook_seconds`."""
 
 
+OWN_CODES = (3008, 3013)
+"""Close codes of its own range that the gateway itself sends: too slow, too many messages."""
+
+_CLOSE_LABELS = {code: str(code) for code in (*range(1000, 1016), *OWN_CODES)}
+
+
 class Histogram:
     """How often a value fell under each bound, their sum and their count."""
 
@@ -48,6 +54,14 @@ class Metrics:
         self.broker_dropped: Counter[str] = Counter()
         self.blocked_loops = 0
         self.blocked_seconds = 0.0
+
+    def count_close(self, code: int) -> None:
+        """Count a connection that has ended with `code`.
+
+        Codes outside RFC 6455 7.4.1 that the gateway does not send itself count as `other`, because clients could
+        create 2,000 time series with them.
+        """
+        self.closes[_CLOSE_LABELS.get(code, "other")] += 1
 
     def observe_hook(self, hook: str, seconds: float) -> None:
         histogram = self.hook_seconds.get(hook)

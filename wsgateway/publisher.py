@@ -13,6 +13,7 @@ from wsgateway.cluster import Cluster
 from wsgateway.exceptions import BrokerError, MessageError
 from wsgateway.hub import Sent
 from wsgateway.logs import GatewayLog, mask_url
+from wsgateway.loops import Home, wrong_loop
 from wsgateway.messages import encode
 from wsgateway.metrics import Metrics
 
@@ -42,13 +43,17 @@ class Publisher:
         self._cluster: Cluster | None = None
         self._stack = ExitStack()
         self._portal: BlockingPortal | None = None
+        self._home: Home | None = None
 
     async def asend(self, message: object, *, connections: Iterable[str] | None = None) -> Sent:
         """Send `message` to everybody, or to the connections with these ids, and wait for the counts.
 
-        Raises `MessageError` if it cannot be encoded, `TypeError` if `connections` are no ids, and `BrokerError` if
-        the broker is away; `RuntimeError` if the publisher is not open.
+        Raises `MessageError` if it cannot be encoded, `TypeError` if `connections` are no ids, `BrokerError` if the
+        broker is away, and `RuntimeError` if the publisher is not open, or was opened on another event loop.
         """
+        if self._home is not None and not self._home.is_here():
+            instead = "in a thread, open it with `with Publisher(...)` and use publisher.send(...)"
+            raise wrong_loop("publisher.asend", instead, owner="the publisher")
         frame = encode(message)
         if frame is None:
             raise MessageError("there is none")
@@ -82,13 +87,14 @@ class Publisher:
             log=GatewayLog(self._gateway),
             timeout=self._timeout,
         )
+        self._home = Home()
         await self._cluster.start()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        cluster, self._cluster = self._cluster, None
+        cluster, self._cluster, self._home = self._cluster, None, None
         if cluster is not None:
             await cluster.aclose()
 

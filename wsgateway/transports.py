@@ -12,7 +12,6 @@ from starlette.types import Message, Receive, Scope, Send
 
 from wsgateway.auth import Refusal, Rules
 from wsgateway.config import Settings
-from wsgateway.connection import Connection
 from wsgateway.exceptions import Refused
 from wsgateway.lanes import Lane
 from wsgateway.limits import CLOSES_PER_SECOND, CROWDED, LINGER, MAX_FRAMES, SPARE_DESCRIPTORS, Rates
@@ -231,9 +230,7 @@ class AsgiTransport:
 
     def __init__(self, parts: Parts, scope: Scope, *, path: str) -> None:
         self._parts = parts
-        self.conn = Connection(
-            scope, path=path, settings=parts.settings, metrics=parts.metrics, transport=self, node=parts.node
-        )
+        self.conn = parts.connection(scope, path=path, transport=self)
         self.lane = Lane(parts.events)
         self._loop = asyncio.get_running_loop()
         self._woken: asyncio.Future[None] | None = None

@@ -7,7 +7,8 @@ import sys
 import threading
 import time
 import traceback
-from weakref import WeakSet
+from collections.abc import Callable
+from weakref import WeakKeyDictionary
 
 from wsgateway.limits import BLOCKED_LOOP
 from wsgateway.logs import logger
@@ -24,7 +25,8 @@ class Watchdog:
     """Watches one loop for as long as somebody wants it: asks it every `seconds` to call back, and costs nothing else.
 
     A loop that does not within `seconds` is blocked: one error with the stack of its thread, and one line when it goes
-    on. While it is blocked every client waits, and no timeout of a hook helps.
+    on. While it is blocked every client waits, and no timeout of a hook helps. A loop that does not run at all, as
+    between two calls of `run_until_complete`, is not blocked.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, *, seconds: float = BLOCKED_LOOP) -> None:
@@ -32,39 +34,49 @@ class Watchdog:
         self.loop = loop
         self._seconds = seconds
         self._thread_id = threading.get_ident()
-        self._counters: WeakSet[Metrics] = WeakSet()
+        self._counters: WeakKeyDictionary[Metrics, Callable[[], None] | None] = WeakKeyDictionary()
         self._answered = threading.Event()
         self._ended = threading.Event()
 
-    def watch(self, metrics: Metrics) -> None:
-        """Count in `metrics` too, from now on."""
+    def watch(self, metrics: Metrics, closed: Callable[[], None] | None = None) -> None:
+        """Count in `metrics` too, from now on. Call `closed`, in this thread, once the loop is closed."""
         was_idle = not self._counters
-        self._counters.add(metrics)
+        self._counters[metrics] = closed
         if was_idle:
             self._ended = ended = threading.Event()
             threading.Thread(target=self._run, args=(ended,), name="wsgateway watchdog", daemon=True).start()
 
     def forget(self, metrics: Metrics) -> None:
         """The opposite of `watch`. The thread ends with the last one, and with the loop."""
-        self._counters.discard(metrics)
+        self._counters.pop(metrics, None)
         if not self._counters:
             self._ended.set()
 
     def _run(self, ended: threading.Event) -> None:
         while self._counters and not ended.wait(self._seconds):
+            if self.loop.is_closed():
+                self._closed()
+                return
+            if not self.loop.is_running():
+                continue
             asked = time.monotonic()
             self._answered.clear()
             try:
                 self.loop.call_soon_threadsafe(self._answered.set)
-            except RuntimeError:  # it is closed
-                return
+            except RuntimeError:  # it was closed in this moment
+                continue
             if self._answered.wait(self._seconds):
                 continue
             frame = sys._current_frames().get(self._thread_id)
             stack = traceback.StackSummary.extract(traceback.walk_stack(frame), limit=STACK) if frame else None
             del frame  # it holds what the blocker holds
-            if not self._answered.wait(LATE):
+            if self.loop.is_running() and not self._answered.wait(LATE):
                 self._blocked(asked, stack, ended)
+
+    def _closed(self) -> None:
+        for closed in tuple(self._counters.values()):
+            if closed is not None:
+                closed()
 
     def _blocked(self, asked: float, stack: traceback.StackSummary | None, ended: threading.Event) -> None:
         """Say who blocks, wait until it is over, say that."""

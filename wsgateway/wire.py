@@ -4,19 +4,22 @@ The server offers it under an entry of `scope["extensions"]`. Knows no server.""
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from starlette.types import Scope, Send
 
 from wsgateway.config import Settings
-from wsgateway.connection import Connection
+from wsgateway.connection import Connection, Transport, WatchedConnection
 from wsgateway.events import Events
 from wsgateway.hub import Hub
 from wsgateway.lanes import Lane
 from wsgateway.limits import BLOCKED_LOOP, Bucket
 from wsgateway.logs import GatewayLog
+from wsgateway.loops import Home
 from wsgateway.metrics import Metrics
+from wsgateway.unawaited import is_development
 
 EXTENSION = "wsgateway.wire"
 """The entry in `scope["extensions"]` under which `wsgateway.server` offers a `Handshake`."""
@@ -93,6 +96,22 @@ class Parts:
     log: GatewayLog
     node: str = ""
     """The id of this process among those of the gateway; empty without a broker."""
+    home: Home = field(default_factory=Home)
+
+    def connection(self, scope: Scope, *, path: str, transport: Transport) -> Connection:
+        """Return a new connection, which `transport` carries."""
+        made: Callable[..., Connection] = Connection
+        if is_development(verbose=self.settings.verbose):
+            made = partial(WatchedConnection, log=self.log)
+        return made(
+            scope,
+            path=path,
+            settings=self.settings,
+            metrics=self.metrics,
+            transport=transport,
+            home=self.home,
+            node=self.node,
+        )
 
     def rate(self) -> Bucket | None:
         """What bounds the messages of one client, if anything does."""
@@ -199,9 +218,7 @@ class WireTransport:
         self._unwritten = 0
         self._stall: Stall | None = None
         self._rate = parts.rate()
-        self.conn = Connection(
-            scope, path=path, settings=parts.settings, metrics=parts.metrics, transport=self, node=parts.node
-        )
+        self.conn = parts.connection(scope, path=path, transport=self)
         self.lane = Lane(parts.events)
         handshake.hold(compression=parts.settings.compression)
 

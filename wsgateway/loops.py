@@ -1,0 +1,93 @@
+"""Calls from a wrong thread or event loop: refused, or taken to the right one. Knows nothing of gateways."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import CancelledError, wait
+from threading import get_ident
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+LOOP_CHECK = 1.0
+"""Seconds between looks at whether the loop that a thread waits for still runs."""
+
+
+class Home:
+    """The event loop that an object belongs to, and the loop's thread. Made on that loop."""
+
+    __slots__ = ("loop", "thread")
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.thread = get_ident()
+
+    def is_here(self) -> bool:
+        """Return whether the caller runs on this loop.
+
+        `asyncio.get_running_loop` asks the system for the process id before Python 3.12, which takes longer.
+        """
+        return get_ident() == self.thread and self.loop.is_running()
+
+
+def wrong_loop(what: str, instead: str, *, owner: str = "the gateway") -> RuntimeError:
+    """Return the error for a call of `what` on another event loop than its owner's; `instead` says what to do."""
+    return RuntimeError(f"{what} was called on another event loop than the one that {owner} runs on: {instead}")
+
+
+def call_from_thread(home: Home, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run the coroutine that `call` makes on the loop of `home`, and return its result to this other thread.
+
+    Raise `RuntimeError` on the loop's own thread, and if the loop has ended.
+    """
+    loop = home.loop
+    if home.is_here():
+        raise RuntimeError("send_from_thread was called on the event loop, where it would wait for itself: await send")
+    if loop.is_closed():
+        raise _ended()
+    coroutine = call()
+    try:
+        future = asyncio.run_coroutine_threadsafe(coroutine, loop)
+    except RuntimeError:  # it was closed in this moment
+        coroutine.close()
+        raise _ended() from None
+    while not wait((future,), LOOP_CHECK).done:
+        if loop.is_closed() or not loop.is_running():
+            future.cancel()
+            raise _ended()
+    try:
+        return future.result()
+    except CancelledError:
+        raise _ended() from None
+
+
+def _ended() -> RuntimeError:
+    return RuntimeError("the event loop of the gateway has ended, so nothing can be sent from a thread any more")
+
+
+async def call_on(
+    loop: asyncio.AbstractEventLoop,
+    app: Callable[..., Awaitable[None]],
+    scope: Any,
+    receive: Callable[..., Any],
+    send: Callable[..., Any],
+) -> None:
+    """Run an ASGI application on `loop`, which runs in another thread, with `receive` and `send` of this one."""
+    here = asyncio.get_running_loop()
+
+    def taken_back(function: Callable[..., Coroutine[Any, Any, T]]) -> Callable[..., Awaitable[T]]:
+        async def call(*args: Any) -> T:
+            return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(function(*args), here))
+
+        return call
+
+    async def called() -> None:
+        await app(scope, taken_back(receive), taken_back(send))
+
+    future = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(called(), loop))
+    try:
+        while not (await asyncio.wait((future,), timeout=LOOP_CHECK))[0]:
+            if loop.is_closed() or not loop.is_running():
+                raise _ended()
+        await future
+    finally:
+        future.cancel()
