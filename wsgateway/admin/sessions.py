@@ -5,6 +5,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import sha256
 
 from itsdangerous import BadSignature, Signer, URLSafeTimedSerializer
 
@@ -18,6 +19,15 @@ MAX_AGE = 12 * 3600
 TRIES = 5
 TRIES_PER_SECOND = 0.2
 """Tries of a password for one address: so many at once, then so many a second."""
+
+
+def cookie_name(mount: str) -> str:
+    """Return the name of the session's cookie for a panel that is mounted at `mount`.
+
+    The cookie's path is `/`, because a proxy may remove a prefix that the server does not know. Two panels of one
+    application would overwrite each other's cookie if it had the same name.
+    """
+    return f"{COOKIE}_{sha256(mount.encode()).hexdigest()[:8]}" if mount else COOKIE
 
 
 @dataclass(frozen=True, slots=True)
