@@ -205,7 +205,7 @@ async def silent(client: Client, seconds: float) -> None:
 
 async def test_pings_keep_nginx_from_ending_a_silent_connection(tmp_path: Path) -> None:
     with gateway(tmp_path / "a", WSGATEWAY_API_KEY=KEY) as served:
-        with nginx([address(served)], tmp_path, read_timeout="1s") as site:
+        with nginx([address(served)], tmp_path, changes={"proxy_read_timeout 60s;": "proxy_read_timeout 1s;"}) as site:
             async with site.client() as ann:
                 await ann.receive_json()
                 await silent(ann, 2.5)
@@ -215,7 +215,7 @@ async def test_pings_keep_nginx_from_ending_a_silent_connection(tmp_path: Path) 
 
 async def test_without_pings_in_time_nginx_would_end_it(tmp_path: Path) -> None:
     with gateway(tmp_path / "a", WSGATEWAY_PING_INTERVAL="25") as served:
-        with nginx([address(served)], tmp_path, read_timeout="1s") as site:
+        with nginx([address(served)], tmp_path, changes={"proxy_read_timeout 60s;": "proxy_read_timeout 1s;"}) as site:
             async with site.client() as ann:
                 await ann.receive_json()
                 assert (await ann.closed())[0] == 1006
