@@ -232,21 +232,19 @@ def traefik(upstreams: Sequence[str], folder: Path, *, changes: Mapping[str, str
     flags = found[0].replace(":443", f"127.0.0.1:{site.port}")
     flags = flags.replace("/etc/traefik/wsgateway.yaml", str(folder / "wsgateway.yaml"))
     with _running([program, *flags.split(), "--global.checkNewVersion=false"], site.port, folder):
-        _wait_for_routes(site, folder)
+        _wait_for_certificate(site, folder)
         yield site
 
 
-def _wait_for_routes(site: Site, folder: Path) -> None:
-    """Traefik listens before it has read its routes, and answers 404 without a body of the gateway's until then."""
+def _wait_for_certificate(site: Site, folder: Path) -> None:
+    """Traefik listens before it has read its file, with a certificate of its own until then."""
     deadline = time.monotonic() + 20
-    with httpx.Client(verify=site.trust, trust_env=False, headers={"host": f"{NAME}:{site.port}"}) as http:
-        while True:
-            try:
-                url = f"https://127.0.0.1:{site.port}/health"
-                if http.get(url, extensions={"sni_hostname": NAME}).status_code != 404:
-                    return
-            except httpx.TransportError:
-                pass  # its own certificate is used until then
+    while True:
+        try:
+            with socket.create_connection(("127.0.0.1", site.port), 5) as plain:
+                site.trust.wrap_socket(plain, server_hostname=NAME).close()
+                return
+        except OSError:
             assert time.monotonic() < deadline, (folder / "proxy.txt").read_text()
             time.sleep(0.02)  # there is nothing else to wait for
 

@@ -516,16 +516,11 @@ def is_beginning(connection: object) -> bool:
     return isinstance(connection, WebSocketProtocol) and not connection.handshake_complete
 
 
-def is_pooled(connection: object) -> bool:
-    """Whether a proxy made the connection, and may send another request on it."""
-    if not isinstance(connection, HttpProtocol) or connection.cycle is None:
+def takes_requests(connection: object) -> bool:
+    """Whether it is HTTP, and a proxy that has it in its pool can send another request on it."""
+    if not isinstance(connection, HttpProtocol):
         return False
-    if connection._is_lingering or connection.transport.is_closing():
-        return False
-    return any(name.startswith(_FORWARDED) for name, _ in connection.scope["headers"])
-
-
-_FORWARDED = (b"forwarded", b"x-forwarded-", b"via")
+    return not connection._is_lingering and not connection.transport.is_closing()
 
 
 def missing_http(config: uvicorn.Config) -> tuple[str, ...]:

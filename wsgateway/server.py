@@ -21,7 +21,7 @@ import uvicorn
 from wsgateway.config import Settings
 from wsgateway.exceptions import StartError
 from wsgateway.gateway import Gateway
-from wsgateway.http_protocol import HttpLimits, HttpProtocol, http_protocol, is_beginning, is_pooled, missing_http
+from wsgateway.http_protocol import HttpLimits, HttpProtocol, http_protocol, is_beginning, missing_http, takes_requests
 from wsgateway.limits import ACCEPTS, HANDSHAKE_GRACE, HTTP_GRACE, POOL_GRACE, SPARE_SOCKETS
 from wsgateway.logs import ThinnedLog, logger
 from wsgateway.proxies import ForwardedHeaders
@@ -106,7 +106,7 @@ class Server(uvicorn.Server):
             await asyncio.sleep(0.01)  # uvicorn's connections tell nobody
 
     async def _leave_proxies(self) -> None:
-        """Keep serving until no proxy has a connection to this process in its pool, so that it uses the other nodes.
+        """Keep serving until no HTTP connection is left in the pool of a proxy, which then uses the other nodes.
 
         Every response says `connection: close` from now on. A request that a proxy sends while its idle connection is
         being closed would be lost, and a POST answered with 502, because a proxy must not send it a second time.
@@ -116,7 +116,7 @@ class Server(uvicorn.Server):
             return
         protocol.is_leaving = True  # a class of this server's own
         until = time.monotonic() + POOL_GRACE
-        while time.monotonic() < until and any(map(is_pooled, self.server_state.connections)):  # noqa: ASYNC110
+        while time.monotonic() < until and any(map(takes_requests, self.server_state.connections)):  # noqa: ASYNC110
             await asyncio.sleep(0.01)  # uvicorn's connections tell nobody
 
 
