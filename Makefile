@@ -55,7 +55,7 @@ $(VENV)-lowest/.test: $(BIN)/python pyproject.toml
 
 # Debian packages that some tests need: a browser, proxies, brokers. Where one is missing and cannot be installed, its
 # tests are skipped, or fail if CI=true
-PROGRAMS = chromium nginx caddy redis-server nats-server
+PROGRAMS = chromium nginx caddy haproxy redis-server nats-server
 
 .PHONY: programs
 programs:

@@ -1,25 +1,30 @@
-"""nginx and Caddy in processes of their own, before gateways. They read the very files of `deploy/`, in which only
-ports, paths and times are others."""
+"""Real proxies in processes of their own, in front of gateways. They read the files of `deploy/` and the samples of
+`docs/deployment.md`, in which only addresses, paths and times are replaced."""
 
 import os
+import re
 import socket
 import ssl
 import subprocess
+import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 import trustme
 
 from tests.ports import free_port
 from tests.services import needed
 from wsgateway.testing import Client
 
-DEPLOY = Path(__file__).parent.parent / "deploy"
+ROOT = Path(__file__).parent.parent
+DEPLOY = ROOT / "deploy"
+DOCUMENT = ROOT / "docs" / "deployment.md"
 NAME = "example.com"
 CERTIFICATE = f"/etc/ssl/{NAME}/fullchain.pem"
 PRIVATE_KEY = f"/etc/ssl/{NAME}/privkey.pem"
@@ -49,13 +54,35 @@ class Site:
             return await http.request(method, url, headers=headers, extensions={"sni_hostname": NAME}, **options)
 
 
-def substituted(name: str, changes: Mapping[str, str]) -> str:
-    """The file of `deploy/`, with others for what stands in it."""
-    text = (DEPLOY / name).read_text()
+def substituted(source: str, changes: Mapping[str, str]) -> str:
+    """The file of `deploy/` with that name, or a whole configuration, with `changes`."""
+    text = source if "\n" in source else (DEPLOY / source).read_text()
     for old, new in changes.items():
-        assert old in text, f"deploy/{name} has no {old!r} any more"
+        assert old in text, f"{source[:200]} has no {old!r} any more"
         text = text.replace(old, new)
     return text
+
+
+def samples(language: str) -> list[str]:
+    """The samples of `docs/deployment.md` in that language."""
+    return re.findall(rf"```{language}\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
+
+
+def sample(language: str, marker: str) -> str:
+    """The one that contains `marker`."""
+    (found,) = (text for text in samples(language) if marker in text)
+    return found
+
+
+def packaged(program: str) -> str:
+    """The path of a program that a wheel brings, as the extra `test` installs it; without it the test is skipped."""
+    path = Path(sys.executable).parent / program
+    if not path.exists():
+        text = f"{program} is not installed: run pip install '.[test]'"
+        if os.environ.get("CI") == "true":
+            pytest.fail(text)
+        pytest.skip(text)
+    return str(path)
 
 
 def _certified(folder: Path) -> tuple[Path, Path, ssl.SSLContext]:
@@ -111,20 +138,25 @@ http {{
 
 
 @contextmanager
-def nginx(upstreams: Sequence[str], folder: Path, *, read_timeout: str = "60s") -> Iterator[Site]:
-    """nginx before the gateways at the addresses `upstreams`."""
+def nginx(
+    upstreams: Sequence[str], folder: Path, *, changes: Mapping[str, str] | None = None, text: str = "nginx.conf"
+) -> Iterator[Site]:
+    """nginx in front of the gateways at the addresses `upstreams`, with further `changes` of its configuration."""
     program = needed("nginx")
     chain, key, trust = _certified(folder)
     site = Site(free_port(), free_port(), trust)
-    changes = {
-        "listen 80;": f"listen 127.0.0.1:{site.plain_port};",
+    replaced = {
         "listen 443 ssl;": f"listen 127.0.0.1:{site.port} ssl;",
-        "server 127.0.0.1:10125;": " ".join(f"server {upstream};" for upstream in upstreams),
         CERTIFICATE: str(chain),
         PRIVATE_KEY: str(key),
-        "proxy_read_timeout 60s;": f"proxy_read_timeout {read_timeout};",
+        **(changes or {}),
     }
-    (folder / "wsgateway.conf").write_text(substituted("nginx.conf", changes))
+    if text == "nginx.conf":
+        replaced |= {
+            "listen 80;": f"listen 127.0.0.1:{site.plain_port};",
+            "server 127.0.0.1:10125;": " ".join(f"server {upstream};" for upstream in upstreams),
+        }
+    (folder / "wsgateway.conf").write_text(substituted(text, replaced))
     user = "user root;" if os.getuid() == 0 else ""  # its workers have to reach the folder
     (folder / "nginx.conf").write_text(NGINX.format(user=user, folder=folder))
     with _running([program, "-p", str(folder), "-c", str(folder / "nginx.conf")], site.port, folder):
@@ -132,17 +164,18 @@ def nginx(upstreams: Sequence[str], folder: Path, *, read_timeout: str = "60s") 
 
 
 @contextmanager
-def caddy(upstreams: Sequence[str], folder: Path) -> Iterator[Site]:
-    """Caddy before the gateways at the addresses `upstreams`, with a certificate that it need not get."""
-    program = needed("caddy")
+def _caddy(program: str, upstreams: Sequence[str], folder: Path, text: str = "") -> Iterator[Site]:
     chain, key, trust = _certified(folder)
     site = Site(free_port(), 0, trust)
-    changes = {
-        "{$GATEWAY_SITE:example.com}": site.origin,
-        "{$GATEWAY_UPSTREAMS:127.0.0.1:10125}": " ".join(upstreams),
-        f"# tls {CERTIFICATE} {PRIVATE_KEY}": f"tls {chain} {key}",
-    }
-    (folder / "site").write_text(substituted("Caddyfile", changes))
+    if text:
+        changes = {"example.com {": f"{site.origin} {{\n\ttls {chain} {key}"}
+    else:
+        changes = {
+            "{$GATEWAY_SITE:example.com}": site.origin,
+            "{$GATEWAY_UPSTREAMS:127.0.0.1:10125}": " ".join(upstreams),
+            f"# tls {CERTIFICATE} {PRIVATE_KEY}": f"tls {chain} {key}",
+        }
+    (folder / "site").write_text(substituted(text or "Caddyfile", changes))
     (folder / "Caddyfile").write_text("{\n\tadmin off\n\tauto_https off\n\tdefault_bind 127.0.0.1\n}\nimport site\n")
     command = [program, "run", "--adapter", "caddyfile", "--config", str(folder / "Caddyfile")]
     with _running(command, site.port, folder):
@@ -173,3 +206,75 @@ def bare_nginx(upstream: str, folder: Path, *lines: str) -> Iterator[str]:
     (folder / "nginx.conf").write_text(NGINX.format(user=user, folder=folder))
     with _running([program, "-p", str(folder), "-c", str(folder / "nginx.conf")], port, folder):
         yield f"http://127.0.0.1:{port}"
+
+
+def caddy(upstreams: Sequence[str], folder: Path, text: str = "") -> AbstractContextManager[Site]:
+    """Caddy of the system, with a certificate that it need not get. `text` replaces the Caddyfile of `deploy/`."""
+    return _caddy(needed("caddy"), upstreams, folder, text)
+
+
+def newest_caddy(upstreams: Sequence[str], folder: Path, text: str = "") -> AbstractContextManager[Site]:
+    """Caddy 2.11.2 or newer, which sends a POST to another process where one cannot be reached."""
+    return _caddy(packaged("caddy"), upstreams, folder, text)
+
+
+@contextmanager
+def haproxy(upstreams: Sequence[str], folder: Path, *, changes: Mapping[str, str] | None = None) -> Iterator[Site]:
+    """HAProxy in front of the gateways at the addresses `upstreams`."""
+    program = needed("haproxy")
+    chain, key, trust = _certified(folder)
+    both = folder / "both.pem"
+    both.write_text(chain.read_text() + key.read_text())
+    site = Site(free_port(), free_port(), trust)
+    servers = "\n".join(f"    server s{number} {one} check inter 1s" for number, one in enumerate(upstreams))
+    replaced = {
+        "bind :80": f"bind 127.0.0.1:{site.plain_port}",
+        "bind :443 ssl": f"bind 127.0.0.1:{site.port} ssl",
+        "/etc/haproxy/example.com.pem ssl-min-ver": f"{both} ssl-min-ver",
+        "    server one 127.0.0.1:10125 check inter 1s": servers,
+        **(changes or {}),
+    }
+    (folder / "haproxy.cfg").write_text(substituted("haproxy.cfg", replaced))
+    with _running([program, "-db", "-f", str(folder / "haproxy.cfg")], site.port, folder):
+        yield site
+
+
+@contextmanager
+def traefik(upstreams: Sequence[str], folder: Path, *, changes: Mapping[str, str] | None = None) -> Iterator[Site]:
+    """Traefik in front of the gateways at the addresses `upstreams`."""
+    program = packaged("traefik")
+    chain, key, trust = _certified(folder)
+    site = Site(free_port(), 0, trust)
+    replaced = {
+        "- url: http://127.0.0.1:10125": "\n          ".join(f"- url: http://{upstream}" for upstream in upstreams),
+        CERTIFICATE: str(chain),
+        PRIVATE_KEY: str(key),
+        **(changes or {}),
+    }
+    text = substituted("traefik.yaml", replaced)
+    (folder / "wsgateway.yaml").write_text(text)
+    found = re.search(r"--entryPoints\S+ --providers\S+", text)
+    assert found
+    flags = found[0].replace(":443", f"127.0.0.1:{site.port}")
+    flags = flags.replace("/etc/traefik/wsgateway.yaml", str(folder / "wsgateway.yaml"))
+    with _running([program, *flags.split(), "--global.checkNewVersion=false"], site.port, folder):
+        _wait_for_certificate(site, folder)
+        yield site
+
+
+def _wait_for_certificate(site: Site, folder: Path) -> None:
+    """Traefik listens before it has read its file, with a certificate of its own until then."""
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            with socket.create_connection(("127.0.0.1", site.port), 5) as plain:
+                site.trust.wrap_socket(plain, server_hostname=NAME).close()
+                return
+        except OSError:
+            assert time.monotonic() < deadline, (folder / "proxy.txt").read_text()
+            time.sleep(0.02)  # there is nothing else to wait for
+
+
+Proxy = Callable[[Sequence[str], Path], AbstractContextManager[Site]]
+
+PROXIES: tuple[Proxy, ...] = (nginx, caddy, newest_caddy, haproxy, traefik)

@@ -12,7 +12,7 @@ KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 class Raw:
     """A TCP connection whose reads have a time limit."""
 
-    def __init__(self, stream: anyio.abc.SocketStream) -> None:
+    def __init__(self, stream: anyio.abc.ByteStream) -> None:
         self.stream = stream
         self.buffer = b""
 

@@ -57,7 +57,7 @@ async def test_without_logging_in_only_the_log_in_is_shown(tmp_path: Path, page:
             assert response.status_code == 403  # a form without its token
         else:
             assert response.status_code == 303
-            assert response.headers["location"] == "/login"
+            assert response.url.join(response.headers["location"]).path == "/login"
         assert supervisor.state("chat") == "running"
 
 
@@ -352,15 +352,15 @@ async def test_a_panel_is_mounted_for_gateways_made_in_code() -> None:
     app = Starlette(routes=[Mount("/live", gateway), Mount("/panel", panel)], lifespan=gateway.lifespan)
     async with serve(app) as url, visitor(url) as somebody:
         text = (await somebody.get("/panel/")).text
-        assert 'href="/panel/gateways/live"' in text
-        assert 'href="/panel/gateways/live/edit"' not in text
+        assert 'href="./gateways/live"' in text
+        assert 'href="./gateways/live/edit"' not in text
         assert (await somebody.get("/panel/static/panel.css")).status_code == 200
         assert (await somebody.get("/panel/gateways/live/edit")).status_code == 409
         async with Client(f"{url}/live") as client:
             sent = await somebody.submit("/panel/gateways/live", {"message": "hi"}, action="/panel/gateways/live/send")
             assert "Recipients 1, queued 1, dropped 0." in sent.text
             assert await client.receive() == "hi"
-        assert "/panel/new" not in text
+        assert "./new" not in text
         refused = await somebody.submit("/panel/", {"action": "refresh"})
         assert refused.status_code == 409
         assert "made in code" in refused.text

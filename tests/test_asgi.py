@@ -289,7 +289,7 @@ async def test_mounted_below_a_prefix(serve: Serve, http: httpx.AsyncClient) -> 
     async with serve(app) as url, Client(url, "/live/ws/a") as ann:
         assert (await http.post(url + "/live/send", json={"message": "hi"})).status_code == 200
         assert await ann.receive() == "hi"
-        assert '<base href="/live/">' in (await http.get(url + "/live/")).text
+        assert '<base href="./">' in (await http.get(url + "/live/")).text
         connections = (await http.get(url + "/live/info")).json()["connections"]
         assert [conn["path"] for conn in connections] == ["/ws/a"]
 

@@ -1,4 +1,4 @@
-"""What is in `deploy/` works: nginx and Caddy before real gateways, the unit, the image and the composition as far as
+"""What is in `deploy/` works: the proxies in front of real gateways, the unit, the image and the composition as far as
 they can be tried without systemd and Docker."""
 
 import configparser
@@ -10,8 +10,8 @@ import signal
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
-from contextlib import AsyncExitStack, ExitStack, contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ import yaml
 from websockets.exceptions import InvalidStatus
 
 from tests.processes import Served, serving
-from tests.proxies import DEPLOY, NAME, Site, caddy, nginx, substituted
+from tests.proxies import DEPLOY, NAME, PROXIES, Proxy, Site, caddy, haproxy, newest_caddy, nginx, substituted, traefik
 from tests.services import Process, needed, redis
 from wsgateway import Settings
 from wsgateway.cli import _parser
@@ -84,8 +84,8 @@ def no_other_proxy() -> Iterator[None]:
 
 @pytest.fixture(
     scope="module",
-    params=[("nginx", "ipc"), ("nginx", "redis"), ("caddy", "ipc")],
-    ids=["nginx, workers", "nginx, redis", "caddy, workers"],
+    params=[(nginx, "ipc"), (nginx, "redis"), (caddy, "ipc"), (haproxy, "ipc"), (traefik, "ipc")],
+    ids=["nginx, workers", "nginx, redis", "caddy, workers", "haproxy, workers", "traefik, workers"],
 )
 def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A proxy before two processes."""
@@ -93,7 +93,7 @@ def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp("site")
     with gateways(kind, folder) as started:
         upstreams = [address(served) for served in started]
-        with nginx(upstreams, folder) if proxy == "nginx" else caddy(upstreams, folder) as found:
+        with proxy(upstreams, folder) as found:
             yield found
 
 
@@ -189,8 +189,8 @@ async def test_the_probes_pass(site: Site) -> None:
         assert (await site.request("GET", path)).status_code == 200
 
 
-@pytest.mark.parametrize("proxy", [nginx, caddy])
-async def test_who_comes_through_a_proxy_is_not_local(proxy: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("proxy", PROXIES)
+async def test_who_comes_through_a_proxy_is_not_local(proxy: Proxy, tmp_path: Path) -> None:
     with gateway(tmp_path / "a") as served, proxy([address(served)], tmp_path) as site:
         answer = await site.request("POST", "/send", json={"message": "hi"})
     assert answer.status_code == 403
@@ -205,7 +205,7 @@ async def silent(client: Client, seconds: float) -> None:
 
 async def test_pings_keep_nginx_from_ending_a_silent_connection(tmp_path: Path) -> None:
     with gateway(tmp_path / "a", WSGATEWAY_API_KEY=KEY) as served:
-        with nginx([address(served)], tmp_path, read_timeout="1s") as site:
+        with nginx([address(served)], tmp_path, changes={"proxy_read_timeout 60s;": "proxy_read_timeout 1s;"}) as site:
             async with site.client() as ann:
                 await ann.receive_json()
                 await silent(ann, 2.5)
@@ -215,7 +215,7 @@ async def test_pings_keep_nginx_from_ending_a_silent_connection(tmp_path: Path) 
 
 async def test_without_pings_in_time_nginx_would_end_it(tmp_path: Path) -> None:
     with gateway(tmp_path / "a", WSGATEWAY_PING_INTERVAL="25") as served:
-        with nginx([address(served)], tmp_path, read_timeout="1s") as site:
+        with nginx([address(served)], tmp_path, changes={"proxy_read_timeout 60s;": "proxy_read_timeout 1s;"}) as site:
             async with site.client() as ann:
                 await ann.receive_json()
                 assert (await ann.closed())[0] == 1006
@@ -243,9 +243,10 @@ async def test_nginx_sends_http_to_https(tmp_path: Path) -> None:
     assert b"Location: https://example.com/page?a=b\r\n" in head
 
 
-@pytest.mark.parametrize("proxy", [nginx, caddy])
-async def test_a_roll_tells_clients_to_come_back_and_they_can(proxy: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("proxy", PROXIES)
+async def test_a_roll_tells_clients_to_come_back_and_they_can(proxy: Proxy, tmp_path: Path) -> None:
     with gateways("ipc", tmp_path) as (served,), proxy([address(served)], tmp_path) as site:
+        await both_count(site)
         async with site.client() as ann:
             before = (await ann.receive_json())["id"].partition(".")[0]
             served.process.send_signal(signal.SIGUSR2)
@@ -257,8 +258,60 @@ async def test_a_roll_tells_clients_to_come_back_and_they_can(proxy: Any, tmp_pa
         await both_count(site)
 
 
-@pytest.mark.parametrize("proxy", [nginx, caddy])
-async def test_when_one_server_ends_its_clients_come_back_to_the_other(proxy: Any, tmp_path: Path) -> None:
+@asynccontextmanager
+async def posting(proxy: Proxy, kind: str, folder: Path) -> AsyncIterator[tuple[list[Served], list[int]]]:
+    """Two processes behind `proxy`, to which four callers post all the time; the statuses of the responses."""
+    statuses: list[int] = []
+    is_over = anyio.Event()
+    with gateways(kind, folder) as started, proxy([address(served) for served in started], folder) as site:
+        await both_count(site)
+        headers = {"host": f"{NAME}:{site.port}", "authorization": f"Bearer {KEY}"}
+
+        async def call() -> None:
+            async with httpx.AsyncClient(verify=site.trust, trust_env=False, headers=headers, timeout=30) as http:
+                while not is_over.is_set():
+                    url = f"https://127.0.0.1:{site.port}/send"
+                    answer = await http.post(url, json={"message": "hi"}, extensions={"sni_hostname": NAME})
+                    statuses.append(answer.status_code)
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(4):
+                tasks.start_soon(call)
+            await answered(statuses, 20)
+            yield started, statuses
+            await answered(statuses, 20)
+            is_over.set()
+
+
+async def answered(statuses: list[int], count: int) -> None:
+    """Wait for so many more responses."""
+    wanted = len(statuses) + count
+    with anyio.fail_after(20):
+        while len(statuses) < wanted:
+            await anyio.sleep(0.01)
+
+
+@pytest.mark.parametrize("proxy", PROXIES)
+async def test_a_roll_answers_every_call(proxy: Proxy, tmp_path: Path) -> None:
+    async with posting(proxy, "ipc", tmp_path) as ((served,), statuses):
+        served.process.send_signal(signal.SIGUSR2)
+        with anyio.fail_after(60):
+            while len(replaced := re.findall(r"takes the place of (\d+)", served.stderr)) < 2:
+                await anyio.sleep(0.02)
+            while any(Path(f"/proc/{pid}").exists() for pid in replaced):
+                await anyio.sleep(0.02)
+    assert set(statuses) == {200}
+
+
+@pytest.mark.parametrize("proxy", [nginx, newest_caddy, haproxy])
+async def test_the_end_of_one_of_two_servers_is_answered_by_the_other(proxy: Proxy, tmp_path: Path) -> None:
+    async with posting(proxy, "redis", tmp_path) as (started, statuses):
+        assert await anyio.to_thread.run_sync(started[0].terminate) == 0
+    assert set(statuses) == {200}
+
+
+@pytest.mark.parametrize("proxy", PROXIES)
+async def test_when_one_server_ends_its_clients_come_back_to_the_other(proxy: Proxy, tmp_path: Path) -> None:
     with gateways("redis", tmp_path) as started, proxy([address(served) for served in started], tmp_path) as site:
         await both_count(site)
         async with AsyncExitStack() as stack:
@@ -272,7 +325,7 @@ async def test_when_one_server_ends_its_clients_come_back_to_the_other(proxy: An
                     assert (await client.closed())[0] == 1012
             again = [await stack.enter_async_context(site.client()) for _ in range(4)]
             assert {(await client.receive_json())["id"].partition(".")[0] for client in again}.isdisjoint({ended})
-            if proxy is caddy:  # before 2.6.3 it cannot send a POST elsewhere until it knows
+            if proxy is caddy:  # before 2.11.2 it cannot send a POST elsewhere until it knows
                 with anyio.fail_after(20):
                     while "HTTP request failed" not in (tmp_path / "proxy.txt").read_text():
                         await anyio.sleep(0.1)

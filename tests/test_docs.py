@@ -63,7 +63,7 @@ async def test_it_is_mounted_as_written(name: str) -> None:
         answer = await http.post(url + "/live/send", json={"message": "pushed"})
         assert answer.json()["queued"] == 1
         assert await ann.receive() == "pushed"
-        assert '<base href="/live/">' in (await http.get(url + "/live/", follow_redirects=True)).text
+        assert '<base href="./">' in (await http.get(url + "/live/", follow_redirects=True)).text
         assert (await http.get(url + "/live/pages/test.js")).status_code == 200
         assert (await http.get(url + "/live/info")).json()["connections"][0]["path"] == "/ws/room"
         if name == "django_app":

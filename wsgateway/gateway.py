@@ -145,6 +145,11 @@ class Gateway:
             self._forget_loop()
         return self._hub.connections
 
+    @property
+    def has_running_peers(self) -> bool:
+        """Whether other processes serve this gateway too."""
+        return self.cluster is not None and any(node.info.state == State.RUNNING for node in self.cluster.nodes.alive())
+
     def messages_out(self, conn: Connection) -> int:
         """Messages written to `conn` so far."""
         return self._hub.messages_out(conn)

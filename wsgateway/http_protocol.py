@@ -116,6 +116,9 @@ class HttpProtocol(HttpToolsProtocol):
     max_file = 0
     """Descriptors below this one are for sockets, the others for whatever else the process opens; 0: no limit."""
 
+    is_leaving = False
+    """Whether this server is about to stop. Every request is then the last of its connection."""
+
     admission: Admission | None = None
     """Limits how many handshakes of this server begin at the same time."""
 
@@ -308,7 +311,7 @@ class HttpProtocol(HttpToolsProtocol):
             self.idle.discard(self)
         super().on_headers_complete()
         self.cycle.transport = LingeringTransport(self.transport, self._linger)  # type: ignore[assignment]  # all it uses
-        if any(name in LAST_HEADERS for name, _ in self.headers):
+        if self.is_leaving or any(name in LAST_HEADERS for name, _ in self.headers):
             self.cycle.keep_alive = False
 
     def _check_head(self) -> None:
@@ -511,6 +514,13 @@ def is_beginning(connection: object) -> bool:
     if isinstance(connection, HttpProtocol):
         return connection.cycle is None
     return isinstance(connection, WebSocketProtocol) and not connection.handshake_complete
+
+
+def takes_requests(connection: object) -> bool:
+    """Whether it is HTTP, and a proxy that has it in its pool can send another request on it."""
+    if not isinstance(connection, HttpProtocol):
+        return False
+    return not connection._is_lingering and not connection.transport.is_closing()
 
 
 def missing_http(config: uvicorn.Config) -> tuple[str, ...]:

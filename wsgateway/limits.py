@@ -104,6 +104,10 @@ LINGER = 2.0
 HANDSHAKE_GRACE = 0.5
 """Seconds that clients who have just connected have for their request, once nobody new is taken."""
 
+POOL_GRACE = 4.0
+"""Seconds that proxies have to drop the connections that they keep open for later requests, before a node stops. The
+documented configurations drop an idle one after 3 s."""
+
 BROKER_GRACE = 1.0
 """Seconds that what waits for the broker has to go out at the end, and again the link to close."""
 
@@ -203,7 +207,7 @@ class Backlog:
 
 
 def seconds_to_stop(settings: Settings) -> float:
-    """Seconds after which a process that was told to end has ended: new clients, `drain`, stuck ones, `on_stop`, the
-    broker, requests."""
-    clients = HANDSHAKE_GRACE + settings.drain + LINGER
+    """Seconds after which a process that was told to end has ended: new clients, proxies, `drain`, stuck ones,
+    `on_stop`, the broker, requests."""
+    clients = HANDSHAKE_GRACE + POOL_GRACE + settings.drain + LINGER
     return clients + settings.hook_timeout + 2 * BROKER_GRACE + HTTP_GRACE

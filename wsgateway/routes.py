@@ -24,7 +24,7 @@ from wsgateway.limits import BODY_TIMEOUT, Rates
 from wsgateway.logs import GatewayLog
 from wsgateway.messages import decode_json
 from wsgateway.metrics import prometheus_text
-from wsgateway.scopes import sender_of
+from wsgateway.scopes import sender_of, way_up
 
 IGNORED_KEYS = frozenset({"conn", "action", "webSocketServerAction"})
 """Keys of `/send` that are dropped: the listener's own, and those that steered the ancestor's server."""
@@ -262,7 +262,7 @@ class Routes:
             "connections": len(gateway.connections),
             "docs": DOCS,
         }
-        base = escape(request.scope["raw_path"].decode("latin-1").rstrip("/") + "/", quote=True)
+        base = escape(way_up(request.scope) + "/", quote=True)
         text = (_PAGES / "test.html").read_text(encoding="utf-8")
         text = text.replace("{{base}}", base).replace("{{page}}", json.dumps(facts).replace("<", "\\u003c"))
         return Response(text, media_type="text/html; charset=utf-8", headers=_PAGE_HEADERS)

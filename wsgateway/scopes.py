@@ -1,4 +1,7 @@
-"""Requests as the gateway sees them, wherever it is mounted: their paths, and who sent them."""
+"""Requests as the gateway sees them, wherever it is mounted and whatever prefix a proxy has removed: their paths, and
+their senders."""
+
+from urllib.parse import quote, unquote
 
 from starlette.types import Scope
 
@@ -24,9 +27,23 @@ def relative_path(scope: Scope) -> str:
 
 
 def relative_scope(scope: Scope) -> Scope:
-    """`scope` with its path below where the application is mounted; `raw_path` is the whole one."""
-    root: str = scope.get("root_path", "").rstrip("/")
-    raw: bytes = scope.get("raw_path") or scope["path"].encode()
-    if not raw.startswith(root.encode()):
-        raw = root.encode() + raw
-    return {**scope, "path": relative_path(scope), "root_path": "", "raw_path": raw}
+    """`scope` with its path below where the application is mounted; `raw_path` stays as the client sent it."""
+    return {**scope, "path": relative_path(scope), "root_path": ""}
+
+
+def way_up(scope: Scope) -> str:
+    """Return where the application is mounted, relative to the page that a browser asked for, without a final slash.
+
+    `.` for `/live/` and `/live/log`, `..` for `/live/gateways/chat`, `./live` for `/live`. An absolute path would be
+    wrong below a prefix that a proxy removes, because the server never sees it. The path is compared as the client
+    encoded it, because `root_path` is decoded.
+    """
+    path = relative_path(scope).rstrip("/")
+    raw = scope["raw_path"].decode("latin-1") if scope.get("raw_path") else quote(scope["path"])
+    starts = [place for place, character in enumerate(raw) if character == "/"]
+    below = next((raw[start:] for start in starts if unquote(raw[start:]).rstrip("/") == path), None)
+    if below is None and path:  # a server that names a path of its own
+        below = path
+    if not below:
+        return f"./{raw.rpartition('/')[2]}"
+    return "/".join([".."] * (below.count("/") - 1)) or "."

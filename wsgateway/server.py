@@ -21,8 +21,8 @@ import uvicorn
 from wsgateway.config import Settings
 from wsgateway.exceptions import StartError
 from wsgateway.gateway import Gateway
-from wsgateway.http_protocol import HttpLimits, HttpProtocol, http_protocol, is_beginning, missing_http
-from wsgateway.limits import ACCEPTS, HANDSHAKE_GRACE, HTTP_GRACE, SPARE_SOCKETS
+from wsgateway.http_protocol import HttpLimits, HttpProtocol, http_protocol, is_beginning, missing_http, takes_requests
+from wsgateway.limits import ACCEPTS, HANDSHAKE_GRACE, HTTP_GRACE, POOL_GRACE, SPARE_SOCKETS
 from wsgateway.logs import ThinnedLog, flush_log, logger
 from wsgateway.proxy_headers import ForwardedHeaders
 from wsgateway.transports import most_clients, most_files
@@ -92,6 +92,8 @@ class Server(uvicorn.Server):
             server.close()
         await self._finish_handshakes()
         if self._gateway is not None:
+            if self._gateway.has_running_peers:
+                await self._leave_proxies()
             await self._gateway.stop()
         await super().shutdown(sockets)
         for left in tuple(self.server_state.connections):
@@ -104,6 +106,20 @@ class Server(uvicorn.Server):
         until = time.monotonic() + HANDSHAKE_GRACE
         await asyncio.sleep(0)  # what was accepted in this turn of the loop
         while time.monotonic() < until and any(map(is_beginning, self.server_state.connections)):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)  # uvicorn's connections tell nobody
+
+    async def _leave_proxies(self) -> None:
+        """Keep serving until no HTTP connection is left in the pool of a proxy, which then uses the other nodes.
+
+        Every response says `connection: close` from now on. A request that a proxy sends while its idle connection is
+        being closed would be lost, and a POST answered with 502, because a proxy must not send it a second time.
+        """
+        protocol = self.config.http_protocol_class
+        if not issubclass(protocol, HttpProtocol):
+            return
+        protocol.is_leaving = True  # a class of this server's own
+        until = time.monotonic() + POOL_GRACE
+        while time.monotonic() < until and any(map(takes_requests, self.server_state.connections)):  # noqa: ASYNC110
             await asyncio.sleep(0.01)  # uvicorn's connections tell nobody
 
 

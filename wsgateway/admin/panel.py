@@ -20,7 +20,7 @@ from starlette.websockets import WebSocket
 
 from wsgateway.admin.live import MAX_VIEWERS, watch
 from wsgateway.admin.passwords import Passwords
-from wsgateway.admin.sessions import COOKIE, MAX_AGE, Session, Sessions
+from wsgateway.admin.sessions import MAX_AGE, Session, Sessions, cookie_name
 from wsgateway.admin.views import PAGES, Page, Refused, Views, Visit
 from wsgateway.api import Api
 from wsgateway.auth import Access, AdminRules
@@ -29,7 +29,7 @@ from wsgateway.gateway import Gateway
 from wsgateway.instances import Supervisor
 from wsgateway.logs import ThinnedLog, escape_controls
 from wsgateway.routes import ProblemError, read_body
-from wsgateway.scopes import relative_scope, sender_of
+from wsgateway.scopes import relative_scope, sender_of, way_up
 from wsgateway.surroundings import outside_of_process, own_uid
 from wsgateway.transports import deny
 
@@ -39,7 +39,7 @@ MAX_FORM = 262144
 HEADERS = {
     "cache-control": "no-store",
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
-    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "connect-src 'self'; form-action 'self'; base-uri 'self'; frame-ancestors 'none'",
     "referrer-policy": "same-origin",  # with no-referrer a form's Origin would be null
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
@@ -121,8 +121,9 @@ class Panel:
                     headers.setdefault(name, value)
             await send(message)
 
-        base = scope.get("root_path", "").rstrip("/")
-        await self._app({**relative_scope(scope), "wsgateway.base": base}, receive, with_headers)
+        cookie = cookie_name(scope.get("root_path", "").rstrip("/"))
+        scope = {**relative_scope(scope), "wsgateway.base": way_up(scope), "wsgateway.cookie": cookie}
+        await self._app(scope, receive, with_headers)
 
     # Who may
 
@@ -149,7 +150,7 @@ class Panel:
         return rules
 
     def session_of(self, connection: HTTPConnection) -> Session | None:
-        return self.sessions.read(connection.cookies.get(COOKIE, ""))
+        return self.sessions.read(connection.cookies.get(connection.scope["wsgateway.cookie"], ""))
 
     async def access_of(self, connection: HTTPConnection) -> Access:
         """What the sender may do. Raises `Refused` where nobody from there may do anything."""
@@ -217,7 +218,7 @@ class Panel:
             self._log_refusal(request.scope, exc.status, str(exc))
             title = "Not here" if exc.status == 404 else "Refused"
             response = visit.page("message.html", status=exc.status, title=title, text=str(exc))
-        if COOKIE not in request.cookies or self.session_of(request) is None:
+        if visit.cookie not in request.cookies or self.session_of(request) is None:
             self.remember(response, visit, session)
         return response
 
@@ -242,10 +243,9 @@ class Panel:
         if "set-cookie" in response.headers:
             return
         response.set_cookie(
-            COOKIE,
+            visit.cookie,
             self.sessions.cookie_of(session),
             max_age=MAX_AGE,
-            path=visit.base or "/",
             secure=visit.request.url.scheme == "https",
             httponly=True,
             samesite="strict",
@@ -253,7 +253,9 @@ class Panel:
 
     def render(self, visit: "Visit", template: str, status: int, values: dict[str, Any]) -> Response:
         html = self._templates.get_template(template).render(
-            base=visit.base,
+            root=visit.base,
+            base=".",  # links are relative to `<base>`, in the fragments of another page too
+            here=visit.here,
             csrf=self.sessions.csrf_of(visit.session),
             may_write=visit.access is Access.FULL,
             may_read=visit.access is not Access.NONE,

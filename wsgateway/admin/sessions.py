@@ -7,6 +7,7 @@ from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 from itsdangerous import BadSignature, Signer, URLSafeTimedSerializer
@@ -34,6 +35,15 @@ MAX_LOGINS = 2
 
 MAX_WAITING = 100
 """Log-ins that wait or are tried."""
+
+
+def cookie_name(mount: str) -> str:
+    """Return the name of the session's cookie for a panel that is mounted at `mount`.
+
+    The cookie's path is `/`, because a proxy may remove a prefix that the server does not know. Two panels of one
+    application would overwrite each other's cookie if it had the same name.
+    """
+    return f"{COOKIE}_{sha256(mount.encode()).hexdigest()[:8]}" if mount else COOKIE
 
 
 @dataclass(frozen=True, slots=True)

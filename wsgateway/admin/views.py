@@ -5,12 +5,13 @@ import time
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from wsgateway.admin.forms import changes_in, form_of, sorted_mistakes
-from wsgateway.admin.sessions import COOKIE, Session, Sessions, TooManyTries, Tries, client_of, sender_of
+from wsgateway.admin.sessions import Session, Sessions, TooManyTries, Tries, client_of, sender_of
 from wsgateway.auth import Access
 from wsgateway.config import Settings, Startup
 from wsgateway.exceptions import (
@@ -93,9 +94,21 @@ class Visit:
 
     @property
     def base(self) -> str:
-        """Where the panel is mounted, without a slash at its end."""
+        """Where the panel is mounted, relative to this page, without a slash at its end."""
         base: str = self.request.scope["wsgateway.base"]
         return base
+
+    @property
+    def cookie(self) -> str:
+        """The name of the session's cookie."""
+        name: str = self.request.scope["wsgateway.cookie"]
+        return name
+
+    @property
+    def here(self) -> str:
+        """This page, relative to `base`."""
+        query = self.request.url.query
+        return "." + quote(self.request.scope["path"]) + (f"?{query}" if query else "")
 
     def page(self, template: str, *, status: int = 200, **values: Any) -> Response:
         return self.render(self, template, status, values)
@@ -386,7 +399,7 @@ class Views:
     async def log_out(self, visit: Visit) -> Response:
         await self._log_in.end(visit.session)
         response = visit.to("/login")
-        response.delete_cookie(COOKIE, path=visit.base or "/")
+        response.delete_cookie(visit.cookie)
         return response
 
 

@@ -1,7 +1,7 @@
 // What makes the pages live. Without it they work all the same: forms and links are plain.
 "use strict";
 
-const { base, gateway, connection } = document.body.dataset;
+const { gateway, connection } = document.body.dataset;
 const KEPT = 120; // seconds in a chart
 const series = new Map(); // by gateway: times and rates
 let before = null;
@@ -126,7 +126,7 @@ function take(pushed) {
 let wait = 500;
 
 function watch() {
-  const url = new URL(`${base}/live`, location);
+  const url = new URL("live", document.baseURI);
   url.protocol = url.protocol.replace("http", "ws");
   if (connection) url.search = new URLSearchParams({ gateway, connection });
   const socket = new WebSocket(url);
