@@ -25,6 +25,7 @@ class Pipe:
         self.conn: Connection
         self.socket: Socket
         self.on_write: Callable[[Pipe], None] = lambda pipe: None
+        self.was_aborted = False
         self._is_closing = False
 
     def write(self, data: bytes) -> None:
@@ -60,12 +61,14 @@ class Pipe:
         del name
 
     def close(self) -> None:
-        self.abort()
-
-    def abort(self) -> None:
         if not self._is_closing:
             self._is_closing = True
             asyncio.get_running_loop().call_soon(self.socket.connection_lost, None)
+
+    def abort(self) -> None:
+        if not self._is_closing:
+            self.was_aborted = True
+        self.close()
 
     def messages(self) -> list[bytes]:
         """The payloads of the messages written so far. Fails where anything follows a close frame."""
