@@ -15,6 +15,7 @@ from websockets.exceptions import InvalidStatus
 from tests.raw import KEY, connect, handshake, masked, post
 from tests.servers import OwnServer, PlainUvicorn, Serve
 from wsgateway import Event, Gateway
+from wsgateway.addresses import MAX_ADDRESS
 from wsgateway.limits import Bucket
 from wsgateway.testing import Client, RecordingListener
 
@@ -309,6 +310,21 @@ async def test_an_address_that_connects_too_often_is_429(serve: Serve) -> None:
         assert gateway.metrics.refusals["connect_rate"] == 1
         async with httpx.AsyncClient() as http:
             assert (await http.get(url + "/health")).status_code == 200
+
+
+async def test_of_an_address_that_a_header_claims_little_is_kept_and_logged(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    gateway = Gateway(connect_rate=0.001, connect_burst=1, max_connections_per_address=5, api_key="key")
+    claimed = {"X-Forwarded-For": "a" * 5000}
+    async with serve(gateway) as url, Client(url, additional_headers=claimed), httpx.AsyncClient() as http:
+        assert [len(conn.address) <= MAX_ADDRESS for conn in gateway.connections] == [True]
+        with pytest.raises(InvalidStatus, match="429"):
+            await Client(url, additional_headers=claimed).__aenter__()
+        assert (await http.get(url + "/info", headers=claimed)).status_code == 401
+    lines = [record.getMessage() for record in caplog.records if "refused" in record.getMessage()]
+    assert len(lines) == 2
+    assert max(map(len, lines)) < 400
 
 
 async def test_a_key_that_is_used_too_often_is_429_and_others_are_not(serve: Serve) -> None:
