@@ -1,6 +1,8 @@
 """A WebSocket client without a library: bytes as they are on the wire."""
 
+import asyncio
 import json
+import socket
 from typing import Self
 
 import anyio
@@ -49,9 +51,16 @@ class Raw:
         return await self.receive_exactly(at)
 
 
-async def connect(url: str) -> Raw:
+async def connect(url: str, *, buffer: int = 0) -> Raw:
+    """Connected; the system keeps about `buffer` bytes that were not read, 0: as many as it likes."""
     host, _, port = url.removeprefix("http://").partition(":")
-    return Raw(await anyio.connect_tcp(host, int(port)))
+    if not buffer:
+        return Raw(await anyio.connect_tcp(host, int(port)))
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+    sock.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(sock, (host, int(port)))
+    return Raw(await anyio.abc.SocketStream.from_socket(sock))
 
 
 def upgrade(*headers: str, path: str = "/ws", host: str = "localhost") -> bytes:
@@ -68,9 +77,9 @@ def upgrade(*headers: str, path: str = "/ws", host: str = "localhost") -> bytes:
     return "\r\n".join([*lines, "\r\n"]).encode()
 
 
-async def handshake(url: str, *headers: str, path: str = "/ws") -> tuple[Raw, bytes]:
+async def handshake(url: str, *headers: str, path: str = "/ws", buffer: int = 0) -> tuple[Raw, bytes]:
     """Upgraded; the connection and the response's head."""
-    raw = await connect(url)
+    raw = await connect(url, buffer=buffer)
     await raw.send(upgrade(*headers, path=path, host=url.removeprefix("http://")))
     head = await raw.receive_until(b"\r\n\r\n")
     return raw, head

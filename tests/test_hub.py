@@ -1,11 +1,16 @@
 """Fan-out: order, once each, whole; on the gateway's own server and on plain uvicorn."""
 
 import asyncio
+import os
+import zlib
 from collections import defaultdict
+from contextlib import AsyncExitStack
+from typing import Any
 
 import anyio
 import pytest
 
+from tests.raw import Raw, handshake
 from tests.servers import OwnServer, OwnServerTls, PlainUvicorn, Serve
 from wsgateway import Connection, Event, Gateway, Sent
 from wsgateway.hub import Hub
@@ -136,6 +141,47 @@ async def test_three_senders_two_hundred_recipients_twenty_of_them_slow(serve: S
             counts = [int(text.split()[1]) for text in received[number] if text.startswith(f"{sender} ")]
             assert counts == [count for count in range(150) if number % 2 == 0 or count % 4 != 3]
     assert gateway.metrics.dropped == {}
+
+
+@pytest.mark.parametrize("compression", [False, True])
+async def test_clients_that_stop_reading_one_after_the_other_get_each_broadcast_once(
+    serve: Serve, compression: bool
+) -> None:
+    """Their sockets fill up within the write of a broadcast, while others are congested already."""
+    if serve.name == "wsgateway-tls" or (compression and serve.name == "uvicorn"):
+        pytest.skip("the clients are plain sockets, which inflate without context takeover only")
+    offer = "Sec-WebSocket-Extensions: permessage-deflate" if compression else ""
+    patience: dict[str, Any] = {"send_timeout": 120, "ping_interval": 120}
+    gateway = Gateway(compression=compression, outbox_bytes=10**9, outbox_messages=10**6, **patience)
+    padding = os.urandom(35_000).hex()  # deflated, it is half as long, and still more than one flush takes
+    async with serve(gateway) as url, AsyncExitStack() as stack:
+        clients = []
+        for buffer in (4096, 400_000, 2_000_000):
+            ann, _ = await handshake(url, offer, buffer=buffer)
+            clients.append(await stack.enter_async_context(ann))
+        with anyio.fail_after(10):
+            while len(gateway.connections) < len(clients):
+                await anyio.sleep(0.01)
+        for number in range(200):
+            sent = await gateway.send(f"{number:06d}{padding}")
+            assert sent == Sent(3, 3, 0)
+            await asyncio.sleep(0)
+        for client in clients:
+            assert [await received_number(client) for _ in range(200)] == list(range(200))
+        await gateway.send("last")
+        for client in clients:
+            assert await client.receive_exactly(6) == b"\x81\x04last"
+
+
+async def received_number(client: Raw) -> int:
+    first, second = await client.receive_exactly(2)
+    size = second
+    if second >= 126:
+        size = int.from_bytes(await client.receive_exactly(2 if second == 126 else 8))
+    payload = await client.receive_exactly(size)
+    if first & 0x40:
+        payload = zlib.decompressobj(wbits=-zlib.MAX_WBITS).decompress(payload + b"\x00\x00\xff\xff")
+    return int(payload[:6])
 
 
 class Wakeless:
