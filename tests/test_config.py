@@ -413,3 +413,13 @@ def test_secrets_are_not_shown() -> None:
 )
 def test_origins_are_normalized(text: str, origin: str) -> None:
     assert normalized_origin(text) == origin
+
+
+@pytest.mark.parametrize("name", ["allowed_hosts", "allowed_origins"])
+def test_what_was_taken_is_taken_again(name: str) -> None:
+    make: Any = Settings
+    for host in ("ü" * 40, "Ü.example", "ü" * 300, "a" * 285, "a" * 301):
+        value = host if name == "allowed_hosts" else f"https://{host}"
+        if not mistakes_of(Settings, name, [value]):
+            taken = getattr(make(**{name: [value]}), name)
+            assert getattr(make(**{name: taken}), name) == taken

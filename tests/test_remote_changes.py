@@ -211,3 +211,16 @@ async def test_a_listener_without_hooks_is_a_failed_start_with_what_to_write(fol
         shown = (await http.get("/api/gateways/chat")).json()
         assert shown["state"] == "failed"
         assert "hooks/chat.py has no Listener" in shown["failure"]
+
+
+async def test_an_empty_key_does_not_take_the_key_away(folder: Path) -> None:
+    text = '[gateways.chat]\nport = 0\napi_key = ["a key"]\n'
+    async with admin(folder, text) as (supervisor, url), httpx.AsyncClient(base_url=url, timeout=20) as http:
+        for value in ("", " ", ","):
+            answer = await http.patch("/api/gateways/chat?wait=5", json={"api_key": value})
+            assert answer.status_code == 422
+            assert "api_key: it is empty" in answer.json()["detail"]
+        assert supervisor.find("chat").settings.api_key == ("a key",)
+        assert (folder / "wsgateway.toml").read_text() == text
+        assert (await http.patch("/api/gateways/chat?wait=10", json={"api_key": None})).status_code == 200
+        assert supervisor.find("chat").settings.api_key == ()

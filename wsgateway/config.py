@@ -310,6 +310,13 @@ def convert(spec: Field[Any], value: object, *, text: bool = False) -> Any:
     return _number(spec, kind, value)
 
 
+def convert_written(spec: Field[Any], value: object, *, text: bool = False) -> Any:
+    """`convert` for a value that somebody has written down: a secret that is empty text is a mistake, not none."""
+    if spec.metadata["secret"] and isinstance(value, str) and not parts_of(value):
+        raise ValueError("it is empty, leave it out if there is none")
+    return convert(spec, value, text=text)
+
+
 def _convert_fields(settings: "Settings | AdminSettings", where: str = "") -> list[str]:
     """Convert every field of `settings` in place; what is wrong with them, each with `where` it is from."""
     mistakes: list[str] = []
@@ -414,8 +421,6 @@ def _string(spec: Field[Any], value: object) -> str:
 def _strings(spec: Field[Any], value: object) -> tuple[str, ...]:
     if isinstance(value, str):
         parts: list[Any] = parts_of(value)
-        if is_secret(spec) and not parts:
-            raise ValueError("it is empty, leave it out if there is none")
     elif isinstance(value, Iterable) and not isinstance(value, (Mapping, bytes, bytearray)):
         parts = list(value)
     else:
@@ -425,12 +430,19 @@ def _strings(spec: Field[Any], value: object) -> tuple[str, ...]:
     parts = [_text(spec, part) for part in parts]
     if is_secret(spec) and any(part != part.strip() or not part.isprintable() for part in parts):
         raise ValueError("a key with spaces around it or control characters in it cannot be sent in a header")
-    for part in parts:
-        if spec.name in ("allowed_origins", "allowed_hosts") and len(part) > MAX_ADDRESS:
-            raise ValueError(f"{_quoted(spec, part)} is too long, an address has at most {MAX_ADDRESS} characters")
-    if spec.name == "allowed_origins":
-        return tuple(normalized_origin(part.strip()) for part in parts)
-    return tuple(ascii_host(part.strip()) if spec.name == "allowed_hosts" else part for part in parts)
+    if spec.name in ("allowed_origins", "allowed_hosts"):
+        return tuple(_address(spec, part.strip()) for part in parts)
+    return tuple(parts)
+
+
+def _address(spec: Field[Any], text: str) -> str:
+    """Return an origin or a host name as it is compared, which may be longer than `text` is."""
+    found = text
+    if len(text) <= MAX_ADDRESS:
+        found = normalized_origin(text) if spec.name == "allowed_origins" else ascii_host(text)
+    if len(found) > MAX_ADDRESS:
+        raise ValueError(f"{_quoted(spec, text)} is too long, an address has at most {MAX_ADDRESS} characters")
+    return found
 
 
 MAX_ADDRESS = 300

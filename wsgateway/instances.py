@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from wsgateway.config import SPECS, AdminSettings, Settings, Startup, convert, no_such_setting
+from wsgateway.config import SPECS, AdminSettings, Settings, Startup, convert_written, no_such_setting
 from wsgateway.exceptions import (
     ConfigError,
     GatewayConflict,
@@ -322,7 +322,7 @@ def _check_values(values: Mapping[str, Any]) -> None:
     for name, value in values.items():
         try:
             if value is not None:
-                convert(SPECS[name], value)
+                convert_written(SPECS[name], value)
         except ValueError as exc:
             mistakes.append(f"{name}: {exc}")
     if mistakes:

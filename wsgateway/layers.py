@@ -12,7 +12,7 @@ from wsgateway.config import (
     SPECS,
     AdminSettings,
     Settings,
-    convert,
+    convert_written,
     flag,
     nearest,
     no_such_setting,
@@ -133,9 +133,7 @@ def admin_settings(
             mistakes.append(f"{plain} ({source}): {no_such_setting(plain, is_admin=True)}")
             return
         try:
-            values[plain] = convert(ADMIN_SPECS[name], value, text=text)
-            if ADMIN_SPECS[name].metadata["secret"] and values[plain] == "":
-                raise ValueError("it is empty, leave it out if there is none")
+            values[plain] = convert_written(ADMIN_SPECS[name], value, text=text)
         except ValueError as exc:
             mistakes.append(f"{source}: {exc}")
 
@@ -168,7 +166,7 @@ class _Reading:
 
     def take(self, name: str, value: object, source: str, *, text: bool = False) -> None:
         try:
-            self.values[name] = convert(SPECS[name], value, text=text)
+            self.values[name] = convert_written(SPECS[name], value, text=text)
             self.sources[name] = source
         except ValueError as exc:
             self.mistakes.append(f"{source if text else f'{name} ({source})'}: {exc}")

@@ -15,7 +15,7 @@ import tomlkit
 from tomlkit.exceptions import TOMLKitError
 from tomlkit.items import Table
 
-from wsgateway.config import CONFIG_FILE, ENV, SPECS, AdminSettings, Settings, convert
+from wsgateway.config import CONFIG_FILE, ENV, SPECS, AdminSettings, Settings, convert_written
 from wsgateway.exceptions import ConfigError
 from wsgateway.files import BYTE_ORDER_MARK
 from wsgateway.layers import Loaded, admin_settings, config_path, layered, parse_tables, read_settings, read_tables
@@ -156,9 +156,9 @@ class Store:
         mistakes: list[str] = []
         for name, value in changes.items():
             try:
-                values[name] = (
-                    None if value is None else _plain(convert(SPECS[name], value)) if name in SPECS else value
-                )
+                converted = convert_written(SPECS[name], value) if name in SPECS and value is not None else value
+                is_plain = value is None or type(value) in (str, bool, int, float, list)
+                values[name] = value if is_plain else _plain(converted)  # what is plain is written as it was given
             except ValueError as exc:
                 mistakes.append(f"{name} ({self.path} [gateways.{gateway_id}]): {exc}")
         if mistakes:

@@ -44,11 +44,11 @@ DRIVERS = {
 def opener(url: str) -> Open:
     """What opens links to the broker at `url`. Connects to nothing yet. Raises `ConfigError` with what to do."""
     if not isinstance(url, str):
-        raise ConfigError(["broker: it is no URL; one looks like redis://host:6379"])
+        raise ConfigError(["broker: it is not a URL; one looks like redis://host:6379"])
     scheme = url.partition("://")[0].lower()
     url = scheme + url[len(scheme) :]
-    if "://" not in url or scheme not in DRIVERS:  # then nobody knows which part of it is a password
-        what = f"the scheme {scheme[:20]!r}" if "://" in url else "it"
+    if "://" not in url or scheme not in DRIVERS:  # without a scheme nobody knows which part of it is a password
+        what = repr(mask_url(url)) if "://" in url else "it"
         kinds = "ipc://, redis://, rediss://, unix:// and nats://"
         raise ConfigError([f"broker: {what} is none of {kinds}, as redis://host:6379"])
     module, package = DRIVERS[scheme]
