@@ -276,5 +276,6 @@ def test_nothing_is_left_behind(tmp_path: Path) -> None:
     code = SCRIPT.replace("{folder}", str(tmp_path / "ipc"))
     argv = [sys.executable, "-X", "dev", "-W", "error", "-c", code]
     done = subprocess.run(argv, env=environment(), capture_output=True, text=True, timeout=120)
-    lines = [line for line in done.stderr.splitlines() if not line.startswith("[")]
+    ignored = ("[", "Executing ")  # the gateway's lines, and what development mode says on a busy machine
+    lines = [line for line in done.stderr.splitlines() if not line.startswith(ignored)]
     assert (done.returncode, lines) == (0, [])

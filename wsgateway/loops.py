@@ -68,20 +68,41 @@ async def call_on(
     loop: asyncio.AbstractEventLoop,
     app: Callable[..., Awaitable[None]],
     scope: Any,
-    receive: Callable[..., Any],
-    send: Callable[..., Any],
+    receive: Callable[[], Awaitable[Any]],
+    send: Callable[[Any], Awaitable[None]],
 ) -> None:
-    """Run an ASGI application on `loop`, which runs in another thread, with `receive` and `send` of this one."""
+    """Run an ASGI application on `loop`, which runs in another thread, with `receive` and `send` of this one.
+
+    The application does not wait for an accept to be sent: what it does next, such as making the client a recipient,
+    has happened before the client can react.
+    """
     here = asyncio.get_running_loop()
+    accept: asyncio.Future[None] | None = None
 
-    def taken_back(function: Callable[..., Coroutine[Any, Any, T]]) -> Callable[..., Awaitable[T]]:
-        async def call(*args: Any) -> T:
-            return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(function(*args), here))
+    def run_here(function: Callable[..., Awaitable[T]], *arguments: Any) -> asyncio.Future[T]:
+        async def run() -> T:
+            return await function(*arguments)
 
-        return call
+        return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(run(), here))
+
+    async def receive_here() -> Any:
+        return await run_here(receive)
+
+    async def send_here(message: Any) -> None:
+        nonlocal accept
+        if accept is not None:
+            earlier, accept = accept, None
+            await earlier
+        sending = run_here(send, message)
+        if message["type"] == "websocket.accept":
+            accept = sending
+        else:
+            await sending
 
     async def called() -> None:
-        await app(scope, taken_back(receive), taken_back(send))
+        await app(scope, receive_here, send_here)
+        if accept is not None:
+            await accept
 
     future = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(called(), loop))
     try:
