@@ -139,9 +139,17 @@ http {{
 
 @contextmanager
 def nginx(
-    upstreams: Sequence[str], folder: Path, *, changes: Mapping[str, str] | None = None, text: str = "nginx.conf"
+    upstreams: Sequence[str],
+    folder: Path,
+    *,
+    changes: Mapping[str, str] | None = None,
+    text: str = "nginx.conf",
+    user: str = "root",
 ) -> Iterator[Site]:
-    """nginx in front of the gateways at the addresses `upstreams`, with further `changes` of its configuration."""
+    """nginx in front of the gateways at the addresses `upstreams`, with further `changes` of its configuration.
+
+    `text` replaces the file of `deploy/`, and `user` is who its workers are, where the tests are run by root.
+    """
     program = needed("nginx")
     chain, key, trust = _certified(folder)
     site = Site(free_port(), free_port(), trust)
@@ -152,13 +160,12 @@ def nginx(
         **(changes or {}),
     }
     if text == "nginx.conf":
-        replaced |= {
-            "listen 80;": f"listen 127.0.0.1:{site.plain_port};",
-            "server 127.0.0.1:10125;": " ".join(f"server {upstream};" for upstream in upstreams),
-        }
+        replaced["listen 80;"] = f"listen 127.0.0.1:{site.plain_port};"
+    if upstreams:
+        replaced["server 127.0.0.1:10125;"] = " ".join(f"server {upstream};" for upstream in upstreams)
     (folder / "wsgateway.conf").write_text(substituted(text, replaced))
-    user = "user root;" if os.getuid() == 0 else ""  # its workers have to reach the folder
-    (folder / "nginx.conf").write_text(NGINX.format(user=user, folder=folder))
+    line = f"user {user};" if os.getuid() == 0 else ""  # its workers have to reach the folder
+    (folder / "nginx.conf").write_text(NGINX.format(user=line, folder=folder))
     with _running([program, "-p", str(folder), "-c", str(folder / "nginx.conf")], site.port, folder):
         yield site
 
