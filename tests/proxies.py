@@ -103,7 +103,7 @@ def _running(command: Sequence[str], port: int, folder: Path) -> Iterator[None]:
     with errors.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, **homes}, cwd=folder)
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while True:
             try:
                 socket.create_connection(("127.0.0.1", port), 1).close()
@@ -271,7 +271,7 @@ def traefik(upstreams: Sequence[str], folder: Path, *, changes: Mapping[str, str
 
 def _wait_for_certificate(site: Site, folder: Path) -> None:
     """Traefik listens before it has read its file, with a certificate of its own until then."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while True:
         try:
             with socket.create_connection(("127.0.0.1", site.port), 5) as plain:
