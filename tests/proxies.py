@@ -103,7 +103,7 @@ def _running(command: Sequence[str], port: int, folder: Path) -> Iterator[None]:
     with errors.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, **homes}, cwd=folder)
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while True:
             try:
                 socket.create_connection(("127.0.0.1", port), 1).close()
@@ -139,9 +139,17 @@ http {{
 
 @contextmanager
 def nginx(
-    upstreams: Sequence[str], folder: Path, *, changes: Mapping[str, str] | None = None, text: str = "nginx.conf"
+    upstreams: Sequence[str],
+    folder: Path,
+    *,
+    changes: Mapping[str, str] | None = None,
+    text: str = "nginx.conf",
+    user: str = "root",
 ) -> Iterator[Site]:
-    """nginx in front of the gateways at the addresses `upstreams`, with further `changes` of its configuration."""
+    """nginx in front of the gateways at the addresses `upstreams`, with further `changes` of its configuration.
+
+    `text` replaces the file of `deploy/`, and `user` is who its workers are, where the tests are run by root.
+    """
     program = needed("nginx")
     chain, key, trust = _certified(folder)
     site = Site(free_port(), free_port(), trust)
@@ -152,13 +160,12 @@ def nginx(
         **(changes or {}),
     }
     if text == "nginx.conf":
-        replaced |= {
-            "listen 80;": f"listen 127.0.0.1:{site.plain_port};",
-            "server 127.0.0.1:10125;": " ".join(f"server {upstream};" for upstream in upstreams),
-        }
+        replaced["listen 80;"] = f"listen 127.0.0.1:{site.plain_port};"
+    if upstreams:
+        replaced["server 127.0.0.1:10125;"] = " ".join(f"server {upstream};" for upstream in upstreams)
     (folder / "wsgateway.conf").write_text(substituted(text, replaced))
-    user = "user root;" if os.getuid() == 0 else ""  # its workers have to reach the folder
-    (folder / "nginx.conf").write_text(NGINX.format(user=user, folder=folder))
+    line = f"user {user};" if os.getuid() == 0 else ""  # its workers have to reach the folder
+    (folder / "nginx.conf").write_text(NGINX.format(user=line, folder=folder))
     with _running([program, "-p", str(folder), "-c", str(folder / "nginx.conf")], site.port, folder):
         yield site
 
@@ -264,7 +271,7 @@ def traefik(upstreams: Sequence[str], folder: Path, *, changes: Mapping[str, str
 
 def _wait_for_certificate(site: Site, folder: Path) -> None:
     """Traefik listens before it has read its file, with a certificate of its own until then."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while True:
         try:
             with socket.create_connection(("127.0.0.1", site.port), 5) as plain:

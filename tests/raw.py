@@ -25,26 +25,26 @@ class Raw:
         await self.stream.aclose()
 
     async def send(self, data: bytes) -> None:
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             await self.stream.send(data)
 
     async def receive_some(self) -> bytes:
         """What has arrived; raises `anyio.EndOfStream` at the end."""
         if not self.buffer:
-            with anyio.fail_after(10):
+            with anyio.fail_after(30):
                 self.buffer = await self.stream.receive()
         data, self.buffer = self.buffer, b""
         return data
 
     async def receive_exactly(self, size: int) -> bytes:
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             while len(self.buffer) < size:
                 self.buffer += await self.stream.receive()
         data, self.buffer = self.buffer[:size], self.buffer[size:]
         return data
 
     async def receive_until(self, end: bytes) -> bytes:
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             while end not in self.buffer:
                 self.buffer += await self.stream.receive()
         at = self.buffer.index(end) + len(end)

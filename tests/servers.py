@@ -76,7 +76,7 @@ class PlainUvicorn:
         listening = free_socket()
         listening.listen()
         task = asyncio.create_task(server._serve([listening]))
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             while not server.started:
                 if task.done():
                     task.result()
@@ -101,7 +101,7 @@ class Hypercorn:
         stop = asyncio.Event()
         port = listening.getsockname()[1]
         task = asyncio.create_task(hypercorn.asyncio.serve(app, config, shutdown_trigger=stop.wait))
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             while True:
                 try:
                     await (await anyio.connect_tcp("127.0.0.1", port)).aclose()

@@ -22,7 +22,7 @@ from wsgateway.gateway import Gateway
 from wsgateway.lanes import Event
 from wsgateway.server import serving
 
-TIMEOUT = 10.0
+TIMEOUT = 30.0
 """Seconds after which waiting in a test is a failure."""
 
 

@@ -1,0 +1,81 @@
+"""Behind a proxy on a Unix socket, as docs/deployment.md says."""
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from tests.processes import serving
+from tests.proxies import DEPLOY, Proxy, Site, caddy, haproxy, nginx, sample
+from wsgateway.config import Settings
+
+LISTENER = """
+class Listener:
+    async def on_client_open(self, event):
+        await event.conn.send(event.conn.address)
+"""
+DOCUMENTED = "/run/wsgateway/gateway.sock"
+OTHERS = 65534, 33
+"""The user and the group of a proxy: nobody and www-data of Debian."""
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """One that every user may enter."""
+    with tempfile.TemporaryDirectory(prefix="wsgateway-") as name:
+        found = Path(name)
+        found.chmod(0o755)
+        (found / "chat.py").write_text(LISTENER)
+        yield found
+
+
+def nginx_at(upstreams: Sequence[str], folder: Path) -> AbstractContextManager[Site]:
+    return nginx([], folder, text=with_socket(upstreams[0]))
+
+
+def with_socket(path: str) -> str:
+    """nginx.conf with the upstream of docs/deployment.md, at `path`."""
+    upstream = sample("nginx", DOCUMENTED).replace(DOCUMENTED, path)
+    text = re.sub(
+        r"upstream wsgateway \{.*?\n\}\n", lambda _: upstream, (DEPLOY / "nginx.conf").read_text(), flags=re.DOTALL
+    )
+    return re.sub(r"server \{\n    listen 80;.*?\n\}\n", "", text, flags=re.DOTALL)
+
+
+def caddy_at(upstreams: Sequence[str], folder: Path) -> AbstractContextManager[Site]:
+    return caddy([f"unix/{upstreams[0]}"], folder)
+
+
+@pytest.mark.parametrize("proxy", [nginx_at, caddy_at, haproxy])
+async def test_the_sites_own_page_connects_and_the_address_is_the_clients(proxy: Proxy, folder: Path) -> None:
+    path = str(folder / "gateway.sock")
+    with serving("--uds", path, "--listener", "chat.py:Listener", "--no-admin-enabled", cwd=folder) as served:
+        with proxy([path], folder) as site:
+            async with site.client(origin=site.origin, local_addr=("127.0.0.2", 0)) as ann:
+                assert str(await ann.receive()).startswith("127.0.0.2")
+            assert (await site.request("POST", "/send", json={"message": "hi"})).status_code == 403
+        assert served.terminate() == 0
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can start a proxy as another user")
+@pytest.mark.parametrize(("mode", "status"), [("660", 200), ("600", 502), ("666", 200)])
+async def test_the_mode_decides_whether_another_users_proxy_may_connect(mode: str, status: int, folder: Path) -> None:
+    sockets = folder / "sockets"
+    sockets.mkdir()
+    os.chown(sockets, 0, OTHERS[1])
+    sockets.chmod(0o2755)  # so that the socket has the proxy's group, as if both users had it in common
+    path = str(sockets / "gateway.sock")
+    with serving("--uds", path, "--uds-mode", mode, "--no-admin-enabled", cwd=folder):
+        with nginx([], folder, text=with_socket(path), user="nobody www-data") as site:
+            assert (await site.request("GET", "/health")).status_code == status
+
+
+def test_the_unit_makes_a_folder_that_a_proxy_in_the_group_may_enter() -> None:
+    text = (DEPLOY / "wsgateway.service").read_text()
+    assert f'uds = "{DOCUMENTED}"' in text
+    assert re.findall(r"^RuntimeDirectory\w*=(.*)$", text, re.MULTILINE) == ["wsgateway", "0750"]
+    assert Settings().uds_mode == "660"
