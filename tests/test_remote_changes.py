@@ -224,3 +224,15 @@ async def test_an_empty_key_does_not_take_the_key_away(folder: Path) -> None:
         assert (folder / "wsgateway.toml").read_text() == text
         assert (await http.patch("/api/gateways/chat?wait=10", json={"api_key": None})).status_code == 200
         assert supervisor.find("chat").settings.api_key == ()
+
+
+async def test_what_is_worth_a_line_is_said_once_at_the_start_and_when_it_is_new(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = '[gateways.a]\nport = 0\n[gateways.b]\nport = 0\n[admin]\nlisteners = ["hooks/*"]\n'
+    async with admin(folder, text) as (supervisor, _):
+        assert sum("'hooks/*' allows nothing" in line for line in caplog.messages) == 1
+        (folder / "wsgateway.toml").write_text(text.replace('"hooks/*"', '"hooks/*", "../x.py"'))
+        await supervisor.reload()
+    assert sum("'hooks/*' allows nothing" in line for line in caplog.messages) == 1
+    assert sum("'../x.py' allows nothing" in line for line in caplog.messages) == 1

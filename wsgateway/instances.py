@@ -49,6 +49,7 @@ class Supervisor:
         self._instances: dict[str, Instance] = {}
         self._editing = asyncio.Lock()
         self._changed = asyncio.Event()
+        self._warned: tuple[str, ...] = ()
         self._begun: set[asyncio.Task[None]] = set()
         self._home: Home | None = None
         self.admin = AdminSettings()
@@ -245,6 +246,10 @@ class Supervisor:
 
     def _adopt(self, described: Described) -> list[Any]:
         """Take over what is described now; what has to be awaited for it."""
+        for line in described.warnings:
+            if line not in self._warned:
+                logger.warning("%s", line)
+        self._warned = described.warnings
         gone = [known for known in self._instances if known not in described.gateways]
         actions: list[Any] = [self._instances.pop(gateway_id).stop() for gateway_id in gone]
         for gateway_id, loaded in described.gateways.items():
@@ -297,8 +302,6 @@ class Supervisor:
         self._home = Home()
         if self._store is not None:
             described = self._store.read()
-            for line in described.warnings:
-                logger.warning("%s", line)
             await _all(self._adopt(described))
         return self
 
