@@ -412,6 +412,13 @@ async def test_the_admin_interface_follows_the_same_rule(text: str, expected: in
                 assert (await http.get(path)).status_code == expected
 
 
+@pytest.mark.parametrize("text", ["", "local_access = true\n"])
+def test_an_empty_token_does_not_open_the_admin_interface(text: str) -> None:
+    Path("wsgateway.toml").write_text(f"[admin]\n{text}")
+    found = Store("wsgateway.toml", environ={"WSGATEWAY_ADMIN_TOKEN": ""}).read().admin
+    assert found.local_access is bool(text)
+
+
 async def test_a_flag_opens_the_admin_interface(tmp_path: Path) -> None:
     port = str(free_port())
     for more, expected in ((["--admin-local-access"], 200), ([], 403)):
