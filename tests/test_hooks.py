@@ -227,7 +227,7 @@ class Generating:
         (wrong(on_message=lambda self, event, more: None), ["cannot be called with one event"]),
         (wrong(on_message=staticmethod(lambda: None)), ["cannot be called with one event"]),
         (wrong(on_message=classmethod(lambda cls: None)), ["cannot be called with one event"]),
-        (wrong(on_message=functools.partial(hook, 1)), ["cannot be called with one event"]),
+        (wrong(on_message=staticmethod(functools.partial(hook, 1))), ["cannot be called with one event"]),
         (wrong(on_error=lambda self, event: None), ["an event and an exception", "on_error(self, event, exception)"]),
         (wrong(on_message=agen), ["on_message of Chat has a yield in it"]),
         (wrong(on_message=gen), ["has a yield in it"]),
