@@ -173,7 +173,7 @@ async def test_every_command_that_shows_text_of_clients_escapes_it(running: Runn
 
 def test_json_is_the_same_value_however_it_is_written(tmp_path: Path) -> None:
     text = json.dumps(NASTY + "ü").replace("\\u00fc", "ü")
-    for env in ({}, *ENCODINGS):
+    for env in ({}, {"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "cp1252"}):
         (tmp_path / "wsgateway.toml").write_text(f"log_file = {text}\n", encoding="utf-8")
         done = subprocess.run(
             [*COMMAND, "check"], cwd=tmp_path, env=environment(env), capture_output=True, timeout=120, check=True
