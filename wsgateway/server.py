@@ -90,10 +90,10 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for server in self.servers:
             server.close()
+        if self._gateway is not None and self._gateway.has_running_peers:
+            await self._leave_proxies()
         await self._finish_handshakes()
         if self._gateway is not None:
-            if self._gateway.has_running_peers:
-                await self._leave_proxies()
             await self._gateway.stop()
         await super().shutdown(sockets)
         for left in tuple(self.server_state.connections):
@@ -119,8 +119,9 @@ class Server(uvicorn.Server):
             return
         protocol.is_leaving = True  # a class of this server's own
         until = time.monotonic() + POOL_GRACE
+        await asyncio.sleep(0)  # for what was accepted in this iteration of the event loop
         while time.monotonic() < until and any(map(takes_requests, self.server_state.connections)):  # noqa: ASYNC110
-            await asyncio.sleep(0.01)  # uvicorn's connections tell nobody
+            await asyncio.sleep(0.01)  # uvicorn's connections notify nobody
 
 
 @asynccontextmanager
