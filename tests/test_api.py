@@ -134,9 +134,9 @@ async def test_what_a_page_of_another_port_cannot_send_manages(headers: dict[str
     file = tmp_path / "wsgateway.toml"
     file.write_text("[gateways.chat]\nport = 0\n")
     async with Supervisor(Store(str(file))) as supervisor, serving(Api(supervisor), Settings(port=0)) as url:
-        async with httpx.AsyncClient(base_url=url, headers=headers) as http:
-            assert (await http.post("/api/gateways/chat/stop?wait=10")).status_code == 200
-            assert (await http.delete("/api/gateways/chat?wait=10")).status_code == 204
+        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=90) as http:
+            assert (await http.post("/api/gateways/chat/stop?wait=60")).status_code == 200
+            assert (await http.delete("/api/gateways/chat?wait=60")).status_code == 204
 
 
 @pytest.mark.parametrize(

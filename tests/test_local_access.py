@@ -49,7 +49,7 @@ def loaded(environ: dict[str, str] | None = None, flags: dict[str, str | bool] |
 
 async def statuses(url: str) -> list[int]:
     """Of everything that takes a key, without one."""
-    async with httpx.AsyncClient(base_url=url, trust_env=False) as http:
+    async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=30) as http:
         sent = await http.post("/send", json={"message": "x"})
         return [sent.status_code, *[(await http.get(path)).status_code for path in ("/info", "/metrics")]]
 
@@ -129,7 +129,7 @@ async def managed(text: str) -> AsyncIterator[tuple[Supervisor, httpx.AsyncClien
     Path("wsgateway.toml").write_text(text)
     async with Supervisor(Store("wsgateway.toml", defaults=SERVED)) as supervisor:
         async with server.serving(Api(supervisor, bound_host="127.0.0.1"), Settings(port=0)) as url:
-            async with httpx.AsyncClient(base_url=url) as http:
+            async with httpx.AsyncClient(base_url=url, timeout=90) as http:
                 yield supervisor, http
                 supervisor.end_streams()
 
@@ -138,7 +138,7 @@ async def test_a_change_over_rest_that_speaks_of_the_outside_turns_it_off() -> N
     async with managed("[gateways.chat]\nport = 0\n") as (supervisor, http):
 
         async def patched(**changes: object) -> list[int]:
-            answer = await http.patch("/api/gateways/chat?wait=10", json=changes)
+            answer = await http.patch("/api/gateways/chat?wait=60", json=changes)
             assert answer.status_code == 200, answer.text
             return await statuses(supervisor.find("chat").url)
 
@@ -164,7 +164,7 @@ async def test_a_change_in_the_panel_does_it_too(tmp_path: Path) -> None:
 async def test_a_created_gateway_is_decided_for_itself() -> None:
     async with managed("[gateways.chat]\nport = 0\n") as (supervisor, http):
         for name, more, expected in (("open", {}, OPEN), ("shut", {"allowed_hosts": ["127.0.0.1"]}, CLOSED)):
-            answer = await http.post("/api/gateways?wait=10", json={"id": name, "port": 0, **more})
+            answer = await http.post("/api/gateways?wait=60", json={"id": name, "port": 0, **more})
             assert answer.status_code == 201
             assert await statuses(supervisor.find(name).url) == expected
 
@@ -201,16 +201,17 @@ async def test_the_application_for_uvicorn_follows_its_command_line_too(
 ) -> None:
     port = free_port()
     argv = [sys.executable, "-m", "uvicorn", "wsgateway.app:app", "--port", str(port), *arguments]
-    async with await anyio.open_process(argv, cwd=tmp_path, env=environment(env), stderr=subprocess.DEVNULL) as process:
-        url = f"http://127.0.0.1:{port}"
-        with anyio.fail_after(30):
-            while True:
-                try:
-                    assert await statuses(url) == expected
-                    break
-                except httpx.ConnectError:
-                    await anyio.sleep(0.05)
-        process.terminate()
+    with subprocess.Popen(argv, cwd=tmp_path, env=environment(env), stderr=subprocess.DEVNULL) as process:
+        try:
+            with anyio.fail_after(60):
+                while True:
+                    try:
+                        assert await statuses(f"http://127.0.0.1:{port}") == expected
+                        break
+                    except httpx.ConnectError:
+                        await anyio.sleep(0.05)
+        finally:
+            process.kill()
 
 
 async def test_a_gateway_made_in_code_is_as_it_is_written() -> None:
@@ -232,7 +233,7 @@ async def test_with_a_key_every_caller_needs_it() -> None:
 async def test_no_page_holds_a_key(with_key: bool) -> None:
     key = "a-key-that-no-page-holds"
     gateway = Gateway(local_access=True, api_key=key if with_key else ())
-    async with serve(gateway) as url, httpx.AsyncClient(base_url=url) as http:
+    async with serve(gateway) as url, httpx.AsyncClient(base_url=url, timeout=30) as http:
         for path in ("/", "/pages/test.js", "/pages/test.css", "/ready", "/health"):
             answer = await http.get(path)
             assert key not in answer.text + str(answer.headers)
@@ -370,7 +371,10 @@ async def test_a_mounted_panel_follows_the_same_rule(
     gateway: dict[str, object], panel: dict[str, object], expected: int
 ) -> None:
     made = Panel([Gateway(**gateway)], **panel)  # type: ignore[arg-type]  # options of theirs
-    async with serve(Starlette(routes=[Mount("/panel", made)])) as url, httpx.AsyncClient(base_url=url) as http:
+    async with (
+        serve(Starlette(routes=[Mount("/panel", made)])) as url,
+        httpx.AsyncClient(base_url=url, timeout=30) as http,
+    ):
         shown = await http.get("/panel/")
         assert shown.status_code == expected
         if expected == 403:
@@ -381,7 +385,10 @@ async def test_a_mounted_panel_heeds_the_environment(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("FORWARDED_ALLOW_IPS", "10.0.0.1")
     for options, expected in (({}, 403), ({"local_access": True}, 200), ({"guard": lambda _: 2}, 200)):
         panel = Panel([Gateway()], **options)
-        async with serve(Starlette(routes=[Mount("/panel", panel)])) as url, httpx.AsyncClient(base_url=url) as http:
+        async with (
+            serve(Starlette(routes=[Mount("/panel", panel)])) as url,
+            httpx.AsyncClient(base_url=url, timeout=30) as http,
+        ):
             assert (await http.get("/panel/")).status_code == expected
 
 
@@ -407,7 +414,7 @@ def test_a_panel_says_what_is_open(caplog: pytest.LogCaptureFixture) -> None:
 )
 async def test_the_admin_interface_follows_the_same_rule(text: str, expected: int, tmp_path: Path) -> None:
     async with admin(tmp_path, f"[gateways.chat]\nport = 0\n[admin]\n{text}\n") as (_, url):
-        async with httpx.AsyncClient(base_url=url) as http:
+        async with httpx.AsyncClient(base_url=url, timeout=30) as http:
             for path in ("/", "/api/gateways"):
                 assert (await http.get(path)).status_code == expected
 
@@ -424,13 +431,14 @@ async def test_a_flag_opens_the_admin_interface(tmp_path: Path) -> None:
     for more, expected in ((["--admin-local-access"], 200), ([], 403)):
         arguments = ["--admin-port", port, "--admin-allowed-hosts", "127.0.0.1", *more]
         with serving(*arguments, cwd=tmp_path) as served:
-            with anyio.fail_after(20):
+            with anyio.fail_after(60):
                 while True:
                     try:
-                        async with httpx.AsyncClient() as http:
-                            assert (await http.get(f"http://127.0.0.1:{port}/api/gateways")).status_code == expected
+                        async with httpx.AsyncClient(timeout=30) as http:
+                            answer = await http.get(f"http://127.0.0.1:{port}/api/gateways")
                         break
                     except httpx.ConnectError:
                         await anyio.sleep(0.05)
+            assert answer.status_code == expected
             served.terminate()
             assert ("local_access is true although allowed_hosts is set" in served.stderr) is bool(more)
