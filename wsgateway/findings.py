@@ -271,7 +271,7 @@ def _not_upgraded(probe: Probe, said: str) -> Finding:
         return serious(text, advice)
     if probe.upgrade in (200, 400, 404, 426):
         text = f"the proxy does not pass the upgrade to a WebSocket on: a handshake is {probe.upgrade}{said}"
-        advice = "HTTP/1.1 to the gateway, with Upgrade and Connection (docs/deployment.md#behind-nginx)"
+        advice = "HTTP/1.1 to the gateway, with Upgrade and Connection (docs/deployment.md#behind-a-proxy)"
         return serious(text, advice)
     return serious(f"a WebSocket handshake at {probe.url}/ws is {probe.upgrade}{said}", "look into the proxy's log")
 
