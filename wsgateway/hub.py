@@ -224,7 +224,7 @@ class Hub:
             self._rounds.append(Round(b"".join([frame.deflated for frame in frames]), deflating))
 
     def _end_turn(self) -> None:
-        if not self._rounds:  # else it goes out, joined with what is still to come, when they have ended
+        if not self._is_writing:  # else it goes out, joined with what is still to come, when the rounds have ended
             self.flush()
 
     def _settle(self, conn: Connection) -> None:
@@ -248,9 +248,13 @@ class Hub:
                 asyncio.get_running_loop().call_soon(self._go_on)
 
     def _go_on(self) -> None:
-        self._is_writing = False
-        self._write_rounds()
-        if not self._rounds:
+        if self._rounds:
+            try:
+                self._write_slice()
+            finally:  # also after the last round: what is pending then waits for what comes until the next iteration
+                asyncio.get_running_loop().call_soon(self._go_on)
+        else:
+            self._is_writing = False
             self.flush()
 
     def _write_slice(self) -> None:
