@@ -111,10 +111,15 @@ async def test_the_variable_of_uvicorn_names_who_is_believed(monkeypatch: pytest
     assert await seen(forwarded_for("198.51.100.1, 203.0.113.1"), trusted="*") == ("198.51.100.1", "ws")
 
 
-@pytest.mark.parametrize("peer", [None, SocketPeer("", os.getuid()), SocketPeer("", 65534)])
-async def test_every_peer_on_a_unix_socket_is_believed(peer: SocketPeer | None) -> None:
+@pytest.mark.parametrize("uid", [None, os.getuid(), 65534])
+async def test_every_peer_on_a_unix_socket_is_believed(uid: int | None) -> None:
     headers = [*forwarded_for("203.0.113.1"), *proto("https")]
-    assert await seen(headers, client=None, peer=peer) == ("203.0.113.1", "wss")
+    assert await seen(headers, client=None, peer=SocketPeer("", uid, is_unix=True)) == ("203.0.113.1", "wss")
+
+
+async def test_a_client_without_an_address_is_not_taken_for_one_on_a_unix_socket() -> None:
+    headers = [*forwarded_for("203.0.113.1"), *proto("https")]
+    assert await seen(headers, client=None, peer=SocketPeer("")) == ("", "ws")
 
 
 async def test_the_page_of_a_site_passes_its_tls_proxy_over_a_unix_socket(tmp_path: Path) -> None:

@@ -60,6 +60,7 @@ class SocketPeer(NamedTuple):
 
     host: str
     uid: int | None = None
+    is_unix: bool = False
 
 
 def peer_of(scope: Mapping[str, Any]) -> SocketPeer:

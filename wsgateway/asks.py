@@ -13,8 +13,11 @@ from wsgateway.operations import check_answer
 
 
 class Asks:
-    """Those of one process, which is `node`. `operations` are what it can be asked for, by name; `publish` sends an
-    envelope with its number to one process; `is_up` tells whether the broker is there."""
+    """The requests that the process `node` sends to other nodes and answers for them.
+
+    `operations` are what it can be asked for, by name; `publish` sends an envelope with its number to one node; `is_up`
+    returns whether the broker is available.
+    """
 
     def __init__(
         self,
@@ -66,7 +69,8 @@ class Asks:
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._answers[number] = node_id, answer
         try:
-            self._publish(node_id, lambda seq: Ask(VERSION, self._node, seq, number, operation, arguments))
+            if not self._publish(node_id, lambda seq: Ask(VERSION, self._node, seq, number, operation, arguments)):
+                raise NodeError(f"the request {operation} cannot be sent to node {node_id!r}")
             async with asyncio.timeout(seconds):
                 value = await answer
             check_answer(operation, value)
@@ -79,8 +83,8 @@ class Asks:
             del self._answers[number]
 
     async def ask_all(self, operation: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        """What the other processes that live answer, by node. One that does not answer in time is not in it, and is
-        not asked again before it is heard of."""
+        """Return the answers of the other nodes, by node. A node that is late is left out, and skipped until its next
+        heartbeat."""
         nodes = [node for node in self._nodes.alive() if not node.is_late]
         found = await asyncio.gather(
             *(self.ask(node.id, operation, arguments) for node in nodes), return_exceptions=True

@@ -68,7 +68,7 @@ class Rules:
     def openings(self, outside: str | None) -> Iterator[Opening]:
         """Yield what is open, or closed, because nothing was configured, for the log.
 
-        `outside` is what says that the gateway serves others than this machine, if anything does.
+        `outside` names the setting that makes the gateway reachable from other hosts, or is None.
         """
         if not self._keys and self._local_access and outside is not None:
             yield Opening(
@@ -99,7 +99,7 @@ class Rules:
         return Refusal(400, "host", detail, "unknown-host")
 
     def check_origin(self, scope: Mapping[str, Any]) -> Refusal | None:
-        """403 if a page of another site wants in (RFC 6455 10.2). A client without `Origin` is no browser."""
+        """Return a 403 if the request comes from another site's page (RFC 6455 10.2). Programs send no `Origin`."""
         origins = [value for name, value in scope["headers"] if name == b"origin"]
         if not origins:
             return None
@@ -276,7 +276,7 @@ class AdminRules:
         return replace(refusal, detail=detail.replace("this gateway", "this interface"))
 
     def access_of(self, password: str) -> Access:
-        """What somebody may do who gives a token as a password."""
+        """Return the access of a caller that enters a token as the password."""
         headers = [(b"authorization", b"Bearer " + password.encode())]
         if self._full.has_key(headers):
             return Access.FULL

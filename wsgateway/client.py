@@ -6,7 +6,7 @@ import ssl
 import threading
 from collections.abc import Iterable
 from contextlib import suppress
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from http.client import HTTPConnection, HTTPException
 from socket import SHUT_RDWR, socket
 from typing import Any, Literal, NamedTuple
 from urllib.parse import quote, urlsplit
@@ -205,11 +205,18 @@ def _exchange(
 
     No `Connection: close` is sent, which a gateway on this host takes for the sign of a proxy.
     """
-    connection = _connection(target, timeout)
+    connection = HTTPConnection(target.host, target.port, timeout=timeout)
+    connection.default_port = 443 if target.is_secure else 80  # which is left out of `Host`
     deadline = _Deadline(timeout)
     try:
         connection.connect()
         deadline.guard(connection.sock)
+        if target.is_secure:
+            context = ssl.create_default_context()
+            secure = context.wrap_socket(connection.sock, server_hostname=target.host, do_handshake_on_connect=False)
+            connection.sock = secure
+            deadline.guard(secure)
+            secure.do_handshake()
         connection.request(method, target.path, body, headers)
         response = connection.getresponse()
         most = MAX_ANSWER if 200 <= response.status <= 299 else MAX_PROBLEM
@@ -228,13 +235,6 @@ def _exchange(
     if len(answer) > MAX_ANSWER:
         raise _foreign(response.status, f"it is larger than {MAX_ANSWER} bytes")
     return response.status, response.headers.get("location", ""), answer
-
-
-def _connection(target: _Target, timeout: float) -> HTTPConnection:
-    if target.is_secure:
-        context = ssl.create_default_context()
-        return HTTPSConnection(target.host, target.port, timeout=timeout, context=context)
-    return HTTPConnection(target.host, target.port, timeout=timeout)
 
 
 class _Deadline:

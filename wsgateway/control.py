@@ -1,4 +1,4 @@
-"""The commands that steer a server through its REST interface: list, create, show, edit, start, stop, drain, …"""
+"""The commands that manage a server through its REST interface: list, create, show, edit, start, stop, drain, …"""
 
 import argparse
 import math
@@ -34,13 +34,13 @@ def add_commands(command: AddCommand) -> None:
     for name, text, run in (
         ("show", "Show a gateway, with its settings.", _show),
         ("start", "Start a gateway.", _start),
-        ("restart", "Restart a gateway; its clients are told to come back.", _restart),
+        ("restart", "Restart a gateway; its clients are closed with 1012, so they reconnect.", _restart),
         ("roll", "Replace a gateway's workers one after the other.", _roll),
         ("nodes", "List the processes that a gateway runs in.", _nodes),
     ):
         _common(command(name, text), run).add_argument("id", help="the gateway's id")
     for name, text, run in (
-        ("stop", "Stop a gateway; its clients are told to come back.", _stop),
+        ("stop", "Stop a gateway; its clients are closed with 1012, so they reconnect.", _stop),
         ("delete", "Stop a gateway and delete it from the settings file.", _delete),
     ):
         parser = _common(command(name, text), run)

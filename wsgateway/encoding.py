@@ -84,6 +84,8 @@ class _Plain:
         plain = {}
         for key, item in value.items():
             name = key if type(key) is str else _key(key)
+            if name in plain:
+                raise _Fault(f"has two keys that become {name!r}: send one of them")
             try:
                 plain[name] = self.convert(item)
             except _Fault as fault:

@@ -1,4 +1,4 @@
-"""Signs that a proxy has passed a request on, by which a local caller is told from a stranger behind a proxy. No I/O.
+"""Signs that a request came through a proxy, so its sender is not a local caller. No I/O.
 
 A sign that is missing proves nothing: a proxy may add none. A sign that is there costs a local caller a key at most, so
 the list is wide."""

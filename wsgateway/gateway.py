@@ -175,7 +175,7 @@ class Gateway:
         connections: Iterable[Connection | str] | None = None,
         data: dict[str, Any] | None = None,
     ) -> Sent:
-        """Push `message` through `on_message`, to `connections` (or ids of them) or to whom the listener chooses.
+        """Push `message` through `on_message`, to `connections` (or ids of them), or to those the listener chooses.
 
         Waits for the hook, never for a client. Raises `GatewayNotRunning`, `MessageError` (a `ValueError`) if it
         cannot be encoded, `TypeError` if `connections` is one connection or id or not iterable, `HookError` if the
@@ -246,6 +246,8 @@ class Gateway:
                 raise StartError(f"gateway [{self.id}] cannot start: {self.failure}") from exc
             except BaseException:
                 await self._leave_cluster()
+                if self._listener is not None:
+                    self._listener.close()
                 self.state, self._never_started = State.STOPPED, True
                 raise
             self.state = State.RUNNING
@@ -308,7 +310,7 @@ class Gateway:
         )
 
     async def watch(self, broker: str) -> None:
-        """Only look at the processes that serve this gateway, over `broker`: no listener, no clients. Till `stop`."""
+        """Watch the nodes of this gateway over `broker` until `stop`, without a listener or clients."""
         self._enter_loop("gateway.watch")
         async with self._lock:
             self.failure = ""

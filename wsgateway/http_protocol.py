@@ -18,6 +18,7 @@ from wsgateway.addresses import PEER, SocketPeer
 from wsgateway.admission import Admission, IdleSockets
 from wsgateway.limits import BODY_TIMEOUT, LINGER, MAX_HEAD, MAX_PIPELINED, MAX_URL
 from wsgateway.logs import ThinnedLog
+from wsgateway.tcp import acknowledged
 from wsgateway.ws_protocol import (
     WebSocketProtocol,
     asks_for_websocket,
@@ -66,8 +67,7 @@ NEEDED_HTTP = (
 
 
 class PipelineFlow(FlowControl):
-    """Reads on only once every request that was read is being answered: uvicorn's does with each answer, and so reads
-    whatever comes into memory."""
+    """Resumes reading only when no request waits. uvicorn resumes after each response, so its pipeline has no bound."""
 
     def __init__(self, transport: Any, pipeline: Sized) -> None:
         super().__init__(transport)
@@ -79,8 +79,8 @@ class PipelineFlow(FlowControl):
 
 
 class LingeringTransport:
-    """What uvicorn's response writes to. Its `close` leaves the client time to read the response: a socket that is
-    closed while the client still sends is reset, and the response may be lost (RFC 9112 9.6)."""
+    """The transport given to uvicorn's response cycle. Its `close` leaves the client time to read the response, because
+    a socket that is closed while the client still sends is reset, and the response may be lost (RFC 9112 9.6)."""
 
     __slots__ = ("close", "is_closing", "write")
 
@@ -158,6 +158,9 @@ class HttpProtocol(HttpToolsProtocol):
         self.client, self.server = plain_addresses(self.client, self.server)
         self.peer = peer_at(transport, self.client)
         self.flow = PipelineFlow(transport, self.pipeline)
+        if self.client is None and not self.peer.is_unix:
+            transport.abort()  # the client has reset it, and nobody could say whose request it is
+            return
         if self._is_full() and not self._make_room():
             self._refuse(503, "too many connections (max_connections)", b"retry-after: 5\r\n")
             return
@@ -166,9 +169,9 @@ class HttpProtocol(HttpToolsProtocol):
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._head_is_here()
-        self._body_is_here()
-        self._is_read()
+        self._cancel_deadline()
+        self._end_body()
+        self._cancel_abort()
         self._unset_keepalive_if_required()
         if self.idle is not None:
             self.idle.discard(self)
@@ -198,7 +201,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def resume_writing(self) -> None:
         if not self.transport.is_closing() and not self._is_lingering:
-            self._is_read()
+            self._cancel_abort()
         super().resume_writing()
 
     def timeout_keep_alive_handler(self) -> None:
@@ -215,10 +218,23 @@ class HttpProtocol(HttpToolsProtocol):
             self._abort_within(LINGER)
 
     def _abort_within(self, seconds: float) -> None:
+        """Abort once the client has taken nothing of the response for so long."""
         if self._unread is None:
-            self._unread = self.loop.call_later(seconds, self.transport.abort)
+            self._unread = self.loop.call_later(seconds, self._abort_unless_read, seconds, self._unwritten())
 
-    def _is_read(self) -> None:
+    def _abort_unless_read(self, seconds: float, before: int) -> None:
+        self._unread = None
+        if self._unwritten() < before:
+            self._abort_within(seconds)
+        else:
+            self.transport.abort()
+
+    def _unwritten(self) -> int:
+        """Return a number of bytes that gets smaller as the client takes what waits for it."""
+        size: int = self.transport.get_write_buffer_size()
+        return size - acknowledged(self.transport.get_extra_info("socket"))
+
+    def _cancel_abort(self) -> None:
         if self._unread is not None:
             self._unread.cancel()
             self._unread = None
@@ -301,7 +317,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_header(name, value.strip(b" \t"))  # RFC 9112 5.1; llhttp leaves what is behind the value
 
     def on_headers_complete(self) -> None:
-        self._head_is_here()
+        self._cancel_deadline()
         if not self._is_reparsing:
             self._check_head()
             if self._upgrade is not Upgrade.NONE:
@@ -350,7 +366,7 @@ class HttpProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         if self._upgrade is not Upgrade.NONE and not self._is_body:
             return  # the head was complete, and is parsed again or becomes a WebSocket
-        self._body_is_here()
+        self._end_body()
         super().on_message_complete()
         if not self.cycle.keep_alive:
             self._is_last = True
@@ -380,6 +396,8 @@ class HttpProtocol(HttpToolsProtocol):
     # To a WebSocket
 
     def handle_websocket_upgrade(self) -> None:
+        if self.idle is not None:
+            self.idle.discard(self)
         if self.admission is None:
             self._begin_handshake()
         elif not self.admission.ask(self._begin_handshake, self.loop):
@@ -389,7 +407,7 @@ class HttpProtocol(HttpToolsProtocol):
         """Hand the parsed request on, which uvicorn would write out for websockets to parse again."""
         if self.transport.is_closing():
             return
-        self._is_read()
+        self._cancel_abort()
         self._unset_keepalive_if_required()
         self.transport.resume_reading()  # if it had to wait
         refusal = handshake_mistake(self.scope["method"], self.scope["http_version"], self.url, self.headers)
@@ -398,8 +416,6 @@ class HttpProtocol(HttpToolsProtocol):
         if refusal is not None:
             self._refuse(400, *refusal)
             return
-        if self.idle is not None:
-            self.idle.discard(self)
         if not issubclass(self.ws_protocol_class or object, WebSocketProtocol):
             super().handle_websocket_upgrade()
             return
@@ -416,12 +432,12 @@ class HttpProtocol(HttpToolsProtocol):
         self._head = 0
         self._deadline = self.loop.call_later(self.request_timeout, self._too_slow)
 
-    def _head_is_here(self) -> None:
+    def _cancel_deadline(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
 
-    def _body_is_here(self) -> None:
+    def _end_body(self) -> None:
         self._is_body = False
         if self._late_body is not None:
             self._late_body.cancel()
@@ -449,7 +465,7 @@ class HttpProtocol(HttpToolsProtocol):
         """Answer with `status` and close. Nothing is written while an earlier request has no answer, because it would
         be taken for that answer: the connection ends with the earlier one."""
         self._refusal = text
-        self._head_is_here()
+        self._cancel_deadline()
         line = "refused a request from %s with %d: %s (docs/hardening.md)"
         self.log.warning(line, self.peer.host or "a Unix socket", status, text, extra={"kind": f"http {status}"})
         if self._is_pending():
@@ -469,27 +485,32 @@ class HttpProtocol(HttpToolsProtocol):
         self._linger()
 
     def _linger(self) -> None:
-        """End the response, then discard what the client sends until it closes, for `LINGER` seconds at most."""
+        """End the response, then discard what the client sends until it closes, for `LINGER` seconds after it has
+        taken the response."""
         self._is_last = self._is_lingering = True
         self.pipeline.clear()
-        self._is_read()
+        self._cancel_abort()
         if self.transport.is_closing() or not self.transport.can_write_eof():  # as under TLS
             self.transport.close()
             self._abort_within(LINGER)
             return
         self.transport.write_eof()
         self.flow.resume_reading()
-        self._unread = self.loop.call_later(LINGER, self._close)
+        self._unread = self.loop.call_later(LINGER, self._close, self._unwritten())
 
-    def _close(self) -> None:
+    def _close(self, before: int) -> None:
         self._unread = None
+        left = self._unwritten()
+        if left < before:
+            self._unread = self.loop.call_later(LINGER, self._close, left)
+            return
         self.transport.close()
         self._abort_within(LINGER)
 
     def _drop(self, text: str) -> None:
         """Close without an answer, which the client could not read."""
         self._refusal = text
-        self._head_is_here()
+        self._cancel_deadline()
         self.log.warning("closed the connection of %s: %s", self.peer.host, text, extra={"kind": "http tls"})
         self.transport.close()
 
@@ -510,21 +531,21 @@ TOO_MUCH_AROUND_BODY = f"the request's trailers or chunk extensions are larger t
 
 
 def is_beginning(connection: object) -> bool:
-    """Whether it is accepted and has not made its first request, or is in its handshake."""
+    """Return whether `connection` has not sent its first request, or is in its handshake."""
     if isinstance(connection, HttpProtocol):
         return connection.cycle is None
     return isinstance(connection, WebSocketProtocol) and not connection.handshake_complete
 
 
 def takes_requests(connection: object) -> bool:
-    """Whether it is HTTP, and a proxy that has it in its pool can send another request on it."""
+    """Return whether `connection` is HTTP, and a proxy could send another request on it."""
     if not isinstance(connection, HttpProtocol):
         return False
     return not connection._is_lingering and not connection.transport.is_closing()
 
 
 def missing_http(config: uvicorn.Config) -> tuple[str, ...]:
-    """What `HttpProtocol` needs and uvicorn's HTTP protocol has not. Call it on a loop."""
+    """Return the attributes that `HttpProtocol` needs and uvicorn's protocol does not have. Call it on a loop."""
     found = HttpToolsProtocol(config, ServerState(), {})
     return tuple(name for name in NEEDED_HTTP if not hasattr(found, name))
 

@@ -112,7 +112,8 @@ def layered(
 
 
 def _with_local_access(settings: Settings, environ: Mapping[str, str], sources: dict[str, str]) -> Settings:
-    """Return `settings` without keyless access if nobody has written it down and something speaks of the outside."""
+    """Return `settings` without keyless access if `local_access` is not set and another setting, or the environment,
+    makes the gateway reachable from outside."""
     outside = serves_outside(settings) or outside_of_environment(environ)
     if outside is None or not settings.local_access or sources["local_access"] != "default":
         return settings

@@ -25,7 +25,8 @@ SPARE_SOCKETS = 32
 """Sockets beside those of clients, for `/send`, probes and handshakes that are refused."""
 
 ACCEPTS = 4
-"""Sockets that asyncio's loop accepts in one turn. One too many is closed some turns later, and is spare until then."""
+"""Sockets that asyncio's loop accepts in one turn. A socket past the limit is closed some
+iterations later, and counts as spare until then."""
 
 HANDSHAKES_PER_TURN = 20
 """Handshakes that begin in one turn of the loop, of a quarter of a millisecond each; the others begin in later ones."""

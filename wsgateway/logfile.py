@@ -120,8 +120,8 @@ class SharedFile(logging.Handler):
     def _rotate(self) -> bool:
         """Rename the file to `.1`, and the older ones to the next numbers. Return whether another file is to be opened.
 
-        Another process may hold the lock since it rotates the file right now, or to hinder us; at twice its size the
-        file is rotated all the same.
+        Another process may hold the lock because it is rotating the file, or to block the rotation. At twice the limit
+        the lock is ignored.
         """
         if not self._take_lock() and self._size() < 2 * self.maxBytes:
             return False
@@ -150,6 +150,8 @@ class SharedFile(logging.Handler):
             self._forget()
         real = os.path.realpath(self.baseFilename)
         aside = f"{real}.rotating"
+        with suppress(FileNotFoundError):
+            os.replace(aside, f"{real}.1")  # noqa: PTH105  left by a process that ended meanwhile
         os.replace(real, aside)  # noqa: PTH105  if this cannot be done, nothing has changed
         for number in range(OLD_FILES - 1, 0, -1):
             with suppress(FileNotFoundError):
@@ -228,9 +230,11 @@ class LogThread(logging.Handler):
                 while len(batch) < BATCH:
                     batch.append(queue.get_nowait())
             lines = [line for line in batch if isinstance(line, str)]
-            if lines:
+            try:
                 self.file.write(lines)
-                self._taken += sum(len(line) + LINE_COST for line in lines)
+            except Exception:  # such as MemoryError; the thread has to go on
+                self._lost += len(lines)
+            self._taken += sum(len(line) + LINE_COST for line in lines)
             for mark in batch:
                 if isinstance(mark, threading.Event):
                     mark.set()

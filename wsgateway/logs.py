@@ -27,7 +27,7 @@ MAX_KINDS = 1000
 
 
 class Repeats:
-    """Of lines that others can cause, as many as they like, a few in each second pass. The others are counted."""
+    """Limits lines that a remote peer can cause to a few per second, and counts the rest."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -35,7 +35,7 @@ class Repeats:
         self._seen: dict[object, tuple[float, int]] = {}  # by kind: since when, and how many since then
 
     def more(self, kind: object, burst: int = 1) -> str | None:
-        """None to keep the line back, else what it has to end with. Kinds are few: they are what the code can say."""
+        """Return None if the line is suppressed, else the suffix to add to it. Kinds are few: constants of the code."""
         with self._lock:
             now = self._clock()
             since, count = self._seen.get(kind, (-math.inf, 0))

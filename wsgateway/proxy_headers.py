@@ -33,8 +33,7 @@ class ForwardedHeaders:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan":
             peer = peer_of(scope)
-            is_unix = peer.uid is not None or not scope.get("client")
-            if is_unix or peer.host in self._trusted:
+            if peer.is_unix or peer.host in self._trusted:
                 self._apply(scope)
         await self._app(scope, receive, send)
 

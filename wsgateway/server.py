@@ -101,8 +101,8 @@ class Server(uvicorn.Server):
                 left.transport.abort()  # it does not read what was written before it was closed
 
     async def _finish_handshakes(self) -> None:
-        """Let clients in whose connection was accepted already: they are told to come back with all the others, and no
-        roll of workers turns anybody away."""
+        """Finish the handshakes of connections that were accepted. These clients are then closed with 1012 like all
+        others, so a roll refuses none."""
         until = time.monotonic() + HANDSHAKE_GRACE
         await asyncio.sleep(0)  # what was accepted in this turn of the loop
         while time.monotonic() < until and any(map(is_beginning, self.server_state.connections)):  # noqa: ASYNC110
@@ -328,7 +328,7 @@ def _bind_unix(path: Path, mode: int) -> socket.socket:
         listening.listen(BACKLOG)
     except OSError as exc:
         listening.close()
-        raise StartError(f"cannot listen on {path}: {exc.strerror or exc}; stop who listens there, or set uds") from exc
+        raise StartError(f"cannot listen on {path}: {exc.strerror or exc}; stop the server there, or set uds") from exc
     listening.setblocking(False)
     return listening
 

@@ -112,6 +112,7 @@ class Socket(asyncio.Protocol):
         """Take `data`, which was received before this object was there, in the next iteration."""
         self._rest = bytearray(data)
         self._spend()
+        self._pause_or_resume()  # what is read now would come before it
 
     def close(self, code: int, reason: str) -> None:
         """Write a close frame past everything that waits, then leave the client time to answer it (RFC 6455 7.1.1).
@@ -133,7 +134,7 @@ class Socket(asyncio.Protocol):
         self._transport.abort()
 
     def shutdown(self) -> None:
-        """Called by uvicorn, which waits until all sockets are gone, but for nobody who does not answer."""
+        """Called by uvicorn, which waits until all sockets are closed. A client that does not answer is aborted."""
         if self._user is not None:
             self._user.shutdown()
         else:

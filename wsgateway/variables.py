@@ -24,7 +24,7 @@ _SERVICE = re.compile(
 link. There is one more, which may also be the variable of a setting."""
 
 _SERVICE_URL = re.compile(r"(?:tcp|udp|sctp)://", re.IGNORECASE)
-"""What that one, `…_PORT`, begins with then."""
+"""Start of the value of `…_PORT` if Kubernetes has set it."""
 
 MAX_NAMED = 3
 """Variables of Kubernetes that a line names."""

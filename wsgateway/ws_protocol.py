@@ -232,10 +232,12 @@ def peer_at(transport: Any, client: tuple[str, int] | None) -> SocketPeer:
     if client is not None:
         return SocketPeer(client[0])
     sock = transport.get_extra_info("socket")
-    if sock is None or sock.family != getattr(socket, "AF_UNIX", None) or not hasattr(socket, "SO_PEERCRED"):
-        return SocketPeer("")
+    if sock is None or sock.family != getattr(socket, "AF_UNIX", None):
+        return SocketPeer("")  # it was reset already
+    if not hasattr(socket, "SO_PEERCRED"):
+        return SocketPeer("", is_unix=True)
     _, uid, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-    return SocketPeer("", uid)
+    return SocketPeer("", uid, is_unix=True)
 
 
 _CREDENTIALS = struct.Struct("3i")
@@ -311,7 +313,7 @@ def offer(scope: Any, protocol: Any) -> None:
 
 @functools.cache
 def warn_once(missing: str, protocol: str, so: str) -> None:
-    """Say what uvicorn's `protocol` lacks, and what is done `so`."""
+    """Warn once that uvicorn's `protocol` lacks `missing`; `so` names the consequence."""
     logger.warning(
         "uvicorn %s has no %s in its %s protocol: %s; install a version of uvicorn that wsgateway knows, or a newer "
         "wsgateway",
@@ -351,7 +353,7 @@ class UvicornHandshake:
             conn.available_extensions = [_DEFLATE]
             try:
                 answer, extensions = conn.process_extensions(protocol.request.headers)
-            except InvalidHandshake:  # an offer that nobody can read is none
+            except InvalidHandshake:  # an offer that cannot be parsed is ignored
                 return
             if answer is not None and extensions[0].local_max_window_bits == MAX_WINDOW_BITS:
                 headers["Sec-WebSocket-Extensions"] = answer
