@@ -31,6 +31,8 @@ from wsgateway.limits import Rates
 OLD_HASH = "scrypt:15:8:1:1uvC07JMHx2_yE6YpnSjRA==:lErBY26issNhAMoNfYW4m0zfBhvou6AvgaRmKa53x_k="
 """`correct horse`, hashed with less work than today."""
 
+NOW = int(time.time())
+
 
 def test_a_hash_matches_its_password_only() -> None:
     hashed = hash_password("correct horse")
@@ -130,7 +132,7 @@ def test_a_session_that_was_ended_or_forged_is_none() -> None:
 
 def ended_with(passwords: Passwords, sessions: Sessions, session: Session) -> None:
     sessions.end(session)
-    passwords.keep_ended(session.nonce, 60)
+    passwords.keep_ended(session.nonce, now=NOW, until=NOW + 60)
 
 
 def sessions_of(passwords: Passwords) -> Sessions:
@@ -179,7 +181,7 @@ def test_the_file_keeps_few_of_the_sessions_that_were_ended(tmp_path: Path) -> N
     kept["ended"] |= {f"valid {number}": time.time() + 60 for number in range(MAX_ENDED)}
     path.write_text(json.dumps(kept))
     passwords = Passwords(path=path)
-    passwords.keep_ended("newest", 60)
+    passwords.keep_ended("newest", now=NOW, until=NOW + 60)
     found = json.loads(path.read_text())["ended"]
     assert len(found) == MAX_ENDED
     assert "newest" in found
@@ -192,7 +194,7 @@ def test_nothing_is_lost_if_several_change_the_file_at_the_same_time(tmp_path: P
     write_password(path, "the old one", Access.FULL)
     with ThreadPoolExecutor(8) as pool:
         for number in range(20):
-            pool.submit(Passwords(path=path).keep_ended, f"session {number}", 60)
+            pool.submit(Passwords(path=path).keep_ended, f"session {number}", now=NOW, until=NOW + 60)
         pool.submit(write_password, path, "may only look", Access.READ)
     passwords = Passwords(path=path)
     assert all(passwords.has_ended(f"session {number}") for number in range(20))
@@ -208,11 +210,11 @@ def test_a_file_that_cannot_be_changed_is_named_and_holds_nothing_up(
     passwords = Passwords(path=path)
     with path.open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # another process has stopped while it changed the file
-        passwords.keep_ended("x", 60)
+        passwords.keep_ended("x", now=NOW, until=NOW + 60)
         with pytest.raises(TimeoutError, match="locked by another process"):
             write_password(path, "the new one", Access.FULL)
     assert "valid again after a restart" in caplog.text
-    passwords.keep_ended("y", 60)
+    passwords.keep_ended("y", now=NOW, until=NOW + 60)
     assert passwords.has_ended("y")
 
 

@@ -21,6 +21,9 @@ class Listener:
     def __init__(self):
         if Path("broken").exists():
             raise RuntimeError("it is broken")
+
+    def on_message(self, event):
+        pass
 """
 
 SETTINGS = """

@@ -1,7 +1,7 @@
 """Which of a server's sockets are served first: handshakes in slices, newcomers before idle ones. Knows no protocol."""
 
 import asyncio
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -39,27 +39,51 @@ class Admission:
 
 
 class IdleSockets(Generic[T]):
-    """The sockets of a server that have no request, the oldest first. When the server is full, one of them makes room
-    for a newcomer: a socket that has never made a request before one that is kept alive."""
+    """The sockets of a server that have no request, by address, the oldest first.
+
+    When the server is full, the address that has the most of them loses one to a newcomer of another address. A
+    newcomer whose own address has as many is refused.
+    """
 
     def __init__(self) -> None:
-        self._unused: dict[T, None] = {}
-        self._kept_alive: dict[T, None] = {}
+        self._sockets: dict[str, dict[T, None]] = {}
+        self._addresses: defaultdict[int, dict[str, None]] = defaultdict(dict)  # by how many idle sockets they have
+        self._most = 0
 
-    def add(self, sock: T, *, is_unused: bool) -> None:
-        """`sock` has no request from now on; `is_unused`: it has never had one."""
-        self.discard(sock)
-        (self._unused if is_unused else self._kept_alive)[sock] = None
+    def add(self, sock: T, address: str) -> None:
+        """`sock` of `address` has no request from now on."""
+        sockets = self._sockets.setdefault(address, {})
+        if sock in sockets:
+            del sockets[sock]  # it is the newest now
+        else:
+            self._move(address, len(sockets), len(sockets) + 1)
+        sockets[sock] = None
 
-    def discard(self, sock: T) -> None:
-        """`sock` has a request, or is closed. May be called twice."""
-        self._unused.pop(sock, None)
-        self._kept_alive.pop(sock, None)
+    def discard(self, sock: T, address: str) -> None:
+        """`sock` of `address` has a request, or is closed. May be called twice."""
+        sockets = self._sockets.get(address, {})
+        if sock in sockets:
+            self._move(address, len(sockets), len(sockets) - 1)
+            del sockets[sock]
+            if not sockets:
+                del self._sockets[address]
 
-    def take_oldest(self) -> T | None:
-        """Remove the socket to close first and return it, None if every socket has a request."""
-        sockets = self._unused or self._kept_alive
-        oldest = next(iter(sockets), None)
-        if oldest is not None:
-            del sockets[oldest]
+    def take_oldest(self, newcomer: str) -> T | None:
+        """Remove the socket that makes room for a client of the address `newcomer`. Return None if there is none."""
+        if self._most <= len(self._sockets.get(newcomer, {})):
+            return None
+        address = next(iter(self._addresses[self._most]))
+        oldest = next(iter(self._sockets[address]))
+        self.discard(oldest, address)
         return oldest
+
+    def _move(self, address: str, before: int, after: int) -> None:
+        self._addresses[before].pop(address, None)
+        if after:
+            self._addresses[after][address] = None
+        if after > self._most:
+            self._most = after
+        elif before == self._most and not self._addresses[before]:
+            self._most = after  # the address that had the most still has one less
+        if not self._addresses[before]:
+            del self._addresses[before]

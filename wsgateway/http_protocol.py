@@ -165,7 +165,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._refuse(503, "too many connections (max_connections)", b"retry-after: 5\r\n")
             return
         if self.idle is not None:
-            self.idle.add(self, is_unused=True)
+            self.idle.add(self, self.peer.host)
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -174,7 +174,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._cancel_abort()
         self._unset_keepalive_if_required()
         if self.idle is not None:
-            self.idle.discard(self)
+            self.idle.discard(self, self.peer.host)
         super().connection_lost(exc)
 
     def _is_full(self) -> bool:
@@ -184,8 +184,8 @@ class HttpProtocol(HttpToolsProtocol):
         return bool(self.max_file) and self.transport.get_extra_info("socket").fileno() >= self.max_file
 
     def _make_room(self) -> bool:
-        """Abort the oldest socket that has no request. Return False if there is none."""
-        oldest = self.idle.take_oldest() if self.idle is not None else None
+        """Abort a socket of another address that has no request. Return False if there is none."""
+        oldest = self.idle.take_oldest(self.peer.host) if self.idle is not None else None
         if oldest is None:
             return False
         text = "all %d sockets are taken (max_connections): closed the oldest one without a request, from %s"
@@ -255,7 +255,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._parse(data)
         except httptools.HttpParserError as exc:
             if not self._refusal and not self._is_last:
-                self._refuse(400, f"the request cannot be parsed: {exc}")
+                self._refuse(400, f"Invalid HTTP request received: {exc}")
             return
         if self._deadline is not None:
             self._head += len(data) if was_head else 0
@@ -324,7 +324,7 @@ class HttpProtocol(HttpToolsProtocol):
                 return
         self._is_body, self._trailers, self._overhead = True, 0, 0
         if self.idle is not None:
-            self.idle.discard(self)
+            self.idle.discard(self, self.peer.host)
         super().on_headers_complete()
         self.cycle.transport = LingeringTransport(self.transport, self._linger)  # type: ignore[assignment]  # all it uses
         if self.is_leaving or any(name in LAST_HEADERS for name, _ in self.headers):
@@ -385,7 +385,7 @@ class HttpProtocol(HttpToolsProtocol):
         """Everything is answered: wait for the rest of the body, if there is one, then for another request."""
         self._unset_keepalive_if_required()
         if self.idle is not None:
-            self.idle.add(self, is_unused=False)
+            self.idle.add(self, self.peer.host)
         if not self._is_body:
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
@@ -397,7 +397,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def handle_websocket_upgrade(self) -> None:
         if self.idle is not None:
-            self.idle.discard(self)
+            self.idle.discard(self, self.peer.host)
         if self.admission is None:
             self._begin_handshake()
         elif not self.admission.ask(self._begin_handshake, self.loop):
@@ -482,7 +482,8 @@ class HttpProtocol(HttpToolsProtocol):
         self.transport.write(
             STATUS_LINE[status] + head + b"content-length: %d\r\n\r\n" % len(body) + body  # as uvicorn writes a 400
         )
-        self._linger()
+        self.transport.close()  # at once, however much the client still sends
+        self._abort_within(LINGER)
 
     def _linger(self) -> None:
         """End the response, then discard what the client sends until it closes, for `LINGER` seconds after it has
@@ -490,6 +491,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._is_last = self._is_lingering = True
         self.pipeline.clear()
         self._cancel_abort()
+        if self.idle is not None:
+            self.idle.add(self, self.peer.host)
         if self.transport.is_closing() or not self.transport.can_write_eof():  # as under TLS
             self.transport.close()
             self._abort_within(LINGER)

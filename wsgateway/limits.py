@@ -210,5 +210,6 @@ class Backlog:
 def seconds_to_stop(settings: Settings) -> float:
     """Seconds after which a process that was told to end has ended: new clients, proxies, `drain`, stuck ones,
     `on_stop`, the broker, requests."""
-    clients = HANDSHAKE_GRACE + POOL_GRACE + settings.drain + LINGER
+    has_peers = settings.broker is not None or settings.workers > 1
+    clients = HANDSHAKE_GRACE + (POOL_GRACE if has_peers else 0) + settings.drain + LINGER
     return clients + settings.hook_timeout + 2 * BROKER_GRACE + HTTP_GRACE

@@ -76,7 +76,7 @@ class Target:
 
     async def report(self) -> dict[str, Any]:
         """What the listener has counted."""
-        assert (await self.call(post({"message": "", "report": True}, "Connection: close"))).status == 200
+        assert (await self.call(post({"message": "", "report": True}))).status == 200
         found: dict[str, Any] = json.loads((self.folder / "report.json").read_text())
         return found
 
@@ -84,7 +84,7 @@ class Target:
 @contextmanager
 def own_server(folder: Path, *arguments: str) -> Iterator[Target]:
     """`wsgateway serve`."""
-    listener = ("--listener", f"{HERE / 'listener.py'}:Listener", "--no-admin-enabled")
+    listener = ("--listener", f"{HERE / 'listener.py'}:Listener", "--no-admin-enabled", "--local-access")
     with serving(*listener, *arguments, cwd=folder) as served:
         yield Target(served, folder, is_plain=False)
 
@@ -289,7 +289,7 @@ async def works(target: Target) -> None:
     try:
         await client.send(upgrade())
         assert (await client.until(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
-        assert (await target.call(post({"message": "still here"}, "Connection: close"))).status == 200
+        assert (await target.call(post({"message": "still here"}))).status == 200
         with anyio.fail_after(TIMEOUT):
             while await client.message() != b"still here":
                 pass

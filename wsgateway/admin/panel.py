@@ -20,7 +20,7 @@ from starlette.websockets import WebSocket
 
 from wsgateway.admin.live import MAX_VIEWERS, watch
 from wsgateway.admin.passwords import Passwords
-from wsgateway.admin.sessions import MAX_AGE, Session, Sessions, cookie_name
+from wsgateway.admin.sessions import MAX_AGE, Session, Sessions, cookie_name, date_of_cookies
 from wsgateway.admin.views import PAGES, Page, Refused, Views, Visit
 from wsgateway.api import Api
 from wsgateway.auth import Access, AdminRules
@@ -177,7 +177,8 @@ class Panel:
         """Log `session` out, in other processes with the same password file too, and after a restart."""
         self.sessions.end(session)
         if session.access is not Access.NONE:
-            await asyncio.to_thread(self.passwords.keep_ended, session.nonce, MAX_AGE)
+            now = date_of_cookies()
+            await asyncio.to_thread(self.passwords.keep_ended, session.nonce, now=now, until=now + MAX_AGE)
 
     # Pages
 

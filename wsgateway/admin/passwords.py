@@ -183,20 +183,22 @@ class Passwords:
         self._look()
         return nonce in self._kept.get("ended", ())
 
-    def keep_ended(self, nonce: str, seconds: float) -> None:
-        """Write into the file that the session with this nonce was logged out, and was valid for `seconds` more.
+    def keep_ended(self, nonce: str, *, now: int, until: int) -> None:
+        """Write into the file that the session with this nonce was logged out `now`, and was valid `until` then.
+
+        Both are seconds since the epoch, by the clock that dates cookies.
 
         Without a file nothing is written: the secret that signs sessions ends with the process. Blocks: call it in a
         thread.
         """
-        path, now = self._path, time.time()
+        path = self._path
         if path is None or not path.exists():
             return
         try:
             with _locked(path):
                 kept = _read(path)
-                ended = {known: until for known, until in kept.get("ended", {}).items() if until > now}
-                ended[nonce] = round(now + seconds)
+                ended = {known: its_end for known, its_end in kept.get("ended", {}).items() if its_end > now}
+                ended[nonce] = until
                 kept["ended"] = dict(list(ended.items())[-MAX_ENDED:])
                 _write(path, kept)
         except (OSError, ValueError) as exc:

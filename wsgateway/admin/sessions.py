@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-from itsdangerous import BadSignature, Signer, URLSafeTimedSerializer
+from itsdangerous import BadSignature, Signer, TimestampSigner, URLSafeTimedSerializer
 
 from wsgateway.addresses import is_loopback, peer_of, plain_address
 from wsgateway.admin.passwords import MAX_ENDED
@@ -35,6 +35,11 @@ MAX_LOGINS = 2
 
 MAX_WAITING = 100
 """Log-ins that wait or are tried."""
+
+
+def date_of_cookies() -> int:
+    """Return the time in seconds since the epoch, by the clock that dates cookies, which all processes share."""
+    return TimestampSigner("").get_timestamp()
 
 
 def cookie_name(mount: str) -> str:

@@ -44,7 +44,7 @@ DRIVERS = {
 def opener(url: str) -> Open:
     """What opens links to the broker at `url`. Connects to nothing yet. Raises `ConfigError` with what to do."""
     if not isinstance(url, str):
-        raise ConfigError(["broker: it is not a URL; one looks like redis://host:6379"])
+        raise ConfigError(["broker: it is no URL; one looks like redis://host:6379"])
     scheme = url.partition("://")[0].lower()
     url = scheme + url[len(scheme) :]
     if "://" not in url or scheme not in DRIVERS:  # without a scheme nobody knows which part of it is a password
