@@ -450,7 +450,7 @@ async def test_the_image_knows_whether_it_is_healthy(tmp_path: Path) -> None:
     command = [sys.executable, *json.loads(check)[1:]]
     assert json.loads(check)[0] == "python"
     with serving("--admin-port", "0", cwd=tmp_path, env=variables) as served:
-        healthy = [word.replace("127.0.0.1:10125", address(served)) for word in command]
+        healthy = [word.replace("10125", address(served).rpartition(":")[2]) for word in command]
         assert healthy != command
         subprocess.run(healthy, check=True, timeout=20)
         assert served.terminate() == 0
