@@ -114,7 +114,9 @@ class Settings(_Declared):
     max_connections_per_address: int = setting(0, "clients of one address at once; past it, 429; 0: any", least=0)
     connect_rate: float = setting(0.0, "connects a second of one address; past it, 429; 0: any", least=0)
     connect_burst: int = setting(0, "connects at once where there is a connect_rate; 0: those of a second", least=0)
-    message_rate: float = setting(0.0, "messages a second of one client; past it, close 3013; 0: any", least=0)
+    message_rate: float = setting(
+        0.0, "messages, fragments, and control frames a second of one client; past it, close 3013; 0: any", least=0
+    )
     message_burst: int = setting(0, "messages at once where there is a message_rate; 0: those of a second", least=0)
     send_rate: float = setting(0.0, "calls of `/send` a second with one key; past it, 429; 0: any", least=0)
     send_burst: int = setting(0, "calls at once where there is a send_rate; 0: those of a second", least=0)

@@ -130,11 +130,14 @@ class Bucket:
         self._left = self._burst
         self._seen = now
 
-    def allows(self, now: float) -> bool:
-        """Whether it may happen once more at `now`, in seconds of a clock that never goes back; then it is counted."""
+    def allows(self, now: float, *, overdraft: int = 0) -> bool:
+        """Whether it may happen once more at `now`, in seconds of a clock that never goes back; then it is counted.
+
+        With an `overdraft` it may happen so many times more, which later ones pay for.
+        """
         self._left = min(self._burst, self._left + (now - self._seen) * self._rate)
         self._seen = now
-        if self._left < 1:
+        if self._left < 1 - overdraft:
             return False
         self._left -= 1
         return True

@@ -284,7 +284,7 @@ class Socket(asyncio.Protocol):
                 self._write_answers(parser)  # pongs, before what the hook sends (RFC 6455 5.5.2: as soon as practical)
                 self._hand_on(*message)
             elif not parser.is_broken:
-                self._user.counted()
+                self._user.counted(is_fragment=True)
 
     def _hand_on(self, message: str | bytes, size: int) -> None:
         if self._user is not None and not self._user.received(message, size):

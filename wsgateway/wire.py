@@ -15,7 +15,7 @@ from wsgateway.connection import Connection, Transport, WatchedConnection
 from wsgateway.events import Events
 from wsgateway.hub import Hub
 from wsgateway.lanes import Lane
-from wsgateway.limits import BLOCKED_LOOP, Bucket
+from wsgateway.limits import BLOCKED_LOOP, MAX_FRAMES, Bucket
 from wsgateway.logs import GatewayLog
 from wsgateway.loops import Home
 from wsgateway.metrics import Metrics
@@ -69,8 +69,8 @@ class WireUser(Protocol):
     def received(self, message: str | bytes, size: int) -> bool:
         """Take a message of `size` bytes. False: not now, `Wire.read_on` will be called."""
 
-    def counted(self) -> None:
-        """Count a control frame or a fragment, which comes to nobody, as one message."""
+    def counted(self, *, is_fragment: bool = False) -> None:
+        """Count a control frame or a fragment as one message of the client."""
 
     def congested(self) -> None:
         """The socket takes no more."""
@@ -170,7 +170,7 @@ class TurnedAway:
     def received(self, message: str | bytes, size: int) -> bool:
         return True
 
-    def counted(self) -> None: ...
+    def counted(self, *, is_fragment: bool = False) -> None: ...
 
     def congested(self) -> None: ...
 
@@ -281,8 +281,10 @@ class WireTransport:
             self._parts.events.received(self.conn, self.lane, message, size)
         return True
 
-    def counted(self) -> None:
-        if self._rate is not None and not self._rate.allows(time.monotonic()):
+    def counted(self, *, is_fragment: bool = False) -> None:
+        # a message of too many fragments is to be closed with 1008, which says more than 3013
+        overdraft = MAX_FRAMES if is_fragment else 0
+        if self._rate is not None and not self._rate.allows(time.monotonic(), overdraft=overdraft):
             self.conn.close_nowait(TOO_MANY, "too many messages")
 
     def congested(self) -> None:
