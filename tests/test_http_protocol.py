@@ -259,6 +259,21 @@ async def test_a_handshake_in_any_form_that_the_rfcs_allow(changed: dict[str, st
         assert (await raw.receive_until(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
 
 
+@pytest.mark.parametrize("compression", [False, True])
+@pytest.mark.parametrize(
+    "value", ["", ",,", "permessage-deflate;", "permessage-deflate; =", "foo/bar", "x- -y", "\xff"]
+)
+async def test_extensions_that_cannot_be_parsed_are_ignored(
+    value: str, compression: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with own(Gateway(compression=compression)) as url, await connect(url) as raw:
+        await raw.send(
+            upgrade().replace(b"\r\n\r\n", f"\r\nSec-WebSocket-Extensions: {value}\r\n\r\n".encode("latin-1"))
+        )
+        assert (await raw.receive_some()).split()[1] in (b"101", b"400")
+    assert "Traceback" not in caplog.text
+
+
 @pytest.mark.parametrize("target", ["http://user@localhost/ws", "ftp://localhost/ws", "ws:/ws"])
 async def test_a_target_that_is_no_address_of_the_gateway_is_400(target: str) -> None:
     async with own(Gateway()) as url, await connect(url) as raw:
