@@ -162,6 +162,16 @@ def test_on_loopback_an_own_origin_counts_for_loopback_names_only(host: str) -> 
     assert Rules(Settings(), bound_host="::1").check_origin(scope(*asked)) is not None
 
 
+def test_a_host_without_the_port_of_the_server_came_through_something_in_front() -> None:
+    for host, port, is_refused in (
+        ("a.example", 10125, False),
+        ("a.example:10125", 10125, True),
+        ("a.example", 80, True),
+    ):
+        asked = {**scope(("host", host), ("origin", f"http://{host}")), "server": ("127.0.0.1", port)}
+        assert (Rules(Settings()).check_origin(asked) is not None) is is_refused
+
+
 @pytest.mark.parametrize("host", ["localhost:10125", "LOCALHOST", "127.0.0.1", "127.8.8.8:1", "[::1]:10125"])
 def test_on_loopback_an_own_origin_by_a_loopback_name_passes(host: str) -> None:
     rules = Rules(Settings(allowed_origins=("https://a.example",)))

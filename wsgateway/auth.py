@@ -132,6 +132,8 @@ class Rules:
         name = _host_name(scope)
         if self._hosts or not self._is_on_loopback(scope) or is_loopback(name) or forwarded_header(scope["headers"]):
             return None
+        if not _names_port(scope):
+            return None
         detail = (
             f"the page from {origin[:100]!r} reached a loopback address by the name {name[:100]!r}, as a page does "
             "whose name was rebound; add the name to allowed_hosts if the gateway has it"
@@ -333,3 +335,16 @@ def _host_name(scope: Mapping[str, Any]) -> str:
     host = (_one(scope["headers"], b"host") or b"").decode("latin-1")
     name = host[: host.find("]") + 1] if host.startswith("[") else host.partition(":")[0]
     return name[:MAX_ORIGIN].lower()
+
+
+def _names_port(scope: Mapping[str, Any]) -> bool:
+    """Return whether `Host` names a port, or the server listens on the scheme's default one.
+
+    A page whose name was rebound to this server names its port, unless that is the default one. A host without a port
+    shows that a proxy or a forwarder stands in between.
+    """
+    server = scope.get("server")
+    host = (_one(scope["headers"], b"host") or b"").decode("latin-1")
+    if ":" in host[host.rfind("]") + 1 :] or not server or server[1] is None:
+        return True
+    return bool(server[1] == (443 if scope.get("scheme") in ("https", "wss") else 80))
