@@ -2,7 +2,7 @@
 
 GatewayError
 ├── ConfigError          settings that cannot be used, all mistakes at once
-│   ├── SettingForbidden settings that may not be changed from afar
+│   ├── SettingForbidden settings that cannot be changed remotely
 │   └── UnknownSetting   arguments that are not settings (also a TypeError)
 ├── ListenerError        a listener that cannot be found, loaded or made, or that has no hook
 ├── StartError           a gateway that could not start (port taken, on_start raised)

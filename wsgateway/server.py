@@ -106,7 +106,7 @@ class Server(uvicorn.Server):
         until = time.monotonic() + HANDSHAKE_GRACE
         await asyncio.sleep(0)  # what was accepted in this turn of the loop
         while time.monotonic() < until and any(map(is_beginning, self.server_state.connections)):  # noqa: ASYNC110
-            await asyncio.sleep(0.01)  # uvicorn's connections tell nobody
+            await asyncio.sleep(0.01)  # uvicorn's connections send no notification
 
     async def _leave_proxies(self) -> None:
         """Keep serving until no HTTP connection is left in the pool of a proxy, which then uses the other nodes.
