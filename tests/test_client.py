@@ -59,6 +59,9 @@ class Peer:
                         self._answer(connection)
                     else:
                         connection.sendall(self._answer)
+                    connection.shutdown(socket.SHUT_WR)
+                    while connection.recv(65536):  # to be closed with anything unread would reset the connection
+                        pass
                 except OSError:
                     pass  # the client has gone
 
