@@ -37,10 +37,9 @@ from wsgateway.envelopes import (
     encode,
 )
 from wsgateway.exceptions import BrokerError, NodeError
-from wsgateway.hub import Sent
 from wsgateway.limits import MAX_NODES, NODE_LINES
 from wsgateway.logs import GatewayLog, mask_url
-from wsgateway.messages import Frame
+from wsgateway.messages import Frame, Sent
 from wsgateway.metrics import Metrics
 from wsgateway.uplink import Uplink
 

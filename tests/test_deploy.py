@@ -28,7 +28,7 @@ from tests.services import Process, needed, redis
 from wsgateway import Settings
 from wsgateway.cli import _parser
 from wsgateway.config import ENV, SPECS
-from wsgateway.limits import seconds_to_stop
+from wsgateway.grace import seconds_to_stop
 from wsgateway.testing import Client
 
 ROOT = DEPLOY.parent

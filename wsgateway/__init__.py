@@ -17,8 +17,8 @@ from wsgateway.exceptions import (
     StartError,
 )
 from wsgateway.gateway import Gateway, send_gateway_message
-from wsgateway.hub import Sent
 from wsgateway.lanes import Event
+from wsgateway.messages import Sent
 
 __all__ = [
     "ConfigError",

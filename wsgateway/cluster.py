@@ -30,10 +30,9 @@ from wsgateway.envelopes import (
     Message,
 )
 from wsgateway.exceptions import EnvelopeError
-from wsgateway.hub import Sent
 from wsgateway.limits import HEARTBEAT, LEASE_CHECK, MAX_LOST, NODE_LINES
 from wsgateway.logs import GatewayLog
-from wsgateway.messages import Frame
+from wsgateway.messages import Frame, Sent
 from wsgateway.metrics import Metrics
 from wsgateway.nodes import Nodes, NodeState
 from wsgateway.uplink import Uplink

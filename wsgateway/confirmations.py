@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from wsgateway.envelopes import NODE_ID, Ack
-from wsgateway.hub import Sent
+from wsgateway.messages import Sent
 from wsgateway.nodes import Nodes
 
 

@@ -13,8 +13,8 @@ from urllib.parse import parse_qsl
 from starlette.requests import HTTPConnection
 
 from wsgateway.addresses import plain_address
+from wsgateway.closing import SLOW, check_close
 from wsgateway.config import Settings, SlowPolicy
-from wsgateway.exceptions import check_close
 from wsgateway.limits import Backlog
 from wsgateway.logs import GatewayLog
 from wsgateway.loops import Home, call_from_thread, wrong_loop
@@ -22,9 +22,6 @@ from wsgateway.messages import Frame, encode
 from wsgateway.metrics import Metrics
 from wsgateway.recordings import Recording
 from wsgateway.unawaited import WatchedCoroutine, marked
-
-SLOW = 3008
-"""Close code for a client that does not read fast enough. It may come back."""
 
 
 class Transport(Protocol):

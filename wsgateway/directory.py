@@ -9,15 +9,16 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from wsgateway.closing import check_close
 from wsgateway.cluster import Cluster
 from wsgateway.config import Settings
 from wsgateway.connection import Connection
 from wsgateway.envelopes import NODE_ID, Info
-from wsgateway.exceptions import EnvelopeError, MessageError, NodeError, NodeLate, check_close
-from wsgateway.hub import Sending, Sent
+from wsgateway.exceptions import EnvelopeError, MessageError, NodeError, NodeLate
+from wsgateway.hub import Sending
 from wsgateway.logs import log_failures
 from wsgateway.masking import shown_headers, shown_parameters, shown_subprotocols
-from wsgateway.messages import encode
+from wsgateway.messages import Sent, encode
 from wsgateway.metrics import Metrics, Samples, samples
 from wsgateway.nodes import NodeState
 from wsgateway.operations import Close, Describe, Rows, Search, Send, arguments_of

@@ -10,13 +10,13 @@ from wsgateway.cluster import Cluster
 from wsgateway.config import Settings
 from wsgateway.connection import Connection, short
 from wsgateway.exceptions import HookError, MessageError, Refused
-from wsgateway.hub import Hub, Sent
+from wsgateway.hub import Hub
 from wsgateway.lanes import Call, Event, EventGateway, Lane, Turns
 from wsgateway.limits import MAX_CLOSE_HOOKS, MAX_NESTED_SENDS
 from wsgateway.listeners import Listener
 from wsgateway.logs import GatewayLog
 from wsgateway.masking import shown_subprotocols
-from wsgateway.messages import Frame, encode
+from wsgateway.messages import Frame, Sent, encode
 from wsgateway.metrics import Metrics
 
 _current_call: ContextVar[Call | None] = ContextVar("wsgateway_current_call", default=None)

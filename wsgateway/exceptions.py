@@ -22,6 +22,8 @@ GatewayError
 
 from collections.abc import Iterable, Sequence
 
+from wsgateway.closing import check_close
+
 
 class GatewayError(Exception):
     """The base of all errors of this package."""
@@ -171,19 +173,3 @@ class NodeLate(NodeError):  # noqa: N818  it may do it yet
 
 class MessageError(GatewayError, ValueError):
     """A message that cannot be encoded: a lone surrogate, NaN, nested too deep, or no JSON value at all."""
-
-
-MAX_CLOSE_REASON = 123
-"""Bytes of a close reason: a control frame carries 125, of which the code takes two (RFC 6455 5.5)."""
-
-_CLOSE_CODES = frozenset({1000, 1001, 1008, 1011, 1012, 1013})
-
-
-def check_close(code: int, reason: str) -> None:
-    """Raise `ValueError` unless a server may close with `code` and `reason` (RFC 6455 7.4)."""
-    if not isinstance(code, int) or not (code in _CLOSE_CODES or 3000 <= code <= 4999):
-        raise ValueError(f"a connection is closed with 1000, 1001, 1008, 1011 to 1013 or 3000 to 4999, not {code!r}")
-    if not isinstance(reason, str):
-        raise ValueError(f"a close reason is a str, not {reason!r}")
-    if len(reason.encode()) > MAX_CLOSE_REASON:
-        raise ValueError(f"a close reason has at most {MAX_CLOSE_REASON} bytes of UTF-8, {reason!r} has more")

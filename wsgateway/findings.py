@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from wsgateway.addresses import is_loopback
 from wsgateway.config import AdminSettings, Settings
-from wsgateway.limits import SPARE_DESCRIPTORS, seconds_to_stop
+from wsgateway.grace import seconds_to_stop
+from wsgateway.limits import SPARE_DESCRIPTORS
 
 
 class Level(enum.StrEnum):

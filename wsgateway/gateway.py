@@ -34,11 +34,13 @@ from wsgateway.exceptions import (
     ListenerError,
     StartError,
 )
-from wsgateway.hub import Connections, Hub, Sent
-from wsgateway.limits import LINGER, Rates
+from wsgateway.grace import LINGER
+from wsgateway.hub import Connections, Hub
+from wsgateway.limits import Rates
 from wsgateway.listeners import Listener
 from wsgateway.logs import GatewayLog, flush_log, log_to_file, mask_url, say_if_unseen
 from wsgateway.loops import Home, call_from_thread, call_on, wrong_loop
+from wsgateway.messages import Sent
 from wsgateway.metrics import Metrics
 from wsgateway.nodes import several_workers
 from wsgateway.recordings import Recording

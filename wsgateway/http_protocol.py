@@ -16,7 +16,8 @@ from uvicorn.server import ServerState
 
 from wsgateway.addresses import PEER, SocketPeer
 from wsgateway.admission import Admission, IdleSockets
-from wsgateway.limits import BODY_TIMEOUT, LINGER, MAX_HEAD, MAX_PIPELINED, MAX_URL
+from wsgateway.grace import LINGER
+from wsgateway.limits import BODY_TIMEOUT, MAX_HEAD, MAX_PIPELINED, MAX_URL
 from wsgateway.logs import ThinnedLog
 from wsgateway.tcp import acknowledged
 from wsgateway.ws_protocol import (

@@ -5,27 +5,14 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from operator import length_hint
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from wsgateway.connection import Connection, short
 from wsgateway.limits import MAX_PENDING, MAX_ROUNDS, SLICE
 from wsgateway.logs import GatewayLog
-from wsgateway.messages import Frame
+from wsgateway.messages import Frame, Sent
 from wsgateway.metrics import Metrics
 from wsgateway.recordings import Recording
-
-
-class Sent(NamedTuple):
-    """What became of one message: `recipients` were chosen, `queued` took it, `dropped` did not.
-
-    These are the counts of the `nodes` processes that have answered in time; `complete`: all have.
-    """
-
-    recipients: int
-    queued: int
-    dropped: int
-    nodes: int = 1
-    complete: bool = True
 
 
 class Connections(Collection[Connection]):

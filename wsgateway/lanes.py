@@ -13,10 +13,10 @@ from typing import Any, Protocol
 
 from wsgateway.confirmations import Confirmation
 from wsgateway.connection import Connection, short
-from wsgateway.hub import Sending, Sent
+from wsgateway.hub import Sending
 from wsgateway.limits import INBOX_BYTES, INBOX_MESSAGES, Backlog
 from wsgateway.listeners import Hook
-from wsgateway.messages import Frame
+from wsgateway.messages import Frame, Sent
 
 
 class EventGateway(Sending, Protocol):

@@ -3,8 +3,6 @@
 from collections import OrderedDict
 from collections.abc import Hashable
 
-from wsgateway.config import Settings
-
 INBOX_MESSAGES = 32
 INBOX_BYTES = 128 * 1024
 """What may wait for one connection's hooks before reading pauses."""
@@ -99,22 +97,6 @@ LEASE = 30.0
 LEASE_CHECK = 0.5
 """Seconds between two looks at whose lease is over; a part of `HEARTBEAT`."""
 
-LINGER = 2.0
-"""Seconds between a close frame to a client that does not read, or goes on sending, and the end of its socket."""
-
-HANDSHAKE_GRACE = 0.5
-"""Seconds that clients who have just connected have for their request, once nobody new is taken."""
-
-POOL_GRACE = 4.0
-"""Seconds that proxies have to drop the connections that they keep open for later requests, before a node stops. The
-documented configurations drop an idle one after 3 s."""
-
-BROKER_GRACE = 1.0
-"""Seconds that what waits for the broker has to go out at the end, and again the link to close."""
-
-HTTP_GRACE = 5
-"""Seconds that HTTP requests have left once the gateway has stopped."""
-
 BLOCKED_LOOP = 1.0
 """Seconds without a turn after which an event loop counts as blocked; it is asked as often."""
 
@@ -208,11 +190,3 @@ class Backlog:
 
     def clear(self) -> None:
         self.messages = self.bytes = 0
-
-
-def seconds_to_stop(settings: Settings) -> float:
-    """Seconds after which a process that was told to end has ended: new clients, proxies, `drain`, stuck ones,
-    `on_stop`, the broker, requests."""
-    has_peers = settings.broker is not None or settings.workers > 1
-    clients = HANDSHAKE_GRACE + (POOL_GRACE if has_peers else 0) + settings.drain + LINGER
-    return clients + settings.hook_timeout + 2 * BROKER_GRACE + HTTP_GRACE

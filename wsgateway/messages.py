@@ -4,7 +4,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from wsgateway.encoding import ENCODER, to_json
 from wsgateway.exceptions import MessageError
@@ -58,6 +58,19 @@ class Frame:
 
     def __len__(self) -> int:
         return len(self.payload)
+
+
+class Sent(NamedTuple):
+    """What became of one message: `recipients` were chosen, `queued` took it, `dropped` did not.
+
+    These are the counts of the `nodes` processes that have answered in time; `complete`: all have.
+    """
+
+    recipients: int
+    queued: int
+    dropped: int
+    nodes: int = 1
+    complete: bool = True
 
 
 def _framed(first: int, data: bytes) -> bytes:

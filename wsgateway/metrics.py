@@ -4,14 +4,13 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
+from wsgateway.closing import SLOW, TOO_MANY
+
 HOOK_SECONDS = (0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0)
 """Upper bounds, in seconds, of the buckets of `wsgateway_hook_seconds`."""
 
 
-OWN_CODES = (3008, 3013)
-"""Close codes of its own range that the gateway itself sends: too slow, too many messages."""
-
-_CLOSE_LABELS = {code: str(code) for code in (*range(1000, 1016), *OWN_CODES)}
+_CLOSE_LABELS = {code: str(code) for code in (*range(1000, 1016), SLOW, TOO_MANY)}
 
 
 class Histogram:

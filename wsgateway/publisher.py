@@ -11,10 +11,9 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from wsgateway.brokers import opener
 from wsgateway.cluster import Cluster
 from wsgateway.exceptions import BrokerError, MessageError
-from wsgateway.hub import Sent
 from wsgateway.logs import GatewayLog, mask_url
 from wsgateway.loops import Home, wrong_loop
-from wsgateway.messages import encode
+from wsgateway.messages import Sent, encode
 from wsgateway.metrics import Metrics
 
 

@@ -19,10 +19,9 @@ from wsgateway.auth import DOCS, Refusal, Rules
 from wsgateway.cluster import Cluster
 from wsgateway.directory import Directory, ListedGateway
 from wsgateway.exceptions import GatewayNotFound, GatewayNotRunning, GatewayStopping, HookError, MessageError
-from wsgateway.hub import Sent
 from wsgateway.limits import BODY_TIMEOUT, Rates
 from wsgateway.logs import GatewayLog
-from wsgateway.messages import decode_json
+from wsgateway.messages import Sent, decode_json
 from wsgateway.metrics import prometheus_text
 from wsgateway.scopes import sender_of, way_up
 

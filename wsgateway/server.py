@@ -21,8 +21,9 @@ import uvicorn
 from wsgateway.config import Settings
 from wsgateway.exceptions import StartError
 from wsgateway.gateway import Gateway
+from wsgateway.grace import HANDSHAKE_GRACE, HTTP_GRACE, POOL_GRACE
 from wsgateway.http_protocol import HttpLimits, HttpProtocol, http_protocol, is_beginning, missing_http, takes_requests
-from wsgateway.limits import ACCEPTS, HANDSHAKE_GRACE, HTTP_GRACE, POOL_GRACE, SPARE_SOCKETS
+from wsgateway.limits import ACCEPTS, SPARE_SOCKETS
 from wsgateway.logs import ThinnedLog, flush_log, logger
 from wsgateway.proxy_headers import ForwardedHeaders
 from wsgateway.transports import most_clients, most_files

@@ -9,7 +9,8 @@ from websockets.extensions import Extension
 from websockets.frames import Frame, Opcode
 
 from wsgateway.config import Settings
-from wsgateway.limits import FULL_READ, LINGER, MAX_FRAMES, MAX_INFLATED
+from wsgateway.grace import LINGER
+from wsgateway.limits import FULL_READ, MAX_FRAMES, MAX_INFLATED
 from wsgateway.parser import FrameParser
 from wsgateway.tcp import acknowledged
 from wsgateway.wire import WireUser

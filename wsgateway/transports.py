@@ -11,13 +11,15 @@ import anyio
 from starlette.types import Message, Receive, Scope, Send
 
 from wsgateway.auth import Refusal, Rules
+from wsgateway.closing import SHUTDOWN, TOO_MANY
 from wsgateway.config import Settings
 from wsgateway.exceptions import Refused
+from wsgateway.grace import LINGER
 from wsgateway.lanes import Lane
-from wsgateway.limits import CLOSES_PER_SECOND, CROWDED, LINGER, MAX_FRAMES, SPARE_DESCRIPTORS, Rates
+from wsgateway.limits import CLOSES_PER_SECOND, CROWDED, MAX_FRAMES, SPARE_DESCRIPTORS, Rates
 from wsgateway.messages import Frame
 from wsgateway.scopes import sender_of
-from wsgateway.wire import EXTENSION, TOO_MANY, Handshake, Parts, Stall, WireTransport
+from wsgateway.wire import EXTENSION, Handshake, Parts, Stall, WireTransport
 
 try:
     import resource
@@ -26,9 +28,6 @@ except ImportError:  # pragma: no cover  Windows has no such limit
 
 TICK = 0.1
 """Seconds between the slices of a drain."""
-
-SHUTDOWN = '{"reason":"shutdown","reconnect":true,"retry_after_ms":%d}'
-"""The close reason of a stop, as clients of the Centrifuge family read it too."""
 
 
 def most_files() -> int:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 
 from wsgateway.brokers import Link, Open
 from wsgateway.exceptions import BrokerError
-from wsgateway.limits import BROKER_GRACE, BROKER_OUTBOX_BYTES, BROKER_OUTBOX_MESSAGES, Backlog
+from wsgateway.grace import BROKER_GRACE
+from wsgateway.limits import BROKER_OUTBOX_BYTES, BROKER_OUTBOX_MESSAGES, Backlog
 from wsgateway.logs import GatewayLog
 from wsgateway.metrics import Metrics
 

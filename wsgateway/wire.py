@@ -10,6 +10,7 @@ from typing import Protocol
 
 from starlette.types import Scope, Send
 
+from wsgateway.closing import TOO_MANY
 from wsgateway.config import Settings
 from wsgateway.connection import Connection, Transport, WatchedConnection
 from wsgateway.events import Events
@@ -117,10 +118,6 @@ class Parts:
         """What bounds the messages of one client, if anything does."""
         rate, burst = self.settings.message_rate, self.settings.message_burst
         return Bucket(rate, burst or rate, time.monotonic()) if rate else None
-
-
-TOO_MANY = 3013
-"""Close code for a client that sends more than `message_rate`. It may come back."""
 
 
 class Stall:

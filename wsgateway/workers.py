@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from wsgateway.config import Settings
 from wsgateway.exceptions import ConfigError, StartError
 from wsgateway.gateway import Gateway
-from wsgateway.limits import seconds_to_stop
+from wsgateway.grace import seconds_to_stop
 from wsgateway.server import bind, unbind, url_of
 
 START_TIMEOUT = 30.0

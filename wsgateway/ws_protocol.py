@@ -22,7 +22,8 @@ from websockets.utils import accept_key
 from wsgateway.addresses import PEER, SocketPeer, plain_address
 from wsgateway.config import Settings
 from wsgateway.frames import FrameCutter
-from wsgateway.limits import BODY_TIMEOUT, LINGER, MAX_FRAMES, TLS_BUFFER
+from wsgateway.grace import LINGER
+from wsgateway.limits import BODY_TIMEOUT, MAX_FRAMES, TLS_BUFFER
 from wsgateway.sockets import Socket
 from wsgateway.wire import EXTENSION, Wire, WireUser
 

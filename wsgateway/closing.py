@@ -1,0 +1,25 @@
+"""Close codes of a WebSocket (RFC 6455 7.4), and what a server may close with. Knows nothing of connections."""
+
+SLOW = 3008
+"""Closes a client that is too slow. It may reconnect."""
+
+TOO_MANY = 3013
+"""Closes a client that sends more than `message_rate`. It may reconnect."""
+
+SHUTDOWN = '{"reason":"shutdown","reconnect":true,"retry_after_ms":%d}'
+"""The close reason of a stop, in the form that clients of the Centrifuge family read."""
+
+MAX_CLOSE_REASON = 123
+"""Bytes of a close reason: a control frame carries 125, of which the code takes two (RFC 6455 5.5)."""
+
+_CLOSE_CODES = frozenset({1000, 1001, 1008, 1011, 1012, 1013})
+
+
+def check_close(code: int, reason: str) -> None:
+    """Raise `ValueError` unless a server may close with `code` and `reason` (RFC 6455 7.4)."""
+    if not isinstance(code, int) or not (code in _CLOSE_CODES or 3000 <= code <= 4999):
+        raise ValueError(f"a connection is closed with 1000, 1001, 1008, 1011 to 1013 or 3000 to 4999, not {code!r}")
+    if not isinstance(reason, str):
+        raise ValueError(f"a close reason is a str, not {reason!r}")
+    if len(reason.encode()) > MAX_CLOSE_REASON:
+        raise ValueError(f"a close reason has at most {MAX_CLOSE_REASON} bytes of UTF-8, {reason!r} has more")
