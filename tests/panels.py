@@ -9,9 +9,9 @@ import httpx
 
 from wsgateway import Settings
 from wsgateway.admin import AdminApp
-from wsgateway.instances import Supervisor
-from wsgateway.server import serving
-from wsgateway.store import Store
+from wsgateway.server.serving import serving
+from wsgateway.supervisor.store import Store
+from wsgateway.supervisor.supervisor import Supervisor
 
 TOKEN = re.compile(r'name="csrf" value="([^"]+)"')
 

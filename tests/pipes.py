@@ -9,8 +9,8 @@ from typing import Any
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 
 from wsgateway import Connection, Gateway, Settings
-from wsgateway.sockets import Socket
-from wsgateway.wire import EXTENSION, Wire, WireUser
+from wsgateway.server.socket import Socket
+from wsgateway.transports.native import EXTENSION, Wire, WireUser
 
 
 class Pipe:

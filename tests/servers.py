@@ -15,7 +15,7 @@ import trustme
 import uvicorn
 
 from wsgateway import Gateway, Settings, testing
-from wsgateway.server import serving
+from wsgateway.server.serving import serving
 
 
 class Serve(Protocol):

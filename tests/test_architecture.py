@@ -1,4 +1,4 @@
-"""The layout of DESIGN 4, read from the imports: they go down only, and each dependency has its doorway."""
+"""The rooms of the package, read from the imports: they point down only, and each dependency has its doorway."""
 
 import ast
 from collections.abc import Iterator
@@ -8,173 +8,217 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "wsgateway"
 
-LEVELS = [
-    [
-        "addresses",
-        "surroundings",
-        "origins",
-        "forwarding",
-        "closing",
-        "exceptions",
-        "metrics",
-        "logfile",
-        "logs",
-        "masking",
-        "files",
-        "loops",
-        "unawaited",
-    ],
-    ["encoding", "messages", "config", "variables", "layers"],
-    ["grace", "auth", "limits", "frames", "recordings", "envelopes", "findings"],
-    [
-        "operations",
+ROOMS = {
+    "ground": ["addresses", "closing", "exceptions", "logfile", "logs", "metrics", "limits", "encoding", "messages"],
+    "client": ["client"],
+    "config": ["origins", "files", "exposure", "settings", "variables", "grace", "sources"],
+    "auth": ["forwarding", "rules", "masking"],
+    "cluster": [
+        "envelopes",
+        "nodes",
         "brokers",
         "brokers.ipc",
         "brokers.redis",
         "brokers.nats",
-        "nodes",
-        "uplink",
-        "connection",
-        "hooks",
-        "listeners",
-        "patterns",
+        "bus",
+        "acks",
+        "questions",
+        "asking",
+        "cluster",
+    ],
+    "hub": ["loops", "unawaited", "recording", "connection", "hub"],
+    "listeners": ["hooks", "loader", "inbox", "dispatcher"],
+    "transports": ["native", "asgi"],
+    "gateway": [
+        "http.paths",
         "watchdog",
-    ],
-    ["hub", "confirmations", "asks", "cluster", "lanes", "events"],
-    ["scopes", "wire", "transports", "directory", "routes"],
-    ["gateway"],
-    [
-        "parser",
-        "tcp",
-        "sockets",
         "admission",
-        "ws_protocol",
-        "http_protocol",
-        "proxy_headers",
-        "store",
-        "server",
-        "workers",
-        "worker",
-        "publisher",
-        "client",
-        "testing",
+        "inspector",
+        "http.routes",
+        "gateway",
     ],
-    ["supervised", "instances"],
-    ["openapi", "api"],
-    ["admin.passwords", "admin.sessions", "admin.forms", "admin.live", "admin.views", "admin.panel", "admin"],
-    ["terminal", "control", "doctor", "serve", "cli"],
-    ["app", "__main__", "__init__"],
-]
-ORDER = {module: (height, place) for height, level in enumerate(LEVELS) for place, module in enumerate(level)}
+    "server": [
+        "tcp",
+        "frames",
+        "parser",
+        "socket",
+        "pacing",
+        "proxy_headers",
+        "websocket",
+        "http",
+        "serving",
+    ],
+    "supervisor": ["patterns", "store", "workers", "worker", "instance", "supervisor"],
+    "admin": ["passwords", "sessions", "openapi", "rest", "forms", "live", "views", "panel"],
+    "cli": ["terminal", "checks", "doctor", "remote", "serve", "main"],
+    "top": ["publisher", "testing", "app", "__init__", "__main__"],
+}
+"""The rooms in their order, and the modules of each in theirs: a module imports only what stands before it."""
+
+FLAT = {"ground", "client", "top"}
+"""Rooms whose modules are files at the top level."""
+
+UNKNOWN = {
+    "config": {"auth", "cluster", "hub", "listeners"},
+    "auth": {"hub", "transports"},
+    "cluster": {"hub", "listeners"},
+    "hub": {"listeners", "protocols", "transports"},
+    "gateway": {"server"},
+    "server": {"supervisor", "admin"},
+    "admin": {"cli"},
+}
+"""Rooms that a room may not know."""
+
+TEMPLATES = {"supervisor.starter"}
+"""Application code, which `wsgateway init` copies: it imports the public package."""
 
 DOORWAYS = {
     "starlette": {
-        "proxy_headers",
-        "connection",
-        "scopes",
-        "api",
-        "wire",
-        "transports",
-        "routes",
-        "gateway",
-        "app",
-        "testing",
+        "hub.connection",
+        "transports.native",
+        "transports.asgi",
+        "gateway.http.paths",
+        "gateway.http.routes",
+        "gateway.admission",
+        "gateway.gateway",
+        "server.proxy_headers",
+        "admin.rest",
         "admin.live",
         "admin.views",
         "admin.panel",
+        "testing",
+        "app",
     },
-    "uvicorn": {"proxy_headers", "ws_protocol", "http_protocol", "server"},
+    "uvicorn": {"server.proxy_headers", "server.websocket", "server.http", "server.serving"},
     "websockets": {
-        "parser",
-        "tcp",
-        "sockets",
-        "ws_protocol",
-        "http_protocol",
+        "server.parser",
+        "server.tcp",
+        "server.socket",
+        "server.websocket",
+        "server.http",
         "client",
-        "cli",  # knows the errors of the client
+        "cli.main",  # knows the errors of the client
     },
-    "idna": {"origins"},
-    "uvloop": {"server"},
-    "tomlkit": {"store"},
+    "idna": {"config.origins"},
+    "uvloop": {"server.serving"},
+    "tomlkit": {"supervisor.store"},
     "jinja2": {"admin.panel"},
     "itsdangerous": {"admin.sessions"},
-    "anyio": {"transports", "publisher", "client", "testing"},
-    "msgspec": {"encoding", "envelopes", "operations"},
-    "zmq": {"brokers.ipc"},
-    "redis": {"brokers.redis"},
-    "nats": {"brokers.nats"},
+    "anyio": {"client", "transports.asgi", "publisher", "testing"},
+    "msgspec": {"encoding", "cluster.envelopes", "cluster.questions"},
+    "zmq": {"cluster.brokers.ipc"},
+    "redis": {"cluster.brokers.redis"},
+    "nats": {"cluster.brokers.nats"},
 }
+"""The modules that may import each dependency."""
 
 PURE = {
     "addresses",
-    "origins",
-    "forwarding",
     "closing",
     "exceptions",
-    "frames",
-    "masking",
     "metrics",
+    "limits",
     "encoding",
     "messages",
-    "auth",
-    "limits",
-    "grace",
-    "envelopes",
-    "nodes",
-    "operations",
-    "findings",
+    "config.origins",
+    "config.grace",
+    "auth.forwarding",
+    "auth.rules",
+    "auth.masking",
+    "cluster.envelopes",
+    "cluster.nodes",
+    "cluster.questions",
+    "server.frames",
+    "cli.checks",
 }
+"""Rules: they do no I/O and read no clock."""
+
 IMPURE = {"asyncio", "anyio", "socket", "time", "threading", "os", "logging"}
 
-MODULES = sorted(
-    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
-    for path in (*PACKAGE.glob("*.py"), *(PACKAGE / "admin").glob("*.py"), *(PACKAGE / "brokers").glob("*.py"))
-)
+MAX_LINES = 600
+
+PLACES = {
+    (module if room in FLAT else f"{room}.{module}"): (height, place)
+    for height, (room, modules) in enumerate(ROOMS.items())
+    for place, module in enumerate(modules)
+}
+ROOM_OF = {
+    (module if room in FLAT else f"{room}.{module}"): room for room, modules in ROOMS.items() for module in modules
+}
+FILES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
+    for path in PACKAGE.rglob("*.py")
+    if path.name != "__init__.py" or path.parent == PACKAGE
+}
+FILES |= {name: PACKAGE / name.replace(".", "/") / "__init__.py" for name in PLACES if name not in FILES}
+FRONTS = {
+    ".".join(path.parent.relative_to(PACKAGE).parts): path for path in PACKAGE.rglob("*/__init__.py")
+}.keys() - FILES.keys()
+"""Folders whose `__init__` only re-exports public names."""
 
 
-def source_of(module: str) -> str:
-    path = PACKAGE / module.replace(".", "/")
-    return (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text()
-
-
-def imports_of(module: str) -> Iterator[str]:
-    for node in ast.walk(ast.parse(source_of(module))):
+def imports_of(path: Path) -> Iterator[str]:
+    """Yield the full name of each imported module."""
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{module} has a relative import"
+            assert node.level == 0, f"{path} has a relative import"
             assert node.module
-            if node.module == "wsgateway":
-                yield from (f"wsgateway.{alias.name}" for alias in node.names)
-            else:
-                yield node.module
+            folder = node.module.removeprefix("wsgateway").removeprefix(".").replace(".", "/")
+            for alias in node.names:
+                is_module = node.module.startswith("wsgateway") and (PACKAGE / folder / f"{alias.name}.py").exists()
+                yield f"{node.module}.{alias.name}" if is_module else node.module
 
 
-def test_every_module_has_its_level() -> None:
-    assert set(MODULES) == set(ORDER)
+def own_imports(path: Path) -> Iterator[str]:
+    """Yield the name of each imported module of this package, without the package's name."""
+    for name in imports_of(path):
+        if name == "wsgateway":
+            yield "__init__"
+        elif name.startswith("wsgateway."):
+            yield name.removeprefix("wsgateway.")
 
 
-@pytest.mark.parametrize("module", [module for module in MODULES if module != "__init__"])
-def test_imports_go_down_only(module: str) -> None:
-    for name in imports_of(module):
-        if name.startswith("wsgateway."):
-            imported = name.removeprefix("wsgateway.")
-            imported = imported if imported in ORDER else imported.partition(".")[0]
-            assert ORDER[imported] < ORDER[module], f"{module} imports {name}"
+def test_every_module_has_its_place() -> None:
+    assert FILES.keys() == PLACES.keys() | TEMPLATES
 
 
-@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize("module", sorted(PLACES.keys() - {"__init__"}))
+def test_imports_point_down(module: str) -> None:
+    for imported in own_imports(FILES[module]):
+        assert imported not in FRONTS, f"{module} imports from {imported}, import from the module"
+        assert PLACES[imported] < PLACES[module], f"{module} imports {imported}"
+
+
+@pytest.mark.parametrize("module", sorted(PLACES))
+def test_a_room_does_not_know_what_it_must_not_know(module: str) -> None:
+    known = {ROOM_OF[imported] for imported in own_imports(FILES[module])}
+    assert not known & UNKNOWN.get(ROOM_OF[module], set())
+
+
+@pytest.mark.parametrize("folder", sorted(FRONTS))
+def test_the_front_of_a_room_only_exports_names(folder: str) -> None:
+    tree = ast.parse((PACKAGE / folder.replace(".", "/") / "__init__.py").read_text())
+    assert all(isinstance(node, (ast.Expr, ast.ImportFrom, ast.Assign)) for node in tree.body)
+    assert ast.get_docstring(tree)
+    assert all(
+        name.startswith(f"{folder}.") for name in own_imports(PACKAGE / folder.replace(".", "/") / "__init__.py")
+    )
+
+
+@pytest.mark.parametrize("module", sorted(FILES))
 def test_each_dependency_has_its_doorway(module: str) -> None:
-    roots = {name.split(".")[0] for name in imports_of(module)}
+    roots = {name.split(".")[0] for name in imports_of(FILES[module])}
     for dependency, doorways in DOORWAYS.items():
         assert dependency not in roots or module in doorways, f"{module} imports {dependency}"
 
 
 @pytest.mark.parametrize("module", sorted(PURE))
 def test_rules_do_no_io_and_read_no_clock(module: str) -> None:
-    assert not {name.split(".")[0] for name in imports_of(module)} & IMPURE
+    assert not {name.split(".")[0] for name in imports_of(FILES[module])} & IMPURE
 
 
-@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize("module", sorted(FILES))
 def test_no_module_is_too_long(module: str) -> None:
-    assert len(source_of(module).splitlines()) < 600
+    assert len(FILES[module].read_text().splitlines()) <= MAX_LINES

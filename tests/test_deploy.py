@@ -26,9 +26,9 @@ from tests.processes import Served, serving
 from tests.proxies import DEPLOY, NAME, PROXIES, Proxy, Site, caddy, haproxy, newest_caddy, nginx, substituted, traefik
 from tests.services import Process, needed, redis
 from wsgateway import Settings
-from wsgateway.cli import _parser
-from wsgateway.config import ENV, SPECS
-from wsgateway.grace import seconds_to_stop
+from wsgateway.cli.main import _parser
+from wsgateway.config.grace import seconds_to_stop
+from wsgateway.config.settings import ENV, SPECS
 from wsgateway.testing import Client
 
 ROOT = DEPLOY.parent

@@ -10,9 +10,9 @@ import anyio.to_thread
 import httpx
 import pytest
 
+from tests.cli.test_main import hidden_uvloop
 from tests.processes import COMMAND, Served, serving
 from tests.raw import KEY, connect, handshake, masked
-from tests.test_cli import hidden_uvloop
 from wsgateway.testing import Client
 
 LIMITED = ["sh", "-c", 'ulimit -n 256 && exec "$@"', "sh", *COMMAND, "serve", "--port", "0", "--admin-port", "0"]

@@ -81,7 +81,7 @@ async def test_a_post_on_a_connection_without_a_request_is_answered_too(broker: 
 
 
 async def test_the_only_node_closes_idle_connections_immediately(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsgateway.server.POOL_GRACE", 3600.0)  # a constant: it would never end
+    monkeypatch.setattr("wsgateway.server.serving.POOL_GRACE", 3600.0)  # a constant: it would never end
     async with leaving() as (stack, url):
         async with await idle(url) as raw:
             with anyio.fail_after(30):
@@ -93,7 +93,7 @@ async def test_the_only_node_closes_idle_connections_immediately(monkeypatch: py
 async def test_an_idle_connection_holds_up_the_end_for_a_limited_time(
     broker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wsgateway.server.POOL_GRACE", 0.2)  # a constant, so that the test is quick
+    monkeypatch.setattr("wsgateway.server.serving.POOL_GRACE", 0.2)  # a constant, so that the test is quick
     async with leaving(broker) as (stack, url):
         async with await idle(url):
             with anyio.fail_after(30):

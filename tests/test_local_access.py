@@ -21,13 +21,14 @@ from tests.ports import free_port
 from tests.processes import environment, run, serving
 from tests.proxies import bare_nginx
 from tests.raw import connect
-from wsgateway import Gateway, Settings, server
+from wsgateway import Gateway, Settings
 from wsgateway.admin import Panel
 from wsgateway.admin.passwords import hash_password
-from wsgateway.api import Api
-from wsgateway.instances import Supervisor
-from wsgateway.layers import Loaded, load
-from wsgateway.store import Store
+from wsgateway.admin.rest import Api
+from wsgateway.config.sources import Loaded, load
+from wsgateway.server.serving import serving as serving_gateway
+from wsgateway.supervisor.store import Store
+from wsgateway.supervisor.supervisor import Supervisor
 from wsgateway.testing import Client, serve
 
 SERVED = {"local_access": True}
@@ -128,7 +129,7 @@ async def managed(text: str) -> AsyncIterator[tuple[Supervisor, httpx.AsyncClien
     """The gateways of `text` as `wsgateway serve` has them, and their REST interface."""
     Path("wsgateway.toml").write_text(text)
     async with Supervisor(Store("wsgateway.toml", defaults=SERVED)) as supervisor:
-        async with server.serving(Api(supervisor, bound_host="127.0.0.1"), Settings(port=0)) as url:
+        async with serving_gateway(Api(supervisor, bound_host="127.0.0.1"), Settings(port=0)) as url:
             async with httpx.AsyncClient(base_url=url, timeout=90) as http:
                 yield supervisor, http
                 supervisor.end_streams()
@@ -338,7 +339,7 @@ async def test_on_a_unix_socket_the_user_takes_the_place_of_the_address() -> Non
         Path(folder).chmod(0o711)
         path = Path(folder) / "socket"
         gateway = Gateway(local_access=True, uds=str(path), uds_mode="666")
-        async with server.serving(gateway, gateway.settings):
+        async with serving_gateway(gateway, gateway.settings):
             assert await over_unix(path, {}) == 200
             for headers in (
                 {"x-forwarded-for": "127.0.0.1"},

@@ -19,8 +19,8 @@ from tests.proxies import NAME, Proxy, Site, caddy, haproxy, nginx, sample, samp
 from wsgateway import Gateway
 from wsgateway.admin import Panel
 from wsgateway.admin.passwords import hash_password, write_password
-from wsgateway.auth import Access
-from wsgateway.scopes import relative_path, way_up
+from wsgateway.auth.rules import Access
+from wsgateway.gateway.http.paths import relative_path, way_up
 from wsgateway.testing import Client, serve
 
 PASSWORD = "correct horse"

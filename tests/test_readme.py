@@ -15,8 +15,8 @@ from playwright.async_api import Browser
 from tests.ports import free_port
 from tests.processes import environment
 from wsgateway import Event, Gateway
-from wsgateway.cli import SERVE_DEFAULTS
-from wsgateway.config import SPECS
+from wsgateway.cli.main import SERVE_DEFAULTS
+from wsgateway.config.settings import SPECS
 from wsgateway.testing import Client, RecordingListener, serve
 
 README = Path(__file__).parent.parent / "README.md"

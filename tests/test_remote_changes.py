@@ -13,10 +13,10 @@ from websockets.exceptions import InvalidStatus
 
 from tests import processes
 from tests.panels import admin, visitor
-from wsgateway.config import SPECS
+from wsgateway.config.settings import SPECS
 from wsgateway.exceptions import ConfigError
-from wsgateway.instances import HOST_ONLY, Supervisor
-from wsgateway.store import Store
+from wsgateway.supervisor.store import Store
+from wsgateway.supervisor.supervisor import HOST_ONLY, Supervisor
 from wsgateway.testing import Client
 
 NOBODY = """

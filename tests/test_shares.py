@@ -13,11 +13,11 @@ import anyio
 import anyio.to_thread
 import pytest
 
+from tests.cli.test_main import hidden_uvloop
 from tests.pipes import Pipe, joined
 from tests.processes import serving
 from tests.raw import Raw, handshake, masked
 from tests.servers import OwnServer, PlainUvicorn, Serve
-from tests.test_cli import hidden_uvloop
 from wsgateway import Event, Gateway
 from wsgateway.limits import INBOX_MESSAGES, MAX_FRAMES
 from wsgateway.testing import Client, RecordingListener

@@ -11,7 +11,7 @@ import pytest
 
 from tests.processes import serving
 from tests.proxies import DEPLOY, Proxy, Site, caddy, haproxy, nginx, sample
-from wsgateway.config import Settings
+from wsgateway.config.settings import Settings
 
 LISTENER = """
 class Listener:

@@ -1,8 +1,7 @@
 """A WebSocket gateway for Python web applications: it holds the connections, your listener decides who gets what,
 and anything can push with `POST /send`."""
 
-from wsgateway.config import Settings
-from wsgateway.connection import Connection
+from wsgateway.config.settings import Settings
 from wsgateway.exceptions import (
     ConfigError,
     GatewayError,
@@ -16,8 +15,9 @@ from wsgateway.exceptions import (
     SendError,
     StartError,
 )
-from wsgateway.gateway import Gateway, send_gateway_message
-from wsgateway.lanes import Event
+from wsgateway.gateway.gateway import Gateway, send_gateway_message
+from wsgateway.hub.connection import Connection
+from wsgateway.listeners.inbox import Event
 from wsgateway.messages import Sent
 
 __all__ = [

@@ -2,6 +2,6 @@
 
 import sys
 
-from wsgateway.cli import main
+from wsgateway.cli.main import main
 
 sys.exit(main())

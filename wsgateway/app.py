@@ -7,12 +7,12 @@ import sys
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from wsgateway.config.exposure import outside_of_command
+from wsgateway.config.sources import load
 from wsgateway.exceptions import ConfigError
-from wsgateway.gateway import Gateway
-from wsgateway.layers import load
+from wsgateway.gateway.gateway import Gateway
 from wsgateway.logs import limit_repeats, log_to_terminal, logger, mask_queries
-from wsgateway.surroundings import outside_of_command
-from wsgateway.ws_protocol import offer_plain
+from wsgateway.server.websocket import offer_plain
 
 
 class Application:

@@ -8,11 +8,11 @@ from typing import Self
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from wsgateway.brokers import opener
-from wsgateway.cluster import Cluster
+from wsgateway.cluster.brokers import opener
+from wsgateway.cluster.cluster import Cluster
 from wsgateway.exceptions import BrokerError, MessageError
+from wsgateway.hub.loops import Home, wrong_loop
 from wsgateway.logs import GatewayLog, mask_url
-from wsgateway.loops import Home, wrong_loop
 from wsgateway.messages import Sent, encode
 from wsgateway.metrics import Metrics
 

@@ -17,10 +17,10 @@ import anyio
 from starlette.types import ASGIApp
 
 from wsgateway.client import ClientConnection, connect, websocket_url
-from wsgateway.config import Settings
-from wsgateway.gateway import Gateway
-from wsgateway.lanes import Event
-from wsgateway.server import serving
+from wsgateway.config.settings import Settings
+from wsgateway.gateway.gateway import Gateway
+from wsgateway.listeners.inbox import Event
+from wsgateway.server.serving import serving
 
 TIMEOUT = 30.0
 """Seconds after which waiting in a test is a failure."""

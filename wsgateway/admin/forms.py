@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from wsgateway.config import SPECS, Settings, SlowPolicy, Startup, convert
+from wsgateway.config.settings import SPECS, Settings, SlowPolicy, Startup, convert
 from wsgateway.exceptions import ConfigError
-from wsgateway.instances import HOST_ONLY
+from wsgateway.supervisor.supervisor import HOST_ONLY
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "Gateway": (

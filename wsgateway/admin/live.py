@@ -10,12 +10,12 @@ from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from wsgateway.connection import Connection
 from wsgateway.exceptions import GatewayNotFound, NodeError
-from wsgateway.gateway import Gateway
-from wsgateway.instances import Supervisor
+from wsgateway.gateway.gateway import Gateway
+from wsgateway.hub.connection import Connection
+from wsgateway.hub.recording import Recording
 from wsgateway.logs import escape_controls
-from wsgateway.recordings import Recording
+from wsgateway.supervisor.supervisor import Supervisor
 
 INTERVAL = 1.0
 """Seconds between two pushes of what changes all the time."""

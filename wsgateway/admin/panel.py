@@ -20,18 +20,18 @@ from starlette.websockets import WebSocket
 
 from wsgateway.admin.live import MAX_VIEWERS, watch
 from wsgateway.admin.passwords import Passwords
+from wsgateway.admin.rest import Api
 from wsgateway.admin.sessions import MAX_AGE, Session, Sessions, cookie_name, date_of_cookies
 from wsgateway.admin.views import PAGES, Page, Refused, Views, Visit
-from wsgateway.api import Api
-from wsgateway.auth import Access, AdminRules
-from wsgateway.config import AdminSettings, serves_outside
-from wsgateway.gateway import Gateway
-from wsgateway.instances import Supervisor
+from wsgateway.auth.rules import Access, AdminRules
+from wsgateway.config.exposure import outside_of_process, own_uid
+from wsgateway.config.settings import AdminSettings, serves_outside
+from wsgateway.gateway.admission import deny
+from wsgateway.gateway.gateway import Gateway
+from wsgateway.gateway.http.paths import relative_scope, sender_of, way_up
+from wsgateway.gateway.http.routes import ProblemError, read_body
 from wsgateway.logs import ThinnedLog, escape_controls
-from wsgateway.routes import ProblemError, read_body
-from wsgateway.scopes import relative_scope, sender_of, way_up
-from wsgateway.surroundings import outside_of_process, own_uid
-from wsgateway.transports import deny
+from wsgateway.supervisor.supervisor import Supervisor
 
 MAX_FORM = 262144
 """Bytes of a submitted form."""

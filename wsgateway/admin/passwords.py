@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from wsgateway.auth import Access
-from wsgateway.config import AdminSettings
-from wsgateway.files import read_text
+from wsgateway.auth.rules import Access
+from wsgateway.config.files import read_text
+from wsgateway.config.settings import AdminSettings
 from wsgateway.logs import logger
-from wsgateway.store import replace_file
+from wsgateway.supervisor.store import replace_file
 
 try:
     import fcntl

@@ -14,7 +14,7 @@ from itsdangerous import BadSignature, Signer, TimestampSigner, URLSafeTimedSeri
 
 from wsgateway.addresses import is_loopback, peer_of, plain_address
 from wsgateway.admin.passwords import MAX_ENDED
-from wsgateway.auth import Access
+from wsgateway.auth.rules import Access
 from wsgateway.limits import Rates
 
 COOKIE = "wsgateway_session"

@@ -12,8 +12,8 @@ from starlette.responses import RedirectResponse, Response
 
 from wsgateway.admin.forms import changes_in, form_of, sorted_mistakes
 from wsgateway.admin.sessions import Session, Sessions, TooManyTries, Tries, client_of, sender_of
-from wsgateway.auth import Access
-from wsgateway.config import Settings, Startup
+from wsgateway.auth.rules import Access
+from wsgateway.config.settings import Settings, Startup
 from wsgateway.exceptions import (
     ConfigError,
     GatewayConflict,
@@ -25,11 +25,11 @@ from wsgateway.exceptions import (
     NodeError,
     StartError,
 )
-from wsgateway.instances import Supervisor
+from wsgateway.gateway.http.routes import query_int
 from wsgateway.logs import LEVELS, ThinnedLog, logger, tail
 from wsgateway.messages import decode_json
-from wsgateway.routes import query_int
-from wsgateway.supervised import Guest, Instance
+from wsgateway.supervisor.instance import Guest, Instance
+from wsgateway.supervisor.supervisor import Supervisor
 
 PAGE = 50
 """Connections on one page."""

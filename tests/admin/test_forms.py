@@ -1,0 +1,84 @@
+"""The form of a gateway."""
+
+from dataclasses import replace
+
+import pytest
+
+from wsgateway import Settings
+from wsgateway.admin.forms import GROUPS, changes_in, form_of, sorted_mistakes
+from wsgateway.config.settings import SPECS, SlowPolicy
+from wsgateway.exceptions import ConfigError
+from wsgateway.supervisor.supervisor import HOST_ONLY
+
+
+def submitted_of(settings: Settings) -> dict[str, str]:
+    """The form as a browser sends it when nobody has touched it."""
+    fields = [field for group in form_of(settings).values() for field in group]
+    return {field.name: field.value for field in fields if field.kind != "check" or field.value == "true"}
+
+
+def test_every_setting_that_may_be_changed_from_afar_is_in_one_group() -> None:
+    names = [name for group in GROUPS.values() for name in group]
+    assert sorted(names) == sorted(SPECS.keys() - HOST_ONLY)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Settings(),
+        Settings(listener="app:Listener", on_message="", allowed_origins=("https://a.example",), ping_interval=0.5),
+        Settings(
+            api_key=("secret",),
+            echo_sender=False,
+            slow_policy=SlowPolicy.DROP_OLDEST,
+            max_connections=12345678,
+            message_rate=1234567.5,
+        ),
+    ],
+)
+def test_a_form_that_nobody_has_touched_changes_nothing(settings: Settings) -> None:
+    assert changes_in(submitted_of(settings), settings) == {}
+
+
+def test_what_is_changed_is_converted() -> None:
+    form = {**submitted_of(Settings()), "port": "10126", "allowed_hosts": "a.example, b.example", "drain": "1.5"}
+    del form["echo_sender"]  # a box that is not ticked is not sent
+    assert changes_in(form, Settings()) == {
+        "port": 10126,
+        "allowed_hosts": ["a.example", "b.example"],
+        "drain": 1.5,
+        "echo_sender": False,
+    }
+
+
+def test_an_empty_field_takes_a_setting_back_and_an_empty_hook_turns_it_off() -> None:
+    before = Settings(listener="app:Listener", port=1, allowed_hosts=("a.example",))
+    form = {**submitted_of(before), "port": "", "allowed_hosts": "", "on_error": ""}
+    assert changes_in(form, before) == {"port": None, "allowed_hosts": None, "on_error": ""}
+
+
+def test_a_secret_is_never_shown_and_stays_unless_it_is_taken_away() -> None:
+    before = Settings(api_key=("secret",))
+    assert "secret" not in repr([field.value for group in form_of(before).values() for field in group])
+    assert changes_in({**submitted_of(before), "api_key": "new"}, before) == {"api_key": ["new"]}
+    assert changes_in({**submitted_of(before), "api_key.remove": "yes"}, before) == {"api_key": None}
+
+
+def test_all_mistakes_are_told_at_once_each_at_its_field() -> None:
+    form = {**submitted_of(Settings()), "port": "much", "slow_policy": "wait", "drain": "-1"}
+    with pytest.raises(ConfigError) as caught:
+        changes_in(form, Settings())
+    by_field, others = sorted_mistakes(caught.value.mistakes)
+    assert sorted(by_field) == ["drain", "port", "slow_policy"]
+    assert others == []
+    shown = form_of(Settings(), submitted=form, mistakes=caught.value.mistakes)
+    port = next(field for field in shown["Gateway"] if field.name == "port")
+    assert (port.value, len(port.mistakes)) == ("much", 1)
+
+
+def test_a_mistake_that_names_no_field_is_kept() -> None:
+    assert sorted_mistakes(["log_file: no", "the disk is full"]) == ({}, ["log_file: no", "the disk is full"])
+
+
+def test_the_same_settings_under_another_id_are_the_same_form() -> None:
+    assert changes_in(submitted_of(replace(Settings(), id="a")), replace(Settings(), id="b")) == {}

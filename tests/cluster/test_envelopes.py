@@ -1,0 +1,178 @@
+"""What is refused of what comes from a broker, before anything is done with it."""
+
+import math
+from typing import Any
+
+import msgspec
+import pytest
+
+from wsgateway.cluster.envelopes import (
+    MAX_ERROR,
+    MAX_IDS,
+    VERSION,
+    Answer,
+    Ask,
+    Beat,
+    Envelope,
+    Here,
+    Info,
+    Leave,
+    Message,
+    decode,
+    encode,
+)
+from wsgateway.cluster.nodes import Nodes, NodeState
+from wsgateway.cluster.questions import Close, Rows, Search, Send, arguments_of, check_answer
+from wsgateway.exceptions import EnvelopeError
+from wsgateway.limits import MAX_NODES
+
+INFO = Info(host="host", pid=1, version="1", age=1.0, state="running")
+NODE = "deadbeef"
+NO_IDS = ("", "a b c d ", "DEADBEEF", "deadbee\n", "deadbee", "deadbeef0", "*.>abcde", "dead.eef", "\x00" * 8)
+
+
+def beat(**changes: Any) -> Beat:
+    return Beat(VERSION, NODE, 1, msgspec.structs.replace(INFO, **changes))
+
+
+def refused(envelope: Envelope) -> None:
+    with pytest.raises(EnvelopeError) as error:
+        decode(encode(envelope))
+    assert error.value.reason == "malformed"
+    assert len(str(error.value)) < 200
+
+
+@pytest.mark.parametrize("node_id", NO_IDS)
+def test_what_is_not_the_id_of_a_node_is_refused_wherever_it_stands(node_id: str) -> None:
+    refused(Beat(VERSION, node_id, 1, INFO))
+    refused(Message(VERSION, node_id, 1, b"x", True))
+    refused(Ask(VERSION, node_id, 1, 1, "totals", {}))
+    refused(Leave(VERSION, NODE, 1, node_id))
+    refused(Here(VERSION, NODE, 1, INFO, [NODE, node_id]))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"age": age} for age in (math.nan, math.inf, -math.inf, -1.0, 1e30)),
+        *({"pid": pid} for pid in (-1, 2**40)),
+        *({"connections": count} for count in (-1, 2**60)),
+        *({name: "x" * 256} for name in ("host", "version", "state")),
+        *({name: "a\nb"} for name in ("host", "version", "state")),
+        {"host": "\x1b[31m"},
+    ],
+    ids=str,
+)
+def test_a_node_that_says_absurd_things_of_itself_is_refused(changes: dict[str, Any]) -> None:
+    assert decode(encode(beat())) == beat()
+    refused(beat(**changes))
+    refused(Here(VERSION, NODE, 1, msgspec.structs.replace(INFO, **changes), []))
+
+
+@pytest.mark.parametrize(
+    "envelope",
+    [
+        Message(VERSION, NODE, 1, b"x", True, ["x"] * (MAX_IDS + 1)),
+        Here(VERSION, NODE, 1, INFO, [NODE] * (MAX_NODES + 1)),
+        Ask(VERSION, NODE, 1, 1, "x" * 101, {}),
+        Answer(VERSION, NODE, 1, 1, None, "x" * (MAX_ERROR + 1)),
+        Ask(VERSION, NODE, -1, 1, "totals", {}),
+        Ask(VERSION, NODE, 2**60, 1, "totals", {}),
+    ],
+    ids=lambda envelope: type(envelope).__name__,
+)
+def test_what_is_too_much_is_refused(envelope: Envelope) -> None:
+    refused(envelope)
+
+
+def test_few_nodes_are_known_and_those_that_live_stay() -> None:
+    nodes = Nodes()
+    for number in range(MAX_NODES):
+        assert nodes.has_place(f"{number:08x}")
+        assert nodes.heard(f"{number:08x}", INFO, float(number))
+    assert not nodes.has_place("ffffffff")
+    assert nodes.has_place("00000007")
+    for number in (5, 3, 9):
+        nodes.gone(f"{number:08x}", NodeState.LOST, 1000.0 + number)
+    assert nodes.has_place("ffffffff")
+    assert nodes.heard("ffffffff", INFO, 2000.0)
+    known = {node.id for node in nodes.shown()}
+    assert len(known) == MAX_NODES
+    assert known.isdisjoint({"00000003"})
+    assert known >= {"00000005", "00000009", "ffffffff"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments"),
+    [
+        (Search, {}),
+        (Search, {"search": 5}),
+        (Search, {"search": None}),
+        (Rows, {"search": "", "offset": -1, "limit": 10}),
+        (Rows, {"search": "", "offset": 0, "limit": math.nan}),
+        (Rows, {"search": "", "offset": "0", "limit": 10}),
+        (Close, {"ids": None, "code": "x", "reason": 5}),
+        (Close, {"ids": "abc", "code": 1000, "reason": ""}),
+        (Close, {"ids": [{}], "code": 1000, "reason": ""}),
+        (Send, {"payload": "text", "kind": "text", "ids": None, "data": "{}"}),
+        (Send, {"payload": b"x", "kind": "xml", "ids": None, "data": "{}"}),
+    ],
+)
+def test_wrong_arguments_are_named(kind: type, arguments: dict[str, Any]) -> None:
+    with pytest.raises(EnvelopeError, match="arguments: "):
+        arguments_of(kind, arguments)
+
+
+ROW: dict[str, Any] = {
+    "id": "deadbeef.x",
+    "address": "127.0.0.1",
+    "path": "",
+    "transport": "wire",
+    "age": 1.5,
+    "queue": {"messages": 0, "bytes": 0},
+    "user": None,
+    "messages_in": 0,
+    "messages_out": 0,
+    "dropped": 0,
+}
+
+
+@pytest.mark.parametrize(
+    ("operation", "answer"),
+    [
+        ("search", 5),
+        ("rows", [ROW, {**ROW, "more": "of a later version"}]),
+        ("describe", None),
+        ("describe", {**ROW, "headers": {}}),
+        ("totals", {"connections": 1, "hook_seconds": 0.5}),
+        ("samples", {"broker_up": {'{gateway="a"}': True}, "hook_seconds": {'_bucket{le="+Inf"}': 1}}),
+        ("send", [1, 1, 0, 1, True]),
+        ("something else", object()),
+    ],
+)
+def test_an_answer_of_the_right_form_passes(operation: str, answer: Any) -> None:
+    check_answer(operation, answer)
+
+
+@pytest.mark.parametrize(
+    ("operation", "answer"),
+    [
+        ("search", [1]),
+        ("search", -1),
+        ("rows", {}),
+        ("rows", [{"id": "x"}]),
+        ("rows", [{**ROW, "age": math.nan}]),
+        ("describe", "x"),
+        ("close", None),
+        ("totals", {"connections": math.nan}),
+        ("totals", []),
+        ("samples", {"nodes": {"\nup 1": 1}}),
+        ("samples", {"nodes": {'{gateway="a"}\n': 1}}),
+        ("samples", {"nodes": {f'{{code="{number}"}}': 1 for number in range(1001)}}),
+        ("send", [1, 1]),
+        ("send", None),
+    ],
+)
+def test_an_answer_of_another_form_is_refused(operation: str, answer: Any) -> None:
+    with pytest.raises(EnvelopeError, match="answer: "):
+        check_answer(operation, answer)

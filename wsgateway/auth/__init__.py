@@ -1,0 +1,5 @@
+"""Who may connect, send, and administer. No I/O; does not know connections or Starlette."""
+
+from wsgateway.auth.rules import Access
+
+__all__ = ["Access"]

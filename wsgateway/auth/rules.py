@@ -1,0 +1,350 @@
+"""Who may connect and who may send (DESIGN: closed by default, open by naming). No I/O: headers in, a refusal or
+None out. A refusal says what happened, which setting would allow it, and where the documentation explains it."""
+
+import enum
+import hmac
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+from wsgateway.addresses import is_loopback, peer_of
+from wsgateway.auth.forwarding import forwarded_header, sign_of_proxy
+from wsgateway.config.origins import normalized_origin
+from wsgateway.config.settings import AdminSettings, Settings, serves_outside
+
+DOCS = "docs/troubleshooting.md"
+
+RawHeaders = Iterable[tuple[bytes, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An answer other than 200: `kind` is its label in the metrics, `help` the part of the documentation."""
+
+    status: int
+    kind: str
+    detail: str
+    help: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.detail} ({DOCS}#{self.help})" if self.help else self.detail
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """A line for the log about what is open by default. `is_loud`: it is a warning."""
+
+    text: str
+    is_loud: bool = False
+
+
+class Rules:
+    """The rules of one gateway.
+
+    `bound_host` is the address it listens on, where the gateway knows it; `uid` the user of this process, whose other
+    processes are local callers on a Unix socket; `loopback_origins` whether pages of every loopback origin may connect
+    to a gateway on loopback that names none.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        bound_host: str | None = None,
+        uid: int | None = None,
+        loopback_origins: bool = True,
+    ) -> None:
+        self._hosts = settings.allowed_hosts
+        self._origins = frozenset(settings.allowed_origins)
+        self._keys = tuple(key.encode() for key in settings.api_key)
+        self._local_access = settings.local_access
+        self._bound_host = bound_host
+        self._uid = uid
+        self._loopback_origins = loopback_origins and not settings.allowed_origins
+
+    def openings(self, outside: str | None) -> Iterator[Opening]:
+        """Yield what is open, or closed, because nothing was configured, for the log.
+
+        `outside` names the setting that makes the gateway reachable from other hosts, or is None.
+        """
+        if not self._keys and self._local_access and outside is not None:
+            yield Opening(
+                f"local_access is true although {outside}: /send, /metrics and /info answer callers on this host "
+                "without a key, and if a proxy on this host adds no forwarded header, everybody on its other side "
+                f"is one of them; set api_key ({DOCS}#not-local)",
+                is_loud=True,
+            )
+        elif not self._keys and self._local_access:
+            yield Opening("no api_key is set: /send, /metrics and /info answer local callers only (local_access)")
+        elif not self._keys:
+            because = "" if outside is None else f", because {outside}"
+            yield Opening(
+                f"no api_key is set: /send, /metrics and /info answer nobody{because}; "
+                "set api_key, or local_access = true for callers on this host"
+            )
+        if self._loopback_origins and (self._bound_host is None or is_loopback(self._bound_host)):
+            yield Opening("allowed_origins is not set: on loopback, pages of any loopback origin may connect")
+
+    def check_host(self, scope: Mapping[str, Any]) -> Refusal | None:
+        """400 unless `Host` is on `allowed_hosts`, where that is set."""
+        if not self._hosts or "*" in self._hosts:
+            return None
+        name = _host_name(scope)
+        if any(name == host or (host.startswith("*.") and name.endswith(host[1:])) for host in self._hosts):
+            return None
+        detail = f"the host {name[:100]!r} is not on allowed_hosts; add it there if clients may use it"
+        return Refusal(400, "host", detail, "unknown-host")
+
+    def check_origin(self, scope: Mapping[str, Any]) -> Refusal | None:
+        """Return a 403 if the request comes from another site's page (RFC 6455 10.2). Programs send no `Origin`."""
+        origins = [value for name, value in scope["headers"] if name == b"origin"]
+        if not origins:
+            return None
+        if len(origins) > 1:
+            return Refusal(403, "origin", "the request has more than one Origin, a browser sends one", "foreign-origin")
+        origin = _text(origins[0])
+        if self._names(origin):
+            return None
+        normal = _normalized(origin)
+        if normal is not None and normal == _own_origin(scope):
+            return self._check_own_name(scope, origin)
+        takes_loopback = self._loopback_origins and self._is_on_loopback(scope)
+        if takes_loopback and normal is not None and _LOOPBACK_ORIGIN.fullmatch(normal):
+            return None
+        detail = f"pages from {origin[:100]!r} may not connect; add that origin to allowed_origins if they may"
+        return Refusal(403, "origin", detail, "foreign-origin")
+
+    def names_origin(self, scope: Mapping[str, Any]) -> bool:
+        """Return whether the request has one `Origin`, and `allowed_origins` has it or `*`."""
+        origin = _one(scope["headers"], b"origin")
+        return origin is not None and self._names(_text(origin))
+
+    def _names(self, origin: str) -> bool:
+        if not self._origins:
+            return False
+        return "*" in self._origins or origin in self._origins or _normalized(origin) in self._origins
+
+    def _check_own_name(self, scope: Mapping[str, Any], origin: str) -> Refusal | None:
+        """403 for a page of the gateway's own address if that is a name which anybody could point at loopback."""
+        name = _host_name(scope)
+        if self._hosts or not self._is_on_loopback(scope) or is_loopback(name) or forwarded_header(scope["headers"]):
+            return None
+        if not _names_port(scope):
+            return None
+        detail = (
+            f"the page from {origin[:100]!r} reached a loopback address by the name {name[:100]!r}, as a page does "
+            "whose name was rebound; add the name to allowed_hosts if the gateway has it"
+        )
+        return Refusal(403, "origin", detail, "another-name")
+
+    def check_caller(self, scope: Mapping[str, Any]) -> Refusal | None:
+        """401 or 403 unless the caller has a key or, where none is set, is local."""
+        if self._keys:
+            return None if self.has_key(scope["headers"]) else _UNAUTHORIZED
+        if not self._local_access:
+            detail = "this gateway takes no calls: give it an api_key, or local_access = true for callers on its host"
+            return Refusal(403, "no_key_set", detail, "no-key-set")
+        reason = self.why_not_local(scope)
+        if reason is None:
+            return None
+        detail = f"without an api_key only local callers are answered (local_access), and {reason}"
+        detail += "; set api_key to allow others"
+        return Refusal(403, "not_local", detail, "not-local")
+
+    def has_key(self, headers: RawHeaders) -> bool:
+        """Whether a request with `headers` carries one of the keys."""
+        return self.key_of(headers) is not None
+
+    def key_of(self, headers: RawHeaders) -> bytes | None:
+        """Which of the keys a request with `headers` carries. Each is compared in constant time."""
+        given = [value for name, value in headers if name == b"authorization"]
+        scheme, _, key = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
+        key = key.strip()
+        matches = [hmac.compare_digest(key, known) for known in self._keys]  # all of them, whichever fits
+        return key if scheme.lower() == b"bearer" and any(matches) else None
+
+    def why_not_local(self, scope: Mapping[str, Any]) -> str | None:
+        """Return why the caller is not a local one, that is, a program on this host or a page of a loopback origin."""
+        peer = peer_of(scope)
+        if peer.host and not is_loopback(peer.host):
+            return "this one is not on loopback"
+        if not peer.host and (peer.uid is None or peer.uid not in (self._uid, 0)):
+            return "this one is not on loopback, nor a process of the gateway's user or of root on its Unix socket"
+        sign = sign_of_proxy(scope)
+        if sign is not None:
+            return f"a proxy has forwarded this one ({sign[:100]})"
+        name = _host_name(scope)
+        if not is_loopback(name):
+            return f"this one asks for the host {name[:100]!r}"
+        if self.check_origin(scope):
+            return "this one comes from a page of another origin"
+        return None
+
+    def _is_on_loopback(self, scope: Mapping[str, Any]) -> bool:
+        server = scope.get("server")
+        host = self._bound_host or (server[0] if server else None)
+        return bool(host) and is_loopback(str(host))
+
+
+class Access(enum.IntEnum):
+    """What somebody may do with the gateways of a supervisor."""
+
+    NONE = 0
+    READ = 1
+    FULL = 2
+
+
+class AdminRules:
+    """Who may manage the gateways of a supervisor: rules for tokens, and for local callers where nothing is set.
+
+    `bound_host` is the address the interface listens on, where that is known; `outside` what else says that it serves
+    others than this machine; `uid` the user of this process.
+    """
+
+    def __init__(
+        self,
+        admin: AdminSettings,
+        *,
+        bound_host: str | None = None,
+        outside: str | None = None,
+        uid: int | None = None,
+    ) -> None:
+        outside = serves_outside(admin) or outside
+        if outside is None and bound_host is not None and not is_loopback(bound_host):
+            outside = f"it listens on {bound_host}"
+        self.outside = outside
+        self.local_access = outside is None if admin.local_access is None else admin.local_access
+        common: dict[str, Any] = {
+            "allowed_hosts": admin.allowed_hosts,
+            "allowed_origins": admin.allowed_origins,
+            "local_access": self.local_access,
+        }
+        full = admin.token
+        self.has_token = bool(full or admin.read_token)
+        self._nobody_writes = bool(admin.read_token and not full)  # else local callers would, with a read-only token
+        where: dict[str, Any] = {"bound_host": bound_host, "uid": uid, "loopback_origins": False}
+        self._full = Rules(Settings(**common, api_key=full), **where)
+        self._reading = Rules(Settings(**common, api_key=(*full, *admin.read_token)), **where)
+
+    def check(self, scope: Mapping[str, Any], *, writes: bool, has_password: bool = False) -> Refusal | None:
+        """None for a caller that may; 400, 401 or 403 with the reason for any other."""
+        refusal = self.check_page(scope)
+        if refusal is None and writes:
+            refusal = self._check_sender(scope)
+        if refusal is None and has_password and not self.has_token:
+            detail = "the panel has a password, so that this needs a token: set one as [admin] token"
+            refusal = Refusal(401, "key", detail, "wrong-key", (("www-authenticate", "Bearer"),))
+        refusal = refusal or self._reading.check_caller(scope)
+        if refusal is None and writes and self._nobody_writes:
+            refusal = Refusal(403, "read_only", "this token may only look, and no api_key is set that may do more")
+        elif refusal is None and writes:
+            refusal = self._full.check_caller(scope)
+            if refusal is not None and refusal.status == 401:
+                refusal = Refusal(403, "read_only", "this token may only look", "wrong-key")
+        return None if refusal is None else self._in_words_of_admin(refusal)
+
+    def check_page(self, scope: Mapping[str, Any]) -> Refusal | None:
+        """400 or 403 for a host name that is not allowed, or a page of another site."""
+        return self._reading.check_host(scope) or self._reading.check_origin(scope)
+
+    def why_not_local(self, scope: Mapping[str, Any]) -> str | None:
+        """Return why the caller is not let in without a token and password; None if it is."""
+        if self.local_access:
+            return self._reading.why_not_local(scope)
+        return "it is false" if self.outside is None else f"it is false, because {self.outside}"
+
+    def _check_sender(self, scope: Mapping[str, Any]) -> Refusal | None:
+        """403 for a request that a page of another site can send without a CORS preflight, as a POST without a body.
+
+        Every browser sends `Sec-Fetch-Site`, so a request without it comes from a program such as curl. A page cannot
+        send `content-type: application/json` without a preflight, which is never granted.
+        """
+        sites = [value for name, value in scope["headers"] if name == b"sec-fetch-site"]
+        kinds = [value for name, value in scope["headers"] if name == b"content-type"]
+        is_preflighted = len(kinds) == 1 and kinds[0].partition(b";")[0].strip().lower() == b"application/json"
+        if is_preflighted or all(site in (b"same-origin", b"none") for site in sites):
+            return None
+        if self._reading.names_origin(scope):
+            return None
+        detail = "a page of another site has sent this; add its origin to allowed_origins if it may"
+        return Refusal(403, "origin", detail, "foreign-origin")
+
+    def _in_words_of_admin(self, refusal: Refusal) -> Refusal:
+        """The rules speak of a gateway's keys."""
+        detail = refusal.detail.replace("api_key", "[admin] token")
+        return replace(refusal, detail=detail.replace("this gateway", "this interface"))
+
+    def access_of(self, password: str) -> Access:
+        """Return the access of a caller that enters a token as the password."""
+        headers = [(b"authorization", b"Bearer " + password.encode())]
+        if self._full.has_key(headers):
+            return Access.FULL
+        return Access.READ if self._reading.has_key(headers) else Access.NONE
+
+
+_UNAUTHORIZED = Refusal(
+    401,
+    "key",
+    "the call needs `Authorization: Bearer` and one of the keys in api_key",
+    "wrong-key",
+    (("www-authenticate", "Bearer"),),
+)
+
+_LOOPBACK_ORIGIN = re.compile(r"https?://(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?")
+
+
+def _own_origin(scope: Mapping[str, Any]) -> str | None:
+    host = _one(scope["headers"], b"host")
+    return _normalized(f"{scope.get('scheme', 'http')}://{_text(host)}") if host and b"/" not in host else None
+
+
+MAX_ORIGIN = 300
+"""Characters of an origin; a name has 253 (RFC 1035 2.3.4)."""
+
+
+def _normalized(origin: str) -> str | None:
+    return _cached(origin) if len(origin) <= MAX_ORIGIN else None
+
+
+@lru_cache(maxsize=256)
+def _cached(origin: str) -> str | None:
+    try:
+        return normalized_origin(origin)
+    except ValueError:
+        return None
+
+
+def _text(value: bytes) -> str:
+    """The text of a header, in which clients that are not browsers send a name that is not ASCII as UTF-8."""
+    try:
+        return value.decode().strip(" \t")
+    except UnicodeDecodeError:
+        return value.decode("latin-1").strip(" \t")
+
+
+def _one(headers: RawHeaders, name: bytes) -> bytes | None:
+    values = [value for key, value in headers if key == name]
+    return values[0] if len(values) == 1 else None
+
+
+def _host_name(scope: Mapping[str, Any]) -> str:
+    """The name in the `Host` header, without the port, in lower case; empty if there is none, or more than one."""
+    host = (_one(scope["headers"], b"host") or b"").decode("latin-1")
+    name = host[: host.find("]") + 1] if host.startswith("[") else host.partition(":")[0]
+    return name[:MAX_ORIGIN].lower()
+
+
+def _names_port(scope: Mapping[str, Any]) -> bool:
+    """Return whether `Host` names a port, or the server listens on the scheme's default one.
+
+    A page whose name was rebound to this server names its port, unless that is the default one. A host without a port
+    shows that a proxy or a forwarder stands in between.
+    """
+    server = scope.get("server")
+    host = (_one(scope["headers"], b"host") or b"").decode("latin-1")
+    if ":" in host[host.rfind("]") + 1 :] or not server or server[1] is None:
+        return True
+    return bool(server[1] == (443 if scope.get("scheme") in ("https", "wss") else 80))

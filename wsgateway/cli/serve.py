@@ -1,0 +1,126 @@
+"""The command `wsgateway serve`: what a settings file describes, in one process until a signal ends it."""
+
+import asyncio
+import contextlib
+import signal
+from contextlib import AsyncExitStack
+
+from wsgateway.admin.panel import AdminApp
+from wsgateway.cli.terminal import discard_output
+from wsgateway.config.settings import Settings, Startup
+from wsgateway.exceptions import GatewayError, StartError
+from wsgateway.gateway.gateway import State
+from wsgateway.logs import escape_controls, limit_repeats, log_to_terminal, logger, mask_queries
+from wsgateway.server.serving import end_process, loop_factory, serving, stop_at_signals
+from wsgateway.supervisor.store import Store
+from wsgateway.supervisor.supervisor import Supervisor
+
+
+def run(store: Store) -> int:
+    """Serve what `store` describes until a signal; the exit code, 3 if nothing that should run does.
+
+    Raises `ConfigError`, and `StartError` if the admin interface cannot be served.
+    """
+    store.read()
+    _raise_open_files()
+    log_to_terminal()
+    mask_queries()
+    limit_repeats()
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        code = runner.run(_run(store))
+    return end_process(code)
+
+
+def _raise_open_files() -> None:
+    """Take as many open files as the system allows: each client is one."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+async def _run(store: Store) -> int:
+    """Run what `store` describes until a signal; the exit code. 3 if nothing that should run does."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def reloading(*_: object) -> None:
+        loop.call_soon_threadsafe(lambda: supervisor.begin(_reload(supervisor)))
+
+    def rolling(*_: object) -> None:
+        loop.call_soon_threadsafe(lambda: supervisor.begin(supervisor.roll_all()))
+
+    async with AsyncExitStack() as stack:
+        supervisor = Supervisor(store)
+        if hasattr(signal, "SIGHUP"):  # from here on, since either would end the process while it starts
+            signal.signal(signal.SIGHUP, reloading)
+            signal.signal(signal.SIGUSR2, rolling)
+        stop_at_signals(stop)
+        await stack.enter_async_context(supervisor)
+        if stop.is_set():
+            return 0
+        states = [found.state for found in supervisor.all() if found.settings.startup is Startup.AUTOMATIC]
+        if states and State.RUNNING not in states:
+            return 3  # the log has said why
+        admin = await _serve_admin(supervisor, store, stack)
+        try:
+            print("\n".join(map(escape_controls, _welcome(supervisor, admin).splitlines())), flush=True)
+        except OSError:
+            discard_output()  # nobody reads it, or a disk is full, for which a server does not end
+        asyncio.create_task(_until_given_up(supervisor, stop))  # noqa: RUF006  ends with the loop
+        await stop.wait()
+        supervisor.begin_end()
+    return 3 if supervisor.gave_up.is_set() else 0
+
+
+async def _until_given_up(supervisor: Supervisor, stop: asyncio.Event) -> None:
+    await supervisor.gave_up.wait()
+    stop.set()
+
+
+async def _reload(supervisor: Supervisor) -> None:
+    try:
+        await supervisor.reload()
+    except GatewayError as exc:
+        logger.error("the settings file is not taken over, what ran runs on: %s", exc)
+
+
+async def _serve_admin(supervisor: Supervisor, store: Store, stack: AsyncExitStack) -> str:
+    """Where the admin interface is; empty if there is none. Without a file a port that is taken is no failure."""
+    admin = supervisor.admin
+    if not admin.enabled:
+        return ""
+    try:
+        app = AdminApp(supervisor, bound_host=admin.host, folder=store.path.parent)
+        settings = Settings(host=admin.host, port=admin.port)
+        return await stack.enter_async_context(serving(app, settings))
+    except StartError as exc:
+        reason = f"there is no admin interface: {str(exc).replace('--port', '--admin-port')}"
+        if store.has_file:
+            raise StartError(reason) from exc
+        logger.warning("%s", reason)
+        return ""
+
+
+def _welcome(supervisor: Supervisor, admin: str) -> str:
+    lines = []
+    for found in supervisor.all():
+        settings, url = found.settings, found.url
+        if not url:
+            why = f": {found.gateway.failure}" if found.gateway.failure else ""
+            lines.append(f"wsgateway {found.gateway.version}: gateway [{found.id}] is {found.state}{why}")
+            continue
+        lines.append(f"wsgateway {found.gateway.version}: gateway [{found.id}] listens on {url}")
+        if settings.uds is None:
+            lines.append(f"  clients connect to  ws{url.removeprefix('http')}/ws")
+            if settings.test_page:
+                lines.append(f"  test page           {url}/")
+            lines.append(f"  push with           POST {url}/send")
+        if settings.log_file:
+            lines.append(f"  log                 {settings.log_file}")
+    if admin:
+        lines.append(f"admin panel           {admin}/ (REST below {admin}/api)")
+    return "\n".join(lines)

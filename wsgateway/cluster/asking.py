@@ -1,0 +1,148 @@
+"""What one process of a gateway asks another for, and does for it. Knows no topics: it is given how to publish."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from wsgateway.cluster.envelopes import MAX_ERROR, VERSION, Answer, Ask, Envelope
+from wsgateway.cluster.nodes import Nodes
+from wsgateway.cluster.questions import check_answer
+from wsgateway.exceptions import EnvelopeError, GatewayError, NodeError, NodeLate
+from wsgateway.limits import MAX_ASKED
+from wsgateway.logs import GatewayLog
+
+
+class Asks:
+    """The requests that the process `node` sends to other nodes and answers for them.
+
+    `operations` are what it can be asked for, by name; `publish` sends an envelope with its number to one node; `is_up`
+    returns whether the broker is available.
+    """
+
+    def __init__(
+        self,
+        node: str,
+        nodes: Nodes,
+        *,
+        operations: Mapping[str, Callable[[dict[str, Any]], Awaitable[Any]]],
+        publish: Callable[[str, Callable[[int], Envelope]], bool],
+        is_up: Callable[[], bool],
+        timeout: float,
+        log: GatewayLog,
+    ) -> None:
+        self._node = node
+        self._nodes = nodes
+        self._operations = operations
+        self._publish = publish
+        self._is_up = is_up
+        self._timeout = timeout
+        self._log = log
+        self._count = 0
+        self._answers: dict[int, tuple[str, asyncio.Future[Any]]] = {}  # by number: the node that has to answer
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def aclose(self) -> None:
+        """Give up what is done for others. May be called twice."""
+        for task in tuple(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    # Asking
+
+    async def ask(self, node_id: str, operation: str, arguments: dict[str, Any]) -> Any:
+        """Have the process `node_id` do something. Raises `NodeError` if it cannot, or does not answer in time."""
+        try:
+            return await self.ask_within(self._timeout, node_id, operation, arguments)
+        except NodeLate:
+            late = self._nodes.get(node_id)
+            if late is not None:
+                late.is_late = True
+            raise
+
+    async def ask_within(self, seconds: float, node_id: str, operation: str, arguments: dict[str, Any]) -> Any:
+        """`ask`, for what may take that long. Raises `NodeLate` past it."""
+        if not self._is_up() or self._nodes.get(node_id) is None:
+            raise NodeError(f"node {node_id!r} cannot be reached")
+        self._count += 1
+        number = self._count
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._answers[number] = node_id, answer
+        try:
+            if not self._publish(node_id, lambda seq: Ask(VERSION, self._node, seq, number, operation, arguments)):
+                raise NodeError(f"the request {operation} cannot be sent to node {node_id!r}")
+            async with asyncio.timeout(seconds):
+                value = await answer
+            check_answer(operation, value)
+            return value
+        except TimeoutError:
+            raise NodeLate(f"node {node_id!r} has not answered within {seconds:g} s") from None
+        except EnvelopeError as exc:
+            raise NodeError(f"node {node_id!r} gave an answer that cannot be used, {exc}") from exc
+        finally:
+            del self._answers[number]
+
+    async def ask_all(self, operation: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Return the answers of the other nodes, by node. A node that is late is left out, and skipped until its next
+        heartbeat."""
+        nodes = [node for node in self._nodes.alive() if not node.is_late]
+        found = await asyncio.gather(
+            *(self.ask(node.id, operation, arguments) for node in nodes), return_exceptions=True
+        )
+        answers = {}
+        for node, answer in zip(nodes, found, strict=True):
+            if isinstance(answer, BaseException):
+                if not isinstance(answer, NodeError):
+                    raise answer
+                self._log.warning("%s: %s", operation, answer, extra={"kind": f"asked for {operation}"})
+            else:
+                answers[node.id] = answer
+        return answers
+
+    def answered(self, answer: Answer) -> None:
+        """An answer has come. Only the process that was asked can give it."""
+        node_id, future = self._answers.get(answer.ask, ("", None))
+        if future is None or future.done() or node_id != answer.origin:
+            return
+        if answer.error:
+            future.set_exception(NodeError(f"node {node_id!r}: {answer.error}"))
+        else:
+            future.set_result(answer.value)
+
+    # Being asked
+
+    def asked(self, ask: Ask) -> None:
+        """Begin to do what another process asks for, and answer when it is done."""
+        if len(self._tasks) >= MAX_ASKED:
+            self._log.warning("refused what node %s asked for: too much at once", ask.origin, extra={"kind": "asked"})
+            self._reply(ask, None, "it does too much for other processes already")
+            return
+        task = asyncio.create_task(self._do(ask))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _do(self, ask: Ask) -> None:
+        operation = self._operations.get(ask.operation)
+        value: Any = None
+        error = ""
+        try:
+            if operation is None:
+                raise NodeError(f"this process knows no {ask.operation[:40]!r}")
+            value = await operation(ask.arguments)
+        except EnvelopeError as exc:
+            text = "node %s asked for %s with wrong %s"
+            self._log.warning(text, ask.origin, ask.operation, exc, extra={"kind": f"wrong {ask.operation}"})
+            error = f"it was asked with wrong {exc}"
+        except GatewayError as exc:
+            error = str(exc)
+        except Exception as exc:
+            text = "node %s asked for %s: %r"
+            extra = {"kind": f"failed {ask.operation}"}
+            self._log.error(text, ask.origin, ask.operation, exc, exc_info=exc, extra=extra)
+            error = "it failed there, the log has the reason"
+        if not self._reply(ask, value, error):
+            self._reply(ask, None, "its answer cannot be sent, the log has the reason")
+
+    def _reply(self, ask: Ask, value: Any, error: str) -> bool:
+        short = error[:MAX_ERROR]
+        return self._publish(ask.origin, lambda seq: Answer(VERSION, self._node, seq, ask.ask, value, short))

@@ -1,0 +1,191 @@
+"""Several processes of one host, over ZeroMQ on Unix sockets. One of them runs the proxy that hands on what all send:
+the parent of `wsgateway serve --workers`, else whoever first gets the lock, and after its end another."""
+
+import asyncio
+import fcntl
+import hashlib
+import os
+import tempfile
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import zmq
+import zmq.asyncio
+
+from wsgateway.cluster.brokers import Link, Open
+from wsgateway.cluster.envelopes import MAX_ENVELOPE
+from wsgateway.exceptions import BrokerError
+
+HIGH_WATER = 2_000
+"""Parcels of messages that wait for a process that does not read; past them it loses some, and sees that it did."""
+
+FLUSH_MS = 200
+"""Milliseconds that what was sent last has to go out when a link is closed."""
+
+
+class Proxy:
+    """Hands every message on to all who want its topic, in a thread of its own, while it holds the folder's lock."""
+
+    def __init__(self, folder: Path, lock: int) -> None:
+        self._lock = lock
+        self._context = zmq.Context()
+        self._sockets: list[zmq.Socket[bytes]] = []
+        try:
+            for name, kind in (("in", zmq.PULL), ("out", zmq.PUB)):
+                socket = self._context.socket(kind)
+                self._sockets.append(socket)
+                socket.set(zmq.LINGER, 0)
+                socket.set(zmq.MAXMSGSIZE, MAX_ENVELOPE)
+                socket.set(zmq.SNDHWM, HIGH_WATER)
+                socket.bind(f"ipc://{folder / name}")
+        except zmq.ZMQError as exc:
+            self._context.destroy(linger=0)
+            os.close(lock)
+            raise BrokerError(f"cannot bind in {folder}: {exc}") from exc
+        self._thread = threading.Thread(target=self._run, name="wsgateway ipc", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            zmq.proxy(*self._sockets)
+        except zmq.ZMQError:
+            pass  # the context was terminated
+        finally:
+            for socket in self._sockets:
+                socket.close(linger=0)
+
+    def close(self) -> None:
+        """End it. Another process may be it now. May be called twice."""
+        if self._lock >= 0:
+            self._context.term()
+            self._thread.join()
+            os.close(self._lock)
+            self._lock = -1
+
+
+def take_proxy(folder: Path) -> Proxy | None:
+    """The proxy of `folder`, which is made, if no other process has one. Raises `BrokerError`."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # the folder itself is locked: no file that a cleaner of temporary files could take away
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        found = os.fstat(lock)
+    except OSError as exc:
+        raise BrokerError(f"cannot use the folder {folder}: {exc.strerror or exc}") from exc
+    if found.st_uid != os.getuid() or found.st_mode & 0o077:
+        os.close(lock)
+        raise BrokerError(f"the folder {folder} belongs to another user, or others may enter it: chmod 700")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        return None
+    return Proxy(folder, lock)
+
+
+class IpcLink:
+    max_payload = MAX_ENVELOPE
+
+    def __init__(self, folder: Path, topics: Sequence[str], proxy: Proxy | None) -> None:
+        self._proxy = proxy
+        self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._context: zmq.asyncio.Context | None = zmq.asyncio.Context()
+        self._out = self._context.socket(zmq.PUSH)
+        self._in = self._context.socket(zmq.SUB)
+        self._out.set(zmq.LINGER, FLUSH_MS)
+        self._in.set(zmq.RCVHWM, HIGH_WATER)
+        self._in.set(zmq.MAXMSGSIZE, MAX_ENVELOPE)
+        self._events = self._in.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        self._watching = asyncio.ensure_future(self._watch())
+        for topic in topics:
+            self._in.subscribe(_named(topic))
+        self._out.connect(f"ipc://{folder / 'in'}")
+        self._in.connect(f"ipc://{folder / 'out'}")
+
+    async def publish(self, batch: Sequence[tuple[str, bytes]]) -> None:
+        try:
+            first = 0
+            for place, (topic, _) in enumerate(batch, 1):  # what goes to one topic travels together
+                if place == len(batch) or batch[place][0] != topic:
+                    parts = [_named(topic), *(data for _, data in batch[first:place])]
+                    await self._out.send_multipart(parts)
+                    first = place
+        except zmq.ZMQError as exc:
+            raise BrokerError(str(exc)) from exc
+
+    async def receive(self) -> Sequence[bytes]:
+        received: asyncio.Future[list[bytes]] = asyncio.ensure_future(self._in.recv_multipart())
+        try:
+            if not received.done():
+                either: set[asyncio.Future[Any]] = {received, self._lost}
+                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if not received.done():
+                raise BrokerError("the process that handed messages on has ended")
+            return received.result()[1:]
+        except zmq.ZMQError as exc:
+            raise BrokerError(str(exc)) from exc
+        finally:
+            received.cancel()
+
+    async def _watch(self) -> None:
+        """ZeroMQ would connect again by itself, once there is a proxy: but somebody has to be it."""
+        await self._events.recv_multipart()
+        if not self._lost.done():
+            self._lost.set_result(None)
+
+    async def aclose(self) -> None:
+        context, self._context = self._context, None
+        try:
+            if context is not None:
+                self._watching.cancel()
+                await asyncio.wait({self._watching})
+                self._in.disable_monitor()
+                self._events.close(linger=0)
+                self._in.close(linger=0)
+                self._out.close()
+                await asyncio.to_thread(context.term)  # waits until what was sent has gone out, `FLUSH_MS` at most
+        finally:
+            if self._proxy is not None:
+                await asyncio.shield(asyncio.to_thread(self._proxy.close))
+
+
+def _named(topic: str) -> bytes:
+    """ZeroMQ compares the beginnings of topics: one must not be another's."""
+    return topic.encode() + b"\0"
+
+
+def folder_of(url: str) -> Path:
+    """Where the sockets are: the path in `ipc:///path`, else one for each user and working folder.
+
+    Raises `ValueError` for a path that is too long for a Unix socket, or not absolute.
+    """
+    path = url.removeprefix("ipc://")
+    if path:
+        folder = Path(path)
+        if not folder.is_absolute():
+            raise ValueError("a path begins with a slash: ipc:///run/wsgateway")
+    else:
+        here = hashlib.sha256(os.fsencode(Path.cwd())).hexdigest()[:12]
+        base = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
+        folder = Path(base) / f"wsgateway-{os.getuid()}-{here}"
+    if len(os.fsencode(folder / "out")) > 100:
+        raise ValueError(f"the path {str(folder)!r} is too long for a Unix socket, which takes about 100 bytes")
+    return folder
+
+
+def opener(url: str) -> Open:
+    """Raises `ValueError` as `folder_of` does."""
+    folder = folder_of(url)
+
+    async def open_link(topics: Sequence[str]) -> Link:
+        proxy = take_proxy(folder)
+        try:
+            return IpcLink(folder, topics, proxy)
+        except zmq.ZMQError as exc:
+            if proxy is not None:
+                proxy.close()
+            raise BrokerError(str(exc)) from exc
+
+    return open_link

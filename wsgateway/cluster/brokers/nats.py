@@ -1,0 +1,131 @@
+"""NATS: its core subjects, at most once. nats-py's own reconnecting is off: a link is never mended."""
+
+import asyncio
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.errors import Error
+
+from wsgateway.cluster.brokers import Link, Open
+from wsgateway.exceptions import BrokerError
+
+TIMEOUT = 2
+"""Seconds to connect, and for the server to confirm what was published."""
+
+UNCONFIRMED = 1024 * 1024
+"""Bytes that are given to the client until the server has to confirm them: it keeps whatever it cannot write."""
+
+
+class _Client(Client):
+    """nats-py's, which would send its password in the clear where `tls://` is asked for and the server has no TLS."""
+
+    def _connect_command(self) -> bytes:
+        assert self._current_server is not None
+        if self._current_server.uri.scheme == "tls" and not self._server_info.get("tls_required"):
+            raise Error("the server does not offer TLS: write nats:// to connect without, or set up TLS there")
+        return super()._connect_command()
+
+    def abandon(self) -> None:
+        """Close the socket of a connect that has failed, which nats-py leaves open."""
+        if self._transport:
+            self._transport.close()  # type: ignore[no-untyped-call]  # nats-py's
+
+
+class NatsLink:
+    def __init__(self) -> None:
+        self._client: Client | None = None
+        self._arrived: list[bytes] = []
+        self._something = asyncio.Event()
+        self.failure: str | None = None
+        """Why it is lost, as far as the client has said."""
+
+        self._unconfirmed = 0
+
+    async def open(self, servers: Sequence[str], topics: Sequence[str]) -> None:
+        """Connect and subscribe. Raises `Error`, `OSError`, `TimeoutError`."""
+        client = _Client()
+        try:
+            await client.connect(
+                list(servers),
+                allow_reconnect=False,
+                max_reconnect_attempts=1,  # 0 would be for ever, at the first connect too
+                reconnect_time_wait=0,
+                connect_timeout=TIMEOUT,
+                error_cb=self._failed,
+                closed_cb=self._closed,
+            )
+        except BaseException:
+            client.abandon()
+            raise
+        self._client = client
+        for topic in topics:
+            await self._client.subscribe(topic, cb=self._received)
+        await self._client.flush(TIMEOUT)
+
+    @property
+    def max_payload(self) -> int:
+        assert self._client is not None
+        return self._client.max_payload
+
+    async def publish(self, batch: Sequence[tuple[str, bytes]]) -> None:
+        assert self._client is not None
+        try:
+            for topic, data in batch:
+                await self._client.publish(topic, data)
+                self._unconfirmed += len(data)
+                if self._unconfirmed > UNCONFIRMED:
+                    await self._client.flush(TIMEOUT)
+                    self._unconfirmed = 0
+        except (Error, OSError) as exc:
+            raise BrokerError(str(exc) or repr(exc)) from exc
+
+    async def receive(self) -> Sequence[bytes]:
+        await self._something.wait()
+        arrived, self._arrived = self._arrived, []
+        if not arrived:
+            raise BrokerError(self.failure or "the connection was closed")
+        if self.failure is None:
+            self._something.clear()
+        return arrived
+
+    async def aclose(self) -> None:
+        if self._client is not None and not self._client.is_closed:
+            try:
+                await self._client.close()
+            except (Error, OSError):
+                pass  # it has gone already
+
+    async def _received(self, message: Msg) -> None:
+        self._arrived.append(message.data)
+        self._something.set()
+
+    async def _failed(self, error: Exception) -> None:
+        self.failure = str(error) or repr(error)
+        self._something.set()
+
+    async def _closed(self) -> None:
+        self.failure = self.failure or "the connection was closed"
+        self._something.set()
+
+
+def opener(url: str) -> Open:
+    """Raises `ValueError` for a URL without a host. With commas between there may be several, of one cluster."""
+    scheme = url.partition("://")[0]
+    servers = [part if "://" in part else f"{scheme}://{part}" for part in url.split(",")]
+    if not all(urlsplit(server).hostname for server in servers):
+        raise ValueError("it names no host")
+
+    async def open_link(topics: Sequence[str]) -> Link:
+        link = NatsLink()
+        try:
+            await link.open(servers, topics)
+        except BaseException as exc:
+            await link.aclose()
+            if isinstance(exc, (Error, OSError, TimeoutError)):
+                raise BrokerError(link.failure or str(exc) or repr(exc)) from exc
+            raise
+        return link
+
+    return open_link

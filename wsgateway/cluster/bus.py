@@ -1,0 +1,273 @@
+"""One process's way to its broker: a bounded outbox, a link that is opened again whenever it is lost, and probes that
+have to come back. Nobody waits for it. Knows nothing of what the bytes mean."""
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from wsgateway.cluster.brokers import Link, Open
+from wsgateway.config.grace import BROKER_GRACE
+from wsgateway.exceptions import BrokerError
+from wsgateway.limits import BROKER_OUTBOX_BYTES, BROKER_OUTBOX_MESSAGES, Backlog
+from wsgateway.logs import GatewayLog
+from wsgateway.metrics import Metrics
+
+OPEN_TIMEOUT = 2.0
+"""Seconds to open a link, and again to see the first probe come back."""
+
+FIRST_PROBE = 0.05
+"""Seconds between the first probes of a new link: a broker may need a moment until a subscription counts."""
+
+PROBE_INTERVAL = 3.0
+PROBE_TIMEOUT = 4.0
+"""Seconds between probes, and until they have to be back. A half-open link is noticed within the sum of both."""
+
+MAX_BACKOFF = 2.0
+BASE_BACKOFF = 0.1
+
+BATCH = 500
+"""Messages that are given to the link at once."""
+
+TURN = 100
+"""Messages that are read without letting the loop serve others in between."""
+
+PROBE = b"\xc1"
+"""How a probe begins. MessagePack never uses this byte, so that no envelope does."""
+
+TOO_LARGE = {"kind": "broker too large"}
+"""For the log, which says it once a second."""
+
+
+class Uplink:
+    """The link of one process. `received` is given all that arrives but probes; `changed` is told of each change."""
+
+    def __init__(
+        self,
+        open_link: Open,
+        topics: Sequence[str],
+        *,
+        name: str,
+        received: Callable[[bytes], None],
+        changed: Callable[[bool], None],
+        metrics: Metrics,
+        log: GatewayLog,
+    ) -> None:
+        """`topics` are subscribed to; `name` is the broker's, for the log."""
+        self._open = open_link
+        self._topics = tuple(topics)
+        self._name = name
+        self._received = received
+        self._changed = changed
+        self._metrics = metrics
+        self._log = log
+        self._outbox: deque[tuple[str, bytes]] = deque()
+        self._waiting = Backlog(BROKER_OUTBOX_MESSAGES, BROKER_OUTBOX_BYTES)
+        self._probes: deque[tuple[str, bytes]] = deque()
+        self._expected: set[int] = set()
+        self._mark = b""
+        self._wake = asyncio.Event()
+        self._probed = asyncio.Event()
+        self._emptied = asyncio.Event()
+        self._tried = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._is_ending = False
+        self._max_payload = 0
+        self._failure: str | None = ""  # the last reason that was logged; None while it is up
+        self.is_up = False
+
+    @property
+    def failure(self) -> str:
+        """Why it is not up; empty while it is, or was not tried yet."""
+        return self._failure or ""
+
+    async def start(self) -> None:
+        """Begin. Returns when it is up, or the first try has failed; then it goes on trying."""
+        self._task = asyncio.create_task(self._run())
+        await self._tried.wait()
+
+    async def aclose(self) -> None:
+        """Write what waits, `BROKER_GRACE` seconds at most, and end. May be called twice."""
+        task, self._task = self._task, None
+        if task is None:
+            return
+        if self.is_up:
+            try:
+                async with asyncio.timeout(BROKER_GRACE):
+                    await self._emptied.wait()
+            except TimeoutError:
+                pass  # the broker has stopped reading
+        self._is_ending = True
+        task.cancel()
+        await asyncio.wait({task})
+        self.is_up = False
+
+    def publish(self, topic: str, data: bytes) -> bool:
+        """Queue `data` for `topic`. Past the bounds the oldest is dropped; False: the broker takes none so large."""
+        size = len(data)
+        if self._max_payload and size > self._max_payload:
+            self._metrics.broker_dropped["too_large"] += 1
+            self._log.warning(
+                "a message of %d bytes is too large for the broker: %d", size, self._max_payload, extra=TOO_LARGE
+            )
+            return False
+        while not self._waiting.fits(size):
+            self._waiting.remove(len(self._outbox.popleft()[1]))
+            self._metrics.broker_dropped["outbox"] += 1
+        self._outbox.append((topic, data))
+        self._waiting.add(size)
+        self._emptied.clear()
+        self._wake.set()
+        return True
+
+    # Its task
+
+    async def _run(self) -> None:
+        failures = 0
+        while not self._is_ending:  # a cancellation is lost where the link is lost in the same turn (before 3.13)
+            try:
+                async with asyncio.timeout(OPEN_TIMEOUT):
+                    link = await self._open(self._topics)
+            except TimeoutError:
+                self._down(f"no answer within {OPEN_TIMEOUT:g} s")
+            except Exception as exc:  # whatever a driver raises: a broker never ends a process
+                self._down(str(exc) or repr(exc))
+            else:
+                if self._is_ending:
+                    await self._close(link)
+                    return
+                failures = 0 if await self._use(link) else failures
+            self._tried.set()
+            if self._is_ending:
+                return
+            delay = min(MAX_BACKOFF, BASE_BACKOFF * 2 ** min(failures, 10))
+            failures += 1
+            await asyncio.sleep(random.uniform(0, delay))  # noqa: S311  full jitter, so that not all come at once
+
+    async def _use(self, link: Link) -> bool:
+        """Use `link` until it is lost; whether it was ever up."""
+        self._max_payload = link.max_payload
+        self._expected.clear()
+        self._probes.clear()
+        was_up = False
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._read(link))
+                tasks.create_task(self._write(link))
+                tasks.create_task(self._probe())
+        except* Exception as group:  # BrokerError, or whatever a driver raises
+            was_up = self.is_up
+            self._down(str(group.exceptions[0]) or repr(group.exceptions[0]))
+        finally:
+            await self._close(link)
+        return was_up
+
+    async def _close(self, link: Link) -> None:
+        """Close `link`, also when this task is cancelled meanwhile. A server that does not answer must not hold up the
+        next link."""
+        closing = asyncio.create_task(link.aclose())
+        try:
+            await asyncio.wait({closing}, timeout=BROKER_GRACE)
+        except asyncio.CancelledError:
+            await asyncio.wait({closing}, timeout=BROKER_GRACE)
+            raise
+        finally:
+            if not closing.done():
+                closing.cancel()
+            elif not closing.cancelled() and closing.exception() is not None:
+                self._log.debug("closing the link to the broker: %r", closing.exception())
+
+    async def _read(self, link: Link) -> None:
+        count = 0
+        while True:
+            for data in await link.receive():
+                count += 1
+                if data[:1] == PROBE:
+                    if data[1:-1] == self._mark:
+                        self._expected.discard(data[-1])
+                        if not self._expected:
+                            self._probed.set()
+                else:
+                    self._metrics.broker_received += 1
+                    self._received(data)
+            if count >= TURN:
+                count = 0
+                await asyncio.sleep(0)  # a driver may have more at once: others want the loop too
+
+    async def _write(self, link: Link) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while batch := self._next_batch():
+                await link.publish(batch)
+                self._metrics.broker_sent += len(batch)
+                await asyncio.sleep(0)
+            if not self._outbox:
+                self._emptied.set()
+
+    def _next_batch(self) -> list[tuple[str, bytes]]:
+        """Probes, and once one has come back what is in the outbox."""
+        batch = list(self._probes)
+        self._probes.clear()
+        if self.is_up:
+            while self._outbox and len(batch) < BATCH:
+                topic, data = self._outbox.popleft()
+                self._waiting.remove(len(data))
+                if len(data) > self._max_payload:  # it was queued before the broker had said what it takes
+                    self._metrics.broker_dropped["too_large"] += 1
+                else:
+                    batch.append((topic, data))
+        return batch
+
+    async def _probe(self) -> None:
+        """See the subscriptions confirmed, at first and then again and again. Raises `BrokerError` if they are not."""
+        await self._probe_once(FIRST_PROBE, OPEN_TIMEOUT)
+        self._up()
+        while True:
+            await asyncio.sleep(PROBE_INTERVAL)
+            await self._probe_once(PROBE_TIMEOUT, PROBE_TIMEOUT)
+
+    async def _probe_once(self, interval: float, within: float) -> None:
+        """Send a probe through each topic, again after `interval`, until one has come back through each."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + within
+        self._probed.clear()
+        self._expected = set(range(len(self._topics)))
+        self._mark = random.randbytes(8)  # noqa: S311  tells these probes from older ones, and from another process's
+        while True:
+            self._send_probes()
+            try:
+                async with asyncio.timeout(min(interval, max(deadline - loop.time(), 0.001))):
+                    await self._probed.wait()
+                return
+            except TimeoutError:
+                for _ in range(3):
+                    await asyncio.sleep(0)  # the loop may have been blocked: what has arrived is read first
+                if self._probed.is_set():
+                    return
+                if loop.time() >= deadline:
+                    raise BrokerError(f"nothing has come back for {within:g} s") from None
+
+    def _send_probes(self) -> None:
+        self._probes.extend((topic, PROBE + self._mark + bytes([place])) for place, topic in enumerate(self._topics))
+        self._wake.set()
+
+    def _up(self) -> None:
+        self.is_up = True
+        self._failure = None
+        self._log.info("the broker %s is connected", self._name)
+        self._changed(True)
+        self._tried.set()
+        self._wake.set()
+
+    def _down(self, reason: str) -> None:
+        was_up, self.is_up = self.is_up, False
+        if self._failure is None or self._failure == "":
+            self._log.error(
+                "the broker %s is away: %s; this process goes on alone until it is back",
+                self._name,
+                reason.rstrip("."),
+            )
+        self._failure = reason
+        if was_up:
+            self._changed(False)

@@ -1,0 +1,109 @@
+"""What one process of a gateway may ask another for, and what it gets. Checks both where they arrive; knows nothing of
+how they travel or of what is done."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypedDict, TypeVar
+
+import msgspec
+
+from wsgateway.cluster.envelopes import MAX_IDS, Count
+from wsgateway.exceptions import EnvelopeError
+
+T = TypeVar("T")
+
+Ids = Annotated[list[str], msgspec.Meta(max_length=MAX_IDS)]
+Total = Annotated[float, msgspec.Meta(ge=0, le=2**63)]
+
+MAX_SERIES = 1000
+"""Samples of one metric in one process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """How many connections match `search`?"""
+
+    search: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Which connections match `search`? At most `limit`, from `offset` on."""
+
+    search: str
+    offset: Count
+    limit: Count
+
+
+@dataclass(frozen=True, slots=True)
+class Describe:
+    """What is known of the connection `id`?"""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Close the connections with `ids`, or all."""
+
+    ids: Ids | None
+    code: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send a message through the listener. `payload` is the frame's, `data` a JSON object."""
+
+    payload: bytes
+    kind: Literal["text", "bytes", "json"]
+    ids: Ids | None
+    data: str
+
+
+class _Queue(TypedDict):
+    messages: Count
+    bytes: Count
+
+
+class _Row(TypedDict):
+    id: str
+    address: str
+    path: str
+    transport: str
+    age: Total
+    queue: _Queue
+    user: str | None
+    messages_in: Count
+    messages_out: Count
+    dropped: Count
+
+
+_Suffix = Annotated[str, msgspec.Meta(max_length=2000, pattern=r"\A(_bucket|_sum|_count)?\{.*\}\Z")]
+_Series = Annotated[dict[_Suffix, Total | bool], msgspec.Meta(max_length=MAX_SERIES)]
+
+_ANSWERS: dict[str, Any] = {
+    "search": Count,
+    "rows": list[_Row],
+    "describe": _Row | None,
+    "close": Count,
+    "samples": dict[str, _Series],
+    "totals": dict[str, Total],
+    "send": tuple[Count, Count, Count, Count, bool],
+}
+
+
+def arguments_of(kind: type[T], arguments: dict[str, Any]) -> T:
+    """Return `arguments` as what they have to be. Raise `EnvelopeError`."""
+    try:
+        return msgspec.convert(arguments, kind, builtin_types=(bytes,))  # else a text is read as base64
+    except (msgspec.ValidationError, RecursionError) as exc:
+        raise EnvelopeError("arguments", str(exc)) from exc
+
+
+def check_answer(operation: str, answer: Any) -> None:
+    """Raise `EnvelopeError` unless `answer` is one to `operation`. It may have keys that this version does not know."""
+    if operation in _ANSWERS:
+        try:
+            msgspec.convert(answer, _ANSWERS[operation])
+        except (msgspec.ValidationError, RecursionError) as exc:
+            raise EnvelopeError("answer", str(exc)) from exc

@@ -1,0 +1,472 @@
+"""The one declaration of every setting. Flags, variables, the file's keys, the table in the README and `Gateway(…)`'s
+arguments derive from it. Knows nothing of what the settings are used for, nor of where they come from."""
+
+import difflib
+import enum
+import os
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import Field, dataclass, field, fields
+from functools import cache
+from typing import Any, Self, TypedDict, get_type_hints
+
+from wsgateway.addresses import is_loopback
+from wsgateway.config.origins import ascii_host, normalized_origin
+from wsgateway.exceptions import ConfigError, UnknownSetting
+from wsgateway.logs import mask_url
+
+
+class SlowPolicy(enum.StrEnum):
+    """What happens to a message that does not fit into a connection's outbox."""
+
+    DISCONNECT = "disconnect"
+    DROP_OLDEST = "drop_oldest"
+    DROP_NEWEST = "drop_newest"
+
+
+class Startup(enum.StrEnum):
+    """Whether a gateway starts with its server, when it is told to, or not at all."""
+
+    AUTOMATIC = "automatic"
+    MANUAL = "manual"
+    DISABLED = "disabled"
+
+
+def setting(
+    default: Any, text: str, *, least: float | None = None, most: float | None = None, secret: bool = False
+) -> Any:
+    """A field of `Settings`: its default, what it is for, its range, and whether it must never be shown."""
+    return field(default=default, metadata={"help": text, "least": least, "most": most, "secret": secret})
+
+
+LOCAL_ACCESS = (
+    "whether callers on this host need no key while none is set; if not written, false as soon as `allowed_origins`, "
+    "`allowed_hosts`, a `host` that is not loopback, or `FORWARDED_ALLOW_IPS` is set"
+)
+
+
+class _Declared:
+    """What both declarations have: unknown names are refused with the nearest, and no secret is ever printed."""
+
+    __slots__ = ()
+
+    def __new__(cls, *_: object, **options: object) -> Self:
+        known = {spec.name for spec in fields(cls)}  # type: ignore[arg-type]  # each subclass is a dataclass
+        unknown = [name for name in options if name not in known]
+        if unknown:
+            mistakes = [f"{name}: {no_such_setting(name, is_admin=cls is AdminSettings)}" for name in unknown]
+            try:
+                cls(**{name: value for name, value in options.items() if name in known})
+            except ConfigError as exc:
+                mistakes.extend(exc.mistakes)
+            raise UnknownSetting(mistakes)
+        return object.__new__(cls)
+
+    def __repr__(self) -> str:
+        values = _shown_fields(self)
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in values.items())})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Settings(_Declared):
+    """The settings of one gateway. Times are seconds, sizes bytes. Raises `ConfigError` with every mistake at once.
+
+    Its `repr` masks secrets, so that it can stand in a log or an error report.
+    """
+
+    id: str = setting("default", "name of the gateway, unique without regard to case")
+    host: str = setting("127.0.0.1", "address to listen on")
+    port: int = setting(10125, "port to listen on; 0 takes any free one", least=0, most=65535)
+    uds: str | None = setting(None, "path of a Unix socket to listen on instead")
+    uds_mode: str = setting("660", "permissions of the Unix socket, in octal: who may connect to it")
+    listener: object = setting(None, "`package.module:Name`, `package.module`, `path/file.py:Name` or `path/file.py`")
+    on_start: str = setting("on_start", "name of the hook for the start; an empty name turns a hook off")
+    on_stop: str = setting("on_stop", "name of the hook for the end")
+    on_handshake: str = setting("on_handshake", "name of the hook for a client that wants to connect")
+    on_client_open: str = setting("on_client_open", "name of the hook for a connection that was opened")
+    on_message: str = setting("on_message", "name of the hook for a message, from a client or from `/send`")
+    on_client_close: str = setting("on_client_close", "name of the hook for a connection that has ended")
+    on_error: str = setting("on_error", "name of the hook for a hook that raised")
+    on_first_open: str = setting("on_first_open", "name of the hook for the first of this process's connections")
+    on_last_close: str = setting("on_last_close", "name of the hook for the last of them")
+    broker: str | None = setting(
+        None, "URL of what carries messages between processes: `ipc://`, `redis://`, `rediss://`, `unix://`, `nats://`"
+    )
+    broker_timeout: float = setting(1.0, "seconds to wait for the answers of the other processes", least=0.01)
+    workers: int = setting(1, "with `wsgateway serve`: processes that share the port", least=1, most=256)
+    startup: Startup = setting("automatic", "with `wsgateway serve`: automatic, manual, or disabled")
+    hook_timeout: float = setting(10.0, "seconds a hook may take; past it, it is cancelled and logged", least=0.001)
+    echo_sender: bool = setting(True, "whether a client's own message is sent back to it too")
+    allowed_origins: tuple[str, ...] = setting((), "origins of other sites whose pages may connect; `*` allows all")
+    allowed_hosts: tuple[str, ...] = setting((), "host names that requests may ask for; empty allows all")
+    api_key: tuple[str, ...] = setting((), "keys that open `/send`, `/metrics` and `/info`", secret=True)
+    local_access: bool = setting(False, LOCAL_ACCESS)
+    ping_interval: float = setting(25.0, "seconds between pings", least=0.05)
+    pong_timeout: float = setting(8.0, "seconds to wait for a pong; past it, the connection is aborted", least=0.05)
+    max_message_size: int = setting(65536, "bytes of a client's message; past it, close 1009", least=1)
+    max_send_size: int = setting(1048576, "bytes of the body of `/send`; past it, 413", least=1)
+    outbox_bytes: int = setting(1048576, "bytes that may wait for one slow client", least=1)
+    outbox_messages: int = setting(1000, "messages that may wait for one slow client", least=1)
+    send_timeout: float = setting(5.0, "seconds without progress after which a client is too slow", least=0.05)
+    slow_policy: SlowPolicy = setting("disconnect", "for a full outbox: disconnect, drop_oldest, drop_newest")
+    max_connections: int = setting(0, "clients at once; past it, 503; 0: the open-file limit less 64", least=0)
+    max_connections_per_address: int = setting(0, "clients of one address at once; past it, 429; 0: any", least=0)
+    connect_rate: float = setting(0.0, "connects a second of one address; past it, 429; 0: any", least=0)
+    connect_burst: int = setting(0, "connects at once where there is a connect_rate; 0: those of a second", least=0)
+    message_rate: float = setting(
+        0.0, "messages, fragments, and control frames a second of one client; past it, close 3013; 0: any", least=0
+    )
+    message_burst: int = setting(0, "messages at once where there is a message_rate; 0: those of a second", least=0)
+    send_rate: float = setting(0.0, "calls of `/send` a second with one key; past it, 429; 0: any", least=0)
+    send_burst: int = setting(0, "calls at once where there is a send_rate; 0: those of a second", least=0)
+    handshake_timeout: float = setting(10.0, "seconds until a request has arrived, and is accepted", least=0.05)
+    drain: float = setting(30.0, "seconds that stopping may take at most", least=0)
+    compression: bool = setting(False, "whether messages are compressed for clients that can inflate them (RFC 7692)")
+    test_page: bool = setting(True, "whether `GET /` answers with the test page")
+    verbose: bool = setting(False, "whether every open, close and message is logged")
+    log_file: str | None = setting(None, "the log; `WebSocket.log` for `wsgateway serve`, empty: none")
+    ssl_keyfile: str | None = setting(None, "private key for TLS")
+    ssl_certfile: str | None = setting(None, "certificate for TLS")
+
+    def __post_init__(self) -> None:
+        mistakes = _convert_fields(self)
+        if not mistakes and bool(self.ssl_keyfile) != bool(self.ssl_certfile):
+            mistakes.append("ssl_keyfile, ssl_certfile: TLS needs both, only one is set")
+        if mistakes:
+            raise ConfigError(mistakes)
+
+    def shown(self) -> dict[str, object]:
+        """Every setting as JSON can carry it, secrets as `"***"`."""
+        return _shown_fields(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class AdminSettings(_Declared):
+    """The interface that steers the gateways of a server: `[admin]` in the file. Raises `ConfigError`."""
+
+    enabled: bool = setting(True, "whether there is an admin interface")
+    host: str = setting("127.0.0.1", "address of the admin interface")
+    port: int = setting(10120, "port of the admin interface; 0 takes any free one", least=0, most=65535)
+    token: tuple[str, ...] = setting((), "tokens that may see and change everything", secret=True)
+    read_token: tuple[str, ...] = setting((), "tokens that may only see", secret=True)
+    password_hash: str = setting("", "the panel's password as `wsgateway password --hash` prints it", secret=True)
+    read_password_hash: str = setting("", "the same of a password that may only look", secret=True)
+    password_file: str = setting("wsgateway.password", "where `wsgateway password` keeps them, beside the settings")
+    listeners: tuple[str, ...] = setting((), "patterns of the listeners that may be named, beside those in the file")
+    allowed_hosts: tuple[str, ...] = setting((), "host names that the interface may be asked for; empty allows all")
+    allowed_origins: tuple[str, ...] = setting((), "origins of other sites whose pages may ask")
+    local_access: bool | None = setting(
+        None,
+        "whether callers on this host need no token while neither token nor password is set; if not written, as above",
+    )
+
+    def __post_init__(self) -> None:
+        mistakes = _convert_fields(self, " ([admin])")
+        if mistakes:
+            raise ConfigError(mistakes)
+
+
+def serves_outside(settings: Settings | AdminSettings) -> str | None:
+    """Return which setting says that others than this machine are served, in a sentence; None if none does."""
+    if settings.allowed_origins:
+        return "allowed_origins is set"
+    if settings.allowed_hosts:
+        return "allowed_hosts is set"
+    return None if is_loopback(settings.host) else f"host is {settings.host}"
+
+
+class Options(TypedDict, total=False):
+    """The keyword arguments of `Gateway` beside `listener`, which are the fields of `Settings`.
+
+    Said a second time, because a type checker sees keyword arguments only so; a test holds the two together.
+    """
+
+    id: str
+    host: str
+    port: int
+    uds: str | None
+    uds_mode: str
+    on_start: str
+    on_stop: str
+    on_handshake: str
+    on_client_open: str
+    on_message: str
+    on_client_close: str
+    on_error: str
+    on_first_open: str
+    on_last_close: str
+    broker: str | None
+    broker_timeout: float
+    workers: int
+    startup: Startup | str
+    hook_timeout: float
+    echo_sender: bool
+    allowed_origins: str | Iterable[str]
+    allowed_hosts: str | Iterable[str]
+    api_key: str | Iterable[str]
+    local_access: bool
+    ping_interval: float
+    pong_timeout: float
+    max_message_size: int
+    max_send_size: int
+    outbox_bytes: int
+    outbox_messages: int
+    send_timeout: float
+    slow_policy: SlowPolicy | str
+    max_connections: int
+    max_connections_per_address: int
+    connect_rate: float
+    connect_burst: int
+    message_rate: float
+    message_burst: int
+    send_rate: float
+    send_burst: int
+    handshake_timeout: float
+    drain: float
+    compression: bool
+    test_page: bool
+    verbose: bool
+    log_file: str | None
+    ssl_keyfile: str | None
+    ssl_certfile: str | None
+
+
+SPECS: Mapping[str, Field[Any]] = {spec.name: spec for spec in fields(Settings)}
+
+ADMIN_SPECS: Mapping[str, Field[Any]] = {f"admin_{spec.name}": spec for spec in fields(AdminSettings)}
+
+ENV = "WSGATEWAY_"
+CONFIG_FILE = "wsgateway.toml"
+
+
+def is_switch(spec: Field[Any]) -> bool:
+    """Return whether the setting is on or off, so that its flag takes no value."""
+    return _kinds()[spec.name] is bool
+
+
+def flag(name: str) -> str:
+    """The command line's spelling of the setting `name`."""
+    return "--" + name.replace("_", "-")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`, did you mean X?` for the name that comes closest to `name`, or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f", did you mean {close[0]}?" if close else ""
+
+
+def no_such_setting(name: str, *, is_admin: bool = False) -> str:
+    """Return what is wrong with `name`, which is not a setting of a gateway (or of `[admin]`), and what is right."""
+    gateway, admin = set(SPECS), {spec.name for spec in ADMIN_SPECS.values()}
+    known, others = (admin, gateway) if is_admin else (gateway, admin)
+    plain = name.lower().replace("-", "_")
+    short = plain.removeprefix("admin_")
+    hint = nearest(short if is_admin else plain, known)
+    if short not in others or plain in known or (is_admin and short in known):
+        return f"there is no such setting{hint}"
+    owner, place = ("a gateway", "at the top or below [gateways.ID]") if is_admin else ("[admin]", "below [admin]")
+    return f"{short} is a setting of {owner}, write it {place}{hint}"
+
+
+MAX_QUOTED = 100
+"""Characters of a value that an error quotes."""
+
+
+def is_secret(spec: Field[Any]) -> bool:
+    """Return whether values of the setting are, or may hold, what nobody else may read."""
+    return spec.metadata["secret"] or spec.name == "broker"
+
+
+def _quoted(spec: Field[Any], value: object) -> str:
+    """Return `value` for an error, of a secret only the word `it`."""
+    if is_secret(spec):
+        return "it"
+    try:
+        text = repr(value)
+    except Exception:  # a number of more than 4,300 digits, or an object of somebody else's
+        return f"this {type(value).__name__}"
+    return text if len(text) <= MAX_QUOTED else text[:MAX_QUOTED] + "…"
+
+
+def convert(spec: Field[Any], value: object, *, text: bool = False) -> Any:
+    """Return `value` as the setting `spec` has it; with `text` it comes from a variable or a flag.
+
+    Raise `ValueError`, which never quotes a secret. A listener has to be text here; only code can give another.
+    """
+    kind = _kinds()[spec.name]
+    if text and isinstance(value, str):
+        value = _from_text(kind, value)
+    if kind == tuple[str, ...]:
+        return _strings(spec, value)
+    if kind == str | None or spec.name == "listener":
+        return None if value is None else _text(spec, value) or None
+    if kind in (SlowPolicy, Startup):
+        if not isinstance(value, str) or value not in list(kind):
+            raise ValueError(f"{_quoted(spec, value)} is none of {', '.join(kind)}")
+        return kind(value)
+    if kind is str:
+        return _string(spec, value)
+    if kind is bool:
+        return None if value is None and spec.default is None else _boolean(spec, value)
+    return _number(spec, kind, value)
+
+
+def convert_written(spec: Field[Any], value: object, *, text: bool = False) -> Any:
+    """`convert` for a value that somebody has written down: a secret that is empty text is a mistake, not none."""
+    if spec.metadata["secret"] and isinstance(value, str) and not parts_of(value):
+        raise ValueError("it is empty, leave it out if there is none")
+    return convert(spec, value, text=text)
+
+
+def _convert_fields(settings: "Settings | AdminSettings", where: str = "") -> list[str]:
+    """Convert every field of `settings` in place; what is wrong with them, each with `where` it is from."""
+    mistakes: list[str] = []
+    for spec in fields(settings):
+        value = getattr(settings, spec.name)
+        if spec.name == "listener" and not isinstance(value, str):
+            continue  # an object of the owner's, which nobody has to ask whether it is true
+        try:
+            object.__setattr__(settings, spec.name, convert(spec, value))
+        except ValueError as exc:
+            mistakes.append(f"{spec.name}{where}: {exc}")
+    return mistakes
+
+
+@cache
+def _kinds() -> dict[str, Any]:
+    return {**get_type_hints(AdminSettings), **get_type_hints(Settings)}  # the names they share have one type
+
+
+_TRUE = frozenset({"true", "1", "yes", "on"})
+_FALSE = frozenset({"false", "0", "no", "off"})
+
+
+def _from_text(kind: Any, text: str) -> object:
+    if kind is bool:
+        lowered = text.strip().lower()
+        return True if lowered in _TRUE else False if lowered in _FALSE else text
+    if kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            return text
+    return text
+
+
+def _boolean(spec: Field[Any], value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    meant = _from_text(bool, value) if isinstance(value, str) else value
+    if isinstance(meant, bool):
+        raise ValueError(f"{_quoted(spec, value)} is text, write {str(meant).lower()} without quotes")
+    raise ValueError(f"{_quoted(spec, value)} is neither true nor false")
+
+
+def _number(spec: Field[Any], kind: type[int] | type[float], value: object) -> int | float:
+    least, most = spec.metadata["least"], spec.metadata["most"]
+    allowed = f"{least:g} or more" if most is None else f"from {least:g} to {most:g}"
+    if isinstance(value, str) and not isinstance(_from_text(kind, value), str):
+        raise ValueError(f"{_quoted(spec, value)} is text, write the number without quotes")
+    if isinstance(value, bool) or not isinstance(value, (int, kind)) or value != value:  # NaN
+        whole = "a whole number" if kind is int else "a number"
+        raise ValueError(f"{_quoted(spec, value)} is not {whole}, {allowed}")
+    if value < least or (most is not None and value > most):
+        raise ValueError(f"{_quoted(spec, value)} is not {allowed}")
+    if value > (MAX_WHOLE if kind is int else sys.float_info.max):
+        raise ValueError(f"{_quoted(spec, value)} is too large, write a smaller one")
+    return kind(value)
+
+
+MAX_WHOLE = 2**63 - 1
+"""The largest whole number in TOML, and of zlib, which is given `max_message_size`."""
+
+_MODE = re.compile(r"0?[0-7]{3}")
+_ID = re.compile(r"\w[\w.-]{0,63}")
+
+_PATHS = frozenset({"uds", "log_file", "ssl_keyfile", "ssl_certfile", "password_file", "listener"})
+
+
+def _text(spec: Field[Any], value: object) -> str:
+    if isinstance(value, os.PathLike) and spec.name in _PATHS:
+        value = os.fspath(value)
+    if not isinstance(value, str):
+        advice = ", write it in quotes" if isinstance(value, (int, float)) else ""
+        raise ValueError(f"{_quoted(spec, value)} is not text{advice}")
+    if "\0" in value:
+        raise ValueError(f"{_quoted(spec, value)} has a NUL character in it")
+    try:
+        if spec.name in _PATHS:
+            os.fsencode(value)  # the name of a file need not be UTF-8
+        else:
+            value.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{_quoted(spec, value)} has half of a surrogate pair in it") from None
+    return value
+
+
+def _string(spec: Field[Any], value: object) -> str:
+    value = _text(spec, value).strip()
+    if spec.name == "id" and not _ID.fullmatch(value):
+        raise ValueError(
+            f"{_quoted(spec, value)} is no id: 1 to 64 letters, digits, `_`, `-` and `.`, the first no `-` or `.`"
+        )
+    if spec.name == "host" and not value:
+        raise ValueError("it is empty, write 127.0.0.1 for this machine only, or 0.0.0.0 for every address")
+    if spec.name == "uds_mode" and not _MODE.fullmatch(value):
+        raise ValueError(f"{_quoted(spec, value)} is not a mode: three octal digits, such as 660 for owner and group")
+    if spec.name.startswith("on_") and value and not value.isidentifier():
+        raise ValueError(f"{_quoted(spec, value)} is no name of a method")
+    return value
+
+
+def _strings(spec: Field[Any], value: object) -> tuple[str, ...]:
+    if isinstance(value, str):
+        parts: list[Any] = parts_of(value)
+    elif isinstance(value, Iterable) and not isinstance(value, (Mapping, bytes, bytearray)):
+        parts = list(value)
+    else:
+        raise ValueError(f"{_quoted(spec, value)} is not a list of texts")
+    if not all(isinstance(part, str) and part for part in parts):
+        raise ValueError("it has to be a list of texts, none of them empty")
+    parts = [_text(spec, part) for part in parts]
+    if is_secret(spec) and any(part != part.strip() or not part.isprintable() for part in parts):
+        raise ValueError("a key with spaces around it or control characters in it cannot be sent in a header")
+    if spec.name in ("allowed_origins", "allowed_hosts"):
+        return tuple(_address(spec, part.strip()) for part in parts)
+    return tuple(parts)
+
+
+def _address(spec: Field[Any], text: str) -> str:
+    """Return an origin or a host name as it is compared, which may be longer than `text` is."""
+    found = text
+    if len(text) <= MAX_ADDRESS:
+        found = normalized_origin(text) if spec.name == "allowed_origins" else ascii_host(text)
+    if len(found) > MAX_ADDRESS:
+        raise ValueError(f"{_quoted(spec, text)} is too long, an address has at most {MAX_ADDRESS} characters")
+    return found
+
+
+MAX_ADDRESS = 300
+"""Characters of an origin or a host name; a name has 253 (RFC 1035 2.3.4)."""
+
+
+def parts_of(text: str) -> list[str]:
+    """Return the items of a list that stands in a variable or a flag, separated by commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _shown_fields(settings: Any) -> dict[str, object]:
+    """Return every field of `settings` without secrets, also while they are not converted yet."""
+    return {spec.name: _shown(spec, getattr(settings, spec.name, None)) for spec in fields(settings)}
+
+
+def _shown(spec: Field[Any], value: object) -> object:
+    if spec.metadata["secret"]:
+        return "***" if value else None
+    if spec.name == "listener" and not isinstance(value, (str, type(None))):
+        kind = value if isinstance(value, type) else type(value)
+        return f"{kind.__module__}.{kind.__qualname__}"
+    if is_secret(spec) and value is not None:
+        return mask_url(value) if isinstance(value, str) else "***"
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,1 @@
+"""One gateway, assembled. Does not know uvicorn or settings files."""

@@ -1,0 +1,215 @@
+"""Every WebSocket of a gateway from its handshake to its end: limits, refusals, and the drain."""
+
+import asyncio
+import time
+from collections import Counter, deque
+from random import randrange
+from typing import cast
+
+from starlette.types import Receive, Scope, Send
+
+from wsgateway.auth.rules import Refusal, Rules
+from wsgateway.closing import SHUTDOWN
+from wsgateway.config.settings import Settings
+from wsgateway.exceptions import Refused
+from wsgateway.gateway.http.paths import sender_of
+from wsgateway.limits import CLOSES_PER_SECOND, CROWDED, SPARE_DESCRIPTORS, Rates
+from wsgateway.transports.asgi import AsgiTransport
+from wsgateway.transports.native import EXTENSION, Handshake, Parts, WireTransport
+
+try:
+    import resource
+except ImportError:  # pragma: no cover  Windows has no such limit
+    resource = None  # type: ignore[assignment]  # a module or nothing
+
+TICK = 0.1
+"""Seconds between the slices of a drain."""
+
+
+def most_files() -> int:
+    """Files and sockets that this process may have open."""
+    if resource is None:  # pragma: no cover  Windows
+        return UNLIMITED
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return UNLIMITED if soft == resource.RLIM_INFINITY else soft
+
+
+def most_clients(settings: Settings) -> int:
+    """`max_connections`, or as many files as this process may have open, less some, where that is fewer."""
+    return min(settings.max_connections or UNLIMITED, max(1, most_files() - SPARE_DESCRIPTORS))
+
+
+UNLIMITED = 10**9
+
+
+class WebSockets:
+    """The WebSocket connections of one running gateway."""
+
+    def __init__(self, parts: Parts, rules: Rules) -> None:
+        self._parts = parts
+        self._rules = rules
+        self._serving: set[AsgiTransport | WireTransport] = set()
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._is_draining = False
+        self._by_address: Counter[str] = Counter()
+        self._most = most_clients(parts.settings)
+        if parts.settings.max_connections > self._most:
+            text = "max_connections is %d, and %d open files are enough for %d clients: raise the limit (ulimit -n)"
+            parts.log.warning(text, parts.settings.max_connections, most_files(), self._most)
+        self._is_crowded = False
+        self._connects = Rates(parts.settings.connect_rate, parts.settings.connect_burst)
+
+    async def serve(self, scope: Scope, receive: Receive, send: Send, *, path: str) -> None:
+        """Take one client through its handshake; on plain ASGI, to its end."""
+        transport: AsgiTransport | WireTransport
+        handshake = cast("Handshake | None", scope.get("extensions", {}).get(EXTENSION))  # wsgateway.server's only
+        if handshake is None:
+            transport = AsgiTransport(self._parts, scope, path=path)
+        else:
+            transport = WireTransport(
+                self._parts, scope, handshake, path=path, ended=self._gone, shutdown=self._server_ends
+            )
+        await receive()
+        refusal = self._full(transport.conn.address)
+        self._serving.add(transport)
+        self._by_address[transport.conn.address] += 1
+        self._empty.clear()
+        handed_over = False
+        try:
+            subprotocol = await self._admitted(transport, scope, refusal)
+            if isinstance(transport, WireTransport):
+                handed_over = True
+                await transport.run(subprotocol, send)
+            else:
+                await transport.run(subprotocol, receive, send)
+        except Refused as exc:
+            await self._turn_away(scope, send, exc, transport)
+        finally:
+            if not handed_over:
+                self._gone(transport)
+
+    def _full(self, address: str) -> Refusal | None:
+        """Why no more clients can be taken, if so."""
+        if self._is_draining:  # it has come while the gateway still ran
+            return _STOPPING
+        count, settings = len(self._serving), self._parts.settings
+        if count >= self._most * CROWDED and not self._is_crowded:
+            self._is_crowded = True
+            self._parts.log.warning("%d of at most %d clients are connected (max_connections)", count, self._most)
+        elif count < self._most * CROWDED * 0.9:
+            self._is_crowded = False
+        if count >= self._most:
+            return Refusal(503, "capacity", f"{self._most} clients are connected, come back later (max_connections)")
+        if address and 0 < settings.max_connections_per_address <= self._by_address[address]:
+            return Refusal(429, "per_address", "too many clients from this address (max_connections_per_address)")
+        if not self._connects.allows(address, time.monotonic()):
+            return Refusal(429, "connect_rate", "too many connects from this address, come back later (connect_rate)")
+        return None
+
+    async def _admitted(
+        self, transport: "AsgiTransport | WireTransport", scope: Scope, refusal: Refusal | None
+    ) -> str | None:
+        refusal = refusal or self._rules.check_host(scope) or self._rules.check_origin(scope)
+        if refusal is not None:
+            raise self._refused(scope, refusal)
+        try:
+            subprotocol = await self._parts.events.handshake(transport.conn, transport.lane)
+        except Refused as exc:
+            self._parts.metrics.refusals["handshake"] += 1
+            extra = {"conn": transport.conn.id, "kind": f"on_handshake {exc.status}"}
+            self._parts.log.warning("on_handshake refused %s: %s", sender_of(scope), exc, extra=extra)
+            raise
+        if transport.conn.closing is not None:
+            raise self._refused(scope, _STOPPING)
+        return subprotocol
+
+    def _refused(self, scope: Scope, refusal: Refusal) -> Refused:
+        """Log and count `refusal`, and return what ends the handshake."""
+        self._parts.metrics.refusals[refusal.kind] += 1
+        extra = {"kind": f"handshake {refusal.kind}"}
+        self._parts.log.warning("refused a handshake from %s: %s", sender_of(scope), refusal, extra=extra)
+        return Refused(refusal.status, str(refusal))
+
+    async def _turn_away(
+        self, scope: Scope, send: Send, refused: Refused, transport: "AsgiTransport | WireTransport"
+    ) -> None:
+        try:
+            if refused.close is not None:
+                # a browser that offered subprotocols reports 1006 unless one of them is chosen
+                chosen = next(iter(transport.conn.subprotocols), None)
+                if isinstance(transport, WireTransport):
+                    await transport.turn_away(chosen, refused.close, refused.reason, send)
+                    return
+                await send({"type": "websocket.accept", "subprotocol": chosen})
+                await send({"type": "websocket.close", "code": refused.close, "reason": refused.reason})
+                return
+            if isinstance(transport, WireTransport):
+                transport.release()
+            await deny(scope, send, refused.status, refused.reason)
+        except OSError:  # it has gone
+            pass
+
+    def _gone(self, transport: "AsgiTransport | WireTransport") -> None:
+        if transport not in self._serving:
+            return
+        self._serving.discard(transport)
+        address = transport.conn.address
+        self._by_address[address] -= 1
+        if not self._by_address[address]:
+            del self._by_address[address]
+        if not self._serving:
+            self._empty.set()
+
+    def drain(self) -> None:
+        """Begin to close every connection with 1012, `CLOSES_PER_SECOND` of them, or all in half of `drain`."""
+        if self._is_draining:
+            return
+        self._is_draining = True
+        self._parts.events.draining()
+        rate = CLOSES_PER_SECOND
+        if self._parts.settings.drain:
+            rate = max(rate, int(2 * len(self._serving) / self._parts.settings.drain))
+        waiting = deque(self._serving)
+        spread_ms = max(1000, 1000 * len(waiting) // rate)  # they come back as spread as they went
+        loop = asyncio.get_running_loop()
+
+        def close_some() -> None:
+            for _ in range(min(len(waiting), max(1, int(rate * TICK)))):
+                retry_after_ms = randrange(spread_ms)  # noqa: S311  nobody gains by guessing it
+                waiting.popleft().conn.close_nowait(1012, SHUTDOWN % retry_after_ms)
+            if waiting:
+                loop.call_later(TICK, close_some)
+
+        close_some()
+
+    def _server_ends(self) -> None:
+        """The server closes its sockets before it tells anybody else (uvicorn does)."""
+        if not self._is_draining:
+            self._parts.log.info("the server is shutting down, %d connections are closed", len(self._serving))
+            self.drain()
+
+    async def ended(self) -> None:
+        """Wait until no connection is left."""
+        await self._empty.wait()
+
+    def abort_all(self) -> None:
+        """End every connection now."""
+        for transport in tuple(self._serving):
+            transport.abort()
+
+
+_STOPPING = Refusal(503, "stopping", "the gateway is shutting down, come back later", "not-running")
+
+
+async def deny(scope: Scope, send: Send, status: int, detail: str) -> None:
+    """Answer a handshake with `status` (ASGI's `websocket.http.response`), or with an empty 403 where it can't."""
+    if "websocket.http.response" not in scope.get("extensions", {}):
+        await send({"type": "websocket.close", "code": 1008, "reason": ""})
+        return
+    body = detail.encode(errors="replace")
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
+    if status in (429, 503):
+        headers.append((b"retry-after", b"5"))
+    await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": body})

@@ -1,0 +1,389 @@
+"""The HTTP face of one gateway: `POST /send`, the test page, health, metrics and info. Errors are problem+json."""
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from html import escape
+from http import HTTPStatus
+from importlib.resources import files
+from typing import Any, Protocol
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from wsgateway.auth.rules import DOCS, Refusal, Rules
+from wsgateway.cluster.cluster import Cluster
+from wsgateway.exceptions import GatewayNotFound, GatewayNotRunning, GatewayStopping, HookError, MessageError
+from wsgateway.gateway.http.paths import sender_of, way_up
+from wsgateway.gateway.inspector import Directory, ListedGateway
+from wsgateway.limits import BODY_TIMEOUT, Rates
+from wsgateway.logs import GatewayLog
+from wsgateway.messages import Sent, decode_json
+from wsgateway.metrics import prometheus_text
+
+IGNORED_KEYS = frozenset({"conn", "action", "webSocketServerAction"})
+"""Keys of `/send` that are dropped: the listener's own, and those that steered the ancestor's server."""
+
+INFO_FIELDS = ("id", "address", "path", "transport", "age", "queue")
+"""What `/info` tells of a connection."""
+
+MAX_PAGE = 1000
+"""Connections in one page of `/info`."""
+
+
+class RoutedGateway(ListedGateway, Protocol):
+    """What the routes need of a gateway."""
+
+    log: GatewayLog
+    rules: Rules
+    directory: Directory
+    sends: Rates
+
+    @property
+    def failure(self) -> str: ...
+
+    def find(self, gateway_id: str) -> "RoutedGateway": ...
+
+
+class ProblemError(Exception):
+    """Ends a request with a refusal."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal)
+        self.refusal = refusal
+
+
+def problem(refusal: Refusal) -> Response:
+    """`refusal` as `application/problem+json` (RFC 9457); `help` names the part of the documentation."""
+    body: dict[str, object] = {
+        "title": HTTPStatus(refusal.status).phrase,
+        "status": refusal.status,
+        "detail": refusal.detail,
+    }
+    if refusal.help:
+        body["help"] = f"{DOCS}#{refusal.help}"
+    return JSONResponse(body, refusal.status, headers=dict(refusal.headers), media_type="application/problem+json")
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One route as an ASGI application: host, key, method, then the handler. Errors become problems.
+
+    `guarded`: it needs a key. `any_host`: `allowed_hosts` does not count, because probes ask by address.
+    """
+
+    gateway: RoutedGateway
+    handler: Callable[[Request], Awaitable[Response]]
+    methods: tuple[str, ...] = ()
+    guarded: bool = False
+    any_host: bool = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        try:
+            self._check(request)
+            response = await self.handler(request)
+        except ProblemError as exc:
+            response = self._refused(request, exc.refusal)
+        except ClientDisconnect:
+            return
+        await response(scope, receive, send)
+
+    def _check(self, request: Request) -> None:
+        rules = self.gateway.rules
+        refusal = None if self.any_host else rules.check_host(request.scope)
+        if refusal is None and self.guarded:
+            refusal = rules.check_caller(request.scope)
+        if refusal is None and self.methods and request.method not in self.methods:
+            allow = ", ".join(self.methods)
+            detail = f"{request.method[:20]} is not allowed here, only {allow}"
+            refusal = Refusal(405, "method", detail, "wrong-method", (("allow", allow),))
+        if refusal is not None:
+            raise ProblemError(refusal)
+
+    def _refused(self, request: Request, refusal: Refusal) -> Response:
+        self.gateway.metrics.refusals[refusal.kind] += 1
+        self.gateway.log.warning(
+            "refused %s %s from %s: %s",
+            request.method[:20],
+            request.url.path[:200],
+            sender_of(request.scope),
+            refusal,
+            extra={"kind": f"{self.handler.__name__} {refusal.kind}"},
+        )
+        return problem(refusal)
+
+
+def router(gateway: RoutedGateway) -> ASGIApp:
+    """The routes of `gateway`, relative to where it is mounted."""
+    routes = Routes(gateway)
+    read = ("GET", "HEAD")
+    table = {
+        "/send": Endpoint(gateway, routes.send, ("POST",), guarded=True),
+        "/health": Endpoint(gateway, routes.health, read, any_host=True),
+        "/ready": Endpoint(gateway, routes.ready, read, any_host=True),
+        "/metrics": Endpoint(gateway, routes.metrics, read, guarded=True),
+        "/info": Endpoint(gateway, routes.info, read, guarded=True),
+    }
+    if gateway.settings.test_page:
+        table["/"] = Endpoint(gateway, routes.page, read)
+        table["/pages/connection"] = Endpoint(gateway, routes.page_connection, read)
+        table["/pages/{name}"] = Endpoint(gateway, routes.page_file, read)
+    table["/ws"] = table["/ws/{path:path}"] = Endpoint(gateway, routes.upgrade)
+    unknown = Endpoint(gateway, routes.unknown)
+    return Router([Route(path, app) for path, app in table.items()], redirect_slashes=False, default=unknown)
+
+
+class Routes:
+    """The handlers of one gateway's routes."""
+
+    def __init__(self, gateway: RoutedGateway) -> None:
+        self._gateway = gateway
+
+    async def send(self, request: Request) -> Response:
+        """Push a message (DESIGN 3.3)."""
+        _check_rate(self._gateway, request)
+        body = await read_json(request, self._gateway.settings.max_send_size)
+        fields = decode_fields(body)
+        gateway = self._addressed(request, _field(fields, "id", str), len(body))
+        connections = _field(fields, "connections", list)
+        if connections is not None and not all(isinstance(item, str) for item in connections):
+            raise ProblemError(Refusal(422, "body", "connections: it has to be a list of connection ids", "bad-body"))
+        message = fields.pop("message", None)
+        data = {name: value for name, value in fields.items() if name not in IGNORED_KEYS}
+        try:
+            sent = await gateway.send(message, connections=connections, data=data)
+        except GatewayStopping as exc:
+            raise ProblemError(Refusal(503, "stopping", str(exc), "not-running", (("retry-after", "5"),))) from exc
+        except GatewayNotRunning as exc:
+            raise ProblemError(Refusal(409, "not_running", str(exc), "not-running")) from exc
+        except MessageError as exc:
+            raise ProblemError(Refusal(422, "body", f"message: {exc}", "bad-body")) from exc
+        except HookError as exc:
+            raise ProblemError(Refusal(500, "hook", str(exc), "hook-failed")) from exc
+        return JSONResponse(shown_sent(gateway.id, sent, gateway.cluster))
+
+    def _addressed(self, request: Request, gateway_id: str | None, size: int) -> RoutedGateway:
+        """Return the gateway with that id, if by its own rules the caller may send it a body of `size` bytes."""
+        if gateway_id is None:
+            return self._gateway
+        try:
+            gateway = self._gateway.find(gateway_id)
+        except GatewayNotFound as exc:
+            raise ProblemError(Refusal(404, "unknown_gateway", str(exc), "unknown-gateway")) from exc
+        if gateway is self._gateway:
+            return gateway
+        refusal = gateway.rules.check_host(request.scope) or gateway.rules.check_caller(request.scope)
+        if refusal is not None:
+            raise ProblemError(refusal)
+        _check_rate(gateway, request)
+        if size > gateway.settings.max_send_size:
+            raise _too_large(gateway.settings.max_send_size)
+        return gateway
+
+    async def health(self, _: Request) -> Response:
+        """The process answers."""
+        return JSONResponse({"status": "ok"})
+
+    async def ready(self, _: Request) -> Response:
+        """Whether clients are taken: 503 with the reason in every other state, and without broker."""
+        gateway, cluster = self._gateway, self._gateway.cluster
+        if gateway.state == "running" and cluster is not None and not cluster.is_up:
+            detail = f"gateway [{gateway.id}] runs alone, its broker is away: the log has the reason"
+            return problem(Refusal(503, "not_ready", detail, "broker"))
+        if gateway.state == "running":
+            return JSONResponse({"id": gateway.id, "state": gateway.state})
+        reason = f": {gateway.failure}" if gateway.failure else ""
+        return problem(Refusal(503, "not_ready", f"gateway [{gateway.id}] is {gateway.state}{reason}", "not-running"))
+
+    async def metrics(self, _: Request) -> Response:
+        """The counters, for Prometheus."""
+        text = prometheus_text(await self._gateway.directory.samples())
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def info(self, request: Request) -> Response:
+        """Version, state, settings without secrets, and a page (`offset`, `limit`) of the connections."""
+        gateway = self._gateway
+        offset = query_int(request, "offset", 0, 0, 2**31)
+        limit = query_int(request, "limit", 100, 1, MAX_PAGE)
+        total, page = await gateway.directory.page("", offset, limit)
+        info = {
+            "id": gateway.id,
+            "version": gateway.version,
+            "state": gateway.state,
+            "settings": gateway.settings.shown(),
+            "caller": {
+                "address": sender_of(request.scope),
+                "local": gateway.rules.why_not_local(request.scope) is None,
+            },
+            "total": total,
+            "offset": offset,
+            "limit": limit,
+            "connections": [{name: row[name] for name in INFO_FIELDS} for row in page],
+        }
+        if gateway.cluster is not None:
+            info |= {"node": gateway.cluster.node, "nodes": await gateway.directory.nodes()}
+        return JSONResponse(info)
+
+    async def upgrade(self, request: Request) -> Response:
+        """A plain request where a WebSocket belongs. The test page asks so why a handshake was refused."""
+        refusal = self._gateway.rules.check_origin(request.scope)
+        if refusal is None and "sec-websocket-key" in request.headers:
+            detail = (
+                "a handshake has Connection: Upgrade and Upgrade: websocket (RFC 6455 4.2.1); does a proxy drop them?"
+            )
+            refusal = Refusal(400, "upgrade", detail, "not-a-websocket", (("connection", "close"),))
+        elif refusal is None:
+            detail = "connect here with a WebSocket; its Origin and Host would be let in"
+            refusal = Refusal(426, "upgrade", detail, "not-a-websocket", (("upgrade", "websocket"),))
+        raise ProblemError(refusal)
+
+    async def unknown(self, request: Request) -> Response:
+        detail = f"there is nothing at {request.url.path[:200]}; clients connect to /ws, messages are posted to /send"
+        raise ProblemError(Refusal(404, "unknown_path", detail, "wrong-path"))
+
+    # The test page
+
+    async def page(self, request: Request) -> Response:
+        """The test page. It never holds a key: it asks for one."""
+        gateway = self._gateway
+        needs_key = bool(gateway.settings.api_key)
+        refusal = None if needs_key else gateway.rules.check_caller(request.scope)
+        facts = {
+            "id": gateway.id,
+            "version": gateway.version,
+            "push_allowed": not needs_key and refusal is None,
+            "push_refusal": None if refusal is None else refusal.detail,
+            "connections": len(gateway.connections),
+            "docs": DOCS,
+        }
+        base = escape(way_up(request.scope) + "/", quote=True)
+        text = (_PAGES / "test.html").read_text(encoding="utf-8")
+        text = text.replace("{{base}}", base).replace("{{page}}", json.dumps(facts).replace("<", "\\u003c"))
+        return Response(text, media_type="text/html; charset=utf-8", headers=_PAGE_HEADERS)
+
+    async def page_file(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in _PAGE_TYPES:
+            return await self.unknown(request)
+        text = (_PAGES / name).read_text(encoding="utf-8")
+        return Response(text, media_type=_PAGE_TYPES[name], headers=_PAGE_HEADERS)
+
+    async def page_connection(self, request: Request) -> Response:
+        """The id of the connection that the test page has made, which it knows by its random path."""
+        path = request.query_params.get("path", "")
+        found = next((conn.id for conn in self._gateway.connections if conn.path == path), None)
+        if found is None or not path.startswith("/ws/test-page/"):
+            return problem(Refusal(404, "unknown_path", "no test page is connected at that path", "wrong-path"))
+        return JSONResponse({"id": found})
+
+
+_PAGES = files("wsgateway.gateway.http") / "pages"
+_PAGE_TYPES = {"test.js": "text/javascript; charset=utf-8", "test.css": "text/css; charset=utf-8"}
+_PAGE_HEADERS = {
+    "cache-control": "no-store",
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; "
+    "connect-src 'self' ws: wss:; base-uri 'self'; frame-ancestors 'none'; form-action 'none'",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
+
+
+def shown_sent(gateway_id: str, sent: Sent, cluster: Cluster | None) -> dict[str, Any]:
+    """What `/send` answers; with a broker also how many processes have counted, and whether all did."""
+    shown: dict[str, Any] = {"id": gateway_id, **sent._asdict()}
+    if cluster is None:
+        del shown["nodes"], shown["complete"]
+    return shown
+
+
+def _check_rate(gateway: RoutedGateway, request: Request) -> None:
+    key = gateway.rules.key_of(request.scope["headers"])  # None for local callers, where there is no key
+    if not gateway.sends.allows(key, time.monotonic()):
+        detail = "too many calls with this key, try again later (send_rate)"
+        raise ProblemError(Refusal(429, "send_rate", detail, "too-often", (("retry-after", "1"),)))
+
+
+async def read_fields(request: Request, most: int) -> dict[str, Any]:
+    """Return the JSON object in the body, of at most `most` bytes. Raise `ProblemError`."""
+    return decode_fields(await read_json(request, most))
+
+
+async def read_json(request: Request, most: int) -> bytes:
+    """Return the body, of at most `most` bytes, which its type says is JSON. Raise `ProblemError`."""
+    _check_json_type(request)
+    return await read_body(request, most)
+
+
+def decode_fields(body: bytes) -> dict[str, Any]:
+    """Return the JSON object in `body`. Raise `ProblemError`."""
+    try:
+        fields = decode_json(body)
+    except MessageError as exc:
+        raise ProblemError(Refusal(400, "body", str(exc), "bad-body")) from exc
+    if not isinstance(fields, dict):
+        raise ProblemError(Refusal(400, "body", 'the body is no JSON object like {"message": "hi"}', "bad-body"))
+    return fields
+
+
+def _check_json_type(request: Request) -> None:
+    kind, *parameters = request.headers.get("content-type", "").lower().split(";")
+    charset = next((p.partition("=")[2].strip(' "') for p in parameters if p.strip().startswith("charset=")), "utf-8")
+    if kind.strip() != "application/json" or charset not in ("utf-8", "utf8"):
+        detail = "the body has to be sent as content-type: application/json, in UTF-8"
+        raise ProblemError(Refusal(415, "type", detail, "bad-body"))
+
+
+async def read_body(request: Request, most: int) -> bytes:
+    """The body, of at most `most` bytes, within `BODY_TIMEOUT` seconds."""
+    too_large = _too_large(most)
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and (len(announced) > 18 or int(announced) > most):
+        raise too_large
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT):
+            return await _read(request, most, too_large)
+    except TimeoutError:
+        detail = f"the body did not arrive within {BODY_TIMEOUT:g} s"
+        raise ProblemError(Refusal(408, "timeout", detail, "too-slow", (("connection", "close"),))) from None
+
+
+def _too_large(most: int) -> ProblemError:
+    return ProblemError(Refusal(413, "size", f"the body is larger than max_send_size, {most} bytes", "too-large"))
+
+
+async def _read(request: Request, most: int, too_large: ProblemError) -> bytes:
+    body = bytearray()
+    while True:
+        event = await request.receive()
+        if event["type"] == "http.disconnect":
+            raise ClientDisconnect
+        body += event.get("body", b"")
+        if len(body) > most:
+            raise too_large
+        if not event.get("more_body", False):
+            return bytes(body)
+
+
+def _field(fields: dict[str, Any], name: str, kind: type) -> Any:
+    """Take the optional field `name` out of `fields`."""
+    value = fields.pop(name, None)
+    if value is not None and not isinstance(value, kind):
+        detail = f"{name}: it has to be a {'list' if kind is list else 'text'}, not {json.dumps(value)[:60]}"
+        raise ProblemError(Refusal(422, "body", detail, "bad-body"))
+    return value
+
+
+def query_int(request: Request, name: str, default: int, least: int, most: int) -> int:
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdecimal() and len(text) < 12 and least <= int(text) <= most):
+        raise ProblemError(
+            Refusal(422, "query", f"{name}: it has to be a whole number from {least} to {most}", "bad-body")
+        )
+    return int(text)

@@ -1,0 +1,96 @@
+"""websockets' parser, given the frames of one client one at a time, and what it makes of them. Knows no socket."""
+
+import logging
+
+from websockets.extensions import Extension
+from websockets.frames import Close, Frame, Opcode
+from websockets.protocol import SERVER, Protocol
+
+from wsgateway.limits import MAX_FRAGMENTS
+from wsgateway.server.frames import FrameCutter
+
+_quiet = logging.getLogger("wsgateway.parser")
+_quiet.addHandler(logging.NullHandler())
+_quiet.propagate = False  # websockets logs every frame at DEBUG
+
+
+class FrameParser:
+    """Checks, unmasks and inflates frames, joins fragments, and makes the answers to control frames.
+
+    One frame at a time, so that the caller can stop after any of them, with all that follows as it came.
+    """
+
+    __slots__ = ("_cutter", "_fragments", "_has_failed", "_is_binary", "_protocol")
+
+    def __init__(self, *, max_size: int, deflate: Extension | None) -> None:
+        """`max_size` is in bytes of a message, inflated. `deflate` is what was negotiated."""
+        self._protocol = Protocol(SERVER, max_size=max_size, logger=_quiet)
+        if deflate is not None:
+            self._protocol.extensions = [deflate]
+        self._cutter = FrameCutter()
+        self._fragments: list[bytes] = []
+        self._is_binary = False
+        self._has_failed = False
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it waits for nothing: neither the rest of a frame nor of a message."""
+        return self._cutter.is_between_frames and not self._fragments
+
+    @property
+    def close_sent(self) -> Close | None:
+        """The close frame among `answers`, of this side or because the client has broken the protocol."""
+        return self._protocol.close_sent
+
+    @property
+    def close_received(self) -> Close | None:
+        """The close frame of a client that has not broken the protocol with it."""
+        return None if self.is_broken else self._protocol.close_rcvd
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether the client has broken the protocol. What follows is discarded."""
+        return self._has_failed or self._protocol.parser_exc is not None
+
+    def take(self, data: bytes | bytearray, at: int) -> tuple[int, Frame | None]:
+        """Take the frame that begins or goes on at `at`; return the place behind it, and the frame if it is whole."""
+        end = self._cutter.cut(data, at)
+        self._protocol.receive_data(data[at:end])
+        frames = self._protocol.events_received()
+        if not frames:
+            return end, None
+        (frame,) = frames
+        assert isinstance(frame, Frame)
+        return end, frame
+
+    def message(self, frame: Frame) -> tuple[str | bytes, int] | None:
+        """The message that the data frame `frame` completes, and its size in bytes; None if more fragments follow, or
+        it has broken the protocol."""
+        if frame.opcode is not Opcode.CONT:
+            self._is_binary = frame.opcode is Opcode.BINARY
+        payload = bytes(frame.data)
+        if self._fragments or not frame.fin:
+            self._fragments.append(payload)
+            if len(self._fragments) > MAX_FRAGMENTS:
+                self._fail(1008, f"more than {MAX_FRAGMENTS} fragments")
+                return None
+            if not frame.fin:
+                return None
+            payload, self._fragments = b"".join(self._fragments), []
+        try:
+            return (payload if self._is_binary else payload.decode()), len(payload)
+        except UnicodeDecodeError:
+            self._fail(1007, "invalid UTF-8")
+            return None
+
+    def _fail(self, code: int, reason: str) -> None:
+        self._has_failed = True
+        self._protocol.fail(code, reason)
+
+    def close(self, code: int, reason: str) -> None:
+        """Add a close frame to `answers`."""
+        self._protocol.send_close(code, reason)
+
+    def answers(self) -> bytes:
+        """Take the frames that have to be written: pongs and a close frame."""
+        return b"".join(self._protocol.data_to_send())

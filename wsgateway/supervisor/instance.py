@@ -1,0 +1,155 @@
+"""The gateways of a supervisor: an instance, which has a port of its own, and a guest, which somebody else serves."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+
+from wsgateway.config.settings import Settings, Startup
+from wsgateway.exceptions import GatewayConflict, StartError
+from wsgateway.gateway.gateway import Gateway, State
+from wsgateway.server.serving import serving
+from wsgateway.supervisor.workers import Workers, serving_workers
+
+
+class _Supervised:
+    """What every gateway of a supervisor has."""
+
+    gateway: Gateway
+    url = ""
+
+    @property
+    def id(self) -> str:
+        return self.gateway.id
+
+    @property
+    def settings(self) -> Settings:
+        return self.gateway.settings
+
+    @property
+    def state(self) -> State:
+        return self.gateway.state
+
+
+class Instance(_Supervised):
+    """One gateway with a port of its own, which can be started and stopped. Made and owned by a `Supervisor`."""
+
+    is_editable = True
+
+    def __init__(self, settings: Settings, gave_up: "Callable[[Instance], None]") -> None:
+        """`gave_up` is called when its workers die one after the other: it has failed then."""
+        self.gateway = Gateway(settings=settings)
+        self.workers: Workers | None = None
+        self._gave_up = gave_up
+        self._lock = asyncio.Lock()
+        self._stack: AsyncExitStack | None = None
+
+    async def start(self) -> None:
+        """Bind, then run. Does nothing while it runs. Raises `StartError`, `GatewayConflict` if it is disabled."""
+        async with self._lock:
+            await self._start()
+
+    async def stop(self) -> None:
+        """Free the port, close every connection, run every `on_client_close`. Does nothing while stopped."""
+        if self.workers is not None:
+            self.workers.begin_end()  # a roll that goes on would hold it up
+        async with self._lock:
+            await self._stop()
+
+    async def drain(self) -> None:
+        """Close every connection as `stop` does, but keep the port: `/ready` says 503. `start` brings it back."""
+        async with self._lock:
+            if self.workers is not None:
+                await self.workers.drain()
+            await _drain(self.gateway)
+
+    async def restart(self) -> None:
+        """Stop, load the listener anew, start. From every state. Raises what `start` raises."""
+        async with self._lock:
+            self._check_enabled()
+            await self._stop()
+            await self._start()
+
+    async def replace(self, settings: Settings) -> None:
+        """Become a gateway with `settings`, which runs if this one did. Raises `StartError`."""
+        async with self._lock:
+            was_running = self.state is State.RUNNING
+            await self._stop()
+            self.gateway = Gateway(settings=settings)
+            if was_running and settings.startup is not Startup.DISABLED:
+                await self._start()
+
+    async def roll(self) -> None:
+        """Replace its workers one after the other. Raises `GatewayConflict` if it has none, `StartError`."""
+        async with self._lock:
+            if self.workers is None:
+                raise GatewayConflict(f"gateway [{self.id}] has no workers to replace: restart it, or set workers")
+            await self.workers.roll()
+
+    def _check_enabled(self) -> None:
+        if self.settings.startup is Startup.DISABLED:
+            raise GatewayConflict(f"gateway [{self.id}] is disabled: set startup to automatic or manual first")
+
+    async def _start(self) -> None:
+        self._check_enabled()
+        if self.state is State.RUNNING:
+            return
+        if self._stack is not None:
+            await self._stop()  # it was drained, and has kept its port
+        self.gateway.state = State.STARTING
+        stack = AsyncExitStack()
+        try:
+            if self.settings.workers > 1:
+                served = serving_workers(self.gateway, self.settings, self._workers_died)
+                self.url, self.workers = await stack.enter_async_context(served)
+            else:
+                self.url = await stack.enter_async_context(serving(self.gateway, self.settings))
+        except BaseException as exc:
+            if not isinstance(exc, StartError):
+                self.gateway.fail(str(exc) or type(exc).__name__)
+            raise
+        self._stack = stack
+
+    async def _stop(self) -> None:
+        stack, self._stack = self._stack, None
+        self.url, self.workers = "", None
+        if stack is not None:
+            await stack.aclose()
+        await self.gateway.stop()  # which a failed one forgets
+
+    def _workers_died(self, reason: str) -> None:
+        self.gateway.fail(reason)
+        self._gave_up(self)
+
+    async def abandon(self) -> None:
+        """Free the port of one whose workers have died. It stays failed, and may be started again."""
+        async with self._lock:
+            if self._stack is not None and self.state is State.FAILED:
+                stack, self._stack = self._stack, None
+                self.url, self.workers = "", None
+                await stack.aclose()
+
+
+class Guest(_Supervised):
+    """A gateway that was made in code: somebody else binds and edits it."""
+
+    is_editable = False
+
+    def __init__(self, gateway: Gateway) -> None:
+        self.gateway = gateway
+
+    async def start(self) -> None:
+        await self.gateway.start()
+
+    async def stop(self) -> None:
+        await self.gateway.stop()
+
+    async def drain(self) -> None:
+        await _drain(self.gateway)
+
+    async def restart(self) -> None:
+        await self.gateway.restart()
+
+
+async def _drain(gateway: Gateway) -> None:
+    if gateway.state is not State.FAILED:  # which keeps its reason
+        await gateway.stop()

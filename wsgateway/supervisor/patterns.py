@@ -1,0 +1,116 @@
+"""Which listeners may be named remotely: the patterns of `[admin] listeners`, as `hooks/*.py:*` and `shop.*`."""
+
+import re
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from fnmatch import translate
+from functools import lru_cache
+from itertools import takewhile
+from pathlib import Path
+
+from wsgateway.listeners.loader import ListenerName, parse_name
+
+
+def is_allowed(name: str, patterns: Iterable[str]) -> bool:
+    """Return whether one of `patterns` allows a listener to be named `name`. Looks at files, loads nothing.
+
+    In the path of a file `*` does not match a slash, and the file, resolved through every link, has to be below the
+    folder with which the pattern begins. In the name of a module `*` matches identifiers and dots. A pattern without
+    `.py` allows modules only. One without an attribute allows the module or file itself and, if it is of modules and
+    ends with `*`, every attribute.
+    """
+    asked = parse_name(name)
+    return _is_plain(asked) and any(_matches(asked, pattern) for pattern in patterns)
+
+
+def warnings_about(patterns: Iterable[str]) -> Iterator[str]:
+    """Yield a line for each of `patterns` that allows nothing."""
+    for pattern in patterns:
+        where, attribute = _split(pattern)
+        is_file = where.endswith(".py")
+        parts = where.removeprefix("/").split("/") if is_file else where.split(".")
+        is_odd = (
+            _ODD.search(where) or ("/" in where and not is_file) or not {"/", "\\", "."}.isdisjoint(attribute or "")
+        )
+        if is_odd or not _ARE_ODD.isdisjoint(parts):
+            advice = "write a file as hooks/*.py:*, a module as shop.*"
+            yield f"listeners ([admin]): {pattern[:100]!r} allows nothing, {advice}"
+
+
+_ARE_ODD = frozenset({"", ".", ".."})
+_ODD = re.compile(r"[\\%:\x00-\x1f\x7f]")
+
+
+def _is_plain(asked: ListenerName) -> bool:
+    """Whether the name is what it seems to be: no `..`, no second spelling of a path, no backslash, nothing encoded."""
+    if not asked.is_file:
+        return all(part.isidentifier() for part in asked.where.split("."))
+    return _ARE_ODD.isdisjoint(asked.where.removeprefix("/").split("/")) and not _ODD.search(asked.where)
+
+
+def _split(pattern: str) -> tuple[str, str | None]:
+    """Return the part of `pattern` for the file or module, and that for the attribute, None if it has none."""
+    where, colon, attribute = pattern.rpartition(":")
+    return (where, attribute) if colon else (pattern, None)
+
+
+def _matches(asked: ListenerName, pattern: str) -> bool:
+    where, attribute = _split(pattern)
+    if where.endswith(".py") is not asked.is_file:
+        return False
+    if attribute is not None:
+        fits = bool(asked.attribute) and _fits(asked.attribute, attribute)
+    else:
+        fits = not asked.attribute or (where.endswith("*") and not asked.is_file)
+    return fits and (_is_below if asked.is_file else _is_module)(asked.where, where)
+
+
+def _is_below(path: str, pattern: str) -> bool:
+    """Whether the file at `path` has the parts of `pattern`, and is below its folder when links are followed."""
+    parts, wanted = path.split("/"), pattern.split("/")
+    if len(parts) != len(wanted) or not all(map(_fits, parts, wanted)):
+        return False
+    folder = "/".join([*takewhile(_is_literal, wanted[:-1]), ""])  # empty: the working folder
+    try:
+        return Path(path).resolve().is_relative_to(Path(folder).resolve())
+    except (OSError, RuntimeError, ValueError):  # a link to itself, a name that is too long
+        return False
+
+
+def _is_module(name: str, pattern: str) -> bool:
+    wanted = pattern.split(".")
+    package = list(takewhile(_is_literal, wanted[:-1]))
+    return _fits(name, pattern) and not _is_elsewhere(name.split("."), package)
+
+
+def _is_elsewhere(parts: Sequence[str], package: Sequence[str]) -> bool:
+    """Whether a module would come from another folder than the first that has `package`.
+
+    Without an `__init__.py` Python joins the folders of a package from the whole of `sys.path` (PEP 420), so that one
+    which others can write to could add a module.
+    """
+    if not package:
+        return False
+    folders = [found for place in sys.path if any((found := Path(place, *package)).glob("*.py"))]
+    if any((folder / "__init__.py").exists() for folder in folders):
+        return False  # then Python takes that one only
+    inner = parts[len(package) :]
+    return any(_has(folder, inner) for folder in folders) and not _has(folders[0], inner)
+
+
+def _has(folder: Path, parts: Sequence[str]) -> bool:
+    path = folder.joinpath(*parts)
+    return path.is_dir() or any(path.parent.glob(f"{path.name}.*"))
+
+
+def _is_literal(part: str) -> bool:
+    return not any(mark in part for mark in "*?[")
+
+
+def _fits(text: str, pattern: str) -> bool:
+    return _regex(pattern).fullmatch(text) is not None
+
+
+@lru_cache
+def _regex(pattern: str) -> re.Pattern[str]:
+    return re.compile(translate(pattern))

@@ -1,0 +1,76 @@
+"""One of the processes that serve a gateway: `python -m wsgateway.supervisor.worker TELL LISTENING…`.
+
+`workers` starts it.
+
+It reads its settings as one line of JSON from standard input, serves on the inherited sockets, and writes one line of
+JSON to the descriptor TELL: its `node`, or why it `failed`. With SIGUSR1 it closes its clients, and stays; it ends with
+SIGTERM, or when standard input ends with the process that started it."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+from pathlib import Path
+
+from wsgateway.config.settings import Settings
+from wsgateway.exceptions import ConfigError, StartError
+from wsgateway.gateway.gateway import Gateway
+from wsgateway.logs import flush_log, limit_repeats, log_to_terminal, mask_queries
+from wsgateway.server.serving import end_process, loop_factory, serving, stop_at_signals
+
+
+def main(tell: int, *listening: int) -> int:
+    """Serve; the exit code: 0, or 3 if the start failed."""
+    for descriptor in (tell, *listening):
+        os.set_inheritable(descriptor, False)  # what a listener starts must not hold them
+    sys.path.insert(0, str(Path.cwd()))  # where a listener is looked for
+    log_to_terminal()
+    mask_queries()
+    limit_repeats()
+    try:
+        settings = Settings(**json.loads(sys.stdin.buffer.readline()))
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            runner.run(_serve(settings, [socket.socket(fileno=number) for number in listening], tell))
+    except (ConfigError, StartError) as exc:
+        os.write(tell, json.dumps({"failed": str(exc)}).encode() + b"\n")
+        return end_process(3)
+    return end_process(0)
+
+
+async def _serve(settings: Settings, listening: list[socket.socket], tell: int) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    gateway = Gateway(settings=settings)
+    draining: list[asyncio.Task[None]] = []
+
+    def drain(*_: object) -> None:
+        loop.call_soon_threadsafe(lambda: draining.append(loop.create_task(gateway.stop())))
+
+    stop_at_signals(stop)
+    signal.signal(signal.SIGUSR1, drain)
+    threading.Thread(target=_until_orphaned, args=(loop, stop), daemon=True).start()
+    async with serving(gateway, settings, inherited=listening):
+        assert gateway.cluster is not None
+        os.write(tell, json.dumps({"node": gateway.cluster.node}).encode() + b"\n")
+        os.close(tell)
+        await stop.wait()
+
+
+def _until_orphaned(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    """Stop when the process that started this one has gone; if it went while this one was stopping, end now."""
+    os.read(sys.stdin.fileno(), 1)
+    if stop.is_set():
+        flush_log()
+        os._exit(1)
+    try:
+        loop.call_soon_threadsafe(stop.set)
+    except RuntimeError:
+        pass  # the loop has ended
+
+
+if __name__ == "__main__":
+    sys.exit(main(*map(int, sys.argv[1:3])))

@@ -1,0 +1,274 @@
+"""Several processes that serve one gateway on one port: started, replaced when they die or are rolled, ended. Each is
+`python -m wsgateway.supervisor.worker`, which inherits the listening socket; a broker carries messages between them."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import fields, replace
+from pathlib import Path
+from socket import socket
+from tempfile import TemporaryDirectory
+
+from wsgateway.config.grace import seconds_to_stop
+from wsgateway.config.settings import Settings
+from wsgateway.exceptions import ConfigError, StartError
+from wsgateway.gateway.gateway import Gateway
+from wsgateway.server.serving import bind, unbind, url_of
+
+START_TIMEOUT = 30.0
+"""Seconds until a worker has to serve."""
+
+QUICK = 5.0
+"""Seconds: a worker that dies earlier than that has hardly begun."""
+
+MAX_QUICK = 5
+"""Workers that may die quickly one after the other; then it is given up."""
+
+END_TIMEOUT = 5.0
+"""Seconds that a worker has to end which could not start."""
+
+BACKOFF = 0.25
+MAX_BACKOFF = 5.0
+
+
+class Worker:
+    """One process. `node` is its id among those of the gateway."""
+
+    def __init__(self, process: asyncio.subprocess.Process, node: str, grace: float) -> None:
+        self.process = process
+        self.node = node
+        self.started = time.monotonic()
+        self._grace = grace
+        self._is_ending = False
+
+    def tell(self, number: signal.Signals) -> None:
+        """Send it a signal, if it is there yet."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(number)
+
+    def end(self) -> None:
+        """Let it close its clients and end. May be called twice: a second signal would end it at once."""
+        if not self._is_ending:
+            self._is_ending = True
+            self.tell(signal.SIGTERM)
+
+    async def stop(self) -> None:
+        """`end`, and wait; end it where it does not."""
+        self.end()
+        await _end(self.process, self._grace)
+
+
+async def start_worker(settings: Settings, listening: Sequence[socket]) -> Worker:
+    """A worker that serves. Raises `StartError` with its reason."""
+    try:
+        return await _start_worker(settings, listening)
+    except (OSError, ValueError) as exc:  # no descriptor is left, or it said what is no JSON
+        raise StartError(f"a worker cannot be started: {getattr(exc, 'strerror', None) or exc}") from exc
+
+
+async def _start_worker(settings: Settings, listening: Sequence[socket]) -> Worker:
+    told, tell = os.pipe()
+    try:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "wsgateway.supervisor.worker",
+            str(tell),
+            *(str(sock.fileno()) for sock in listening),
+            stdin=asyncio.subprocess.PIPE,  # which it reads to its end: when this process is gone, so is the worker
+            pass_fds=(tell, *(sock.fileno() for sock in listening)),
+            start_new_session=True,  # Ctrl-C in a terminal is this process's to handle
+        )
+    except BaseException:
+        os.close(told)
+        raise
+    finally:
+        os.close(tell)
+    try:
+        assert process.stdin is not None
+        process.stdin.write(json.dumps(_described(settings)).encode() + b"\n")
+        async with asyncio.timeout(START_TIMEOUT):
+            said = json.loads(await _read_line(told) or b"{}")
+    except BaseException as exc:
+        await _end(process, 0)
+        if isinstance(exc, TimeoutError):
+            raise StartError(f"a worker did not serve within {START_TIMEOUT:g} s") from exc
+        raise
+    if "node" not in said:
+        await _end(process, END_TIMEOUT)
+        raise StartError(said.get("failed") or f"a worker ended with {process.returncode} before it served")
+    return Worker(process, said["node"], seconds_to_stop(settings) + 1)
+
+
+async def _end(process: asyncio.subprocess.Process, seconds: float) -> None:
+    """Wait until it has ended, which it does by itself; it is killed where it takes more than `seconds`."""
+    try:
+        async with asyncio.timeout(seconds):
+            await process.wait()
+    except TimeoutError:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+async def _read_line(descriptor: int) -> bytes:
+    """The first line that is written to the pipe, which is closed then; nothing if it ends before."""
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader()
+    pipe = os.fdopen(descriptor, "rb", 0)
+    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
+    try:
+        return await reader.readline()
+    finally:
+        transport.close()
+
+
+def _described(settings: Settings) -> dict[str, object]:
+    """`settings` as a worker reads them."""
+    values = {spec.name: getattr(settings, spec.name) for spec in fields(settings)}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+class Workers:
+    """The workers of one gateway. `gave_up` is told why, when they die one after the other."""
+
+    def __init__(
+        self, settings: Settings, listening: Sequence[socket], gateway: Gateway, gave_up: Callable[[str], None]
+    ) -> None:
+        self._settings = settings
+        self._listening = listening
+        self._log = gateway.log
+        self._gateway = gateway
+        self._gave_up = gave_up
+        self._workers: list[Worker] = []
+        self._watching: set[asyncio.Task[None]] = set()
+        self._quick = 0
+        self._is_ending = False
+
+    @property
+    def pids(self) -> list[int]:
+        return [worker.process.pid for worker in self._workers]
+
+    async def start(self) -> None:
+        """Start all. Raises `StartError` if one does not start."""
+        starting = [start_worker(self._settings, self._listening) for _ in range(self._settings.workers)]
+        found = await asyncio.gather(*starting, return_exceptions=True)
+        for worker in found:
+            if isinstance(worker, Worker):
+                self._adopt(worker)
+        for error in found:
+            if isinstance(error, BaseException):
+                await self.aclose()
+                raise error
+
+    async def roll(self) -> None:
+        """Replace one after the other: the new one serves before the old one is told to end. Raises `StartError`."""
+        for old in tuple(self._workers):
+            if self._is_ending:
+                return
+            if old not in self._workers:
+                continue  # it has died, and is replaced
+            new = await start_worker(self._settings, self._listening)
+            if old not in self._workers or self._is_ending:  # meanwhile
+                await new.stop()
+                continue
+            self._adopt(new)
+            self._workers.remove(old)
+            self._log.info("worker %d takes the place of %d", new.process.pid, old.process.pid)
+            await old.stop()
+
+    async def drain(self) -> None:
+        """Let all close their clients, and stay. Waits until they have."""
+        for worker in self._workers:
+            worker.tell(signal.SIGUSR1)
+        cluster = self._gateway.cluster
+        if cluster is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds_to_stop(self._settings) + 1):
+                    await cluster.have_left([worker.node for worker in self._workers])
+
+    def begin_end(self) -> None:
+        """Tell all to end, and start no more; `aclose` has to follow. A roll ends early."""
+        self._is_ending = True
+        for worker in self._workers:
+            worker.end()
+
+    async def aclose(self) -> None:
+        """End all, at once. May be called twice."""
+        self._is_ending = True
+        for task in tuple(self._watching):
+            task.cancel()
+        if self._watching:
+            await asyncio.wait(self._watching)
+        workers, self._workers = self._workers, []
+        await asyncio.gather(*(worker.stop() for worker in workers))
+
+    def _adopt(self, worker: Worker) -> None:
+        self._workers.append(worker)
+        task = asyncio.create_task(self._watch(worker))
+        self._watching.add(task)
+        task.add_done_callback(self._watching.discard)
+
+    async def _watch(self, worker: Worker) -> None:
+        """Replace `worker` when it dies unasked."""
+        code = await worker.process.wait()
+        if self._is_ending or worker not in self._workers:
+            return
+        self._workers.remove(worker)
+        if self._gateway.cluster is not None:
+            self._gateway.cluster.died(worker.node)
+        lived = time.monotonic() - worker.started
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+        self._log.error("worker %d %s after %.1f s, another takes its place", worker.process.pid, how, lived)
+        self._quick = self._quick + 1 if lived < QUICK else 0
+        while not self._is_ending:
+            if self._quick > MAX_QUICK:
+                self._gave_up(f"{self._quick} workers died one after the other, the log has the reasons")
+                return
+            if self._quick > 1:
+                await asyncio.sleep(min(MAX_BACKOFF, BACKOFF * 2 ** (self._quick - 2)))
+            try:
+                self._adopt(await start_worker(self._settings, self._listening))
+                return
+            except StartError as exc:
+                self._log.error("a worker does not start: %s", exc)
+                self._quick += 1
+
+
+@asynccontextmanager
+async def serving_workers(
+    gateway: Gateway, settings: Settings, gave_up: Callable[[str], None]
+) -> AsyncIterator[tuple[str, Workers]]:
+    """Serve as `settings` say, by processes; their URL and they. `gateway` only watches. Raises `StartError`."""
+    if not isinstance(settings.listener, str | None):
+        raise StartError("workers: with several the listener has to be named, as package.module:Name")
+    try:
+        listening = await asyncio.to_thread(bind, settings)
+    except StartError as exc:
+        gateway.fail(str(exc))
+        raise
+    with TemporaryDirectory(prefix="wsgateway-") as folder:
+        broker = settings.broker or f"ipc://{Path(folder) / 'ipc'}"
+        url = url_of(settings, listening)
+        port = settings.port if settings.uds else listening[0].getsockname()[1]
+        workers = Workers(replace(settings, broker=broker, port=port), listening, gateway, gave_up)
+        try:
+            gateway.bound_to(url, None if settings.uds else settings.host)
+            await gateway.watch(broker)
+            await workers.start()
+            yield url, workers
+        except (ConfigError, StartError) as exc:  # the former when what the broker needs is not installed
+            gateway.fail(str(exc))
+            raise StartError(str(exc)) from exc
+        finally:
+            for sock in listening:
+                sock.close()  # else new clients would wait in its queue, which nobody empties any more
+            await workers.aclose()
+            await gateway.stop()
+            unbind(settings, listening)
