@@ -10,7 +10,7 @@ from websockets.extensions.permessage_deflate import PerMessageDeflate
 
 from wsgateway import Connection, Gateway, Settings
 from wsgateway.server.socket import Socket
-from wsgateway.transports.native import EXTENSION, Wire, WireUser
+from wsgateway.transports.takeover import EXTENSION, Wire, WireUser
 
 
 class Pipe:

@@ -15,7 +15,7 @@ import pytest
 from pydantic import BaseModel, Field
 
 from wsgateway import Event, Gateway, MessageError
-from wsgateway.messages import Frame, encode
+from wsgateway.messages import Message, encode
 from wsgateway.testing import Client, serve
 
 UTC = dt.UTC
@@ -299,5 +299,5 @@ async def test_a_message_that_the_hook_changes_in_place_is_sent_as_changed() -> 
 
 def test_a_frame_keeps_plain_text() -> None:
     frame = encode(Name("ann"))
-    assert isinstance(frame, Frame)
+    assert isinstance(frame, Message)
     assert type(frame.text) is str

@@ -19,7 +19,7 @@ from tests.proxies import NAME, Proxy, Site, caddy, haproxy, nginx, sample, samp
 from wsgateway import Gateway
 from wsgateway.admin import Panel
 from wsgateway.admin.passwords import hash_password, write_password
-from wsgateway.auth.rules import Access
+from wsgateway.auth.admin import Access
 from wsgateway.gateway.http.paths import relative_path, way_up
 from wsgateway.testing import Client, serve
 

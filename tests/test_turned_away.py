@@ -16,7 +16,7 @@ from tests.raw import Raw, connect, handshake, masked, upgrade
 from tests.servers import OwnServer, PlainUvicorn, Serve
 from wsgateway import Event, Gateway, Refused
 from wsgateway.app import Application
-from wsgateway.server.serving import WebSocketProtocol
+from wsgateway.server.websocket import WebSocketProtocol
 from wsgateway.testing import Client
 
 SENT = {

@@ -17,7 +17,7 @@ from wsgateway.exceptions import (
 )
 from wsgateway.gateway.gateway import Gateway, send_gateway_message
 from wsgateway.hub.connection import Connection
-from wsgateway.listeners.inbox import Event
+from wsgateway.listeners.event import Event
 from wsgateway.messages import Sent
 
 __all__ = [

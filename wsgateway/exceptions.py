@@ -21,6 +21,7 @@ GatewayError
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from wsgateway.closing import check_close
 
@@ -173,3 +174,20 @@ class NodeLate(NodeError):  # noqa: N818  it may do it yet
 
 class MessageError(GatewayError, ValueError):
     """A message that cannot be encoded: a lone surrogate, NaN, nested too deep, or no JSON value at all."""
+
+
+DOCS = "docs/troubleshooting.md"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An answer other than 200: `kind` is its label in the metrics, `help` the part of the documentation."""
+
+    status: int
+    kind: str
+    detail: str
+    help: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.detail} ({DOCS}#{self.help})" if self.help else self.detail

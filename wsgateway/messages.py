@@ -23,7 +23,7 @@ _EMPTY_BLOCK = b"\x00\x00\xff\xff"
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
-class Frame:
+class Message:
     """One message as it goes out: `text`, or None for a binary one, and its bytes `payload`."""
 
     __slots__ = ("_deflated", "_wire", "payload", "text")
@@ -83,7 +83,7 @@ def _framed(first: int, data: bytes) -> bytes:
     return bytes((first, 127)) + size.to_bytes(8) + data
 
 
-def encode(message: object) -> Frame | None:
+def encode(message: object) -> Message | None:
     """Return the frame of `message`, None for None.
 
     A `str` is text as it stands, `bytes` are binary, any other value is text as `encoding.to_json` writes it. Raise
@@ -91,18 +91,18 @@ def encode(message: object) -> Frame | None:
     """
     try:
         if type(message) is str:
-            return Frame(message.encode(), message)
+            return Message(message.encode(), message)
         if type(message) is bytes:
-            return Frame(message)
+            return Message(message)
         if message is None:
             return None
         if isinstance(message, str):
             text = str.__str__(message)  # the characters, whatever the subclass shows
-            return Frame(text.encode(), text)
+            return Message(text.encode(), text)
         if isinstance(message, (bytes, bytearray, memoryview)):
-            return Frame(bytes(message))
+            return Message(bytes(message))
         text = ENCODER.encode(message)
-        return Frame(text.encode(), text)
+        return Message(text.encode(), text)
     except UnicodeEncodeError as exc:
         if isinstance(message, str):
             raise MessageError(
@@ -112,7 +112,7 @@ def encode(message: object) -> Frame | None:
     except (TypeError, ValueError, RecursionError):
         pass
     text = to_json(message)
-    return Frame(text.encode(), text)
+    return Message(text.encode(), text)
 
 
 def decode_json(body: bytes) -> Any:

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 from wsgateway.client import ClientConnection, connect, websocket_url
 from wsgateway.config.settings import Settings
 from wsgateway.gateway.gateway import Gateway
-from wsgateway.listeners.inbox import Event
+from wsgateway.listeners.event import Event
 from wsgateway.server.serving import serving
 
 TIMEOUT = 30.0

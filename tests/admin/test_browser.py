@@ -15,7 +15,7 @@ from tests.panels import admin
 from tests.ports import free_port
 from tests.servers import free_socket
 from wsgateway.admin.passwords import write_password
-from wsgateway.auth.rules import Access
+from wsgateway.auth.admin import Access
 from wsgateway.supervisor.supervisor import Supervisor
 from wsgateway.testing import Client
 

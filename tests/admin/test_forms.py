@@ -6,7 +6,8 @@ import pytest
 
 from wsgateway import Settings
 from wsgateway.admin.forms import GROUPS, changes_in, form_of, sorted_mistakes
-from wsgateway.config.settings import SPECS, SlowPolicy
+from wsgateway.config.settings import SPECS
+from wsgateway.config.values import SlowPolicy
 from wsgateway.exceptions import ConfigError
 from wsgateway.supervisor.supervisor import HOST_ONLY
 

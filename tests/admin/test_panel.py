@@ -29,7 +29,7 @@ from wsgateway.admin import Panel
 from wsgateway.admin.passwords import hash_password, write_password
 from wsgateway.admin.sessions import COOKIE, TRIES
 from wsgateway.admin.views import PAGES, Page
-from wsgateway.auth.rules import Access
+from wsgateway.auth.admin import Access
 from wsgateway.client import connect
 from wsgateway.hub.recording import KEPT, Recording
 from wsgateway.testing import Client, serve

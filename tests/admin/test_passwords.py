@@ -19,13 +19,13 @@ from wsgateway.admin.sessions import (
     TRIES,
     TRIES_AT_ONCE,
     TRIES_PER_SECOND,
-    Session,
+    Login,
     Sessions,
     TooManyTries,
     Tries,
     sender_of,
 )
-from wsgateway.auth.rules import Access
+from wsgateway.auth.admin import Access
 from wsgateway.limits import Rates
 
 OLD_HASH = "scrypt:15:8:1:1uvC07JMHx2_yE6YpnSjRA==:lErBY26issNhAMoNfYW4m0zfBhvou6AvgaRmKa53x_k="
@@ -130,7 +130,7 @@ def test_a_session_that_was_ended_or_forged_is_none() -> None:
     assert sessions.read(cookie) is None
 
 
-def ended_with(passwords: Passwords, sessions: Sessions, session: Session) -> None:
+def ended_with(passwords: Passwords, sessions: Sessions, session: Login) -> None:
     sessions.end(session)
     passwords.keep_ended(session.nonce, now=NOW, until=NOW + 60)
 

@@ -11,8 +11,9 @@ import pytest
 from tests.raw import connect, upgrade
 from wsgateway import Gateway
 from wsgateway.admin import Panel
+from wsgateway.auth.admin import Access
 from wsgateway.auth.masking import SHOWN_HEADERS, shown_headers, shown_parameters, shown_subprotocols
-from wsgateway.auth.rules import Access, Rules
+from wsgateway.auth.rules import Rules
 from wsgateway.config.settings import Settings
 from wsgateway.exceptions import ConfigError
 from wsgateway.hub.connection import Headers

@@ -3,7 +3,8 @@ from typing import Any
 import pytest
 
 from wsgateway.addresses import PEER, SocketPeer
-from wsgateway.auth.rules import AdminRules, Rules
+from wsgateway.auth.admin import AdminRules
+from wsgateway.auth.rules import Rules
 from wsgateway.config.settings import AdminSettings, Settings
 
 

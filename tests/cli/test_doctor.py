@@ -17,11 +17,11 @@ from tests.servers import OwnServer, PlainUvicorn
 from tests.services import redis
 from wsgateway import Gateway, Settings
 from wsgateway.cli import checks
-from wsgateway.cli.checks import Finding, Level, Probe
+from wsgateway.cli.checks import Finding, Probe, Severity
 from wsgateway.cli.doctor import address_of, certificate_ends, opened_to_strangers, probe, systemd_seconds
 from wsgateway.config.settings import AdminSettings
 
-SERIOUS, WARNING, HINT = Level
+SERIOUS, WARNING, HINT = Severity
 KEY = "k" * 22
 GOOD = {"uvicorn": "0.54.0", "websockets": "17.4", "starlette": "1.10.0", "httptools": "0.9.0", "uvloop": "0.23.0"}
 
@@ -69,7 +69,7 @@ def proxy_timeout(seconds: float | None) -> list[Finding]:
     return list(checks.check_proxy_timeout(Settings(ping_interval=25), seconds))
 
 
-FINDINGS: dict[str, tuple[Callable[[], Iterable[Finding]], Level, str]] = {
+FINDINGS: dict[str, tuple[Callable[[], Iterable[Finding]], Severity, str]] = {
     "no back-pressure": (lambda: versions(uvicorn="0.50.0"), SERIOUS, "memory grows"),
     "nor there": (lambda: versions(uvicorn="0.52.0"), SERIOUS, "memory grows"),
     "old uvicorn": (lambda: versions(uvicorn="0.49.1"), SERIOUS, "uvicorn 0.49.1 is older"),

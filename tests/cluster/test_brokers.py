@@ -20,19 +20,19 @@ from wsgateway import ConfigError, Gateway, Settings
 from wsgateway.cluster.brokers import Link, opener
 from wsgateway.cluster.brokers.ipc import take_proxy
 from wsgateway.cluster.brokers.redis import RedisLink
-from wsgateway.cluster.bus import Uplink
+from wsgateway.cluster.bus import Bus
 from wsgateway.cluster.cluster import Cluster, Local
 from wsgateway.cluster.envelopes import (
     VERSION,
     Ack,
     Answer,
     Ask,
-    Beat,
+    Delivery,
     Envelope,
+    Heartbeat,
     Here,
     Info,
     Leave,
-    Message,
     decode,
     encode,
 )
@@ -40,7 +40,7 @@ from wsgateway.exceptions import BrokerError, NodeError
 from wsgateway.gateway.inspector import info_of
 from wsgateway.limits import MAX_NODES, NODE_LINES
 from wsgateway.logs import GatewayLog, mask_url
-from wsgateway.messages import Frame, Sent
+from wsgateway.messages import Message, Sent
 from wsgateway.metrics import Metrics
 
 
@@ -169,7 +169,7 @@ class Member:
         self.links.append(await self._open(topics))
         return self.links[-1]
 
-    def deliver(self, frame: Frame, ids: Any) -> Sent:
+    def deliver(self, frame: Message, ids: Any) -> Sent:
         self.frames.append((frame.payload, ids))
         self.changed.set()
         self.changed = asyncio.Event()
@@ -210,7 +210,7 @@ async def met(found: list[Member]) -> None:
 async def test_every_other_process_has_each_message_once_and_in_order(service: Service) -> None:
     async with members(service.url, 3) as (one, two, three):
         for number in range(2000):
-            one.cluster.publish(Frame(b"%d" % number), None, confirm=False)
+            one.cluster.publish(Message(b"%d" % number), None, confirm=False)
         for other in (two, three):
             await other.has(2000)
             assert [payload for payload, _ in other.frames] == [b"%d" % number for number in range(2000)]
@@ -221,7 +221,7 @@ async def test_every_other_process_has_each_message_once_and_in_order(service: S
 
 async def test_counts_of_all_are_added_up(service: Service) -> None:
     async with members(service.url, 3) as (one, _, _):
-        confirmation = one.cluster.publish(Frame(b"x"), None, confirm=True)
+        confirmation = one.cluster.publish(Message(b"x"), None, confirm=True)
         assert confirmation is not None
         assert await one.cluster.confirmed(Sent(1, 1, 0), confirmation) == Sent(11, 9, 2, 3, True)
 
@@ -231,7 +231,7 @@ async def test_named_recipients_are_found_where_they_are(service: Service) -> No
         mine, theirs = f"{one.cluster.node}.a", f"{two.cluster.node}.b"
         own, others = one.cluster.split([mine, theirs, theirs, "0123abcd.unknown", "short"])
         assert (own, others) == ([mine, "0123abcd.unknown", "short"], [theirs])
-        confirmation = one.cluster.publish(Frame(b"x"), others, confirm=True)
+        confirmation = one.cluster.publish(Message(b"x"), others, confirm=True)
         assert confirmation is not None
         assert await one.cluster.confirmed(Sent(0, 0, 0), confirmation) == Sent(5, 4, 1, 2, True)
         assert two.frames == [(b"x", [theirs])]
@@ -257,7 +257,7 @@ async def test_one_that_leaves_is_not_waited_for(service: Service) -> None:
             while one.cluster.nodes.alive():
                 await anyio.sleep(0.01)  # the broker tells nobody when it is done
         assert [str(node.state) for node in one.cluster.nodes.shown()] == ["left"]
-        confirmation = one.cluster.publish(Frame(b"x"), None, confirm=True)
+        confirmation = one.cluster.publish(Message(b"x"), None, confirm=True)
         assert confirmation is not None
         assert await one.cluster.confirmed(Sent(1, 1, 0), confirmation) == Sent(1, 1, 0, 1, True)
 
@@ -265,10 +265,10 @@ async def test_one_that_leaves_is_not_waited_for(service: Service) -> None:
 async def test_one_that_does_not_answer_is_waited_for_once(service: Service) -> None:
     async with members(service.url, 2, timeout=0.2) as (one, two):
         two.cluster._handle = lambda envelope: None  # type: ignore[method-assign]  # it hears, and does nothing
-        first = one.cluster.publish(Frame(b"x"), None, confirm=True)
+        first = one.cluster.publish(Message(b"x"), None, confirm=True)
         assert first is not None
         assert await one.cluster.confirmed(Sent(1, 1, 0), first) == Sent(1, 1, 0, 1, False)
-        second = one.cluster.publish(Frame(b"x"), None, confirm=True)
+        second = one.cluster.publish(Message(b"x"), None, confirm=True)
         assert second is not None
         assert second.done.done()
         assert await one.cluster.confirmed(Sent(1, 1, 0), second) == Sent(1, 1, 0, 1, False)
@@ -292,7 +292,7 @@ async def test_nonsense_is_counted_and_ends_nothing(service: Service, data: byte
         with anyio.fail_after(5):
             while not two.metrics.broker_dropped[reason]:
                 await anyio.sleep(0.01)  # it is told to nobody
-        one.cluster.publish(Frame(b"after"), None, confirm=False)
+        one.cluster.publish(Message(b"after"), None, confirm=False)
         await two.has(1)
         assert two.frames == [(b"after", None)]
 
@@ -316,14 +316,14 @@ async def test_no_envelope_ends_a_link(service: Service) -> None:
     async with members(service.url, 2) as (one, two), linked(service.url, "stranger") as stranger:
         for origin in ("a b c d ", "a\r\nPING\r", "*.>.  ..", "deadbeef"):
             strange: list[Envelope] = [
-                Beat(VERSION, origin, 1, STRANGE, True),
+                Heartbeat(VERSION, origin, 1, STRANGE, True),
                 Here(VERSION, origin, 2, STRANGE, [origin, "*", ""]),
                 Leave(VERSION, origin, 3, "a b c d "),
                 Ask(VERSION, origin, 4, 1, "\r\n", {"\r\n": None}),
                 Ack(VERSION, origin, 5, 2**50, 1, 1, 1),
                 Answer(VERSION, origin, 6, 2**50, None, "\r\n"),
-                Message(VERSION, origin, 7, b"\xff", True, ["\r\n"], 5),
-                Message(VERSION, origin, 2**50, b"x", True, None, 5),
+                Delivery(VERSION, origin, 7, b"\xff", True, ["\r\n"], 5),
+                Delivery(VERSION, origin, 2**50, b"x", True, None, 5),
             ]
             for envelope in strange:
                 for topic in (ALL, f"wsgateway.node.test%2E1.{one.cluster.node}"):
@@ -340,7 +340,7 @@ async def test_of_many_processes_that_nobody_knows_few_are_kept_and_logged(
     async with members(service.url, 2) as (one, two), linked(service.url, "stranger") as stranger:
         began = time.monotonic()
         for number in range(0, 3000, 100):
-            beats = [Beat(VERSION, f"{at:08x}", 1, STRANGE) for at in range(number, number + 100)]
+            beats = [Heartbeat(VERSION, f"{at:08x}", 1, STRANGE) for at in range(number, number + 100)]
             await stranger.publish([(ALL, encode(beat)) for beat in beats])
         with anyio.fail_after(20):
             while one.metrics.broker_dropped["nodes"] < 3000 - MAX_NODES:
@@ -356,7 +356,7 @@ async def test_of_many_processes_that_nobody_knows_few_are_kept_and_logged(
 async def test_a_number_that_is_absurd_hides_no_later_message(service: Service) -> None:
     async with members(service.url, 1) as (one,), linked(service.url, "stranger") as stranger:
         for number in (1, 2**50, 2):
-            await stranger.publish([(ALL, encode(Message(VERSION, "deadbeef", number, b"%d" % number, True)))])
+            await stranger.publish([(ALL, encode(Delivery(VERSION, "deadbeef", number, b"%d" % number, True)))])
         await one.has(2)
         assert [payload for payload, _ in one.frames] == [b"1", b"2"]
         assert one.metrics.broker_lost == 0
@@ -364,10 +364,10 @@ async def test_a_number_that_is_absurd_hides_no_later_message(service: Service) 
 
 async def test_an_envelope_in_its_own_name_is_dropped(service: Service) -> None:
     async with members(service.url, 1) as (one,), linked(service.url, "stranger") as stranger:
-        own = encode(Beat(VERSION, one.cluster.node, 2**30, STRANGE))
+        own = encode(Heartbeat(VERSION, one.cluster.node, 2**30, STRANGE))
         assert own[2] == VERSION
         await stranger.publish([(ALL, own[:2] + b"\xcc\x01" + own[3:])])  # the same version in two bytes
-        await stranger.publish([(ALL, encode(Message(VERSION, "deadbeef", 1, b"after", True)))])
+        await stranger.publish([(ALL, encode(Delivery(VERSION, "deadbeef", 1, b"after", True)))])
         await one.has(1)
         assert one.cluster.nodes.shown() == []
 
@@ -388,7 +388,7 @@ async def test_an_answer_counts_from_the_process_that_was_asked_only(service: Se
             forged = [Answer(VERSION, "deadbeef", number, number, "forged") for number in range(1, 50)]
             topic = f"wsgateway.node.test%2E1.{one.cluster.node}"
             await stranger.publish([(topic, encode(answer)) for answer in forged])
-            await stranger.publish([(ALL, encode(Message(VERSION, "deadbeef", 1, b"after", True)))])
+            await stranger.publish([(ALL, encode(Delivery(VERSION, "deadbeef", 1, b"after", True)))])
             await one.has(1)
             two.hold.set()
         assert answers == [42]
@@ -443,8 +443,8 @@ async def both_ways(one: Member, two: Member, text: bytes) -> None:
     """What each sends from now on reaches the other within 5 seconds. The first may be lost."""
     with anyio.fail_after(5):
         while not all(any(payload == text for payload, _ in member.frames) for member in (one, two)):
-            one.cluster.publish(Frame(text), None, confirm=False)
-            two.cluster.publish(Frame(text), None, confirm=False)
+            one.cluster.publish(Message(text), None, confirm=False)
+            two.cluster.publish(Message(text), None, confirm=False)
             with anyio.move_on_after(0.1):
                 await one.changed.wait()
 
@@ -483,7 +483,7 @@ async def test_a_broker_that_is_away_at_the_start_is_joined_when_it_comes(server
             stack.push_async_callback(member.cluster.aclose)
             assert not member.cluster.is_up
             assert member.cluster.failure
-        confirmation = one.cluster.publish(Frame(b"x"), None, confirm=True)
+        confirmation = one.cluster.publish(Message(b"x"), None, confirm=True)
         assert confirmation is not None
         assert await one.cluster.confirmed(Sent(1, 1, 0), confirmation) == Sent(1, 1, 0, 1, False)
         server.start()
@@ -528,7 +528,7 @@ async def test_a_link_that_is_lost_as_it_is_closed_holds_nothing_up(turns: int, 
         opened.append(Lost(await opener(service.url)(topics)))
         return opened[-1]
 
-    uplink = Uplink(
+    uplink = Bus(
         open_link,
         ["x"],
         name="test",
@@ -706,7 +706,7 @@ async def test_the_outbox_is_bounded_and_the_oldest_are_dropped() -> None:
     one = Member("redis://127.0.0.1:1")
     await one.cluster.start()
     for number in range(10_100):
-        one.cluster.publish(Frame(b"%d" % number), None, confirm=False)
+        one.cluster.publish(Message(b"%d" % number), None, confirm=False)
     assert one.metrics.broker_dropped["outbox"] >= 100
     assert len(one.cluster._uplink._outbox) == 10_000
     await one.cluster.aclose()
@@ -715,7 +715,7 @@ async def test_the_outbox_is_bounded_and_the_oldest_are_dropped() -> None:
 async def test_a_message_that_is_too_large_for_the_broker_is_told(tmp_path: Path) -> None:
     with broker("nats", tmp_path) as service:
         async with members(service.url, 2) as (one, two):
-            confirmation = one.cluster.publish(Frame(b"x" * 1_048_576), None, confirm=True)
+            confirmation = one.cluster.publish(Message(b"x" * 1_048_576), None, confirm=True)
             assert confirmation is not None
             assert (await one.cluster.confirmed(Sent(1, 1, 0), confirmation)).complete is False
             assert one.metrics.broker_dropped["too_large"] == 1

@@ -12,12 +12,12 @@ from wsgateway.cluster.envelopes import (
     VERSION,
     Answer,
     Ask,
-    Beat,
+    Delivery,
     Envelope,
+    Heartbeat,
     Here,
     Info,
     Leave,
-    Message,
     decode,
     encode,
 )
@@ -31,8 +31,8 @@ NODE = "deadbeef"
 NO_IDS = ("", "a b c d ", "DEADBEEF", "deadbee\n", "deadbee", "deadbeef0", "*.>abcde", "dead.eef", "\x00" * 8)
 
 
-def beat(**changes: Any) -> Beat:
-    return Beat(VERSION, NODE, 1, msgspec.structs.replace(INFO, **changes))
+def beat(**changes: Any) -> Heartbeat:
+    return Heartbeat(VERSION, NODE, 1, msgspec.structs.replace(INFO, **changes))
 
 
 def refused(envelope: Envelope) -> None:
@@ -44,8 +44,8 @@ def refused(envelope: Envelope) -> None:
 
 @pytest.mark.parametrize("node_id", NO_IDS)
 def test_what_is_not_the_id_of_a_node_is_refused_wherever_it_stands(node_id: str) -> None:
-    refused(Beat(VERSION, node_id, 1, INFO))
-    refused(Message(VERSION, node_id, 1, b"x", True))
+    refused(Heartbeat(VERSION, node_id, 1, INFO))
+    refused(Delivery(VERSION, node_id, 1, b"x", True))
     refused(Ask(VERSION, node_id, 1, 1, "totals", {}))
     refused(Leave(VERSION, NODE, 1, node_id))
     refused(Here(VERSION, NODE, 1, INFO, [NODE, node_id]))
@@ -72,7 +72,7 @@ def test_a_node_that_says_absurd_things_of_itself_is_refused(changes: dict[str, 
 @pytest.mark.parametrize(
     "envelope",
     [
-        Message(VERSION, NODE, 1, b"x", True, ["x"] * (MAX_IDS + 1)),
+        Delivery(VERSION, NODE, 1, b"x", True, ["x"] * (MAX_IDS + 1)),
         Here(VERSION, NODE, 1, INFO, [NODE] * (MAX_NODES + 1)),
         Ask(VERSION, NODE, 1, 1, "x" * 101, {}),
         Answer(VERSION, NODE, 1, 1, None, "x" * (MAX_ERROR + 1)),

@@ -9,7 +9,8 @@ from typing import Any, get_type_hints
 import pytest
 
 from wsgateway import Gateway
-from wsgateway.auth.rules import AdminRules, Rules
+from wsgateway.auth.admin import AdminRules
+from wsgateway.auth.rules import Rules
 from wsgateway.config.origins import normalized_origin
 from wsgateway.config.settings import SPECS, AdminSettings, Options, Settings
 from wsgateway.config.sources import Loaded, load

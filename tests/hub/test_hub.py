@@ -15,7 +15,7 @@ from tests.servers import OwnServer, OwnServerTls, PlainUvicorn, Serve
 from wsgateway import Connection, Event, Gateway, Sent
 from wsgateway.hub.hub import Hub
 from wsgateway.limits import SLICE
-from wsgateway.messages import Frame
+from wsgateway.messages import Message
 from wsgateway.testing import Client, RecordingListener
 
 
@@ -210,7 +210,7 @@ async def test_the_loop_serves_others_while_it_fans_out_to_very_many() -> None:
     gateway = Gateway()
     hub = Hub(gateway.metrics, gateway.log)
     made = connected(gateway, hub, 5 * SLICE)
-    first, second, third = (Frame(text.encode(), text) for text in ("first", "second", "third"))
+    first, second, third = (Message(text.encode(), text) for text in ("first", "second", "third"))
     assert hub.deliver(first, None) == Sent(len(made), len(made), 0)
     turns = 0
     while not all(written for _, written in made):
@@ -237,7 +237,7 @@ async def test_a_large_fan_out_that_never_ends_does_not_grow_without_bound() -> 
     gateway = Gateway()
     hub = Hub(gateway.metrics, gateway.log)
     made = connected(gateway, hub, SLICE + 1)
-    frame = Frame(b"x" * 60_000)
+    frame = Message(b"x" * 60_000)
     for _ in range(100):  # in one turn of the loop
         hub.deliver(frame, None)
     assert len(b"".join(made[0][1])) + len(b"".join(made[-1][1])) > 60 * len(frame.wire)

@@ -13,7 +13,7 @@ import pytest
 from tests.pipes import Pipe, joined
 from wsgateway import Connection, Gateway, Sent
 from wsgateway.limits import SLICE
-from wsgateway.messages import Frame
+from wsgateway.messages import Message
 from wsgateway.testing import RecordingListener
 
 SIZES = (10, 200, 5_000, 70_000)  # short, worth compressing, some to a flush, one of which is more than a flush
@@ -50,10 +50,10 @@ class History:
             self.random.choice((self.read, self.read, self.close, self.broadcast, self.to_some, self.hub.flush))()
             self._depth -= 1
 
-    def frame(self) -> Frame:
+    def frame(self) -> Message:
         self.sent += 1
         text = f"{self.sent} " + "x" * self.random.choice(SIZES)
-        return Frame(text.encode(), text)
+        return Message(text.encode(), text)
 
     def open(self) -> list[Connection]:
         return [pipe.conn for pipe in self.pipes if pipe.conn.is_open]

@@ -16,7 +16,7 @@ from wsgateway import Event, Gateway, StartError
 from wsgateway.config.settings import Settings
 from wsgateway.exceptions import ListenerError
 from wsgateway.listeners.hooks import HOOKS
-from wsgateway.listeners.loader import Listener
+from wsgateway.listeners.loader import Hooks
 from wsgateway.logs import GatewayLog
 from wsgateway.testing import Client, serve
 
@@ -30,13 +30,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def found(listener: object, **options: Any) -> set[str]:
-    made = Listener(listener, Settings(**options), LOG)
+    made = Hooks(listener, Settings(**options), LOG)
     return {hook for hook in HOOKS if made[hook] is not None}
 
 
 def refused(listener: object, **options: Any) -> str:
     with pytest.raises(ListenerError) as error:
-        Listener(listener, Settings(**options), LOG)
+        Hooks(listener, Settings(**options), LOG)
     return str(error.value)
 
 
@@ -257,9 +257,9 @@ TEXTS = {
         ["an object chat with on_stop: write chat.py:chat"]),
     "one beside the right one": ("class X: ...\nclass L:\n    def on_stop(self, e): ...\n", "chat.py:X",
         ["listener 'chat.py:X' has no hooks", "write chat.py:L"]),
-    "imported": ("from wsgateway.starter.listener import Listener\n", "chat.py", ["write chat.py:Listener"]),
+    "imported": ("from wsgateway.supervisor.starter import Listener\n", "chat.py", ["write chat.py:Listener"]),
     "imported and written": (
-        "from wsgateway.starter.listener import Listener\nclass L:\n    def on_stop(self, e): ...\n", "chat.py",
+        "from wsgateway.supervisor.starter import Listener\nclass L:\n    def on_stop(self, e): ...\n", "chat.py",
         ["has a class L with on_stop: write chat.py:L"]),
     "inherited": ("class _B:\n    def on_stop(self, e): ...\nclass L(_B): ...\n", "chat.py", ["write chat.py:L"]),
     "another name": ("class L:\n    def onMessage(self, e): ...\n", "chat.py:L",

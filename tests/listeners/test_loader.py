@@ -8,7 +8,7 @@ import pytest
 
 from wsgateway.config.settings import Settings
 from wsgateway.exceptions import ListenerError
-from wsgateway.listeners.loader import HOOKS, Listener
+from wsgateway.listeners.loader import HOOKS, Hooks
 from wsgateway.logs import GatewayLog
 
 LOG = GatewayLog("test")
@@ -29,7 +29,7 @@ class Chat:
 
 
 def found(listener: object, **options: str) -> set[str]:
-    made = Listener(listener, Settings(**options), LOG)  # type: ignore[arg-type]  # texts only
+    made = Hooks(listener, Settings(**options), LOG)  # type: ignore[arg-type]  # texts only
     return {hook for hook in HOOKS if made[hook] is not None}
 
 
@@ -68,7 +68,7 @@ def test_a_restart_loads_a_named_module_anew(folder: Path) -> None:
         (folder / "chat_module.py").write_text("def on_start(event): ...\n")
         assert found(name) == {"on_start"}
         (folder / "chat_module.py").write_text("def on_message(event): ...  # another length\n")
-        again = Listener(name, Settings(), LOG, reload=True)
+        again = Hooks(name, Settings(), LOG, reload=True)
         assert again["on_message"] is not None
         assert again["on_start"] is None
 
@@ -102,18 +102,18 @@ def test_a_listener_that_cannot_be_loaded_is_told_in_a_sentence(name: str, words
     (folder / "misses.py").write_text("import missing_dependency")
     (folder / "needs.py").write_text("class Chat:\n    def __init__(self, name): ...\n")
     with pytest.raises(ListenerError) as error:
-        Listener(name, Settings(), LOG)
+        Hooks(name, Settings(), LOG)
     assert all(word in str(error.value) for word in words), error.value
 
 
 def test_a_configured_hook_that_is_missing_stops_the_start_with_the_nearest() -> None:
     with pytest.raises(ListenerError, match="did you mean on_message"):
-        Listener(Chat, Settings(on_message="on_mesage"), LOG)
+        Hooks(Chat, Settings(on_message="on_mesage"), LOG)
 
 
 def test_a_hook_that_is_no_function_stops_the_start() -> None:
     with pytest.raises(ListenerError, match="no function"):
-        Listener(types.SimpleNamespace(on_message="x"), Settings(), LOG)
+        Hooks(types.SimpleNamespace(on_message="x"), Settings(), LOG)
 
 
 def test_near_misses_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
@@ -124,7 +124,7 @@ def test_near_misses_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
         def _on_close(self) -> None: ...
 
     with caplog.at_level(logging.WARNING):
-        Listener(Lucee, Settings(), LOG)
+        Hooks(Lucee, Settings(), LOG)
     assert sorted(text.replace("test_near_misses_are_warned_of.<locals>.", "") for text in caplog.messages) == [
         "[test] Lucee.onClientOpen is no hook and is never called, did you mean on_client_open?",
         "[test] Lucee.on_mesage is no hook and is never called, did you mean on_message?",

@@ -18,8 +18,10 @@ from tests.raw import KEY, Raw, connect, handshake, masked, post, upgrade
 from tests.servers import OwnServer, OwnServerTls, PlainUvicorn
 from wsgateway import Event, Gateway, Settings
 from wsgateway.limits import MAX_HEAD
+from wsgateway.server.http import HttpProtocol
 from wsgateway.server.pacing import IdleSockets
-from wsgateway.server.serving import HttpProtocol, WebSocketProtocol, serving
+from wsgateway.server.serving import serving
+from wsgateway.server.websocket import WebSocketProtocol
 from wsgateway.testing import Client
 
 own = OwnServer()

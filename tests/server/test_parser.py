@@ -5,7 +5,7 @@ from random import Random
 import pytest
 
 from tests.raw import masked
-from wsgateway.server.frames import FrameCutter
+from wsgateway.server.parser import FrameCutter
 
 FRAMES = [
     masked(0x81, b""),

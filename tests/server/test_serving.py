@@ -19,7 +19,8 @@ from websockets.exceptions import InvalidStatus
 from tests.raw import connect, upgrade
 from tests.servers import free_socket
 from wsgateway import ConfigError, Event, Gateway, Refused, Settings, StartError
-from wsgateway.server.serving import bind, serving, unbind, url_of
+from wsgateway.server.binding import bind, unbind, url_of
+from wsgateway.server.serving import serving
 from wsgateway.testing import Client, RecordingListener, serve
 
 

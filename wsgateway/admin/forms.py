@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from wsgateway.config.settings import SPECS, Settings, SlowPolicy, Startup, convert
+from wsgateway.config.settings import SPECS, Settings
+from wsgateway.config.values import SlowPolicy, Startup, convert
 from wsgateway.exceptions import ConfigError
 from wsgateway.supervisor.supervisor import HOST_ONLY
 

@@ -4,7 +4,8 @@ settings."""
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol, get_type_hints
 
-from wsgateway.config.settings import SPECS, Settings, SlowPolicy, Startup
+from wsgateway.config.settings import SPECS, Settings
+from wsgateway.config.values import SlowPolicy, Startup
 
 
 class DescribedOperation(Protocol):

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -15,21 +14,21 @@ from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message as AsgiMessage
+from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from wsgateway.admin.live import MAX_VIEWERS, watch
 from wsgateway.admin.passwords import Passwords
-from wsgateway.admin.rest import Api
-from wsgateway.admin.sessions import MAX_AGE, Session, Sessions, cookie_name, date_of_cookies
+from wsgateway.admin.sessions import MAX_AGE, Login, Sessions, cookie_name, date_of_cookies
 from wsgateway.admin.views import PAGES, Page, Refused, Views, Visit
-from wsgateway.auth.rules import Access, AdminRules
+from wsgateway.auth.admin import Access, AdminRules
 from wsgateway.config.exposure import outside_of_process, own_uid
 from wsgateway.config.settings import AdminSettings, serves_outside
 from wsgateway.gateway.admission import deny
 from wsgateway.gateway.gateway import Gateway
 from wsgateway.gateway.http.paths import relative_scope, sender_of, way_up
-from wsgateway.gateway.http.routes import ProblemError, read_body
+from wsgateway.gateway.http.problems import ProblemError, read_body
 from wsgateway.logs import ThinnedLog, escape_controls
 from wsgateway.supervisor.supervisor import Supervisor
 
@@ -114,7 +113,7 @@ class Panel:
             await self._app(scope, receive, send)
             return
 
-        async def with_headers(message: Message) -> None:
+        async def with_headers(message: AsgiMessage) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
@@ -149,7 +148,7 @@ class Panel:
             self._log.log(level, text, rules.outside)
         return rules
 
-    def session_of(self, connection: HTTPConnection) -> Session | None:
+    def session_of(self, connection: HTTPConnection) -> Login | None:
         return self.sessions.read(connection.cookies.get(connection.scope["wsgateway.cookie"], ""))
 
     async def access_of(self, connection: HTTPConnection) -> Access:
@@ -173,7 +172,7 @@ class Panel:
         found = await asyncio.to_thread(self.passwords.access_of, password)
         return max(found, self.rules.access_of(password))
 
-    async def end(self, session: Session) -> None:
+    async def end(self, session: Login) -> None:
         """Log `session` out, in other processes with the same password file too, and after a restart."""
         self.sessions.end(session)
         if session.access is not Access.NONE:
@@ -223,7 +222,7 @@ class Panel:
             self.remember(response, visit, session)
         return response
 
-    async def _form(self, request: Request, session: Session) -> dict[str, list[str]]:
+    async def _form(self, request: Request, session: Login) -> dict[str, list[str]]:
         """The submitted form. Raises `Refused` unless it is one of this session."""
         if request.headers.get("content-type", "").partition(";")[0].strip() != "application/x-www-form-urlencoded":
             raise Refused(415, "This takes a form only.")
@@ -239,7 +238,7 @@ class Panel:
             raise Refused(403, "This form is not of your session, or too old: go back, reload the page, try again.")
         return form
 
-    def remember(self, response: Response, visit: "Visit", session: Session) -> None:
+    def remember(self, response: Response, visit: "Visit", session: Login) -> None:
         """Let the browser keep `session`, unless this answer sets another one."""
         if "set-cookie" in response.headers:
             return
@@ -338,25 +337,3 @@ CLOSED = (
     "panel: no password is set, and nobody is let in, because %s: set one (wsgateway password), or local_access = true "
     "for callers on this host"
 )
-
-
-class AdminApp:
-    """What the admin port serves: REST under `/api`, else the panel."""
-
-    def __init__(self, supervisor: Supervisor, *, bound_host: str | None = None, folder: Path | None = None) -> None:
-        """`folder` is where the file with passwords is looked for."""
-        self._supervisor = supervisor
-        self._folder = folder or Path()
-        self._admin = supervisor.admin
-        self._passwords = Passwords()
-        self._passwords.use(self._admin, self._folder)
-        self.panel = Panel(supervisor, passwords=self._passwords, bound_host=bound_host)
-        self.api = Api(supervisor, bound_host=bound_host, has_password=self._passwords.is_set)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._admin is not self._supervisor.admin:  # a reload has taken over other settings
-            self._admin = self._supervisor.admin
-            self._passwords.use(self._admin, self._folder)
-        path: str = scope.get("path", "")
-        app: ASGIApp = self.api if path == "/api" or path.startswith("/api/") else self.panel
-        await app(scope, receive, send)

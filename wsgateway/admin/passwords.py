@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from wsgateway.auth.rules import Access
+from wsgateway.auth.admin import Access
 from wsgateway.config.files import read_text
 from wsgateway.config.settings import AdminSettings
 from wsgateway.logs import logger

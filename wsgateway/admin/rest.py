@@ -16,9 +16,9 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from wsgateway.admin import openapi
-from wsgateway.auth.rules import AdminRules, Refusal
+from wsgateway.auth.admin import AdminRules
 from wsgateway.config.exposure import outside_of_process, own_uid
-from wsgateway.config.settings import Startup
+from wsgateway.config.values import Startup
 from wsgateway.exceptions import (
     ConfigError,
     GatewayConflict,
@@ -28,14 +28,16 @@ from wsgateway.exceptions import (
     HookError,
     MessageError,
     NodeError,
+    Refusal,
     SettingForbidden,
     StartError,
 )
 from wsgateway.gateway.admission import deny
 from wsgateway.gateway.http.paths import sender_of
-from wsgateway.gateway.http.routes import ProblemError, problem, query_int, read_fields, shown_sent
+from wsgateway.gateway.http.problems import ProblemError, problem, query_int, read_fields
+from wsgateway.gateway.http.routes import shown_sent
 from wsgateway.logs import ThinnedLog, tail
-from wsgateway.supervisor.instance import Guest, Instance
+from wsgateway.supervisor.instance import Embedded, Instance
 from wsgateway.supervisor.supervisor import Supervisor
 
 MAX_BODY = 1048576
@@ -284,7 +286,7 @@ class Handlers:
         before = await count()
         return await self._acted(request, self._supervisor.drain(), show)
 
-    def _found(self, request: Request) -> Instance | Guest:
+    def _found(self, request: Request) -> Instance | Embedded:
         return self._supervisor.find(request.path_params["gateway_id"])
 
     async def _shown(self, gateway_id: str) -> dict[str, Any]:
@@ -403,7 +405,7 @@ AT_ONCE = 0.05
 """Seconds in which a mistake is found that is answered without `wait`."""
 
 
-async def shown_gateway(found: Instance | Guest, *, settings: bool = False) -> dict[str, Any]:
+async def shown_gateway(found: Instance | Embedded, *, settings: bool = False) -> dict[str, Any]:
     """A gateway as the interface shows it: what it does, and with `settings` how it is set, without secrets."""
     gateway = found.gateway
     totals = await gateway.directory.totals()

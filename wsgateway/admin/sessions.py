@@ -14,7 +14,7 @@ from itsdangerous import BadSignature, Signer, TimestampSigner, URLSafeTimedSeri
 
 from wsgateway.addresses import is_loopback, peer_of, plain_address
 from wsgateway.admin.passwords import MAX_ENDED
-from wsgateway.auth.rules import Access
+from wsgateway.auth.admin import Access
 from wsgateway.limits import Rates
 
 COOKIE = "wsgateway_session"
@@ -52,7 +52,7 @@ def cookie_name(mount: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
+class Login:
     """A browser that has been here. `access` is what it has logged in for."""
 
     nonce: str
@@ -67,10 +67,10 @@ class Sessions:
         self._has_ended = has_ended
         self._ended: OrderedDict[str, None] = OrderedDict()
 
-    def begin(self, access: Access = Access.NONE) -> Session:
-        return Session(secrets.token_urlsafe(16), access)
+    def begin(self, access: Access = Access.NONE) -> Login:
+        return Login(secrets.token_urlsafe(16), access)
 
-    def end(self, session: Session) -> None:
+    def end(self, session: Login) -> None:
         """Log out: no copy of the cookie is valid from now on. At most `MAX_ENDED` are remembered, so a session that
         was never logged in is not: it gives nothing that a new one does not give."""
         if session.access is Access.NONE:
@@ -79,22 +79,22 @@ class Sessions:
         if len(self._ended) > MAX_ENDED:
             self._ended.popitem(last=False)
 
-    def cookie_of(self, session: Session) -> str:
+    def cookie_of(self, session: Login) -> str:
         return self._serializer().dumps([session.nonce, int(session.access)])
 
-    def read(self, cookie: str) -> Session | None:
+    def read(self, cookie: str) -> Login | None:
         """The session of a cookie, unless it is forged, too old or ended."""
         try:
             nonce, access = self._serializer().loads(cookie, max_age=MAX_AGE)
         except BadSignature:
             return None
-        return None if nonce in self._ended or self._has_ended(nonce) else Session(nonce, Access(access))
+        return None if nonce in self._ended or self._has_ended(nonce) else Login(nonce, Access(access))
 
-    def csrf_of(self, session: Session) -> str:
+    def csrf_of(self, session: Login) -> str:
         """What every form of the session carries, and no foreign page can know."""
         return self._signer().get_signature(session.nonce).decode()
 
-    def is_own_form(self, session: Session, token: str) -> bool:
+    def is_own_form(self, session: Login, token: str) -> bool:
         return self._signer().verify_signature(session.nonce.encode(), token.encode("ascii", "replace"))
 
     def _serializer(self) -> URLSafeTimedSerializer:

@@ -11,9 +11,10 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from wsgateway.admin.forms import changes_in, form_of, sorted_mistakes
-from wsgateway.admin.sessions import Session, Sessions, TooManyTries, Tries, client_of, sender_of
-from wsgateway.auth.rules import Access
-from wsgateway.config.settings import Settings, Startup
+from wsgateway.admin.sessions import Login, Sessions, TooManyTries, Tries, client_of, sender_of
+from wsgateway.auth.admin import Access
+from wsgateway.config.settings import Settings
+from wsgateway.config.values import Startup
 from wsgateway.exceptions import (
     ConfigError,
     GatewayConflict,
@@ -25,10 +26,10 @@ from wsgateway.exceptions import (
     NodeError,
     StartError,
 )
-from wsgateway.gateway.http.routes import query_int
+from wsgateway.gateway.http.problems import query_int
 from wsgateway.logs import LEVELS, ThinnedLog, logger, tail
 from wsgateway.messages import decode_json
-from wsgateway.supervisor.instance import Guest, Instance
+from wsgateway.supervisor.instance import Embedded, Instance
 from wsgateway.supervisor.supervisor import Supervisor
 
 PAGE = 50
@@ -86,7 +87,7 @@ class Visit:
     """One request: who asks, with what in the form."""
 
     request: Request
-    session: Session
+    session: Login
     access: Access
     asks_for_password: bool
     form: dict[str, list[str]] = field(repr=False)  # a password may be in it
@@ -129,9 +130,9 @@ class LogIn(Protocol):
 
     async def access_for(self, password: str) -> Access: ...
 
-    async def end(self, session: Session) -> None: ...
+    async def end(self, session: Login) -> None: ...
 
-    def remember(self, response: Response, visit: Visit, session: Session) -> None: ...
+    def remember(self, response: Response, visit: Visit, session: Login) -> None: ...
 
 
 ACTIONS = {"start": "Start", "stop": "Stop", "restart": "Restart", "delete": "Delete", "refresh": "Read the file again"}
@@ -256,18 +257,18 @@ class Views:
     def _single(self, visit: Visit) -> dict[str, str]:
         return {name: values[-1] for name, values in visit.form.items()}
 
-    def _found(self, gateway_id: str) -> Instance | Guest:
+    def _found(self, gateway_id: str) -> Instance | Embedded:
         try:
             return self._supervisor.find(gateway_id)
         except GatewayNotFound as exc:
             raise Refused(404, str(exc)) from exc
 
-    def _here(self, visit: Visit) -> Instance | Guest:
+    def _here(self, visit: Visit) -> Instance | Embedded:
         return self._found(visit.request.path_params["gateway_id"])
 
     def _editable(self, visit: Visit) -> Instance:
         found = self._here(visit)
-        if isinstance(found, Guest):
+        if isinstance(found, Embedded):
             raise Refused(409, f"Gateway [{found.id}] is made in code, and can only be changed there.")
         return found
 

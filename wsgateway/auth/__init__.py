@@ -1,5 +1,5 @@
 """Who may connect, send, and administer. No I/O; does not know connections or Starlette."""
 
-from wsgateway.auth.rules import Access
+from wsgateway.auth.admin import Access
 
 __all__ = ["Access"]

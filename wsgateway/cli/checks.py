@@ -11,7 +11,7 @@ from wsgateway.config.settings import AdminSettings, Settings
 from wsgateway.limits import SPARE_DESCRIPTORS
 
 
-class Level(enum.StrEnum):
+class Severity(enum.StrEnum):
     """How bad a finding is. One that is serious makes the command fail."""
 
     SERIOUS = "serious"
@@ -23,7 +23,7 @@ class Level(enum.StrEnum):
 class Finding:
     """What is wrong, and what to do about it. A sentence each, without secrets."""
 
-    level: Level
+    level: Severity
     what: str
     advice: str
 
@@ -32,15 +32,15 @@ class Finding:
 
 
 def serious(what: str, advice: str) -> Finding:
-    return Finding(Level.SERIOUS, what, advice)
+    return Finding(Severity.SERIOUS, what, advice)
 
 
 def warning(what: str, advice: str) -> Finding:
-    return Finding(Level.WARNING, what, advice)
+    return Finding(Severity.WARNING, what, advice)
 
 
 def hint(what: str, advice: str) -> Finding:
-    return Finding(Level.HINT, what, advice)
+    return Finding(Severity.HINT, what, advice)
 
 
 # What is installed

@@ -21,18 +21,18 @@ from wsgateway import client
 from wsgateway.addresses import is_loopback
 from wsgateway.admin.passwords import Passwords
 from wsgateway.cli import checks
-from wsgateway.cli.checks import Finding, Level
+from wsgateway.cli.checks import Finding, Severity
 from wsgateway.cli.terminal import to_json
 from wsgateway.cluster.brokers import Open, opener
 from wsgateway.config.exposure import outside_of_environment
 from wsgateway.config.settings import Settings, serves_outside
 from wsgateway.config.sources import Loaded
 from wsgateway.exceptions import BrokerError, ConfigError, ListenerError, SendError
-from wsgateway.listeners.loader import Listener
+from wsgateway.listeners.loader import Hooks
 from wsgateway.logs import GatewayLog, escape_controls, mask_url
 from wsgateway.server.serving import missing_of_uvicorn, serving
 from wsgateway.supervisor.store import Described, Store
-from wsgateway.transports.native import EXTENSION
+from wsgateway.transports.takeover import EXTENSION
 
 try:
     import resource
@@ -53,8 +53,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(store: Store, options: argparse.Namespace) -> int:
     """Print all findings, the worst first; 1 if one is serious."""
-    found = sorted(_all(store, options), key=lambda finding: list(Level).index(finding.level))
-    is_serious = any(finding.level is Level.SERIOUS for finding in found)
+    found = sorted(_all(store, options), key=lambda finding: list(Severity).index(finding.level))
+    is_serious = any(finding.level is Severity.SERIOUS for finding in found)
     if options.json:
         print(to_json([asdict(finding) for finding in found], indent=2))
     else:
@@ -260,7 +260,7 @@ def _gateway(loaded: Loaded) -> Iterator[Finding]:
 
 def _listener(settings: Settings) -> Iterator[Finding]:
     try:
-        Listener(settings.listener, settings, GatewayLog(settings.id)).close()
+        Hooks(settings.listener, settings, GatewayLog(settings.id)).close()
     except ListenerError as exc:
         yield checks.serious(str(exc), "mend the listener, or name another one")
 

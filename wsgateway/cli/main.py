@@ -17,7 +17,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 
 from wsgateway import client
 from wsgateway.admin.passwords import hash_password, write_password
-from wsgateway.auth.rules import Access
+from wsgateway.auth.admin import Access
 from wsgateway.cli import doctor, remote, serve
 from wsgateway.cli.terminal import (
     argument,
@@ -31,11 +31,12 @@ from wsgateway.cli.terminal import (
     to_json,
 )
 from wsgateway.cluster.brokers import opener
-from wsgateway.config.settings import ADMIN_SPECS, CONFIG_FILE, ENV, SPECS, flag, is_switch, nearest
+from wsgateway.config.settings import ADMIN_SPECS, CONFIG_FILE, ENV, SPECS, flag
+from wsgateway.config.values import is_switch, nearest
 from wsgateway.exceptions import ConfigError, ListenerError, SendError, StartError
-from wsgateway.listeners.loader import Listener
+from wsgateway.listeners.loader import Hooks
 from wsgateway.logs import GatewayLog, escape_controls, mask_url
-from wsgateway.server.serving import end_process
+from wsgateway.server.process import end_process
 from wsgateway.supervisor.store import Store
 
 SERVE_DEFAULTS = {"local_access": True, "log_file": "WebSocket.log"}
@@ -214,7 +215,7 @@ def _check(options: argparse.Namespace) -> int:
         except ConfigError as exc:
             mistakes += exc.mistakes
         try:
-            Listener(settings.listener, settings, GatewayLog(gateway_id)).close()
+            Hooks(settings.listener, settings, GatewayLog(gateway_id)).close()
         except ListenerError as exc:
             mistakes.append(f"[{gateway_id}] {exc}" if len(described.gateways) > 1 else str(exc))
         if len(described.gateways) > 1:

@@ -11,8 +11,9 @@ from urllib.parse import quote, urlencode
 
 from wsgateway import client
 from wsgateway.cli.terminal import complain, to_json
-from wsgateway.config.settings import ENV, SPECS, convert, flag, nearest
+from wsgateway.config.settings import ENV, SPECS, flag
 from wsgateway.config.sources import admin_settings, config_path, read_tables
+from wsgateway.config.values import convert, nearest
 from wsgateway.exceptions import ConfigError, SendError
 from wsgateway.logs import escape_controls, mask_url
 

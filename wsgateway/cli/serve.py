@@ -5,13 +5,15 @@ import contextlib
 import signal
 from contextlib import AsyncExitStack
 
-from wsgateway.admin.panel import AdminApp
+from wsgateway.admin.app import AdminApp
 from wsgateway.cli.terminal import discard_output
-from wsgateway.config.settings import Settings, Startup
+from wsgateway.config.settings import Settings
+from wsgateway.config.values import Startup
 from wsgateway.exceptions import GatewayError, StartError
-from wsgateway.gateway.gateway import State
+from wsgateway.gateway.registry import GatewayState
 from wsgateway.logs import escape_controls, limit_repeats, log_to_terminal, logger, mask_queries
-from wsgateway.server.serving import end_process, loop_factory, serving, stop_at_signals
+from wsgateway.server.process import end_process, loop_factory, stop_at_signals
+from wsgateway.server.serving import serving
 from wsgateway.supervisor.store import Store
 from wsgateway.supervisor.supervisor import Supervisor
 
@@ -63,7 +65,7 @@ async def _run(store: Store) -> int:
         if stop.is_set():
             return 0
         states = [found.state for found in supervisor.all() if found.settings.startup is Startup.AUTOMATIC]
-        if states and State.RUNNING not in states:
+        if states and GatewayState.RUNNING not in states:
             return 3  # the log has said why
         admin = await _serve_admin(supervisor, store, stack)
         try:

@@ -39,7 +39,7 @@ TOO_LARGE = {"kind": "broker too large"}
 """For the log, which says it once a second."""
 
 
-class Uplink:
+class Bus:
     """The link of one process. `received` is given all that arrives but probes; `changed` is told of each change."""
 
     def __init__(

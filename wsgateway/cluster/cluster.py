@@ -15,26 +15,26 @@ from wsgateway.cluster import envelopes
 from wsgateway.cluster.acks import Confirmation, Confirmations
 from wsgateway.cluster.asking import Asks
 from wsgateway.cluster.brokers import Open
-from wsgateway.cluster.bus import Uplink
+from wsgateway.cluster.bus import Bus
 from wsgateway.cluster.envelopes import (
     NODE_ID,
     VERSION,
     Ack,
     Answer,
     Ask,
-    Beat,
+    Delivery,
     Direct,
     Envelope,
+    Heartbeat,
     Here,
     Info,
     Leave,
-    Message,
 )
 from wsgateway.cluster.nodes import Nodes, NodeState
 from wsgateway.exceptions import EnvelopeError
 from wsgateway.limits import HEARTBEAT, LEASE_CHECK, MAX_LOST, NODE_LINES
 from wsgateway.logs import GatewayLog
-from wsgateway.messages import Frame, Sent
+from wsgateway.messages import Message, Sent
 from wsgateway.metrics import Metrics
 
 MEETING = 0.25
@@ -49,7 +49,7 @@ class Local:
     """What a process does for the others. `deliver` gives a frame to its clients, to all or to those with `ids`;
     `operations` are what it can be asked for, by name."""
 
-    deliver: Callable[[Frame, Sequence[str] | None], Sent]
+    deliver: Callable[[Message, Sequence[str] | None], Sent]
     describe: Callable[[], Info]
     operations: Mapping[str, Callable[[dict[str, Any]], Awaitable[Any]]]
 
@@ -79,7 +79,7 @@ class Cluster:
         name = quote(gateway_id.casefold(), safe="").replace(".", "%2E")
         self._all = f"wsgateway.all.{name}"
         self._each = f"wsgateway.node.{name}."
-        self._uplink = Uplink(
+        self._uplink = Bus(
             open_link,
             [self._all, self._each + self.node],
             name=broker,
@@ -177,7 +177,7 @@ class Cluster:
 
     def _tell(self, *, is_new: bool) -> None:
         info = self._local.describe() if self._local is not None else None
-        self._publish(self._all, lambda seq: Beat(VERSION, self.node, seq, info, is_new))
+        self._publish(self._all, lambda seq: Heartbeat(VERSION, self.node, seq, info, is_new))
 
     def _tell_one(self, node_id: str, info: Info) -> None:
         peers = [node.id for node in self.nodes.alive()]
@@ -208,12 +208,12 @@ class Cluster:
                 own.append(item)
         return own, list(others)
 
-    def publish(self, frame: Frame, ids: Sequence[str] | None, *, confirm: bool) -> Confirmation | None:
+    def publish(self, frame: Message, ids: Sequence[str] | None, *, confirm: bool) -> Confirmation | None:
         """Send `frame` towards every process, for all clients or for those with `ids`. With `confirm` it is counted."""
         confirmation = self._confirmations.expect(ids) if confirm else None
         ask = 0 if confirmation is None else confirmation.ask
         is_text, payload, listed = frame.text is not None, frame.payload, None if ids is None else list(ids)
-        sent = self._publish(self._all, lambda seq: Message(VERSION, self.node, seq, payload, is_text, listed, ask))
+        sent = self._publish(self._all, lambda seq: Delivery(VERSION, self.node, seq, payload, is_text, listed, ask))
         if confirmation is not None and not (sent and self.is_up):
             self._confirmations.end(confirmation)
         return confirmation
@@ -293,11 +293,11 @@ class Cluster:
 
     def _handle(self, envelope: Envelope) -> None:
         match envelope:
-            case Message():
+            case Delivery():
                 self._deliver(envelope)
             case Ack():
                 self._confirmations.acknowledged(envelope)
-            case Beat():
+            case Heartbeat():
                 self._heard(envelope)
             case Leave() if envelope.node == self.node:
                 self.tell()  # somebody was wrong
@@ -314,14 +314,14 @@ class Cluster:
             case Answer():
                 self._asks.answered(envelope)
 
-    def _deliver(self, message: Message) -> None:
+    def _deliver(self, message: Delivery) -> None:
         if self._local is None:
             return
         sent = Sent(0, 0, 0)
         mine = None if message.ids is None else [conn_id for conn_id in message.ids if conn_id.startswith(self.node)]
         if mine is None or mine:
             try:
-                frame = Frame(message.payload, message.payload.decode() if message.is_text else None)
+                frame = Message(message.payload, message.payload.decode() if message.is_text else None)
             except UnicodeDecodeError:
                 self._metrics.broker_dropped["malformed"] += 1
                 return
@@ -333,7 +333,7 @@ class Cluster:
                 lambda seq: Ack(VERSION, self.node, seq, message.ask, recipients, queued, dropped),
             )
 
-    def _heard(self, beat: Beat) -> None:
+    def _heard(self, beat: Heartbeat) -> None:
         if beat.info is not None:
             self._knows(beat.origin, beat.info)
         if beat.is_new and self._local is not None:

@@ -57,7 +57,7 @@ class _Envelope(msgspec.Struct, array_like=True, frozen=True):
     seq: Count
 
 
-class Message(_Envelope, frozen=True, tag=1):
+class Delivery(_Envelope, frozen=True, tag=1):
     """A message for clients: for all, or for those of `ids` that the reader has. `ask` wants an `Ack`, 0 does not."""
 
     payload: bytes
@@ -75,7 +75,7 @@ class Ack(_Envelope, frozen=True, tag=2):
     dropped: Count
 
 
-class Beat(_Envelope, frozen=True, tag=3):
+class Heartbeat(_Envelope, frozen=True, tag=3):
     """The origin lives; one that only publishes has no `info`. `is_new`: it wants to be told who else lives."""
 
     info: Info | None
@@ -114,7 +114,7 @@ class Here(_Envelope, frozen=True, tag=7):
 Direct = Ack | Ask | Answer | Here
 """What goes to one process, on a topic of its own. The rest goes to all."""
 
-Envelope = Message | Beat | Leave | Direct
+Envelope = Delivery | Heartbeat | Leave | Direct
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Envelope] = msgspec.msgpack.Decoder(Envelope)

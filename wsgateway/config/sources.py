@@ -14,12 +14,11 @@ from wsgateway.config.settings import (
     SPECS,
     AdminSettings,
     Settings,
-    convert_written,
     flag,
-    nearest,
     no_such_setting,
     serves_outside,
 )
+from wsgateway.config.values import convert_written, nearest
 from wsgateway.config.variables import Variables, config_of, read_secret, read_variables, variable_of
 from wsgateway.exceptions import ConfigError
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from wsgateway.config.files import read_text
-from wsgateway.config.settings import ADMIN_SPECS, ENV, SPECS, is_switch, nearest, parts_of
+from wsgateway.config.settings import ADMIN_SPECS, ENV, SPECS
+from wsgateway.config.values import is_switch, nearest, parts_of
 
 CONFIG = ENV + "CONFIG"
 

@@ -8,14 +8,15 @@ from typing import cast
 
 from starlette.types import Receive, Scope, Send
 
-from wsgateway.auth.rules import Refusal, Rules
+from wsgateway.auth.rules import Rules
 from wsgateway.closing import SHUTDOWN
 from wsgateway.config.settings import Settings
-from wsgateway.exceptions import Refused
+from wsgateway.exceptions import Refusal, Refused
 from wsgateway.gateway.http.paths import sender_of
 from wsgateway.limits import CLOSES_PER_SECOND, CROWDED, SPARE_DESCRIPTORS, Rates
 from wsgateway.transports.asgi import AsgiTransport
-from wsgateway.transports.native import EXTENSION, Handshake, Parts, WireTransport
+from wsgateway.transports.native import NativeTransport, Parts
+from wsgateway.transports.takeover import EXTENSION, Takeover
 
 try:
     import resource
@@ -42,13 +43,13 @@ def most_clients(settings: Settings) -> int:
 UNLIMITED = 10**9
 
 
-class WebSockets:
+class Admission:
     """The WebSocket connections of one running gateway."""
 
     def __init__(self, parts: Parts, rules: Rules) -> None:
         self._parts = parts
         self._rules = rules
-        self._serving: set[AsgiTransport | WireTransport] = set()
+        self._serving: set[AsgiTransport | NativeTransport] = set()
         self._empty = asyncio.Event()
         self._empty.set()
         self._is_draining = False
@@ -62,12 +63,12 @@ class WebSockets:
 
     async def serve(self, scope: Scope, receive: Receive, send: Send, *, path: str) -> None:
         """Take one client through its handshake; on plain ASGI, to its end."""
-        transport: AsgiTransport | WireTransport
-        handshake = cast("Handshake | None", scope.get("extensions", {}).get(EXTENSION))  # wsgateway.server's only
+        transport: AsgiTransport | NativeTransport
+        handshake = cast("Takeover | None", scope.get("extensions", {}).get(EXTENSION))  # wsgateway.server's only
         if handshake is None:
             transport = AsgiTransport(self._parts, scope, path=path)
         else:
-            transport = WireTransport(
+            transport = NativeTransport(
                 self._parts, scope, handshake, path=path, ended=self._gone, shutdown=self._server_ends
             )
         await receive()
@@ -78,7 +79,7 @@ class WebSockets:
         handed_over = False
         try:
             subprotocol = await self._admitted(transport, scope, refusal)
-            if isinstance(transport, WireTransport):
+            if isinstance(transport, NativeTransport):
                 handed_over = True
                 await transport.run(subprotocol, send)
             else:
@@ -108,7 +109,7 @@ class WebSockets:
         return None
 
     async def _admitted(
-        self, transport: "AsgiTransport | WireTransport", scope: Scope, refusal: Refusal | None
+        self, transport: "AsgiTransport | NativeTransport", scope: Scope, refusal: Refusal | None
     ) -> str | None:
         refusal = refusal or self._rules.check_host(scope) or self._rules.check_origin(scope)
         if refusal is not None:
@@ -132,25 +133,25 @@ class WebSockets:
         return Refused(refusal.status, str(refusal))
 
     async def _turn_away(
-        self, scope: Scope, send: Send, refused: Refused, transport: "AsgiTransport | WireTransport"
+        self, scope: Scope, send: Send, refused: Refused, transport: "AsgiTransport | NativeTransport"
     ) -> None:
         try:
             if refused.close is not None:
                 # a browser that offered subprotocols reports 1006 unless one of them is chosen
                 chosen = next(iter(transport.conn.subprotocols), None)
-                if isinstance(transport, WireTransport):
+                if isinstance(transport, NativeTransport):
                     await transport.turn_away(chosen, refused.close, refused.reason, send)
                     return
                 await send({"type": "websocket.accept", "subprotocol": chosen})
                 await send({"type": "websocket.close", "code": refused.close, "reason": refused.reason})
                 return
-            if isinstance(transport, WireTransport):
+            if isinstance(transport, NativeTransport):
                 transport.release()
             await deny(scope, send, refused.status, refused.reason)
         except OSError:  # it has gone
             pass
 
-    def _gone(self, transport: "AsgiTransport | WireTransport") -> None:
+    def _gone(self, transport: "AsgiTransport | NativeTransport") -> None:
         if transport not in self._serving:
             return
         self._serving.discard(transport)

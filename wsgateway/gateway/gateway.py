@@ -2,7 +2,6 @@
 gateways, by id, which is the package's one piece of module state."""
 
 import asyncio
-import enum
 import logging
 import os
 import sys
@@ -16,7 +15,7 @@ from weakref import WeakValueDictionary
 
 from starlette.types import Receive, Scope, Send
 
-from wsgateway.auth.rules import Refusal, Rules
+from wsgateway.auth.rules import Rules
 from wsgateway.cluster.brokers import Open, opener
 from wsgateway.cluster.cluster import Cluster, Local
 from wsgateway.cluster.envelopes import NODE_ID
@@ -32,12 +31,14 @@ from wsgateway.exceptions import (
     GatewayStopping,
     HookError,
     ListenerError,
+    Refusal,
     StartError,
 )
-from wsgateway.gateway.admission import WebSockets, deny
+from wsgateway.gateway.admission import Admission, deny
 from wsgateway.gateway.http.paths import relative_path, relative_scope, sender_of
 from wsgateway.gateway.http.routes import router
 from wsgateway.gateway.inspector import Directory
+from wsgateway.gateway.registry import GatewayState
 from wsgateway.gateway.watchdog import Watchdog
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.hub import Connections, Hub
@@ -45,25 +46,15 @@ from wsgateway.hub.loops import Home, call_from_thread, call_on, wrong_loop
 from wsgateway.hub.recording import Recording
 from wsgateway.hub.unawaited import is_development, watched
 from wsgateway.limits import Rates
-from wsgateway.listeners.dispatcher import Events, check_recipients
-from wsgateway.listeners.loader import Listener
+from wsgateway.listeners.dispatcher import Dispatcher, check_recipients
+from wsgateway.listeners.loader import Hooks
 from wsgateway.logs import GatewayLog, flush_log, log_to_file, mask_url, say_if_unseen
 from wsgateway.messages import Sent
 from wsgateway.metrics import Metrics
-from wsgateway.transports.native import EXTENSION, Parts
+from wsgateway.transports.native import Parts
+from wsgateway.transports.takeover import EXTENSION
 
-
-class State(enum.StrEnum):
-    """What a gateway is doing. A new one is stopped."""
-
-    STARTING = "starting"
-    RUNNING = "running"
-    STOPPING = "stopping"
-    STOPPED = "stopped"
-    FAILED = "failed"
-
-
-_ACTIVE = (State.STARTING, State.RUNNING, State.STOPPING)
+_ACTIVE = (GatewayState.STARTING, GatewayState.RUNNING, GatewayState.STOPPING)
 
 _started: WeakValueDictionary[str, "Gateway"] = WeakValueDictionary()
 
@@ -91,7 +82,7 @@ class Gateway:
         self.sends = Rates(self.settings.send_rate, self.settings.send_burst)
         self.version = version("wsgateway")
         self.failure = ""
-        self._state = State.STOPPED
+        self._state = GatewayState.STOPPED
         self.cluster: Cluster | None = None
         self._open_link = opener(self.settings.broker) if self.settings.broker else None
         self._hub = Hub(self.metrics, self.log)
@@ -103,9 +94,9 @@ class Gateway:
         self._reload = False
         self._home: Home | None = None
         self._forgetting = threading.Lock()
-        self._events: Events | None = None
-        self._listener: Listener | None = None
-        self._websockets: WebSockets | None = None
+        self._events: Dispatcher | None = None
+        self._listener: Hooks | None = None
+        self._websockets: Admission | None = None
         self._watchdog: Watchdog | None = None
         self._asked_by_hooks: set[asyncio.Task[None]] = set()
         self._where = ""
@@ -131,13 +122,13 @@ class Gateway:
         return self.settings.id
 
     @property
-    def state(self) -> State:
+    def state(self) -> GatewayState:
         if self._has_lost_loop and self._state in _ACTIVE:
-            return State.STOPPED
+            return GatewayState.STOPPED
         return self._state
 
     @state.setter
-    def state(self, state: State) -> None:
+    def state(self, state: GatewayState) -> None:
         self._state = state
 
     @property
@@ -150,7 +141,9 @@ class Gateway:
     @property
     def has_running_peers(self) -> bool:
         """Whether other processes serve this gateway too."""
-        return self.cluster is not None and any(node.info.state == State.RUNNING for node in self.cluster.nodes.alive())
+        return self.cluster is not None and any(
+            node.info.state == GatewayState.RUNNING for node in self.cluster.nodes.alive()
+        )
 
     def messages_out(self, conn: Connection) -> int:
         """Messages written to `conn` so far."""
@@ -192,9 +185,11 @@ class Gateway:
             return await self.directory.send_elsewhere(message, connections, data)
         if self._never_started:
             await self._start_unasked()
-        if self._events is None or self._state in (State.STOPPED, State.FAILED):
+        if self._events is None or self._state in (GatewayState.STOPPED, GatewayState.FAILED):
             raise GatewayNotRunning(self.id)
-        if self._state is State.STOPPING and not self._events.inside_hook():  # an on_client_close may say good-bye
+        if (
+            self._state is GatewayState.STOPPING and not self._events.inside_hook()
+        ):  # an on_client_close may say good-bye
             raise GatewayStopping(self.id)
         return await self._events.send(message, connections, data)
 
@@ -210,7 +205,7 @@ class Gateway:
         Raises what `send` raises, and `RuntimeError` on the loop's own thread, or if the loop ends meanwhile.
         """
         home = self._home
-        if home is None or self.state in (State.STOPPED, State.FAILED):
+        if home is None or self.state in (GatewayState.STOPPED, GatewayState.FAILED):
             raise GatewayNotRunning(self.id)
         return call_from_thread(home, lambda: self.send(message, connections=connections, data=data))
 
@@ -227,10 +222,10 @@ class Gateway:
         """
         self._enter_loop("gateway.start")
         async with self._lock:
-            if self.state is State.RUNNING:
+            if self.state is GatewayState.RUNNING:
                 return
             self._never_started = False
-            self.state, self.failure = State.STARTING, ""
+            self.state, self.failure = GatewayState.STARTING, ""
             say_if_unseen()
             self.log.info("starting%s", self._where)
             try:
@@ -250,22 +245,22 @@ class Gateway:
                 await self._leave_cluster()
                 if self._listener is not None:
                     self._listener.close()
-                self.state, self._never_started = State.STOPPED, True
+                self.state, self._never_started = GatewayState.STOPPED, True
                 raise
-            self.state = State.RUNNING
+            self.state = GatewayState.RUNNING
             self.log.info("started%s", self._where)
             if self.cluster is not None:
                 self.cluster.tell()
 
     async def _start(self) -> None:
         running = _started.get(self.id.casefold())
-        if running is not None and running is not self and running.state is State.RUNNING:
+        if running is not None and running is not self and running.state is GatewayState.RUNNING:
             raise StartError(f"another gateway with id [{self.id}] is running in this process")
         loop = asyncio.get_running_loop()
-        self._listener = Listener(self.settings.listener, self.settings, self.log, reload=self._reload)
+        self._listener = Hooks(self.settings.listener, self.settings, self.log, reload=self._reload)
         self._reload = True
         self.cluster = self._new_cluster()
-        self._events = Events(
+        self._events = Dispatcher(
             self,
             hub=self._hub,
             listener=self._listener,
@@ -276,7 +271,7 @@ class Gateway:
         )
         node = self.cluster.node if self.cluster is not None else ""
         parts = Parts(self._hub, self._events, self.settings, self.metrics, self.log, node)
-        self._websockets = WebSockets(parts, self.rules)
+        self._websockets = Admission(parts, self.rules)
         if self.cluster is not None:
             await self.cluster.start()
         await self._events.run("on_start")
@@ -319,7 +314,7 @@ class Gateway:
             self._never_started, self._is_watching = False, True
             self.cluster = self._cluster_over(opener(broker), broker, local=None)
             await self.cluster.start()
-            self.state = State.RUNNING
+            self.state = GatewayState.RUNNING
 
     async def _leave_cluster(self) -> None:
         cluster, self.cluster = self.cluster, None
@@ -340,7 +335,7 @@ class Gateway:
 
     def fail(self, reason: str) -> None:
         """It cannot run, because of `reason`, which the log, `/ready` and the panel show."""
-        self.state, self.failure = State.FAILED, reason
+        self.state, self.failure = GatewayState.FAILED, reason
         self.log.error("cannot start: %s", reason)
         if self._listener is not None:
             self._listener.close()
@@ -382,16 +377,16 @@ class Gateway:
             if self._is_watching:
                 await self._leave_cluster()
                 self._is_watching = False
-                self.state = State.FAILED if self.failure else State.STOPPED
+                self.state = GatewayState.FAILED if self.failure else GatewayState.STOPPED
                 return
-            if self.state is not State.RUNNING:
-                if self.state is State.FAILED:
-                    self.state = State.STOPPED
+            if self.state is not GatewayState.RUNNING:
+                if self.state is GatewayState.FAILED:
+                    self.state = GatewayState.STOPPED
                 return
             assert self._events is not None
             assert self._websockets is not None
             assert self._listener is not None
-            self.state = State.STOPPING
+            self.state = GatewayState.STOPPING
             self.log.info("stopping%s, %d connections are closed", self._where, len(self.connections))
             if self.cluster is not None:
                 self.cluster.tell()
@@ -412,11 +407,11 @@ class Gateway:
             if self._watchdog is not None:
                 self._watchdog.forget(self.metrics)
                 self._watchdog = None
-            self.state = State.STOPPED
+            self.state = GatewayState.STOPPED
             self.log.info("stopped%s", self._where)
             await asyncio.to_thread(flush_log)  # some servers end the process by a signal next, without `atexit`
 
-    async def _give_up(self, websockets: WebSockets, events: Events) -> None:
+    async def _give_up(self, websockets: Admission, events: Dispatcher) -> None:
         """End what the drain has not ended: sockets, then hooks, then the hooks that the ended sockets called."""
         websockets.abort_all()
         events.discard(closes=False)
@@ -478,7 +473,7 @@ class Gateway:
             self.cluster = self._events = self._listener = self._websockets = self._watchdog = None
             self._asked_by_hooks.clear()
             self._never_started, self._is_watching, self._reload = True, False, False
-            self._state, self.failure, self._home = State.STOPPED, "", None
+            self._state, self.failure, self._home = GatewayState.STOPPED, "", None
 
     # ASGI
 
@@ -503,11 +498,11 @@ class Gateway:
         if path not in ("/", "/ws") and not path.startswith("/ws/"):
             text = f"there is no WebSocket at {path[:200]}, it is at /ws"
             await self._refuse(scope, receive, send, Refusal(404, "unknown_path", text, "wrong-path"))
-        elif self.state is State.STARTING:
+        elif self.state is GatewayState.STARTING:
             async with self._lock:  # held until it has started
                 pass
             await self._serve_websocket(scope, receive, send)
-        elif self.state is not State.RUNNING or self._websockets is None:
+        elif self.state is not GatewayState.RUNNING or self._websockets is None:
             text = f"gateway [{self.id}] is {self.state}"
             await self._refuse(scope, receive, send, Refusal(503, "not_running", text, "not-running"))
         else:
@@ -546,7 +541,7 @@ def find(gateway_id: str) -> Gateway:
     """The gateway of this process that was started with `gateway_id`, trimmed, in any case."""
     gateway = _started.get(gateway_id.strip().casefold())
     if gateway is None or gateway._has_lost_loop:
-        running = [known.id for known in _started.values() if known.state is not State.STOPPED]
+        running = [known.id for known in _started.values() if known.state is not GatewayState.STOPPED]
         raise GatewayNotFound(gateway_id.strip(), running)
     return gateway
 

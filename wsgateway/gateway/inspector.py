@@ -46,7 +46,7 @@ class ListedGateway(Sending, Protocol):
     def messages_out(self, conn: Connection) -> int: ...
 
 
-class Closing(NamedTuple):
+class CloseCounts(NamedTuple):
     """How many connections are being closed, and whether every process has answered."""
 
     closed: int
@@ -162,18 +162,18 @@ class Directory:
             return found
         return await self._describe({"id": conn_id})
 
-    async def close(self, ids: Sequence[str] | None, code: int, reason: str) -> Closing:
+    async def close(self, ids: Sequence[str] | None, code: int, reason: str) -> CloseCounts:
         """Begin to close the connections with `ids`, or all. Raises `ValueError`, and `NodeError` if one that has
         some of `ids` does not answer."""
         check_close(code, reason)
         cluster = self._cluster
         if cluster is None:
-            return Closing(await self._close({"ids": ids, "code": code, "reason": reason}), True)
+            return CloseCounts(await self._close({"ids": ids, "code": code, "reason": reason}), True)
         if ids is None:
             others: dict[str, int] = await cluster.ask_all("close", ids=None, code=code, reason=reason)
             everybody = cluster.is_up and len(others) >= len(cluster.nodes.alive())
             own_count = await self._close({"ids": None, "code": code, "reason": reason})
-            return Closing(sum(others.values()) + own_count, everybody)
+            return CloseCounts(sum(others.values()) + own_count, everybody)
         own, remote = cluster.split(ids)
         closed = await self._close({"ids": own, "code": code, "reason": reason})
         for node_id in dict.fromkeys(conn_id[:NODE_ID] for conn_id in remote):
@@ -184,7 +184,7 @@ class Directory:
                 if cluster.nodes.get(node_id) is not None:
                     raise
                 # it has gone, and they with it
-        return Closing(closed, True)
+        return CloseCounts(closed, True)
 
     # Sending from a process that only watches
 

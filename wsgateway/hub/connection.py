@@ -14,13 +14,14 @@ from starlette.requests import HTTPConnection
 
 from wsgateway.addresses import plain_address
 from wsgateway.closing import SLOW, check_close
-from wsgateway.config.settings import Settings, SlowPolicy
+from wsgateway.config.settings import Settings
+from wsgateway.config.values import SlowPolicy
 from wsgateway.hub.loops import Home, call_from_thread, wrong_loop
 from wsgateway.hub.recording import Recording
 from wsgateway.hub.unawaited import WatchedCoroutine, marked
 from wsgateway.limits import Backlog
 from wsgateway.logs import GatewayLog
-from wsgateway.messages import Frame, encode
+from wsgateway.messages import Message, encode
 from wsgateway.metrics import Metrics
 
 
@@ -139,7 +140,7 @@ class Connection:
         self._home = home or Home()
         self._metrics = metrics
         self._policy = settings.slow_policy
-        self._outbox: deque[Frame] | None = None  # made when a frame has to wait, an empty deque takes 700 bytes
+        self._outbox: deque[Message] | None = None  # made when a frame has to wait, an empty deque takes 700 bytes
         self._waiting = Backlog(settings.outbox_messages, settings.outbox_bytes)
         self._close: tuple[int, str] | None = None
         self._on_close: Callable[[Connection], None] | None = None
@@ -246,7 +247,7 @@ class Connection:
             raise RuntimeError("the connection is not open yet; to turn a client away, raise Refused(...)")
         self.close_nowait(code, reason)
 
-    def send_frame(self, frame: Frame) -> bool:
+    def send_frame(self, frame: Message) -> bool:
         """Queue `frame`. A client too slow for its outbox is treated by `slow_policy`, never waited for."""
         if self._close is not None:
             return False
@@ -263,7 +264,7 @@ class Connection:
         self.after_put(queued)
         return queued
 
-    def put(self, frame: Frame) -> bool:
+    def put(self, frame: Message) -> bool:
         """Put `frame` into the outbox, which nobody writes out before `after_put`. Return False if it was dropped."""
         size = len(frame.payload)
         if self._close is not None or (not self._waiting.fits(size) and not self._make_room(size)):
@@ -343,7 +344,7 @@ class Connection:
         """Let the transport look again at what there is to write."""
         self._transport.wake()
 
-    def next_frame(self) -> Frame | None:
+    def next_frame(self) -> Message | None:
         """Take the oldest frame out of the outbox."""
         if not self._outbox:
             return None

@@ -11,7 +11,7 @@ from wsgateway.hub.connection import Connection, short
 from wsgateway.hub.recording import Recording
 from wsgateway.limits import MAX_PENDING, MAX_ROUNDS, SLICE
 from wsgateway.logs import GatewayLog
-from wsgateway.messages import Frame, Sent
+from wsgateway.messages import Message, Sent
 from wsgateway.metrics import Metrics
 
 
@@ -114,7 +114,7 @@ class Hub:
         self._open: dict[str, Connection] = {}
         self._fast: dict[Connection, Write] = {}
         self._deflating: dict[Connection, Write] = {}  # the part of the fast set that takes compressed frames
-        self._pending: list[Frame] = []
+        self._pending: list[Message] = []
         self._pending_bytes = 0
         self._broadcasts = 0  # frames written to the whole fast set so far
         self._rounds: deque[Round] = deque()
@@ -200,7 +200,7 @@ class Hub:
             self._add_rounds(frames, self._fast, self._deflating)
 
     def _add_rounds(
-        self, frames: list[Frame], fast: dict[Connection, Write], deflating: dict[Connection, Write]
+        self, frames: list[Message], fast: dict[Connection, Write], deflating: dict[Connection, Write]
     ) -> None:
         count = len(fast) + len(deflating)
         self._metrics.messages_out += len(frames) * count
@@ -294,11 +294,13 @@ class Hub:
             forgotten.clear()
         self._pending_bytes = 0
 
-    def deliver_to_ids(self, frame: Frame, ids: Sequence[str] | None) -> Sent:
+    def deliver_to_ids(self, frame: Message, ids: Sequence[str] | None) -> Sent:
         """Send `frame` to the open connections with `ids`, or to every one: what another process sends."""
         return self.deliver(frame, None if ids is None else self.resolve(ids))
 
-    def deliver(self, frame: Frame, recipients: Sequence[Connection] | None, *, but: Connection | None = None) -> Sent:
+    def deliver(
+        self, frame: Message, recipients: Sequence[Connection] | None, *, but: Connection | None = None
+    ) -> Sent:
         """Send `frame` to `recipients`, or to every open connection, without `but`."""
         if recipients is None and but is None:
             return self._deliver_to_all(frame)
@@ -328,7 +330,7 @@ class Hub:
         self._write_rounds()
         return _woken(slow, taken, fast=count)
 
-    def _deliver_to_all(self, frame: Frame) -> Sent:
+    def _deliver_to_all(self, frame: Message) -> Sent:
         fast = len(self._fast) + len(self._deflating)
         slow: list[Connection] = []
         if fast < len(self._open):

@@ -13,16 +13,17 @@ from wsgateway.exceptions import HookError, MessageError, Refused
 from wsgateway.hub.connection import Connection, short
 from wsgateway.hub.hub import Hub
 from wsgateway.limits import MAX_CLOSE_HOOKS, MAX_NESTED_SENDS
-from wsgateway.listeners.inbox import Call, Event, EventGateway, Lane, Turns
-from wsgateway.listeners.loader import Listener
+from wsgateway.listeners.event import Event, EventGateway
+from wsgateway.listeners.inbox import Call, Inbox, Turns
+from wsgateway.listeners.loader import Hooks
 from wsgateway.logs import GatewayLog
-from wsgateway.messages import Frame, Sent, encode
+from wsgateway.messages import Message, Sent, encode
 from wsgateway.metrics import Metrics
 
 _current_call: ContextVar[Call | None] = ContextVar("wsgateway_current_call", default=None)
 
 
-class Events:
+class Dispatcher:
     """The events of one gateway: made here, given to the listener, then delivered."""
 
     def __init__(
@@ -30,7 +31,7 @@ class Events:
         gateway: EventGateway,
         *,
         hub: Hub,
-        listener: Listener,
+        listener: Hooks,
         settings: Settings,
         metrics: Metrics,
         log: GatewayLog,
@@ -44,14 +45,14 @@ class Events:
         self._log = log
         self._echo_sender = settings.echo_sender
         self._verbose = settings.verbose
-        self._lane = Lane(self)
+        self._lane = Inbox(self)
         self._count = 0
         self._idle: asyncio.Future[None] | None = None
         self._on_message = listener["on_message"]
         self._hook_timeout = settings.hook_timeout
         self._handshake_timeout = min(settings.hook_timeout, settings.handshake_timeout)
         self._closes = Turns()
-        self.busy: set[Lane] = set()
+        self.busy: set[Inbox] = set()
 
     # One event after the other
 
@@ -61,7 +62,7 @@ class Events:
         if call.error is not None:
             raise HookError(hook) from call.error
 
-    async def handshake(self, conn: Connection, lane: Lane) -> str | None:
+    async def handshake(self, conn: Connection, lane: Inbox) -> str | None:
         """Ask the listener whether `conn` may enter; the subprotocol that it chose. Raises `Refused`."""
         event = Event(self._gateway, conn)
         call = await self._called(lane, "on_handshake", event)
@@ -78,7 +79,7 @@ class Events:
             raise Refused(503, "the listener took too long, try again") from error
         raise Refused(500, "the listener failed, the log has the reason") from error
 
-    def opened(self, conn: Connection, lane: Lane) -> None:
+    def opened(self, conn: Connection, lane: Inbox) -> None:
         """`conn` has entered the hub."""
         self._metrics.opens += 1
         self._count += 1
@@ -88,7 +89,7 @@ class Events:
             self._push(self._lane, "on_first_open", Event(self._gateway, conn))
         self._push(lane, "on_client_open", Event(self._gateway, conn))
 
-    def received(self, conn: Connection, lane: Lane, message: str | bytes, size: int) -> None:
+    def received(self, conn: Connection, lane: Inbox, message: str | bytes, size: int) -> None:
         """A client has sent `message`, of `size` bytes."""
         self._metrics.messages_in += 1
         self._metrics.bytes_in += size
@@ -101,7 +102,7 @@ class Events:
         call.size = size or 1
         lane.push(call)
 
-    def closed(self, conn: Connection, lane: Lane, code: int, reason: str) -> None:
+    def closed(self, conn: Connection, lane: Inbox, code: int, reason: str) -> None:
         """`conn` has ended. Called exactly once for each `opened`."""
         self._metrics.count_close(code)
         self._count -= 1
@@ -138,7 +139,7 @@ class Events:
         event = Event(self._gateway, message=message, connections=connections, data=data)
         is_fixed = self._on_message is None or type(message) in (str, bytes)
         call = await self._called(
-            Lane(self), "on_message", event, depth=depth, encoded=(message, frame) if is_fixed else None
+            Inbox(self), "on_message", event, depth=depth, encoded=(message, frame) if is_fixed else None
         )
         if call.error is not None:
             raise HookError("on_message") from call.error
@@ -236,19 +237,19 @@ class Events:
 
     # Private
 
-    def _push(self, lane: Lane, hook: str, event: Event) -> None:
+    def _push(self, lane: Inbox, hook: str, event: Event) -> None:
         function = self._listener[hook]
         if function is not None:
             lane.push(Call(hook, function, event))
 
     async def _called(
         self,
-        lane: Lane,
+        lane: Inbox,
         hook: str,
         event: Event,
         *,
         depth: int = 0,
-        encoded: tuple[object, Frame | None] | None = None,
+        encoded: tuple[object, Message | None] | None = None,
     ) -> Call:
         future: asyncio.Future[Call] = asyncio.get_running_loop().create_future()
         call = Call(hook, self._listener[hook], event)

@@ -7,7 +7,7 @@ from functools import cached_property, partialmethod, singledispatchmethod
 from types import FunctionType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any
 
-from wsgateway.config.settings import nearest
+from wsgateway.config.values import nearest
 from wsgateway.exceptions import ListenerError
 
 HOOKS = (

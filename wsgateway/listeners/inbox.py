@@ -1,4 +1,4 @@
-"""Hooks that run one at a time, in a `Lane`: those of one connection, or of the gateway itself. Each runs in a task of
+"""Hooks that run one at a time, in a `Inbox`: those of one connection, or of the gateway itself. Each runs in a task of
 its own, started eagerly where Python can do that, so that a hook that never awaits costs no turn of the loop. Knows
 nothing of what a hook is for."""
 
@@ -6,85 +6,16 @@ import asyncio
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from contextvars import copy_context
 from functools import partial
 from typing import Any, Protocol
 
 from wsgateway.cluster.acks import Confirmation
-from wsgateway.hub.connection import Connection, short
-from wsgateway.hub.hub import Sending
 from wsgateway.limits import INBOX_BYTES, INBOX_MESSAGES, Backlog
+from wsgateway.listeners.event import Event
 from wsgateway.listeners.loader import Hook
-from wsgateway.messages import Frame, Sent
-
-
-class EventGateway(Sending, Protocol):
-    """What a hook finds at `event.gateway`."""
-
-    async def stop(self) -> None: ...
-
-    async def restart(self) -> None: ...
-
-    def send_from_thread(
-        self,
-        message: object,
-        *,
-        connections: Iterable[Connection | str] | None = None,
-        data: dict[str, Any] | None = None,
-    ) -> Sent: ...
-
-
-class Event:
-    """What a hook is given, and may change.
-
-    `conn` is None where there is none, as for a message from `/send`. `message` is `""` on open and close.
-    `connections` is None (everybody) until somebody sets it. `data` is what else the caller of `/send` said.
-    `code` and `reason` are those of a close. `subprotocol` is `on_handshake`'s to choose from `conn.subprotocols`.
-    """
-
-    __slots__ = ("code", "conn", "connections", "data", "gateway", "message", "reason", "subprotocol")
-
-    def __init__(
-        self,
-        gateway: EventGateway,
-        conn: Connection | None = None,
-        *,
-        message: Any = "",
-        connections: Iterable[Connection | str] | None = None,
-        data: dict[str, Any] | None = None,
-        code: int | None = None,
-        reason: str = "",
-    ) -> None:
-        self.gateway = gateway
-        self.conn = conn
-        self.message = message
-        self.connections = connections
-        self.data: dict[str, Any] = {} if data is None else data
-        self.code = code
-        self.reason = reason
-        self.subprotocol: str | None = None
-
-    def __repr__(self) -> str:
-        """Show what the hook can use. Of `data`, which may hold secrets, only the names."""
-        parts = [f"gateway={self.gateway.id!r}", f"conn={self.conn if self.conn is None else self.conn.id!r}"]
-        if self.code is None:
-            parts.append(f"message={short(self.message)}")
-        else:
-            parts += [f"code={self.code}", f"reason={short(self.reason)}"]
-        if self.connections is not None:
-            parts.append(f"connections={_shown_recipients(self.connections)}")
-        if self.data:
-            parts.append(f"data={short(list(self.data))}")
-        if self.subprotocol is not None:
-            parts.append(f"subprotocol={short(self.subprotocol)}")
-        return f"<Event {' '.join(parts)}>"
-
-
-def _shown_recipients(connections: object) -> str:
-    if isinstance(connections, (list, tuple)):
-        return short([item.id if isinstance(item, Connection) else item for item in connections[:10]])
-    return short(connections)
+from wsgateway.messages import Message, Sent
 
 
 class Call:
@@ -102,7 +33,7 @@ class Call:
     expired = False
     error: BaseException | None = None
     sent = Sent(0, 0, 0)
-    encoded: "tuple[object, Frame | None] | None" = None  # a message that cannot change, and its frame
+    encoded: "tuple[object, Message | None] | None" = None  # a message that cannot change, and its frame
     confirmation: Confirmation | None = None
     task: asyncio.Task[None] | None = None
     timer: asyncio.TimerHandle | None = None
@@ -116,7 +47,7 @@ class Call:
 class Performer(Protocol):
     """What a lane needs of the gateway's events."""
 
-    busy: "set[Lane]"
+    busy: "set[Inbox]"
 
     async def perform(self, call: Call) -> None: ...
     def deliver_call(self, call: Call) -> None: ...
@@ -160,7 +91,7 @@ class Turns:
             self._waiting.popleft()()
 
 
-class Lane:
+class Inbox:
     """Hooks that run one at a time, in order: those of one connection, or of the gateway itself."""
 
     __slots__ = ("_calls", "_events", "_running", "_waiting", "_when_room")

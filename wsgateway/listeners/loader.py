@@ -14,7 +14,8 @@ from traceback import extract_tb
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from wsgateway.config.settings import Settings, nearest
+from wsgateway.config.settings import Settings
+from wsgateway.config.values import nearest
 from wsgateway.exceptions import ListenerError
 from wsgateway.limits import MAX_HOOK_THREADS
 from wsgateway.listeners.hooks import HOOKS as HOOKS
@@ -24,7 +25,7 @@ from wsgateway.logs import GatewayLog
 Hook = Callable[..., Awaitable[object]]
 
 
-class Listener:
+class Hooks:
     """The hooks of one listener, each an awaitable function; None where the listener has none."""
 
     def __init__(self, listener: object, settings: Settings, log: GatewayLog, *, reload: bool = False) -> None:

@@ -18,7 +18,7 @@ from wsgateway.addresses import PEER, SocketPeer
 from wsgateway.config.grace import LINGER
 from wsgateway.limits import BODY_TIMEOUT, MAX_HEAD, MAX_PIPELINED, MAX_URL
 from wsgateway.logs import ThinnedLog
-from wsgateway.server.pacing import Admission, IdleSockets
+from wsgateway.server.pacing import HandshakePacer, IdleSockets
 from wsgateway.server.tcp import acknowledged
 from wsgateway.server.websocket import (
     WebSocketProtocol,
@@ -120,7 +120,7 @@ class HttpProtocol(HttpToolsProtocol):
     is_leaving = False
     """Whether this server is about to stop. Every request is then the last of its connection."""
 
-    admission: Admission | None = None
+    admission: HandshakePacer | None = None
     """Limits how many handshakes of this server begin at the same time."""
 
     idle: "IdleSockets[HttpProtocol] | None" = None
@@ -574,7 +574,7 @@ def http_protocol(limits: HttpLimits, config: uvicorn.Config) -> type[HttpToolsP
     class Limited(HttpProtocol):
         request_timeout, max_sockets, max_file = limits.request_timeout, limits.max_sockets, limits.max_file
         log = limits.log
-        admission = Admission()
+        admission = HandshakePacer()
         idle = IdleSockets[HttpProtocol]()
 
     return Limited

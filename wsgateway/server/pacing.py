@@ -10,7 +10,7 @@ from wsgateway.limits import HANDSHAKES_PER_TURN
 T = TypeVar("T")
 
 
-class Admission:
+class HandshakePacer:
     """Begins at most `HANDSHAKES_PER_TURN` handshakes in one iteration of the event loop, so that requests are served
     while thousands of clients reconnect."""
 

@@ -7,7 +7,6 @@ from websockets.frames import Close, Frame, Opcode
 from websockets.protocol import SERVER, Protocol
 
 from wsgateway.limits import MAX_FRAGMENTS
-from wsgateway.server.frames import FrameCutter
 
 _quiet = logging.getLogger("wsgateway.parser")
 _quiet.addHandler(logging.NullHandler())
@@ -94,3 +93,49 @@ class FrameParser:
     def answers(self) -> bytes:
         """Take the frames that have to be written: pongs and a close frame."""
         return b"".join(self._protocol.data_to_send())
+
+
+class FrameCutter:
+    """Finds where each frame of one client ends, however the frames are spread over reads."""
+
+    __slots__ = ("_head", "_missing")
+
+    def __init__(self) -> None:
+        self._head = b""  # of a frame whose length is not known yet
+        self._missing = 0  # bytes of a frame whose length is known
+
+    @property
+    def is_between_frames(self) -> bool:
+        return not self._head and not self._missing
+
+    def cut(self, data: bytes | bytearray, at: int) -> int:
+        """Return the place in `data` behind the frame that begins or goes on at `at`; `len(data)` if more is missing.
+
+        Call it with each place once, since it counts what it has seen.
+        """
+        if not self._missing:
+            known = len(self._head)
+            head = self._head + data[at : at + 14 - known]
+            size = _size(head)
+            if not size:
+                self._head = bytes(head)
+                return len(data)
+            self._head, self._missing = b"", size - known
+        end = min(at + self._missing, len(data))
+        self._missing -= end - at
+        return end
+
+
+EXTENDED = {126: 2, 127: 8}
+"""Bytes that follow the first two and hold the length, by the length that stands in the second (RFC 6455 5.2)."""
+
+
+def _size(head: bytes | bytearray) -> int:
+    """Bytes of the frame that begins with `head`; 0 if that is too short to tell."""
+    if len(head) < 2:
+        return 0
+    length, size = head[1] & 127, 6 if head[1] & 128 else 2
+    extended = EXTENDED.get(length, 0)
+    if len(head) < 2 + extended:
+        return 0
+    return size + extended + (int.from_bytes(head[2 : 2 + extended]) if extended else length)

@@ -1,19 +1,13 @@
 """The gateway's own server: uvicorn's, bound and run as a gateway wants it."""
 
 import asyncio
-import errno
 import logging
-import os
-import signal
 import socket
 import ssl
-import stat
 import sys
-import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
-from pathlib import Path
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, cast
 
 import uvicorn
@@ -24,28 +18,11 @@ from wsgateway.exceptions import StartError
 from wsgateway.gateway.admission import most_clients, most_files
 from wsgateway.gateway.gateway import Gateway
 from wsgateway.limits import ACCEPTS, SPARE_SOCKETS
-from wsgateway.logs import ThinnedLog, flush_log, logger
+from wsgateway.logs import ThinnedLog
+from wsgateway.server.binding import BACKLOG, bind, unbind, url_of
 from wsgateway.server.http import HttpLimits, HttpProtocol, http_protocol, is_beginning, missing_http, takes_requests
 from wsgateway.server.proxy_headers import ForwardedHeaders
 from wsgateway.server.websocket import WebSocketProtocol
-
-__all__ = [
-    "HttpProtocol",
-    "WebSocketProtocol",
-    "bind",
-    "end_process",
-    "loop_factory",
-    "serving",
-    "stop_at_signals",
-    "unbind",
-    "url_of",
-]
-
-LAST_WORDS = 0.5
-"""Seconds that a second signal leaves for what was logged to reach the file."""
-
-BACKLOG = 2048
-"""Clients that the system lets wait until they are accepted."""
 
 
 class Server(uvicorn.Server):
@@ -241,149 +218,3 @@ def _tls_of(log: logging.LoggerAdapter[logging.Logger]) -> type[ssl.SSLObject]:
                 raise
 
     return LoggedTls
-
-
-def bind(settings: Settings) -> list[socket.socket]:
-    """Return sockets that listen where `settings` say: one for each address that a host name resolves to.
-
-    Raises `StartError` with what to do.
-    """
-    if settings.uds:
-        return [_bind_unix(Path(settings.uds), int(settings.uds_mode, 8))]
-    where = f"{settings.host}:{settings.port}"
-    try:
-        found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (OSError, UnicodeError) as exc:  # a name that no domain can have
-        raise StartError(
-            f"cannot listen on {where}: {getattr(exc, 'strerror', None) or exc}; is the host right?"
-        ) from exc
-    addresses = list(dict.fromkeys((family, str(address[0])) for family, _, _, _, address in found))
-    listening: list[socket.socket] = []
-    try:
-        for family, host in addresses:
-            port = listening[0].getsockname()[1] if listening else settings.port  # 0: the one that the first has got
-            try:
-                listening.append(_bind_tcp(family, host, port, is_only=len(addresses) == 1))
-            except OSError as exc:
-                if exc.errno not in UNAVAILABLE or ((family, host) == addresses[-1] and not listening):
-                    raise
-        for sock in listening:
-            sock.listen(BACKLOG)
-            sock.setblocking(False)
-    except OSError as exc:
-        for sock in listening:
-            sock.close()
-        advice = "is another server running there? stop it, or choose another port with --port"
-        raise StartError(f"cannot listen on {where}: {exc.strerror or exc}; {advice}") from exc
-    return listening
-
-
-UNAVAILABLE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
-"""Why one of several addresses of a name is left out: the machine has no IPv6, or no IPv4."""
-
-
-def _bind_tcp(family: int, host: str, port: int, *, is_only: bool) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        if os.name == "posix":
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:  # `::` alone takes IPv4 too; beside a socket of IPv4 it must not
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if is_only else 1)
-        sock.bind((host, port))
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-def unbind(settings: Settings, listening: Sequence[socket.socket]) -> None:
-    """Close what `bind` has opened. The file of another server that has taken over the path meanwhile stays."""
-    for sock in listening:
-        sock.close()
-        if isinstance(sock, UnixSocket):
-            path = Path(settings.uds or "")
-            with suppress(FileNotFoundError):
-                if _file_at(path) == sock.file:
-                    path.unlink()
-
-
-class UnixSocket(socket.socket):
-    """Knows which file it was bound to."""
-
-    file = (0, 0)
-
-
-def _file_at(path: Path) -> tuple[int, int]:
-    found = path.stat()
-    return found.st_dev, found.st_ino
-
-
-def _bind_unix(path: Path, mode: int) -> socket.socket:
-    listening = UnixSocket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        if path.exists() and stat.S_ISSOCK(path.stat().st_mode) and not _answers(path):
-            path.unlink()  # left behind by a server that was killed
-        listening.bind(str(path))
-        listening.file = _file_at(path)
-        path.chmod(mode)  # nobody can connect before it listens
-        listening.listen(BACKLOG)
-    except OSError as exc:
-        listening.close()
-        raise StartError(f"cannot listen on {path}: {exc.strerror or exc}; stop the server there, or set uds") from exc
-    listening.setblocking(False)
-    return listening
-
-
-def _answers(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(str(path))
-        except OSError:
-            return False
-    return True
-
-
-def url_of(settings: Settings, listening: Sequence[socket.socket]) -> str:
-    """Return where `listening` can be reached, with its real port; on a Unix socket `unix:path`."""
-    if settings.uds:
-        return f"unix:{settings.uds}"
-    port = listening[0].getsockname()[1]
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)
-    host = f"[{host}]" if ":" in host and not host.startswith("[") else host
-    return f"{'https' if settings.ssl_certfile else 'http'}://{host}:{port}"
-
-
-def loop_factory() -> "type[asyncio.AbstractEventLoop] | None":
-    """uvloop's loop where it is installed, else asyncio's."""
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.Loop
-
-
-def stop_at_signals(stop: asyncio.Event) -> None:
-    """Set `stop` at SIGINT or SIGTERM; a second one ends the process now. Call it on the loop of `stop`."""
-    loop = asyncio.get_running_loop()
-    is_asked = False
-
-    def stopping(*_: object) -> None:
-        nonlocal is_asked
-        if is_asked:
-            flush_log(LAST_WORDS)
-            os._exit(1)  # also while a hook blocks the loop, which would not see `stop`
-        is_asked = True
-        loop.call_soon_threadsafe(stop.set)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stopping)
-
-
-def end_process(code: int) -> int:
-    """`code`, for a process that ends by itself; one in which a hook still runs in a thread is ended here."""
-    if any(thread.name.startswith("wsgateway-") for thread in threading.enumerate()):
-        logger.warning("a hook still runs in a thread, which is left behind")
-        logging.shutdown()
-        sys.stdout.flush()
-        os._exit(code)  # Python would wait for the thread
-    return code

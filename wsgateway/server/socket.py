@@ -13,7 +13,7 @@ from wsgateway.config.settings import Settings
 from wsgateway.limits import FULL_READ, MAX_FRAMES, MAX_INFLATED
 from wsgateway.server.parser import FrameParser
 from wsgateway.server.tcp import acknowledged
-from wsgateway.transports.native import WireUser
+from wsgateway.transports.takeover import WireUser
 
 try:
     from websockets.speedups import apply_mask

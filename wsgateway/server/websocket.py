@@ -23,9 +23,9 @@ from wsgateway.addresses import PEER, SocketPeer, plain_address
 from wsgateway.config.grace import LINGER
 from wsgateway.config.settings import Settings
 from wsgateway.limits import BODY_TIMEOUT, MAX_FRAMES, TLS_BUFFER
-from wsgateway.server.frames import FrameCutter
+from wsgateway.server.parser import FrameCutter
 from wsgateway.server.socket import Socket
-from wsgateway.transports.native import EXTENSION, Wire, WireUser
+from wsgateway.transports.takeover import EXTENSION, Wire, WireUser
 
 logger = logging.getLogger("wsgateway")
 

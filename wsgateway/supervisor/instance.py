@@ -4,9 +4,11 @@ import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 
-from wsgateway.config.settings import Settings, Startup
+from wsgateway.config.settings import Settings
+from wsgateway.config.values import Startup
 from wsgateway.exceptions import GatewayConflict, StartError
-from wsgateway.gateway.gateway import Gateway, State
+from wsgateway.gateway.gateway import Gateway
+from wsgateway.gateway.registry import GatewayState
 from wsgateway.server.serving import serving
 from wsgateway.supervisor.workers import Workers, serving_workers
 
@@ -26,7 +28,7 @@ class _Supervised:
         return self.gateway.settings
 
     @property
-    def state(self) -> State:
+    def state(self) -> GatewayState:
         return self.gateway.state
 
 
@@ -72,7 +74,7 @@ class Instance(_Supervised):
     async def replace(self, settings: Settings) -> None:
         """Become a gateway with `settings`, which runs if this one did. Raises `StartError`."""
         async with self._lock:
-            was_running = self.state is State.RUNNING
+            was_running = self.state is GatewayState.RUNNING
             await self._stop()
             self.gateway = Gateway(settings=settings)
             if was_running and settings.startup is not Startup.DISABLED:
@@ -91,11 +93,11 @@ class Instance(_Supervised):
 
     async def _start(self) -> None:
         self._check_enabled()
-        if self.state is State.RUNNING:
+        if self.state is GatewayState.RUNNING:
             return
         if self._stack is not None:
             await self._stop()  # it was drained, and has kept its port
-        self.gateway.state = State.STARTING
+        self.gateway.state = GatewayState.STARTING
         stack = AsyncExitStack()
         try:
             if self.settings.workers > 1:
@@ -123,13 +125,13 @@ class Instance(_Supervised):
     async def abandon(self) -> None:
         """Free the port of one whose workers have died. It stays failed, and may be started again."""
         async with self._lock:
-            if self._stack is not None and self.state is State.FAILED:
+            if self._stack is not None and self.state is GatewayState.FAILED:
                 stack, self._stack = self._stack, None
                 self.url, self.workers = "", None
                 await stack.aclose()
 
 
-class Guest(_Supervised):
+class Embedded(_Supervised):
     """A gateway that was made in code: somebody else binds and edits it."""
 
     is_editable = False
@@ -151,5 +153,5 @@ class Guest(_Supervised):
 
 
 async def _drain(gateway: Gateway) -> None:
-    if gateway.state is not State.FAILED:  # which keeps its reason
+    if gateway.state is not GatewayState.FAILED:  # which keeps its reason
         await gateway.stop()

@@ -16,7 +16,7 @@ from tomlkit.exceptions import TOMLKitError
 from tomlkit.items import Table
 
 from wsgateway.config.files import BYTE_ORDER_MARK
-from wsgateway.config.settings import CONFIG_FILE, ENV, SPECS, AdminSettings, Settings, convert_written
+from wsgateway.config.settings import CONFIG_FILE, ENV, SPECS, AdminSettings, Settings
 from wsgateway.config.sources import (
     Loaded,
     admin_settings,
@@ -26,6 +26,7 @@ from wsgateway.config.sources import (
     read_settings,
     read_tables,
 )
+from wsgateway.config.values import convert_written
 from wsgateway.config.variables import read_variables
 from wsgateway.exceptions import ConfigError
 from wsgateway.supervisor.patterns import warnings_about

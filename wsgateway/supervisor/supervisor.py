@@ -9,7 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from wsgateway.config.settings import SPECS, AdminSettings, Settings, Startup, convert_written, no_such_setting
+from wsgateway.config.settings import SPECS, AdminSettings, Settings, no_such_setting
+from wsgateway.config.values import Startup, convert_written
 from wsgateway.exceptions import (
     ConfigError,
     GatewayConflict,
@@ -18,10 +19,11 @@ from wsgateway.exceptions import (
     SettingForbidden,
     StartError,
 )
-from wsgateway.gateway.gateway import Gateway, State
+from wsgateway.gateway.gateway import Gateway
+from wsgateway.gateway.registry import GatewayState
 from wsgateway.hub.loops import Home, wrong_loop
 from wsgateway.logs import logger
-from wsgateway.supervisor.instance import Guest, Instance
+from wsgateway.supervisor.instance import Embedded, Instance
 from wsgateway.supervisor.patterns import is_allowed
 from wsgateway.supervisor.store import Described, Store
 
@@ -45,7 +47,7 @@ class Supervisor:
     def __init__(self, store: Store | str | Path | None = None, *, gateways: Iterable[Gateway] = ()) -> None:
         """`store` is the settings file, or a `Store` where environment and flags count too."""
         self._store = Store(str(store)) if isinstance(store, (str, Path)) else store
-        self._guests = [Guest(gateway) for gateway in gateways]
+        self._guests = [Embedded(gateway) for gateway in gateways]
         self._instances: dict[str, Instance] = {}
         self._editing = asyncio.Lock()
         self._changed = asyncio.Event()
@@ -60,11 +62,11 @@ class Supervisor:
 
     # Looking
 
-    def all(self) -> Sequence[Instance | Guest]:
+    def all(self) -> Sequence[Instance | Embedded]:
         """Every gateway: those of the file in its order, then those made in code."""
         return [*self._instances.values(), *self._guests]
 
-    def find(self, gateway_id: str) -> Instance | Guest:
+    def find(self, gateway_id: str) -> Instance | Embedded:
         """The gateway with that id, in any case. Raises `GatewayNotFound`."""
         wanted = gateway_id.strip().casefold()
         for found in self.all():
@@ -72,7 +74,7 @@ class Supervisor:
                 return found
         raise GatewayNotFound(gateway_id.strip(), [found.id for found in self.all()])
 
-    def state(self, gateway_id: str) -> State:
+    def state(self, gateway_id: str) -> GatewayState:
         return self.find(gateway_id).state
 
     def may_name(self, listener: str) -> bool:
@@ -86,7 +88,7 @@ class Supervisor:
         return self._store is not None
 
     @property
-    def made_in_code(self) -> Sequence[Guest]:
+    def made_in_code(self) -> Sequence[Embedded]:
         """The gateways that somebody else serves."""
         return self._guests
 
@@ -97,7 +99,7 @@ class Supervisor:
         port = next(port for port in range(settings.port, settings.port + 1000) if port not in taken)
         return replace(settings, listener=settings.listener or SHIPPED_LISTENER, port=port)
 
-    def check_from_afar(self, values: Mapping[str, Any], before: "Instance | Guest | None" = None) -> None:
+    def check_from_afar(self, values: Mapping[str, Any], before: "Instance | Embedded | None" = None) -> None:
         """Refuse what may be set in the file only: files of the host, and listeners that nobody has allowed.
 
         `before` is the gateway that is edited. Raises `ConfigError`, `SettingForbidden`.
@@ -181,7 +183,7 @@ class Supervisor:
 
     def _one_gave_up(self, instance: Instance) -> None:
         self.begin(instance.abandon())
-        if not any(found.state is State.RUNNING for found in self.all()):
+        if not any(found.state is GatewayState.RUNNING for found in self.all()):
             self.gave_up.set()
         self._tell()
 
@@ -265,7 +267,7 @@ class Supervisor:
 
     def _own(self, gateway_id: str) -> Instance:
         found = self.find(gateway_id)
-        if isinstance(found, Guest):
+        if isinstance(found, Embedded):
             raise GatewayConflict(f"gateway [{found.id}] is made in code, and can only be changed there")
         return found
 

@@ -19,7 +19,8 @@ from wsgateway.config.settings import Settings
 from wsgateway.exceptions import ConfigError, StartError
 from wsgateway.gateway.gateway import Gateway
 from wsgateway.logs import flush_log, limit_repeats, log_to_terminal, mask_queries
-from wsgateway.server.serving import end_process, loop_factory, serving, stop_at_signals
+from wsgateway.server.process import end_process, loop_factory, stop_at_signals
+from wsgateway.server.serving import serving
 
 
 def main(tell: int, *listening: int) -> int:

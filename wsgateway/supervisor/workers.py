@@ -19,7 +19,7 @@ from wsgateway.config.grace import seconds_to_stop
 from wsgateway.config.settings import Settings
 from wsgateway.exceptions import ConfigError, StartError
 from wsgateway.gateway.gateway import Gateway
-from wsgateway.server.serving import bind, unbind, url_of
+from wsgateway.server.binding import bind, unbind, url_of
 
 START_TIMEOUT = 30.0
 """Seconds until a worker has to serve."""

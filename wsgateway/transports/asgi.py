@@ -4,14 +4,16 @@ import asyncio
 import time
 
 import anyio
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Message as AsgiMessage
+from starlette.types import Receive, Scope, Send
 
 from wsgateway.closing import TOO_MANY
 from wsgateway.config.grace import LINGER
 from wsgateway.limits import MAX_FRAMES
-from wsgateway.listeners.inbox import Lane
-from wsgateway.messages import Frame
-from wsgateway.transports.native import Parts, Stall
+from wsgateway.listeners.inbox import Inbox
+from wsgateway.messages import Message
+from wsgateway.transports.native import Parts
+from wsgateway.transports.stall import Stall
 
 
 class AsgiTransport:
@@ -25,7 +27,7 @@ class AsgiTransport:
     def __init__(self, parts: Parts, scope: Scope, *, path: str) -> None:
         self._parts = parts
         self.conn = parts.connection(scope, path=path, transport=self)
-        self.lane = Lane(parts.events)
+        self.lane = Inbox(parts.events)
         self._loop = asyncio.get_running_loop()
         self._woken: asyncio.Future[None] | None = None
         self._rate = parts.rate()
@@ -124,7 +126,7 @@ class AsgiTransport:
             self._parts.log.debug("cannot write: %r", exc, extra={"conn": conn.id})
             self._linger()
 
-    async def _write(self, frame: Frame, send: Send) -> None:
+    async def _write(self, frame: Message, send: Send) -> None:
         self._since = self._loop.time()
         self._stall.watch()
         if frame.text is not None:
@@ -144,7 +146,7 @@ class AsgiTransport:
             self._linger_timer = self._loop.call_later(LINGER, self.abort)
 
 
-def _message_of(event: Message) -> tuple[str | bytes, int]:
+def _message_of(event: AsgiMessage) -> tuple[str | bytes, int]:
     """The message in a `websocket.receive` and its size in bytes."""
     text = event.get("text")
     if text is None:
@@ -152,7 +154,7 @@ def _message_of(event: Message) -> tuple[str | bytes, int]:
     return text, len(text) if text.isascii() else len(text.encode())
 
 
-def _close_of(event: Message) -> tuple[int, str]:
+def _close_of(event: AsgiMessage) -> tuple[int, str]:
     """Code and reason of a `websocket.disconnect`.
 
     uvicorn says 1005 for a socket that ended without a close frame too, but gives a reason only with a frame.

@@ -1,12 +1,10 @@
 """The private protocol between the gateway and its own server, and the transport that speaks it: no task, no queue.
 The server offers it under an entry of `scope["extensions"]`. Knows no server."""
 
-import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
 
 from starlette.types import Scope, Send
 
@@ -16,74 +14,13 @@ from wsgateway.hub.connection import Connection, Transport, WatchedConnection
 from wsgateway.hub.hub import Hub
 from wsgateway.hub.loops import Home
 from wsgateway.hub.unawaited import is_development
-from wsgateway.limits import BLOCKED_LOOP, MAX_FRAMES, Bucket
-from wsgateway.listeners.dispatcher import Events
-from wsgateway.listeners.inbox import Lane
+from wsgateway.limits import MAX_FRAMES, Bucket
+from wsgateway.listeners.dispatcher import Dispatcher
+from wsgateway.listeners.inbox import Inbox
 from wsgateway.logs import GatewayLog
 from wsgateway.metrics import Metrics
-
-EXTENSION = "wsgateway.wire"
-"""The entry in `scope["extensions"]` under which `wsgateway.server` offers a `Handshake`."""
-
-
-class Handshake(Protocol):
-    """One handshake that the server has not answered yet."""
-
-    def hold(self, *, compression: bool) -> None:
-        """Read nothing more before `take_over`, and say in the answer whether messages may be compressed."""
-
-    def release(self) -> None:
-        """It is refused, over ASGI: read on."""
-
-    def take_over(self, user: "WireUser", settings: Settings) -> "Wire | None":
-        """Once it is accepted: the socket, which ASGI knows no more. None where it has gone already."""
-
-
-class Wire(Protocol):
-    """An accepted socket. None of it waits."""
-
-    write: Callable[[bytes], None]
-    """Write whole frames, after all that was written before."""
-
-    is_congested: bool
-    """The socket takes no more; what is written now waits in memory."""
-
-    deflates: bool
-    """The client takes compressed messages."""
-
-    def unwritten(self) -> int:
-        """A number of bytes that gets smaller as the client takes what waits for it."""
-
-    def read_on(self) -> None:
-        """Hand on messages again, after `WireUser.received` has said no."""
-
-    def close(self, code: int, reason: str) -> None:
-        """Write a close frame past everything that waits for the client, and abort if it does not answer."""
-
-    def abort(self) -> None:
-        """End the socket now, whatever its buffer holds."""
-
-
-class WireUser(Protocol):
-    """What a `Wire` tells. Called on the loop, also from within `Wire.write`."""
-
-    def received(self, message: str | bytes, size: int) -> bool:
-        """Take a message of `size` bytes. False: not now, `Wire.read_on` will be called."""
-
-    def counted(self, *, is_fragment: bool = False) -> None:
-        """Count a control frame or a fragment as one message of the client."""
-
-    def congested(self) -> None:
-        """The socket takes no more."""
-
-    def writable(self) -> None:
-        """It takes some again."""
-
-    def shutdown(self) -> None:
-        """The server wants to end."""
-
-    def finished(self, code: int, reason: str) -> None:
-        """A close frame went either way, or the socket is gone: nothing may be written any more. Called once."""
+from wsgateway.transports.stall import Stall
+from wsgateway.transports.takeover import Takeover, Wire
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +28,7 @@ class Parts:
     """What transports need of a running gateway."""
 
     hub: Hub
-    events: Events
+    events: Dispatcher
     settings: Settings
     metrics: Metrics
     log: GatewayLog
@@ -120,47 +57,6 @@ class Parts:
         return Bucket(rate, burst or rate, time.monotonic()) if rate else None
 
 
-class Stall:
-    """Notices a write that makes no progress. The timer is armed once for many writes, and looks when it fires.
-
-    A timer that fires late proves nothing: the loop was blocked, and wrote to nobody.
-    """
-
-    __slots__ = ("_due", "_left", "_seconds", "_stalled", "_timer")
-
-    def __init__(self, seconds: float, left: Callable[[], float | None], stalled: Callable[[], None]) -> None:
-        """`left` tells how many seconds the present write has left, None: there is none; then `stalled` is called."""
-        self._seconds = seconds
-        self._left = left
-        self._stalled = stalled
-        self._timer: asyncio.TimerHandle | None = None
-        self._due = 0.0
-
-    def watch(self) -> None:
-        """A write has begun."""
-        if self._timer is None:
-            self._look_after(self._seconds)
-
-    def cancel(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _look_after(self, seconds: float) -> None:
-        loop = asyncio.get_running_loop()
-        self._due = loop.time() + seconds
-        self._timer = loop.call_later(seconds, self._look)
-
-    def _look(self) -> None:
-        self._timer = None
-        left = self._left()
-        if left is not None and asyncio.get_running_loop().time() - self._due > BLOCKED_LOOP:
-            left = self._seconds
-        if left is not None and left > 0:
-            self._look_after(left)
-        elif left is not None:
-            self._stalled()
-
-
 class TurnedAway:
     """The `WireUser` of a client that is closed before it was let in: nothing of what it sends is looked at."""
 
@@ -178,7 +74,7 @@ class TurnedAway:
     def finished(self, code: int, reason: str) -> None: ...
 
 
-class WireTransport:
+class NativeTransport:
     """One WebSocket on the gateway's own server: frames go straight to the socket, through the outbox only while it
     is congested, and messages straight to the hooks. While nothing happens, nothing of it runs or waits."""
 
@@ -201,14 +97,14 @@ class WireTransport:
         self,
         parts: Parts,
         scope: Scope,
-        handshake: Handshake,
+        handshake: Takeover,
         *,
         path: str,
-        ended: "Callable[[WireTransport], None]",
+        ended: "Callable[[NativeTransport], None]",
         shutdown: Callable[[], None],
     ) -> None:
         self._parts = parts
-        self._handshake: Handshake | None = handshake
+        self._handshake: Takeover | None = handshake
         self._ended = ended
         self._shutdown = shutdown
         self._wire: Wire | None = None
@@ -216,7 +112,7 @@ class WireTransport:
         self._stall: Stall | None = None
         self._rate = parts.rate()
         self.conn = parts.connection(scope, path=path, transport=self)
-        self.lane = Lane(parts.events)
+        self.lane = Inbox(parts.events)
         handshake.hold(compression=parts.settings.compression)
 
     async def run(self, subprotocol: str | None, send: Send) -> None:

@@ -1,0 +1,76 @@
+"""What a hook is given. Knows nothing of when it is called."""
+
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+from wsgateway.hub.connection import Connection, short
+from wsgateway.hub.hub import Sending
+from wsgateway.messages import Sent
+
+
+class EventGateway(Sending, Protocol):
+    """What a hook finds at `event.gateway`."""
+
+    async def stop(self) -> None: ...
+
+    async def restart(self) -> None: ...
+
+    def send_from_thread(
+        self,
+        message: object,
+        *,
+        connections: Iterable[Connection | str] | None = None,
+        data: dict[str, Any] | None = None,
+    ) -> Sent: ...
+
+
+class Event:
+    """What a hook is given, and may change.
+
+    `conn` is None where there is none, as for a message from `/send`. `message` is `""` on open and close.
+    `connections` is None (everybody) until somebody sets it. `data` is what else the caller of `/send` said.
+    `code` and `reason` are those of a close. `subprotocol` is `on_handshake`'s to choose from `conn.subprotocols`.
+    """
+
+    __slots__ = ("code", "conn", "connections", "data", "gateway", "message", "reason", "subprotocol")
+
+    def __init__(
+        self,
+        gateway: EventGateway,
+        conn: Connection | None = None,
+        *,
+        message: Any = "",
+        connections: Iterable[Connection | str] | None = None,
+        data: dict[str, Any] | None = None,
+        code: int | None = None,
+        reason: str = "",
+    ) -> None:
+        self.gateway = gateway
+        self.conn = conn
+        self.message = message
+        self.connections = connections
+        self.data: dict[str, Any] = {} if data is None else data
+        self.code = code
+        self.reason = reason
+        self.subprotocol: str | None = None
+
+    def __repr__(self) -> str:
+        """Show what the hook can use. Of `data`, which may hold secrets, only the names."""
+        parts = [f"gateway={self.gateway.id!r}", f"conn={self.conn if self.conn is None else self.conn.id!r}"]
+        if self.code is None:
+            parts.append(f"message={short(self.message)}")
+        else:
+            parts += [f"code={self.code}", f"reason={short(self.reason)}"]
+        if self.connections is not None:
+            parts.append(f"connections={_shown_recipients(self.connections)}")
+        if self.data:
+            parts.append(f"data={short(list(self.data))}")
+        if self.subprotocol is not None:
+            parts.append(f"subprotocol={short(self.subprotocol)}")
+        return f"<Event {' '.join(parts)}>"
+
+
+def _shown_recipients(connections: object) -> str:
+    if isinstance(connections, (list, tuple)):
+        return short([item.id if isinstance(item, Connection) else item for item in connections[:10]])
+    return short(connections)
