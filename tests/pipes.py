@@ -91,7 +91,7 @@ class Pipe:
 
 
 class _Handshake:
-    """A `wsgateway.wire.Handshake` that hands a `Pipe` over."""
+    """A `wsgateway.transports.takeover.Takeover` that hands a `Pipe` over."""
 
     def __init__(self, pipe: Pipe, deflate: PerMessageDeflate | None) -> None:
         self._pipe = pipe

@@ -136,7 +136,7 @@ def _refuse(**_: object) -> None:
 
 EDITOR = """
 import random, sys
-from wsgateway.store import Store
+from wsgateway.supervisor.store import Store
 store = Store(sys.argv[1])
 print("ready", flush=True)
 for number in range(200):

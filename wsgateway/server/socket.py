@@ -34,7 +34,7 @@ SHARE = range(MAX_FRAMES)  # made once, since a message takes half a microsecond
 
 
 class Socket(asyncio.Protocol):
-    """From `websocket.accept` to the end of its TCP connection. Implements `wsgateway.wire.Wire`.
+    """From `websocket.accept` to the end of its TCP connection. Implements `wsgateway.transports.takeover.Wire`.
 
     Reading is paused while the inbox is full, while the client does not read (it could have pings answered without
     end), and once the client has had its share of an iteration of the event loop, `MAX_FRAMES`. What was received by

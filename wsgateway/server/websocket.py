@@ -56,7 +56,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     _is_spent = False  # this client's share of the present iteration
     _is_paused = False
     _is_unparsed = False
-    """The request came from `wsgateway.http_protocol`, past websockets' parser, which still waits for one."""
+    """The request came from `wsgateway.server.http`, past websockets' parser, which still waits for one."""
 
     peer = SocketPeer("")
     early: bytes | bytearray = b""
@@ -335,7 +335,7 @@ def offer_plain(scope: Any, send: Any) -> None:
 class UvicornHandshake:
     """Takes a socket over from uvicorn's protocol, which is then forgotten, with all that it keeps for each client.
 
-    Implements `wsgateway.wire.Handshake`.
+    Implements `wsgateway.transports.takeover.Takeover`.
     """
 
     def __init__(self, protocol: Any) -> None:
