@@ -114,7 +114,8 @@ def drawn() -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" '
         f'aria-label="The rooms of wsgateway: a blue square means that the room in '
-        f'its row imports from the room in its column">\n<style>{STYLE}</style>\n<rect class="back" width="{width}" height="{height}"/>\n'
+        f'its row imports from the room in its column">\n'
+        f'<style>{STYLE}</style>\n<rect class="back" width="{width}" height="{height}"/>\n'
         f'<text class="small" x="{LEFT}" y="90">Each room imports only from the rooms above it.</text>\n{heads}\n'
         + "\n".join(rows)
         + "\n</svg>\n"
