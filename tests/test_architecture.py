@@ -33,6 +33,7 @@ ROOMS = {
         "http.paths",
         "registry",
         "watchdog",
+        "drain",
         "admission",
         "inspector",
         "http.problems",
