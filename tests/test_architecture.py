@@ -33,6 +33,7 @@ ROOMS = {
         "http.paths",
         "registry",
         "watchdog",
+        "shapes",
         "drain",
         "admission",
         "inspector",
@@ -112,7 +113,7 @@ DOORWAYS = {
     "jinja2": {"admin.panel"},
     "itsdangerous": {"admin.sessions"},
     "anyio": {"client", "transports.asgi", "publisher", "testing"},
-    "msgspec": {"encoding", "cluster.envelopes", "cluster.questions"},
+    "msgspec": {"encoding", "cluster.envelopes", "cluster.questions", "gateway.shapes"},
     "zmq": {"cluster.brokers.ipc"},
     "redis": {"cluster.brokers.redis"},
     "nats": {"cluster.brokers.nats"},
@@ -136,6 +137,7 @@ PURE = {
     "cluster.envelopes",
     "cluster.nodes",
     "cluster.questions",
+    "gateway.shapes",
     "cli.checks",
 }
 """Rules: they do no I/O and read no clock."""
