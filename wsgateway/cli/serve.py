@@ -1,7 +1,6 @@
 """The command `wsgateway serve`: what a settings file describes, in one process until a signal ends it."""
 
 import asyncio
-import contextlib
 import signal
 from contextlib import AsyncExitStack
 
@@ -9,6 +8,7 @@ from wsgateway.admin.app import AdminApp
 from wsgateway.cli.terminal import discard_output
 from wsgateway.config.settings import Settings
 from wsgateway.config.values import Startup
+from wsgateway.descriptors import raise_most_files
 from wsgateway.exceptions import GatewayError, StartError
 from wsgateway.gateway.registry import GatewayState
 from wsgateway.logs import escape_controls, limit_repeats, log_to_terminal, logger, mask_queries
@@ -24,24 +24,13 @@ def run(store: Store) -> int:
     Raises `ConfigError`, and `StartError` if the admin interface cannot be served.
     """
     store.read()
-    _raise_open_files()
+    raise_most_files()  # each client is one
     log_to_terminal()
     mask_queries()
     limit_repeats()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         code = runner.run(_run(store))
     return end_process(code)
-
-
-def _raise_open_files() -> None:
-    """Take as many open files as the system allows: each client is one."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _run(store: Store) -> int:

@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 from wsgateway.auth.rules import Rules
 from wsgateway.closing import SHUTDOWN
 from wsgateway.config.settings import Settings
+from wsgateway.descriptors import UNLIMITED, most_files
 from wsgateway.exceptions import Refusal, Refused
 from wsgateway.gateway.http.paths import sender_of
 from wsgateway.limits import CLOSES_PER_SECOND, CROWDED, SPARE_DESCRIPTORS, Rates
@@ -18,29 +19,13 @@ from wsgateway.transports.asgi import AsgiTransport
 from wsgateway.transports.native import NativeTransport, Parts
 from wsgateway.transports.takeover import EXTENSION, Takeover
 
-try:
-    import resource
-except ImportError:  # pragma: no cover  Windows has no such limit
-    resource = None  # type: ignore[assignment]  # a module or nothing
-
 TICK = 0.1
 """Seconds between the slices of a drain."""
-
-
-def most_files() -> int:
-    """Files and sockets that this process may have open."""
-    if resource is None:  # pragma: no cover  Windows
-        return UNLIMITED
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return UNLIMITED if soft == resource.RLIM_INFINITY else soft
 
 
 def most_clients(settings: Settings) -> int:
     """`max_connections`, or as many files as this process may have open, less some, where that is fewer."""
     return min(settings.max_connections or UNLIMITED, max(1, most_files() - SPARE_DESCRIPTORS))
-
-
-UNLIMITED = 10**9
 
 
 class Admission:
