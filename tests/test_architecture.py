@@ -44,6 +44,7 @@ ROOMS = {
         "http.paths",
         "registry",
         "watchdog",
+        "drain",
         "admission",
         "inspector",
         "http.problems",

@@ -20,8 +20,9 @@ GatewayError
 └── MessageError         a message that cannot be encoded (also a ValueError)
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Self
 
 from wsgateway.closing import check_close
 
@@ -30,12 +31,38 @@ class GatewayError(Exception):
     """The base of all errors of this package."""
 
 
-class ConfigError(GatewayError):
-    """Settings that cannot be used. `mistakes` holds one sentence for each."""
+class Mistake(str):
+    """One sentence about settings that cannot be used, with its parts as attributes.
 
-    def __init__(self, mistakes: Sequence[str]) -> None:
-        super().__init__(mistakes)
-        self.mistakes = tuple(mistakes)
+    `setting` is the name of a setting, empty if the mistake is not about a single one. `source` is how the setting is
+    written where its value comes from, such as `--port`, `WSGATEWAY_PORT`, or `port (wsgateway.toml)`; empty in code.
+    `text` is what is wrong.
+    """
+
+    __slots__ = ("setting", "source", "text")
+
+    setting: str
+    source: str
+    text: str
+
+    def __new__(cls, setting: str, source: str, text: str) -> Self:
+        label = source or setting
+        mistake = super().__new__(cls, f"{label}: {text}" if label else text)
+        mistake.setting, mistake.source, mistake.text = setting, source, text
+        return mistake
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, str, str]]:
+        return type(self), (self.setting, self.source, self.text)
+
+
+class ConfigError(GatewayError):
+    """Settings that cannot be used. `mistakes` holds one sentence for each; a plain `str` becomes a `Mistake`."""
+
+    def __init__(self, mistakes: Iterable[str]) -> None:
+        self.mistakes = tuple(
+            mistake if isinstance(mistake, Mistake) else Mistake("", "", mistake) for mistake in mistakes
+        )
+        super().__init__(self.mistakes)
 
     def __str__(self) -> str:
         return "\n".join(self.mistakes)

@@ -21,7 +21,6 @@ from wsgateway.cluster.cluster import Cluster, Local
 from wsgateway.cluster.envelopes import NODE_ID
 from wsgateway.cluster.nodes import several_workers
 from wsgateway.config.exposure import outside_of_process, own_uid
-from wsgateway.config.grace import LINGER
 from wsgateway.config.settings import Options, Settings, serves_outside
 from wsgateway.exceptions import (
     ConfigError,
@@ -35,6 +34,7 @@ from wsgateway.exceptions import (
     StartError,
 )
 from wsgateway.gateway.admission import Admission, deny
+from wsgateway.gateway.drain import Drain
 from wsgateway.gateway.http.paths import relative_path, relative_scope, sender_of
 from wsgateway.gateway.http.routes import router
 from wsgateway.gateway.inspector import Directory
@@ -62,8 +62,8 @@ _started: WeakValueDictionary[str, "Gateway"] = WeakValueDictionary()
 class Gateway:
     """A WebSocket gateway: mount it, `app.mount("/live", gateway)`, or serve it alone.
 
-    `options` are the fields of `wsgateway.config.settings.Settings`, or `settings` all of them; nothing is read from files
-    or the environment. Raises `ConfigError` with every mistake at once. The listener is made at the start.
+    `options` are the fields of `wsgateway.config.settings.Settings`, or `settings` all of them; nothing is read from
+    files or the environment. Raises `ConfigError` with every mistake at once. The listener is made at the start.
 
     It runs on the event loop that starts it. Once that loop is closed it is as new: its id is free, its connections
     are forgotten, and it may be started on another loop.
@@ -97,6 +97,7 @@ class Gateway:
         self._events: Dispatcher | None = None
         self._listener: Hooks | None = None
         self._websockets: Admission | None = None
+        self._drain: Drain | None = None
         self._watchdog: Watchdog | None = None
         self._asked_by_hooks: set[asyncio.Task[None]] = set()
         self._where = ""
@@ -271,7 +272,8 @@ class Gateway:
         )
         node = self.cluster.node if self.cluster is not None else ""
         parts = Parts(self._hub, self._events, self.settings, self.metrics, self.log, node)
-        self._websockets = Admission(parts, self.rules)
+        self._drain = Drain(self._events, self.settings, self.log)
+        self._websockets = Admission(parts, self.rules, self._drain)
         if self.cluster is not None:
             await self.cluster.start()
         await self._events.run("on_start")
@@ -384,20 +386,14 @@ class Gateway:
                     self.state = GatewayState.STOPPED
                 return
             assert self._events is not None
-            assert self._websockets is not None
+            assert self._drain is not None
             assert self._listener is not None
             self.state = GatewayState.STOPPING
             self.log.info("stopping%s, %d connections are closed", self._where, len(self.connections))
             if self.cluster is not None:
                 self.cluster.tell()
-            self._websockets.drain()
-            try:
-                async with asyncio.timeout(self.settings.drain):
-                    await self._websockets.ended()
-                    await self._events.idle()
-            except TimeoutError:
-                self.log.warning("what is left after %g s is given up", self.settings.drain)
-                await self._give_up(self._websockets, self._events)
+            self._drain.begin()
+            await self._drain.wait()
             try:
                 await self._events.run("on_stop")
             except GatewayError:
@@ -410,17 +406,6 @@ class Gateway:
             self.state = GatewayState.STOPPED
             self.log.info("stopped%s", self._where)
             await asyncio.to_thread(flush_log)  # some servers end the process by a signal next, without `atexit`
-
-    async def _give_up(self, websockets: Admission, events: Dispatcher) -> None:
-        """End what the drain has not ended: sockets, then hooks, then the hooks that the ended sockets called."""
-        websockets.abort_all()
-        events.discard(closes=False)
-        try:
-            async with asyncio.timeout(LINGER):
-                await websockets.ended()
-                await events.idle()
-        except TimeoutError:
-            events.discard(closes=True)
 
     @asynccontextmanager
     async def lifespan(self, app: object = None) -> AsyncIterator[None]:
@@ -470,7 +455,8 @@ class Gateway:
             if _started.get(self.id.casefold()) is self:
                 del _started[self.id.casefold()]
             self.directory = Directory(self)
-            self.cluster = self._events = self._listener = self._websockets = self._watchdog = None
+            self.cluster = self._events = self._listener = self._websockets = self._drain = None
+            self._watchdog = None
             self._asked_by_hooks.clear()
             self._never_started, self._is_watching, self._reload = True, False, False
             self._state, self.failure, self._home = GatewayState.STOPPED, "", None
