@@ -9,7 +9,7 @@ from wsgateway.cli.terminal import discard_output
 from wsgateway.config.settings import Settings
 from wsgateway.config.values import Startup
 from wsgateway.descriptors import raise_most_files
-from wsgateway.exceptions import GatewayError, StartError
+from wsgateway.exceptions import GatewayError, ListenError, StartError
 from wsgateway.gateway.registry import GatewayState
 from wsgateway.logs import escape_controls, limit_repeats, log_to_terminal, logger, mask_queries
 from wsgateway.server.process import end_process, loop_factory, stop_at_signals
@@ -61,13 +61,15 @@ async def _run(store: Store) -> int:
             print("\n".join(map(escape_controls, _welcome(supervisor, admin).splitlines())), flush=True)
         except OSError:
             discard_output()  # nobody reads it, or a disk is full, for which a server does not end
-        asyncio.create_task(_until_given_up(supervisor, stop))  # noqa: RUF006  ends with the loop
-        await stop.wait()
+        async with asyncio.TaskGroup() as tasks:
+            watching = tasks.create_task(_stop_if_given_up(supervisor, stop))
+            await stop.wait()
+            watching.cancel()
         supervisor.begin_end()
     return 3 if supervisor.gave_up.is_set() else 0
 
 
-async def _until_given_up(supervisor: Supervisor, stop: asyncio.Event) -> None:
+async def _stop_if_given_up(supervisor: Supervisor, stop: asyncio.Event) -> None:
     await supervisor.gave_up.wait()
     stop.set()
 
@@ -89,7 +91,8 @@ async def _serve_admin(supervisor: Supervisor, store: Store, stack: AsyncExitSta
         settings = Settings(host=admin.host, port=admin.port)
         return await stack.enter_async_context(serving(app, settings))
     except StartError as exc:
-        reason = f"there is no admin interface: {str(exc).replace('--port', '--admin-port')}"
+        cause = ListenError(exc.address, exc.reason, flag="--admin-port") if isinstance(exc, ListenError) else exc
+        reason = f"there is no admin interface: {cause}"
         if store.has_file:
             raise StartError(reason) from exc
         logger.warning("%s", reason)
