@@ -9,7 +9,18 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "wsgateway"
 
 ROOMS = {
-    "ground": ["addresses", "closing", "exceptions", "logfile", "logs", "metrics", "limits", "encoding", "messages"],
+    "ground": [
+        "addresses",
+        "closing",
+        "descriptors",
+        "exceptions",
+        "logfile",
+        "logs",
+        "metrics",
+        "limits",
+        "encoding",
+        "messages",
+    ],
     "client": ["client"],
     "config": ["origins", "files", "exposure", "values", "settings", "variables", "grace", "sources"],
     "auth": ["forwarding", "rules", "admin", "masking"],
@@ -56,7 +67,7 @@ ROOMS = {
     ],
     "supervisor": ["patterns", "store", "workers", "worker", "instance", "supervisor"],
     "admin": ["passwords", "sessions", "openapi", "rest", "forms", "live", "views", "panel", "app"],
-    "cli": ["terminal", "checks", "doctor", "remote", "serve", "main"],
+    "cli": ["terminal", "checks", "probe", "doctor", "remote", "serve", "main"],
     "top": ["publisher", "testing", "app", "__init__", "__main__"],
 }
 """The rooms in their order, and the modules of each in theirs: a module imports only what stands before it."""

@@ -8,6 +8,7 @@ from starlette.types import Receive, Scope, Send
 
 from wsgateway.auth.rules import Rules
 from wsgateway.config.settings import Settings
+from wsgateway.descriptors import UNLIMITED, most_files
 from wsgateway.exceptions import Refusal, Refused
 from wsgateway.gateway.drain import Drain
 from wsgateway.gateway.http.paths import sender_of
@@ -16,26 +17,10 @@ from wsgateway.transports.asgi import AsgiTransport
 from wsgateway.transports.native import NativeTransport, Parts
 from wsgateway.transports.takeover import EXTENSION, Takeover
 
-try:
-    import resource
-except ImportError:  # pragma: no cover  Windows has no such limit
-    resource = None  # type: ignore[assignment]  # a module or nothing
-
-
-def most_files() -> int:
-    """Files and sockets that this process may have open."""
-    if resource is None:  # pragma: no cover  Windows
-        return UNLIMITED
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return UNLIMITED if soft == resource.RLIM_INFINITY else soft
-
 
 def most_clients(settings: Settings) -> int:
     """`max_connections`, or as many files as this process may have open, less some, where that is fewer."""
     return min(settings.max_connections or UNLIMITED, max(1, most_files() - SPARE_DESCRIPTORS))
-
-
-UNLIMITED = 10**9
 
 
 class Admission:
