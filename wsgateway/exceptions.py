@@ -123,6 +123,14 @@ class Refused(GatewayError):  # noqa: N818  the listener's word for it: raise Re
         self.status = status
         self.reason = reason
         self.close = close
+        self.refusal: Refusal | None = None
+
+    @classmethod
+    def of(cls, refusal: "Refusal") -> "Refused":
+        """Return the exception that carries `refusal`, which the gateway decided and no listener."""
+        refused = cls(refusal.status, str(refusal))
+        refused.refusal = refusal
+        return refused
 
     def __str__(self) -> str:
         return f"{self.status} {self.reason}".rstrip()
