@@ -118,8 +118,8 @@ class Admission:
             subprotocol = await self._parts.events.handshake(transport.conn, transport.lane)
         except Refused as exc:
             self._parts.metrics.refusals["handshake"] += 1
-            extra = {"conn": transport.conn.id, "kind": f"on_handshake {exc.status}"}
-            self._parts.log.warning("on_handshake refused %s: %s", sender_of(scope), exc, extra=extra)
+            log = self._parts.log.limited(f"on_handshake {exc.status}")
+            log.warning("on_handshake refused %s: %s", sender_of(scope), exc, extra={"conn": transport.conn.id})
             raise
         if transport.conn.closing is not None:
             raise self._refused(scope, _STOPPING)
@@ -128,8 +128,8 @@ class Admission:
     def _refused(self, scope: Scope, refusal: Refusal) -> Refused:
         """Log and count `refusal`, and return what ends the handshake."""
         self._parts.metrics.refusals[refusal.kind] += 1
-        extra = {"kind": f"handshake {refusal.kind}"}
-        self._parts.log.warning("refused a handshake from %s: %s", sender_of(scope), refusal, extra=extra)
+        log = self._parts.log.limited(f"handshake {refusal.kind}")
+        log.warning("refused a handshake from %s: %s", sender_of(scope), refusal)
         return Refused(refusal.status, str(refusal))
 
     async def _turn_away(

@@ -62,8 +62,8 @@ _started: WeakValueDictionary[str, "Gateway"] = WeakValueDictionary()
 class Gateway:
     """A WebSocket gateway: mount it, `app.mount("/live", gateway)`, or serve it alone.
 
-    `options` are the fields of `wsgateway.config.settings.Settings`, or `settings` all of them; nothing is read from files
-    or the environment. Raises `ConfigError` with every mistake at once. The listener is made at the start.
+    `options` are the fields of `wsgateway.config.settings.Settings`, or `settings` all of them; nothing is read from
+    files or the environment. Raises `ConfigError` with every mistake at once. The listener is made at the start.
 
     It runs on the event loop that starts it. Once that loop is closed it is as new: its id is free, its connections
     are forgotten, and it may be started on another loop.
@@ -510,8 +510,8 @@ class Gateway:
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send, refusal: Refusal) -> None:
         self.metrics.refusals[refusal.kind] += 1
-        extra = {"kind": f"handshake {refusal.kind}"}
-        self.log.warning("refused a handshake from %s: %s", sender_of(scope), refusal, extra=extra)
+        log = self.log.limited(f"handshake {refusal.kind}")
+        log.warning("refused a handshake from %s: %s", sender_of(scope), refusal)
         await receive()
         with suppress(OSError):  # the client has disconnected
             await deny(scope, send, refusal.status, str(refusal))
