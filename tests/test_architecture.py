@@ -9,7 +9,18 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "wsgateway"
 
 ROOMS = {
-    "ground": ["addresses", "closing", "exceptions", "logfile", "logs", "metrics", "limits", "encoding", "messages"],
+    "ground": [
+        "addresses",
+        "closing",
+        "descriptors",
+        "exceptions",
+        "logfile",
+        "logs",
+        "metrics",
+        "limits",
+        "encoding",
+        "messages",
+    ],
     "client": ["client"],
     "config": ["origins", "files", "exposure", "values", "settings", "variables", "grace", "sources"],
     "auth": ["forwarding", "rules", "admin", "masking"],
@@ -33,6 +44,8 @@ ROOMS = {
         "http.paths",
         "registry",
         "watchdog",
+        "shapes",
+        "drain",
         "admission",
         "inspector",
         "http.problems",
@@ -54,7 +67,7 @@ ROOMS = {
     ],
     "supervisor": ["patterns", "store", "workers", "worker", "instance", "supervisor"],
     "admin": ["passwords", "sessions", "openapi", "rest", "forms", "live", "views", "panel", "app"],
-    "cli": ["terminal", "checks", "doctor", "remote", "serve", "main"],
+    "cli": ["terminal", "checks", "probe", "doctor", "remote", "serve", "main"],
     "top": ["publisher", "testing", "app", "__init__", "__main__"],
 }
 """The rooms in their order, and the modules of each in theirs: a module imports only what stands before it."""
@@ -111,7 +124,7 @@ DOORWAYS = {
     "jinja2": {"admin.panel"},
     "itsdangerous": {"admin.sessions"},
     "anyio": {"client", "transports.asgi", "publisher", "testing"},
-    "msgspec": {"encoding", "cluster.envelopes", "cluster.questions"},
+    "msgspec": {"encoding", "cluster.envelopes", "cluster.questions", "gateway.shapes"},
     "zmq": {"cluster.brokers.ipc"},
     "redis": {"cluster.brokers.redis"},
     "nats": {"cluster.brokers.nats"},
@@ -135,6 +148,7 @@ PURE = {
     "cluster.envelopes",
     "cluster.nodes",
     "cluster.questions",
+    "gateway.shapes",
     "cli.checks",
 }
 """Rules: they do no I/O and read no clock."""

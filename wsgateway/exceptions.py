@@ -5,7 +5,8 @@ GatewayError
 │   ├── SettingForbidden settings that cannot be changed remotely
 │   └── UnknownSetting   arguments that are not settings (also a TypeError)
 ├── ListenerError        a listener that cannot be found, loaded or made, or that has no hook
-├── StartError           a gateway that could not start (port taken, on_start raised)
+├── StartError           a gateway that could not start (on_start raised)
+│   └── ListenError      an address that cannot be listened on (port taken)
 ├── Refused              raised by on_handshake to turn a client away
 ├── GatewayNotFound      no started gateway has that id
 ├── GatewayNotRunning    the gateway is starting, stopped or failed
@@ -85,6 +86,20 @@ class ListenerError(GatewayError):
 
 class StartError(GatewayError):
     """A gateway that could not start; the message says why and what to do."""
+
+
+class ListenError(StartError):
+    """A host and port that cannot be listened on. `flag` is the option of the command line that sets the port."""
+
+    def __init__(self, address: str, reason: str, flag: str = "--port") -> None:
+        super().__init__(address, reason, flag)
+        self.address = address
+        self.reason = reason
+        self.flag = flag
+
+    def __str__(self) -> str:
+        advice = f"is another server running there? stop it, or choose another port with {self.flag}"
+        return f"cannot listen on {self.address}: {self.reason}; {advice}"
 
 
 class Refused(GatewayError):  # noqa: N818  the listener's word for it: raise Refused(401, "log in first")

@@ -48,9 +48,6 @@ MAX_INFLATED = 256 * 1024
 FULL_READ = 250_000
 """Bytes of a read after which libuv, which reads 256,000 at most, reads the same socket again in the same iteration."""
 
-CLOSES_PER_SECOND = 500
-"""Connections closed in one second of a drain, so that not all of them come back at once."""
-
 MAX_PENDING = 64 * 1024
 """Bytes of frames that are joined into one write, at most, but for the last of them."""
 

@@ -30,8 +30,8 @@ from wsgateway.cluster.envelopes import (
     Info,
     Leave,
 )
-from wsgateway.cluster.nodes import Nodes, NodeState
-from wsgateway.exceptions import EnvelopeError
+from wsgateway.cluster.nodes import Nodes, NodeState, node_of
+from wsgateway.exceptions import EnvelopeError, NodeError
 from wsgateway.limits import HEARTBEAT, LEASE_CHECK, MAX_LOST, NODE_LINES
 from wsgateway.logs import GatewayLog
 from wsgateway.messages import Message, Sent
@@ -54,8 +54,54 @@ class Local:
     operations: Mapping[str, Callable[[dict[str, Any]], Awaitable[Any]]]
 
 
+class SingleNode:
+    """The cluster of a gateway without a broker: this process is the only one. Has the methods of `Cluster`."""
+
+    node = ""
+    is_up = True
+    is_serving = True
+    has_broker = False
+    failure = ""
+
+    def __init__(self) -> None:
+        self.nodes = Nodes()
+
+    async def start(self) -> None:
+        """There is nothing to join."""
+
+    async def aclose(self) -> None:
+        """There is nothing to leave."""
+
+    def notify(self) -> None:
+        """There is no other node."""
+
+    def is_remote(self, conn_id: str) -> bool:
+        return False
+
+    def split(self, recipients: Iterable[Any]) -> tuple[Iterable[Any], Sequence[str]]:
+        """All are connections of this process."""
+        return recipients, ()
+
+    def publish(self, frame: Message, ids: Sequence[str] | None, *, confirm: bool) -> Confirmation | None:
+        """There is nobody to publish to."""
+
+    async def confirmed(self, here: Sent, confirmation: Confirmation) -> Sent:
+        return here
+
+    async def ask(self, node_id: str, operation: str, **arguments: Any) -> Any:
+        raise NodeError(f"node {node_id!r} cannot be reached, the gateway has no broker")
+
+    async def ask_within(self, seconds: float, node_id: str, operation: str, **arguments: Any) -> Any:
+        raise NodeError(f"node {node_id!r} cannot be reached, the gateway has no broker")
+
+    async def ask_all(self, operation: str, **arguments: Any) -> dict[str, Any]:
+        return {}
+
+
 class Cluster:
     """The processes of one gateway, as one of them sees them. Nothing but `ask` and `confirmed` ever waits."""
+
+    has_broker = True
 
     def __init__(
         self,
@@ -165,8 +211,8 @@ class Cluster:
                 self._gone(node.id)
             await asyncio.sleep(LEASE_CHECK)
 
-    def tell(self) -> None:
-        """Tell the others at once how this process is, as when its state has changed."""
+    def notify(self) -> None:
+        """Send the state of this process to the other nodes now, instead of with the next heartbeat."""
         self._tell(is_new=False)
 
     def died(self, node_id: str) -> None:
@@ -193,9 +239,10 @@ class Cluster:
 
     def is_remote(self, conn_id: str) -> bool:
         """Whether the connection with that id belongs to another process, which lives as far as can be known."""
-        if conn_id[NODE_ID : NODE_ID + 1] != "." or conn_id[:NODE_ID] == self.node:
+        node_id = node_of(conn_id)
+        if conn_id[NODE_ID : NODE_ID + 1] != "." or node_id == self.node:
             return False
-        return not self.is_up or self.nodes.get(conn_id[:NODE_ID]) is not None
+        return not self.is_up or self.nodes.get(node_id) is not None
 
     def split(self, wanted: Iterable[Any]) -> tuple[list[Any], list[str]]:
         """`wanted` connections and ids: what is this process's own business, and ids of others, each once."""
@@ -300,7 +347,7 @@ class Cluster:
             case Heartbeat():
                 self._heard(envelope)
             case Leave() if envelope.node == self.node:
-                self.tell()  # somebody was wrong
+                self.notify()  # somebody was wrong
             case Leave():
                 state = NodeState.LEFT if envelope.node == envelope.origin else NodeState.LOST
                 self.nodes.gone(envelope.node, state, time.monotonic())
@@ -318,7 +365,7 @@ class Cluster:
         if self._local is None:
             return
         sent = Sent(0, 0, 0)
-        mine = None if message.ids is None else [conn_id for conn_id in message.ids if conn_id.startswith(self.node)]
+        mine = None if message.ids is None else [conn_id for conn_id in message.ids if node_of(conn_id) == self.node]
         if mine is None or mine:
             try:
                 frame = Message(message.payload, message.payload.decode() if message.is_text else None)

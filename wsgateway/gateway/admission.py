@@ -1,38 +1,21 @@
-"""Every WebSocket of a gateway from its handshake to its end: limits, refusals, and the drain."""
+"""Every WebSocket of a gateway from its handshake to its end: limits and refusals."""
 
-import asyncio
 import time
-from collections import Counter, deque
-from random import randrange
+from collections import Counter
 from typing import cast
 
 from starlette.types import Receive, Scope, Send
 
 from wsgateway.auth.rules import Rules
-from wsgateway.closing import SHUTDOWN
 from wsgateway.config.settings import Settings
+from wsgateway.descriptors import UNLIMITED, most_files
 from wsgateway.exceptions import Refusal, Refused
+from wsgateway.gateway.drain import Drain
 from wsgateway.gateway.http.paths import sender_of
-from wsgateway.limits import CLOSES_PER_SECOND, CROWDED, SPARE_DESCRIPTORS, Rates
+from wsgateway.limits import CROWDED, SPARE_DESCRIPTORS, Rates
 from wsgateway.transports.asgi import AsgiTransport
 from wsgateway.transports.native import NativeTransport, Parts
 from wsgateway.transports.takeover import EXTENSION, Takeover
-
-try:
-    import resource
-except ImportError:  # pragma: no cover  Windows has no such limit
-    resource = None  # type: ignore[assignment]  # a module or nothing
-
-TICK = 0.1
-"""Seconds between the slices of a drain."""
-
-
-def most_files() -> int:
-    """Files and sockets that this process may have open."""
-    if resource is None:  # pragma: no cover  Windows
-        return UNLIMITED
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return UNLIMITED if soft == resource.RLIM_INFINITY else soft
 
 
 def most_clients(settings: Settings) -> int:
@@ -40,19 +23,13 @@ def most_clients(settings: Settings) -> int:
     return min(settings.max_connections or UNLIMITED, max(1, most_files() - SPARE_DESCRIPTORS))
 
 
-UNLIMITED = 10**9
-
-
 class Admission:
     """The WebSocket connections of one running gateway."""
 
-    def __init__(self, parts: Parts, rules: Rules) -> None:
+    def __init__(self, parts: Parts, rules: Rules, drain: Drain) -> None:
         self._parts = parts
         self._rules = rules
-        self._serving: set[AsgiTransport | NativeTransport] = set()
-        self._empty = asyncio.Event()
-        self._empty.set()
-        self._is_draining = False
+        self._drain = drain
         self._by_address: Counter[str] = Counter()
         self._most = most_clients(parts.settings)
         if parts.settings.max_connections > self._most:
@@ -69,13 +46,12 @@ class Admission:
             transport = AsgiTransport(self._parts, scope, path=path)
         else:
             transport = NativeTransport(
-                self._parts, scope, handshake, path=path, ended=self._gone, shutdown=self._server_ends
+                self._parts, scope, handshake, path=path, ended=self._gone, shutdown=self._drain.begin_with_server
             )
         await receive()
         refusal = self._full(transport.conn.address)
-        self._serving.add(transport)
+        self._drain.add(transport)
         self._by_address[transport.conn.address] += 1
-        self._empty.clear()
         handed_over = False
         try:
             subprotocol = await self._admitted(transport, scope, refusal)
@@ -92,9 +68,9 @@ class Admission:
 
     def _full(self, address: str) -> Refusal | None:
         """Why no more clients can be taken, if so."""
-        if self._is_draining:  # it has come while the gateway still ran
+        if self._drain.is_begun:  # it has come while the gateway still ran
             return _STOPPING
-        count, settings = len(self._serving), self._parts.settings
+        count, settings = len(self._drain.transports), self._parts.settings
         if count >= self._most * CROWDED and not self._is_crowded:
             self._is_crowded = True
             self._parts.log.warning("%d of at most %d clients are connected (max_connections)", count, self._most)
@@ -152,52 +128,13 @@ class Admission:
             pass
 
     def _gone(self, transport: "AsgiTransport | NativeTransport") -> None:
-        if transport not in self._serving:
+        if transport not in self._drain.transports:
             return
-        self._serving.discard(transport)
+        self._drain.remove(transport)
         address = transport.conn.address
         self._by_address[address] -= 1
         if not self._by_address[address]:
             del self._by_address[address]
-        if not self._serving:
-            self._empty.set()
-
-    def drain(self) -> None:
-        """Begin to close every connection with 1012, `CLOSES_PER_SECOND` of them, or all in half of `drain`."""
-        if self._is_draining:
-            return
-        self._is_draining = True
-        self._parts.events.draining()
-        rate = CLOSES_PER_SECOND
-        if self._parts.settings.drain:
-            rate = max(rate, int(2 * len(self._serving) / self._parts.settings.drain))
-        waiting = deque(self._serving)
-        spread_ms = max(1000, 1000 * len(waiting) // rate)  # they come back as spread as they went
-        loop = asyncio.get_running_loop()
-
-        def close_some() -> None:
-            for _ in range(min(len(waiting), max(1, int(rate * TICK)))):
-                retry_after_ms = randrange(spread_ms)  # noqa: S311  nobody gains by guessing it
-                waiting.popleft().conn.close_nowait(1012, SHUTDOWN % retry_after_ms)
-            if waiting:
-                loop.call_later(TICK, close_some)
-
-        close_some()
-
-    def _server_ends(self) -> None:
-        """The server closes its sockets before it tells anybody else (uvicorn does)."""
-        if not self._is_draining:
-            self._parts.log.info("the server is shutting down, %d connections are closed", len(self._serving))
-            self.drain()
-
-    async def ended(self) -> None:
-        """Wait until no connection is left."""
-        await self._empty.wait()
-
-    def abort_all(self) -> None:
-        """End every connection now."""
-        for transport in tuple(self._serving):
-            transport.abort()
 
 
 _STOPPING = Refusal(503, "stopping", "the gateway is shutting down, come back later", "not-running")

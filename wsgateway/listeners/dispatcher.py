@@ -2,12 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from contextvars import ContextVar
 from typing import Any
 
 from wsgateway.auth.masking import shown_subprotocols
-from wsgateway.cluster.cluster import Cluster
+from wsgateway.cluster.cluster import Cluster, SingleNode
 from wsgateway.config.settings import Settings
 from wsgateway.exceptions import HookError, MessageError, Refused
 from wsgateway.hub.connection import Connection, short
@@ -35,7 +35,7 @@ class Dispatcher:
         settings: Settings,
         metrics: Metrics,
         log: GatewayLog,
-        cluster: Cluster | None = None,
+        cluster: Cluster | SingleNode,
     ) -> None:
         self._gateway = gateway
         self._hub = hub
@@ -145,7 +145,7 @@ class Dispatcher:
             raise HookError("on_message") from call.error
         if message is None and event.message is None:
             raise MessageError("there is none, and the listener made none")
-        if call.confirmation is not None and self._cluster is not None:
+        if call.confirmation is not None:
             return await self._cluster.confirmed(call.sent, call.confirmation)
         return call.sent
 
@@ -264,14 +264,13 @@ class Dispatcher:
             check_recipients("event.connections", wanted)
         if frame is None:
             return Sent(0, 0, 0)
-        others: list[str] | None = None
+        others: Sequence[str] | None = None
         if wanted is None:
             sent = self._hub.deliver(frame, None, but=None if self._echo_sender else event.conn)
         else:
-            if self._cluster is not None:
-                wanted, others = self._cluster.split(wanted)
+            wanted, others = self._cluster.split(wanted)
             sent = self._hub.deliver(frame, self._hub.resolve(wanted))
-        if self._cluster is not None and others != []:
+        if others is None or others:
             call.confirmation = self._cluster.publish(frame, others, confirm=call.future is not None)
         return sent
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from wsgateway.config.settings import Settings
-from wsgateway.exceptions import StartError
+from wsgateway.exceptions import ListenError, StartError
 
 BACKLOG = 2048
 """Clients that the system lets wait until they are accepted."""
@@ -45,8 +45,7 @@ def bind(settings: Settings) -> list[socket.socket]:
     except OSError as exc:
         for sock in listening:
             sock.close()
-        advice = "is another server running there? stop it, or choose another port with --port"
-        raise StartError(f"cannot listen on {where}: {exc.strerror or exc}; {advice}") from exc
+        raise ListenError(where, exc.strerror or str(exc)) from exc
     return listening
 
 

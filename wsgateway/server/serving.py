@@ -11,10 +11,12 @@ from typing import Any, cast
 
 import uvicorn
 
+from wsgateway import client
 from wsgateway.config.grace import HANDSHAKE_GRACE, HTTP_GRACE, POOL_GRACE
 from wsgateway.config.settings import Settings
+from wsgateway.descriptors import most_files
 from wsgateway.exceptions import StartError
-from wsgateway.gateway.admission import most_clients, most_files
+from wsgateway.gateway.admission import most_clients
 from wsgateway.gateway.gateway import Gateway
 from wsgateway.limits import ACCEPTS, SPARE_SOCKETS
 from wsgateway.logs import Log
@@ -22,6 +24,7 @@ from wsgateway.server.binding import BACKLOG, bind, unbind, url_of
 from wsgateway.server.http import HttpLimits, HttpProtocol, http_protocol, is_beginning, missing_http, takes_requests
 from wsgateway.server.proxy_headers import ForwardedHeaders
 from wsgateway.server.websocket import WebSocketProtocol
+from wsgateway.transports.takeover import EXTENSION
 
 
 class Server(uvicorn.Server):
@@ -159,6 +162,26 @@ def _let_go(settings: Settings, listening: Sequence[socket.socket], *, is_owner:
 async def missing_of_uvicorn() -> tuple[str, ...]:
     """What uvicorn's HTTP protocol lacks, so that requests have no limits."""
     return missing_http(_config(uvicorn.Server, Settings(), lifespan="off"))  # any callable: nothing is served
+
+
+async def offers_takeover() -> bool:
+    """Return whether a server with this uvicorn offers a WebSocket's socket to the gateway, tried on a free port."""
+    is_offered = False
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal is_offered
+        await receive()
+        if scope["type"] == "lifespan":
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            await send({"type": "lifespan.shutdown.complete"})
+        else:
+            is_offered = EXTENSION in scope["extensions"]
+            await send({"type": "websocket.close"})
+
+    async with serving(app, Settings(port=0)) as url:
+        await client.handshake(url + "/ws")
+    return is_offered
 
 
 async def _run(server: Server, listening: Sequence[socket.socket]) -> None:

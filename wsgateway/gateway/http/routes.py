@@ -13,7 +13,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from wsgateway.auth.rules import Rules
-from wsgateway.cluster.cluster import Cluster
+from wsgateway.cluster.cluster import Cluster, SingleNode
 from wsgateway.exceptions import (
     DOCS,
     GatewayNotFound,
@@ -185,8 +185,8 @@ class Routes:
 
     async def ready(self, _: Request) -> Response:
         """Whether clients are taken: 503 with the reason in every other state, and without broker."""
-        gateway, cluster = self._gateway, self._gateway.cluster
-        if gateway.state == "running" and cluster is not None and not cluster.is_up:
+        gateway = self._gateway
+        if gateway.state == "running" and not gateway.cluster.is_up:
             detail = f"gateway [{gateway.id}] runs alone, its broker is away: the log has the reason"
             return problem(Refusal(503, "not_ready", detail, "broker"))
         if gateway.state == "running":
@@ -219,7 +219,7 @@ class Routes:
             "limit": limit,
             "connections": [{name: row[name] for name in INFO_FIELDS} for row in page],
         }
-        if gateway.cluster is not None:
+        if gateway.cluster.has_broker:
             info |= {"node": gateway.cluster.node, "nodes": await gateway.directory.nodes()}
         return JSONResponse(info)
 
@@ -276,10 +276,10 @@ class Routes:
         return JSONResponse({"id": found})
 
 
-def shown_sent(gateway_id: str, sent: Sent, cluster: Cluster | None) -> dict[str, Any]:
+def shown_sent(gateway_id: str, sent: Sent, cluster: Cluster | SingleNode) -> dict[str, Any]:
     """What `/send` answers; with a broker also how many processes have counted, and whether all did."""
     shown: dict[str, Any] = {"id": gateway_id, **sent._asdict()}
-    if cluster is None:
+    if not cluster.has_broker:
         del shown["nodes"], shown["complete"]
     return shown
 
