@@ -15,7 +15,9 @@ from openapi_spec_validator import validate
 from tests import processes
 from tests.servers import free_socket
 from wsgateway import Gateway, Settings
-from wsgateway.admin.rest import OPERATIONS, Api, Operation
+from wsgateway.admin.credentials import Credentials
+from wsgateway.admin.openapi import Operation
+from wsgateway.admin.rest import OPERATIONS, Api
 from wsgateway.server.serving import serving
 from wsgateway.supervisor.store import Store
 from wsgateway.supervisor.supervisor import Supervisor
@@ -51,7 +53,7 @@ async def supervisor(path: Path) -> AsyncIterator[Supervisor]:
 
 @pytest.fixture
 async def url(supervisor: Supervisor) -> AsyncIterator[str]:
-    async with serving(Api(supervisor, bound_host="127.0.0.1"), Settings(port=0)) as found:
+    async with serving(Api(supervisor, Credentials(supervisor, bound_host="127.0.0.1")), Settings(port=0)) as found:
         yield found
         supervisor.end_streams()
 
@@ -60,6 +62,10 @@ async def url(supervisor: Supervisor) -> AsyncIterator[str]:
 async def http(url: str) -> AsyncIterator[httpx.AsyncClient]:
     async with httpx.AsyncClient(base_url=url, headers={"authorization": "Bearer full"}, timeout=20) as client:
         yield client
+
+
+def api_of(supervisor: Supervisor) -> Api:
+    return Api(supervisor, Credentials(supervisor))
 
 
 def path_of(operation: Operation) -> str:
@@ -94,7 +100,7 @@ async def test_an_operation_that_nobody_described_is_denied_too(url: str) -> Non
 async def test_without_a_token_only_local_callers_that_ask_for_a_local_name(tmp_path: Path) -> None:
     file = tmp_path / "wsgateway.toml"
     file.write_text("[gateways]\n")
-    async with Supervisor(Store(str(file))) as supervisor, serving(Api(supervisor), Settings(port=0)) as url:
+    async with Supervisor(Store(str(file))) as supervisor, serving(api_of(supervisor), Settings(port=0)) as url:
         async with httpx.AsyncClient(base_url=url) as http:
             assert (await http.get("/api/gateways")).json() == {"gateways": []}
             for headers in (
@@ -112,7 +118,7 @@ BODYLESS = [operation for operation in OPERATIONS if operation.writes and not op
 async def test_a_page_of_another_port_manages_nothing(operation: Operation, tmp_path: Path) -> None:
     file = tmp_path / "wsgateway.toml"
     file.write_text("[gateways.chat]\nport = 0\n")
-    async with Supervisor(Store(str(file))) as supervisor, serving(Api(supervisor), Settings(port=0)) as url:
+    async with Supervisor(Store(str(file))) as supervisor, serving(api_of(supervisor), Settings(port=0)) as url:
         async with httpx.AsyncClient(base_url=url) as http:
             for headers in (
                 {"origin": "http://localhost:3000"},
@@ -133,7 +139,7 @@ async def test_a_page_of_another_port_manages_nothing(operation: Operation, tmp_
 async def test_what_a_page_of_another_port_cannot_send_manages(headers: dict[str, str], tmp_path: Path) -> None:
     file = tmp_path / "wsgateway.toml"
     file.write_text("[gateways.chat]\nport = 0\n")
-    async with Supervisor(Store(str(file))) as supervisor, serving(Api(supervisor), Settings(port=0)) as url:
+    async with Supervisor(Store(str(file))) as supervisor, serving(api_of(supervisor), Settings(port=0)) as url:
         async with httpx.AsyncClient(base_url=url, headers=headers, timeout=90) as http:
             assert (await http.post("/api/gateways/chat/stop?wait=60")).status_code == 200
             assert (await http.delete("/api/gateways/chat?wait=60")).status_code == 204
@@ -174,7 +180,7 @@ async def test_every_refusal_is_a_warning_that_says_what_helps(
 async def test_a_read_only_token_stays_read_only_where_there_is_no_full_one(tmp_path: Path) -> None:
     file = tmp_path / "wsgateway.toml"
     file.write_text('[gateways.chat]\nport = 0\n[admin]\nread_token = ["looking"]\n')
-    async with Supervisor(Store(str(file))) as supervisor, serving(Api(supervisor), Settings(port=0)) as url:
+    async with Supervisor(Store(str(file))) as supervisor, serving(api_of(supervisor), Settings(port=0)) as url:
         async with httpx.AsyncClient(base_url=url, headers={"authorization": "Bearer looking"}) as http:
             assert (await http.get("/api/gateways")).status_code == 200
             assert (await http.post("/api/gateways/chat/stop?wait=5")).status_code == 403

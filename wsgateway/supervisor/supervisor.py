@@ -44,17 +44,26 @@ class Supervisor:
     all. `gateways` were made in code: they are listed, started and stopped, and cannot be edited.
     """
 
-    def __init__(self, store: Store | str | Path | None = None, *, gateways: Iterable[Gateway] = ()) -> None:
-        """`store` is the settings file, or a `Store` where environment and flags count too."""
+    def __init__(
+        self,
+        store: Store | str | Path | None = None,
+        *,
+        gateways: Iterable[Gateway] = (),
+        admin: AdminSettings | None = None,
+    ) -> None:
+        """`store` is the settings file, or a `Store` where environment and flags count too.
+
+        `admin` are the settings of the admin interface if there is no file.
+        """
         self._store = Store(str(store)) if isinstance(store, (str, Path)) else store
-        self._guests = [Embedded(gateway) for gateway in gateways]
+        self._embedded = [Embedded(gateway) for gateway in gateways]
         self._instances: dict[str, Instance] = {}
         self._editing = asyncio.Lock()
         self._changed = asyncio.Event()
         self._warned: tuple[str, ...] = ()
         self._begun: set[asyncio.Task[None]] = set()
         self._home: Home | None = None
-        self.admin = AdminSettings()
+        self.admin = admin or AdminSettings()
         self.gave_up = asyncio.Event()
         """Set when the workers of the last gateway that ran have died one after the other."""
         self.closing = asyncio.Event()
@@ -64,7 +73,7 @@ class Supervisor:
 
     def all(self) -> Sequence[Instance | Embedded]:
         """Every gateway: those of the file in its order, then those made in code."""
-        return [*self._instances.values(), *self._guests]
+        return [*self._instances.values(), *self._embedded]
 
     def find(self, gateway_id: str) -> Instance | Embedded:
         """The gateway with that id, in any case. Raises `GatewayNotFound`."""
@@ -88,9 +97,9 @@ class Supervisor:
         return self._store is not None
 
     @property
-    def made_in_code(self) -> Sequence[Embedded]:
+    def embedded(self) -> Sequence[Embedded]:
         """The gateways that somebody else serves."""
-        return self._guests
+        return self._embedded
 
     def new_settings(self) -> Settings:
         """What a new gateway begins from: the shipped listener, and a port that no other here has. Blocks."""
@@ -99,7 +108,7 @@ class Supervisor:
         port = next(port for port in range(settings.port, settings.port + 1000) if port not in taken)
         return replace(settings, listener=settings.listener or SHIPPED_LISTENER, port=port)
 
-    def check_from_afar(self, values: Mapping[str, Any], before: "Instance | Embedded | None" = None) -> None:
+    def check_remote_changes(self, values: Mapping[str, Any], before: "Instance | Embedded | None" = None) -> None:
         """Refuse what may be set in the file only: files of the host, and listeners that nobody has allowed.
 
         `before` is the gateway that is edited. Raises `ConfigError`, `SettingForbidden`.
