@@ -23,7 +23,7 @@ ROOMS = {
     ],
     "client": ["client"],
     "config": ["origins", "files", "exposure", "values", "settings", "variables", "grace", "sources"],
-    "auth": ["forwarding", "rules", "admin", "masking"],
+    "auth": ["headers", "forwarding", "rules", "admin", "masking"],
     "cluster": [
         "envelopes",
         "nodes",
@@ -142,6 +142,7 @@ PURE = {
     "config.origins",
     "config.grace",
     "auth.forwarding",
+    "auth.headers",
     "auth.rules",
     "auth.admin",
     "auth.masking",
