@@ -39,7 +39,8 @@ ROOMS = {
     ],
     "hub": ["loops", "unawaited", "recording", "connection", "hub"],
     "listeners": ["event", "hooks", "loader", "inbox", "dispatcher"],
-    "transports": ["stall", "takeover", "native", "asgi"],
+    "transports": ["stall", "peer", "takeover", "native", "asgi"],
+    "protocols": ["session", "plain"],
     "gateway": [
         "http.paths",
         "registry",
@@ -80,6 +81,8 @@ UNKNOWN = {
     "auth": {"hub", "transports"},
     "cluster": {"hub", "listeners"},
     "hub": {"listeners", "protocols", "transports"},
+    "transports": {"auth", "cluster", "listeners"},
+    "protocols": {"server"},
     "gateway": {"server"},
     "server": {"supervisor", "admin"},
     "admin": {"cli"},

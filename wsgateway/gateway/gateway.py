@@ -50,7 +50,6 @@ from wsgateway.listeners.loader import Hooks
 from wsgateway.logs import GatewayLog, flush_log, log_to_file, mask_url, say_if_unseen
 from wsgateway.messages import Sent
 from wsgateway.metrics import Metrics
-from wsgateway.transports.native import Parts
 from wsgateway.transports.takeover import EXTENSION
 
 _ACTIVE = (GatewayState.STARTING, GatewayState.RUNNING, GatewayState.STOPPING)
@@ -266,9 +265,17 @@ class Gateway:
             log=self.log,
             cluster=self.cluster,
         )
-        parts = Parts(self._hub, self._events, self.settings, self.metrics, self.log, self.cluster.node)
         self._drain = Drain(self._events, self.settings, self.log)
-        self._websockets = Admission(parts, self.rules, self._drain)
+        self._websockets = Admission(
+            hub=self._hub,
+            dispatcher=self._events,
+            drain=self._drain,
+            rules=self.rules,
+            settings=self.settings,
+            metrics=self.metrics,
+            log=self.log,
+            node=self.cluster.node,
+        )
         await self.cluster.start()
         await self._events.run("on_start")
         for opening in self.rules.openings(serves_outside(self.settings) or outside_of_process()):
@@ -487,7 +494,7 @@ class Gateway:
             text = f"gateway [{self.id}] is {self.state}"
             await self._refuse(scope, receive, send, Refusal(503, "not_running", text, "not-running"))
         else:
-            await self._websockets.serve(scope, receive, send, path=path)
+            await self._websockets.admit(scope, receive, send, path=path)
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send, refusal: Refusal) -> None:
         self.metrics.refusals[refusal.kind] += 1
