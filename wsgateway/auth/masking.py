@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from urllib.parse import unquote_plus
 
-from wsgateway.logs import cut, mask_query, mask_url
+from wsgateway.text import cut, mask_query, mask_url
 
 SHOWN_HEADERS = frozenset(
     {

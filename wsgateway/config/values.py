@@ -10,6 +10,7 @@ from dataclasses import Field
 from typing import Any
 
 from wsgateway.config.origins import MAX_ORIGIN, ascii_host, normalized_origin
+from wsgateway.text import cut
 
 
 class SlowPolicy(enum.StrEnum):
@@ -56,7 +57,7 @@ def _quoted(spec: Field[Any], value: object) -> str:
         text = repr(value)
     except Exception:  # a number of more than 4,300 digits, or an object of somebody else's
         return f"this {type(value).__name__}"
-    return text if len(text) <= MAX_QUOTED else text[:MAX_QUOTED] + "…"
+    return cut(text, MAX_QUOTED)
 
 
 def convert(spec: Field[Any], value: object, *, text: bool = False) -> Any:
