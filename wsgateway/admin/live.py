@@ -15,8 +15,8 @@ from wsgateway.gateway.gateway import Gateway
 from wsgateway.gateway.shapes import encoded
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.recording import Recording
-from wsgateway.logs import escape_controls
 from wsgateway.supervisor.supervisor import Supervisor
+from wsgateway.text import escape_controls
 
 INTERVAL = 1.0
 """Seconds between two pushes if nothing changes."""
