@@ -22,7 +22,7 @@ from tests.processes import COMMAND, Served, environment, run, serving
 from tests.services import BROKERS, broker, redis
 from wsgateway import Gateway, testing
 from wsgateway.client import asend
-from wsgateway.cluster.nodes import several_workers
+from wsgateway.gateway.running import several_workers
 from wsgateway.exceptions import ConfigError, SendError
 from wsgateway.publisher import Publisher
 
