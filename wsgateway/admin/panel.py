@@ -18,6 +18,7 @@ from starlette.types import Message as AsgiMessage
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
+from wsgateway import exceptions
 from wsgateway.admin.live import MAX_VIEWERS, watch
 from wsgateway.admin.passwords import Passwords
 from wsgateway.admin.sessions import MAX_AGE, Login, Sessions, cookie_name, date_of_cookies
@@ -28,8 +29,8 @@ from wsgateway.config.settings import AdminSettings, serves_outside
 from wsgateway.gateway.admission import deny
 from wsgateway.gateway.gateway import Gateway
 from wsgateway.gateway.http.paths import relative_scope, sender_of, way_up
-from wsgateway.gateway.http.problems import ProblemError, read_body
-from wsgateway.logs import ThinnedLog, escape_controls
+from wsgateway.gateway.http.problems import read_body
+from wsgateway.logs import Log, escape_controls
 from wsgateway.supervisor.supervisor import Supervisor
 
 MAX_FORM = 262144
@@ -82,7 +83,7 @@ class Panel:
         self.passwords = passwords or Passwords(full=password_hash, read=read_password_hash)
         self._guard = guard
         self._bound_host = bound_host
-        self._log = ThinnedLog({})
+        self._log = Log()
         self._admin = self.supervisor.admin
         self._rules = self._make_rules()
         self._templates = Environment(
@@ -211,7 +212,7 @@ class Panel:
                 visit = Visit(request, session, access, self.asks_for_password, form, self.render)
             handler: Callable[[Visit], Awaitable[Response]] = getattr(views, page.name)
             response = await handler(visit)
-        except ProblemError as exc:
+        except exceptions.Refused as exc:
             self._log_refusal(request.scope, exc.refusal.status, str(exc.refusal))
             response = visit.page("message.html", status=exc.refusal.status, title="Refused", text=str(exc.refusal))
         except Refused as exc:
@@ -278,8 +279,8 @@ class Panel:
 
     def _log_refusal(self, scope: Scope, status: int, text: str) -> None:
         what = f"{scope.get('method', 'a WebSocket')[:20]} {scope['path'][:200]}"
-        extra = {"kind": f"{scope['type']} {status}"}
-        self._log.warning("panel: refused %s from %s: %s", what, sender_of(scope), text, extra=extra)
+        log = self._log.limited(f"{scope['type']} {status}")
+        log.warning("panel: refused %s from %s: %s", what, sender_of(scope), text)
 
     # What is pushed
 

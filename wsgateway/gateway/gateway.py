@@ -190,6 +190,10 @@ class Gateway:
             raise GatewayNotRunning(self.id)
         return call_from_thread(home, lambda: self.send(message, connections=connections, data=data))
 
+    def find(self, gateway_id: str) -> "Gateway":
+        """Return the gateway of this process that was started with that id, in any case. Raise `GatewayNotFound`."""
+        return find(gateway_id)
+
     # Starting and stopping
 
     async def start(self) -> None:
@@ -416,8 +420,8 @@ class Gateway:
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send, refusal: Refusal) -> None:
         self.metrics.refusals[refusal.kind] += 1
-        extra = {"kind": f"handshake {refusal.kind}"}
-        self.log.warning("refused a handshake from %s: %s", sender_of(scope), refusal, extra=extra)
+        log = self.log.limited(f"handshake {refusal.kind}")
+        log.warning("refused a handshake from %s: %s", sender_of(scope), refusal)
         await receive()
         with suppress(OSError):  # the client has disconnected
             await deny(scope, send, refusal.status, str(refusal))

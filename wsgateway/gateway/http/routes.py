@@ -68,7 +68,6 @@ class Endpoint:
             self._check(request)
             response = await self.handler(request)
         except Refused as exc:
-            assert exc.refusal is not None
             response = self._report(request, exc.refusal)
         except ClientDisconnect:
             return
@@ -89,13 +88,12 @@ class Endpoint:
     def _report(self, request: Request, refusal: Refusal) -> Response:
         """Count and log `refusal`, and return the answer."""
         self.front.metrics.refusals[refusal.kind] += 1
-        self.front.log.warning(
+        self.front.log.limited(f"{self.handler.__name__} {refusal.kind}").warning(
             "refused %s %s from %s: %s",
             request.method[:20],
             request.url.path[:200],
             sender_of(request.scope),
             refusal,
-            extra={"kind": f"{self.handler.__name__} {refusal.kind}"},
         )
         return problem(refusal)
 
