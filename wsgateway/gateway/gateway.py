@@ -5,45 +5,29 @@ import threading
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, Unpack
 
 from starlette.types import Receive, Scope, Send
 
 from wsgateway.auth.rules import Rules
-from wsgateway.cluster.brokers import opener
 from wsgateway.cluster.cluster import Cluster, SingleNode
 from wsgateway.config.exposure import own_uid
 from wsgateway.config.settings import Options, Settings
-from wsgateway.exceptions import (
-    ConfigError,
-    GatewayError,
-    GatewayNotFound,
-    GatewayNotRunning,
-    GatewayStopping,
-    HookError,
-    ListenerError,
-    Refusal,
-    StartError,
-)
+from wsgateway.exceptions import GatewayError, GatewayNotRunning, GatewayStopping, Refusal, StartError
 from wsgateway.gateway.admission import deny
-from wsgateway.gateway.answers import Answers
 from wsgateway.gateway.http.paths import relative_path, relative_scope, sender_of
-from wsgateway.gateway.http.routes import Front, router
+from wsgateway.gateway.http.routes import router
 from wsgateway.gateway.http.send import Door
-from wsgateway.gateway.inspector import Inspector
 from wsgateway.gateway.registry import GatewayState, registry
-from wsgateway.gateway.running import Parts, Running, log_exposure, running
+from wsgateway.gateway.running import Running, log_exposure, open_log, parts_of, reason_of, running
 from wsgateway.hub.connection import Connection
-from wsgateway.hub.hub import Connections, Hub
+from wsgateway.hub.hub import Connections
 from wsgateway.hub.loops import Home, call_from_thread, call_on, wrong_loop
 from wsgateway.hub.recording import Recording
 from wsgateway.hub.unawaited import is_development, watched
-from wsgateway.limits import Rates
 from wsgateway.listeners.dispatcher import check_recipients
-from wsgateway.logs import GatewayLog, flush_log, log_to_file, say_if_unseen
+from wsgateway.logs import flush_log, say_if_unseen
 from wsgateway.messages import Sent
-from wsgateway.metrics import Metrics
 from wsgateway.transports.takeover import EXTENSION
 
 _ACTIVE = (GatewayState.STARTING, GatewayState.RUNNING, GatewayState.STOPPING)
@@ -69,8 +53,6 @@ class Gateway:
             raise TypeError("give either settings, or a listener and single options")
         # Settings converts lists and texts, which its fields do not say
         self.settings = settings or Settings(listener=listener, **options)  # type: ignore[arg-type]
-        self.metrics = Metrics()
-        self.log = GatewayLog(self.settings.id)
         self.version = version("wsgateway")
         self.failure = ""
         self._state = GatewayState.STOPPED
@@ -82,20 +64,17 @@ class Gateway:
         self._home: Home | None = None
         self._forgetting = threading.Lock()
         self._asked_by_hooks: set[asyncio.Task[None]] = set()
-        self._hub = Hub(self.metrics, self.log)
-        self._answers = Answers(
-            self.settings.id,
+        self._parts = parts_of(
+            self.settings,
             version=self.version,
-            hub=self._hub,
-            metrics=self.metrics,
             state=lambda: self.state,
             cluster=lambda: self.cluster,
             send=lambda message, ids, data: self.send(message, connections=ids, data=data),
         )
-        self.inspector = Inspector(self._answers, lambda: self.cluster)
-        open_link = opener(self.settings.broker) if self.settings.broker else None
-        self._parts = Parts(self.settings, self._hub, self._answers, self.metrics, self.log, open_link)
-        self._rates = Rates(self.settings.send_rate, self.settings.send_burst)
+        self._hub = self._parts.hub
+        self.metrics = self._parts.metrics
+        self.log = self._parts.log
+        self.inspector = self._parts.inspector
         self._guard(Rules(self.settings, uid=own_uid()))
         open_log(self.settings)
         if is_development(verbose=self.settings.verbose):
@@ -112,14 +91,14 @@ class Gateway:
 
     @property
     def state(self) -> GatewayState:
-        if self._has_lost_loop and self._state in _ACTIVE:
+        if self.has_lost_loop and self._state in _ACTIVE:
             return GatewayState.STOPPED
         return self._state
 
     @property
     def connections(self) -> Connections:
         """The open connections, a live view."""
-        if self._has_lost_loop:
+        if self.has_lost_loop:
             self._forget_loop()
         return self._hub.connections
 
@@ -127,11 +106,6 @@ class Gateway:
     def cluster(self) -> Cluster | SingleNode:
         """The nodes of this gateway; while it does not run, this process alone."""
         return _ALONE if self._running is None else self._running.cluster
-
-    @property
-    def has_running_peers(self) -> bool:
-        """Whether other nodes serve this gateway too."""
-        return any(node.info.state == GatewayState.RUNNING for node in self.cluster.nodes.alive())
 
     def messages_out(self, conn: Connection) -> int:
         """Return how many messages were written to `conn` so far."""
@@ -192,7 +166,8 @@ class Gateway:
 
     def find(self, gateway_id: str) -> "Gateway":
         """Return the gateway of this process that was started with that id, in any case. Raise `GatewayNotFound`."""
-        return find(gateway_id)
+        gateway: Gateway = registry.find(gateway_id)
+        return gateway
 
     # Starting and stopping
 
@@ -212,7 +187,7 @@ class Gateway:
             try:
                 await self._start(reload=not was_new)
             except Exception as exc:  # also what the listener's own code raises where nobody expects it
-                self.fail(_reason_of(exc))
+                self.fail(reason_of(exc))
                 raise StartError(f"gateway [{self.id}] cannot start: {self.failure}") from exc
             except BaseException:
                 self._state, self._is_new = GatewayState.STOPPED, True
@@ -222,29 +197,22 @@ class Gateway:
             self.cluster.notify()
 
     async def _start(self, *, reload: bool) -> None:
-        other = registry.started.get(self.id.casefold())
-        if other is not None and other is not self and other.state is GatewayState.RUNNING:
-            raise StartError(f"another gateway with id [{self.id}] is running in this process")
+        registry.check_free(self)
         watchdog = registry.watchdog_of(asyncio.get_running_loop())
         async with AsyncExitStack() as stack:
             parts = running(self, self._parts, self._rules, watchdog=watchdog, reload=reload)
             self._running = await stack.enter_async_context(parts)
-            stack.callback(self._clear_running)
+            stack.callback(setattr, self, "_running", None)
             await self._running.dispatcher.run("on_start")
             log_exposure(self.settings, self._rules, self.log, is_served_alone=bool(self._url))
             self._running.watch_loop()
             self._stack = stack.pop_all()
-        registry.started[self.id.casefold()] = self
-
-    def _clear_running(self) -> None:
-        self._running = None
+        registry.add(self)
 
     async def _start_unasked(self) -> None:
         self.log.warning("nobody ran the gateway's lifespan: it starts now and is never stopped (docs/mounting.md)")
-        try:
+        with suppress(StartError):  # it has failed, which every answer says from now on
             await self.start()
-        except StartError:
-            pass  # it has failed, which every answer says from now on
 
     @property
     def _where(self) -> str:
@@ -258,21 +226,16 @@ class Gateway:
     def _guard(self, rules: Rules) -> None:
         """Let in from now on whom `rules` let in."""
         self._rules = rules
-        self.door = Door(self, rules, self._rates, self.settings.max_send_size)
-        front = Front(
-            settings=self.settings,
-            version=self.version,
-            rules=rules,
-            metrics=self.metrics,
-            log=self.log,
-            connections=self._hub.connections,
-            inspector=self.inspector,
-            status=lambda: (self.state, self.failure),
-            cluster=lambda: self.cluster,
-            door=self.door,
-            find_door=lambda gateway_id: find(gateway_id).door,
+        self.door = Door(self, rules, self._parts.rates, self.settings.max_send_size)
+        self._router = router(
+            self._parts.front(
+                rules,
+                status=lambda: (self.state, self.failure),
+                cluster=lambda: self.cluster,
+                door=self.door,
+                find_door=lambda gateway_id: self.find(gateway_id).door,
+            )
         )
-        self._router = router(front)
 
     def prepare(self) -> None:
         """Show the state STARTING already while a server binds the port. `start` or `fail` has to follow."""
@@ -327,10 +290,8 @@ class Gateway:
                 self._running.cluster.notify()
                 self._running.drain.begin()
                 await self._running.drain.wait()
-                try:
+                with suppress(GatewayError):  # it is logged, and the gateway stops all the same
                     await self._running.dispatcher.run("on_stop")
-                except GatewayError:
-                    pass  # it is logged, and the gateway stops all the same
             self._state = GatewayState.STOPPED
             self.log.info("stopped%s", self._where)
             await asyncio.to_thread(flush_log)  # some servers end the process by a signal next, without `atexit`
@@ -348,12 +309,12 @@ class Gateway:
     # Its event loop
 
     @property
-    def _has_lost_loop(self) -> bool:
+    def has_lost_loop(self) -> bool:
         return self._home is not None and self._home.loop.is_closed()
 
     def _runs_elsewhere(self) -> bool:
         """Return whether it runs on another event loop than the caller. Forget one that was closed."""
-        if self._has_lost_loop:
+        if self.has_lost_loop:
             self._forget_loop()
         return self._home is not None and not self._home.is_here() and self._state in _ACTIVE
 
@@ -368,7 +329,7 @@ class Gateway:
     def _forget_loop(self) -> None:
         """Become as new, because the event loop that it belonged to was closed."""
         with self._forgetting:
-            if not self._has_lost_loop:
+            if not self.has_lost_loop:
                 return  # another thread was faster
             if self._state in _ACTIVE:
                 self.log.warning(
@@ -378,8 +339,7 @@ class Gateway:
             if self._running is not None:
                 self._running.abandon()
             self._hub.abandon()
-            if registry.started.get(self.id.casefold()) is self:
-                del registry.started[self.id.casefold()]
+            registry.remove(self)
             self._running, self._stack = None, AsyncExitStack()
             self._asked_by_hooks.clear()
             self._is_new = True
@@ -437,43 +397,3 @@ class Gateway:
         await receive()
         await self.stop()
         await send({"type": "lifespan.shutdown.complete"})
-
-
-def _reason_of(error: Exception) -> str:
-    """Return why a gateway could not start, for people."""
-    match error:
-        case HookError():
-            return f"on_start failed: {error.__cause__!r}"
-        case ListenerError() | StartError():
-            return str(error)
-        case _:
-            return repr(error)
-
-
-def open_log(settings: Settings) -> None:
-    """Write what gateways log to the `log_file` of `settings` too. Raise `ConfigError` if it cannot be written."""
-    if settings.log_file:
-        try:
-            log_to_file(Path(settings.log_file))
-        except OSError as exc:
-            text = f"log_file: {settings.log_file!r} cannot be written: {exc.strerror}"
-            raise ConfigError([text]) from exc
-
-
-def find(gateway_id: str) -> Gateway:
-    """The gateway of this process that was started with `gateway_id`, trimmed, in any case."""
-    gateway: Gateway | None = registry.started.get(gateway_id.strip().casefold())
-    if gateway is None or gateway._has_lost_loop:
-        available = [known.id for known in registry.started.values() if known.state is not GatewayState.STOPPED]
-        raise GatewayNotFound(gateway_id.strip(), available)
-    return gateway
-
-
-async def send_gateway_message(gateway_id: str, data: dict[str, Any]) -> Sent:
-    """Send `data["message"]` through the gateway with that id, as the ancestor's `sendGatewayMessage` did.
-
-    `data["connections"]` names recipients, what else is in `data` the listener finds in `event.data`.
-    Raises `GatewayNotFound` and what `Gateway.send` raises.
-    """
-    rest = {name: value for name, value in data.items() if name not in ("message", "connections")}
-    return await find(gateway_id).send(data.get("message"), connections=data.get("connections"), data=rest)

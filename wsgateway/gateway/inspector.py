@@ -12,6 +12,7 @@ from wsgateway.cluster.envelopes import Info
 from wsgateway.cluster.nodes import NodeState, node_of
 from wsgateway.exceptions import NodeError
 from wsgateway.gateway.answers import Answers
+from wsgateway.gateway.registry import GatewayState
 from wsgateway.gateway.shapes import Closed, ConnectionInfo, NodeInfo, connection_of
 from wsgateway.metrics import Samples
 
@@ -42,6 +43,11 @@ class Inspector:
             counted = totals.get(node.id, {}).get("connections", node.info.connections)
             nodes.append(_node_info(node.id, node.info, node.state, now - node.seen, connections=int(counted)))
         return nodes
+
+    @property
+    def has_running_peers(self) -> bool:
+        """Whether other nodes serve this gateway too."""
+        return any(node.info.state == GatewayState.RUNNING for node in self._cluster.nodes.alive())
 
     async def totals(self) -> dict[str, float]:
         """Return the number of connections of all nodes, and counters from which a page makes rates."""

@@ -1,40 +1,108 @@
 """All that exists only while a gateway runs, made and released as one. Knows neither its states nor ASGI."""
 
-import asyncio
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from wsgateway.auth.rules import Rules
-from wsgateway.cluster.brokers import Open
+from wsgateway.cluster.brokers import Open, opener
 from wsgateway.cluster.cluster import Cluster, Local, SingleNode
 from wsgateway.config.exposure import outside_of_process
 from wsgateway.config.settings import Settings, serves_outside
+from wsgateway.exceptions import ConfigError, HookError, ListenerError, StartError
 from wsgateway.gateway.admission import Admission
-from wsgateway.gateway.answers import Answers
+from wsgateway.gateway.answers import Answers, SendMessage
 from wsgateway.gateway.drain import Drain
+from wsgateway.gateway.http.routes import Front
+from wsgateway.gateway.http.send import Door
+from wsgateway.gateway.inspector import Inspector
+from wsgateway.gateway.registry import GatewayState
 from wsgateway.gateway.watchdog import Watchdog
 from wsgateway.hub.hub import Hub
+from wsgateway.limits import Rates
 from wsgateway.listeners.dispatcher import Dispatcher
 from wsgateway.listeners.event import EventGateway
 from wsgateway.listeners.loader import Hooks
-from wsgateway.logs import GatewayLog, mask_url
+from wsgateway.logs import GatewayLog, log_to_file, mask_url
 from wsgateway.metrics import Metrics
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a gateway has from the beginning, and its running parts need."""
+    """What a gateway has from the beginning, running or not."""
 
     settings: Settings
-    hub: Hub
-    answers: Answers
+    version: str
     metrics: Metrics
     log: GatewayLog
+    hub: Hub
+    answers: Answers
+    inspector: Inspector
+    rates: Rates
     open_link: Open | None
+
+    def front(
+        self,
+        rules: Rules,
+        *,
+        status: Callable[[], tuple[GatewayState, str]],
+        cluster: Callable[[], Cluster | SingleNode],
+        door: Door,
+        find_door: Callable[[str], Door],
+    ) -> Front:
+        """Return what the HTTP routes show, guarded by `rules`."""
+        return Front(
+            settings=self.settings,
+            version=self.version,
+            rules=rules,
+            metrics=self.metrics,
+            log=self.log,
+            connections=self.hub.connections,
+            inspector=self.inspector,
+            status=status,
+            cluster=cluster,
+            door=door,
+            find_door=find_door,
+        )
+
+
+def parts_of(
+    settings: Settings,
+    *,
+    version: str,
+    state: Callable[[], GatewayState],
+    cluster: Callable[[], Cluster | SingleNode],
+    send: SendMessage,
+) -> Parts:
+    """Make what a gateway has from the beginning. Raise `ConfigError` if what the broker needs is not installed."""
+    metrics, log = Metrics(), GatewayLog(settings.id)
+    hub = Hub(metrics, log)
+    answers = Answers(settings.id, version=version, hub=hub, metrics=metrics, state=state, cluster=cluster, send=send)
+    return Parts(
+        settings=settings,
+        version=version,
+        metrics=metrics,
+        log=log,
+        hub=hub,
+        answers=answers,
+        inspector=Inspector(answers, cluster),
+        rates=Rates(settings.send_rate, settings.send_burst),
+        open_link=opener(settings.broker) if settings.broker else None,
+    )
+
+
+def open_log(settings: Settings) -> None:
+    """Write what gateways log to the `log_file` of `settings` too. Raise `ConfigError` if it cannot be written."""
+    if settings.log_file:
+        try:
+            log_to_file(Path(settings.log_file))
+        except OSError as exc:
+            text = f"log_file: {settings.log_file!r} cannot be written: {exc.strerror}"
+            raise ConfigError([text]) from exc
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +181,17 @@ def _cluster_of(parts: Parts) -> Cluster | SingleNode:
     )
 
 
+def reason_of(error: Exception) -> str:
+    """Return why a gateway could not start, for people."""
+    match error:
+        case HookError():
+            return f"on_start failed: {error.__cause__!r}"
+        case ListenerError() | StartError():
+            return str(error)
+        case _:
+            return repr(error)
+
+
 def log_exposure(settings: Settings, rules: Rules, log: GatewayLog, *, is_served_alone: bool) -> None:
     """Log what is open to whom, and that several processes do not reach each other's clients without a broker."""
     for opening in rules.openings(serves_outside(settings) or outside_of_process()):
@@ -138,8 +217,3 @@ def several_workers(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         elif word.startswith("--workers="):
             count = word.partition("=")[2]
     return int(count) if count.isascii() and count.isdecimal() and len(count) < 6 else 1
-
-
-def watchdog_of(loop: asyncio.AbstractEventLoop, others: Sequence[Running]) -> Watchdog:
-    """Return the watchdog of `loop`, which all gateways on it share."""
-    return next((other.watchdog for other in others if other.watchdog.loop is loop), None) or Watchdog(loop)

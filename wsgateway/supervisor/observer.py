@@ -9,9 +9,9 @@ from wsgateway.cluster.cluster import Cluster, SingleNode
 from wsgateway.config.settings import Settings
 from wsgateway.exceptions import GatewayNotRunning, MessageError, NodeError, NodeLate
 from wsgateway.gateway.answers import Answers
-from wsgateway.gateway.gateway import open_log
 from wsgateway.gateway.inspector import Inspector
 from wsgateway.gateway.registry import GatewayState
+from wsgateway.gateway.running import open_log
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.hub import Connections, Hub
 from wsgateway.listeners.dispatcher import check_recipients
