@@ -22,8 +22,8 @@ from tests.processes import COMMAND, Served, environment, run, serving
 from tests.services import BROKERS, broker, redis
 from wsgateway import Gateway, testing
 from wsgateway.client import asend
-from wsgateway.cluster.nodes import several_workers
 from wsgateway.exceptions import ConfigError, SendError
+from wsgateway.gateway.running import several_workers
 from wsgateway.publisher import Publisher
 
 CLIENTS = int(os.environ.get("CLIENTS", "60"))

@@ -37,7 +37,7 @@ from wsgateway.cluster.envelopes import (
     encode,
 )
 from wsgateway.exceptions import BrokerError, NodeError
-from wsgateway.gateway.inspector import info_of
+from wsgateway.gateway.answers import info_of
 from wsgateway.limits import MAX_NODES, NODE_LINES
 from wsgateway.logs import GatewayLog
 from wsgateway.messages import Message, Sent

@@ -9,20 +9,16 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from wsgateway.config.values import Startup
-from wsgateway.exceptions import HookError, MessageError, Refusal, StartError
-from wsgateway.gateway.http.problems import ProblemError, query_int, read_fields
-from wsgateway.gateway.http.routes import shown_sent
+from wsgateway.exceptions import Refusal, Refused, StartError
+from wsgateway.gateway.http.problems import answer, query_int, read_fields
+from wsgateway.gateway.http.send import push, read_request
 from wsgateway.gateway.shapes import (
-    Closed,
-    ConnectionInfo,
     ConnectionList,
     Drained,
     GatewayInfo,
     GatewayList,
     LogLines,
-    NodeInfo,
     NodeList,
-    SendAnswer,
     encoded,
 )
 from wsgateway.logs import LEVELS, tail
@@ -73,7 +69,7 @@ class Handlers:
         fields = await read_fields(request, MAX_BODY)
         gateway_id = fields.pop("id", None)
         if not isinstance(gateway_id, str):
-            raise ProblemError(Refusal(422, "body", "id: the new gateway needs one, a text", "bad-body"))
+            raise Refused.of(Refusal(422, "body", "id: the new gateway needs one, a text", "bad-body"))
         self._supervisor.check_remote_changes(fields)
         _seconds_to_wait(request)  # a mistake in it is found before anything is created
         settings = {name: value for name, value in fields.items() if value is not None}
@@ -128,7 +124,7 @@ class Handlers:
         return GatewayList([await gateway_info(supervised) for supervised in self._supervisor.all()])
 
     async def _count_connections(self) -> int:
-        totals = [await supervised.gateway.directory.totals() for supervised in self._supervisor.all()]
+        totals = [await supervised.gateway.inspector.totals() for supervised in self._supervisor.all()]
         return int(sum(counts["connections"] for counts in totals))
 
     async def _change(self, request: Request, action: Coroutine[Any, Any, None]) -> Response:
@@ -144,7 +140,7 @@ class Handlers:
         """
         try:
             seconds = _seconds_to_wait(request)
-        except ProblemError:
+        except Refused:
             action.close()
             raise
         task = self._supervisor.begin(action)
@@ -156,53 +152,38 @@ class Handlers:
     # Nodes and connections
 
     async def list_nodes(self, request: Request) -> Response:
-        nodes = await self._find(request).gateway.directory.nodes()
-        return answer(NodeList([NodeInfo(**node) for node in nodes]))
+        return answer(NodeList(await self._find(request).gateway.inspector.nodes()))
 
     async def list_connections(self, request: Request) -> Response:
-        directory = self._find(request).gateway.directory
+        inspector = self._find(request).gateway.inspector
         offset = query_int(request, "offset", 0, 0, MAX_OFFSET)
         limit = query_int(request, "limit", 100, 1, MAX_PAGE)
-        total, page = await directory.page(request.query_params.get("search", ""), offset, limit)
-        return answer(ConnectionList(total, offset, limit, [ConnectionInfo(**row) for row in page]))
+        total, page = await inspector.page(request.query_params.get("search", ""), offset, limit)
+        return answer(ConnectionList(total, offset, limit, page))
 
     async def show_connection(self, request: Request) -> Response:
-        row = await self._find(request).gateway.directory.describe(request.path_params["connection_id"])
-        if row is None:
-            raise ProblemError(NO_CONNECTION)
-        return answer(ConnectionInfo(**row))
+        info = await self._find(request).gateway.inspector.describe(request.path_params["connection_id"])
+        if info is None:
+            raise Refused.of(NO_CONNECTION)
+        return answer(info)
 
     async def close_connection(self, request: Request) -> Response:
-        directory = self._find(request).gateway.directory
-        if not (await directory.close([request.path_params["connection_id"]], 1000, "")).closed:
-            raise ProblemError(NO_CONNECTION)
+        inspector = self._find(request).gateway.inspector
+        if not (await inspector.close([request.path_params["connection_id"]], 1000, "")).closed:
+            raise Refused.of(NO_CONNECTION)
         return Response(status_code=204)
 
     async def close_connections(self, request: Request) -> Response:
-        directory = self._find(request).gateway.directory
+        inspector = self._find(request).gateway.inspector
         ids, code, reason = _read_close(await read_fields(request, MAX_BODY))
         try:
-            counts = await directory.close(ids, code, reason)
+            return answer(await inspector.close(ids, code, reason))
         except ValueError as exc:
-            raise ProblemError(Refusal(422, "body", str(exc), "bad-body")) from exc
-        return answer(Closed(counts.closed, counts.complete))
+            raise Refused.of(Refusal(422, "body", str(exc), "bad-body")) from exc
 
     async def send(self, request: Request) -> Response:
         gateway = self._find(request).gateway
-        fields = await read_fields(request, MAX_BODY)
-        connections = fields.pop("connections", None)
-        if connections is not None and not (
-            isinstance(connections, list) and all(isinstance(item, str) for item in connections)
-        ):
-            raise ProblemError(Refusal(422, "body", "connections: it has to be a list of connection ids", "bad-body"))
-        message = fields.pop("message", None)
-        try:
-            sent = await gateway.send(message, connections=connections, data=fields)
-        except MessageError as exc:
-            raise ProblemError(Refusal(422, "body", f"message: {exc}", "bad-body")) from exc
-        except HookError as exc:
-            raise ProblemError(Refusal(500, "hook", str(exc), "hook-failed")) from exc
-        return answer(SendAnswer(**shown_sent(gateway.id, sent, gateway.cluster)))
+        return answer(await push(gateway, read_request(await read_fields(request, MAX_BODY))))
 
     # The log and the stream
 
@@ -211,7 +192,7 @@ class Handlers:
         gateway_id = request.query_params.get("gateway")
         level = request.query_params.get("level", "INFO").upper()
         if level not in LEVELS:
-            raise ProblemError(Refusal(422, "query", f"level: it has to be one of {', '.join(LEVELS)}", "bad-body"))
+            raise Refused.of(Refusal(422, "query", f"level: it has to be one of {', '.join(LEVELS)}", "bad-body"))
         return answer(LogLines(await asyncio.to_thread(tail, count, gateway=gateway_id, level=level)))
 
     async def events(self, _: Request) -> Response:
@@ -226,22 +207,17 @@ class Handlers:
         return JSONResponse(self._describe())
 
 
-def answer(shape: Struct, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """Return `shape` as a JSON response."""
-    return Response(encoded(shape), status, headers, media_type="application/json")
-
-
 def answer_action(request: Request, shape: Struct, *, is_done: bool, status: int = 200) -> Response:
     """Return `shape` with `status`, or with 202 and the path to watch if the action is not done yet."""
     if is_done:
         return answer(shape, status)
-    return answer(shape, 202, {"location": request.url.path})
+    return answer(shape, 202, headers={"location": request.url.path})
 
 
 async def gateway_info(supervised: Instance | Embedded, *, has_settings: bool = False) -> GatewayInfo:
     """Return what the gateway does in all its processes, and with `has_settings` its settings without secrets."""
     gateway, settings = supervised.gateway, supervised.settings
-    totals = await gateway.directory.totals()
+    totals = await gateway.inspector.totals()
     return GatewayInfo(
         id=gateway.id,
         state=supervised.state,
@@ -259,13 +235,13 @@ async def gateway_info(supervised: Instance | Embedded, *, has_settings: bool = 
 
 
 def _read_close(fields: Mapping[str, Any]) -> tuple[list[str] | None, int, str]:
-    """Return ids, code, and reason of the connections to close; None as ids is all of them. Raise `ProblemError`."""
+    """Return ids, code, and reason of the connections to close; None as ids is all of them. Raise `Refused`."""
     ids, is_all = fields.get("connections"), fields.get("all", False)
     code, reason = fields.get("code", 1000), fields.get("reason", "")
     if not (is_all is True and ids is None) and not (is_all is False and isinstance(ids, list)):
-        raise ProblemError(Refusal(422, "body", 'say which: {"connections": [ids]} or {"all": true}', "bad-body"))
+        raise Refused.of(Refusal(422, "body", 'say which: {"connections": [ids]} or {"all": true}', "bad-body"))
     if not isinstance(code, int) or isinstance(code, bool) or not isinstance(reason, str):
-        raise ProblemError(Refusal(422, "body", "code is a number, reason a text", "bad-body"))
+        raise Refused.of(Refusal(422, "body", "code is a number, reason a text", "bad-body"))
     return None if ids is None else [str(item) for item in ids], code, reason
 
 
@@ -276,5 +252,5 @@ def _seconds_to_wait(request: Request) -> float:
     except ValueError:
         seconds = -1.0
     if not 0 <= seconds <= MAX_WAIT:
-        raise ProblemError(Refusal(422, "query", f"wait: seconds, from 0 to {MAX_WAIT:g}", "bad-body"))
+        raise Refused.of(Refusal(422, "query", f"wait: seconds, from 0 to {MAX_WAIT:g}", "bad-body"))
     return seconds

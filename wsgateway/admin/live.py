@@ -15,6 +15,7 @@ from wsgateway.gateway.gateway import Gateway
 from wsgateway.gateway.shapes import encoded
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.recording import Recording
+from wsgateway.supervisor.observer import Observer
 from wsgateway.supervisor.supervisor import Supervisor
 from wsgateway.text import escape_controls
 
@@ -96,7 +97,7 @@ async def totals(supervisor: Supervisor) -> list[dict[str, Any]]:
     gateways = []
     for supervised in supervisor.all():
         gateway = supervised.gateway
-        counts = await gateway.directory.totals()
+        counts = await gateway.inspector.totals()
         gateways.append({"id": gateway.id, "state": supervised.state, "failure": gateway.failure, **counts})
     return gateways
 
@@ -134,7 +135,7 @@ def _recorded(socket: WebSocket, supervisor: Supervisor) -> Iterator[_Recorded |
         conn = gateway.connections.get(socket.query_params.get("connection", ""))
     except GatewayNotFound:
         conn = None
-    if conn is None:
+    if conn is None or isinstance(gateway, Observer):
         yield None
         return
     with gateway.recording(conn) as recording:
@@ -145,17 +146,17 @@ async def _figures_elsewhere(socket: WebSocket, supervisor: Supervisor) -> LiveC
     """Return what the connection of another process did; None if that process does not answer."""
     try:
         gateway = supervisor.find(socket.query_params.get("gateway", "")).gateway
-        row = await gateway.directory.describe(socket.query_params.get("connection", ""))
+        info = await gateway.inspector.describe(socket.query_params.get("connection", ""))
     except (GatewayNotFound, NodeError):
         return None
-    if row is None:
+    if info is None:
         return LiveConnection(open=False)
     return LiveConnection(
         open=True,
-        age=row["age"],
-        received=row["messages_in"],
-        sent=row["messages_out"],
-        dropped=row["dropped"],
-        queued_messages=row["queue"]["messages"],
-        queued_bytes=row["queue"]["bytes"],
+        age=info.age,
+        received=info.messages_in,
+        sent=info.messages_out,
+        dropped=info.dropped,
+        queued_messages=info.queue.messages,
+        queued_bytes=info.queue.bytes,
     )

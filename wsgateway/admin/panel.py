@@ -29,7 +29,7 @@ from wsgateway.exceptions import Refusal, Refused
 from wsgateway.gateway.admission import deny
 from wsgateway.gateway.gateway import Gateway
 from wsgateway.gateway.http.paths import relative_scope, sender_of, way_up
-from wsgateway.gateway.http.problems import ProblemError, read_body
+from wsgateway.gateway.http.problems import read_body
 from wsgateway.logs import Log
 from wsgateway.supervisor.supervisor import Supervisor
 from wsgateway.text import escape_controls
@@ -151,7 +151,7 @@ class Panel:
             if request.method == "POST":
                 visit = replace(visit, form=await self._read_form(visit))
             response = await page.view(self._views, visit)
-        except (Refused, ProblemError) as exc:
+        except Refused as exc:
             response = self._refuse(visit, exc.refusal)
         return self._with_cookie(visit, response)
 

@@ -22,15 +22,15 @@ from wsgateway.exceptions import (
     GatewayConflict,
     GatewayError,
     GatewayNotFound,
-    GatewayNotRunning,
-    NodeError,
     Refusal,
+    Refused,
     SettingForbidden,
     StartError,
 )
 from wsgateway.gateway.admission import deny
 from wsgateway.gateway.http.paths import sender_of
-from wsgateway.gateway.http.problems import ProblemError, problem
+from wsgateway.gateway.http.problems import problem
+from wsgateway.gateway.http.send import refusal_of
 from wsgateway.gateway.shapes import (
     Closed,
     ConnectionInfo,
@@ -160,26 +160,27 @@ class OperationEndpoint:
             return await operation.handler(self.handlers, request)
         except ClientDisconnect:
             return None
-        except (GatewayError, ProblemError) as exc:
+        except GatewayError as exc:
             return self.api.refuse(request.scope, _refusal_of(exc))
 
 
-def _refusal_of(error: GatewayError | ProblemError) -> Refusal:
+def _refusal_of(error: GatewayError) -> Refusal:
     match error:
-        case ProblemError():
+        case Refused():
             return error.refusal
         case GatewayNotFound():
             return Refusal(404, "unknown_gateway", str(error), "unknown-gateway")
-        case GatewayConflict() | GatewayNotRunning() | StartError():
+        case GatewayConflict() | StartError():
             return Refusal(409, "conflict", str(error), "not-running")
-        case NodeError():
-            return Refusal(503, "node", str(error), "broker", (("retry-after", "5"),))
         case SettingForbidden():
             return Refusal(403, "settings", str(error), "settings")
         case ConfigError():
             return Refusal(422, "settings", str(error), "settings")
         case _:
-            raise error
+            refusal = refusal_of(error)
+            if refusal is None:
+                raise error
+            return refusal
 
 
 def _describe() -> dict[str, Any]:

@@ -20,8 +20,6 @@ from wsgateway.exceptions import (
     GatewayConflict,
     GatewayError,
     GatewayNotFound,
-    GatewayNotRunning,
-    HookError,
     MessageError,
     NodeError,
     Refusal,
@@ -29,6 +27,7 @@ from wsgateway.exceptions import (
     StartError,
 )
 from wsgateway.gateway.http.problems import query_int
+from wsgateway.gateway.http.send import SendRequest, push
 from wsgateway.logs import LEVELS, Log, logger, tail
 from wsgateway.messages import decode_json
 from wsgateway.supervisor.instance import Embedded, Instance
@@ -87,7 +86,7 @@ class Views:
             "gateways.html",
             status=status,
             gateways=gateways,
-            totals={found.id: await found.gateway.directory.totals() for found in gateways},
+            totals={found.id: await found.gateway.inspector.totals() for found in gateways},
             problems=list(problems),
             actions={name: label for name, label in LABELS.items() if has_store or name in OF_EMBEDDED},
             may_create=has_store,
@@ -105,7 +104,7 @@ class Views:
             return await self.gateways(visit, problems=["Select the gateways first."], status=422)
         selected = [self._find(gateway_id) for gateway_id in ids]
         if name in ("stop", "delete") and visit.field("sure") != "yes":
-            totals = [await found.gateway.directory.totals() for found in selected]
+            totals = [await found.gateway.inspector.totals() for found in selected]
             count = sum(int(counts["connections"]) for counts in totals)
             return visit.page("confirm.html", action=name, label=LABELS[name], gateways=selected, count=count)
         return await self._run_actions(visit, [action(found.id) for found in selected])
@@ -187,47 +186,46 @@ class Views:
     # One gateway
 
     async def gateway(
-        self, visit: Visit, *, said: str = "", problems: Iterable[str] = (), status: int = 200
+        self, visit: Visit, *, report: str = "", problems: Iterable[str] = (), status: int = 200
     ) -> Response:
         found = self._find_here(visit)
         offset = query_int(visit.request, "offset", 0, 0, 2**31)
         search = visit.request.query_params.get("search", "")[:200]
-        directory = found.gateway.directory
-        total, page = await directory.page(search, offset, PAGE)
+        inspector = found.gateway.inspector
+        total, page = await inspector.page(search, offset, PAGE)
         return visit.page(
             "gateway.html",
             status=status,
             found=found,
             settings=found.settings.shown(),
             total=total,
-            rows=[self._rates.shown(shown) for shown in page],
-            totals=await directory.totals(),
-            nodes=await directory.nodes(),
+            rows=[self._rates.row_of(info) for info in page],
+            totals=await inspector.totals(),
+            nodes=await inspector.nodes(),
             offset=offset,
             size=PAGE,
             search=search,
-            said=said,
+            report=report,
             problems=list(problems),
             message=visit.field("message"),
             is_json=bool(visit.field("json")),
         )
 
     async def send(self, visit: Visit) -> Response:
-        """Push a message through the listener, to all or to those that are ticked."""
-        found = self._find_here(visit)
-        text = visit.field("message")
-        chosen = visit.form.get("connection", []) if visit.field("to") == "ticked" else None
+        """Push a message through the listener, to all connections or to the selected ones."""
+        gateway, text = self._find_here(visit).gateway, visit.field("message")
+        ids = visit.form.get("connection", []) if visit.field("to") == "selected" else None
         try:
             message = decode_json(text.encode()) if visit.field("json") else text
-            sent = await found.gateway.send(message, connections=chosen)
+            sent = await push(gateway, SendRequest(message, ids))
         except MessageError as exc:
             return await self.gateway(visit, problems=[f"The message cannot be sent: {exc}."], status=422)
+        except Refused as exc:
+            return await self.gateway(visit, problems=[f"{exc.refusal.detail}."], status=exc.status)
         except UnicodeEncodeError:
-            return await self.gateway(visit, problems=["The message is no text."], status=422)
-        except (GatewayNotRunning, HookError, NodeError) as exc:
-            return await self.gateway(visit, problems=[f"{exc}."], status=409)
-        said = f"Recipients {sent.recipients}, queued {sent.queued}, dropped {sent.dropped}."
-        return await self.gateway(visit, said=said)
+            return await self.gateway(visit, problems=["The message is not text."], status=422)
+        report = f"Recipients {sent.recipients}, queued {sent.queued}, dropped {sent.dropped}."
+        return await self.gateway(visit, report=report)
 
     async def close(self, visit: Visit) -> Response:
         """Close one connection, or those that are ticked."""
@@ -237,7 +235,7 @@ class Views:
         if not wanted:
             return await self.gateway(visit, problems=["Tick the connections first."], status=422)
         try:
-            closing = await found.gateway.directory.close(wanted, 1000, "closed by an administrator")
+            closing = await found.gateway.inspector.close(wanted, 1000, "closed by an administrator")
         except NodeError as exc:
             return await self.gateway(visit, problems=[f"{exc}."], status=503)
         logger.info("[%s] %d connections were closed in the panel", found.id, closing.closed)
@@ -247,13 +245,13 @@ class Views:
         """One connection: what its request carried. Its figures and events are pushed while the page is open."""
         found = self._find_here(visit)
         try:
-            shown = await found.gateway.directory.describe(visit.request.path_params["connection_id"])
+            info = await found.gateway.inspector.describe(visit.request.path_params["connection_id"])
         except NodeError as exc:
             raise refused(503, f"{exc}.") from exc
-        if shown is None:
+        if info is None:
             raise refused(404, "No connection with that id is open: it has ended, and nothing of it is kept.")
         return visit.page(
-            "connection.html", found=found, row=self._rates.shown(shown), node=found.gateway.node_of(shown["id"])
+            "connection.html", found=found, row=self._rates.row_of(info), node=found.gateway.inspector.node_of(info.id)
         )
 
     # The log

@@ -69,7 +69,7 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for server in self.servers:
             server.close()
-        if self._gateway is not None and self._gateway.has_running_peers:
+        if self._gateway is not None and self._gateway.inspector.has_running_peers:
             await self._leave_proxies()
         await self._finish_handshakes()
         if self._gateway is not None:
