@@ -43,7 +43,7 @@ def test_a_form_that_nobody_has_touched_changes_nothing(settings: Settings) -> N
 
 def test_what_is_changed_is_converted() -> None:
     form = {**submitted_of(Settings()), "port": "10126", "allowed_hosts": "a.example, b.example", "drain": "1.5"}
-    del form["echo_sender"]  # a box that is not ticked is not sent
+    del form["echo_sender"]  # a box that is not selected is not sent
     assert changes_in(form, Settings()) == {
         "port": 10126,
         "allowed_hosts": ("a.example", "b.example"),

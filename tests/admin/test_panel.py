@@ -363,7 +363,7 @@ async def test_a_panel_is_mounted_for_gateways_made_in_code() -> None:
         assert "./new" not in text
         refused = await somebody.submit("/panel/", {"action": "reload"})
         assert refused.status_code == 409
-        assert "made in code" in refused.text
+        assert "created in code" in refused.text
 
 
 async def test_a_mounted_panel_asks_for_its_password() -> None:

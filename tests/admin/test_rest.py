@@ -1,5 +1,6 @@
 """The REST interface: who may, what it answers, and its description."""
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -13,9 +14,11 @@ import pytest
 from openapi_spec_validator import validate
 
 from tests import processes
+from tests.gates import GATES
 from tests.servers import free_socket
 from wsgateway import Gateway, Settings
 from wsgateway.admin.credentials import Credentials
+from wsgateway.admin.handlers import Handlers
 from wsgateway.admin.openapi import Operation
 from wsgateway.admin.rest import OPERATIONS, Api
 from wsgateway.server.serving import serving
@@ -368,3 +371,26 @@ def test_schemathesis_finds_no_answer_that_is_not_described(tmp_path: Path) -> N
         )
         assert fuzzed.returncode == 0, fuzzed.stdout[-6000:] + fuzzed.stderr[-2000:]
         assert served.process.poll() is None
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
+def test_every_operation_has_a_handler_of_its_name(operation: Operation) -> None:
+    assert getattr(Handlers, operation.name) is operation.handler
+
+
+async def test_a_stopping_gateway_refuses_a_message_as_on_its_own_port(tmp_path: Path) -> None:
+    GATES.update(start=asyncio.Event(), stop=asyncio.Event())
+    GATES["start"].set()
+    file = tmp_path / "wsgateway.toml"
+    file.write_text('[gateways.chat]\nport = 0\nlistener = "tests.gated:Gated"\n')
+    async with Supervisor(Store(str(file))) as supervisor, serving(api_of(supervisor), Settings(port=0)) as url:
+        async with httpx.AsyncClient(base_url=url) as http:
+            assert (await http.post("/api/gateways/chat/stop")).status_code == 202
+            with anyio.fail_after(10):
+                while supervisor.state("chat") != "stopping":
+                    await anyio.sleep(0.01)
+            answer = await http.post("/api/gateways/chat/send", json={"message": "hi"})
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+            GATES["stop"].set()
+            assert (await http.post("/api/gateways/chat/stop?wait=10")).json()["state"] == "stopped"
+            assert (await http.post("/api/gateways/chat/send", json={"message": "hi"})).status_code == 409

@@ -1,4 +1,4 @@
-"""The form of a gateway, made from the one declaration of its settings. Knows nothing of pages."""
+"""The form of a gateway, made of the declaration of its settings. Does not know pages."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Gateway": (
         "id", "host", "port", "startup", "workers", "broker_timeout", "listener", "echo_sender", "test_page", "verbose",
     ),
-    "Who is let in": ("allowed_origins", "allowed_hosts", "api_key", "local_access"),
+    "Access": ("allowed_origins", "allowed_hosts", "api_key", "local_access"),
     "Clients that do not read or answer": (
         "ping_interval", "pong_timeout", "outbox_bytes", "outbox_messages", "send_timeout", "slow_policy", "drain",
     ),
@@ -22,16 +22,16 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "message_burst", "connect_rate", "connect_burst", "send_rate", "send_burst",
         "handshake_timeout", "hook_timeout", "compression",
     ),
-    "Names of the hooks": tuple(name for name in SPECS if name.startswith("on_")),
+    "Names of hooks": tuple(name for name in SPECS if name.startswith("on_")),
 }  # fmt: skip
-"""Every setting that can be changed from afar, as the form shows them."""
+"""Every setting that can be changed remotely, as the form groups them."""
 
 CHOICES: Mapping[str, tuple[str, ...]] = {"startup": tuple(Startup), "slow_policy": tuple(SlowPolicy)}
 
 
 @dataclass(frozen=True, slots=True)
 class FormField:
-    """One setting in the form. `kind` is the control: text, number, check, choice or secret."""
+    """One setting in the form. `kind` is its control: text, number, check, choice, or secret."""
 
     name: str
     kind: str

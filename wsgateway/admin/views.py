@@ -228,28 +228,28 @@ class Views:
         return await self.gateway(visit, report=report)
 
     async def close(self, visit: Visit) -> Response:
-        """Close one connection, or those that are ticked."""
+        """Close one connection, or the selected ones."""
         found = self._find_here(visit)
         only = visit.field("only")
-        wanted = [only] if only else visit.form.get("connection", [])
-        if not wanted:
-            return await self.gateway(visit, problems=["Tick the connections first."], status=422)
+        ids = [only] if only else visit.form.get("connection", [])
+        if not ids:
+            return await self.gateway(visit, problems=["Select the connections first."], status=422)
         try:
-            closing = await found.gateway.inspector.close(wanted, 1000, "closed by an administrator")
+            closed = await found.gateway.inspector.close(ids, 1000, "closed by an administrator")
         except NodeError as exc:
             return await self.gateway(visit, problems=[f"{exc}."], status=503)
-        logger.info("[%s] %d connections were closed in the panel", found.id, closing.closed)
+        logger.info("[%s] %d connections were closed in the panel", found.id, closed.closed)
         return visit.redirect(f"/gateways/{found.id}")
 
     async def connection(self, visit: Visit) -> Response:
-        """One connection: what its request carried. Its figures and events are pushed while the page is open."""
+        """Show one connection and its handshake. Its figures and events are pushed while the page is open."""
         found = self._find_here(visit)
         try:
             info = await found.gateway.inspector.describe(visit.request.path_params["connection_id"])
         except NodeError as exc:
             raise refused(503, f"{exc}.") from exc
         if info is None:
-            raise refused(404, "No connection with that id is open: it has ended, and nothing of it is kept.")
+            raise refused(404, "No connection with that id is open. Nothing is kept of closed connections.")
         return visit.page(
             "connection.html", found=found, row=self._rates.row_of(info), node=found.gateway.inspector.node_of(info.id)
         )
@@ -260,13 +260,13 @@ class Views:
         query = visit.request.query_params
         level = query.get("level", "INFO")
         if level not in LEVELS:
-            raise refused(422, f"level: one of {', '.join(LEVELS)}.")
+            raise refused(422, f"level: it has to be one of {', '.join(LEVELS)}.")
         gateway = query.get("gateway", "")
         lines = await asyncio.to_thread(tail, LOG_LINES, gateway=gateway or None, level=level)
         known = [found.id for found in self._supervisor.all()]
         return visit.page("log.html", lines=lines, level=level, levels=LEVELS, gateway=gateway, gateways=known)
 
-    # Log-in
+    # Login
 
     async def login(self, visit: Visit, *, problem: str = "", status: int = 200) -> Response:
         if not visit.asks_for_password:
@@ -281,7 +281,7 @@ class Views:
                 access = await self._authentication.access_for(visit.field("password"))
         except TooManyTries:
             self._log.limited("many tries").warning("panel: too many passwords tried from %s", client)
-            response = await self.login(visit, problem="Too many tries: wait some seconds, then try again.", status=429)
+            response = await self.login(visit, problem="Too many tries. Wait some seconds, then try again.", status=429)
             response.headers["retry-after"] = "5"
             return response
         if access is Access.NONE:
@@ -290,7 +290,7 @@ class Views:
         response = visit.redirect("/")
         self._authentication.remember(response, visit, self._authentication.sessions.begin(access))
         logger.info("panel: logged in from %s, %s", client, "to read" if access is Access.READ else "with full rights")
-        await self._authentication.end(visit.login)  # the browser forgets that cookie
+        await self._authentication.end(visit.login)  # the browser has replaced its cookie
         return response
 
     async def log_out(self, visit: Visit) -> Response:
