@@ -89,7 +89,7 @@ def test_a_setting_that_is_misspelled_is_still_a_line_of_its_own() -> None:
     }
     lines = read_variables(environ).warnings
     assert len(lines) == 4
-    assert "WSGATEWAY_ADMIN_TOKN is no setting and is ignored, did you mean WSGATEWAY_ADMIN_TOKEN?" in lines
+    assert "WSGATEWAY_ADMIN_TOKN is not a setting and is ignored, did you mean WSGATEWAY_ADMIN_TOKEN?" in lines
 
 
 # Empty ones

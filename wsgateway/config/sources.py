@@ -228,8 +228,9 @@ def _take_table(table: Mapping[str, object], place: str, reading: _Reading, *, i
 def _no_such_table(name: str, table: Mapping[str, object]) -> str:
     """Return what is wrong with the table `name` at the top of the file, and what is right."""
     close = nearest(name.lower(), ("gateways", "admin"))
-    if "gateways" in close:
+    if close == "gateways":
         ids = [key for key, value in table.items() if isinstance(value, Mapping)]
         return f"there is no such table, did you mean [gateways.{ids[0] if ids else 'ID'}]?"
-    hint = ", did you mean [admin]?" if close else f", a gateway is described below [gateways.{name}]"
-    return f"there is no such table{hint}"
+    if close == "admin":
+        return "there is no such table, did you mean [admin]?"
+    return f"there is no such table, a gateway is described below [gateways.{name}]"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from wsgateway.config.files import read_text
 from wsgateway.config.settings import ADMIN_SPECS, ENV, SPECS
-from wsgateway.config.values import is_switch, nearest, parts_of
+from wsgateway.config.values import did_you_mean, is_switch, parts_of
 
 CONFIG = ENV + "CONFIG"
 
@@ -60,7 +60,9 @@ def read_variables(environ: Mapping[str, str]) -> Variables:
         if is_of_service(variable, text):
             services.append(variable)
         elif variable not in _VARIABLES and variable not in _FILES and variable != CONFIG:
-            warnings.append(f"{variable} is no setting and is ignored{nearest(variable, [*_VARIABLES, *_FILES])}")
+            warnings.append(
+                f"{variable} is not a setting and is ignored{did_you_mean(variable, [*_VARIABLES, *_FILES])}"
+            )
         elif _is_empty(variable, text):
             if _is_of_secret(variable):
                 empty_secrets.append(variable)

@@ -9,9 +9,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from wsgateway.addresses import peer_of, plain_address
-
-ALLOW_IPS = "FORWARDED_ALLOW_IPS"
-"""The variable that names the proxies that are believed, as for uvicorn: addresses, networks, or `*`."""
+from wsgateway.config.exposure import ALLOW_IPS
 
 SCHEMES = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}
 
