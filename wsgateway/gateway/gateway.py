@@ -47,7 +47,7 @@ from wsgateway.hub.unawaited import is_development, watched
 from wsgateway.limits import Rates
 from wsgateway.listeners.dispatcher import Dispatcher, check_recipients
 from wsgateway.listeners.loader import Hooks
-from wsgateway.logs import GatewayLog, flush_log, log_to_file, say_if_unseen
+from wsgateway.logs import GatewayLog, flush_log, log_to_file, warn_if_unseen
 from wsgateway.messages import Sent
 from wsgateway.metrics import Metrics
 from wsgateway.text import mask_url
@@ -224,7 +224,7 @@ class Gateway:
                 return
             self._never_started = False
             self.state, self.failure = GatewayState.STARTING, ""
-            say_if_unseen()
+            warn_if_unseen()
             self.log.info("starting%s", self._where)
             try:
                 await self._start()
