@@ -37,8 +37,8 @@ ROOMS = {
         "asking",
         "cluster",
     ],
-    "hub": ["loops", "unawaited", "recording", "connection", "hub"],
-    "listeners": ["event", "hooks", "loader", "inbox", "dispatcher"],
+    "hub": ["loops", "unawaited", "recording", "connection", "hub", "pubsub"],
+    "listeners": ["event", "hooks", "loader", "inbox", "runner", "dispatcher"],
     "transports": ["stall", "peer", "takeover", "native", "asgi"],
     "protocols": ["session", "plain"],
     "gateway": [

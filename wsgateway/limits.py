@@ -3,10 +3,6 @@
 from collections import OrderedDict
 from collections.abc import Hashable
 
-INBOX_MESSAGES = 32
-INBOX_BYTES = 128 * 1024
-"""What may wait for one connection's hooks before reading pauses."""
-
 MAX_HEAD = 32 * 1024
 """Bytes of a request's head; a cookie of 16 KB has room in it."""
 
@@ -52,12 +48,6 @@ TLS_BUFFER = 64 * 1024
 
 MAX_ROUNDS = 16
 """Joined writes that may wait behind each other while a large fan-out goes on; past them, the loop waits for it."""
-
-MAX_NESTED_SENDS = 8
-"""How deep `gateway.send` may be called from within the `on_message` that an outer `gateway.send` runs."""
-
-MAX_CLOSE_HOOKS = 100
-"""`on_client_close` hooks that run at once while a gateway drains: each may want a connection to a database."""
 
 MAX_HOOK_THREADS = 40
 """Worker threads for the `def` hooks of one gateway."""

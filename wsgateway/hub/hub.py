@@ -5,7 +5,6 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from operator import length_hint
-from typing import Any, Protocol
 
 from wsgateway.hub.connection import Connection, short
 from wsgateway.hub.recording import Recording
@@ -36,24 +35,6 @@ class Connections(Collection[Connection]):
     def get(self, conn_id: str) -> Connection | None:
         """The open connection with that id, or None."""
         return self._by_id.get(conn_id)
-
-
-class Sending(Protocol):
-    """What everybody needs of a gateway."""
-
-    @property
-    def id(self) -> str: ...
-
-    @property
-    def connections(self) -> Connections: ...
-
-    async def send(
-        self,
-        message: object,
-        *,
-        connections: Iterable[Connection | str] | None = None,
-        data: dict[str, Any] | None = None,
-    ) -> Sent: ...
 
 
 Write = Callable[[bytes], None]
