@@ -206,8 +206,8 @@ class Cluster:
                 beaten = time.monotonic()
                 self._tell(is_new=False)
             for node in self.nodes.expire(time.monotonic()):
-                extra = {"kind": "lost", "burst": NODE_LINES}
-                self._log.warning("node %s (%s, pid %d) is lost", node.id, node.info.host, node.info.pid, extra=extra)
+                log = self._log.limited("lost", burst=NODE_LINES)
+                log.warning("node %s (%s, pid %d) is lost", node.id, node.info.host, node.info.pid)
                 self._gone(node.id)
             await asyncio.sleep(LEASE_CHECK)
 
@@ -291,7 +291,7 @@ class Cluster:
             data = envelopes.encode(make(sequence))
         except EnvelopeError as exc:
             self._metrics.broker_dropped[exc.reason] += 1
-            self._log.warning("not sent to the other processes: %s", exc, extra={"kind": "not sent"})
+            self._log.limited("not sent").warning("not sent to the other processes: %s", exc)
             return False
         if not self._uplink.publish(topic, data):
             return False
@@ -314,14 +314,14 @@ class Cluster:
         except EnvelopeError as exc:
             self._metrics.broker_dropped[exc.reason] += 1
             level = logging.DEBUG if exc.reason == "double" else logging.WARNING
-            self._log.log(level, "dropped what came from the broker: %s", exc, extra={"kind": f"dropped {exc.reason}"})
+            self._log.limited(f"dropped {exc.reason}").log(level, "dropped what came from the broker: %s", exc)
             return
         try:
             self._handle(envelope)
         except Exception as exc:  # one message must not end the subscription
             self._metrics.broker_dropped["failed"] += 1
             text = "a message of node %s could not be handled: %r"
-            self._log.error(text, envelope.origin, exc, exc_info=exc, extra={"kind": "not handled"})
+            self._log.limited("not handled").error(text, envelope.origin, exc, exc_info=exc)
 
     def _is_double(self, envelope: Envelope) -> bool:
         """Whether it was here already; what is missing before it is counted."""
@@ -390,10 +390,10 @@ class Cluster:
         if not self.nodes.has_place(node_id):
             self._metrics.broker_dropped["nodes"] += 1
             text = "node %s (%s, pid %d) is not added: too many processes say that they belong to this gateway"
-            self._log.warning(text, node_id, info.host, info.pid, extra={"kind": "too many nodes"})
+            self._log.limited("too many nodes").warning(text, node_id, info.host, info.pid)
         elif self.nodes.heard(node_id, info, time.monotonic()):
-            extra = {"kind": "joined", "burst": NODE_LINES}
-            self._log.info("node %s (%s, pid %d) has joined", node_id, info.host, info.pid, extra=extra)
+            log = self._log.limited("joined", burst=NODE_LINES)
+            log.info("node %s (%s, pid %d) has joined", node_id, info.host, info.pid)
 
     def _told(self, here: Here) -> None:
         self._knows(here.origin, here.info)

@@ -140,14 +140,13 @@ class Admission:
     def _report(self, scope: Scope, refused: Refused, conn: Connection) -> None:
         """Count and log what ends a handshake."""
         sender, refusal = sender_of(scope), refused.refusal
-        if refusal is not None:
-            self._metrics.refusals[refusal.kind] += 1
-            extra = {"kind": f"handshake {refusal.kind}"}
-            self._log.warning("refused a handshake from %s: %s", sender, refusal, extra=extra)
-        else:
-            self._metrics.refusals["handshake"] += 1
-            extra = {"conn": conn.id, "kind": f"on_handshake {refused.status}"}
-            self._log.warning("on_handshake refused %s: %s", sender, refused, extra=extra)
+        self._metrics.refusals[refusal.kind] += 1
+        if refusal.kind != "handshake":
+            log = self._log.limited(f"handshake {refusal.kind}")
+            log.warning("refused a handshake from %s: %s", sender, refusal)
+        else:  # by the listener
+            log = self._log.limited(f"on_handshake {refused.status}")
+            log.warning("on_handshake refused %s: %s", sender, refused, extra={"conn": conn.id})
 
     async def _turn_away(
         self, scope: Scope, send: Send, refused: Refused, conn: Connection, transport: ClientTransport

@@ -498,8 +498,8 @@ class Gateway:
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send, refusal: Refusal) -> None:
         self.metrics.refusals[refusal.kind] += 1
-        extra = {"kind": f"handshake {refusal.kind}"}
-        self.log.warning("refused a handshake from %s: %s", sender_of(scope), refusal, extra=extra)
+        log = self.log.limited(f"handshake {refusal.kind}")
+        log.warning("refused a handshake from %s: %s", sender_of(scope), refusal)
         await receive()
         with suppress(OSError):  # the client has disconnected
             await deny(scope, send, refusal.status, str(refusal))

@@ -86,7 +86,7 @@ class Dispatcher:
         if error is None and event.subprotocol is not None and event.subprotocol not in conn.subprotocols:
             offered = shown_subprotocols(conn.subprotocols)
             error = ValueError(f"subprotocol {event.subprotocol!r} was not offered, {offered!r} were")
-            self._log.error("on_handshake: %s", error, extra={"conn": conn.id, "kind": "subprotocol"})
+            self._log.limited("subprotocol").error("on_handshake: %s", error, extra={"conn": conn.id})
         if error is None:
             return event.subprotocol
         if isinstance(error, Refused):
@@ -242,11 +242,10 @@ class Dispatcher:
 
     def _report(self, call: Call, error: BaseException) -> None:
         self._metrics.hook_errors[call.hook] += 1
-        extra: dict[str, object] = {"kind": (call.hook, type(error), _line_of(error)), "burst": ERROR_LINES}
-        if call.event.conn is not None:
-            extra["conn"] = call.event.conn.id
+        log = self._log.limited((call.hook, type(error), _line_of(error)), burst=ERROR_LINES)
+        extra = {} if call.event.conn is None else {"conn": call.event.conn.id}
         where = _WITHOUT_CONNECTION.get(call.hook, "") if call.event.conn is None else ""
-        self._log.error("%s failed%s: %r", call.hook, where, error, exc_info=error, extra=extra)
+        log.error("%s failed%s: %r", call.hook, where, error, exc_info=error, extra=extra)
 
 
 def _depth_of_send() -> int:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from wsgateway.addresses import url_host
 from wsgateway.config.settings import Settings
 from wsgateway.exceptions import ListenError, StartError
 
@@ -119,6 +120,4 @@ def url_of(settings: Settings, listening: Sequence[socket.socket]) -> str:
     if settings.uds:
         return f"unix:{settings.uds}"
     port = listening[0].getsockname()[1]
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)
-    host = f"[{host}]" if ":" in host and not host.startswith("[") else host
-    return f"{'https' if settings.ssl_certfile else 'http'}://{host}:{port}"
+    return f"{'https' if settings.ssl_certfile else 'http'}://{url_host(settings.host)}:{port}"

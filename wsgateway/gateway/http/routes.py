@@ -102,13 +102,12 @@ class Endpoint:
 
     def _refused(self, request: Request, refusal: Refusal) -> Response:
         self.gateway.metrics.refusals[refusal.kind] += 1
-        self.gateway.log.warning(
+        self.gateway.log.limited(f"{self.handler.__name__} {refusal.kind}").warning(
             "refused %s %s from %s: %s",
             request.method[:20],
             request.url.path[:200],
             sender_of(request.scope),
             refusal,
-            extra={"kind": f"{self.handler.__name__} {refusal.kind}"},
         )
         return problem(refusal)
 
