@@ -37,7 +37,7 @@ ROOMS = {
         "asking",
         "cluster",
     ],
-    "hub": ["loops", "unawaited", "recording", "connection", "hub", "pubsub"],
+    "hub": ["loops", "unawaited", "recording", "request", "connection", "hub", "pubsub"],
     "listeners": ["event", "hooks", "loader", "inbox", "runner", "dispatcher"],
     "transports": ["stall", "peer", "takeover", "native", "asgi"],
     "protocols": ["session", "plain"],
@@ -94,6 +94,7 @@ TEMPLATES = {"supervisor.starter"}
 
 DOORWAYS = {
     "starlette": {
+        "hub.request",
         "hub.connection",
         "transports.native",
         "transports.asgi",

@@ -157,7 +157,7 @@ class Gateway:
         try:
             yield self._hub.record(conn)
         finally:
-            self._hub.forget(conn)
+            self._hub.stop_recording(conn)
 
     # Sending
 

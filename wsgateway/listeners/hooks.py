@@ -1,13 +1,13 @@
 """How hooks are found in a listener. Nothing else of it is evaluated: classes are looked at, and properties, slots and
 `__getattr__` are left alone. Knows nothing of how a listener is loaded, nor when a hook is called."""
 
+import difflib
 import inspect
 from collections.abc import Iterable, Iterator
 from functools import cached_property, partialmethod, singledispatchmethod
 from types import FunctionType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any
 
-from wsgateway.config.values import nearest
 from wsgateway.exceptions import ListenerError
 
 HOOKS = (
@@ -125,7 +125,8 @@ def near_misses(listener: object, hooks: Iterable[str]) -> Iterator[tuple[str, s
         if isinstance(listener, ModuleType) and getattr(found, "__module__", None) != listener.__name__:
             continue  # imported there, not written there
         snake = "".join("_" + letter.lower() if letter.isupper() else letter for letter in name)
-        yield name, nearest(snake, HOOKS).removeprefix(", did you mean ").removesuffix("?")
+        close = difflib.get_close_matches(snake, HOOKS, n=1)
+        yield name, close[0] if close else ""
 
 
 def hooks_in(owner: object, hooks: Iterable[str]) -> list[str]:

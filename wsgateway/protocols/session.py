@@ -92,5 +92,5 @@ class Session:
         assert self.is_open
         self.is_open = False
         self._hub.leave(self.conn)
-        self._dispatcher.closed(self.conn, self._inbox, *self.conn.ended(code, reason))
+        self._dispatcher.closed(self.conn, self._inbox, *self.conn.mark_closed(code, reason))
         self._ended(self)
