@@ -38,8 +38,8 @@ ROOMS = {
         "asking",
         "cluster",
     ],
-    "hub": ["loops", "unawaited", "recording", "connection", "hub"],
-    "listeners": ["event", "hooks", "loader", "inbox", "dispatcher"],
+    "hub": ["loops", "unawaited", "recording", "request", "connection", "hub", "pubsub"],
+    "listeners": ["event", "hooks", "loader", "inbox", "runner", "dispatcher"],
     "transports": ["stall", "peer", "takeover", "native", "asgi"],
     "protocols": ["session", "plain"],
     "gateway": [
@@ -95,6 +95,7 @@ TEMPLATES = {"supervisor.starter"}
 
 DOORWAYS = {
     "starlette": {
+        "hub.request",
         "hub.connection",
         "transports.native",
         "transports.asgi",
