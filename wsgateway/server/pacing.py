@@ -5,14 +5,17 @@ from collections import defaultdict, deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from wsgateway.limits import HANDSHAKES_PER_TURN
-
 T = TypeVar("T")
+
+HANDSHAKES_PER_ITERATION = 20
+"""Handshakes that begin in one iteration of the event loop, each of which takes a quarter of a millisecond."""
 
 
 class HandshakePacer:
-    """Begins at most `HANDSHAKES_PER_TURN` handshakes in one iteration of the event loop, so that requests are served
-    while thousands of clients reconnect."""
+    """Begins at most `HANDSHAKES_PER_ITERATION` handshakes in one iteration of the event loop.
+
+    So requests are served while thousands of clients reconnect.
+    """
 
     def __init__(self) -> None:
         self._waiting: deque[Callable[[], None]] = deque()
@@ -21,19 +24,19 @@ class HandshakePacer:
     def ask(self, begin: Callable[[], None], loop: asyncio.AbstractEventLoop) -> bool:
         """Call `begin` now or in a later iteration. Return whether it has been called."""
         if not self._begun:
-            loop.call_soon(self._next_turn, loop)
-        elif self._begun >= HANDSHAKES_PER_TURN:
+            loop.call_soon(self._next_iteration, loop)
+        elif self._begun >= HANDSHAKES_PER_ITERATION:
             self._waiting.append(begin)
             return False
         self._begun += 1
         begin()
         return True
 
-    def _next_turn(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _next_iteration(self, loop: asyncio.AbstractEventLoop) -> None:
         self._begun = 0
-        while self._waiting and self._begun < HANDSHAKES_PER_TURN:
+        while self._waiting and self._begun < HANDSHAKES_PER_ITERATION:
             if not self._begun:
-                loop.call_soon(self._next_turn, loop)
+                loop.call_soon(self._next_iteration, loop)
             self._begun += 1
             self._waiting.popleft()()
 

@@ -1,16 +1,79 @@
 """websockets' parser, given the frames of one client one at a time, and what it makes of them. Knows no socket."""
 
+import enum
 import logging
 
 from websockets.extensions import Extension
 from websockets.frames import Close, Frame, Opcode
 from websockets.protocol import SERVER, Protocol
 
-from wsgateway.limits import MAX_FRAGMENTS
+MAX_FRAGMENTS = 1024
+"""Fragments of one message; each costs memory, however short it is."""
 
 _quiet = logging.getLogger("wsgateway.parser")
 _quiet.addHandler(logging.NullHandler())
 _quiet.propagate = False  # websockets logs every frame at DEBUG
+
+
+EXTENDED = {126: 2, 127: 8}
+"""Bytes that follow the first two and hold the length, by the length that stands in the second (RFC 6455 5.2)."""
+
+
+def _size(head: bytes | bytearray) -> int:
+    """Bytes of the frame that begins with `head`; 0 if that is too short to tell."""
+    if len(head) < 2:
+        return 0
+    length, size = head[1] & 127, 6 if head[1] & 128 else 2
+    extended = EXTENDED.get(length, 0)
+    if len(head) < 2 + extended:
+        return 0
+    return size + extended + (int.from_bytes(head[2 : 2 + extended]) if extended else length)
+
+
+class FrameCutter:
+    """Finds where each frame of one client ends, however the frames are spread over reads."""
+
+    __slots__ = ("_head", "_missing")
+
+    def __init__(self) -> None:
+        self._head = b""  # of a frame whose length is not known yet
+        self._missing = 0  # bytes of a frame whose length is known
+
+    @property
+    def is_between_frames(self) -> bool:
+        return not self._head and not self._missing
+
+    def cut(self, data: bytes | bytearray, at: int) -> int:
+        """Return the place in `data` behind the frame that begins or goes on at `at`; `len(data)` if more is missing.
+
+        Call it with each place once, since it counts what it has seen.
+        """
+        if not self._missing:
+            known = len(self._head)
+            head = self._head + data[at : at + 14 - known]
+            size = _size(head)
+            if not size:
+                self._head = bytes(head)
+                return len(data)
+            self._head, self._missing = b"", size - known
+        end = min(at + self._missing, len(data))
+        self._missing -= end - at
+        return end
+
+
+class ParserState(enum.Enum):
+    """How far the closing handshake of one client has come (RFC 6455 7.1)."""
+
+    OPEN = enum.auto()
+
+    CLOSE_SENT = enum.auto()
+    """This side has begun to close, and the client has not answered."""
+
+    CLOSE_RECEIVED = enum.auto()
+    """The client has sent a close frame. What follows it is discarded."""
+
+    BROKEN = enum.auto()
+    """The client has broken the protocol. What follows is discarded."""
 
 
 class FrameParser:
@@ -37,19 +100,28 @@ class FrameParser:
         return self._cutter.is_between_frames and not self._fragments
 
     @property
+    def state(self) -> ParserState:
+        if self._has_failed or self._protocol.parser_exc is not None:
+            return ParserState.BROKEN
+        if self._protocol.close_rcvd is not None:
+            return ParserState.CLOSE_RECEIVED
+        return ParserState.OPEN if self._protocol.close_sent is None else ParserState.CLOSE_SENT
+
+    @property
     def close_sent(self) -> Close | None:
-        """The close frame among `answers`, of this side or because the client has broken the protocol."""
+        """The close frame among `answers`: of this side, or because the client has broken the protocol."""
         return self._protocol.close_sent
 
     @property
     def close_received(self) -> Close | None:
-        """The close frame of a client that has not broken the protocol with it."""
-        return None if self.is_broken else self._protocol.close_rcvd
+        """The close frame of the client."""
+        return self._protocol.close_rcvd
 
     @property
-    def is_broken(self) -> bool:
-        """Whether the client has broken the protocol. What follows is discarded."""
-        return self._has_failed or self._protocol.parser_exc is not None
+    def is_finished(self) -> bool:
+        """Whether what follows is discarded."""
+        protocol = self._protocol
+        return self._has_failed or protocol.parser_exc is not None or protocol.close_rcvd is not None
 
     def take(self, data: bytes | bytearray, at: int) -> tuple[int, Frame | None]:
         """Take the frame that begins or goes on at `at`; return the place behind it, and the frame if it is whole."""
@@ -93,49 +165,3 @@ class FrameParser:
     def answers(self) -> bytes:
         """Take the frames that have to be written: pongs and a close frame."""
         return b"".join(self._protocol.data_to_send())
-
-
-class FrameCutter:
-    """Finds where each frame of one client ends, however the frames are spread over reads."""
-
-    __slots__ = ("_head", "_missing")
-
-    def __init__(self) -> None:
-        self._head = b""  # of a frame whose length is not known yet
-        self._missing = 0  # bytes of a frame whose length is known
-
-    @property
-    def is_between_frames(self) -> bool:
-        return not self._head and not self._missing
-
-    def cut(self, data: bytes | bytearray, at: int) -> int:
-        """Return the place in `data` behind the frame that begins or goes on at `at`; `len(data)` if more is missing.
-
-        Call it with each place once, since it counts what it has seen.
-        """
-        if not self._missing:
-            known = len(self._head)
-            head = self._head + data[at : at + 14 - known]
-            size = _size(head)
-            if not size:
-                self._head = bytes(head)
-                return len(data)
-            self._head, self._missing = b"", size - known
-        end = min(at + self._missing, len(data))
-        self._missing -= end - at
-        return end
-
-
-EXTENDED = {126: 2, 127: 8}
-"""Bytes that follow the first two and hold the length, by the length that stands in the second (RFC 6455 5.2)."""
-
-
-def _size(head: bytes | bytearray) -> int:
-    """Bytes of the frame that begins with `head`; 0 if that is too short to tell."""
-    if len(head) < 2:
-        return 0
-    length, size = head[1] & 127, 6 if head[1] & 128 else 2
-    extended = EXTENDED.get(length, 0)
-    if len(head) < 2 + extended:
-        return 0
-    return size + extended + (int.from_bytes(head[2 : 2 + extended]) if extended else length)

@@ -2,13 +2,13 @@
 served."""
 
 import os
-from collections.abc import Iterator
 from ipaddress import ip_address
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from wsgateway.addresses import peer_of, plain_address
+from wsgateway.server.head import list_elements
 
 ALLOW_IPS = "FORWARDED_ALLOW_IPS"
 """The variable that names the proxies that are believed, as for uvicorn: addresses, networks, or `*`."""
@@ -38,27 +38,22 @@ class ForwardedHeaders:
         await self._app(scope, receive, send)
 
     def _apply(self, scope: Scope) -> None:
-        scheme = next(_elements(scope, b"x-forwarded-proto"), "").lower()
+        headers = scope["headers"]
+        scheme = next(list_elements(headers, b"x-forwarded-proto"), b"").decode("latin-1").lower()
         if scheme in SCHEMES:
             scope["scheme"] = SCHEMES[scheme] if scope["type"] == "websocket" else scheme.replace("ws", "http")
-        hops = [address for address in map(_address_in, _elements(scope, b"x-forwarded-for")) if address]
+        hops = [address for address in map(_address_in, list_elements(headers, b"x-forwarded-for")) if address]
         if hops:
             # each proxy appends its own peer, so the client is the last one that is not a trusted proxy
             named = hops[:1] if self._trusted.always_trust else [hop for hop in hops if hop not in self._trusted]
             scope["client"] = (named[-1] if named else hops[0], 0)
 
 
-def _elements(scope: Scope, wanted: bytes) -> Iterator[str]:
-    """Yield the elements of a list header, over all its lines."""
-    for name, value in scope["headers"]:
-        if name == wanted:
-            for part in value.decode("latin-1").split(","):
-                yield part.strip()
-
-
-def _address_in(element: str) -> str:
+def _address_in(element: bytes) -> str:
     """Return the IP address of an element such as `[2001:db8::1]:4711`, empty if it is not an address."""
-    host = element[1 : element.find("]")] if element.startswith("[") else element
+    host = element.decode("latin-1")
+    if host.startswith("["):
+        host = host[1 : host.find("]")]
     if host.count(":") == 1:
         host = host.partition(":")[0]
     try:

@@ -17,12 +17,18 @@ from wsgateway.config.settings import Settings
 from wsgateway.exceptions import StartError
 from wsgateway.gateway.admission import most_clients, most_files
 from wsgateway.gateway.gateway import Gateway
-from wsgateway.limits import ACCEPTS, SPARE_SOCKETS
 from wsgateway.logs import ThinnedLog
 from wsgateway.server.binding import BACKLOG, bind, unbind, url_of
 from wsgateway.server.http import HttpLimits, HttpProtocol, http_protocol, is_beginning, missing_http, takes_requests
 from wsgateway.server.proxy_headers import ForwardedHeaders
 from wsgateway.server.websocket import WebSocketProtocol
+
+ACCEPTS = 4
+"""Sockets that asyncio's event loop accepts in one iteration. A socket past the limit is closed some iterations later,
+and counts as spare until then."""
+
+SPARE_SOCKETS = 32
+"""Sockets beside those of clients: for `/send`, for probes, and for handshakes that are refused."""
 
 
 class Server(uvicorn.Server):

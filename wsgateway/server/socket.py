@@ -3,15 +3,16 @@ websockets' parser. Knows neither uvicorn nor what a gateway does with a message
 
 import asyncio
 import os
-from typing import Any
+from typing import Any, assert_never
 
 from websockets.extensions import Extension
 from websockets.frames import Frame, Opcode
 
 from wsgateway.config.grace import LINGER
 from wsgateway.config.settings import Settings
-from wsgateway.limits import FULL_READ, MAX_FRAMES, MAX_INFLATED
-from wsgateway.server.parser import FrameParser
+from wsgateway.limits import MAX_FRAMES
+from wsgateway.server.lingering import QuietClose
+from wsgateway.server.parser import FrameParser, ParserState
 from wsgateway.server.tcp import acknowledged
 from wsgateway.transports.takeover import WireUser
 
@@ -20,11 +21,14 @@ try:
 except ImportError:  # pragma: no cover  where its C extension could not be built
     from websockets.utils import apply_mask
 
+MAX_INFLATED = 256 * 1024
+"""Bytes of one client's messages that are inflated in one iteration of the event loop, as many as come in one read."""
+
+FULL_READ = 250_000
+"""Bytes of a read after which libuv, which reads 256,000 at most, reads the same socket again in the same iteration."""
+
 GRACE = 0.05
 """Seconds to read what waits in a socket whose pong is late: the loop may have been blocked until now."""
-
-QUIET = 0.25
-"""Seconds without a byte after which a client that broke the protocol has read why it is closed."""
 
 CLOSE_TIMEOUT = 10.0
 """Seconds for a client that reads to answer a close frame."""
@@ -45,7 +49,6 @@ class Socket(asyncio.Protocol):
         "_abort_timer",
         "_connections",
         "_deflate",
-        "_is_discarding",
         "_is_held",
         "_is_paused",
         "_is_spent",
@@ -53,9 +56,10 @@ class Socket(asyncio.Protocol):
         "_message",
         "_parser",
         "_ping",
+        "_ping_timer",
+        "_pong_timer",
         "_rest",
         "_settings",
-        "_timer",
         "_transport",
         "_user",
         "_was_paused",
@@ -90,9 +94,9 @@ class Socket(asyncio.Protocol):
         self._is_spent = False  # this client's share of the present iteration
         self._is_paused = False
         self._was_paused = False  # since the last ping
-        self._is_discarding = False
         self._ping: bytes | None = None
-        self._timer: asyncio.TimerHandle | None = self._loop.call_later(settings.ping_interval, self._send_ping)
+        self._ping_timer: asyncio.TimerHandle | None = self._loop.call_later(settings.ping_interval, self._send_ping)
+        self._pong_timer: asyncio.TimerHandle | None = None
         self._abort_timer: asyncio.TimerHandle | None = None
         connections.add(self)
 
@@ -144,9 +148,6 @@ class Socket(asyncio.Protocol):
     # What asyncio calls
 
     def data_received(self, data: bytes) -> None:
-        if self._is_discarding:
-            self._end_when_quiet()
-            return
         if self._is_paused:  # it was on its way
             self._rest = (self._rest or bytearray()) + data
             return
@@ -182,8 +183,6 @@ class Socket(asyncio.Protocol):
             self._abort_timer.cancel()
         self._finish(1006, "")
         self._rest = None
-        if self._timer is not None:
-            self._timer.cancel()
 
     # Reading
 
@@ -202,41 +201,40 @@ class Socket(asyncio.Protocol):
     def _take_messages(self, data: bytes | bytearray) -> int:
         """Take whole messages, and pongs, that `data` begins with; return how many bytes they were (RFC 6455 5.2).
 
-        Stop at the first frame that is anything else: control, fragment, compressed, unmasked, incomplete, of 64 KiB
-        or more, not UTF-8. All of these are left to websockets' parser, and so are its errors.
+        Stop at the first frame that is anything else, and leave it to websockets' parser, with its errors.
         """
-        at, length, most = 0, len(data), self._settings.max_message_size
+        at, length, max_size = 0, len(data), self._settings.max_message_size
         for _ in SHARE:
             user = self._user
-            if length - at < 6 or user is None:
+            if length - at < 6 or user is None:  # exit: all is taken, the rest is incomplete, or a message closed it
                 return at
-            kind, size, start = data[at], data[at + 1] - 128, at + 6
-            if not 0 <= size < 127:
+            first, size, start = data[at], data[at + 1] - 128, at + 6
+            if not 0 <= size < 127:  # exit: not masked, or 64 KiB or more
                 return at
             if size == 126:
                 size, start = int.from_bytes(data[at + 2 : at + 4]), at + 8
             end = start + size
-            if end > length or size > most:
+            if end > length or size > max_size:  # exit: incomplete, or too large
                 return at
             payload = apply_mask(data[start:end], data[start - 4 : start])
-            if kind == 0x81:
+            if first == 0x81:
                 try:
                     message: str | bytes = payload.decode()
-                except UnicodeDecodeError:
+                except UnicodeDecodeError:  # exit: text that is not UTF-8
                     return at
-            elif kind == 0x82:
+            elif first == 0x82:
                 message = payload
-            elif kind == 0x8A and size < 126:
-                self._ponged(payload)
+            elif first == 0x8A and size < 126:
+                self._handle_pong(payload)
                 at = end
                 continue
-            else:
+            else:  # exit: ping, close, fragment, compressed, or invalid
                 return at
-            if not user.received(message, size):
+            if not user.received(message, size):  # exit: the inbox is full
                 self._is_held = True
                 return at
             at = end
-        if at < length:
+        if at < length:  # exit: the share of this iteration is spent
             self._spend()
         return at
 
@@ -257,11 +255,11 @@ class Socket(asyncio.Protocol):
             frames += 1
             if frame is not None:
                 inflated += len(frame.data)
-                self._take_frame(parser, frame)
-            if parser.close_received or parser.is_broken:
+                self._handle_frame(parser, frame)
+            if parser.is_finished:
                 at = len(data)
         if not self._is_held:
-            self._settle(parser)
+            self._answer_parser(parser)
         return at
 
     def _ready_parser(self) -> FrameParser:
@@ -269,14 +267,14 @@ class Socket(asyncio.Protocol):
             self._parser = FrameParser(max_size=self._settings.max_message_size, deflate=self._deflate)
         return self._parser
 
-    def _take_frame(self, parser: FrameParser, frame: Frame) -> None:
+    def _handle_frame(self, parser: FrameParser, frame: Frame) -> None:
         if frame.opcode is Opcode.CLOSE:
             return
         if self._user is None:  # it was closed, and goes on sending
             if self._abort_timer is not None and self._abort_timer.when() > self._loop.time() + LINGER:
                 self._abort_within(LINGER)
         elif frame.opcode is Opcode.PONG:
-            self._ponged(bytes(frame.data))
+            self._handle_pong(bytes(frame.data))
         elif frame.opcode is Opcode.PING:
             self._user.counted()
         else:
@@ -284,28 +282,32 @@ class Socket(asyncio.Protocol):
             if message is not None:
                 self._write_answers(parser)  # pongs, before what the hook sends (RFC 6455 5.5.2: as soon as practical)
                 self._hand_on(*message)
-            elif not parser.is_broken:
+            elif not parser.is_finished:
                 self._user.counted(is_fragment=True)
 
     def _hand_on(self, message: str | bytes, size: int) -> None:
         if self._user is not None and not self._user.received(message, size):
             self._is_held, self._message = True, (message, size)
 
-    def _settle(self, parser: FrameParser) -> None:
-        """All messages are handed on: answer pings and a close, or end what broke the protocol."""
-        if parser.is_broken:
-            self._failed(parser)
-        elif parser.close_received is not None:
-            self._finish(parser.close_received.code, parser.close_received.reason)
-            self._write_answers(parser)
-            self._abort_within(LINGER)
-            self._transport.close()
-        elif parser.close_sent is None:
-            self._write_answers(parser)
-            if self._deflate is None and parser.is_idle:
-                self._parser = None
-        else:  # a pong past the close frame is of no use, and a client that does not read would let them pile up
-            parser.answers()
+    def _answer_parser(self, parser: FrameParser) -> None:
+        """Answer pings and a close, or end a connection that broke the protocol. All messages are handed on."""
+        match parser.state:
+            case ParserState.OPEN:
+                self._write_answers(parser)
+                if self._deflate is None and parser.is_idle:
+                    self._parser = None
+            case ParserState.CLOSE_SENT:  # a pong behind the close frame would wait for a client that may not read
+                parser.answers()
+            case ParserState.CLOSE_RECEIVED:
+                assert parser.close_received is not None
+                self._finish(parser.close_received.code, parser.close_received.reason)
+                self._write_answers(parser)
+                self._abort_within(LINGER)
+                self._transport.close()
+            case ParserState.BROKEN:
+                self._fail(parser)
+            case _:
+                assert_never(parser.state)
 
     def _spend(self) -> None:
         """Read and handle nothing more of this client in this iteration of the event loop."""
@@ -337,36 +339,31 @@ class Socket(asyncio.Protocol):
         if answers:
             self._transport.write(answers)
 
-    def _failed(self, parser: FrameParser) -> None:
-        """Write the close frame, then read on and discard: unread bytes would reset the connection, and lose it."""
+    def _fail(self, parser: FrameParser) -> None:
+        """Write the close frame, then discard what the client sends until it is quiet."""
         if self._user is None:  # it was closed already, and answers with nonsense
             self._transport.abort()
             return
         assert parser.close_sent is not None
         self._finish(parser.close_sent.code, parser.close_sent.reason)
         self._write_answers(parser)
-        self._is_discarding = True
-        self._abort_within(LINGER)
-        self._end_when_quiet()
+        self._connections.discard(self)
+        self._transport.set_protocol(QuietClose(self._transport, self._connections))
 
     def _finish(self, code: int, reason: str) -> None:
         """Nothing is handed on, kept alive or sent any more. A close frame is written after this, as the last one."""
         user, self._user = self._user, None
         if user is None:
             return
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        for timer in (self._ping_timer, self._pong_timer):
+            if timer is not None:
+                timer.cancel()
+        self._ping_timer = self._pong_timer = None
         self._is_held, self._message = False, None
         if self._rest and not self._is_spent:
             self._spend()  # the client's close may be in it
         self._pause_or_resume()
         user.finished(code, reason)
-
-    def _end_when_quiet(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self._loop.call_later(QUIET, self._transport.close)
 
     def _abort_within(self, seconds: float) -> None:
         if self._abort_timer is not None:
@@ -376,33 +373,36 @@ class Socket(asyncio.Protocol):
     # Keepalive
 
     def _send_ping(self) -> None:
-        if self.is_congested:  # send_timeout decides about it
-            self._timer = self._loop.call_later(self._settings.ping_interval, self._send_ping)
+        if self.is_congested:  # whether it is too slow is decided by send_timeout
+            self._ping_timer = self._loop.call_later(self._settings.ping_interval, self._send_ping)
             return
+        self._ping_timer = None
         self._ping, self._was_paused = os.urandom(4), self._is_paused
+        self._pong_timer = self._loop.call_later(self._settings.pong_timeout, self._check_pong)
         self._transport.write(b"\x89\x04" + self._ping)
-        self._timer = self._loop.call_later(self._settings.pong_timeout, self._late)
 
-    def _ponged(self, payload: bytes) -> None:
-        if payload == self._ping and self._timer is not None:
+    def _handle_pong(self, payload: bytes) -> None:
+        if payload == self._ping and self._pong_timer is not None:
             self._ping = None
-            self._timer.cancel()
-            self._timer = self._loop.call_later(self._settings.ping_interval, self._send_ping)
+            self._pong_timer.cancel()
+            self._pong_timer = None
+            self._ping_timer = self._loop.call_later(self._settings.ping_interval, self._send_ping)
         elif self._user is not None:  # a pong that answers nothing
             self._user.counted()
 
-    def _late(self) -> None:
-        if not self._may_be_unread():
-            self._timer = self._loop.call_later(GRACE, self._give_up)
+    def _check_pong(self) -> None:
+        """The pong is late. Abort, unless it arrives within `GRACE`."""
+        if not self._extend_pong_deadline():
+            self._pong_timer = self._loop.call_later(GRACE, self._abort_without_pong)
 
-    def _give_up(self) -> None:
-        if not self._may_be_unread():
+    def _abort_without_pong(self) -> None:
+        if not self._extend_pong_deadline():
             self._transport.abort()
 
-    def _may_be_unread(self) -> bool:
-        """Whether the pong may wait for being read, since reading was paused; then wait for it once more."""
+    def _extend_pong_deadline(self) -> bool:
+        """Wait once more if reading was paused, because the pong may be among what was not read. Return whether."""
         if not self._was_paused:
             return False
         self._was_paused = self._is_paused
-        self._timer = self._loop.call_later(self._settings.pong_timeout, self._late)
+        self._pong_timer = self._loop.call_later(self._settings.pong_timeout, self._check_pong)
         return True

@@ -1,43 +1,36 @@
-"""uvicorn's WebSocket protocol, from which the gateway takes over an accepted socket. It rests on attributes of uvicorn
-that are not documented. Knows nothing of what is served."""
+"""uvicorn's WebSocket protocol, which offers a gateway its sockets and bounds what a client may send. It rests on
+attributes of uvicorn that are not documented. Knows nothing of what is served."""
 
 import asyncio
-import functools
-import logging
 import re
-import socket
-import struct
 from importlib.metadata import version
-from typing import Any, Protocol
+from typing import Any
 
-import uvicorn
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.datastructures import Headers
-from websockets.exceptions import InvalidHandshake
-from websockets.extensions import Extension
-from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
 from websockets.http11 import Request, Response
 from websockets.utils import accept_key
 
-from wsgateway.addresses import PEER, SocketPeer, plain_address
+from wsgateway.addresses import PEER, SocketPeer
 from wsgateway.config.grace import LINGER
-from wsgateway.config.settings import Settings
-from wsgateway.limits import BODY_TIMEOUT, MAX_FRAMES, TLS_BUFFER
+from wsgateway.limits import BODY_TIMEOUT, MAX_FRAMES
+from wsgateway.server.guards import GuardedHttp
+from wsgateway.server.head import RawHeaders
 from wsgateway.server.parser import FrameCutter
-from wsgateway.server.socket import Socket
-from wsgateway.transports.takeover import EXTENSION, Wire, WireUser
-
-logger = logging.getLogger("wsgateway")
-
-RawHeaders = list[tuple[bytes, bytes]]
+from wsgateway.server.peer import peer_at, plain_addresses
+from wsgateway.server.takeover import offer
 
 HOP_HEADERS = frozenset({b"connection", b"upgrade"})
+"""Headers of a handshake that websockets is given in one form, whatever form they came in."""
 
 MAX_EARLY = 64 * 1024
 """Bytes that a client may send behind its handshake before reading pauses until it is accepted."""
 
 _LATIN_1 = int(version("websockets").partition(".")[0]) >= 17
 """From 17 on, websockets decodes header values as ISO-8859-1, before as ASCII with surrogate escapes."""
+
+_KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")
+_ONCE = frozenset({b"sec-websocket-version", b"sec-websocket-key"})
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
@@ -63,17 +56,20 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     """What the client has sent and must not be parsed yet: behind its handshake, before that was accepted, or later."""
 
     is_held = False
-    """A `UvicornHandshake` takes the socket over once it is accepted."""
+    """A `UvicornTakeover` takes the socket over once it is accepted."""
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self.client, self.server = plain_addresses(self.client, self.server)
         self.peer = peer_at(transport, self.client)
 
-    def upgraded(self, http: "ParsedRequest", target: str, raw: RawHeaders) -> None:
-        """Take a socket with a handshake that `http` has parsed and checked: its target, and its headers."""
+    def upgraded(self, http: GuardedHttp, target: str, raw: RawHeaders, early: bytes) -> None:
+        """Take the connection of `http`, which has parsed and checked a handshake with `target` and headers `raw`.
+
+        The client sent `early` behind it.
+        """
         self.transport, self.server, self.client = http.transport, http.server, http.client
-        self.peer, self.early = http.peer, http.early
+        self.peer, self.early = http.peer, early
         self.scheme = "wss" if http.scheme == "https" else "ws"
         self.connections.add(self)
         self._is_unparsed = True
@@ -205,70 +201,6 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         super().connection_lost(exc)
 
 
-class ParsedRequest(Protocol):
-    """What `WebSocketProtocol` takes from the HTTP protocol that has parsed a handshake."""
-
-    transport: asyncio.Transport
-    server: tuple[str, int | None] | None
-    client: tuple[str, int] | None
-    scheme: Any
-    peer: SocketPeer
-    early: bytes
-
-
-def plain_addresses(
-    client: tuple[str, int] | None, server: tuple[str, int | None] | None
-) -> tuple[tuple[str, int] | None, tuple[str, int | None] | None]:
-    """Return `client` and `server` of a scope with IPv4-mapped addresses as IPv4 addresses."""
-    if client is not None and ":" in client[0]:
-        client = plain_address(client[0]), client[1]
-    if server is not None and ":" in server[0]:
-        server = plain_address(server[0]), server[1]
-    return client, server
-
-
-def peer_at(transport: Any, client: tuple[str, int] | None) -> SocketPeer:
-    """Return the other end of `transport`, whose address is `client`: on a Unix socket its user, where the system says
-    (`SO_PEERCRED`, Linux)."""
-    if client is not None:
-        return SocketPeer(client[0])
-    sock = transport.get_extra_info("socket")
-    if sock is None or sock.family != getattr(socket, "AF_UNIX", None):
-        return SocketPeer("")  # it was reset already
-    if not hasattr(socket, "SO_PEERCRED"):
-        return SocketPeer("", is_unix=True)
-    _, uid, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-    return SocketPeer("", uid, is_unix=True)
-
-
-_CREDENTIALS = struct.Struct("3i")
-"""Linux's `struct ucred`: process, user, group."""
-
-
-def _tokens(headers: RawHeaders, wanted: bytes) -> set[bytes]:
-    """Return the elements of a list header, in lower case, over all its lines (RFC 9110 5.6.1)."""
-    return {part.strip(b" \t").lower() for name, value in headers if name == wanted for part in value.split(b",")}
-
-
-def asks_for_websocket(headers: RawHeaders) -> bool:
-    """Return whether `headers` are those of a WebSocket handshake (RFC 6455 4.2.1, 3 and 4)."""
-    return b"upgrade" in _tokens(headers, b"connection") and b"websocket" in _tokens(headers, b"upgrade")
-
-
-def handshake_mistake(method: str, http: str, target: bytes, headers: RawHeaders) -> tuple[str, bytes] | None:
-    """Return why a request cannot be a handshake, and a header for the answer; None if it can be one."""
-    if method != "GET" or http != "1.1" or not target.isascii():
-        return "a WebSocket begins with a GET of HTTP/1.1 and an address in ASCII (RFC 6455 4.1)", b""
-    if _tokens(headers, b"upgrade") != {b"websocket"}:
-        return "a WebSocket handshake asks for no other Upgrade beside websocket (RFC 6455 4.1)", b""
-    if any(name == b"transfer-encoding" or (name == b"content-length" and value != b"0") for name, value in headers):
-        return "a WebSocket handshake has no body", b""
-    if any(name == b"sec-websocket-version" and value != b"13" for name, value in headers):
-        # RFC 6455 4.2.2 asks for the version that would be right, which websockets leaves out
-        return "the version of a WebSocket is 13", b"sec-websocket-version: 13\r\n"
-    return None
-
-
 def usual_key(headers: RawHeaders) -> str | None:
     """Return the key of a handshake as every client sends it (RFC 6455 4.2.1), None for one that is to be refused."""
     found = dict(headers)
@@ -287,104 +219,9 @@ def _header_text(value: bytes) -> str:
     return value.decode("latin-1") if _LATIN_1 else value.decode("ascii", "surrogateescape")
 
 
-_KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")
-_ONCE = frozenset({b"sec-websocket-version", b"sec-websocket-key"})
-
-
 def _switching(key: str) -> Response:
     headers = Headers()
     for name, value in (("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Accept", accept_key(key))):
         headers[name] = value
     headers["Date"] = ""  # which uvicorn takes out
     return Response(101, "Switching Protocols", headers)
-
-
-NEEDED = ("close_timer", "conn", "connections", "loop", "request", "response", "stop_keepalive", "transport")
-"""Attributes of uvicorn's protocol that taking a socket over rests on. None of them is documented."""
-
-
-def offer(scope: Any, protocol: Any) -> None:
-    """Offer the socket of uvicorn's `protocol` in `scope`, where that is possible; say once where it is not."""
-    missing = [name for name in NEEDED if not hasattr(protocol, name)]
-    if not missing:
-        scope["extensions"][EXTENSION] = UvicornHandshake(protocol)
-    else:
-        warn_once(", ".join(missing), "WebSocket", "the slower, plain ASGI path is used")
-
-
-@functools.cache
-def warn_once(missing: str, protocol: str, so: str) -> None:
-    """Warn once that uvicorn's `protocol` lacks `missing`; `so` names the consequence."""
-    logger.warning(
-        "uvicorn %s has no %s in its %s protocol: %s; install a version of uvicorn that wsgateway knows, or a newer "
-        "wsgateway",
-        uvicorn.__version__,
-        missing,
-        protocol,
-        so,
-    )
-
-
-def offer_plain(scope: Any, send: Any) -> None:
-    """`offer`, on uvicorn without `--ws`: where nothing stands between, `send` is a method of its protocol."""
-    protocol = getattr(send, "__self__", None)
-    if isinstance(protocol, WebSocketsSansIOProtocol) and EXTENSION not in scope.get("extensions", {}):
-        offer(scope, protocol)
-
-
-class UvicornHandshake:
-    """Takes a socket over from uvicorn's protocol, which is then forgotten, with all that it keeps for each client.
-
-    Implements `wsgateway.transports.takeover.Takeover`.
-    """
-
-    def __init__(self, protocol: Any) -> None:
-        self._protocol = protocol
-        self._deflate: Extension | None = None
-
-    def hold(self, *, compression: bool) -> None:
-        protocol = self._protocol
-        protocol.is_held = True
-        protocol.transport.pause_reading()
-        conn, headers = protocol.conn, protocol.response.headers
-        if "Sec-WebSocket-Extensions" in headers:
-            del headers["Sec-WebSocket-Extensions"]
-        conn.extensions = []
-        if compression:
-            conn.available_extensions = [_DEFLATE]
-            try:
-                answer, extensions = conn.process_extensions(protocol.request.headers)
-            except InvalidHandshake:  # an offer that cannot be parsed is ignored
-                return
-            if answer is not None and extensions[0].local_max_window_bits == MAX_WINDOW_BITS:
-                headers["Sec-WebSocket-Extensions"] = answer
-                self._deflate = extensions[0]
-
-    def release(self) -> None:
-        self._protocol.is_held = False
-        self._protocol.transport.resume_reading()
-
-    def take_over(self, user: WireUser, settings: Settings) -> Wire | None:
-        protocol, self._protocol = self._protocol, None
-        transport = protocol.transport
-        if protocol not in protocol.connections or transport.is_closing():
-            protocol.handshake_complete = True  # else uvicorn logs an error
-            return None
-        protocol.stop_keepalive()
-        protocol.close_timer = protocol.loop.call_later(0, int)  # while there is one, uvicorn does not close
-        protocol.connections.discard(protocol)
-        if transport.get_extra_info("ssl_object") is not None:
-            transport.set_write_buffer_limits(high=TLS_BUFFER)
-        taken = Socket(transport, user, settings, connections=protocol.connections, deflate=self._deflate)
-        transport.set_protocol(taken)
-        transport.resume_reading()
-        early = getattr(protocol, "early", b"")  # plain uvicorn keeps none
-        if early:
-            taken.keep(early)
-        return taken
-
-
-MAX_WINDOW_BITS = 15
-
-_DEFLATE = ServerPerMessageDeflateFactory(server_no_context_takeover=True, client_no_context_takeover=True)
-"""A broadcast is compressed once for all, and no client costs a window while it is idle (RFC 7692 7.1.1)."""
