@@ -2,7 +2,7 @@
 
 import pytest
 
-from wsgateway.addresses import MAX_ADDRESS, is_loopback, plain_address
+from wsgateway.addresses import MAX_ADDRESS, is_loopback, plain_address, url_host
 
 
 @pytest.mark.parametrize(
@@ -40,3 +40,19 @@ def test_a_loopback_address_in_any_spelling(host: str) -> None:
 )
 def test_no_other_host_is_loopback(host: str) -> None:
     assert not is_loopback(host)
+
+
+@pytest.mark.parametrize(
+    ("host", "named"),
+    [
+        ("0.0.0.0", "127.0.0.1"),
+        ("::", "[::1]"),
+        ("[::]", "[::1]"),
+        ("::1", "[::1]"),
+        ("[2001:db8::1]", "[2001:db8::1]"),
+        ("127.0.0.1", "127.0.0.1"),
+        ("example.com", "example.com"),
+    ],
+)
+def test_a_url_names_a_host_that_can_be_connected_to(host: str, named: str) -> None:
+    assert url_host(host) == named

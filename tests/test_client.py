@@ -22,7 +22,7 @@ from websockets.exceptions import InvalidStatus, InvalidURI
 from tests.servers import OwnServerTls
 from wsgateway import Gateway, MessageError, SendError, client, testing
 from wsgateway.cli.checks import check_probe
-from wsgateway.cli.doctor import probe
+from wsgateway.cli.probe import probe
 from wsgateway.client import asend, handshake, request, send
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"

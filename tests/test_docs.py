@@ -90,8 +90,8 @@ def anchors(page: Path) -> set[str]:
 
 def refusals() -> Iterator[str]:
     """The anchors that the package prints: the fourth argument of each `Refusal`."""
-    for module in ("auth", "routes"):
-        source = (ROOT / "wsgateway" / f"{module}.py").read_text()
+    for module in (ROOT / "wsgateway").rglob("*.py"):
+        source = module.read_text()
         yield from re.findall(
             r'"([a-z]+(?:-[a-z]+)+)"', "".join(re.findall(r"Refusal\((?:[^()]|\([^()]*\))*\)", source))
         )

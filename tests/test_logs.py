@@ -115,16 +115,36 @@ def test_a_kind_of_line_is_written_once_a_second_and_then_says_how_many_were_kep
     assert repeats.more("error", burst=2) == " … 1 more like this in 10 s"
 
 
-def test_a_thinned_log_keeps_other_lines_and_names_its_caller(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_limited_line_is_written_once_a_second_beside_others_and_names_its_caller(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     log = GatewayLog("shop")
     for number in range(3):
-        log.warning("refused %d", number, extra={"kind": "key", "conn": "abc"})
-        log.warning("told %d", number)
-    assert caplog.messages == ["[shop] [abc] refused 0", "[shop] told 0", "[shop] told 1", "[shop] told 2"]
+        log.limited("key").warning("refused %d", number, extra={"conn": "abc"})
+        log.warning("shown %d", number)
+    assert caplog.messages == ["[shop] [abc] refused 0", "[shop] shown 0", "[shop] shown 1", "[shop] shown 2"]
     assert {record.filename for record in caplog.records} == {"test_logs.py"}
-    assert not hasattr(caplog.records[0], "kind")
-    GatewayLog("shop").warning("refused", extra={"kind": "key"})
+    assert {record.funcName for record in caplog.records} == {
+        "test_a_limited_line_is_written_once_a_second_beside_others_and_names_its_caller"
+    }
+    GatewayLog("shop").limited("key").warning("refused")
     assert caplog.messages[-1] == "[shop] refused"
+
+
+def test_a_limited_line_of_a_disabled_level_is_not_counted(caplog: pytest.LogCaptureFixture) -> None:
+    log = GatewayLog("shop")
+    for _ in range(2):
+        log.limited("double").debug("dropped")
+    with caplog.at_level("DEBUG", "wsgateway"):
+        log.limited("double").debug("dropped")
+    assert caplog.messages == ["[shop] dropped"]
+
+
+def test_a_burst_of_limited_lines_is_written(caplog: pytest.LogCaptureFixture) -> None:
+    log = GatewayLog("shop")
+    for number in range(3):
+        log.limited("lost", burst=2).warning("lost %d", number)
+    assert caplog.messages == ["[shop] lost 0", "[shop] lost 1"]
 
 
 def test_what_uvicorn_and_asyncio_repeat_is_thinned_out_by_its_first_line() -> None:

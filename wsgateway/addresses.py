@@ -48,6 +48,13 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
+def url_host(host: str) -> str:
+    """Return `host`, which a server listens on, as a URL for this machine names it: `::` is `[::1]`."""
+    plain = host.removeprefix("[").removesuffix("]")
+    plain = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(plain, plain)
+    return f"[{plain}]" if ":" in plain else plain
+
+
 PEER = "wsgateway.peer"
 """The entry in `scope["extensions"]` under which `wsgateway.server` puts a `SocketPeer`."""
 

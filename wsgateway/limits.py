@@ -16,13 +16,6 @@ CROWDED = 0.8
 SLICE = 2000
 """Clients that are written to without letting the loop serve others in between."""
 
-MAX_FRAMES = 64
-"""Frames of one client that are handled in one iteration of the event loop, so that the others are served in between.
-A frame may be as short as 6 bytes, and a read as long as 256 KB."""
-
-CLOSES_PER_SECOND = 500
-"""Connections closed in one second of a drain, so that not all of them come back at once."""
-
 MAX_PENDING = 64 * 1024
 """Bytes of frames that are joined into one write, at most, but for the last of them."""
 

@@ -49,25 +49,44 @@ class Repeats:
         return f" … {kept} more like this in {now - since:.0f} s" if kept > 0 else ""
 
 
-class ThinnedLog(logging.LoggerAdapter[logging.Logger]):
-    """A log in which lines with `extra={"kind": …}` are thinned out: one a second, or `burst` of them."""
+class Log(logging.LoggerAdapter[logging.Logger]):
+    """The logger `wsgateway`, without control characters in the arguments of a line."""
 
-    def __init__(self, extra: Mapping[str, object]) -> None:
-        super().__init__(logger, extra)
+    def __init__(self, extra: Mapping[str, object] | None = None) -> None:
+        super().__init__(logger, extra or {})
         self._repeats = Repeats()
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        if self.isEnabledFor(level):
+            kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1  # this frame is not the caller's
+            super().log(level, msg, *map(_harmless, args), **kwargs)
+
+    def limited(self, kind: object, burst: int = 1) -> "LimitedLog":
+        """Return a log for lines of one `kind`, of which at most `burst` are written in a second.
+
+        The next line that is written says how many were suppressed. Make kinds of constants and of places in code, not
+        of text that a remote peer chooses, because each kind is remembered.
+        """
+        return LimitedLog(self, self._repeats, kind, burst)
+
+
+class LimitedLog(logging.LoggerAdapter[Log]):
+    """Writes lines of one kind to a `Log`, a few per second."""
+
+    def __init__(self, log: Log, repeats: Repeats, kind: object, burst: int) -> None:
+        super().__init__(log, {})
+        self._repeats = repeats
+        self._kind = kind
+        self._burst = burst
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
         if not self.isEnabledFor(level):
             return
-        extra = dict(kwargs.get("extra") or {})
-        kind, burst = extra.pop("kind", None), extra.pop("burst", 1)
-        if kind is not None:
-            more = self._repeats.more(kind, burst)
-            if more is None:
-                return
-            msg, kwargs["extra"] = f"{msg}{more}", extra
-        kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1  # this call is none of the caller's
-        super().log(level, msg, *map(_harmless, args), **kwargs)
+        more = self._repeats.more(self._kind, self._burst)
+        if more is not None:
+            kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1  # this frame is not the caller's
+            msg = f"{msg}{more}"
+            self.logger.log(level, msg, *args, **kwargs)
 
 
 def _harmless(arg: object) -> object:
@@ -78,7 +97,7 @@ def _harmless(arg: object) -> object:
     return escape_controls(cut(text, MAX_TEXT)) if len(text) > MAX_TEXT or _CONTROL.search(text) else arg
 
 
-class GatewayLog(ThinnedLog):
+class GatewayLog(Log):
     """The lines of one gateway: each begins with its id and, with `extra={"conn": id}`, the connection's."""
 
     def __init__(self, gateway_id: str) -> None:

@@ -14,7 +14,7 @@ from wsgateway.auth.rules import Rules
 from wsgateway.config.origins import normalized_origin
 from wsgateway.config.settings import SPECS, AdminSettings, Options, Settings
 from wsgateway.config.sources import Loaded, load
-from wsgateway.exceptions import ConfigError
+from wsgateway.exceptions import ConfigError, Mistake
 from wsgateway.supervisor.store import Described, Store
 from wsgateway.testing import Client, serve
 
@@ -96,6 +96,37 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
         "WSGATEWAY_PING_INTERVAL: 'often' is not a number, 0.05 or more",
         "--drain: -1.0 is not 0 or more",
     )
+
+
+def test_a_mistake_is_a_sentence_with_its_parts(tmp_path: Path) -> None:
+    (tmp_path / "x.toml").write_text('prot = 1\nport = "1"\nverbose = 1\n')
+    with pytest.raises(ConfigError) as error:
+        read({"drain": "-1"}, {"WSGATEWAY_PING_INTERVAL": "often"}, "x.toml")
+    assert [(mistake.setting, mistake.source, mistake.text) for mistake in error.value.mistakes] == [
+        ("prot", "prot (x.toml)", "there is no such setting, did you mean port?"),
+        ("port", "port (x.toml)", "'1' is text, write the number without quotes"),
+        ("verbose", "verbose (x.toml)", "1 is neither true nor false"),
+        ("ping_interval", "WSGATEWAY_PING_INTERVAL", "'often' is not a number, 0.05 or more"),
+        ("drain", "--drain", "-1.0 is not 0 or more"),
+    ]
+
+
+def test_a_mistake_of_the_admin_interface_is_a_sentence_like_any_other(tmp_path: Path) -> None:
+    (tmp_path / "x.toml").write_text("[admin]\nprot = 1\nport = 1.5\n")
+    with pytest.raises(ConfigError) as error:
+        Store(config="x.toml").read()
+    assert error.value.mistakes == (
+        "prot (x.toml [admin]): there is no such setting, did you mean port?",
+        "port (x.toml [admin]): 1.5 is not a whole number, from 0 to 65535",
+    )
+
+
+def test_mistakes_can_be_copied_and_compared() -> None:
+    error = ConfigError([Mistake("port", "--port", "wrong"), "a sentence"])
+    copied = pickle.loads(pickle.dumps(error))
+    assert copied.mistakes == ("--port: wrong", "a sentence")
+    assert copied.mistakes[0].setting == copy(error.mistakes[0]).setting == "port"
+    assert str(copied) == "--port: wrong\na sentence"
 
 
 @pytest.mark.parametrize(

@@ -373,7 +373,7 @@ async def test_a_server_that_is_gone_is_said_to_be_gone(page: Page) -> None:
 
 
 def test_every_setting_that_it_names_exists() -> None:
-    script = (files("wsgateway") / "pages" / "test.js").read_text(encoding="utf-8")
+    script = (files("wsgateway.gateway.http") / "pages" / "test.js").read_text(encoding="utf-8")
     named = set(re.findall(r"[a-z]+(?:_[a-z]+)+", script)) - {"push_allowed", "push_refusal", "retry_after_ms"}
     assert named <= {setting.name for setting in fields(Settings)}
     assert {"allowed_origins", "max_message_size"} <= named

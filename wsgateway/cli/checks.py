@@ -92,18 +92,18 @@ def check_paths(*, version: str, has_fast_path: bool, missing_http: tuple[str, .
 # The machine
 
 
-def check_files(settings: Settings, *, hard: int | None) -> Iterator[Finding]:
-    """`hard`: open files that the process may ask for, None: any number. `serve` takes them all."""
-    if hard is None:
-        return
-    most = max(1, hard - SPARE_DESCRIPTORS)
+def check_files(settings: Settings, *, most_files: int) -> Iterator[Finding]:
+    """`most_files`: open files that the process may ask for. `serve` takes them all."""
+    most = max(1, most_files - SPARE_DESCRIPTORS)
     advice = f"raise the limit: LimitNOFILE={{}} in the systemd unit, or ulimit -n {{}}; {SPARE_DESCRIPTORS} are spare"
     if settings.max_connections > most:
         wanted = settings.max_connections + SPARE_DESCRIPTORS
-        text = f"max_connections is {settings.max_connections}, and {hard} open files are enough for {most} clients"
+        text = (
+            f"max_connections is {settings.max_connections}, and {most_files} open files are enough for {most} clients"
+        )
         yield warning(text, advice.format(wanted, wanted))
-    elif not settings.max_connections and hard < 4096:
-        yield hint(f"{hard} open files are enough for {most} clients", advice.format(100_000, 100_000))
+    elif not settings.max_connections and most_files < 4096:
+        yield hint(f"{most_files} open files are enough for {most} clients", advice.format(100_000, 100_000))
 
 
 def check_memory(settings: Settings) -> Iterator[Finding]:

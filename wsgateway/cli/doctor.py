@@ -1,5 +1,5 @@
 """The command `wsgateway doctor`: looks at what is installed, at this machine, the settings and a proxy in front, and
-prints what `findings` thinks of it."""
+prints what `checks` makes of it."""
 
 import argparse
 import asyncio
@@ -14,30 +14,22 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
-from wsgateway import client
-from wsgateway.addresses import is_loopback
 from wsgateway.admin.passwords import Passwords
 from wsgateway.cli import checks
 from wsgateway.cli.checks import Finding, Severity
+from wsgateway.cli.probe import probe
 from wsgateway.cli.terminal import to_json
 from wsgateway.cluster.brokers import Open, opener
 from wsgateway.config.exposure import outside_of_environment
 from wsgateway.config.settings import Settings, serves_outside
 from wsgateway.config.sources import Loaded
-from wsgateway.exceptions import BrokerError, ConfigError, ListenerError, SendError
+from wsgateway.descriptors import most_files_allowed
+from wsgateway.exceptions import BrokerError, ConfigError, ListenerError
 from wsgateway.listeners.loader import Hooks
 from wsgateway.logs import GatewayLog, escape_controls, mask_url
-from wsgateway.server.serving import missing_of_uvicorn, serving
+from wsgateway.server.serving import missing_of_uvicorn, offers_takeover
 from wsgateway.supervisor.store import Described, Store
-from wsgateway.transports.takeover import EXTENSION
-
-try:
-    import resource
-except ImportError:  # pragma: no cover  Windows has no such limit
-    resource = None  # type: ignore[assignment]  # a module or nothing
 
 KUBERNETES_SECONDS = 30.0
 """`terminationGracePeriodSeconds` where nobody has set it."""
@@ -108,7 +100,7 @@ def _installed() -> Iterator[Finding]:
     yield from checks.check_versions(packages, python=sys.version_info[:3], has_uvloop_here=has_uvloop_here)
     yield from checks.check_paths(
         version=packages["uvicorn"] or "",
-        has_fast_path=asyncio.run(_has_fast_path()),
+        has_fast_path=asyncio.run(offers_takeover()),
         missing_http=asyncio.run(missing_of_uvicorn()),
     )
 
@@ -120,41 +112,21 @@ def _version(package: str) -> str | None:
         return None
 
 
-async def _has_fast_path() -> bool:
-    """Whether a client of a server on a free port is offered the gateway's own path to the socket."""
-    offered = False
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        nonlocal offered
-        await receive()
-        if scope["type"] == "lifespan":
-            await send({"type": "lifespan.startup.complete"})
-            await receive()
-            await send({"type": "lifespan.shutdown.complete"})
-        else:
-            offered = EXTENSION in scope["extensions"]
-            await send({"type": "websocket.close"})
-
-    async with serving(app, Settings(port=0)) as url:
-        await client.handshake(url + "/ws")
-    return offered
-
-
 # The machine
 
 
 def _machine(described: Described, options: argparse.Namespace) -> Iterator[Finding]:
-    hard = None
-    if resource is not None:
-        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        hard = None if hard == resource.RLIM_INFINITY else hard
     seconds, source, assumed = _stop_timeout(options.stop_timeout)
     for loaded in described.gateways.values():
         settings = loaded.settings
-        yield from checks.check_files(settings, hard=hard)
+        yield from checks.check_files(settings, most_files=most_files_allowed())
         yield from checks.check_drain(settings, stop_timeout=seconds, source=source, assumed=assumed)
         # `workers` of wsgateway serve have a broker of their own; these are uvicorn's and gunicorn's
         yield from checks.check_workers(os.environ.get("WEB_CONCURRENCY", ""), broker=settings.broker)
+
+
+BROKER_SECONDS = 5.0
+"""How long the broker may take to answer."""
 
 
 def _broker(settings: Settings) -> Iterator[Finding]:
@@ -176,10 +148,6 @@ def _broker(settings: Settings) -> Iterator[Finding]:
         reason = str(exc) or f"no answer within {BROKER_SECONDS:g} s"
         text = f"the broker {mask_url(url)} cannot be reached: {reason.rstrip('.')}"
         yield checks.serious(text, "does it run, is the URL right? each process goes on alone until it answers")
-
-
-BROKER_SECONDS = 5.0
-"""How long the broker may take to answer."""
 
 
 async def _open_once(open_link: Open) -> None:
@@ -218,6 +186,9 @@ def _systemd_seconds(unit: str) -> float | None:
     return systemd_seconds(shown)
 
 
+_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+
+
 def systemd_seconds(shown: str) -> float | None:
     """What `systemctl show` says, as `TimeoutStopUSec=1min 30s`, in seconds; None for a unit that is not there."""
     fields = dict(line.partition("=")[::2] for line in shown.splitlines())
@@ -230,9 +201,6 @@ def systemd_seconds(shown: str) -> float | None:
             return None  # infinity, too
         seconds += float(number) * _UNITS[part[len(number) :]]
     return seconds or None
-
-
-_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 # The settings
@@ -307,97 +275,3 @@ def certificate_ends(certfile: str, keyfile: str) -> float | None:
     found = visitor.getpeercert() or {}
     ends = found.get("notAfter")
     return ssl.cert_time_to_seconds(ends) if isinstance(ends, str) else None
-
-
-# The proxy
-
-
-async def probe(url: str, *, api_key: str | None = None) -> checks.Probe:
-    """What answers at `url`, asked as a page and its visitor would. Raises `ValueError` for what is not an HTTP URL."""
-    parts = urlsplit(url)
-    origin = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-    path = f"/ws/doctor-{os.urandom(6).hex()}"
-    ready, detail = await _status(url + "/ready")
-    upgrade = without_origin = 0
-    address: str | None = None
-    if 300 <= ready <= 399:
-        return checks.Probe(mask_url(url), ready, 0, detail)
-    try:
-        upgrade, detail = await client.handshake(url + path, origin=origin)
-        if upgrade != 101:
-            without_origin, _ = await client.handshake(url + path)
-        elif api_key and not is_loopback(parts.hostname or ""):
-            address = await address_of(url, path, api_key)
-    except OSError as exc:
-        detail = detail or str(exc)
-    strangers = await asyncio.to_thread(opened_to_strangers, url, api_key) if ready else ""
-    return checks.Probe(
-        mask_url(url),
-        ready,
-        upgrade,
-        detail[:300],
-        without_origin=without_origin,
-        address=address,
-        strangers=strangers,
-    )
-
-
-def opened_to_strangers(url: str, api_key: str | None) -> str:
-    """Return what makes a caller through `url` a local one, empty if nothing does.
-
-    Only a local caller may ask for `/info` without a key, and with one the answer says whether it would be. A stranger
-    may ask for any name: a proxy that passes it on has to be asked for `localhost`, and one that puts another in its
-    place for one that is not local, so that an address of this host is told from what stands in front of it.
-    """
-    parts = urlsplit(url)
-    names = [STRANGER] if is_loopback(parts.hostname or "") else [parts.netloc.rpartition("@")[2], "localhost"]
-    for name in names:
-        if _asked_as(url, name, None) is not None:
-            return f"asked for the host {name!r} it shows /info without a key"
-        shown = _asked_as(url, name, api_key) if api_key else None
-        if shown is not None and shown["local"] is True:
-            return f"asked for the host {name!r}; only the api_key keeps strangers out"
-    return ""
-
-
-STRANGER = "wsgateway-doctor.invalid"
-"""A host name that nobody has (RFC 2606)."""
-
-
-def _asked_as(url: str, host: str, api_key: str | None) -> dict[str, Any] | None:
-    """Return how a gateway sees a request for its `/info` under the name `host`; None if it does not answer that."""
-    try:
-        shown = client.request("GET", f"{url}/info?limit=1", token=api_key, host=host)
-    except (OSError, ValueError, SendError):
-        return None
-    caller = shown.get("caller") if isinstance(shown, dict) else None
-    return caller if isinstance(caller, dict) and "local" in caller else None
-
-
-async def _status(url: str) -> tuple[int, str]:
-    try:
-        await asyncio.to_thread(client.request, "GET", url)
-    except SendError as exc:
-        return exc.status, str(exc.problem.get("detail", "")) if 300 <= exc.status <= 399 else ""
-    except OSError as exc:
-        return 0, str(exc)
-    return 200, ""
-
-
-async def address_of(url: str, path: str, api_key: str) -> str | None:
-    """The address that the gateway has of a client which connects at `path` through the proxy."""
-    async with client.connect(client.websocket_url(url) + path):
-        try:
-            total = (await _info(url, api_key, 0))["total"]
-            page = (await _info(url, api_key, max(0, total - PAGE)))["connections"]  # the newest are the last
-        except (OSError, ValueError, LookupError, TypeError, SendError):
-            return None  # another key, another server, or the proxy keeps it to itself
-    return next((str(conn["address"]) for conn in page if conn["path"] == path), None)
-
-
-PAGE = 100
-"""Connections in a page of `/info`."""
-
-
-async def _info(url: str, api_key: str, offset: int) -> Any:
-    return await asyncio.to_thread(client.request, "GET", f"{url}/info?offset={offset}&limit={PAGE}", token=api_key)

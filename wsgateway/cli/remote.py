@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from urllib.parse import quote, urlencode
 
 from wsgateway import client
+from wsgateway.addresses import url_host
 from wsgateway.cli.terminal import complain, to_json
 from wsgateway.config.settings import ENV, SPECS, flag
 from wsgateway.config.sources import admin_settings, config_path, read_tables
@@ -123,13 +124,11 @@ class Remote:
         self.options = options
         path = config_path(os.environ, None)
         admin = admin_settings(read_tables(path) if path else {}, path, os.environ, {})
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(admin.host, admin.host)
-        host = f"[{host}]" if ":" in host else host
         if options.admin_url and not options.admin_url.lower().startswith(("http://", "https://")):
             raise ConfigError(
                 [f"--admin-url {mask_url(options.admin_url)!r} is not a URL; one looks like http://127.0.0.1:10120"]
             )
-        self.url: str = (options.admin_url or f"http://{host}:{admin.port}").rstrip("/")
+        self.url: str = (options.admin_url or f"http://{url_host(admin.host)}:{admin.port}").rstrip("/")
         self._token: str | None = options.token or next(iter((*admin.token, *admin.read_token)), None)
 
     def ask(self, method: str, path: str, body: object = None, **query: object) -> Any:

@@ -1,7 +1,6 @@
 """The command `wsgateway serve`: what a settings file describes, in one process until a signal ends it."""
 
 import asyncio
-import contextlib
 import signal
 from contextlib import AsyncExitStack
 
@@ -9,7 +8,8 @@ from wsgateway.admin.app import AdminApp
 from wsgateway.cli.terminal import discard_output
 from wsgateway.config.settings import Settings
 from wsgateway.config.values import Startup
-from wsgateway.exceptions import GatewayError, StartError
+from wsgateway.descriptors import raise_most_files
+from wsgateway.exceptions import GatewayError, ListenError, StartError
 from wsgateway.gateway.registry import GatewayState
 from wsgateway.logs import escape_controls, limit_repeats, log_to_terminal, logger, mask_queries
 from wsgateway.server.process import end_process, loop_factory, stop_at_signals
@@ -24,24 +24,13 @@ def run(store: Store) -> int:
     Raises `ConfigError`, and `StartError` if the admin interface cannot be served.
     """
     store.read()
-    _raise_open_files()
+    raise_most_files()  # each client is one
     log_to_terminal()
     mask_queries()
     limit_repeats()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         code = runner.run(_run(store))
     return end_process(code)
-
-
-def _raise_open_files() -> None:
-    """Take as many open files as the system allows: each client is one."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _run(store: Store) -> int:
@@ -72,13 +61,15 @@ async def _run(store: Store) -> int:
             print("\n".join(map(escape_controls, _welcome(supervisor, admin).splitlines())), flush=True)
         except OSError:
             discard_output()  # nobody reads it, or a disk is full, for which a server does not end
-        asyncio.create_task(_until_given_up(supervisor, stop))  # noqa: RUF006  ends with the loop
-        await stop.wait()
+        async with asyncio.TaskGroup() as tasks:
+            watching = tasks.create_task(_stop_if_given_up(supervisor, stop))
+            await stop.wait()
+            watching.cancel()
         supervisor.begin_end()
     return 3 if supervisor.gave_up.is_set() else 0
 
 
-async def _until_given_up(supervisor: Supervisor, stop: asyncio.Event) -> None:
+async def _stop_if_given_up(supervisor: Supervisor, stop: asyncio.Event) -> None:
     await supervisor.gave_up.wait()
     stop.set()
 
@@ -100,7 +91,8 @@ async def _serve_admin(supervisor: Supervisor, store: Store, stack: AsyncExitSta
         settings = Settings(host=admin.host, port=admin.port)
         return await stack.enter_async_context(serving(app, settings))
     except StartError as exc:
-        reason = f"there is no admin interface: {str(exc).replace('--port', '--admin-port')}"
+        cause = ListenError(exc.address, exc.reason, flag="--admin-port") if isinstance(exc, ListenError) else exc
+        reason = f"there is no admin interface: {cause}"
         if store.has_file:
             raise StartError(reason) from exc
         logger.warning("%s", reason)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import TextIO
 
+from wsgateway.config.files import decode, unify_line_ends
 from wsgateway.logs import escape_controls
 
 
@@ -52,12 +53,12 @@ def to_json(value: object, *, indent: int | None = None) -> str:
 def read_text() -> str:
     """Return standard input up to its end, with `\n` for each line end. Raises `ValueError` if it is not UTF-8."""
     data = b"" if sys.stdin is None else sys.stdin.buffer.read()
-    return decoded(data).replace("\r\n", "\n").replace("\r", "\n")
+    return unify_line_ends(_decode(data))
 
 
 def read_line() -> str:
     """Return the first line of standard input without its end. Raises `ValueError` if it is not UTF-8."""
-    return decoded(b"" if sys.stdin is None else sys.stdin.buffer.readline()).rstrip("\r\n")
+    return _decode(b"" if sys.stdin is None else sys.stdin.buffer.readline()).rstrip("\r\n")
 
 
 def read_lines() -> Iterator[str]:
@@ -70,7 +71,7 @@ def read_lines() -> Iterator[str]:
     with open(sys.stdin.fileno(), "rb", closefd=False) as lines:
         for line in lines:
             try:
-                yield decoded(line).rstrip("\r\n")
+                yield _decode(line).rstrip("\r\n")
             except ValueError as exc:
                 complain(f"{exc}; the line is not sent")
 
@@ -80,12 +81,11 @@ def argument(text: str) -> str:
 
     Raises `ValueError` if it is not UTF-8.
     """
-    return decoded(os.fsencode(text)) if any("\ud800" <= character <= "\udfff" for character in text) else text
+    return _decode(os.fsencode(text)) if any("\ud800" <= character <= "\udfff" for character in text) else text
 
 
-def decoded(data: bytes) -> str:
-    """Return the text of `data`, which is UTF-8 with or without a byte order mark. Raises `ValueError` if it is not."""
+def _decode(data: bytes) -> str:
     try:
-        return data.decode("utf-8-sig")
+        return decode(data)
     except UnicodeDecodeError as exc:
         raise ValueError(f"the input is not UTF-8: byte {exc.start} is 0x{data[exc.start]:02x}") from None

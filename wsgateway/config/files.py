@@ -1,4 +1,4 @@
-"""Text files that people and other programs write: settings, keys, passwords. Knows nothing of what they mean."""
+"""Text that people and other programs write: settings, keys, passwords. Knows nothing of what they mean."""
 
 from pathlib import Path
 
@@ -11,16 +11,21 @@ def read_text(path: Path) -> str:
     Raise `OSError` if it cannot be read, `ValueError` if it is not UTF-8. The error quotes nothing of the text, which
     may be a secret.
     """
-    return decode_text(path.read_bytes())
-
-
-def decode_text(data: bytes) -> str:
-    """Return `data` as `read_text` does. Raise `ValueError` if it is not UTF-8."""
+    data = path.read_bytes()
     if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data:
         raise ValueError("is UTF-16 or binary, save it as UTF-8")
     try:
-        text = data.decode("utf-8")
+        return unify_line_ends(decode(data))
     except UnicodeDecodeError as exc:
         line = data.count(b"\n", 0, exc.start) + 1
         raise ValueError(f"is not UTF-8 (at line {line}), save it as UTF-8") from None
-    return text.removeprefix(BYTE_ORDER_MARK).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def decode(data: bytes) -> str:
+    """Return the text of `data` without a byte order mark. Raise `UnicodeDecodeError` if it is not UTF-8."""
+    return data.decode().removeprefix(BYTE_ORDER_MARK)
+
+
+def unify_line_ends(text: str) -> str:
+    """Return `text` with every line ended by a single line feed."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")

@@ -7,7 +7,7 @@ from typing import Any, Self, TypedDict
 
 from wsgateway.addresses import is_loopback
 from wsgateway.config.values import SlowPolicy, Startup, convert, is_secret, nearest
-from wsgateway.exceptions import ConfigError, UnknownSetting
+from wsgateway.exceptions import ConfigError, Mistake, UnknownSetting
 from wsgateway.logs import mask_url
 
 
@@ -33,7 +33,7 @@ class _Declared:
         known = {spec.name for spec in fields(cls)}  # type: ignore[arg-type]  # each subclass is a dataclass
         unknown = [name for name in options if name not in known]
         if unknown:
-            mistakes = [f"{name}: {no_such_setting(name, is_admin=cls is AdminSettings)}" for name in unknown]
+            mistakes = [Mistake(name, "", no_such_setting(name, is_admin=cls is AdminSettings)) for name in unknown]
             try:
                 cls(**{name: value for name, value in options.items() if name in known})
             except ConfigError as exc:
@@ -110,7 +110,7 @@ class Settings(_Declared):
     def __post_init__(self) -> None:
         mistakes = _convert_fields(self)
         if not mistakes and bool(self.ssl_keyfile) != bool(self.ssl_certfile):
-            mistakes.append("ssl_keyfile, ssl_certfile: TLS needs both, only one is set")
+            mistakes.append(Mistake("", "ssl_keyfile, ssl_certfile", "TLS needs both, only one is set"))
         if mistakes:
             raise ConfigError(mistakes)
 
@@ -140,7 +140,7 @@ class AdminSettings(_Declared):
     )
 
     def __post_init__(self) -> None:
-        mistakes = _convert_fields(self, " ([admin])")
+        mistakes = _convert_fields(self, "[admin]")
         if mistakes:
             raise ConfigError(mistakes)
 
@@ -237,9 +237,9 @@ def no_such_setting(name: str, *, is_admin: bool = False) -> str:
     return f"{short} is a setting of {owner}, write it {place}{hint}"
 
 
-def _convert_fields(settings: "Settings | AdminSettings", where: str = "") -> list[str]:
-    """Convert every field of `settings` in place; what is wrong with them, each with `where` it is from."""
-    mistakes: list[str] = []
+def _convert_fields(settings: "Settings | AdminSettings", table: str = "") -> list[Mistake]:
+    """Convert every field of `settings` in place. Return what is wrong with them, as settings of `table`."""
+    mistakes: list[Mistake] = []
     for spec in fields(settings):
         value = getattr(settings, spec.name)
         if spec.name == "listener" and not isinstance(value, str):
@@ -247,7 +247,7 @@ def _convert_fields(settings: "Settings | AdminSettings", where: str = "") -> li
         try:
             object.__setattr__(settings, spec.name, convert(spec, value))
         except ValueError as exc:
-            mistakes.append(f"{spec.name}{where}: {exc}")
+            mistakes.append(Mistake(spec.name, f"{spec.name} ({table})" if table else "", str(exc)))
     return mistakes
 
 

@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import Field, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from wsgateway.config.settings import (
 )
 from wsgateway.config.values import convert_written, nearest
 from wsgateway.config.variables import Variables, config_of, read_secret, read_variables, variable_of
-from wsgateway.exceptions import ConfigError
+from wsgateway.exceptions import ConfigError, Mistake
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +90,14 @@ def layered(
     gateway: str | None = None,
 ) -> Loaded:
     """`load` for the file's `tables`. `gateway` is the id of the one that is wanted, where there are several."""
-    reading = _Reading()
+    reading = _Reading(SPECS)
     for name, value in defaults.items():
         reading.take(name, value, "default")
     variables = read_variables(environ)
     reading.warnings.extend(variables.warnings)
     wanted = gateway or flags.get("id") or variables.texts.get("id")
-    _file(dict(tables), str(path), str(wanted) if wanted else None, reading)
-    _environ(variables, reading)
+    _take_file(dict(tables), str(path), str(wanted) if wanted else None, reading)
+    _take_environ(variables, reading)
     for name, value in flags.items():
         if name in SPECS:
             reading.take(name, value, flag(name), text=isinstance(value, str))
@@ -123,37 +123,23 @@ def _with_local_access(settings: Settings, environ: Mapping[str, str], sources: 
 def admin_settings(
     tables: Mapping[str, Any], path: Path | None, environ: Mapping[str, str], flags: Mapping[str, str | bool]
 ) -> AdminSettings:
-    """`[admin]` of the file, with `WSGATEWAY_ADMIN_…` and `--admin-…`. Raises `ConfigError`."""
-    values: dict[str, Any] = {}
-    mistakes: list[str] = []
-
-    def take(name: str, value: object, source: str, *, text: bool = False) -> None:
-        plain = name.removeprefix("admin_")
-        if name not in ADMIN_SPECS:
-            mistakes.append(f"{plain} ({source}): {no_such_setting(plain, is_admin=True)}")
-            return
-        try:
-            value = _with_new_path(value) if plain == "listeners" else value
-            values[plain] = convert_written(ADMIN_SPECS[name], value, text=text)
-        except ValueError as exc:
-            mistakes.append(f"{source}: {exc}")
-
+    """Return `[admin]` of the file with `WSGATEWAY_ADMIN_…` and `--admin-…`. Raise `ConfigError`."""
+    reading = _Reading({spec.name: spec for spec in ADMIN_SPECS.values()}, is_admin=True)
     table = tables.get("admin", {})
     if not isinstance(table, Mapping):
-        raise ConfigError([f"admin ({path}): it is a table, [admin]"])
-    for name, value in table.items():
-        take(f"admin_{name}", value, f"{path} [admin] {name}")
+        raise ConfigError([Mistake("", f"admin ({path})", "it is a table, [admin]")])
+    _take_table(table, f"{path} [admin]", reading)
     variables = read_variables(environ)
-    for name in ADMIN_SPECS:
+    for name, spec in ADMIN_SPECS.items():
         if name in variables.texts:
-            take(name, variables.texts[name], variable_of(name), text=True)
+            reading.take(spec.name, variables.texts[name], variable_of(name), text=True)
         if name in flags:
-            take(name, flags[name], flag(name), text=isinstance(flags[name], str))
-    if mistakes:
-        raise ConfigError(mistakes)
-    if variables.empty_secret(of_admin=True) is not None and values.get("local_access") is None:
-        values["local_access"] = False
-    return AdminSettings(**values)
+            reading.take(spec.name, flags[name], flag(name), text=isinstance(flags[name], str))
+    if reading.mistakes:
+        raise ConfigError(reading.mistakes)
+    if variables.empty_secret(of_admin=True) is not None and reading.values.get("local_access") is None:
+        reading.values["local_access"] = False
+    return AdminSettings(**reading.values)
 
 
 _OLD_STARTER = "wsgateway.starter.listener"
@@ -169,25 +155,28 @@ def _with_new_path(value: object) -> object:
 
 
 class _Reading:
-    """Values as they are gathered, their sources, and all that is wrong with them."""
+    """Values of settings as they are gathered, their sources, and all that is wrong with them."""
 
-    def __init__(self) -> None:
+    def __init__(self, specs: Mapping[str, Field[Any]], *, is_admin: bool = False) -> None:
+        self.specs = specs
+        self.is_admin = is_admin
         self.values: dict[str, Any] = {}
-        self.sources = dict.fromkeys(SPECS, "default")
-        self.mistakes: list[str] = []
+        self.sources = dict.fromkeys(specs, "default")
+        self.mistakes: list[Mistake] = []
         self.warnings: list[str] = []
 
     def take(self, name: str, value: object, source: str, *, text: bool = False) -> None:
+        """Take the value of a setting. With `text` the source is a flag or a variable, which names the setting."""
         try:
-            value = _with_new_path(value) if name == "listener" else value
-            self.values[name] = convert_written(SPECS[name], value, text=text)
+            value = _with_new_path(value) if name in ("listener", "listeners") else value
+            self.values[name] = convert_written(self.specs[name], value, text=text)
             self.sources[name] = source
         except ValueError as exc:
-            self.mistakes.append(f"{source if text else f'{name} ({source})'}: {exc}")
+            self.mistakes.append(Mistake(name, source if text else f"{name} ({source})", str(exc)))
 
 
-def _environ(variables: Variables, reading: _Reading) -> None:
-    """Take what the environment says of a gateway; a file of its own wins."""
+def _take_environ(variables: Variables, reading: _Reading) -> None:
+    """Take the variables of a gateway's settings. A secret in a file of its own wins."""
     for name, text in variables.texts.items():
         if name in SPECS:
             reading.take(name, text, variable_of(name), text=True)
@@ -196,7 +185,7 @@ def _environ(variables: Variables, reading: _Reading) -> None:
         try:
             value = read_secret(name, path)
         except ValueError as exc:
-            reading.mistakes.append(f"{source}: {exc}")
+            reading.mistakes.append(Mistake(name, source, str(exc)))
         else:
             reading.take(name, value, source, text=True)
     empty = variables.empty_secret(of_admin=False)
@@ -204,32 +193,36 @@ def _environ(variables: Variables, reading: _Reading) -> None:
         reading.take("local_access", False, f"default, because {empty} is empty")
 
 
-def _file(tables: dict[str, Any], path: str, wanted: str | None, reading: _Reading) -> None:
-    """Take what the file says of every gateway, then of the one with the id `wanted`."""
+def _take_file(tables: dict[str, Any], path: str, wanted: str | None, reading: _Reading) -> None:
+    """Take the file's settings of every gateway, then those of the gateway with the id `wanted`."""
     gateways = tables.pop("gateways", {})
     tables.pop("admin", None)
-    _table(tables, path, reading, is_top=True)
+    _take_table(tables, path, reading, is_top=True)
     if not isinstance(gateways, dict) or not all(isinstance(table, dict) for table in gateways.values()):
-        reading.mistakes.append(f"gateways ({path}): each gateway is a table [gateways.ID]")
+        reading.mistakes.append(Mistake("", f"gateways ({path})", "each gateway is a table [gateways.ID]"))
         return
     wanted = wanted or tables.get("id")
     if wanted is None and len(gateways) > 1:
-        reading.mistakes.append(f"{path} describes {', '.join(sorted(gateways))}: say which with --id")
+        text = f"{path} describes {', '.join(sorted(gateways))}: say which with --id"
+        reading.mistakes.append(Mistake("", "", text))
     for name, table in gateways.items():
         if len(gateways) == 1 if wanted is None else name.casefold() == str(wanted).casefold():
+            place = f"{path} [gateways.{name}]"
             if table.get("id", name) != name:
-                reading.mistakes.append(f"id ({path} [gateways.{name}]): the table's name is the id, leave the key out")
-            _table({**table, "id": name}, f"{path} [gateways.{name}]", reading)
+                text = "the table's name is the id, leave the key out"
+                reading.mistakes.append(Mistake("id", f"id ({place})", text))
+            _take_table({**table, "id": name}, place, reading)
 
 
-def _table(table: Mapping[str, object], source: str, reading: _Reading, *, is_top: bool = False) -> None:
+def _take_table(table: Mapping[str, object], place: str, reading: _Reading, *, is_top: bool = False) -> None:
     for name, value in table.items():
-        if name in SPECS:
-            reading.take(name, value, source)
+        if name in reading.specs:
+            reading.take(name, value, place)
         elif is_top and isinstance(value, Mapping):
-            reading.mistakes.append(f"{name} ({source}): {_no_such_table(name, value)}")
+            reading.mistakes.append(Mistake("", f"{name} ({place})", _no_such_table(name, value)))
         else:
-            reading.mistakes.append(f"{name} ({source}): {no_such_setting(name)}")
+            text = no_such_setting(name, is_admin=reading.is_admin)
+            reading.mistakes.append(Mistake(name, f"{name} ({place})", text))
 
 
 def _no_such_table(name: str, table: Mapping[str, object]) -> str:

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from wsgateway.addresses import url_host
 from wsgateway.config.settings import Settings
-from wsgateway.exceptions import StartError
+from wsgateway.exceptions import ListenError, StartError
 
 BACKLOG = 2048
 """Clients that the system lets wait until they are accepted."""
@@ -45,8 +46,7 @@ def bind(settings: Settings) -> list[socket.socket]:
     except OSError as exc:
         for sock in listening:
             sock.close()
-        advice = "is another server running there? stop it, or choose another port with --port"
-        raise StartError(f"cannot listen on {where}: {exc.strerror or exc}; {advice}") from exc
+        raise ListenError(where, exc.strerror or str(exc)) from exc
     return listening
 
 
@@ -120,6 +120,4 @@ def url_of(settings: Settings, listening: Sequence[socket.socket]) -> str:
     if settings.uds:
         return f"unix:{settings.uds}"
     port = listening[0].getsockname()[1]
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)
-    host = f"[{host}]" if ":" in host and not host.startswith("[") else host
-    return f"{'https' if settings.ssl_certfile else 'http'}://{host}:{port}"
+    return f"{'https' if settings.ssl_certfile else 'http'}://{url_host(settings.host)}:{port}"

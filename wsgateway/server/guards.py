@@ -5,7 +5,6 @@ It rests on attributes of uvicorn that are not documented. Does not know how a r
 
 import asyncio
 import enum
-import logging
 from collections.abc import Sized
 from typing import Any, NoReturn
 
@@ -15,7 +14,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from wsgateway.addresses import SocketPeer
 from wsgateway.config.grace import LINGER
 from wsgateway.limits import BODY_TIMEOUT
-from wsgateway.logs import ThinnedLog
+from wsgateway.logs import Log
 from wsgateway.server.lingering import ProgressTimer
 from wsgateway.server.pacing import IdleSockets
 from wsgateway.server.peer import peer_at, plain_addresses
@@ -87,7 +86,7 @@ class GuardedHttp(HttpToolsProtocol):
     idle: "IdleSockets[GuardedHttp] | None" = None
     """The sockets of this server that have no request."""
 
-    log: logging.LoggerAdapter[logging.Logger] = ThinnedLog({})
+    log: Log = Log()
     """Where refusals are logged."""
 
     peer = SocketPeer("")
@@ -149,7 +148,7 @@ class GuardedHttp(HttpToolsProtocol):
         if oldest is None:
             return False
         text = "all %d sockets are taken (max_connections): closed the oldest one without a request, from %s"
-        self.log.warning(text, len(self.connections), oldest.peer.host, extra={"kind": "evicted"})
+        self.log.limited("evicted").warning(text, len(self.connections), oldest.peer.host)
         oldest.transport.abort()
         return True
 
@@ -232,7 +231,7 @@ class GuardedHttp(HttpToolsProtocol):
         self.phase = Phase.REFUSED
         self.cancel_head_timer()
         line = "refused a request from %s with %d: %s (docs/hardening.md)"
-        self.log.warning(line, self.peer.host or "a Unix socket", status, text, extra={"kind": f"http {status}"})
+        self.log.limited(f"http {status}").warning(line, self.peer.host or "a Unix socket", status, text)
         if self.is_pending():
             if not is_own_body:
                 self.cycle.keep_alive = False
@@ -254,7 +253,7 @@ class GuardedHttp(HttpToolsProtocol):
         """Close without an answer, which the client could not read."""
         self.phase = Phase.REFUSED
         self.cancel_head_timer()
-        self.log.warning("closed the connection of %s: %s", self.peer.host, text, extra={"kind": "http tls"})
+        self.log.limited("http tls").warning("closed the connection of %s: %s", self.peer.host, text)
         self.transport.close()
 
     def linger(self) -> None:

@@ -1,7 +1,6 @@
 """uvicorn's HTTP protocol, with guards for what precedes a request. It rests on attributes of uvicorn that are not
 documented. Knows nothing of what is served."""
 
-import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +10,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from wsgateway.addresses import PEER
+from wsgateway.logs import Log
 from wsgateway.server.attributes import NEEDED_HTTP, warn_once
 from wsgateway.server.guards import DISCARDING, GuardedHttp, Phase
 from wsgateway.server.head import (
@@ -253,7 +253,7 @@ class HttpLimits:
     request_timeout: float
     max_sockets: int
     max_file: int
-    log: logging.LoggerAdapter[logging.Logger]
+    log: Log
 
 
 def http_protocol(limits: HttpLimits, config: uvicorn.Config) -> type[HttpToolsProtocol]:

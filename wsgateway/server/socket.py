@@ -10,10 +10,10 @@ from websockets.frames import Frame, Opcode
 
 from wsgateway.config.grace import LINGER
 from wsgateway.config.settings import Settings
-from wsgateway.limits import MAX_FRAMES
 from wsgateway.server.lingering import QuietClose
 from wsgateway.server.parser import FrameParser, ParserState
 from wsgateway.server.tcp import acknowledged
+from wsgateway.transports.peer import MAX_FRAMES, Peer
 from wsgateway.transports.takeover import WireUser
 
 try:
@@ -55,6 +55,7 @@ class Socket(asyncio.Protocol):
         "_loop",
         "_message",
         "_parser",
+        "_peer",
         "_ping",
         "_ping_timer",
         "_pong_timer",
@@ -83,6 +84,7 @@ class Socket(asyncio.Protocol):
         self.is_congested = False
         self._transport = transport
         self._user: WireUser | None = user
+        self._peer: Peer | None = user.peer
         self._settings = settings
         self._connections = connections
         self._deflate = deflate
@@ -205,8 +207,8 @@ class Socket(asyncio.Protocol):
         """
         at, length, max_size = 0, len(data), self._settings.max_message_size
         for _ in SHARE:
-            user = self._user
-            if length - at < 6 or user is None:  # exit: all is taken, the rest is incomplete, or a message closed it
+            peer = self._peer
+            if length - at < 6 or peer is None:  # exit: all is taken, the rest is incomplete, or a message closed it
                 return at
             first, size, start = data[at], data[at + 1] - 128, at + 6
             if not 0 <= size < 127:  # exit: not masked, or 64 KiB or more
@@ -230,7 +232,7 @@ class Socket(asyncio.Protocol):
                 continue
             else:  # exit: ping, close, fragment, compressed, or invalid
                 return at
-            if not user.received(message, size):  # exit: the inbox is full
+            if not peer.received(message, size):  # exit: the inbox is full
                 self._is_held = True
                 return at
             at = end
@@ -270,23 +272,23 @@ class Socket(asyncio.Protocol):
     def _handle_frame(self, parser: FrameParser, frame: Frame) -> None:
         if frame.opcode is Opcode.CLOSE:
             return
-        if self._user is None:  # it was closed, and goes on sending
+        if self._peer is None:  # it was closed, and goes on sending
             if self._abort_timer is not None and self._abort_timer.when() > self._loop.time() + LINGER:
                 self._abort_within(LINGER)
         elif frame.opcode is Opcode.PONG:
             self._handle_pong(bytes(frame.data))
         elif frame.opcode is Opcode.PING:
-            self._user.counted()
+            self._peer.counted()
         else:
             message = parser.message(frame)
             if message is not None:
                 self._write_answers(parser)  # pongs, before what the hook sends (RFC 6455 5.5.2: as soon as practical)
                 self._hand_on(*message)
             elif not parser.is_finished:
-                self._user.counted(is_fragment=True)
+                self._peer.counted(is_fragment=True)
 
     def _hand_on(self, message: str | bytes, size: int) -> None:
-        if self._user is not None and not self._user.received(message, size):
+        if self._peer is not None and not self._peer.received(message, size):
             self._is_held, self._message = True, (message, size)
 
     def _answer_parser(self, parser: FrameParser) -> None:
@@ -352,7 +354,7 @@ class Socket(asyncio.Protocol):
 
     def _finish(self, code: int, reason: str) -> None:
         """Nothing is handed on, kept alive or sent any more. A close frame is written after this, as the last one."""
-        user, self._user = self._user, None
+        user, self._user, self._peer = self._user, None, None
         if user is None:
             return
         for timer in (self._ping_timer, self._pong_timer):
@@ -387,8 +389,8 @@ class Socket(asyncio.Protocol):
             self._pong_timer.cancel()
             self._pong_timer = None
             self._ping_timer = self._loop.call_later(self._settings.ping_interval, self._send_ping)
-        elif self._user is not None:  # a pong that answers nothing
-            self._user.counted()
+        elif self._peer is not None:  # a pong that answers nothing
+            self._peer.counted()
 
     def _check_pong(self) -> None:
         """The pong is late. Abort, unless it arrives within `GRACE`."""

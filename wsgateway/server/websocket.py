@@ -13,12 +13,13 @@ from websockets.utils import accept_key
 
 from wsgateway.addresses import PEER, SocketPeer
 from wsgateway.config.grace import LINGER
-from wsgateway.limits import BODY_TIMEOUT, MAX_FRAMES
+from wsgateway.limits import BODY_TIMEOUT
 from wsgateway.server.guards import GuardedHttp
 from wsgateway.server.head import RawHeaders
 from wsgateway.server.parser import FrameCutter
 from wsgateway.server.peer import peer_at, plain_addresses
 from wsgateway.server.takeover import offer
+from wsgateway.transports.peer import MAX_FRAMES
 
 HOP_HEADERS = frozenset({b"connection", b"upgrade"})
 """Headers of a handshake that websockets is given in one form, whatever form they came in."""
