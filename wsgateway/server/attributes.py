@@ -1,4 +1,4 @@
-"""The attributes of uvicorn's protocols that this room rests on. None of them is documented."""
+"""The attributes of uvicorn's protocols that this room rests on, none of which is documented."""
 
 import functools
 import logging
@@ -50,7 +50,7 @@ NEEDED_WEBSOCKET = ("close_timer", "conn", "connections", "loop", "request", "re
 
 @functools.cache
 def warn_once(missing: str, protocol: str, consequence: str) -> None:
-    """Warn once that uvicorn's `protocol` lacks `missing`."""
+    """Warn once that uvicorn's `protocol` has no attribute `missing`, with the consequence."""
     logger.warning(
         "uvicorn %s has no %s in its %s protocol: %s; install a version of uvicorn that wsgateway knows, or a newer "
         "wsgateway",

@@ -21,25 +21,25 @@ from wsgateway.server.peer import peer_at, plain_addresses
 
 
 class Phase(enum.Enum):
-    """What the bytes that a client sends next belong to. The order is that of a connection's life."""
+    """What the next bytes of a client belong to."""
 
     HEAD = enum.auto()
-    """The head of a request. A deadline runs, for the first request also before its first byte."""
+    """The head of a request. `head_timer` runs, for the first request also before its first byte."""
 
     OTHER_UPGRADE = enum.auto()
     """A request whose head asks for an upgrade other than websocket. Its body has not been framed."""
 
     REFRAMING = enum.auto()
-    """The same request, whose framing headers are being parsed again, without the upgrade."""
+    """The same request, whose framing headers are parsed again without the upgrade."""
 
     BODY = enum.auto()
     """The body of a request, or its trailers."""
 
     IDLE = enum.auto()
-    """The next request, which has not begun. The one before may still be waiting for its answer."""
+    """A request that has not begun. The previous one may still be waiting for its response."""
 
     HANDSHAKE = enum.auto()
-    """A WebSocket, whose handshake was read and waits for its turn."""
+    """A WebSocket, whose handshake was read and may be waiting for its turn."""
 
     LAST = enum.auto()
     """Nothing: the last request of the connection was read."""
@@ -48,7 +48,7 @@ class Phase(enum.Enum):
     """Nothing: the last response was written, and the client has time to read it."""
 
     REFUSED = enum.auto()
-    """Nothing: a request was refused."""
+    """Nothing: the client was refused."""
 
 
 DISCARDING = (Phase.LAST, Phase.LINGERING, Phase.REFUSED)
@@ -56,7 +56,7 @@ DISCARDING = (Phase.LAST, Phase.LINGERING, Phase.REFUSED)
 
 
 class PipelineFlow(FlowControl):
-    """Resumes reading only when no request waits. uvicorn resumes after each response, so its pipeline has no bound."""
+    """Resumes reading only if no request waits, because uvicorn resumes after each response, which bounds nothing."""
 
     def __init__(self, transport: Any, pipeline: Sized) -> None:
         super().__init__(transport)
@@ -100,11 +100,10 @@ class GuardedHttp(HttpToolsProtocol):
     """Refuses a request whose head has not arrived. Runs in the phase HEAD."""
 
     _late_body_timer: asyncio.TimerHandle | None = None
-    """Aborts a client that still sends the body of a request which was answered long ago."""
+    """Aborts a client that has not sent the body of a request long after the response."""
 
     unread_timer: ProgressTimer
-    """Aborts a client that does not read the response, because its socket could never be closed: `transport.close()`
-    waits for a buffer that never empties."""
+    """Aborts a client that does not read the response. `transport.close()` would wait forever for its buffer."""
 
     _linger_timer: ProgressTimer
     """Closes the socket once the client has had time to read the last response. Runs in the phase LINGERING."""
@@ -117,7 +116,7 @@ class GuardedHttp(HttpToolsProtocol):
         self.peer = peer_at(transport, self.client)
         self.flow = PipelineFlow(transport, self.pipeline)
         if self.client is None and not self.peer.is_unix:
-            transport.abort()  # the client has reset it, so its address is not known
+            transport.abort()  # the client has reset the connection, so its address is unknown
             return
         if self._is_full() and not self._make_room():
             self.refuse(503, "too many connections (max_connections)", b"retry-after: 5\r\n")
@@ -179,7 +178,7 @@ class GuardedHttp(HttpToolsProtocol):
     # Waiting for a request
 
     def await_request(self) -> None:
-        """Wait for another request, or for the rest of the present one. All that were read are answered."""
+        """Wait for another request, or for the rest of the present one, once every request so far is answered."""
         self._unset_keepalive_if_required()
         if self.idle is not None:
             self.idle.add(self, self.peer.host)
@@ -225,8 +224,11 @@ class GuardedHttp(HttpToolsProtocol):
         raise ValueError(text)
 
     def refuse(self, status: int, text: str, header: bytes = b"") -> None:
-        """Answer with `status` and close. While an earlier request has no answer nothing is written, because the client
-        would take it for that answer; the connection ends with the earlier one."""
+        """Answer with `status` and close.
+
+        Nothing is written while an earlier request has no response, because the client would take it for that response.
+        The connection then ends with the earlier one.
+        """
         is_own_body = self.phase is Phase.BODY
         self.phase = Phase.REFUSED
         self.cancel_head_timer()
@@ -250,15 +252,17 @@ class GuardedHttp(HttpToolsProtocol):
         self.unread_timer.start(LINGER)
 
     def drop(self, text: str) -> None:
-        """Close without an answer, which the client could not read."""
+        """Close without a response, which the client could not read."""
         self.phase = Phase.REFUSED
         self.cancel_head_timer()
         self.log.limited("http tls").warning("closed the connection of %s: %s", self.peer.host, text)
         self.transport.close()
 
     def linger(self) -> None:
-        """End the response, then discard what the client sends until it closes, at most until `LINGER` seconds after it
-        has taken the response."""
+        """End the response, then discard what the client sends until it closes the connection.
+
+        It has `LINGER` seconds from the last time that it has read a part of the response.
+        """
         self.phase = Phase.LINGERING
         self.pipeline.clear()
         self.cancel_head_timer()

@@ -1,4 +1,4 @@
-"""Rules for the head of a request: its size, its target, how its body is framed, whether it is a handshake. No I/O."""
+"""Rules for the head of a request: its size, its target, the framing of its body, and handshakes. No I/O."""
 
 from collections.abc import Iterator
 
@@ -17,8 +17,8 @@ FRAMING_HEADERS = frozenset({b"content-length", b"transfer-encoding"})
 """Headers that say where a body ends (RFC 9112 6)."""
 
 LAST_HEADERS = frozenset({b"upgrade", b"expect"})
-"""Headers of a request that ends its connection, because a proxy and this server may disagree on what follows it: bytes
-of another protocol, or a body that the client sends only when it is asked to."""
+"""Headers that make a request the last of its connection, because a proxy and this server may disagree on the bytes
+that follow it: another protocol, or a body that the client sends only when it is asked to."""
 
 TARGET_SCHEMES = frozenset({b"http", b"https", b"ws", b"wss"})
 """Schemes of a target in absolute form that this server serves."""
@@ -75,7 +75,7 @@ def handshake_mistake(method: str, version: str, target: bytes, headers: RawHead
     if any(name == b"transfer-encoding" or (name == b"content-length" and value != b"0") for name, value in headers):
         return "a WebSocket handshake has no body", b""
     if any(name == b"sec-websocket-version" and value != b"13" for name, value in headers):
-        # RFC 6455 4.2.2 asks for the version that would be right, which websockets leaves out
+        # RFC 6455 4.2.2 asks for the right version, which websockets leaves out
         return "the version of a WebSocket is 13", b"sec-websocket-version: 13\r\n"
     return None
 

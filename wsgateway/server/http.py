@@ -1,5 +1,7 @@
-"""uvicorn's HTTP protocol, with guards for what precedes a request. It rests on attributes of uvicorn that are not
-documented. Knows nothing of what is served."""
+"""uvicorn's HTTP protocol, with limits for reading a request, and a shorter way to a WebSocket.
+
+It rests on attributes of uvicorn that are not documented. Knows nothing of the application that is served.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -28,16 +30,16 @@ from wsgateway.server.pacing import HandshakePacer, IdleSockets
 from wsgateway.server.websocket import WebSocketProtocol
 
 MAX_PIPELINED = 1000
-"""Requests of one connection that wait for the answer to the one before."""
+"""Requests of one connection that wait for the response to the previous one."""
 
 TLS_RECORD = b"\x16\x03"
-"""How a client begins that speaks TLS: a record of type handshake (RFC 8446 5.1)."""
+"""The first bytes of a client that speaks TLS: a record of type handshake (RFC 8446 5.1)."""
 
 TOO_MUCH_AROUND_BODY = f"the request's trailers or chunk extensions are larger than {MAX_HEAD} bytes"
 
 
 class HttpProtocol(GuardedHttp):
-    """uvicorn's HTTP protocol, with limits for everything that precedes a request, and a shorter way to a WebSocket.
+    """uvicorn's HTTP protocol, with limits for everything that the application does not see of a request.
 
     A large request is answered with 431 or 414, and its socket is closed. A request with an `Upgrade` other than
     websocket is parsed as if it had none, and is the last of its connection, because llhttp would take its body for the
@@ -45,20 +47,20 @@ class HttpProtocol(GuardedHttp):
     """
 
     is_leaving = False
-    """Whether this server is about to stop. Every request is then the last of its connection."""
+    """Whether this server is about to stop, so that every request is the last of its connection."""
 
     pacer: HandshakePacer | None = None
-    """Limits how many handshakes of this server begin at the same time."""
+    """Limits how many handshakes of this server begin in one event loop iteration."""
 
     early = b""
-    """What the client sent behind its handshake, before the answer."""
+    """Bytes that the client has sent behind its handshake."""
 
     _trailer_bytes = 0
     _overhead_bytes = 0
-    """Bytes in a row that belong to a body and are not of its content."""
+    """Bytes around the content of a body since its last progress."""
 
     _has_progress = False
-    """Whether what was received last has content of a body, or begins a chunk."""
+    """Whether the last read contains content of a body, or begins a chunk."""
 
     # Reading
 
@@ -99,7 +101,7 @@ class HttpProtocol(GuardedHttp):
                 self._parse_without_upgrade(rest)
 
     def _parse_without_upgrade(self, rest: bytes) -> None:
-        """Parse the request again, which llhttp ended with its head, with the body that it announces."""
+        """Parse the request again with the body that it announces, because llhttp has ended it with its head."""
         head = framing_head(self.parser.get_method(), self.parser.get_http_version(), self.headers)
         self.parser = httptools.HttpRequestParser(self)
         self.phase = Phase.REFRAMING
@@ -168,7 +170,7 @@ class HttpProtocol(GuardedHttp):
             self.headers[:] = [(b"host", host), *(header for header in self.headers if header[0] != b"host")]
 
     def on_chunk_header(self) -> None:
-        """Called by the parser: another chunk of the body begins."""
+        """Called by the parser when another chunk of the body begins."""
         self._has_progress = True
 
     def on_body(self, body: bytes) -> None:
@@ -203,7 +205,7 @@ class HttpProtocol(GuardedHttp):
             self.transport.pause_reading()
 
     def _begin_handshake(self) -> None:
-        """Pass the parsed request on, which uvicorn would write out for websockets to parse again."""
+        """Pass the parsed request on. uvicorn would write it out for websockets to parse again."""
         if self.transport.is_closing():
             return
         self.unread_timer.cancel()
@@ -234,7 +236,7 @@ def is_beginning(connection: object) -> bool:
 
 
 def takes_requests(connection: object) -> bool:
-    """Return whether `connection` is HTTP, and a proxy could send another request on it."""
+    """Return whether `connection` is HTTP and a proxy could send another request on it."""
     if not isinstance(connection, HttpProtocol):
         return False
     return connection.phase is not Phase.LINGERING and not connection.transport.is_closing()
@@ -248,7 +250,7 @@ def missing_http(config: uvicorn.Config) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class HttpLimits:
-    """What `HttpProtocol` limits, under the names that it has there."""
+    """The attributes of `HttpProtocol` that depend on the settings."""
 
     request_timeout: float
     max_sockets: int

@@ -1,4 +1,4 @@
-"""Closing so that the client can still read what was written to it. Knows no protocol."""
+"""Closes connections so that the client can still read what was written to it. Knows no HTTP and no WebSocket frame."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,12 +8,14 @@ from wsgateway.config.grace import LINGER
 from wsgateway.server.tcp import unread
 
 QUIET = 0.25
-"""Seconds without a byte after which a client that broke the protocol has read why it is closed."""
+"""Seconds without a byte after which a client that broke the protocol has read its close frame."""
 
 
 class LingeringTransport:
-    """The transport given to uvicorn's response cycle. Its `close` leaves the client time to read the response, because
-    a socket that is closed while the client still sends is reset, and the response may be lost (RFC 9112 9.6)."""
+    """The transport that uvicorn's response cycle is given. Its `close` is a lingering close (RFC 9112 9.6).
+
+    A socket that is closed while the client still sends is reset, and the response may be lost.
+    """
 
     __slots__ = ("close", "is_closing", "write")
 
@@ -24,7 +26,7 @@ class LingeringTransport:
 
 
 class ProgressTimer:
-    """Calls `stalled` once the client has taken nothing of what was written for a number of seconds."""
+    """Calls `stalled` once the client has read nothing of what was written for a number of seconds."""
 
     __slots__ = ("_loop", "_stalled", "_timer", "_transport")
 

@@ -1,4 +1,4 @@
-"""websockets' parser, given the frames of one client one at a time, and what it makes of them. Knows no socket."""
+"""websockets' parser, which is given the frames of one client one at a time. Knows no socket."""
 
 import enum
 import logging
@@ -8,7 +8,7 @@ from websockets.frames import Close, Frame, Opcode
 from websockets.protocol import SERVER, Protocol
 
 MAX_FRAGMENTS = 1024
-"""Fragments of one message; each costs memory, however short it is."""
+"""Fragments of one message. Each costs memory, however short it is."""
 
 _quiet = logging.getLogger("wsgateway.parser")
 _quiet.addHandler(logging.NullHandler())
@@ -16,11 +16,11 @@ _quiet.propagate = False  # websockets logs every frame at DEBUG
 
 
 EXTENDED = {126: 2, 127: 8}
-"""Bytes that follow the first two and hold the length, by the length that stands in the second (RFC 6455 5.2)."""
+"""Bytes of an extended payload length, by the length in the second byte of a frame (RFC 6455 5.2)."""
 
 
 def _size(head: bytes | bytearray) -> int:
-    """Bytes of the frame that begins with `head`; 0 if that is too short to tell."""
+    """Return the size of the frame that begins with `head`, 0 if `head` does not contain the whole length."""
     if len(head) < 2:
         return 0
     length, size = head[1] & 127, 6 if head[1] & 128 else 2
@@ -36,17 +36,17 @@ class FrameCutter:
     __slots__ = ("_head", "_missing")
 
     def __init__(self) -> None:
-        self._head = b""  # of a frame whose length is not known yet
-        self._missing = 0  # bytes of a frame whose length is known
+        self._head = b""  # the beginning of a frame whose length is not known yet
+        self._missing = 0  # bytes that have not arrived of a frame whose length is known
 
     @property
     def is_between_frames(self) -> bool:
         return not self._head and not self._missing
 
     def cut(self, data: bytes | bytearray, at: int) -> int:
-        """Return the place in `data` behind the frame that begins or goes on at `at`; `len(data)` if more is missing.
+        """Return where the frame that begins or continues at `at` ends in `data`, `len(data)` if it is incomplete.
 
-        Call it with each place once, since it counts what it has seen.
+        Call it once for each position, in order, because it counts the bytes that it has seen.
         """
         if not self._missing:
             known = len(self._head)
@@ -77,15 +77,15 @@ class ParserState(enum.Enum):
 
 
 class FrameParser:
-    """Checks, unmasks and inflates frames, joins fragments, and makes the answers to control frames.
+    """Checks, unmasks, and inflates frames, joins fragments, and makes the answers to control frames.
 
-    One frame at a time, so that the caller can stop after any of them, with all that follows as it came.
+    It takes one frame at a time, so the caller can stop after any frame and keep the rest unparsed.
     """
 
     __slots__ = ("_cutter", "_fragments", "_has_failed", "_is_binary", "_protocol")
 
     def __init__(self, *, max_size: int, deflate: Extension | None) -> None:
-        """`max_size` is in bytes of a message, inflated. `deflate` is what was negotiated."""
+        """`max_size` is that of an inflated message, in bytes. `deflate` was negotiated."""
         self._protocol = Protocol(SERVER, max_size=max_size, logger=_quiet)
         if deflate is not None:
             self._protocol.extensions = [deflate]
@@ -96,7 +96,7 @@ class FrameParser:
 
     @property
     def is_idle(self) -> bool:
-        """Whether it waits for nothing: neither the rest of a frame nor of a message."""
+        """Whether neither a frame nor a message is incomplete."""
         return self._cutter.is_between_frames and not self._fragments
 
     @property
@@ -124,7 +124,7 @@ class FrameParser:
         return self._has_failed or protocol.parser_exc is not None or protocol.close_rcvd is not None
 
     def take(self, data: bytes | bytearray, at: int) -> tuple[int, Frame | None]:
-        """Take the frame that begins or goes on at `at`; return the place behind it, and the frame if it is whole."""
+        """Take the frame that begins or continues at `at`. Return where it ends, and the frame if it is complete."""
         end = self._cutter.cut(data, at)
         self._protocol.receive_data(data[at:end])
         frames = self._protocol.events_received()
@@ -135,8 +135,10 @@ class FrameParser:
         return end, frame
 
     def message(self, frame: Frame) -> tuple[str | bytes, int] | None:
-        """The message that the data frame `frame` completes, and its size in bytes; None if more fragments follow, or
-        it has broken the protocol."""
+        """Return the message that the data frame `frame` completes, and its size in bytes.
+
+        Return None if more fragments follow, or if the frame breaks the protocol.
+        """
         if frame.opcode is not Opcode.CONT:
             self._is_binary = frame.opcode is Opcode.BINARY
         payload = bytes(frame.data)
@@ -163,5 +165,5 @@ class FrameParser:
         self._protocol.send_close(code, reason)
 
     def answers(self) -> bytes:
-        """Take the frames that have to be written: pongs and a close frame."""
+        """Take and return the frames that have to be written: pongs and a close frame."""
         return b"".join(self._protocol.data_to_send())

@@ -1,4 +1,4 @@
-"""The process that serves: its event loop, its signals, and its end."""
+"""The process of a server: its event loop, its signals, and its end."""
 
 import asyncio
 import logging

@@ -1,5 +1,7 @@
-"""Forwarded headers: the client's address and the scheme as a trusted proxy reports them. Knows nothing of what is
-served."""
+"""Forwarded headers: the client's address and the scheme, as a trusted proxy reports them.
+
+Knows nothing of the application that is served.
+"""
 
 import os
 from ipaddress import ip_address
@@ -11,20 +13,21 @@ from wsgateway.addresses import peer_of, plain_address
 from wsgateway.server.head import list_elements
 
 ALLOW_IPS = "FORWARDED_ALLOW_IPS"
-"""The variable that names the proxies that are believed, as for uvicorn: addresses, networks, or `*`."""
+"""The environment variable that names the trusted proxies, as for uvicorn: addresses, networks, or `*`."""
 
 SCHEMES = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}
+"""The scheme of a WebSocket, by the one that a proxy reports."""
 
 
 class ForwardedHeaders:
     """ASGI middleware that takes `client` and `scheme` from `X-Forwarded-For` and `X-Forwarded-Proto`.
 
-    It believes proxies on loopback, or those that `FORWARDED_ALLOW_IPS` names, and every peer on a Unix socket, because
-    the permissions of its file decide who may connect.
+    It trusts proxies on loopback, or those that `FORWARDED_ALLOW_IPS` names, and every peer on a Unix socket, because
+    the permissions of that file determine which processes may connect.
     """
 
     def __init__(self, app: ASGIApp, trusted: str | None = None) -> None:
-        """`trusted` is in the form of `FORWARDED_ALLOW_IPS`; None reads that variable."""
+        """`trusted` has the form of `FORWARDED_ALLOW_IPS`. None reads that variable."""
         self._app = app
         allowed = trusted if trusted is not None else os.environ.get(ALLOW_IPS, "127.0.0.1,::1")
         # only for its set of trusted hosts: as a middleware it compares addresses as text

@@ -1,4 +1,4 @@
-"""The gateway's own server: uvicorn's, bound and run as a gateway wants it."""
+"""The gateway's own server: uvicorn's, bound to sockets and run for a gateway or any other ASGI application."""
 
 import asyncio
 import socket
@@ -34,7 +34,7 @@ SPARE_SOCKETS = 32
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which leaves signals to its caller and stops the gateway before it closes sockets."""
+    """uvicorn's server, which handles no signals and stops the gateway before it closes connections."""
 
     def __init__(self, config: uvicorn.Config, gateway: Gateway | None, *, handshake_timeout: float) -> None:
         super().__init__(config)
@@ -79,10 +79,10 @@ class Server(uvicorn.Server):
         else:
             await super().startup(sockets)
         for listening in sockets or ():
-            listening.listen(BACKLOG)  # asyncio has set it to its share of an iteration, `backlog`
+            listening.listen(BACKLOG)  # asyncio has set it to `backlog`, its share of an iteration
 
     async def _startup_tls(self, sockets: list[socket.socket]) -> None:
-        """Do what uvicorn does, except that a client has `handshake_timeout` for its handshake and not a minute."""
+        """Do what uvicorn does, except that a client has `handshake_timeout` for its TLS handshake, not a minute."""
         await self.lifespan.startup()
         if self.lifespan.should_exit:
             sys.exit(3)  # as uvicorn does
@@ -100,7 +100,10 @@ class Server(uvicorn.Server):
         self.started = True
 
     async def _stop_accepting(self) -> None:
-        """Accept no more connections. Finish the handshakes of those that were accepted, so a roll refuses none."""
+        """Accept no more connections, but finish the handshakes of those that were accepted.
+
+        Their clients are then closed with 1012 like all others, so a roll refuses none.
+        """
         for server in self.servers:
             server.close()
         if self._gateway is not None and self._gateway.has_running_peers:
@@ -161,8 +164,8 @@ async def serving(
 
 
 async def missing_of_uvicorn() -> tuple[str, ...]:
-    """What uvicorn's HTTP protocol lacks, so that requests have no limits."""
-    return missing_http(_config(uvicorn.Server, Settings(), lifespan="off"))  # any callable: nothing is served
+    """Return the attributes that uvicorn's HTTP protocol lacks, so that requests have no limits."""
+    return missing_http(_config(uvicorn.Server, Settings(), lifespan="off"))  # any callable, which is not called
 
 
 async def offers_takeover() -> bool:
@@ -189,7 +192,7 @@ def _config(app: Any, settings: Settings, *, lifespan: Any) -> uvicorn.Config:
     log = app.log if isinstance(app, Gateway) else Log()
     config = uvicorn.Config(
         ForwardedHeaders(app),
-        proxy_headers=False,  # uvicorn's own compares addresses as text, and believes nobody on a Unix socket
+        proxy_headers=False,  # uvicorn's compares addresses as text, and trusts no peer on a Unix socket
         ws=WebSocketProtocol,
         ws_max_size=settings.max_message_size,
         ws_ping_interval=settings.ping_interval,
@@ -221,7 +224,7 @@ def _config(app: Any, settings: Settings, *, lifespan: Any) -> uvicorn.Config:
 
 
 def _tls_of(log: Log) -> type[ssl.SSLObject]:
-    """Return a TLS endpoint that logs a client which speaks plain HTTP: asyncio would end it without a word."""
+    """Return a TLS endpoint that logs a client which speaks plain HTTP. asyncio closes it without a log line."""
 
     class LoggedTls(ssl.SSLObject):
         def do_handshake(self) -> None:

@@ -1,5 +1,7 @@
-"""Taking an accepted WebSocket over from uvicorn's protocol. It rests on attributes of uvicorn that are not documented.
-Knows nothing of what is served."""
+"""Takes over an accepted WebSocket from uvicorn's protocol. It rests on attributes of uvicorn that are not documented.
+
+Knows nothing of the application that is served.
+"""
 
 from typing import Any
 
@@ -14,13 +16,14 @@ from wsgateway.server.socket import Socket
 from wsgateway.transports.takeover import EXTENSION, Wire, WireUser
 
 TLS_BUFFER = 64 * 1024
-"""Bytes from which on a TLS client is congested, as any other is; Python's own bound is 512 KiB."""
+"""Bytes from which on a TLS client is congested, as is any other client. Python's own limit is 512 KiB."""
 
 MAX_WINDOW_BITS = 15
 """The window of the one compressed form of a message, in powers of two (RFC 7692 7.1.2)."""
 
 _DEFLATE = ServerPerMessageDeflateFactory(server_no_context_takeover=True, client_no_context_takeover=True)
-"""A broadcast is compressed once for all, and no client costs a window while it is idle (RFC 7692 7.1.1)."""
+"""Keeps no context between messages, so that a broadcast is compressed once for all clients, and no client costs a
+window while it is idle (RFC 7692 7.1.1)."""
 
 
 def offer(scope: Any, protocol: Any) -> None:
@@ -40,7 +43,7 @@ def offer_plain(scope: Any, send: Any) -> None:
 
 
 class UvicornTakeover:
-    """Takes a socket over from uvicorn's protocol, which is then discarded, with all that it keeps for each client.
+    """Takes a socket over from uvicorn's protocol, which is then discarded with all that it keeps for a client.
 
     Implements `wsgateway.transports.takeover.Takeover`.
     """
@@ -78,14 +81,14 @@ class UvicornTakeover:
             protocol.handshake_complete = True  # else uvicorn logs an error
             return None
         protocol.stop_keepalive()
-        protocol.close_timer = protocol.loop.call_later(0, int)  # while there is one, uvicorn does not close
+        protocol.close_timer = protocol.loop.call_later(0, int)  # while it is set, uvicorn does not close the socket
         protocol.connections.discard(protocol)
         if transport.get_extra_info("ssl_object") is not None:
             transport.set_write_buffer_limits(high=TLS_BUFFER)
         socket = Socket(transport, user, settings, connections=protocol.connections, deflate=self._deflate)
         transport.set_protocol(socket)
         transport.resume_reading()
-        early = getattr(protocol, "early", b"")  # plain uvicorn keeps none
+        early = getattr(protocol, "early", b"")  # uvicorn's own protocol has none
         if early:
             socket.keep(early)
         return socket

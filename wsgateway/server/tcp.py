@@ -1,4 +1,4 @@
-"""What the system knows of a TCP connection. Reads nothing from it."""
+"""The state of a TCP connection, as the operating system reports it. Reads and writes nothing."""
 
 import socket
 import sys

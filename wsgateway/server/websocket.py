@@ -1,5 +1,7 @@
-"""uvicorn's WebSocket protocol, which offers a gateway its sockets and bounds what a client may send. It rests on
-attributes of uvicorn that are not documented. Knows nothing of what is served."""
+"""uvicorn's WebSocket protocol, which offers its sockets to a gateway and limits what a client may send.
+
+It rests on attributes of uvicorn that are not documented. Knows nothing of the application that is served.
+"""
 
 import asyncio
 import re
@@ -22,42 +24,46 @@ from wsgateway.server.takeover import offer
 from wsgateway.transports.peer import MAX_FRAMES
 
 HOP_HEADERS = frozenset({b"connection", b"upgrade"})
-"""Headers of a handshake that websockets is given in one form, whatever form they came in."""
+"""Headers of a handshake that websockets is given in one form, because it does not parse every valid one."""
 
 MAX_EARLY = 64 * 1024
-"""Bytes that a client may send behind its handshake before reading pauses until it is accepted."""
+"""Bytes that a client may send behind its handshake before reading is paused until the handshake is accepted."""
 
 _LATIN_1 = int(version("websockets").partition(".")[0]) >= 17
-"""From 17 on, websockets decodes header values as ISO-8859-1, before as ASCII with surrogate escapes."""
+"""Whether websockets decodes header values as ISO-8859-1. Before 17 it used ASCII with surrogate escapes."""
 
 _KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")
+"""16 bytes in base64 (RFC 6455 4.1, 7)."""
+
 _ONCE = frozenset({b"sec-websocket-version", b"sec-websocket-key"})
+"""Headers that a handshake has exactly once."""
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket protocol, which offers a gateway its sockets, and aborts where `transport.close()` would wait
-    for ever, for a buffer that never empties because the client has stopped reading. Use it with any application:
+    """uvicorn's WebSocket protocol, which offers its sockets to a gateway. Use it with any application:
     `uvicorn --ws wsgateway.server:WebSocketProtocol`.
 
-    It parses one frame at a time and stops until the handshake is accepted, while the application has not taken the
-    message before, while the client does not read, and after `MAX_FRAMES` in one iteration of the event loop. What was
-    received by then waits in `early`, and reading is paused.
+    It aborts a client that has stopped reading, because `transport.close()` would wait forever for its buffer to empty.
+
+    It parses one frame at a time. It stops until the handshake is accepted, while the application has not received the
+    previous message, while the client does not read, and after `MAX_FRAMES` in one event loop iteration. Bytes that
+    were received by then wait in `early`, and reading is paused.
     """
 
     _abort_timer: asyncio.TimerHandle | None = None
     _cutter: FrameCutter | None = None
     _frames = 0
-    _is_spent = False  # this client's share of the present iteration
+    _is_spent = False  # the client has had its share of this iteration
     _is_paused = False
     _is_unparsed = False
-    """The request came from `wsgateway.server.http`, past websockets' parser, which still waits for one."""
+    """Whether websockets' parser still waits for a request, because `wsgateway.server.http` has parsed it."""
 
     peer = SocketPeer("")
     early: bytes | bytearray = b""
-    """What the client has sent and must not be parsed yet: behind its handshake, before that was accepted, or later."""
+    """Bytes of the client that must not be parsed yet, those behind its handshake included."""
 
     is_held = False
-    """A `UvicornTakeover` takes the socket over once it is accepted."""
+    """Whether a `UvicornTakeover` is about to take the socket over."""
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -65,9 +71,9 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self.peer = peer_at(transport, self.client)
 
     def upgraded(self, http: GuardedHttp, target: str, raw: RawHeaders, early: bytes) -> None:
-        """Take the connection of `http`, which has parsed and checked a handshake with `target` and headers `raw`.
+        """Take over the connection of `http`, which has parsed and checked a handshake for `target` with headers `raw`.
 
-        The client sent `early` behind it.
+        The client has sent `early` behind the handshake.
         """
         self.transport, self.server, self.client = http.transport, http.server, http.client
         self.peer, self.early = http.peer, early
@@ -76,26 +82,26 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self._is_unparsed = True
         key = usual_key(raw)
         if key is not None and not self.conn.available_extensions:
-            # what is unusual or wrong is left to websockets, and so are its answers
+            # websockets answers any other handshake, which may be wrong
             self.conn.accept = lambda request: _switching(key)  # type: ignore[method-assign]  # of this one object
         headers = Headers()
         for name, value in raw:
             if name not in HOP_HEADERS:
                 headers[name.decode("latin-1")] = _header_text(value)
-        headers["Connection"], headers["Upgrade"] = "Upgrade", "websocket"  # in whatever form they came
+        headers["Connection"], headers["Upgrade"] = "Upgrade", "websocket"
         self.handle_connect(Request(target, headers))
         if self.response.status_code == 101:
             self.scope["headers"] = raw
 
     def data_received(self, data: bytes) -> None:
-        if not self.handshake_initiated:  # the request, which uvicorn's HTTP protocol has written out again
+        if not self.handshake_initiated:  # uvicorn's own HTTP protocol has written out the request
             super().data_received(data)
             return
         self.early = bytearray(self.early) + data
         self._read_on()
 
     def _read_on(self) -> None:
-        """Parse what was received, as far as it may be parsed now."""
+        """Parse what was received, as far as that is allowed now."""
         cutter = self._cutter = self._cutter or FrameCutter()
         while self.early and self._may_parse():
             if self._is_unparsed:
@@ -105,7 +111,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             end = cutter.cut(self.early, 0)
             data, self.early = bytes(self.early[:end]), self.early[end:]
             super().data_received(data)
-            if self.close_sent and cutter.is_between_frames:  # it goes on sending past the close frame
+            if self.close_sent and cutter.is_between_frames:  # it still sends past the close frame
                 self._abort_later()
             self._count_frame()
         self._pause_or_resume()
@@ -125,7 +131,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         return is_accepted and self.writable.is_set() and not self.read_paused and not self._is_spent
 
     def _pause_or_resume(self) -> None:
-        """Pause reading, also where uvicorn has just resumed it, or resume what was paused here."""
+        """Pause reading, also if uvicorn has just resumed it, or resume it if it was paused here."""
         if self.transport.is_closing():
             return
         most = 0 if self.handshake_complete else MAX_EARLY
@@ -138,7 +144,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def handle_ping(self) -> None:
         if self.close_sent or not self.writable.is_set():
-            self.conn.data_to_send()  # a pong that nobody reads
+            self.conn.data_to_send()  # discards a pong that the client would not read
         else:
             super().handle_ping()
 
@@ -203,11 +209,11 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
 
 def usual_key(headers: RawHeaders) -> str | None:
-    """Return the key of a handshake as every client sends it (RFC 6455 4.2.1), None for one that is to be refused."""
-    found = dict(headers)
-    key = found.get(b"sec-websocket-key", b"")
+    """Return the key of a handshake in the usual form (RFC 6455 4.2.1), None for any other, which may be wrong."""
+    values = dict(headers)
+    key = values.get(b"sec-websocket-key", b"")
     if (
-        found.get(b"sec-websocket-version") != b"13"
+        values.get(b"sec-websocket-version") != b"13"
         or not _KEY.fullmatch(key)
         or sum(name in _ONCE for name, _ in headers) != len(_ONCE)
     ):
@@ -216,7 +222,7 @@ def usual_key(headers: RawHeaders) -> str | None:
 
 
 def _header_text(value: bytes) -> str:
-    """Return a header's value as websockets has it, which uvicorn turns into bytes again."""
+    """Return the value of a header as websockets decodes it. uvicorn encodes it again."""
     return value.decode("latin-1") if _LATIN_1 else value.decode("ascii", "surrogateescape")
 
 
@@ -224,5 +230,5 @@ def _switching(key: str) -> Response:
     headers = Headers()
     for name, value in (("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Accept", accept_key(key))):
         headers[name] = value
-    headers["Date"] = ""  # which uvicorn takes out
+    headers["Date"] = ""  # uvicorn removes it
     return Response(101, "Switching Protocols", headers)
