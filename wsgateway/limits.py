@@ -3,37 +3,6 @@
 from collections import OrderedDict
 from collections.abc import Hashable
 
-MAX_HEAD = 32 * 1024
-"""Bytes of a request's head; a cookie of 16 KB has room in it."""
-
-MAX_URL = 8 * 1024
-"""Bytes of a request's path and query string."""
-
-MAX_PIPELINED = 1000
-"""Requests of one connection that wait for the answer to the one before."""
-
-SPARE_SOCKETS = 32
-"""Sockets beside those of clients, for `/send`, probes and handshakes that are refused."""
-
-ACCEPTS = 4
-"""Sockets that asyncio's loop accepts in one turn. A socket past the limit is closed some
-iterations later, and counts as spare until then."""
-
-HANDSHAKES_PER_TURN = 20
-"""Handshakes that begin in one turn of the loop, of a quarter of a millisecond each; the others begin in later ones."""
-
-MAX_FRAGMENTS = 1024
-"""Fragments of one message; each costs memory, however short it is."""
-
-MAX_INFLATED = 256 * 1024
-"""Bytes of one client's messages that are inflated in one iteration of the event loop, as many as come in one read."""
-
-FULL_READ = 250_000
-"""Bytes of a read after which libuv, which reads 256,000 at most, reads the same socket again in the same iteration."""
-
-TLS_BUFFER = 64 * 1024
-"""Bytes from which on a TLS client is congested, as any other is; Python's own bound is 512 KiB."""
-
 BODY_TIMEOUT = 30.0
 """Seconds within which the body of a request has to arrive."""
 
