@@ -3,65 +3,6 @@
 from collections import OrderedDict
 from collections.abc import Hashable
 
-INBOX_MESSAGES = 32
-INBOX_BYTES = 128 * 1024
-"""What may wait for one connection's hooks before reading pauses."""
-
-MAX_HEAD = 32 * 1024
-"""Bytes of a request's head; a cookie of 16 KB has room in it."""
-
-MAX_URL = 8 * 1024
-"""Bytes of a request's path and query string."""
-
-MAX_PIPELINED = 1000
-"""Requests of one connection that wait for the answer to the one before."""
-
-SPARE_DESCRIPTORS = 64
-"""Open files that are left for others than clients, where `max_connections` is not set."""
-
-SPARE_SOCKETS = 32
-"""Sockets beside those of clients, for `/send`, probes and handshakes that are refused."""
-
-ACCEPTS = 4
-"""Sockets that asyncio's loop accepts in one turn. A socket past the limit is closed some
-iterations later, and counts as spare until then."""
-
-HANDSHAKES_PER_TURN = 20
-"""Handshakes that begin in one turn of the loop, of a quarter of a millisecond each; the others begin in later ones."""
-
-CROWDED = 0.8
-"""Part of `max_connections` from which on a warning is logged."""
-
-MAX_FRAGMENTS = 1024
-"""Fragments of one message; each costs memory, however short it is."""
-
-SLICE = 2000
-"""Clients that are written to without letting the loop serve others in between."""
-
-MAX_INFLATED = 256 * 1024
-"""Bytes of one client's messages that are inflated in one iteration of the event loop, as many as come in one read."""
-
-FULL_READ = 250_000
-"""Bytes of a read after which libuv, which reads 256,000 at most, reads the same socket again in the same iteration."""
-
-MAX_PENDING = 64 * 1024
-"""Bytes of frames that are joined into one write, at most, but for the last of them."""
-
-TLS_BUFFER = 64 * 1024
-"""Bytes from which on a TLS client is congested, as any other is; Python's own bound is 512 KiB."""
-
-MAX_ROUNDS = 16
-"""Joined writes that may wait behind each other while a large fan-out goes on; past them, the loop waits for it."""
-
-MAX_NESTED_SENDS = 8
-"""How deep `gateway.send` may be called from within the `on_message` that an outer `gateway.send` runs."""
-
-MAX_CLOSE_HOOKS = 100
-"""`on_client_close` hooks that run at once while a gateway drains: each may want a connection to a database."""
-
-MAX_HOOK_THREADS = 40
-"""Worker threads for the `def` hooks of one gateway."""
-
 BODY_TIMEOUT = 30.0
 """Seconds within which the body of a request has to arrive."""
 

@@ -16,7 +16,7 @@ from wsgateway.auth.masking import SHOWN_HEADERS, shown_headers, shown_parameter
 from wsgateway.auth.rules import Rules
 from wsgateway.config.settings import Settings
 from wsgateway.exceptions import ConfigError
-from wsgateway.hub.connection import Headers
+from wsgateway.hub.request import Headers
 from wsgateway.logs import LineFormatter
 from wsgateway.messages import decode_json
 from wsgateway.testing import serve

@@ -42,6 +42,7 @@ from wsgateway.gateway.watchdog import Watchdog
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.hub import Connections, Hub
 from wsgateway.hub.loops import Home, call_from_thread, call_on, wrong_loop
+from wsgateway.hub.pubsub import PubSub
 from wsgateway.hub.recording import Recording
 from wsgateway.hub.unawaited import is_development, watched
 from wsgateway.limits import Rates
@@ -157,7 +158,7 @@ class Gateway:
         try:
             yield self._hub.record(conn)
         finally:
-            self._hub.forget(conn)
+            self._hub.stop_recording(conn)
 
     # Sending
 
@@ -259,12 +260,11 @@ class Gateway:
         self.cluster = self._new_cluster()
         self._events = Dispatcher(
             self,
-            hub=self._hub,
-            listener=self._listener,
+            pubsub=PubSub(self._hub, self.cluster),
+            hooks=self._listener,
             settings=self.settings,
             metrics=self.metrics,
             log=self.log,
-            cluster=self.cluster,
         )
         self._drain = Drain(self._events, self.settings, self.log)
         self._websockets = Admission(

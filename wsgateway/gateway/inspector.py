@@ -18,7 +18,7 @@ from wsgateway.cluster.questions import Close, Describe, Rows, Search, Send, arg
 from wsgateway.config.settings import Settings
 from wsgateway.exceptions import EnvelopeError, MessageError, NodeError, NodeLate
 from wsgateway.hub.connection import Connection
-from wsgateway.hub.hub import Sending
+from wsgateway.listeners.event import EventGateway
 from wsgateway.logs import log_failures
 from wsgateway.messages import Sent, encode
 from wsgateway.metrics import Metrics, Samples, samples
@@ -30,7 +30,7 @@ MAX_ROWS = 1000
 """Connections that are described at once."""
 
 
-class ListedGateway(Sending, Protocol):
+class ListedGateway(EventGateway, Protocol):
     """What the directory needs of a gateway."""
 
     settings: Settings
