@@ -139,7 +139,7 @@ class Routes:
         self._gateway = gateway
 
     async def send(self, request: Request) -> Response:
-        """Push a message (DESIGN 3.3)."""
+        """Push a message."""
         _check_rate(self._gateway, request)
         body = await read_json(request, self._gateway.settings.max_send_size)
         fields = decode_fields(body)
