@@ -35,9 +35,10 @@ from wsgateway.config.settings import ADMIN_SPECS, CONFIG_FILE, ENV, SPECS, flag
 from wsgateway.config.values import is_switch, nearest
 from wsgateway.exceptions import ConfigError, ListenerError, SendError, StartError
 from wsgateway.listeners.loader import Hooks
-from wsgateway.logs import GatewayLog, escape_controls, mask_url
+from wsgateway.logs import GatewayLog
 from wsgateway.server.process import end_process
 from wsgateway.supervisor.store import Store
+from wsgateway.text import escape_controls, mask_url
 
 SERVE_DEFAULTS = {"local_access": True, "log_file": "WebSocket.log"}
 

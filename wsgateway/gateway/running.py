@@ -27,8 +27,9 @@ from wsgateway.limits import Rates
 from wsgateway.listeners.dispatcher import Dispatcher
 from wsgateway.listeners.event import EventGateway
 from wsgateway.listeners.loader import Hooks
-from wsgateway.logs import GatewayLog, log_to_file, mask_url
+from wsgateway.logs import GatewayLog, log_to_file
 from wsgateway.metrics import Metrics
+from wsgateway.text import mask_url
 
 
 @dataclass(frozen=True, slots=True)

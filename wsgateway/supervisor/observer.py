@@ -15,9 +15,10 @@ from wsgateway.gateway.running import open_log
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.hub import Connections, Hub
 from wsgateway.listeners.dispatcher import check_recipients
-from wsgateway.logs import GatewayLog, mask_url
+from wsgateway.logs import GatewayLog
 from wsgateway.messages import Sent, encode
 from wsgateway.metrics import Metrics
+from wsgateway.text import mask_url
 
 
 class Observer:
