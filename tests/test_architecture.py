@@ -155,6 +155,7 @@ DOORWAYS = {
         "gateway.http.problems",
         "gateway.http.routes",
     },
+    "prometheus_client": {"metrics"},
     "zmq": {"cluster.brokers.ipc"},
     "redis": {"cluster.brokers.redis"},
     "nats": {"cluster.brokers.nats"},
