@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from wsgateway.logs import GatewayLog, LineFormatter, LogFile, QueryMask, RepeatFilter, Repeats, mask_query, mask_url
+from wsgateway.logs import GatewayLog, LineFormatter, LogFile, QueryMask, RepeatFilter, Repeats
 
 
 def line(message: str, *args: object, **extra: str) -> str:
@@ -47,10 +47,20 @@ def test_a_traceback_is_indented_below_its_line() -> None:
     assert all(text.startswith("    ") for text in rest)
 
 
-def test_query_strings_are_masked() -> None:
-    assert mask_query("/ws?token=secret") == "/ws?…"
-    assert mask_query('"GET /a?b=c HTTP/1.1" is it there? yes') == '"GET /a?… HTTP/1.1" is it there? yes'
-    assert mask_url("wss://ann:pw@host/ws?key=secret") == "wss://host/ws?…"
+def test_the_filter_masks_paths_whatever_they_hold_and_whole_messages(caplog: pytest.LogCaptureFixture) -> None:
+    log = logging.getLogger("masked.by.a.test")
+    log.addFilter(QueryMask())
+    log.warning('%s - "%s %s HTTP/%s" %d', "1.2.3.4:5", "GET", "/a?b= SECRET 'SECRET", "1.1", 200)
+    log.warning("cannot read http://h/x?key=SECRET")
+    log.warning("50% of %s?")
+    assert caplog.messages == [
+        '1.2.3.4:5 - "GET /a?… HTTP/1.1" 200',
+        "cannot read http://h/x?…",
+        "50% of %s?",
+    ]
+
+
+def test_the_filter_masks_a_query_string() -> None:
     record = logging.LogRecord(
         "uvicorn.error", logging.INFO, "", 1, '%s - "WebSocket %s"', ("1.2.3.4", "/ws?k=s"), None
     )

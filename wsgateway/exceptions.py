@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from wsgateway.closing import check_close
+from wsgateway.text import cut
 
 
 class GatewayError(Exception):
@@ -177,8 +178,7 @@ class GatewayNotFound(GatewayError):  # noqa: N818  named as the answer 404 is
         self.available = tuple(sorted(available))
 
     def __str__(self) -> str:
-        shown = self.gateway_id if len(self.gateway_id) <= 100 else self.gateway_id[:100] + "…"
-        return f"there is no gateway with id [{shown}], available are [{', '.join(self.available)}]"
+        return f"there is no gateway with id [{cut(self.gateway_id, 100)}], available are [{', '.join(self.available)}]"
 
 
 class GatewayNotRunning(GatewayError):  # noqa: N818

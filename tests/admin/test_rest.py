@@ -248,12 +248,12 @@ async def test_a_start_that_fails_says_why(http: httpx.AsyncClient) -> None:
         ({}, 422, "id"),
         ({"id": "chat"}, 409, "already"),
         ({"id": "CHAT"}, 409, "already"),
-        ({"id": "../x"}, 422, "is no id"),
+        ({"id": "../x"}, 422, "is not an id"),
         ({"id": "x", "port": 70000}, 422, "from 0 to 65535"),
         ({"id": "x", "prot": 1}, 422, "no such setting"),
         ({"id": "x", "listener": "os:system"}, 403, "add it to listeners in [admin]"),
         ({"id": "x", "log_file": "/etc/passwd"}, 403, "file of the host"),
-        ({"id": "x", "startup": "sometimes"}, 422, "is none of automatic, manual, disabled"),
+        ({"id": "x", "startup": "sometimes"}, 422, "is not one of automatic, manual, disabled"),
     ],
 )
 async def test_a_gateway_that_cannot_be_created(

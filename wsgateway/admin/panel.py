@@ -29,8 +29,9 @@ from wsgateway.gateway.admission import deny
 from wsgateway.gateway.gateway import Gateway
 from wsgateway.gateway.http.paths import relative_scope, sender_of, way_up
 from wsgateway.gateway.http.problems import ProblemError, read_body
-from wsgateway.logs import Log, escape_controls
+from wsgateway.logs import Log
 from wsgateway.supervisor.supervisor import Supervisor
+from wsgateway.text import escape_controls
 
 MAX_FORM = 262144
 """Bytes of a submitted form."""

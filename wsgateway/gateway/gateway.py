@@ -47,9 +47,10 @@ from wsgateway.hub.unawaited import is_development, watched
 from wsgateway.limits import Rates
 from wsgateway.listeners.dispatcher import Dispatcher, check_recipients
 from wsgateway.listeners.loader import Hooks
-from wsgateway.logs import GatewayLog, flush_log, log_to_file, mask_url, say_if_unseen
+from wsgateway.logs import GatewayLog, flush_log, log_to_file, say_if_unseen
 from wsgateway.messages import Sent
 from wsgateway.metrics import Metrics
+from wsgateway.text import mask_url
 from wsgateway.transports.takeover import EXTENSION
 
 _ACTIVE = (GatewayState.STARTING, GatewayState.RUNNING, GatewayState.STOPPING)

@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from wsgateway.config.settings import Settings
-from wsgateway.config.values import nearest
+from wsgateway.config.values import did_you_mean
 from wsgateway.exceptions import ListenerError
 from wsgateway.limits import MAX_HOOK_THREADS
 from wsgateway.listeners.hooks import HOOKS as HOOKS
@@ -95,7 +95,7 @@ class Hooks:
         if name not in ("", hook):
             if self.listener is None:
                 raise ListenerError(f"{hook} = {name!r}: there is no listener that could have it")
-            hint = nearest(name, names_of(self.listener))
+            hint = did_you_mean(name, names_of(self.listener))
             raise ListenerError(f"{hook} = {name!r}: {described(self.listener)} has none{hint}")
         return None
 
@@ -168,7 +168,7 @@ def _attribute_of(name: str, module: ModuleType) -> object:
     try:
         return getattr(module, attribute)
     except AttributeError:
-        hint = nearest(attribute, names_of(module))
+        hint = did_you_mean(attribute, names_of(module))
         raise ListenerError(f"listener {name!r}: {where} has no {attribute}{hint}") from None
 
 

@@ -10,10 +10,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from wsgateway.addresses import peer_of, plain_address
+from wsgateway.config.exposure import ALLOW_IPS
 from wsgateway.server.head import list_elements
-
-ALLOW_IPS = "FORWARDED_ALLOW_IPS"
-"""The environment variable that names the trusted proxies, as for uvicorn: addresses, networks, or `*`."""
 
 SCHEMES = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}
 """The scheme of a WebSocket, by the one that a proxy reports."""

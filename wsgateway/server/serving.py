@@ -11,7 +11,6 @@ from typing import Any, cast
 
 import uvicorn
 
-from wsgateway import client
 from wsgateway.config.grace import HANDSHAKE_GRACE, HTTP_GRACE, POOL_GRACE
 from wsgateway.config.settings import Settings
 from wsgateway.descriptors import most_files
@@ -170,6 +169,8 @@ async def missing_of_uvicorn() -> tuple[str, ...]:
 
 async def offers_takeover() -> bool:
     """Return whether a server with this uvicorn offers a WebSocket's socket to the gateway, tried on a free port."""
+    from wsgateway import client  # a worker does not load it: only `wsgateway doctor` asks
+
     is_offered = False
 
     async def app(scope: Any, receive: Any, send: Any) -> None:

@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 from wsgateway.cluster.cluster import Cluster
 from wsgateway.config.grace import seconds_to_stop
 from wsgateway.config.settings import Settings
+from wsgateway.config.values import plain_value
 from wsgateway.exceptions import ConfigError, StartError
 from wsgateway.gateway.gateway import Gateway
 from wsgateway.server.binding import bind, unbind, url_of
@@ -132,8 +133,7 @@ async def _read_line(descriptor: int) -> bytes:
 
 def _described(settings: Settings) -> dict[str, object]:
     """`settings` as a worker reads them."""
-    values = {spec.name: getattr(settings, spec.name) for spec in fields(settings)}
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+    return {spec.name: plain_value(getattr(settings, spec.name)) for spec in fields(settings)}
 
 
 class Workers:
