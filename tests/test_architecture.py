@@ -38,8 +38,8 @@ ROOMS = {
         "asking",
         "cluster",
     ],
-    "hub": ["loops", "unawaited", "recording", "connection", "hub"],
-    "listeners": ["event", "hooks", "loader", "inbox", "dispatcher"],
+    "hub": ["loops", "unawaited", "recording", "request", "connection", "hub", "pubsub"],
+    "listeners": ["event", "hooks", "loader", "inbox", "runner", "dispatcher"],
     "transports": ["stall", "peer", "takeover", "native", "asgi"],
     "protocols": ["session", "plain"],
     "gateway": [
@@ -62,11 +62,17 @@ ROOMS = {
         "process",
         "binding",
         "tcp",
+        "peer",
+        "pacing",
+        "head",
+        "attributes",
+        "lingering",
+        "guards",
         "parser",
         "socket",
-        "pacing",
-        "proxy_headers",
+        "takeover",
         "websocket",
+        "proxy_headers",
         "http",
         "serving",
     ],
@@ -113,6 +119,7 @@ TEMPLATES = {"supervisor.starter"}
 
 DOORWAYS = {
     "starlette": {
+        "hub.request",
         "hub.connection",
         "transports.native",
         "transports.asgi",
@@ -136,13 +143,20 @@ DOORWAYS = {
         "testing",
         "app",
     },
-    "uvicorn": {"server.proxy_headers", "server.websocket", "server.http", "server.serving"},
+    "uvicorn": {
+        "server.attributes",
+        "server.guards",
+        "server.takeover",
+        "server.websocket",
+        "server.proxy_headers",
+        "server.http",
+        "server.serving",
+    },
     "websockets": {
         "server.parser",
-        "server.tcp",
         "server.socket",
+        "server.takeover",
         "server.websocket",
-        "server.http",
         "client",
         "cli.main",  # knows the errors of the client
     },
@@ -163,6 +177,7 @@ DOORWAYS = {
         "gateway.http.problems",
         "gateway.http.routes",
     },
+    "prometheus_client": {"metrics"},
     "zmq": {"cluster.brokers.ipc"},
     "redis": {"cluster.brokers.redis"},
     "nats": {"cluster.brokers.nats"},
@@ -190,6 +205,7 @@ PURE = {
     "cluster.questions",
     "gateway.shapes",
     "cli.checks",
+    "server.head",
 }
 """Rules: they do no I/O and read no clock."""
 

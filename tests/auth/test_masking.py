@@ -17,7 +17,7 @@ from wsgateway.auth.rules import Rules
 from wsgateway.config.settings import Settings
 from wsgateway.exceptions import ConfigError
 from wsgateway.gateway.shapes import encoded, fields_of
-from wsgateway.hub.connection import Headers
+from wsgateway.hub.request import Headers
 from wsgateway.logs import LineFormatter
 from wsgateway.messages import decode_json
 from wsgateway.testing import serve

@@ -95,9 +95,6 @@ class Answers:
     def samples(self) -> Samples:
         """Return the metrics of this process."""
         cluster = self._cluster()
-        if cluster.has_broker:
-            self._metrics.broker_up = cluster.is_up
-            self._metrics.nodes = 1 + len(cluster.nodes.alive())
         return samples(
             self._metrics,
             gateway=self._gateway_id,
@@ -105,6 +102,8 @@ class Answers:
             connections=len(self._connections),
             waiting=sum(conn.queued_messages for conn in self._connections),
             log_failures=log_failures(),
+            is_broker_up=cluster.is_up,
+            nodes=1 + len(cluster.nodes.alive()),
         )
 
     async def matching(self, search: str) -> list[Connection]:

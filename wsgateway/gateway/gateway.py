@@ -26,7 +26,7 @@ from wsgateway.hub.loops import Home, call_from_thread, call_on, wrong_loop
 from wsgateway.hub.recording import Recording
 from wsgateway.hub.unawaited import is_development, watched
 from wsgateway.listeners.dispatcher import check_recipients
-from wsgateway.logs import flush_log, say_if_unseen
+from wsgateway.logs import flush_log, warn_if_unseen
 from wsgateway.messages import Sent
 from wsgateway.transports.takeover import EXTENSION
 
@@ -117,7 +117,7 @@ class Gateway:
         try:
             yield self._hub.record(conn)
         finally:
-            self._hub.forget(conn)
+            self._hub.stop_recording(conn)
 
     # Sending
 
@@ -181,7 +181,7 @@ class Gateway:
             if self.state is GatewayState.RUNNING:
                 return
             self._state, self.failure = GatewayState.STARTING, ""
-            say_if_unseen()
+            warn_if_unseen()
             self.log.info("starting%s", self._where)
             was_new, self._is_new = self._is_new, False
             try:

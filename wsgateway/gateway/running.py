@@ -23,6 +23,7 @@ from wsgateway.gateway.inspector import Inspector
 from wsgateway.gateway.registry import GatewayState
 from wsgateway.gateway.watchdog import Watchdog
 from wsgateway.hub.hub import Hub
+from wsgateway.hub.pubsub import PubSub
 from wsgateway.limits import Rates
 from wsgateway.listeners.dispatcher import Dispatcher
 from wsgateway.listeners.event import EventGateway
@@ -144,9 +145,8 @@ async def running(
         stack.callback(hooks.close)
         cluster = _cluster_of(parts)
         stack.push_async_callback(cluster.aclose)
-        dispatcher = Dispatcher(
-            gateway, hub=hub, listener=hooks, settings=settings, metrics=metrics, log=log, cluster=cluster
-        )
+        pubsub = PubSub(hub, cluster)
+        dispatcher = Dispatcher(gateway, pubsub=pubsub, hooks=hooks, settings=settings, metrics=metrics, log=log)
         drain = Drain(dispatcher, settings, log)
         admission = Admission(
             hub=hub,
