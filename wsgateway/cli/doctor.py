@@ -1,7 +1,6 @@
 """The command `wsgateway doctor`: looks at what is installed, at this machine, the settings and a proxy in front, and
 prints what `checks` makes of it."""
 
-import argparse
 import asyncio
 import os
 import platform
@@ -11,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -35,19 +34,23 @@ KUBERNETES_SECONDS = 30.0
 """`terminationGracePeriodSeconds` where nobody has set it."""
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """The command's own options, beside the settings."""
-    parser.add_argument("--url", help="where clients reach the gateway, through the proxy: https://example.com/live")
-    parser.add_argument("--proxy-timeout", type=float, metavar="SECONDS", help="the proxy cuts who is silent so long")
-    parser.add_argument("--stop-timeout", type=float, metavar="SECONDS", help="whoever stops it kills it after so long")
-    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the command line says of a proxy in front and of what stops the process."""
+
+    url: str | None
+    """Where clients reach the gateway, through the proxy."""
+    proxy_timeout: float | None
+    """Seconds of silence after which the proxy cuts a connection."""
+    stop_timeout: float | None
+    """Seconds after SIGTERM at which the process is killed."""
 
 
-def run(store: Store, options: argparse.Namespace) -> int:
+def run(store: Store, surroundings: Surroundings, *, as_json: bool) -> int:
     """Print all findings, the worst first; 1 if one is serious."""
-    found = sorted(_all(store, options), key=lambda finding: list(Severity).index(finding.level))
+    found = sorted(_find_all(store, surroundings), key=lambda finding: list(Severity).index(finding.level))
     is_serious = any(finding.level is Severity.SERIOUS for finding in found)
-    if options.json:
+    if as_json:
         print(to_json([asdict(finding) for finding in found], indent=2))
     else:
         for finding in found:
@@ -56,7 +59,7 @@ def run(store: Store, options: argparse.Namespace) -> int:
     return 1 if is_serious else 0
 
 
-def _all(store: Store, options: argparse.Namespace) -> Iterator[Finding]:
+def _find_all(store: Store, surroundings: Surroundings) -> Iterator[Finding]:
     yield from _installed()
     try:
         described = store.read()
@@ -64,7 +67,7 @@ def _all(store: Store, options: argparse.Namespace) -> Iterator[Finding]:
         for mistake in exc.mistakes:
             yield checks.serious(mistake, "correct it; `wsgateway serve --help` names every setting")
         return
-    yield from _machine(described, options)
+    yield from _machine(described, surroundings)
     yield from _admin(store, described)
     several = len(described.gateways) > 1
     for loaded in described.gateways.values():
@@ -73,18 +76,18 @@ def _all(store: Store, options: argparse.Namespace) -> Iterator[Finding]:
         for finding in (
             *_gateway(loaded),
             *_broker(settings),
-            *checks.check_proxy_timeout(settings, options.proxy_timeout),
+            *checks.check_proxy_timeout(settings, surroundings.proxy_timeout),
         ):
             yield Finding(finding.level, before + finding.what, finding.advice)
     for text in described.warnings:
         yield checks.warning(text, "correct or remove it")
-    if options.url and not options.url.lower().startswith(("http://", "https://")):
-        text = f"--url {mask_url(options.url)!r} is no address"
+    if surroundings.url and not surroundings.url.lower().startswith(("http://", "https://")):
+        text = f"--url {mask_url(surroundings.url)!r} is no address"
         yield checks.serious(text, "write it as browsers show it: https://example.com")
-    elif options.url:
+    elif surroundings.url:
         keys = [key for loaded in described.gateways.values() for key in loaded.settings.api_key]
         try:
-            answers = asyncio.run(probe(options.url.rstrip("/"), api_key=next(iter(keys), None)))
+            answers = asyncio.run(probe(surroundings.url.rstrip("/"), api_key=next(iter(keys), None)))
         except ValueError as exc:
             yield checks.serious(f"--url: {exc}", "write it as browsers show it: https://example.com")
         else:
@@ -115,8 +118,8 @@ def _version(package: str) -> str | None:
 # The machine
 
 
-def _machine(described: Described, options: argparse.Namespace) -> Iterator[Finding]:
-    seconds, source, assumed = _stop_timeout(options.stop_timeout)
+def _machine(described: Described, surroundings: Surroundings) -> Iterator[Finding]:
+    seconds, source, assumed = _stop_timeout(surroundings.stop_timeout)
     for loaded in described.gateways.values():
         settings = loaded.settings
         yield from checks.check_files(settings, most_files=most_files_allowed())
