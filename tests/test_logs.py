@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from wsgateway.logs import GatewayLog, LineFormatter, LogFile, QueryMask, RepeatFilter, Repeats, mask_query, mask_url
+from wsgateway.logs import GatewayLog, LineFormatter, LogFile, QueryMask, RepeatFilter, Repeats
 
 
 def line(message: str, *args: object, **extra: str) -> str:
@@ -47,10 +47,20 @@ def test_a_traceback_is_indented_below_its_line() -> None:
     assert all(text.startswith("    ") for text in rest)
 
 
-def test_query_strings_are_masked() -> None:
-    assert mask_query("/ws?token=secret") == "/ws?…"
-    assert mask_query('"GET /a?b=c HTTP/1.1" is it there? yes') == '"GET /a?… HTTP/1.1" is it there? yes'
-    assert mask_url("wss://ann:pw@host/ws?key=secret") == "wss://host/ws?…"
+def test_the_filter_masks_paths_whatever_they_hold_and_whole_messages(caplog: pytest.LogCaptureFixture) -> None:
+    log = logging.getLogger("masked.by.a.test")
+    log.addFilter(QueryMask())
+    log.warning('%s - "%s %s HTTP/%s" %d', "1.2.3.4:5", "GET", "/a?b= SECRET 'SECRET", "1.1", 200)
+    log.warning("cannot read http://h/x?key=SECRET")
+    log.warning("50% of %s?")
+    assert caplog.messages == [
+        '1.2.3.4:5 - "GET /a?… HTTP/1.1" 200',
+        "cannot read http://h/x?…",
+        "50% of %s?",
+    ]
+
+
+def test_the_filter_masks_a_query_string() -> None:
     record = logging.LogRecord(
         "uvicorn.error", logging.INFO, "", 1, '%s - "WebSocket %s"', ("1.2.3.4", "/ws?k=s"), None
     )
@@ -115,16 +125,36 @@ def test_a_kind_of_line_is_written_once_a_second_and_then_says_how_many_were_kep
     assert repeats.more("error", burst=2) == " … 1 more like this in 10 s"
 
 
-def test_a_thinned_log_keeps_other_lines_and_names_its_caller(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_limited_line_is_written_once_a_second_beside_others_and_names_its_caller(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     log = GatewayLog("shop")
     for number in range(3):
-        log.warning("refused %d", number, extra={"kind": "key", "conn": "abc"})
-        log.warning("told %d", number)
-    assert caplog.messages == ["[shop] [abc] refused 0", "[shop] told 0", "[shop] told 1", "[shop] told 2"]
+        log.limited("key").warning("refused %d", number, extra={"conn": "abc"})
+        log.warning("shown %d", number)
+    assert caplog.messages == ["[shop] [abc] refused 0", "[shop] shown 0", "[shop] shown 1", "[shop] shown 2"]
     assert {record.filename for record in caplog.records} == {"test_logs.py"}
-    assert not hasattr(caplog.records[0], "kind")
-    GatewayLog("shop").warning("refused", extra={"kind": "key"})
+    assert {record.funcName for record in caplog.records} == {
+        "test_a_limited_line_is_written_once_a_second_beside_others_and_names_its_caller"
+    }
+    GatewayLog("shop").limited("key").warning("refused")
     assert caplog.messages[-1] == "[shop] refused"
+
+
+def test_a_limited_line_of_a_disabled_level_is_not_counted(caplog: pytest.LogCaptureFixture) -> None:
+    log = GatewayLog("shop")
+    for _ in range(2):
+        log.limited("double").debug("dropped")
+    with caplog.at_level("DEBUG", "wsgateway"):
+        log.limited("double").debug("dropped")
+    assert caplog.messages == ["[shop] dropped"]
+
+
+def test_a_burst_of_limited_lines_is_written(caplog: pytest.LogCaptureFixture) -> None:
+    log = GatewayLog("shop")
+    for number in range(3):
+        log.limited("lost", burst=2).warning("lost %d", number)
+    assert caplog.messages == ["[shop] lost 0", "[shop] lost 1"]
 
 
 def test_what_uvicorn_and_asyncio_repeat_is_thinned_out_by_its_first_line() -> None:

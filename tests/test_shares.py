@@ -19,8 +19,9 @@ from tests.processes import serving
 from tests.raw import Raw, handshake, masked
 from tests.servers import OwnServer, PlainUvicorn, Serve
 from wsgateway import Event, Gateway
-from wsgateway.limits import INBOX_MESSAGES, MAX_FRAMES
+from wsgateway.limits import INBOX_MESSAGES
 from wsgateway.testing import Client, RecordingListener
+from wsgateway.transports.peer import MAX_FRAMES
 
 QUIET: dict[str, Any] = {"ping_interval": 600}
 OFFER = "Sec-WebSocket-Extensions: permessage-deflate"

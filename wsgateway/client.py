@@ -18,8 +18,8 @@ from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI
 from websockets.typing import Origin
 
 from wsgateway.exceptions import MessageError, SendError
-from wsgateway.logs import cut, mask_url
 from wsgateway.messages import Sent
+from wsgateway.text import cut, mask_url
 
 __all__ = ["ClientConnection", "asend", "connect", "handshake", "request", "send", "websocket_url"]
 

@@ -14,6 +14,7 @@ from uuid import UUID
 import msgspec
 
 from wsgateway.exceptions import MessageError
+from wsgateway.text import cut
 
 MAX_SHOWN = 40
 """Characters of a key or value that an error shows."""
@@ -134,7 +135,7 @@ class _Plain:
         try:
             return msgspec.to_builtins(value, enc_hook=self._leave, builtin_types=_LEFT)
         except (TypeError, ValueError) as exc:
-            raise _Fault(f"cannot be converted: {_shown(str(exc))}") from exc
+            raise _Fault(f"cannot be converted: {cut(str(exc), MAX_SHOWN)}") from exc
 
     def _leave(self, value: object) -> bytes:
         placeholder = bytes(bytearray(b"placeholder"))  # a new object each time, which msgspec leaves as it is
@@ -161,7 +162,9 @@ def _dumped(model: Any) -> object:
     try:
         return model.model_dump(mode="json")
     except Exception as exc:
-        raise _Fault(f"cannot be converted, model_dump raised {type(exc).__name__}: {_shown(str(exc))}") from exc
+        raise _Fault(
+            f"cannot be converted, model_dump raised {type(exc).__name__}: {cut(str(exc), MAX_SHOWN)}"
+        ) from exc
 
 
 def _scalar_text(value: object) -> str | None:
@@ -231,10 +234,6 @@ def _too_deep(step: object) -> _Fault:
     return fault
 
 
-def _shown(text: str) -> str:
-    return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "…"
-
-
 def _path(steps: list[object]) -> str:
     """Return `steps`, the innermost first, as `$.order.items[2]`."""
     shown = [_step(step) for step in reversed(steps)]
@@ -249,4 +248,4 @@ def _step(step: object) -> str:
         return f".{step}"
     if isinstance(step, int):
         return f"[{step}]"
-    return f"[{json.dumps(_shown(str(step)))}]"
+    return f"[{json.dumps(cut(str(step), MAX_SHOWN))}]"

@@ -1,24 +1,24 @@
-"""What the gateway raises. Knows nothing of the rest of the package.
+"""The errors of the package, and the refusals that some of them carry. Knows nothing of the rest of the package.
 
 GatewayError
-├── ConfigError          settings that cannot be used, all mistakes at once
-│   ├── SettingForbidden settings that cannot be changed remotely
+├── ConfigError          settings that cannot be used, with every mistake at once
+│   ├── SettingForbidden settings that may not be changed remotely
 │   └── UnknownSetting   arguments that are not settings (also a TypeError)
-├── ListenerError        a listener that cannot be found, loaded or made, or that has no hook
+├── ListenerError        a listener that cannot be found, loaded, or made, or that has no hook
 ├── StartError           a gateway that could not start (on_start raised)
-│   └── ListenError      an address that cannot be listened on (port taken)
-├── Refused              raised by on_handshake to turn a client away
+│   └── ListenError      an address that cannot be listened on (the port is taken)
+├── Refused              a client or a request that is refused; on_handshake raises it to refuse a handshake
 ├── GatewayNotFound      no started gateway has that id
-├── GatewayNotRunning    the gateway is starting, stopped or failed
-├── GatewayStopping      the gateway is shutting down
-├── GatewayConflict      what is asked of a gateway does not fit its state: it exists, is disabled or read-only
-├── HookError            a hook raised, outlived its time limit or set what cannot be sent
-├── SendError            an HTTP answer to `wsgateway.client.send` that is not 200
-├── BrokerError          a broker that cannot be reached, or was lost
-├── EnvelopeError        what came from a broker, or should go there, is no envelope
-├── NodeError            another process of the gateway did not do what it was asked
-│   └── NodeLate         it did not answer in time, and may do it yet
-└── MessageError         a message that cannot be encoded (also a ValueError)
+├── GatewayNotRunning    the gateway is starting, stopped, or failed
+│   └── GatewayStopping  the gateway is shutting down
+├── GatewayConflict      a request that does not fit the state of a gateway: it exists, is disabled, or is read-only
+├── HookError            a hook raised, exceeded its time limit, or set a value that cannot be sent
+├── SendError            an HTTP response to `wsgateway.client.send` other than 200
+├── BrokerError          a broker that cannot be reached, or whose connection was lost
+├── EnvelopeError        bytes from a broker, or for one, that are not a valid envelope
+├── NodeError            another node did not do what it was asked
+│   └── NodeLate         it did not answer in time, and may still act on the request
+└── MessageError         a message that cannot be encoded or decoded (also a ValueError)
 """
 
 from collections.abc import Iterable
@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from wsgateway.closing import check_close
+from wsgateway.text import cut
 
 
 class GatewayError(Exception):
@@ -35,9 +36,9 @@ class GatewayError(Exception):
 class Mistake(str):
     """One sentence about settings that cannot be used, with its parts as attributes.
 
-    `setting` is the name of a setting, empty if the mistake is not about a single one. `source` is how the setting is
-    written where its value comes from, such as `--port`, `WSGATEWAY_PORT`, or `port (wsgateway.toml)`; empty in code.
-    `text` is what is wrong.
+    `setting` is the name of the setting, empty if the mistake is not about a single one. `source` is how the setting
+    is written where its value comes from, such as `--port`, `WSGATEWAY_PORT`, or `port (wsgateway.toml)`; empty in
+    code. `text` says what is wrong.
     """
 
     __slots__ = ("setting", "source", "text")
@@ -57,7 +58,10 @@ class Mistake(str):
 
 
 class ConfigError(GatewayError):
-    """Settings that cannot be used. `mistakes` holds one sentence for each; a plain `str` becomes a `Mistake`."""
+    """Settings that cannot be used. `mistakes` holds one sentence for each mistake.
+
+    A plain `str` becomes a `Mistake` that is not about a single setting.
+    """
 
     def __init__(self, mistakes: Iterable[str]) -> None:
         self.mistakes = tuple(
@@ -70,18 +74,18 @@ class ConfigError(GatewayError):
 
 
 class SettingForbidden(ConfigError):  # noqa: N818  named as the answer 403 is
-    """Settings that may be changed in the settings file only, not through REST or the panel."""
+    """Settings that may be changed only in the settings file, not through REST or the panel."""
 
 
 class UnknownSetting(ConfigError, TypeError):  # noqa: N818  named after what is unknown
-    """Keyword arguments that are not settings, each named with the nearest setting.
+    """Keyword arguments that are not settings, each with the nearest setting.
 
-    `Gateway(lister=…)` raises it, with every other mistake. It is a `TypeError` too, as for any unknown argument.
+    `Gateway(lister=…)` raises it, with every other mistake. It is also a `TypeError`, as for any unknown argument.
     """
 
 
 class ListenerError(GatewayError):
-    """A listener that cannot be found, loaded or made, or that has no hook."""
+    """A listener that cannot be found, loaded, or made, or that has no hook."""
 
 
 class StartError(GatewayError):
@@ -102,14 +106,37 @@ class ListenError(StartError):
         return f"cannot listen on {self.address}: {self.reason}; {advice}"
 
 
-class Refused(GatewayError):  # noqa: N818  the listener's word for it: raise Refused(401, "log in first")
-    """Raised by `on_handshake` to turn a client away.
+DOCS = "docs/troubleshooting.md"
+"""The part of the documentation that explains refusals."""
 
-    `status` is any 4xx or 5xx, `reason` goes into the body of the answer. Browsers hide both from the page:
-    with `close` the connection is accepted and closed at once with that code and `reason` instead, which a
-    page can read in its `close` event (3500 to 3999 and 4500 to 4999 tell clients not to come back).
-    Raise `ValueError` for a status, reason or code that cannot be sent.
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a client or a request is refused, and with which HTTP status.
+
+    `kind` labels the metric, `detail` is the sentence for the reader, `help` the heading of `DOCS` that explains it.
     """
+
+    status: int
+    kind: str
+    detail: str
+    help: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.detail} ({DOCS}#{self.help})" if self.help else self.detail
+
+
+class Refused(GatewayError):  # noqa: N818  reads well in a listener: raise Refused(401, "log in first")
+    """Raised by `on_handshake` to refuse a handshake.
+
+    `status` is any 4xx or 5xx; `reason` becomes the body of the response. Browsers hide both from the page. With
+    `close`, the connection is accepted and closed immediately with that code and `reason` instead, which a page can
+    read in its `close` event (3500 to 3999 and 4500 to 4999 tell clients not to reconnect).
+    Raise `ValueError` for a status, reason, or code that cannot be sent.
+    """
+
+    refusal: Refusal
 
     def __init__(self, status: int = 403, reason: str = "", *, close: int | None = None) -> None:
         if not isinstance(status, int) or not 400 <= status <= 599:
@@ -120,9 +147,23 @@ class Refused(GatewayError):  # noqa: N818  the listener's word for it: raise Re
         if close is not None:
             check_close(close, reason)
         super().__init__(status, reason)
-        self.status = status
-        self.reason = reason
+        self.refusal = Refusal(status, "handshake", reason)
         self.close = close
+
+    @classmethod
+    def of(cls, refusal: Refusal) -> Self:
+        """Return an error that carries `refusal`. Its `reason` names the documentation, too."""
+        error = cls(refusal.status, str(refusal))
+        error.refusal = refusal
+        return error
+
+    @property
+    def status(self) -> int:
+        return self.refusal.status
+
+    @property
+    def reason(self) -> str:
+        return str(self.refusal)
 
     def __str__(self) -> str:
         return f"{self.status} {self.reason}".rstrip()
@@ -137,12 +178,11 @@ class GatewayNotFound(GatewayError):  # noqa: N818  named as the answer 404 is
         self.available = tuple(sorted(available))
 
     def __str__(self) -> str:
-        shown = self.gateway_id if len(self.gateway_id) <= 100 else self.gateway_id[:100] + "…"
-        return f"there is no gateway with id [{shown}], available are [{', '.join(self.available)}]"
+        return f"there is no gateway with id [{cut(self.gateway_id, 100)}], available are [{', '.join(self.available)}]"
 
 
 class GatewayNotRunning(GatewayError):  # noqa: N818
-    """The gateway is starting, stopped or failed."""
+    """The gateway is starting, stopped, or failed."""
 
     def __init__(self, gateway_id: str) -> None:
         super().__init__(gateway_id)
@@ -160,11 +200,11 @@ class GatewayStopping(GatewayNotRunning):
 
 
 class GatewayConflict(GatewayError):  # noqa: N818  named as the answer 409 is
-    """What is asked of a gateway does not fit what it is; the message says why and what to do."""
+    """A request that does not fit the state of a gateway; the message says why and what to do."""
 
 
 class HookError(GatewayError):
-    """A hook raised, outlived its time limit, or set what cannot be sent. The cause is `__cause__`."""
+    """A hook raised, exceeded its time limit, or set a value that cannot be sent. The cause is `__cause__`."""
 
     def __init__(self, hook: str) -> None:
         super().__init__(hook)
@@ -180,7 +220,7 @@ class HookError(GatewayError):
 
 
 class SendError(GatewayError):
-    """The gateway answered `POST /send` with `status`, which is not 200. `problem` is the answer's JSON object."""
+    """The gateway answered `POST /send` with `status`, which is not 200. `problem` is the JSON object in the body."""
 
     def __init__(self, status: int, problem: dict[str, object]) -> None:
         super().__init__(status, problem)
@@ -192,11 +232,11 @@ class SendError(GatewayError):
 
 
 class BrokerError(GatewayError):
-    """A broker that cannot be reached, or was lost; the message says why."""
+    """A broker that cannot be reached, or whose connection was lost; the message says why."""
 
 
 class EnvelopeError(GatewayError):
-    """No envelope: `reason` is its label in the metrics."""
+    """Bytes that are not a valid envelope. `reason` labels the metric."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(reason, detail)
@@ -207,29 +247,12 @@ class EnvelopeError(GatewayError):
 
 
 class NodeError(GatewayError):
-    """Another process of the gateway did not do what it was asked, or did not answer in time."""
+    """Another node of the gateway did not do what it was asked, or did not answer in time."""
 
 
-class NodeLate(NodeError):  # noqa: N818  it may do it yet
-    """It did not answer in time."""
+class NodeLate(NodeError):  # noqa: N818  it may still act on the request
+    """The node did not answer in time. It may still act on the request."""
 
 
 class MessageError(GatewayError, ValueError):
-    """A message that cannot be encoded: a lone surrogate, NaN, nested too deep, or no JSON value at all."""
-
-
-DOCS = "docs/troubleshooting.md"
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """An answer other than 200: `kind` is its label in the metrics, `help` the part of the documentation."""
-
-    status: int
-    kind: str
-    detail: str
-    help: str = ""
-    headers: tuple[tuple[str, str], ...] = ()
-
-    def __str__(self) -> str:
-        return f"{self.detail} ({DOCS}#{self.help})" if self.help else self.detail
+    """A message that cannot be encoded or decoded: a lone surrogate, NaN, nesting too deep, or not a JSON value."""

@@ -38,10 +38,6 @@ MAX_FRAGMENTS = 1024
 SLICE = 2000
 """Clients that are written to without letting the loop serve others in between."""
 
-MAX_FRAMES = 64
-"""Frames of one client that are handled in one iteration of the event loop, so that the others are served in between.
-A frame may be as short as 6 bytes, and a read as long as 256 KB."""
-
 MAX_INFLATED = 256 * 1024
 """Bytes of one client's messages that are inflated in one iteration of the event loop, as many as come in one read."""
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from wsgateway.logfile import FLUSH_SECONDS, LogThread, SharedFile
+from wsgateway.text import cut, escape_controls, has_controls, mask_query
 
 logger = logging.getLogger("wsgateway")
 
@@ -49,25 +50,44 @@ class Repeats:
         return f" … {kept} more like this in {now - since:.0f} s" if kept > 0 else ""
 
 
-class ThinnedLog(logging.LoggerAdapter[logging.Logger]):
-    """A log in which lines with `extra={"kind": …}` are thinned out: one a second, or `burst` of them."""
+class Log(logging.LoggerAdapter[logging.Logger]):
+    """The logger `wsgateway`, without control characters in the arguments of a line."""
 
-    def __init__(self, extra: Mapping[str, object]) -> None:
-        super().__init__(logger, extra)
+    def __init__(self, extra: Mapping[str, object] | None = None) -> None:
+        super().__init__(logger, extra or {})
         self._repeats = Repeats()
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        if self.isEnabledFor(level):
+            kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1  # this frame is not the caller's
+            super().log(level, msg, *map(_harmless, args), **kwargs)
+
+    def limited(self, kind: object, burst: int = 1) -> "LimitedLog":
+        """Return a log for lines of one `kind`, of which at most `burst` are written in a second.
+
+        The next line that is written says how many were suppressed. Make kinds of constants and of places in code, not
+        of text that a remote peer chooses, because each kind is remembered.
+        """
+        return LimitedLog(self, self._repeats, kind, burst)
+
+
+class LimitedLog(logging.LoggerAdapter[Log]):
+    """Writes lines of one kind to a `Log`, a few per second."""
+
+    def __init__(self, log: Log, repeats: Repeats, kind: object, burst: int) -> None:
+        super().__init__(log, {})
+        self._repeats = repeats
+        self._kind = kind
+        self._burst = burst
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
         if not self.isEnabledFor(level):
             return
-        extra = dict(kwargs.get("extra") or {})
-        kind, burst = extra.pop("kind", None), extra.pop("burst", 1)
-        if kind is not None:
-            more = self._repeats.more(kind, burst)
-            if more is None:
-                return
-            msg, kwargs["extra"] = f"{msg}{more}", extra
-        kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1  # this call is none of the caller's
-        super().log(level, msg, *map(_harmless, args), **kwargs)
+        more = self._repeats.more(self._kind, self._burst)
+        if more is not None:
+            kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1  # this frame is not the caller's
+            msg = f"{msg}{more}"
+            self.logger.log(level, msg, *args, **kwargs)
 
 
 def _harmless(arg: object) -> object:
@@ -75,10 +95,10 @@ def _harmless(arg: object) -> object:
     if isinstance(arg, (int, float)):
         return arg
     text = str(arg)
-    return escape_controls(cut(text, MAX_TEXT)) if len(text) > MAX_TEXT or _CONTROL.search(text) else arg
+    return escape_controls(cut(text, MAX_TEXT)) if len(text) > MAX_TEXT or has_controls(text) else arg
 
 
-class GatewayLog(ThinnedLog):
+class GatewayLog(Log):
     """The lines of one gateway: each begins with its id and, with `extra={"conn": id}`, the connection's."""
 
     def __init__(self, gateway_id: str) -> None:
@@ -293,73 +313,3 @@ def _without_query(arg: str) -> str:
         path, mark, _ = arg.partition("?")
         return f"{path}{mark}…" if mark else arg
     return mask_query(arg)
-
-
-# Every expression here takes a time that is proportional to the text, which strangers write.
-
-_WORD = re.compile(r"[^ \t\r\n]+")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
-_PLACE = re.compile(r"(?:[\w.~-]*|\[[0-9A-Fa-f:.%\w]*\])(?::[0-9]{1,5})?")
-_NEXT_SERVER = re.compile(r",(?=(?:nats|tls|ws|wss)://)", re.IGNORECASE)
-
-
-def cut(text: str, most: int) -> str:
-    """Return `text`, or its first `most` characters and `…` if it is longer."""
-    return text if len(text) <= most else f"{text[:most]}…"
-
-
-def mask_query(text: str) -> str:
-    """Return `text` with `?…` instead of the query string of each path or URL in it, up to the next space."""
-    return _WORD.sub(_masked_word, text) if "?" in text else text
-
-
-def _masked_word(match: re.Match[str]) -> str:
-    path, _, query = match[0].partition("?")
-    return f"{path}?…" if query and ("/" in path or "=" in query) else match[0]
-
-
-def mask_url(url: str) -> str:
-    """Return only the scheme, host, port, and path of `url`, for people. Of a list of NATS servers, of each.
-
-    A password may hold `@`, `/`, `?`, `#`, or a comma that should have been percent-encoded. Where it cannot be told
-    which part is the host, only the scheme is returned.
-    """
-    if url[:7].lower().startswith(("nats://", "tls://")):
-        return ",".join(map(_masked_url, _NEXT_SERVER.split(url)))
-    return _masked_url(url)
-
-
-def _masked_url(url: str) -> str:
-    scheme, slashes, rest = url.partition("://")
-    if not slashes or not _SCHEME.fullmatch(scheme):
-        scheme, slashes, rest = "", "", url
-    place, path = _divided(rest)
-    if "@" in path and place:  # in the path, or in a password that has a slash, `?` or `#`
-        is_password = not _are_places(place) and rest.count("@") == 1
-        place, path = _divided(rest.rpartition("@")[2]) if is_password else ("…@", "")
-    else:
-        place = place.rpartition("@")[2]
-    if not _are_places(place):
-        return f"{scheme}{slashes}…"
-    path, mark, _ = path.partition("#")[0].partition("?")
-    return f"{scheme}{slashes}{place}{path}{'?…' if mark else ''}"
-
-
-def _divided(rest: str) -> tuple[str, str]:
-    """Split a URL without its scheme before its first `/`, `?` or `#`, where the host ends (RFC 3986 3.2)."""
-    end = min((place for mark in "/?#" if (place := rest.find(mark)) >= 0), default=len(rest))
-    return rest[:end], rest[end:]
-
-
-def _are_places(text: str) -> bool:
-    """Return whether `text` is a host with or without a port, several of them, or nothing."""
-    return all(_PLACE.fullmatch(part) for part in text.split(","))
-
-
-def escape_controls(text: str) -> str:
-    r"""Return `text` with the characters that act on a terminal instead of being shown written as `\x1b` or `\u2028`.
-
-    These are control characters, line separators, marks that change the direction of text, and lone surrogates.
-    """
-    return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)

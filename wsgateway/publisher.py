@@ -12,9 +12,10 @@ from wsgateway.cluster.brokers import opener
 from wsgateway.cluster.cluster import Cluster
 from wsgateway.exceptions import BrokerError, MessageError
 from wsgateway.hub.loops import Home, wrong_loop
-from wsgateway.logs import GatewayLog, mask_url
+from wsgateway.logs import GatewayLog
 from wsgateway.messages import Sent, encode
 from wsgateway.metrics import Metrics
+from wsgateway.text import mask_url
 
 
 class Publisher:

@@ -39,9 +39,10 @@ from wsgateway.cluster.envelopes import (
 from wsgateway.exceptions import BrokerError, NodeError
 from wsgateway.gateway.inspector import info_of
 from wsgateway.limits import MAX_NODES, NODE_LINES
-from wsgateway.logs import GatewayLog, mask_url
+from wsgateway.logs import GatewayLog
 from wsgateway.messages import Message, Sent
 from wsgateway.metrics import Metrics
+from wsgateway.text import mask_url
 
 
 @pytest.fixture(scope="module", params=BROKERS)

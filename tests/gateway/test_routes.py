@@ -11,7 +11,6 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from wsgateway import Event, Gateway, limits
-from wsgateway.gateway.http import routes
 from wsgateway.testing import Client, serve
 
 KEY = "k€y ünd more"
@@ -217,7 +216,7 @@ async def test_a_probe_needs_no_host(path: str) -> None:
 
 
 async def test_a_body_that_never_comes_is_408(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(routes, "BODY_TIMEOUT", 0.2)
+    monkeypatch.setattr("wsgateway.gateway.http.problems.BODY_TIMEOUT", 0.2)
     async with serve(Gateway(local_access=True)) as url:
         async with await anyio.connect_tcp("127.0.0.1", urlsplit(url).port or 0) as stream:
             head = (

@@ -245,10 +245,16 @@ def test_a_listener_that_is_no_text_is_not_written(path: Path, value: object) ->
     assert path.read_text() == FILE
 
 
-def test_a_failed_first_write_keeps_the_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "changes", [{"port": 70000}, {"port": 1}, {"prot": 1}], ids=["mistake", "no folder", "misspelled"]
+)
+def test_a_failed_first_write_keeps_the_flags(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object]
+) -> None:
     monkeypatch.chdir(tmp_path)
-    store = Store(flags={"port": "10777"})
+    monkeypatch.setattr("tempfile.mkstemp", _refuse)
+    store = Store(flags={"port": "7777"})
     with pytest.raises(ConfigError):
-        store.put("second", {"port": 70000})
-    assert store.read().gateways["default"].settings.port == 10777
+        store.put("second", changes)
+    assert store.read().gateways["default"].settings.port == 7777
     assert not store.has_file

@@ -14,8 +14,8 @@ from wsgateway.exceptions import GatewayNotFound, NodeError
 from wsgateway.gateway.gateway import Gateway
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.recording import Recording
-from wsgateway.logs import escape_controls
 from wsgateway.supervisor.supervisor import Supervisor
+from wsgateway.text import escape_controls
 
 INTERVAL = 1.0
 """Seconds between two pushes of what changes all the time."""

@@ -29,8 +29,9 @@ from wsgateway.gateway.admission import deny
 from wsgateway.gateway.gateway import Gateway
 from wsgateway.gateway.http.paths import relative_scope, sender_of, way_up
 from wsgateway.gateway.http.problems import ProblemError, read_body
-from wsgateway.logs import ThinnedLog, escape_controls
+from wsgateway.logs import Log
 from wsgateway.supervisor.supervisor import Supervisor
+from wsgateway.text import escape_controls
 
 MAX_FORM = 262144
 """Bytes of a submitted form."""
@@ -82,7 +83,7 @@ class Panel:
         self.passwords = passwords or Passwords(full=password_hash, read=read_password_hash)
         self._guard = guard
         self._bound_host = bound_host
-        self._log = ThinnedLog({})
+        self._log = Log()
         self._admin = self.supervisor.admin
         self._rules = self._make_rules()
         self._templates = Environment(
@@ -278,8 +279,8 @@ class Panel:
 
     def _log_refusal(self, scope: Scope, status: int, text: str) -> None:
         what = f"{scope.get('method', 'a WebSocket')[:20]} {scope['path'][:200]}"
-        extra = {"kind": f"{scope['type']} {status}"}
-        self._log.warning("panel: refused %s from %s: %s", what, sender_of(scope), text, extra=extra)
+        log = self._log.limited(f"{scope['type']} {status}")
+        log.warning("panel: refused %s from %s: %s", what, sender_of(scope), text)
 
     # What is pushed
 

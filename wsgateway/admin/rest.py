@@ -36,7 +36,7 @@ from wsgateway.gateway.admission import deny
 from wsgateway.gateway.http.paths import sender_of
 from wsgateway.gateway.http.problems import ProblemError, problem, query_int, read_fields
 from wsgateway.gateway.http.routes import shown_sent
-from wsgateway.logs import ThinnedLog, tail
+from wsgateway.logs import Log, tail
 from wsgateway.supervisor.instance import Embedded, Instance
 from wsgateway.supervisor.supervisor import Supervisor
 
@@ -118,7 +118,7 @@ class Api:
     ) -> None:
         """`has_password` tells whether the panel has one, which then does not leave this interface open either."""
         self.supervisor = supervisor
-        self.log = ThinnedLog({})
+        self.log = Log()
         self._bound_host = bound_host
         self._has_password = has_password
         self._admin = supervisor.admin
@@ -145,9 +145,9 @@ class Api:
 
     def refuse(self, scope: Scope, refusal: Refusal) -> Response:
         """Log `refusal`, and return it as an answer."""
-        extra = {"kind": f"admin {refusal.kind} {refusal.status}"}
         what = f"{scope.get('method', 'a WebSocket')[:20]} {scope['path'][:200]}"
-        self.log.warning("admin: refused %s from %s: %s", what, sender_of(scope), refusal, extra=extra)
+        log = self.log.limited(f"admin {refusal.kind} {refusal.status}")
+        log.warning("admin: refused %s from %s: %s", what, sender_of(scope), refusal)
         return problem(refusal)
 
     async def _nothing_here(self, request: Request, _: Exception) -> Response:

@@ -27,7 +27,7 @@ from wsgateway.exceptions import (
     StartError,
 )
 from wsgateway.gateway.http.problems import query_int
-from wsgateway.logs import LEVELS, ThinnedLog, logger, tail
+from wsgateway.logs import LEVELS, Log, logger, tail
 from wsgateway.messages import decode_json
 from wsgateway.supervisor.instance import Embedded, Instance
 from wsgateway.supervisor.supervisor import Supervisor
@@ -151,7 +151,7 @@ class Views:
         self._supervisor = supervisor
         self._log_in = log_in
         self._tries = Tries()
-        self._log = ThinnedLog({})
+        self._log = Log()
         self._looks: dict[str, tuple[float, int, int]] = {}
 
     # Gateways
@@ -384,12 +384,12 @@ class Views:
             async with self._tries.slot(sender_of(scope)):
                 access = await self._log_in.access_for(visit.field("password"))
         except TooManyTries:
-            self._log.warning("panel: too many passwords tried from %s", client, extra={"kind": "many tries"})
+            self._log.limited("many tries").warning("panel: too many passwords tried from %s", client)
             response = await self.login(visit, problem="Too many tries: wait some seconds, then try again.", status=429)
             response.headers["retry-after"] = "5"
             return response
         if access is Access.NONE:
-            self._log.warning("panel: wrong password from %s", client, extra={"kind": "wrong password"})
+            self._log.limited("wrong password").warning("panel: wrong password from %s", client)
             return await self.login(visit, problem="This is not the password.", status=401)
         response = visit.to("/")
         self._log_in.remember(response, visit, self._log_in.sessions.begin(access))

@@ -1,12 +1,19 @@
 """Signs that a request came through a proxy, so its sender is not a local caller. No I/O.
 
-A sign that is missing proves nothing: a proxy may add none. A sign that is there costs a local caller a key at most, so
-the list is wide."""
+A missing sign proves nothing, because a proxy may add none. A false sign costs a local caller a key at most, so the
+list is wide.
+"""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
+
+from wsgateway.auth.headers import HeaderPairs, values_of
+
+MAX_CACHED = 64
+"""Bytes of a header's name up to which the answer is cached, so that a remote peer cannot fill the cache with long
+names."""
 
 _ADDED = re.compile(
     r"""
@@ -29,17 +36,13 @@ _ADDED = re.compile(
     """,
     re.VERBOSE,
 )
-"""Headers that proxies, balancers, content networks, platforms, meshes and log-in gateways add.
+"""Headers that proxies, load balancers, content networks, platforms, meshes, and log-in gateways add.
 
-Those of tracing are among them: a caller in development has none, and of some side-cars they are the only sign."""
-
-
-MAX_CACHED = 64
-"""Bytes of a header's name up to which the answer is cached, so that strangers cannot fill the cache with long ones."""
+Headers of tracing are among them, because a caller in development sends none, and some sidecars add no other sign."""
 
 
-def forwarded_header(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
-    """Return the name of a header that a proxy has added, if there is one. No page can set one in a handshake."""
+def forwarded_header(headers: HeaderPairs) -> str | None:
+    """Return the name of a header that a proxy has added, None if there is none. No page can set one in a handshake."""
     for name, _ in headers:
         if _is_cached_added(name) if len(name) <= MAX_CACHED else _is_added(name):
             return name.decode("latin-1")
@@ -54,10 +57,10 @@ _is_cached_added = lru_cache(maxsize=512)(_is_added)
 
 
 def sign_of_proxy(scope: Mapping[str, Any]) -> str | None:
-    """Return what shows that a proxy has passed the request on: a header's name, or more of it; None if nothing does.
+    """Return what shows that a proxy has forwarded the request, such as a header's name; None if nothing does.
 
-    Proxies speak HTTP/1.0 or `Connection: close` unless told otherwise, and where they are set up for WebSockets they
-    often say `Connection: upgrade` of every request.
+    Proxies speak HTTP/1.0 or send `Connection: close` unless they are configured otherwise. Proxies configured for
+    WebSockets often send `Connection: upgrade` with every request.
     """
     headers: list[tuple[bytes, bytes]] = list(scope["headers"])
     name = forwarded_header(headers)
@@ -65,14 +68,13 @@ def sign_of_proxy(scope: Mapping[str, Any]) -> str | None:
         return name
     if scope.get("http_version") == "1.0":
         return "HTTP/1.0"
-    said = [value.decode("latin-1") for key, value in headers if key == b"connection"]
-    tokens = {token.strip(" \t").lower() for value in said for token in value.split(",")}
+    connections = [value.decode("latin-1") for value in values_of(headers, b"connection")]
+    tokens = {token.strip(" \t").lower() for value in connections for token in value.split(",")}
     if "close" in tokens:
         return "Connection: close"
     if "upgrade" not in tokens:
         return None
-    names = {key for key, _ in headers}
-    if b"upgrade" not in names and not (scope.get("type") != "websocket" and "http2-settings" in tokens):
+    if not values_of(headers, b"upgrade") and not (scope.get("type") != "websocket" and "http2-settings" in tokens):
         return "Connection: upgrade without Upgrade"
-    # A stranger may choose Upgrade, but not Connection. Clients write `Upgrade`, configurations of proxies `upgrade`
-    return "Connection: upgrade" if [value.strip() for value in said] == ["upgrade"] else None
+    # a client behind a proxy may choose Upgrade, but not Connection: clients write `Upgrade`, proxies `upgrade`
+    return "Connection: upgrade" if [value.strip() for value in connections] == ["upgrade"] else None

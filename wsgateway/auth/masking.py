@@ -1,9 +1,9 @@
-"""What people may see of a client's request. No secret of a client is shown to somebody who may only look at it."""
+"""The parts of a client's request that may be shown. No secret of a client is shown to people who may only look."""
 
 from collections.abc import Mapping, Sequence
 from urllib.parse import unquote_plus
 
-from wsgateway.logs import cut, mask_query, mask_url
+from wsgateway.text import cut, mask_query, mask_url
 
 SHOWN_HEADERS = frozenset(
     {
@@ -15,26 +15,26 @@ SHOWN_HEADERS = frozenset(
         *("x-forwarded-for", "x-forwarded-host", "x-forwarded-port", "x-forwarded-proto", "x-real-ip"),
     }
 )
-"""Headers whose values are shown. Any other may hold a secret, whatever its name."""
+"""Headers whose values are shown. Any other header may hold a secret, whatever its name."""
 
 MAX_VALUE = 200
 """Characters of a header's value, or of a name, that are shown."""
 
 MAX_QUERY = 8192
-"""Bytes of a query string that are looked at."""
+"""Bytes of a query string that are read."""
 
 MAX_NAMES = 100
 """Parameters and subprotocols that are shown."""
 
 
 def shown_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return the values of the headers on `SHOWN_HEADERS`, and the lengths of all others. Names are in lower case."""
+    """Return the values of the headers in `SHOWN_HEADERS`, and the lengths of all others. Names are in lower case."""
     return {cut(name, MAX_VALUE): _shown_value(name, value) for name, value in headers.items()}
 
 
 def _shown_value(name: str, value: str) -> str:
     if name == "sec-websocket-key":
-        return "***"  # random, and always of 24 characters
+        return "***"  # random, and always 24 characters long
     if name not in SHOWN_HEADERS:
         return _length_of(value)
     value = cut(value, MAX_VALUE)
@@ -61,7 +61,7 @@ def _length_of(text: str) -> str:
 def shown_parameters(query_string: bytes) -> list[str]:
     """Return the names of a query string's parameters, sorted. Values are never shown.
 
-    Of a parameter without a value, which may be a token itself, only the length is returned.
+    A parameter without a value may be a token itself, so only its length is returned.
     """
     pairs = (pair.partition(b"=") for pair in query_string[:MAX_QUERY].split(b"&")[:MAX_NAMES] if pair)
     texts = ((unquote_plus(name.decode("latin-1")), value.strip(b"=")) for name, _, value in pairs)

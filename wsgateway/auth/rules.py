@@ -1,25 +1,32 @@
-"""Who may connect and who may send (DESIGN: closed by default, open by naming). No I/O: headers in, a refusal or
-None out. A refusal says what happened, which setting would allow it, and where the documentation explains it."""
+"""Who may connect and who may send: nobody is let in by default, unless a setting names who may. No I/O.
+
+A check takes the scope of a request and returns a refusal or None. A refusal says what happened, which setting would
+allow it, and where the documentation explains it.
+"""
 
 import hmac
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from wsgateway.addresses import is_loopback, peer_of
 from wsgateway.auth.forwarding import forwarded_header, sign_of_proxy
-from wsgateway.config.origins import normalized_origin
+from wsgateway.auth.headers import HeaderPairs, single_value, text_of, values_of
+from wsgateway.config.origins import MAX_ORIGIN, normalized_origin
 from wsgateway.config.settings import Settings
 from wsgateway.exceptions import DOCS, Refusal
 
-RawHeaders = Iterable[tuple[bytes, bytes]]
+MAX_NAMED = 100
+"""Characters of a request's text that a refusal quotes."""
+
+_LOOPBACK_ORIGIN = re.compile(r"https?://(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?")
 
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """A line for the log about what is open by default. `is_loud`: it is a warning."""
+    """A line for the log about what is open by default. It is a warning if `is_loud`."""
 
     text: str
     is_loud: bool = False
@@ -28,9 +35,10 @@ class Opening:
 class Rules:
     """The rules of one gateway.
 
-    `bound_host` is the address it listens on, where the gateway knows it; `uid` the user of this process, whose other
-    processes are local callers on a Unix socket; `loopback_origins` whether pages of every loopback origin may connect
-    to a gateway on loopback that names none.
+    `bound_host` is the address that the gateway listens on, if it is known. `uid` is the user of this process, whose
+    other processes are local callers on a Unix socket. With `loopback_origins`, pages of every loopback origin may
+    connect to a gateway on loopback that names no origin. `owner` and `key_setting` are what refusals call the gateway
+    and the setting with its keys.
     """
 
     def __init__(
@@ -40,6 +48,8 @@ class Rules:
         bound_host: str | None = None,
         uid: int | None = None,
         loopback_origins: bool = True,
+        owner: str = "gateway",
+        key_setting: str = "api_key",
     ) -> None:
         self._hosts = settings.allowed_hosts
         self._origins = frozenset(settings.allowed_origins)
@@ -48,9 +58,11 @@ class Rules:
         self._bound_host = bound_host
         self._uid = uid
         self._loopback_origins = loopback_origins and not settings.allowed_origins
+        self._owner = owner
+        self._key_setting = key_setting
 
     def openings(self, outside: str | None) -> Iterator[Opening]:
-        """Yield what is open, or closed, because nothing was configured, for the log.
+        """Yield lines for the log about what is open, or closed, because it is not configured.
 
         `outside` names the setting that makes the gateway reachable from other hosts, or is None.
         """
@@ -73,23 +85,23 @@ class Rules:
             yield Opening("allowed_origins is not set: on loopback, pages of any loopback origin may connect")
 
     def check_host(self, scope: Mapping[str, Any]) -> Refusal | None:
-        """400 unless `Host` is on `allowed_hosts`, where that is set."""
+        """Return a 400 unless `Host` is in `allowed_hosts`, or that is not set."""
         if not self._hosts or "*" in self._hosts:
             return None
         name = _host_name(scope)
         if any(name == host or (host.startswith("*.") and name.endswith(host[1:])) for host in self._hosts):
             return None
-        detail = f"the host {name[:100]!r} is not on allowed_hosts; add it there if clients may use it"
+        detail = f"the host {name[:MAX_NAMED]!r} is not on allowed_hosts; add it there if clients may use it"
         return Refusal(400, "host", detail, "unknown-host")
 
     def check_origin(self, scope: Mapping[str, Any]) -> Refusal | None:
         """Return a 403 if the request comes from another site's page (RFC 6455 10.2). Programs send no `Origin`."""
-        origins = [value for name, value in scope["headers"] if name == b"origin"]
+        origins = values_of(scope["headers"], b"origin")
         if not origins:
             return None
         if len(origins) > 1:
             return Refusal(403, "origin", "the request has more than one Origin, a browser sends one", "foreign-origin")
-        origin = _text(origins[0])
+        origin = text_of(origins[0])
         if self._names(origin):
             return None
         normal = _normalized(origin)
@@ -98,13 +110,13 @@ class Rules:
         takes_loopback = self._loopback_origins and self._is_on_loopback(scope)
         if takes_loopback and normal is not None and _LOOPBACK_ORIGIN.fullmatch(normal):
             return None
-        detail = f"pages from {origin[:100]!r} may not connect; add that origin to allowed_origins if they may"
+        detail = f"pages from {origin[:MAX_NAMED]!r} may not connect; add that origin to allowed_origins if they may"
         return Refusal(403, "origin", detail, "foreign-origin")
 
     def names_origin(self, scope: Mapping[str, Any]) -> bool:
-        """Return whether the request has one `Origin`, and `allowed_origins` has it or `*`."""
-        origin = _one(scope["headers"], b"origin")
-        return origin is not None and self._names(_text(origin))
+        """Return whether the request has one `Origin`, and `allowed_origins` contains it or `*`."""
+        origin = single_value(scope["headers"], b"origin")
+        return origin is not None and self._names(text_of(origin))
 
     def _names(self, origin: str) -> bool:
         if not self._origins:
@@ -112,46 +124,51 @@ class Rules:
         return "*" in self._origins or origin in self._origins or _normalized(origin) in self._origins
 
     def _check_own_name(self, scope: Mapping[str, Any], origin: str) -> Refusal | None:
-        """403 for a page of the gateway's own address if that is a name which anybody could point at loopback."""
+        """Return a 403 for a page of the gateway's own address if anybody could point that name at loopback."""
         name = _host_name(scope)
         if self._hosts or not self._is_on_loopback(scope) or is_loopback(name) or forwarded_header(scope["headers"]):
             return None
         if not _names_port(scope):
             return None
         detail = (
-            f"the page from {origin[:100]!r} reached a loopback address by the name {name[:100]!r}, as a page does "
-            "whose name was rebound; add the name to allowed_hosts if the gateway has it"
+            f"the page from {origin[:MAX_NAMED]!r} reached a loopback address by the name {name[:MAX_NAMED]!r}, as a "
+            "page whose name was rebound does; add the name to allowed_hosts if it is the gateway's"
         )
         return Refusal(403, "origin", detail, "another-name")
 
     def check_caller(self, scope: Mapping[str, Any]) -> Refusal | None:
-        """401 or 403 unless the caller has a key or, where none is set, is local."""
+        """Return a 401 or 403 unless the caller has a key or, if no key is set, is local."""
+        setting = self._key_setting
         if self._keys:
-            return None if self.has_key(scope["headers"]) else _UNAUTHORIZED
+            if self.has_key(scope["headers"]):
+                return None
+            detail = f"the request needs `Authorization: Bearer` and one of the keys in {setting}"
+            return Refusal(401, "key", detail, "wrong-key", (("www-authenticate", "Bearer"),))
         if not self._local_access:
-            detail = "this gateway takes no calls: give it an api_key, or local_access = true for callers on its host"
+            detail = (
+                f"this {self._owner} answers nobody, because no {setting} is set and local_access is false; "
+                f"set {setting}, or local_access = true for callers on the same host"
+            )
             return Refusal(403, "no_key_set", detail, "no-key-set")
         reason = self.why_not_local(scope)
         if reason is None:
             return None
-        detail = f"without an api_key only local callers are answered (local_access), and {reason}"
-        detail += "; set api_key to allow others"
-        return Refusal(403, "not_local", detail, "not-local")
+        detail = f"without an {setting} only local callers are answered (local_access), and {reason}; "
+        return Refusal(403, "not_local", f"{detail}set {setting} to allow others", "not-local")
 
-    def has_key(self, headers: RawHeaders) -> bool:
-        """Whether a request with `headers` carries one of the keys."""
+    def has_key(self, headers: HeaderPairs) -> bool:
+        """Return whether a request with `headers` carries one of the keys."""
         return self.key_of(headers) is not None
 
-    def key_of(self, headers: RawHeaders) -> bytes | None:
-        """Which of the keys a request with `headers` carries. Each is compared in constant time."""
-        given = [value for name, value in headers if name == b"authorization"]
-        scheme, _, key = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
+    def key_of(self, headers: HeaderPairs) -> bytes | None:
+        """Return the key that a request with `headers` carries. Each key is compared in constant time."""
+        scheme, _, key = (single_value(headers, b"authorization") or b"").partition(b" ")
         key = key.strip()
-        matches = [hmac.compare_digest(key, known) for known in self._keys]  # all of them, whichever fits
+        matches = [hmac.compare_digest(key, known) for known in self._keys]  # all of them, whichever matches
         return key if scheme.lower() == b"bearer" and any(matches) else None
 
     def why_not_local(self, scope: Mapping[str, Any]) -> str | None:
-        """Return why the caller is not a local one, that is, a program on this host or a page of a loopback origin."""
+        """Return why the caller is not local; None for a program on this host or a page of a loopback origin."""
         peer = peer_of(scope)
         if peer.host and not is_loopback(peer.host):
             return "this one is not on loopback"
@@ -159,10 +176,10 @@ class Rules:
             return "this one is not on loopback, nor a process of the gateway's user or of root on its Unix socket"
         sign = sign_of_proxy(scope)
         if sign is not None:
-            return f"a proxy has forwarded this one ({sign[:100]})"
+            return f"a proxy has forwarded this one ({sign[:MAX_NAMED]})"
         name = _host_name(scope)
         if not is_loopback(name):
-            return f"this one asks for the host {name[:100]!r}"
+            return f"this one asks for the host {name[:MAX_NAMED]!r}"
         if self.check_origin(scope):
             return "this one comes from a page of another origin"
         return None
@@ -173,24 +190,9 @@ class Rules:
         return bool(host) and is_loopback(str(host))
 
 
-_UNAUTHORIZED = Refusal(
-    401,
-    "key",
-    "the call needs `Authorization: Bearer` and one of the keys in api_key",
-    "wrong-key",
-    (("www-authenticate", "Bearer"),),
-)
-
-_LOOPBACK_ORIGIN = re.compile(r"https?://(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?")
-
-
 def _own_origin(scope: Mapping[str, Any]) -> str | None:
-    host = _one(scope["headers"], b"host")
-    return _normalized(f"{scope.get('scheme', 'http')}://{_text(host)}") if host and b"/" not in host else None
-
-
-MAX_ORIGIN = 300
-"""Characters of an origin; a name has 253 (RFC 1035 2.3.4)."""
+    host = single_value(scope["headers"], b"host")
+    return _normalized(f"{scope.get('scheme', 'http')}://{text_of(host)}") if host and b"/" not in host else None
 
 
 def _normalized(origin: str) -> str | None:
@@ -205,22 +207,9 @@ def _cached(origin: str) -> str | None:
         return None
 
 
-def _text(value: bytes) -> str:
-    """The text of a header, in which clients that are not browsers send a name that is not ASCII as UTF-8."""
-    try:
-        return value.decode().strip(" \t")
-    except UnicodeDecodeError:
-        return value.decode("latin-1").strip(" \t")
-
-
-def _one(headers: RawHeaders, name: bytes) -> bytes | None:
-    values = [value for key, value in headers if key == name]
-    return values[0] if len(values) == 1 else None
-
-
 def _host_name(scope: Mapping[str, Any]) -> str:
-    """The name in the `Host` header, without the port, in lower case; empty if there is none, or more than one."""
-    host = (_one(scope["headers"], b"host") or b"").decode("latin-1")
+    """Return the name in `Host`, without the port, in lower case; empty if the header is missing or repeated."""
+    host = _host(scope)
     name = host[: host.find("]") + 1] if host.startswith("[") else host.partition(":")[0]
     return name[:MAX_ORIGIN].lower()
 
@@ -232,7 +221,11 @@ def _names_port(scope: Mapping[str, Any]) -> bool:
     shows that a proxy or a forwarder stands in between.
     """
     server = scope.get("server")
-    host = (_one(scope["headers"], b"host") or b"").decode("latin-1")
+    host = _host(scope)
     if ":" in host[host.rfind("]") + 1 :] or not server or server[1] is None:
         return True
     return bool(server[1] == (443 if scope.get("scheme") in ("https", "wss") else 80))
+
+
+def _host(scope: Mapping[str, Any]) -> str:
+    return (single_value(scope["headers"], b"host") or b"").decode("latin-1")

@@ -16,7 +16,8 @@ from wsgateway.cli.arguments import Argument, Command, seconds, setting_options
 from wsgateway.cli.terminal import argument, complain, read_line, read_text, to_json
 from wsgateway.config.settings import ADMIN_SPECS, CONFIG_FILE, ENV, SPECS
 from wsgateway.exceptions import ConfigError, ListenerError, SendError
-from wsgateway.logs import GatewayLog, escape_controls, mask_url
+from wsgateway.logs import GatewayLog
+from wsgateway.text import escape_controls, mask_url
 
 if TYPE_CHECKING:
     from wsgateway.supervisor.store import Store

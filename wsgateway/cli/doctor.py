@@ -26,9 +26,10 @@ from wsgateway.config.sources import Loaded
 from wsgateway.descriptors import most_files_allowed
 from wsgateway.exceptions import BrokerError, ConfigError, ListenerError
 from wsgateway.listeners.loader import Hooks
-from wsgateway.logs import GatewayLog, escape_controls, mask_url
+from wsgateway.logs import GatewayLog
 from wsgateway.server.serving import missing_of_uvicorn, offers_takeover
 from wsgateway.supervisor.store import Described, Store
+from wsgateway.text import escape_controls, mask_url
 
 KUBERNETES_SECONDS = 30.0
 """`terminationGracePeriodSeconds` where nobody has set it."""

@@ -9,7 +9,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 
 from wsgateway import client
 from wsgateway.cli.terminal import complain, read_lines, safe_for
-from wsgateway.logs import escape_controls, mask_url
+from wsgateway.text import escape_controls, mask_url
 
 
 def run(url: str) -> int:

@@ -9,7 +9,7 @@ from wsgateway import client
 from wsgateway.addresses import is_loopback
 from wsgateway.cli.checks import Probe
 from wsgateway.exceptions import SendError
-from wsgateway.logs import mask_url
+from wsgateway.text import mask_url
 
 STRANGER = "wsgateway-doctor.invalid"
 """A host name that nobody has (RFC 2606)."""

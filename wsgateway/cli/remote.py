@@ -18,7 +18,7 @@ from wsgateway.config.sources import admin_settings, config_path, read_tables
 from wsgateway.config.values import convert, nearest
 from wsgateway.exceptions import ConfigError, SendError
 from wsgateway.gateway.registry import GatewayState
-from wsgateway.logs import escape_controls, mask_url
+from wsgateway.text import escape_controls, mask_url
 
 TIMEOUT = 65.0
 """Seconds to wait for an answer; longer than the interface itself waits for what it has begun."""

@@ -11,11 +11,12 @@ from wsgateway.config.values import Startup
 from wsgateway.descriptors import raise_most_files
 from wsgateway.exceptions import GatewayError, ListenError, StartError
 from wsgateway.gateway.registry import GatewayState
-from wsgateway.logs import escape_controls, limit_repeats, log_to_terminal, logger, mask_queries
+from wsgateway.logs import limit_repeats, log_to_terminal, logger, mask_queries
 from wsgateway.server.process import end_process, loop_factory, stop_at_signals
 from wsgateway.server.serving import serving
 from wsgateway.supervisor.store import Store
 from wsgateway.supervisor.supervisor import Supervisor
+from wsgateway.text import escape_controls
 
 
 def run(store: Store) -> int:

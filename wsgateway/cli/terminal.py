@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import TextIO
 
 from wsgateway.config.files import decode, unify_line_ends
-from wsgateway.logs import escape_controls
+from wsgateway.text import escape_controls
 
 
 def prepare_output() -> None:

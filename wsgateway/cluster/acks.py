@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from wsgateway.cluster.envelopes import NODE_ID, Ack
-from wsgateway.cluster.nodes import Nodes
+from wsgateway.cluster.envelopes import Ack
+from wsgateway.cluster.nodes import Nodes, node_of
 from wsgateway.messages import Sent
 
 
@@ -34,7 +34,7 @@ class Confirmations:
         """Begin to count what is sent to all clients, or to those with `ids`."""
         wanted = self._nodes.alive()
         if ids is not None:
-            named = {conn_id[:NODE_ID] for conn_id in ids}
+            named = {node_of(conn_id) for conn_id in ids}
             wanted = [node for node in wanted if node.id in named]
         self._asks += 1
         confirmation = Confirmation(

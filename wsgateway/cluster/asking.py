@@ -94,7 +94,7 @@ class Asks:
             if isinstance(answer, BaseException):
                 if not isinstance(answer, NodeError):
                     raise answer
-                self._log.warning("%s: %s", operation, answer, extra={"kind": f"asked for {operation}"})
+                self._log.limited(f"asked for {operation}").warning("%s: %s", operation, answer)
             else:
                 answers[node.id] = answer
         return answers
@@ -114,7 +114,7 @@ class Asks:
     def asked(self, ask: Ask) -> None:
         """Begin to do what another process asks for, and answer when it is done."""
         if len(self._tasks) >= MAX_ASKED:
-            self._log.warning("refused what node %s asked for: too much at once", ask.origin, extra={"kind": "asked"})
+            self._log.limited("asked").warning("refused what node %s asked for: too much at once", ask.origin)
             self._reply(ask, None, "it does too much for other processes already")
             return
         task = asyncio.create_task(self._do(ask))
@@ -131,14 +131,14 @@ class Asks:
             value = await operation(ask.arguments)
         except EnvelopeError as exc:
             text = "node %s asked for %s with wrong %s"
-            self._log.warning(text, ask.origin, ask.operation, exc, extra={"kind": f"wrong {ask.operation}"})
+            self._log.limited(f"wrong {ask.operation}").warning(text, ask.origin, ask.operation, exc)
             error = f"it was asked with wrong {exc}"
         except GatewayError as exc:
             error = str(exc)
         except Exception as exc:
             text = "node %s asked for %s: %r"
-            extra = {"kind": f"failed {ask.operation}"}
-            self._log.error(text, ask.origin, ask.operation, exc, exc_info=exc, extra=extra)
+            log = self._log.limited(f"failed {ask.operation}")
+            log.error(text, ask.origin, ask.operation, exc, exc_info=exc)
             error = "it failed there, the log has the reason"
         if not self._reply(ask, value, error):
             self._reply(ask, None, "its answer cannot be sent, the log has the reason")

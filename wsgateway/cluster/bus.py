@@ -35,9 +35,6 @@ TURN = 100
 PROBE = b"\xc1"
 """How a probe begins. MessagePack never uses this byte, so that no envelope does."""
 
-TOO_LARGE = {"kind": "broker too large"}
-"""For the log, which says it once a second."""
-
 
 class Bus:
     """The link of one process. `received` is given all that arrives but probes; `changed` is told of each change."""
@@ -107,9 +104,8 @@ class Bus:
         size = len(data)
         if self._max_payload and size > self._max_payload:
             self._metrics.broker_dropped["too_large"] += 1
-            self._log.warning(
-                "a message of %d bytes is too large for the broker: %d", size, self._max_payload, extra=TOO_LARGE
-            )
+            text = "a message of %d bytes is too large for the broker: %d"
+            self._log.limited("broker too large").warning(text, size, self._max_payload)
             return False
         while not self._waiting.fits(size):
             self._waiting.remove(len(self._outbox.popleft()[1]))

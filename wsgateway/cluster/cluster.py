@@ -30,8 +30,8 @@ from wsgateway.cluster.envelopes import (
     Info,
     Leave,
 )
-from wsgateway.cluster.nodes import Nodes, NodeState
-from wsgateway.exceptions import EnvelopeError
+from wsgateway.cluster.nodes import Nodes, NodeState, node_of
+from wsgateway.exceptions import EnvelopeError, NodeError
 from wsgateway.limits import HEARTBEAT, LEASE_CHECK, MAX_LOST, NODE_LINES
 from wsgateway.logs import GatewayLog
 from wsgateway.messages import Message, Sent
@@ -54,8 +54,54 @@ class Local:
     operations: Mapping[str, Callable[[dict[str, Any]], Awaitable[Any]]]
 
 
+class SingleNode:
+    """The cluster of a gateway without a broker: this process is the only one. Has the methods of `Cluster`."""
+
+    node = ""
+    is_up = True
+    is_serving = True
+    has_broker = False
+    failure = ""
+
+    def __init__(self) -> None:
+        self.nodes = Nodes()
+
+    async def start(self) -> None:
+        """There is nothing to join."""
+
+    async def aclose(self) -> None:
+        """There is nothing to leave."""
+
+    def notify(self) -> None:
+        """There is no other node."""
+
+    def is_remote(self, conn_id: str) -> bool:
+        return False
+
+    def split(self, recipients: Iterable[Any]) -> tuple[Iterable[Any], Sequence[str]]:
+        """All are connections of this process."""
+        return recipients, ()
+
+    def publish(self, frame: Message, ids: Sequence[str] | None, *, confirm: bool) -> Confirmation | None:
+        """There is nobody to publish to."""
+
+    async def confirmed(self, here: Sent, confirmation: Confirmation) -> Sent:
+        return here
+
+    async def ask(self, node_id: str, operation: str, **arguments: Any) -> Any:
+        raise NodeError(f"node {node_id!r} cannot be reached, the gateway has no broker")
+
+    async def ask_within(self, seconds: float, node_id: str, operation: str, **arguments: Any) -> Any:
+        raise NodeError(f"node {node_id!r} cannot be reached, the gateway has no broker")
+
+    async def ask_all(self, operation: str, **arguments: Any) -> dict[str, Any]:
+        return {}
+
+
 class Cluster:
     """The processes of one gateway, as one of them sees them. Nothing but `ask` and `confirmed` ever waits."""
+
+    has_broker = True
 
     def __init__(
         self,
@@ -160,13 +206,13 @@ class Cluster:
                 beaten = time.monotonic()
                 self._tell(is_new=False)
             for node in self.nodes.expire(time.monotonic()):
-                extra = {"kind": "lost", "burst": NODE_LINES}
-                self._log.warning("node %s (%s, pid %d) is lost", node.id, node.info.host, node.info.pid, extra=extra)
+                log = self._log.limited("lost", burst=NODE_LINES)
+                log.warning("node %s (%s, pid %d) is lost", node.id, node.info.host, node.info.pid)
                 self._gone(node.id)
             await asyncio.sleep(LEASE_CHECK)
 
-    def tell(self) -> None:
-        """Tell the others at once how this process is, as when its state has changed."""
+    def notify(self) -> None:
+        """Send the state of this process to the other nodes now, instead of with the next heartbeat."""
         self._tell(is_new=False)
 
     def died(self, node_id: str) -> None:
@@ -193,9 +239,10 @@ class Cluster:
 
     def is_remote(self, conn_id: str) -> bool:
         """Whether the connection with that id belongs to another process, which lives as far as can be known."""
-        if conn_id[NODE_ID : NODE_ID + 1] != "." or conn_id[:NODE_ID] == self.node:
+        node_id = node_of(conn_id)
+        if conn_id[NODE_ID : NODE_ID + 1] != "." or node_id == self.node:
             return False
-        return not self.is_up or self.nodes.get(conn_id[:NODE_ID]) is not None
+        return not self.is_up or self.nodes.get(node_id) is not None
 
     def split(self, wanted: Iterable[Any]) -> tuple[list[Any], list[str]]:
         """`wanted` connections and ids: what is this process's own business, and ids of others, each once."""
@@ -244,7 +291,7 @@ class Cluster:
             data = envelopes.encode(make(sequence))
         except EnvelopeError as exc:
             self._metrics.broker_dropped[exc.reason] += 1
-            self._log.warning("not sent to the other processes: %s", exc, extra={"kind": "not sent"})
+            self._log.limited("not sent").warning("not sent to the other processes: %s", exc)
             return False
         if not self._uplink.publish(topic, data):
             return False
@@ -267,14 +314,14 @@ class Cluster:
         except EnvelopeError as exc:
             self._metrics.broker_dropped[exc.reason] += 1
             level = logging.DEBUG if exc.reason == "double" else logging.WARNING
-            self._log.log(level, "dropped what came from the broker: %s", exc, extra={"kind": f"dropped {exc.reason}"})
+            self._log.limited(f"dropped {exc.reason}").log(level, "dropped what came from the broker: %s", exc)
             return
         try:
             self._handle(envelope)
         except Exception as exc:  # one message must not end the subscription
             self._metrics.broker_dropped["failed"] += 1
             text = "a message of node %s could not be handled: %r"
-            self._log.error(text, envelope.origin, exc, exc_info=exc, extra={"kind": "not handled"})
+            self._log.limited("not handled").error(text, envelope.origin, exc, exc_info=exc)
 
     def _is_double(self, envelope: Envelope) -> bool:
         """Whether it was here already; what is missing before it is counted."""
@@ -300,7 +347,7 @@ class Cluster:
             case Heartbeat():
                 self._heard(envelope)
             case Leave() if envelope.node == self.node:
-                self.tell()  # somebody was wrong
+                self.notify()  # somebody was wrong
             case Leave():
                 state = NodeState.LEFT if envelope.node == envelope.origin else NodeState.LOST
                 self.nodes.gone(envelope.node, state, time.monotonic())
@@ -318,7 +365,7 @@ class Cluster:
         if self._local is None:
             return
         sent = Sent(0, 0, 0)
-        mine = None if message.ids is None else [conn_id for conn_id in message.ids if conn_id.startswith(self.node)]
+        mine = None if message.ids is None else [conn_id for conn_id in message.ids if node_of(conn_id) == self.node]
         if mine is None or mine:
             try:
                 frame = Message(message.payload, message.payload.decode() if message.is_text else None)
@@ -343,10 +390,10 @@ class Cluster:
         if not self.nodes.has_place(node_id):
             self._metrics.broker_dropped["nodes"] += 1
             text = "node %s (%s, pid %d) is not added: too many processes say that they belong to this gateway"
-            self._log.warning(text, node_id, info.host, info.pid, extra={"kind": "too many nodes"})
+            self._log.limited("too many nodes").warning(text, node_id, info.host, info.pid)
         elif self.nodes.heard(node_id, info, time.monotonic()):
-            extra = {"kind": "joined", "burst": NODE_LINES}
-            self._log.info("node %s (%s, pid %d) has joined", node_id, info.host, info.pid, extra=extra)
+            log = self._log.limited("joined", burst=NODE_LINES)
+            log.info("node %s (%s, pid %d) has joined", node_id, info.host, info.pid)
 
     def _told(self, here: Here) -> None:
         self._knows(here.origin, here.info)

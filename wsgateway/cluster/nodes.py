@@ -4,11 +4,16 @@ import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from wsgateway.cluster.envelopes import Info
+from wsgateway.cluster.envelopes import NODE_ID, Info
 from wsgateway.limits import LEASE, MAX_NODES
 
 SHOWN = 300.0
 """Seconds for which a node that is dead or has left is still shown."""
+
+
+def node_of(conn_id: str) -> str:
+    """Return the id of the node that has the connection; something else if `conn_id` is not the id of a connection."""
+    return conn_id[:NODE_ID]
 
 
 class NodeState(enum.StrEnum):

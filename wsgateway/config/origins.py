@@ -4,6 +4,9 @@ import re
 from ipaddress import IPv6Address
 from urllib.parse import unquote_to_bytes
 
+MAX_ORIGIN = 300
+"""Characters of an origin or a host name; a name has 253 (RFC 1035 2.3.4)."""
+
 _SCHEMES = {"ws": "http", "wss": "https"}
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 

@@ -8,7 +8,7 @@ from typing import Any, Self, TypedDict
 from wsgateway.addresses import is_loopback
 from wsgateway.config.values import SlowPolicy, Startup, convert, is_secret, nearest
 from wsgateway.exceptions import ConfigError, Mistake, UnknownSetting
-from wsgateway.logs import mask_url
+from wsgateway.text import mask_url
 
 
 def setting(

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import Field
 from typing import Any
 
-from wsgateway.config.origins import ascii_host, normalized_origin
+from wsgateway.config.origins import MAX_ORIGIN, ascii_host, normalized_origin
+from wsgateway.text import cut
 
 
 class SlowPolicy(enum.StrEnum):
@@ -56,7 +57,7 @@ def _quoted(spec: Field[Any], value: object) -> str:
         text = repr(value)
     except Exception:  # a number of more than 4,300 digits, or an object of somebody else's
         return f"this {type(value).__name__}"
-    return text if len(text) <= MAX_QUOTED else text[:MAX_QUOTED] + "…"
+    return cut(text, MAX_QUOTED)
 
 
 def convert(spec: Field[Any], value: object, *, text: bool = False) -> Any:
@@ -198,15 +199,11 @@ def _strings(spec: Field[Any], value: object) -> tuple[str, ...]:
 def _address(spec: Field[Any], text: str) -> str:
     """Return an origin or a host name as it is compared, which may be longer than `text` is."""
     found = text
-    if len(text) <= MAX_ADDRESS:
+    if len(text) <= MAX_ORIGIN:
         found = normalized_origin(text) if spec.name == "allowed_origins" else ascii_host(text)
-    if len(found) > MAX_ADDRESS:
-        raise ValueError(f"{_quoted(spec, text)} is too long, an address has at most {MAX_ADDRESS} characters")
+    if len(found) > MAX_ORIGIN:
+        raise ValueError(f"{_quoted(spec, text)} is too long, an address has at most {MAX_ORIGIN} characters")
     return found
-
-
-MAX_ADDRESS = 300
-"""Characters of an origin or a host name; a name has 253 (RFC 1035 2.3.4)."""
 
 
 def parts_of(text: str) -> list[str]:

@@ -2,6 +2,8 @@
 
 import time
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 from starlette.types import Receive, Scope, Send
@@ -12,9 +14,19 @@ from wsgateway.descriptors import UNLIMITED, most_files
 from wsgateway.exceptions import Refusal, Refused
 from wsgateway.gateway.drain import Drain
 from wsgateway.gateway.http.paths import sender_of
+from wsgateway.hub.connection import Connection, WatchedConnection
+from wsgateway.hub.hub import Hub
+from wsgateway.hub.loops import Home
+from wsgateway.hub.unawaited import is_development
 from wsgateway.limits import CROWDED, SPARE_DESCRIPTORS, Rates
+from wsgateway.listeners.dispatcher import Dispatcher
+from wsgateway.logs import GatewayLog
+from wsgateway.metrics import Metrics
+from wsgateway.protocols import plain
+from wsgateway.protocols.session import STOPPING, Session
 from wsgateway.transports.asgi import AsgiTransport
-from wsgateway.transports.native import NativeTransport, Parts
+from wsgateway.transports.native import NativeTransport
+from wsgateway.transports.peer import ClientTransport
 from wsgateway.transports.takeover import EXTENSION, Takeover
 
 
@@ -24,56 +36,97 @@ def most_clients(settings: Settings) -> int:
 
 
 class Admission:
-    """The WebSocket connections of one running gateway."""
+    """Takes the clients of one running gateway through their handshake: limits, refusals, then their session."""
 
-    def __init__(self, parts: Parts, rules: Rules, drain: Drain) -> None:
-        self._parts = parts
-        self._rules = rules
+    def __init__(
+        self,
+        *,
+        hub: Hub,
+        dispatcher: Dispatcher,
+        drain: Drain,
+        rules: Rules,
+        settings: Settings,
+        metrics: Metrics,
+        log: GatewayLog,
+        node: str,
+    ) -> None:
+        """`node` is the id of this process among those of the gateway; empty without a broker."""
+        self._hub = hub
+        self._dispatcher = dispatcher
         self._drain = drain
+        self._rules = rules
+        self._settings = settings
+        self._metrics = metrics
+        self._log = log
+        self._node = node
+        self._home = Home()
+        self._is_development = is_development(verbose=settings.verbose)
+        self._ended = self._remove  # bound once, not for each client
+        self._server_stops = drain.begin_with_server
         self._by_address: Counter[str] = Counter()
-        self._most = most_clients(parts.settings)
-        if parts.settings.max_connections > self._most:
+        self._most = most_clients(settings)
+        if settings.max_connections > self._most:
             text = "max_connections is %d, and %d open files are enough for %d clients: raise the limit (ulimit -n)"
-            parts.log.warning(text, parts.settings.max_connections, most_files(), self._most)
+            log.warning(text, settings.max_connections, most_files(), self._most)
         self._is_crowded = False
-        self._connects = Rates(parts.settings.connect_rate, parts.settings.connect_burst)
+        self._connects = Rates(settings.connect_rate, settings.connect_burst)
 
-    async def serve(self, scope: Scope, receive: Receive, send: Send, *, path: str) -> None:
+    async def admit(self, scope: Scope, receive: Receive, send: Send, *, path: str) -> None:
         """Take one client through its handshake; on plain ASGI, to its end."""
-        transport: AsgiTransport | NativeTransport
-        handshake = cast("Takeover | None", scope.get("extensions", {}).get(EXTENSION))  # wsgateway.server's only
-        if handshake is None:
-            transport = AsgiTransport(self._parts, scope, path=path)
-        else:
-            transport = NativeTransport(
-                self._parts, scope, handshake, path=path, ended=self._gone, shutdown=self._drain.begin_with_server
-            )
+        transport = self._transport(scope, receive, send)
+        conn = self._connection(scope, path=path, transport=transport)
+        session = Session(
+            conn,
+            transport,
+            hub=self._hub,
+            dispatcher=self._dispatcher,
+            settings=self._settings,
+            ended=self._ended,
+        )
         await receive()
-        refusal = self._full(transport.conn.address)
-        self._drain.add(transport)
-        self._by_address[transport.conn.address] += 1
-        handed_over = False
+        refusal = self._check_capacity(conn.address)
+        self._drain.add(session)
+        self._by_address[conn.address] += 1
         try:
-            subprotocol = await self._admitted(transport, scope, refusal)
-            if isinstance(transport, NativeTransport):
-                handed_over = True
-                await transport.run(subprotocol, send)
-            else:
-                await transport.run(subprotocol, receive, send)
+            refusal = refusal or self._rules.check_host(scope) or self._rules.check_origin(scope)
+            if refusal is not None:
+                raise Refused.of(refusal)
+            await plain.connect(session, transport)
         except Refused as exc:
-            await self._turn_away(scope, send, exc, transport)
+            self._report(scope, exc, conn)
+            await self._turn_away(scope, send, exc, conn, transport)
         finally:
-            if not handed_over:
-                self._gone(transport)
+            if not session.is_open:
+                self._remove(session)
 
-    def _full(self, address: str) -> Refusal | None:
-        """Why no more clients can be taken, if so."""
+    def _transport(self, scope: Scope, receive: Receive, send: Send) -> ClientTransport:
+        takeover = cast("Takeover | None", scope.get("extensions", {}).get(EXTENSION))  # wsgateway.server's only
+        if takeover is None:
+            return AsgiTransport(receive, send, settings=self._settings, log=self._log)
+        return NativeTransport(takeover, send, hub=self._hub, settings=self._settings, server_stops=self._server_stops)
+
+    def _connection(self, scope: Scope, *, path: str, transport: ClientTransport) -> Connection:
+        made: Callable[..., Connection] = Connection
+        if self._is_development:
+            made = partial(WatchedConnection, log=self._log)
+        return made(
+            scope,
+            path=path,
+            settings=self._settings,
+            metrics=self._metrics,
+            transport=transport,
+            home=self._home,
+            node=self._node,
+        )
+
+    def _check_capacity(self, address: str) -> Refusal | None:
+        """Return why no more clients can be taken, if so."""
         if self._drain.is_begun:  # it has come while the gateway still ran
-            return _STOPPING
-        count, settings = len(self._drain.transports), self._parts.settings
+            return STOPPING
+        count, settings = len(self._drain.sessions), self._settings
         if count >= self._most * CROWDED and not self._is_crowded:
             self._is_crowded = True
-            self._parts.log.warning("%d of at most %d clients are connected (max_connections)", count, self._most)
+            self._log.warning("%d of at most %d clients are connected (max_connections)", count, self._most)
         elif count < self._most * CROWDED * 0.9:
             self._is_crowded = False
         if count >= self._most:
@@ -84,60 +137,39 @@ class Admission:
             return Refusal(429, "connect_rate", "too many connects from this address, come back later (connect_rate)")
         return None
 
-    async def _admitted(
-        self, transport: "AsgiTransport | NativeTransport", scope: Scope, refusal: Refusal | None
-    ) -> str | None:
-        refusal = refusal or self._rules.check_host(scope) or self._rules.check_origin(scope)
-        if refusal is not None:
-            raise self._refused(scope, refusal)
-        try:
-            subprotocol = await self._parts.events.handshake(transport.conn, transport.lane)
-        except Refused as exc:
-            self._parts.metrics.refusals["handshake"] += 1
-            extra = {"conn": transport.conn.id, "kind": f"on_handshake {exc.status}"}
-            self._parts.log.warning("on_handshake refused %s: %s", sender_of(scope), exc, extra=extra)
-            raise
-        if transport.conn.closing is not None:
-            raise self._refused(scope, _STOPPING)
-        return subprotocol
-
-    def _refused(self, scope: Scope, refusal: Refusal) -> Refused:
-        """Log and count `refusal`, and return what ends the handshake."""
-        self._parts.metrics.refusals[refusal.kind] += 1
-        extra = {"kind": f"handshake {refusal.kind}"}
-        self._parts.log.warning("refused a handshake from %s: %s", sender_of(scope), refusal, extra=extra)
-        return Refused(refusal.status, str(refusal))
+    def _report(self, scope: Scope, refused: Refused, conn: Connection) -> None:
+        """Count and log what ends a handshake."""
+        sender, refusal = sender_of(scope), refused.refusal
+        self._metrics.refusals[refusal.kind] += 1
+        if refusal.kind != "handshake":
+            log = self._log.limited(f"handshake {refusal.kind}")
+            log.warning("refused a handshake from %s: %s", sender, refusal)
+        else:  # by the listener
+            log = self._log.limited(f"on_handshake {refused.status}")
+            log.warning("on_handshake refused %s: %s", sender, refused, extra={"conn": conn.id})
 
     async def _turn_away(
-        self, scope: Scope, send: Send, refused: Refused, transport: "AsgiTransport | NativeTransport"
+        self, scope: Scope, send: Send, refused: Refused, conn: Connection, transport: ClientTransport
     ) -> None:
         try:
             if refused.close is not None:
                 # a browser that offered subprotocols reports 1006 unless one of them is chosen
-                chosen = next(iter(transport.conn.subprotocols), None)
-                if isinstance(transport, NativeTransport):
-                    await transport.turn_away(chosen, refused.close, refused.reason, send)
-                    return
-                await send({"type": "websocket.accept", "subprotocol": chosen})
-                await send({"type": "websocket.close", "code": refused.close, "reason": refused.reason})
-                return
-            if isinstance(transport, NativeTransport):
+                chosen = next(iter(conn.subprotocols), None)
+                await transport.turn_away(chosen, refused.close, refused.reason)
+            else:
                 transport.release()
-            await deny(scope, send, refused.status, refused.reason)
+                await deny(scope, send, refused.status, refused.reason)
         except OSError:  # it has gone
             pass
 
-    def _gone(self, transport: "AsgiTransport | NativeTransport") -> None:
-        if transport not in self._drain.transports:
+    def _remove(self, session: Session) -> None:
+        if session not in self._drain.sessions:
             return
-        self._drain.remove(transport)
-        address = transport.conn.address
+        self._drain.remove(session)
+        address = session.conn.address
         self._by_address[address] -= 1
         if not self._by_address[address]:
             del self._by_address[address]
-
-
-_STOPPING = Refusal(503, "stopping", "the gateway is shutting down, come back later", "not-running")
 
 
 async def deny(scope: Scope, send: Send, status: int, detail: str) -> None:

@@ -33,8 +33,7 @@ from wsgateway.config.grace import LINGER
 from wsgateway.config.settings import Settings
 from wsgateway.listeners.dispatcher import Dispatcher
 from wsgateway.logs import GatewayLog
-from wsgateway.transports.asgi import AsgiTransport
-from wsgateway.transports.native import NativeTransport
+from wsgateway.protocols.session import Session
 
 CLOSES_PER_SECOND = 500
 """Connections that a drain closes per second; the rest follows as fast as half of `drain` requires."""
@@ -44,10 +43,10 @@ TICK = 0.1
 
 
 class Drain:
-    """The transports of one running gateway, from their handshake to their end, and how they are all closed."""
+    """The sessions of one running gateway, from their handshake to their end, and how they are all closed."""
 
     def __init__(self, dispatcher: Dispatcher, settings: Settings, log: GatewayLog) -> None:
-        self.transports: set[AsgiTransport | NativeTransport] = set()
+        self.sessions: set[Session] = set()
         self.is_begun = False
         self._dispatcher = dispatcher
         self._seconds = settings.drain
@@ -55,15 +54,15 @@ class Drain:
         self._empty = asyncio.Event()
         self._empty.set()
 
-    def add(self, transport: AsgiTransport | NativeTransport) -> None:
-        """Wait for `transport` too, until `remove`."""
-        self.transports.add(transport)
+    def add(self, session: Session) -> None:
+        """Wait for `session` too, until `remove`."""
+        self.sessions.add(session)
         self._empty.clear()
 
-    def remove(self, transport: AsgiTransport | NativeTransport) -> None:
-        """Stop waiting for `transport`, which has ended."""
-        self.transports.discard(transport)
-        if not self.transports:
+    def remove(self, session: Session) -> None:
+        """Stop waiting for `session`, which has ended."""
+        self.sessions.discard(session)
+        if not self.sessions:
             self._empty.set()
 
     def begin(self) -> None:
@@ -74,8 +73,8 @@ class Drain:
         self._dispatcher.draining()
         rate = CLOSES_PER_SECOND
         if self._seconds:
-            rate = max(rate, int(2 * len(self.transports) / self._seconds))
-        waiting = deque(self.transports)
+            rate = max(rate, int(2 * len(self.sessions) / self._seconds))
+        waiting = deque(self.sessions)
         spread_ms = max(1000, 1000 * len(waiting) // rate)  # clients reconnect spread over as long as they were closed
         loop = asyncio.get_running_loop()
 
@@ -91,7 +90,7 @@ class Drain:
     def begin_with_server(self) -> None:
         """Begin, because the server closes its sockets before it ends the lifespan, as uvicorn does."""
         if not self.is_begun:
-            self._log.info("the server is shutting down, %d connections are closed", len(self.transports))
+            self._log.info("the server is shutting down, %d connections are closed", len(self.sessions))
             self.begin()
 
     async def wait(self) -> None:
@@ -109,8 +108,8 @@ class Drain:
 
     async def _abandon(self) -> None:
         """Abort sockets and abandon hooks, at last the `on_client_close` of the sockets that were aborted."""
-        for transport in tuple(self.transports):
-            transport.abort()
+        for session in tuple(self.sessions):
+            session.abort()
         self._dispatcher.discard(closes=False)
         try:
             async with asyncio.timeout(LINGER):

@@ -17,9 +17,8 @@ from starlette.types import Receive, Scope, Send
 
 from wsgateway.auth.rules import Rules
 from wsgateway.cluster.brokers import Open, opener
-from wsgateway.cluster.cluster import Cluster, Local
-from wsgateway.cluster.envelopes import NODE_ID
-from wsgateway.cluster.nodes import several_workers
+from wsgateway.cluster.cluster import Cluster, Local, SingleNode
+from wsgateway.cluster.nodes import node_of, several_workers
 from wsgateway.config.exposure import outside_of_process, own_uid
 from wsgateway.config.settings import Options, Settings, serves_outside
 from wsgateway.exceptions import (
@@ -48,10 +47,10 @@ from wsgateway.hub.unawaited import is_development, watched
 from wsgateway.limits import Rates
 from wsgateway.listeners.dispatcher import Dispatcher, check_recipients
 from wsgateway.listeners.loader import Hooks
-from wsgateway.logs import GatewayLog, flush_log, log_to_file, mask_url, say_if_unseen
+from wsgateway.logs import GatewayLog, flush_log, log_to_file, say_if_unseen
 from wsgateway.messages import Sent
 from wsgateway.metrics import Metrics
-from wsgateway.transports.native import Parts
+from wsgateway.text import mask_url
 from wsgateway.transports.takeover import EXTENSION
 
 _ACTIVE = (GatewayState.STARTING, GatewayState.RUNNING, GatewayState.STOPPING)
@@ -83,7 +82,7 @@ class Gateway:
         self.version = version("wsgateway")
         self.failure = ""
         self._state = GatewayState.STOPPED
-        self.cluster: Cluster | None = None
+        self.cluster: Cluster | SingleNode = SingleNode()
         self._open_link = opener(self.settings.broker) if self.settings.broker else None
         self._hub = Hub(self.metrics, self.log)
         self.directory = Directory(self)
@@ -142,9 +141,7 @@ class Gateway:
     @property
     def has_running_peers(self) -> bool:
         """Whether other processes serve this gateway too."""
-        return self.cluster is not None and any(
-            node.info.state == GatewayState.RUNNING for node in self.cluster.nodes.alive()
-        )
+        return any(node.info.state == GatewayState.RUNNING for node in self.cluster.nodes.alive())
 
     def messages_out(self, conn: Connection) -> int:
         """Messages written to `conn` so far."""
@@ -152,7 +149,7 @@ class Gateway:
 
     def node_of(self, conn_id: str) -> str:
         """The id of the other process that has the connection; empty for one of this process."""
-        return conn_id[:NODE_ID] if self.cluster is not None and self.cluster.is_remote(conn_id) else ""
+        return node_of(conn_id) if self.cluster.is_remote(conn_id) else ""
 
     @contextmanager
     def recording(self, conn: Connection) -> Iterator[Recording]:
@@ -250,8 +247,7 @@ class Gateway:
                 raise
             self.state = GatewayState.RUNNING
             self.log.info("started%s", self._where)
-            if self.cluster is not None:
-                self.cluster.tell()
+            self.cluster.notify()
 
     async def _start(self) -> None:
         running = _started.get(self.id.casefold())
@@ -270,17 +266,25 @@ class Gateway:
             log=self.log,
             cluster=self.cluster,
         )
-        node = self.cluster.node if self.cluster is not None else ""
-        parts = Parts(self._hub, self._events, self.settings, self.metrics, self.log, node)
         self._drain = Drain(self._events, self.settings, self.log)
-        self._websockets = Admission(parts, self.rules, self._drain)
-        if self.cluster is not None:
-            await self.cluster.start()
+        self._websockets = Admission(
+            hub=self._hub,
+            dispatcher=self._events,
+            drain=self._drain,
+            rules=self.rules,
+            settings=self.settings,
+            metrics=self.metrics,
+            log=self.log,
+            node=self.cluster.node,
+        )
+        await self.cluster.start()
         await self._events.run("on_start")
         for opening in self.rules.openings(serves_outside(self.settings) or outside_of_process()):
             self.log.log(logging.WARNING if opening.is_loud else logging.INFO, "%s", opening.text)
         count = several_workers(sys.argv, os.environ)
-        if count > 1 and self.cluster is None and not self._where:  # our own server knows nothing of such a count
+        if (
+            count > 1 and not self.cluster.has_broker and not self._where
+        ):  # our own server knows nothing of such a count
             self.log.warning(
                 "%d worker processes and no broker: a message reaches only the clients of the process it comes to, "
                 'set broker = "ipc://" (docs/processes.md)',
@@ -290,10 +294,10 @@ class Gateway:
         self._watchdog.watch(self.metrics, self._listener.close)
         _started[self.id.casefold()] = self
 
-    def _new_cluster(self) -> Cluster | None:
-        """The processes of this gateway, if a broker carries messages between them."""
+    def _new_cluster(self) -> Cluster | SingleNode:
+        """Return the processes of this gateway, which without a broker is one."""
         if self._open_link is None:
-            return None
+            return SingleNode()
         local = Local(self._hub.deliver_to_ids, self.directory.info, self.directory.operations)
         return self._cluster_over(self._open_link, self.settings.broker or "", local=local)
 
@@ -319,9 +323,8 @@ class Gateway:
             self.state = GatewayState.RUNNING
 
     async def _leave_cluster(self) -> None:
-        cluster, self.cluster = self.cluster, None
-        if cluster is not None:
-            await cluster.aclose()
+        cluster, self.cluster = self.cluster, SingleNode()
+        await cluster.aclose()
 
     async def _start_unasked(self) -> None:
         self.log.warning("nobody ran the gateway's lifespan: it starts now and is never stopped (docs/mounting.md)")
@@ -390,8 +393,7 @@ class Gateway:
             assert self._listener is not None
             self.state = GatewayState.STOPPING
             self.log.info("stopping%s, %d connections are closed", self._where, len(self.connections))
-            if self.cluster is not None:
-                self.cluster.tell()
+            self.cluster.notify()
             self._drain.begin()
             await self._drain.wait()
             try:
@@ -455,7 +457,8 @@ class Gateway:
             if _started.get(self.id.casefold()) is self:
                 del _started[self.id.casefold()]
             self.directory = Directory(self)
-            self.cluster = self._events = self._listener = self._websockets = self._drain = None
+            self.cluster = SingleNode()
+            self._events = self._listener = self._websockets = self._drain = None
             self._watchdog = None
             self._asked_by_hooks.clear()
             self._never_started, self._is_watching, self._reload = True, False, False
@@ -492,12 +495,12 @@ class Gateway:
             text = f"gateway [{self.id}] is {self.state}"
             await self._refuse(scope, receive, send, Refusal(503, "not_running", text, "not-running"))
         else:
-            await self._websockets.serve(scope, receive, send, path=path)
+            await self._websockets.admit(scope, receive, send, path=path)
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send, refusal: Refusal) -> None:
         self.metrics.refusals[refusal.kind] += 1
-        extra = {"kind": f"handshake {refusal.kind}"}
-        self.log.warning("refused a handshake from %s: %s", sender_of(scope), refusal, extra=extra)
+        log = self.log.limited(f"handshake {refusal.kind}")
+        log.warning("refused a handshake from %s: %s", sender_of(scope), refusal)
         await receive()
         with suppress(OSError):  # the client has disconnected
             await deny(scope, send, refusal.status, str(refusal))

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple, Protocol
 
 from wsgateway.auth.masking import shown_headers, shown_parameters, shown_subprotocols
 from wsgateway.closing import check_close
-from wsgateway.cluster.cluster import Cluster
-from wsgateway.cluster.envelopes import NODE_ID, Info
-from wsgateway.cluster.nodes import NodeState
+from wsgateway.cluster.cluster import Cluster, SingleNode
+from wsgateway.cluster.envelopes import Info
+from wsgateway.cluster.nodes import NodeState, node_of
 from wsgateway.cluster.questions import Close, Describe, Rows, Search, Send, arguments_of
 from wsgateway.config.settings import Settings
 from wsgateway.exceptions import EnvelopeError, MessageError, NodeError, NodeLate
@@ -41,7 +41,7 @@ class ListedGateway(Sending, Protocol):
     @property
     def version(self) -> str: ...
     @property
-    def cluster(self) -> Cluster | None: ...
+    def cluster(self) -> Cluster | SingleNode: ...
 
     def messages_out(self, conn: Connection) -> int: ...
 
@@ -71,7 +71,7 @@ class Directory:
         """What other processes may ask this one for."""
 
     @property
-    def _cluster(self) -> Cluster | None:
+    def _cluster(self) -> Cluster | SingleNode:
         return self._gateway.cluster
 
     # The processes
@@ -93,7 +93,7 @@ class Directory:
     async def nodes(self) -> list[dict[str, Any]]:
         """Every process, this one first; of the others what they have said last. Empty without a broker."""
         cluster = self._cluster
-        if cluster is None:
+        if not cluster.has_broker:
             return []
         counted = await self._counted(cluster)
         now = time.monotonic()
@@ -108,13 +108,13 @@ class Directory:
     async def totals(self) -> dict[str, float]:
         """What all processes do, added up: `connections`, and counters from which a page makes rates."""
         own = await self._totals({})
-        if self._cluster is None:
-            return own
         others = (await self._counted(self._cluster)).values()
         return {name: value + sum(found.get(name, 0) for found in others) for name, value in own.items()}
 
-    async def _counted(self, cluster: Cluster) -> dict[str, dict[str, float]]:
-        """The totals of each other process. Who asks while they are asked waits for the same answers."""
+    async def _counted(self, cluster: Cluster | SingleNode) -> dict[str, dict[str, float]]:
+        """Return the totals of every other process. Concurrent callers share one request."""
+        if not cluster.has_broker:
+            return {}
         if self._counting is None:
             self._counting = asyncio.ensure_future(cluster.ask_all("totals"))
             self._counting.add_done_callback(self._was_counted)
@@ -126,8 +126,6 @@ class Directory:
     async def samples(self) -> list[Samples]:
         """The metrics of each process."""
         own = await self._samples({})
-        if self._cluster is None:
-            return [own]
         return [*([own] if self._cluster.is_serving else []), *(await self._cluster.ask_all("samples")).values()]
 
     # The connections
@@ -136,9 +134,7 @@ class Directory:
         """How many connections match `search`, and those from `offset` on. Their order is the same everywhere."""
         own = await self._matching(search)
         cluster = self._cluster
-        totals: dict[str, int] = {} if cluster is None else await cluster.ask_all("search", search=search)
-        if cluster is None:
-            return len(own), [self._shown(conn) for conn in own[offset : offset + limit]]
+        totals: dict[str, int] = await cluster.ask_all("search", search=search)
         totals[cluster.node] = len(own)
         rows: list[dict[str, Any]] = []
         passed = 0
@@ -157,9 +153,9 @@ class Directory:
     async def describe(self, conn_id: str) -> dict[str, Any] | None:
         """One connection with its headers, wherever it is; None if it is not open."""
         cluster = self._cluster
-        if cluster is not None and cluster.is_remote(conn_id):
-            found: dict[str, Any] | None = await cluster.ask(conn_id[:NODE_ID], "describe", id=conn_id)
-            return found
+        if cluster.is_remote(conn_id):
+            description: dict[str, Any] | None = await cluster.ask(node_of(conn_id), "describe", id=conn_id)
+            return description
         return await self._describe({"id": conn_id})
 
     async def close(self, ids: Sequence[str] | None, code: int, reason: str) -> CloseCounts:
@@ -167,17 +163,15 @@ class Directory:
         some of `ids` does not answer."""
         check_close(code, reason)
         cluster = self._cluster
-        if cluster is None:
-            return CloseCounts(await self._close({"ids": ids, "code": code, "reason": reason}), True)
         if ids is None:
             others: dict[str, int] = await cluster.ask_all("close", ids=None, code=code, reason=reason)
             everybody = cluster.is_up and len(others) >= len(cluster.nodes.alive())
             own_count = await self._close({"ids": None, "code": code, "reason": reason})
             return CloseCounts(sum(others.values()) + own_count, everybody)
         own, remote = cluster.split(ids)
-        closed = await self._close({"ids": own, "code": code, "reason": reason})
-        for node_id in dict.fromkeys(conn_id[:NODE_ID] for conn_id in remote):
-            theirs = [conn_id for conn_id in remote if conn_id.startswith(node_id)]
+        closed = await self._close({"ids": list(own), "code": code, "reason": reason})
+        for node_id in dict.fromkeys(map(node_of, remote)):
+            theirs = [conn_id for conn_id in remote if node_of(conn_id) == node_id]
             try:
                 closed += await cluster.ask(node_id, "close", ids=theirs, code=code, reason=reason)
             except NodeError:
@@ -209,8 +203,8 @@ class Directory:
         }
         settings = self._gateway.settings
         refused = NodeError("none of the processes that serve this gateway can be reached")
-        for node in [] if self._cluster is None else self._cluster.nodes.alive():
-            if self._cluster is not None and node.info.state == "running" and not node.is_late:
+        for node in self._cluster.nodes.alive():
+            if node.info.state == "running" and not node.is_late:
                 try:
                     seconds = settings.hook_timeout + 2 * settings.broker_timeout
                     return Sent(*await self._cluster.ask_within(seconds, node.id, "send", **arguments))
@@ -287,13 +281,13 @@ class Directory:
     async def _samples(self, arguments: dict[str, Any]) -> Samples:
         del arguments
         gateway, cluster = self._gateway, self._cluster
-        if cluster is not None:
+        if cluster.has_broker:
             gateway.metrics.broker_up = cluster.is_up
             gateway.metrics.nodes = 1 + len(cluster.nodes.alive())
         return samples(
             gateway.metrics,
             gateway=gateway.id,
-            node="" if cluster is None else cluster.node,
+            node=cluster.node,
             connections=len(gateway.connections),
             waiting=sum(conn.queued_messages for conn in gateway.connections),
             log_failures=log_failures(),

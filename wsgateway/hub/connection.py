@@ -349,10 +349,13 @@ class Connection:
         if not self._outbox:
             return None
         frame = self._outbox.popleft()
-        self._waiting.remove(len(frame.payload))
+        size = len(frame.payload)
+        self._waiting.remove(size)
         self.messages_out += 1
+        self._metrics.messages_out += 1
+        self._metrics.bytes_out += size
         if self.recording is not None:
-            self.recording.add("out", len(frame.payload))
+            self.recording.add("out", size)
         return frame
 
     def ended(self, code: int, reason: str) -> tuple[int, str]:

@@ -279,10 +279,10 @@ class Hub:
         if skipped:
             self._metrics.skipped_recipients += skipped
             text = "skipped %d recipients that are closed, unknown or of another gateway"
-            self._log.info(text, skipped, extra={"kind": "skipped"})
+            self._log.limited("skipped").info(text, skipped)
         if strange:
             text = "skipped %d recipients that are neither connections nor ids, such as %s: look at event.connections"
-            self._log.warning(text, len(strange), short(strange[0]), extra={"kind": "strange recipients"})
+            self._log.limited("strange recipients").warning(text, len(strange), short(strange[0]))
         return list(found)
 
     def abandon(self) -> None:

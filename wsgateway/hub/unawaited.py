@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
-from wsgateway.logs import ThinnedLog
+from wsgateway.logs import Log
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -22,7 +22,7 @@ def is_development(*, verbose: bool) -> bool:
 class WatchedCoroutine(Coroutine[Any, Any, T]):
     """A coroutine that writes a warning to `log` if it is dropped before it has begun."""
 
-    def __init__(self, coroutine: Coroutine[Any, Any, T], log: ThinnedLog, *, what: str, conn: str, depth: int) -> None:
+    def __init__(self, coroutine: Coroutine[Any, Any, T], log: Log, *, what: str, conn: str, depth: int) -> None:
         """`what` is the call as users write it, `conn` the connection's id, `depth` the caller's frame."""
         caller = sys._getframe(depth)
         self._coroutine = coroutine
@@ -60,20 +60,18 @@ class WatchedCoroutine(Coroutine[Any, Any, T]):
         if self._has_begun:
             return
         function, file, line = self._where
-        self._log.warning(
+        self._log.limited((self._what, file, line)).warning(
             "%s was called without await in %s (%s:%d), so it did nothing: write `await %s(...)`",
             self._what,
             function,
             Path(file).name,
             line,
             self._what,
-            extra={"kind": (self._what, file, line), **({"conn": self._conn} if self._conn else {})},
+            extra={"conn": self._conn} if self._conn else {},
         )
 
 
-def watched(
-    method: Callable[P, Coroutine[Any, Any, T]], log: ThinnedLog, *, what: str
-) -> Callable[P, Coroutine[Any, Any, T]]:
+def watched(method: Callable[P, Coroutine[Any, Any, T]], log: Log, *, what: str) -> Callable[P, Coroutine[Any, Any, T]]:
     """Return `method` with its coroutine watched. It still counts as a coroutine function."""
 
     def call(*args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:

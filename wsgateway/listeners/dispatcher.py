@@ -2,12 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from contextvars import ContextVar
 from typing import Any
 
 from wsgateway.auth.masking import shown_subprotocols
-from wsgateway.cluster.cluster import Cluster
+from wsgateway.cluster.cluster import Cluster, SingleNode
 from wsgateway.config.settings import Settings
 from wsgateway.exceptions import HookError, MessageError, Refused
 from wsgateway.hub.connection import Connection, short
@@ -35,7 +35,7 @@ class Dispatcher:
         settings: Settings,
         metrics: Metrics,
         log: GatewayLog,
-        cluster: Cluster | None = None,
+        cluster: Cluster | SingleNode,
     ) -> None:
         self._gateway = gateway
         self._hub = hub
@@ -70,7 +70,7 @@ class Dispatcher:
         if error is None and event.subprotocol is not None and event.subprotocol not in conn.subprotocols:
             offered = shown_subprotocols(conn.subprotocols)
             error = ValueError(f"subprotocol {event.subprotocol!r} was not offered, {offered!r} were")
-            self._log.error("on_handshake: %s", error, extra={"conn": conn.id, "kind": "subprotocol"})
+            self._log.limited("subprotocol").error("on_handshake: %s", error, extra={"conn": conn.id})
         if error is None:
             return event.subprotocol
         if isinstance(error, Refused):
@@ -145,7 +145,7 @@ class Dispatcher:
             raise HookError("on_message") from call.error
         if message is None and event.message is None:
             raise MessageError("there is none, and the listener made none")
-        if call.confirmation is not None and self._cluster is not None:
+        if call.confirmation is not None:
             return await self._cluster.confirmed(call.sent, call.confirmation)
         return call.sent
 
@@ -223,11 +223,10 @@ class Dispatcher:
         if error is None or (call.hook == "on_handshake" and isinstance(error, Refused)):
             return None
         self._metrics.hook_errors[call.hook] += 1
-        extra: dict[str, object] = {"kind": (call.hook, type(error), _line_of(error)), "burst": ERROR_LINES}
-        if call.event.conn is not None:
-            extra["conn"] = call.event.conn.id
+        log = self._log.limited((call.hook, type(error), _line_of(error)), burst=ERROR_LINES)
+        extra = {} if call.event.conn is None else {"conn": call.event.conn.id}
         where = _WITHOUT_CONNECTION.get(call.hook, "") if call.event.conn is None else ""
-        self._log.error("%s failed%s: %r", call.hook, where, error, exc_info=error, extra=extra)
+        log.error("%s failed%s: %r", call.hook, where, error, exc_info=error, extra=extra)
         on_error = self._listener["on_error"]
         if on_error is None or call.hook == "on_error":
             return None
@@ -265,14 +264,13 @@ class Dispatcher:
             check_recipients("event.connections", wanted)
         if frame is None:
             return Sent(0, 0, 0)
-        others: list[str] | None = None
+        others: Sequence[str] | None = None
         if wanted is None:
             sent = self._hub.deliver(frame, None, but=None if self._echo_sender else event.conn)
         else:
-            if self._cluster is not None:
-                wanted, others = self._cluster.split(wanted)
+            wanted, others = self._cluster.split(wanted)
             sent = self._hub.deliver(frame, self._hub.resolve(wanted))
-        if self._cluster is not None and others != []:
+        if others is None or others:
             call.confirmation = self._cluster.publish(frame, others, confirm=call.future is not None)
         return sent
 

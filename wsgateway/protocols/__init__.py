@@ -1,1 +1,1 @@
-"""What clients and the gateway say to each other, one module for each protocol. No I/O."""
+"""The messages that clients and the gateway exchange, one module for each protocol. Does no I/O."""

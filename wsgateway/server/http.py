@@ -3,7 +3,6 @@ documented. Knows nothing of what is served."""
 
 import asyncio
 import enum
-import logging
 from collections.abc import Callable, Sized
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -17,7 +16,7 @@ from uvicorn.server import ServerState
 from wsgateway.addresses import PEER, SocketPeer
 from wsgateway.config.grace import LINGER
 from wsgateway.limits import BODY_TIMEOUT, MAX_HEAD, MAX_PIPELINED, MAX_URL
-from wsgateway.logs import ThinnedLog
+from wsgateway.logs import Log
 from wsgateway.server.pacing import HandshakePacer, IdleSockets
 from wsgateway.server.tcp import acknowledged
 from wsgateway.server.websocket import (
@@ -126,7 +125,7 @@ class HttpProtocol(HttpToolsProtocol):
     idle: "IdleSockets[HttpProtocol] | None" = None
     """The sockets of this server that have no request."""
 
-    log: logging.LoggerAdapter[logging.Logger] = ThinnedLog({})
+    log: Log = Log()
     """Where refusals are logged."""
 
     peer = SocketPeer("")
@@ -190,7 +189,7 @@ class HttpProtocol(HttpToolsProtocol):
         if oldest is None:
             return False
         text = "all %d sockets are taken (max_connections): closed the oldest one without a request, from %s"
-        self.log.warning(text, len(self.connections), oldest.peer.host, extra={"kind": "evicted"})
+        self.log.limited("evicted").warning(text, len(self.connections), oldest.peer.host)
         oldest.transport.abort()
         return True
 
@@ -468,7 +467,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._refusal = text
         self._cancel_deadline()
         line = "refused a request from %s with %d: %s (docs/hardening.md)"
-        self.log.warning(line, self.peer.host or "a Unix socket", status, text, extra={"kind": f"http {status}"})
+        self.log.limited(f"http {status}").warning(line, self.peer.host or "a Unix socket", status, text)
         if self._is_pending():
             if not self._is_body:
                 self.cycle.keep_alive = False
@@ -515,7 +514,7 @@ class HttpProtocol(HttpToolsProtocol):
         """Close without an answer, which the client could not read."""
         self._refusal = text
         self._cancel_deadline()
-        self.log.warning("closed the connection of %s: %s", self.peer.host, text, extra={"kind": "http tls"})
+        self.log.limited("http tls").warning("closed the connection of %s: %s", self.peer.host, text)
         self.transport.close()
 
 
@@ -561,7 +560,7 @@ class HttpLimits:
     request_timeout: float
     max_sockets: int
     max_file: int
-    log: logging.LoggerAdapter[logging.Logger]
+    log: Log
 
 
 def http_protocol(limits: HttpLimits, config: uvicorn.Config) -> type[HttpToolsProtocol]:

@@ -1,7 +1,6 @@
 """The gateway's own server: uvicorn's, bound and run as a gateway wants it."""
 
 import asyncio
-import logging
 import socket
 import ssl
 import sys
@@ -12,7 +11,6 @@ from typing import Any, cast
 
 import uvicorn
 
-from wsgateway import client
 from wsgateway.config.grace import HANDSHAKE_GRACE, HTTP_GRACE, POOL_GRACE
 from wsgateway.config.settings import Settings
 from wsgateway.descriptors import most_files
@@ -20,7 +18,7 @@ from wsgateway.exceptions import StartError
 from wsgateway.gateway.admission import most_clients
 from wsgateway.gateway.gateway import Gateway
 from wsgateway.limits import ACCEPTS, SPARE_SOCKETS
-from wsgateway.logs import ThinnedLog
+from wsgateway.logs import Log
 from wsgateway.server.binding import BACKLOG, bind, unbind, url_of
 from wsgateway.server.http import HttpLimits, HttpProtocol, http_protocol, is_beginning, missing_http, takes_requests
 from wsgateway.server.proxy_headers import ForwardedHeaders
@@ -167,6 +165,8 @@ async def missing_of_uvicorn() -> tuple[str, ...]:
 
 async def offers_takeover() -> bool:
     """Return whether a server with this uvicorn offers a WebSocket's socket to the gateway, tried on a free port."""
+    from wsgateway import client  # a worker does not load it: only `wsgateway doctor` asks
+
     is_offered = False
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -193,7 +193,7 @@ async def _run(server: Server, listening: Sequence[socket.socket]) -> None:
 
 
 def _config(app: Any, settings: Settings, *, lifespan: Any) -> uvicorn.Config:
-    log = app.log if isinstance(app, Gateway) else ThinnedLog({})
+    log = app.log if isinstance(app, Gateway) else Log()
     config = uvicorn.Config(
         ForwardedHeaders(app),
         proxy_headers=False,  # uvicorn's own compares addresses as text, and believes nobody on a Unix socket
@@ -227,7 +227,7 @@ def _config(app: Any, settings: Settings, *, lifespan: Any) -> uvicorn.Config:
     return config
 
 
-def _tls_of(log: logging.LoggerAdapter[logging.Logger]) -> type[ssl.SSLObject]:
+def _tls_of(log: Log) -> type[ssl.SSLObject]:
     """Return a TLS endpoint that logs a client which speaks plain HTTP: asyncio would end it without a word."""
 
     class LoggedTls(ssl.SSLObject):
@@ -237,7 +237,7 @@ def _tls_of(log: logging.LoggerAdapter[logging.Logger]) -> type[ssl.SSLObject]:
             except ssl.SSLError as exc:
                 if exc.reason == "HTTP_REQUEST":
                     text = "a client speaks plain HTTP (ws:// or http://) to a port with TLS: use wss:// or https://"
-                    log.warning("closed a connection: %s", text, extra={"kind": "http tls"})
+                    log.limited("http tls").warning("closed a connection: %s", text)
                 raise
 
     return LoggedTls

@@ -10,9 +10,10 @@ from websockets.frames import Frame, Opcode
 
 from wsgateway.config.grace import LINGER
 from wsgateway.config.settings import Settings
-from wsgateway.limits import FULL_READ, MAX_FRAMES, MAX_INFLATED
+from wsgateway.limits import FULL_READ, MAX_INFLATED
 from wsgateway.server.parser import FrameParser
 from wsgateway.server.tcp import acknowledged
+from wsgateway.transports.peer import MAX_FRAMES, Peer
 from wsgateway.transports.takeover import WireUser
 
 try:
@@ -52,6 +53,7 @@ class Socket(asyncio.Protocol):
         "_loop",
         "_message",
         "_parser",
+        "_peer",
         "_ping",
         "_rest",
         "_settings",
@@ -79,6 +81,7 @@ class Socket(asyncio.Protocol):
         self.is_congested = False
         self._transport = transport
         self._user: WireUser | None = user
+        self._peer: Peer | None = user.peer
         self._settings = settings
         self._connections = connections
         self._deflate = deflate
@@ -207,8 +210,8 @@ class Socket(asyncio.Protocol):
         """
         at, length, most = 0, len(data), self._settings.max_message_size
         for _ in SHARE:
-            user = self._user
-            if length - at < 6 or user is None:
+            peer = self._peer
+            if length - at < 6 or peer is None:
                 return at
             kind, size, start = data[at], data[at + 1] - 128, at + 6
             if not 0 <= size < 127:
@@ -232,7 +235,7 @@ class Socket(asyncio.Protocol):
                 continue
             else:
                 return at
-            if not user.received(message, size):
+            if not peer.received(message, size):
                 self._is_held = True
                 return at
             at = end
@@ -272,23 +275,23 @@ class Socket(asyncio.Protocol):
     def _take_frame(self, parser: FrameParser, frame: Frame) -> None:
         if frame.opcode is Opcode.CLOSE:
             return
-        if self._user is None:  # it was closed, and goes on sending
+        if self._peer is None:  # it was closed, and goes on sending
             if self._abort_timer is not None and self._abort_timer.when() > self._loop.time() + LINGER:
                 self._abort_within(LINGER)
         elif frame.opcode is Opcode.PONG:
             self._ponged(bytes(frame.data))
         elif frame.opcode is Opcode.PING:
-            self._user.counted()
+            self._peer.counted()
         else:
             message = parser.message(frame)
             if message is not None:
                 self._write_answers(parser)  # pongs, before what the hook sends (RFC 6455 5.5.2: as soon as practical)
                 self._hand_on(*message)
             elif not parser.is_broken:
-                self._user.counted(is_fragment=True)
+                self._peer.counted(is_fragment=True)
 
     def _hand_on(self, message: str | bytes, size: int) -> None:
-        if self._user is not None and not self._user.received(message, size):
+        if self._peer is not None and not self._peer.received(message, size):
             self._is_held, self._message = True, (message, size)
 
     def _settle(self, parser: FrameParser) -> None:
@@ -351,7 +354,7 @@ class Socket(asyncio.Protocol):
 
     def _finish(self, code: int, reason: str) -> None:
         """Nothing is handed on, kept alive or sent any more. A close frame is written after this, as the last one."""
-        user, self._user = self._user, None
+        user, self._user, self._peer = self._user, None, None
         if user is None:
             return
         if self._timer is not None:
@@ -388,8 +391,8 @@ class Socket(asyncio.Protocol):
             self._ping = None
             self._timer.cancel()
             self._timer = self._loop.call_later(self._settings.ping_interval, self._send_ping)
-        elif self._user is not None:  # a pong that answers nothing
-            self._user.counted()
+        elif self._peer is not None:  # a pong that answers nothing
+            self._peer.counted()
 
     def _late(self) -> None:
         if not self._may_be_unread():

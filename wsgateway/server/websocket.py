@@ -22,9 +22,10 @@ from websockets.utils import accept_key
 from wsgateway.addresses import PEER, SocketPeer, plain_address
 from wsgateway.config.grace import LINGER
 from wsgateway.config.settings import Settings
-from wsgateway.limits import BODY_TIMEOUT, MAX_FRAMES, TLS_BUFFER
+from wsgateway.limits import BODY_TIMEOUT, TLS_BUFFER
 from wsgateway.server.parser import FrameCutter
 from wsgateway.server.socket import Socket
+from wsgateway.transports.peer import MAX_FRAMES
 from wsgateway.transports.takeover import EXTENSION, Wire, WireUser
 
 logger = logging.getLogger("wsgateway")

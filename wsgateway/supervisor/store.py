@@ -1,19 +1,12 @@
-"""The settings file as a supervisor keeps it: read whole, edited in place so that comments and order stay, written
-atomically. Knows nothing of what runs."""
+"""The settings file of a supervisor: read as a whole, edited through `document`, and written atomically. Does not know
+what runs."""
 
-import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from copy import deepcopy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import tomlkit
-from tomlkit.exceptions import TOMLKitError
-from tomlkit.items import Table
 
 from wsgateway.config.files import BYTE_ORDER_MARK
 from wsgateway.config.settings import CONFIG_FILE, ENV, SPECS, AdminSettings, Settings
@@ -22,13 +15,12 @@ from wsgateway.config.sources import (
     admin_settings,
     config_path,
     layered,
-    parse_tables,
     read_settings,
     read_tables,
 )
 from wsgateway.config.values import convert_written
 from wsgateway.config.variables import read_variables
-from wsgateway.exceptions import ConfigError
+from wsgateway.exceptions import ConfigError, Mistake
 from wsgateway.supervisor.patterns import warnings_about
 
 ONE_GATEWAY_ONLY = ("port", "uds")
@@ -72,27 +64,22 @@ class Store:
 
     def read(self) -> Described:
         """All that is described. Raises `ConfigError` with every mistake, and with line and column for broken TOML."""
-        return self._described(read_tables(self._path) if self._path else {})
+        return self._described(read_tables(self._path) if self._path else {}, self._path, self._flags)
 
-    def _described(self, tables: Mapping[str, Any]) -> Described:
-        mistakes: list[str] = []
+    def _described(self, tables: Mapping[str, Any], path: Path | None, flags: Mapping[str, str | bool]) -> Described:
+        """Return what `tables` of the file at `path` describe under `flags`. Raise `ConfigError`."""
         gateways: dict[str, Loaded] = {}
-        ids = self._ids(tables, mistakes)
-        for wanted in ids:
+        ids, mistakes = self._ids(tables, path, flags)
+        for gateway_id in ids:
             try:
                 loaded = layered(
-                    tables,
-                    self._path,
-                    defaults=self._defaults,
-                    environ=self._environ,
-                    flags=self._flags,
-                    gateway=wanted,
+                    tables, path, defaults=self._defaults, environ=self._environ, flags=flags, gateway=gateway_id
                 )
                 gateways[loaded.settings.id] = loaded
             except ConfigError as exc:
                 mistakes.extend(mistake for mistake in exc.mistakes if mistake not in mistakes)
         try:
-            admin = admin_settings(tables, self._path, self._environ, self._flags)
+            admin = admin_settings(tables, path, self._environ, flags)
         except ConfigError as exc:
             mistakes.extend(exc.mistakes)
         if mistakes:
@@ -102,23 +89,28 @@ class Store:
             lines.extend(loaded.warnings)
         return Described(gateways, admin, tuple(dict.fromkeys(lines)))
 
-    def _ids(self, tables: Mapping[str, Any], mistakes: list[str]) -> list[str | None]:
-        """The ids to be served; None stands for the one that is described without a table of its own."""
+    def _ids(
+        self, tables: Mapping[str, Any], path: Path | None, flags: Mapping[str, str | bool]
+    ) -> tuple[list[str | None], list[Mistake]]:
+        """Return the ids to serve, and what is wrong with them. None is the gateway that top-level keys describe."""
         table = tables.get("gateways")
         texts = read_variables(self._environ).texts
-        one = self._flags.get("id") or texts.get("id") or tables.get("id")
-        if table is None or not isinstance(table, Mapping) or (one and len(table) < 2):
-            return [None]
-        if one:
-            return [str(one)]
+        only = flags.get("id") or texts.get("id") or tables.get("id")
+        if table is None or not isinstance(table, Mapping) or (only and len(table) < 2):
+            return [None], []
+        if only:
+            return [str(only)], []
         folded = [name.casefold() for name in table]
-        twice = [name for name in table if folded.count(name.casefold()) > 1]
-        mistakes += [f"gateways ({self._path}): [{name}] is there twice, ids differ not only in case" for name in twice]
+        mistakes = [
+            Mistake("", f"gateways ({path})", f"[{name}] is there twice, ids differ not only in case")
+            for name in table
+            if folded.count(name.casefold()) > 1
+        ]
         if len(table) > 1:
-            given = [name for name in ONE_GATEWAY_ONLY if name in self._flags or name in texts]
-            text = f"{self._path} describes several gateways, say with --id which one is meant"
-            mistakes += [f"{name}: {text}" for name in given]
-        return list(table)
+            given = [name for name in ONE_GATEWAY_ONLY if name in flags or name in texts]
+            text = f"{path} describes several gateways, say with --id which one is meant"
+            mistakes += [Mistake(name, "", text) for name in given]
+        return list(table), mistakes
 
     def new_settings(self) -> Settings:
         """What a gateway would have that is added without a setting of its own. Raises `ConfigError`."""
@@ -131,134 +123,75 @@ class Store:
     # Changes
 
     def put(self, gateway_id: str, changes: Mapping[str, Any]) -> Described:
-        """Write `changes` of the gateway, which may be new; None takes a setting back to its default.
+        """Write `changes` of the gateway, which may be new. None resets a setting to its default.
 
-        What the file has become. Raises `ConfigError`, and then has written nothing.
+        Return what the file describes then. Raise `ConfigError` if nothing was written.
         """
-        values = self._checked(gateway_id, changes)
-        document, tables = self._document()
-        name = _key(tables["gateways"], gateway_id) or gateway_id
-        _change(tables["gateways"].setdefault(name, {}), values)
-        with _editing(self.path):
-            gateways = document["gateways"]
-            if name not in gateways:
-                gateways[name] = tomlkit.table()
-            _edit(gateways[name], values)
-        return self._write(document, tables, name)
+        return self._change(gateway_id, self._checked(gateway_id, changes))
 
     def remove(self, gateway_id: str) -> Described:
-        """Take the gateway out of the file. Raises `ConfigError`."""
-        document, tables = self._document()
-        name = _key(tables["gateways"], gateway_id)
-        if name is not None:
-            del tables["gateways"][name]
-            with _editing(self.path):
-                del document["gateways"][name]
-                if not tables["gateways"]:  # without the table the file would describe one gateway, from its top
-                    document.pop("gateways", None)
-                    document["gateways"] = tomlkit.table()
-        return self._write(document, tables)
+        """Remove the gateway from the file. Return what the file describes then. Raise `ConfigError`."""
+        return self._change(gateway_id, None)
 
     def _checked(self, gateway_id: str, changes: Mapping[str, Any]) -> dict[str, Any]:
-        """Return `changes` as TOML has them. Raise `ConfigError` for values that are not what their setting is."""
+        """Return `changes` as TOML writes them. Raise `ConfigError` for values that do not fit their setting."""
         values: dict[str, Any] = {}
-        mistakes: list[str] = []
+        mistakes: list[Mistake] = []
         for name, value in changes.items():
             try:
                 converted = convert_written(SPECS[name], value) if name in SPECS and value is not None else value
                 is_plain = value is None or type(value) in (str, bool, int, float, list)
-                values[name] = value if is_plain else _plain(converted)  # what is plain is written as it was given
+                values[name] = value if is_plain else _plain(converted)  # a plain value is written as it was given
             except ValueError as exc:
-                mistakes.append(f"{name} ({self.path} [gateways.{gateway_id}]): {exc}")
+                mistakes.append(Mistake(name, f"{name} ({self.path} [gateways.{gateway_id}])", str(exc)))
         if mistakes:
             raise ConfigError(mistakes)
         return values
 
-    def _document(self) -> tuple[tomlkit.TOMLDocument, dict[str, Any]]:
-        """Return the file to be edited, and what it holds, both with a table of gateways.
+    def _change(self, gateway_id: str, values: Mapping[str, Any] | None) -> Described:
+        """Write `values` of the gateway, or remove it if they are None."""
+        from wsgateway.supervisor.document import (
+            Document,
+        )  # tomlkit: each worker imports this module and writes nothing
 
-        A gateway described by keys at the top is moved into a table of its own, because adding another gateway would
-        otherwise remove it.
-        """
-        text = read_settings(self._path) if self._path is not None else ""
-        tables = parse_tables(text, self._path) if self._path is not None else {}
-        with _editing(self.path):
-            document = tomlkit.parse(text)
-        if "gateways" not in tables:
+        document = Document(None if self._path is None else read_settings(self._path), self.path)
+        if not document.has_gateways:
             loaded = next(iter(self.read().gateways.values()))
-            own: dict[str, Any] = {}
-            for name in SPECS:
-                if loaded.sources[name].startswith("--") and name != "id":
-                    own[name] = _plain(getattr(loaded.settings, name))
-            tables.pop("id", None)
-            tables["gateways"] = {loaded.settings.id: own}
-            with _editing(self.path):
-                table: Table = tomlkit.table(is_super_table=True)
-                table[loaded.settings.id] = tomlkit.item(own)
-                document.pop("id", None)
-                document["gateways"] = table
-        elif not _is_table_of_tables(tables["gateways"]):
-            raise ConfigError([f"gateways ({self.path}): each gateway is a table [gateways.ID]"])
-        return document, deepcopy(tables)
-
-    def _write(self, document: tomlkit.TOMLDocument, tables: Mapping[str, Any], needed: str | None = None) -> Described:
-        """Write, unless it would not be read again as `tables`, or the gateway `needed` would not be served."""
-        text = tomlkit.dumps(document)
-        before = self._path, self._flags
-        if self._path is None:  # what the flags say of the one gateway is in the file now
-            self._path = self.path
-            self._flags = {name: value for name, value in self._flags.items() if name not in SPECS}
-        try:
-            written = parse_tables(text, self.path)
-            if not _is_same(written, tables):
-                raise ConfigError([f"{self.path} cannot be changed in place; change it by hand, then reload it"])
-            described = self._described(written)
-            if needed is not None and needed not in described.gateways:
-                only = ", ".join(described.gateways)
-                raise ConfigError(
-                    [f"this server was started for [{only}] only, by --id, WSGATEWAY_ID or id in the file"]
-                )
-            replace_file(self.path, _styled(text, self.path))
-        except BaseException as exc:
-            self._path, self._flags = before
-            if isinstance(exc, (OSError, UnicodeEncodeError)):
-                said = getattr(exc, "strerror", None) or "a name of a file in it is not UTF-8"
-                raise ConfigError([f"cannot write the settings file {str(self.path)!r}: {said}"]) from exc
-            raise
+            document.add_gateways(loaded.settings.id, _given_by_flags(loaded))
+        flags = self._flags
+        if self._path is None:  # the file contains the settings of these flags from now on
+            flags = {name: value for name, value in flags.items() if name not in SPECS}
+        if values is None:
+            document.remove_gateway(gateway_id)
+        else:
+            gateway_id = document.change_gateway(gateway_id, values)
+        text, tables = document.dump()
+        described = self._described(tables, self.path, flags)
+        if values is not None:
+            _check_served(gateway_id, described)
+        self._write(text)
+        self._path, self._flags = self.path, flags
         return described
 
-
-@contextmanager
-def _editing(path: Path) -> Iterator[None]:
-    """Raise `ConfigError` where tomlkit, which keeps comments and order, cannot do what it should."""
-    try:
-        yield
-    except (TOMLKitError, AttributeError, LookupError, TypeError, ValueError, RecursionError) as exc:
-        raise ConfigError([f"{path} cannot be changed in place ({exc}); change it by hand, then reload it"]) from exc
+    def _write(self, text: str) -> None:
+        try:
+            replace_file(self.path, _styled(text, self.path))
+        except (OSError, UnicodeEncodeError) as exc:
+            reason = getattr(exc, "strerror", None) or "a name of a file in it is not UTF-8"
+            raise ConfigError([f"cannot write the settings file {str(self.path)!r}: {reason}"]) from exc
 
 
-def _change(table: dict[str, Any], values: Mapping[str, Any]) -> None:
-    for setting, value in values.items():
-        if value is None:
-            table.pop(setting, None)
-        else:
-            table[setting] = value
+def _given_by_flags(loaded: Loaded) -> dict[str, object]:
+    """Return the settings that flags have given to the only gateway, as TOML writes them."""
+    names = [name for name in SPECS if loaded.sources[name].startswith("--") and name != "id"]
+    return {name: _plain(getattr(loaded.settings, name)) for name in names}
 
 
-def _edit(table: Any, values: Mapping[str, Any]) -> None:
-    """`_change` of a table of tomlkit's."""
-    for setting, value in values.items():
-        if value is None:
-            table.pop(setting, None)
-        elif setting in table or not table or not isinstance(table, Table):
-            table[setting] = value
-        else:  # after the last key: tomlkit would add it behind the comment that belongs to the next table
-            table.value._insert_after(list(table)[-1], setting, tomlkit.item(value))
-
-
-def _is_same(one: Any, other: Any) -> bool:
-    """Whether two files hold the same. Unlike `==`, 1 and true differ here."""
-    return json.dumps(one, sort_keys=True, default=repr) == json.dumps(other, sort_keys=True, default=repr)
+def _check_served(gateway_id: str, described: Described) -> None:
+    """Raise `ConfigError` if a server that reads `described` would not serve the gateway."""
+    if gateway_id not in described.gateways:
+        only = ", ".join(described.gateways)
+        raise ConfigError([f"this server was started for [{only}] only, by --id, WSGATEWAY_ID or id in the file"])
 
 
 def _styled(text: str, path: Path) -> str:
@@ -270,14 +203,6 @@ def _styled(text: str, path: Path) -> str:
     if b"\r\n" in before:
         text = text.replace("\n", "\r\n")
     return BYTE_ORDER_MARK + text if before.startswith(BYTE_ORDER_MARK.encode()) else text
-
-
-def _is_table_of_tables(value: object) -> bool:
-    return isinstance(value, dict) and all(isinstance(table, dict) for table in value.values())
-
-
-def _key(gateways: Mapping[str, Any], gateway_id: str) -> str | None:
-    return next((name for name in gateways if name.casefold() == gateway_id.casefold()), None)
 
 
 def _plain(value: object) -> object:

@@ -55,7 +55,6 @@ async def _serve(settings: Settings, listening: list[socket.socket], tell: int) 
     signal.signal(signal.SIGUSR1, drain)
     threading.Thread(target=_until_orphaned, args=(loop, stop), daemon=True).start()
     async with serving(gateway, settings, inherited=listening):
-        assert gateway.cluster is not None
         os.write(tell, json.dumps({"node": gateway.cluster.node}).encode() + b"\n")
         os.close(tell)
         await stop.wait()

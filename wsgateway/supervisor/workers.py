@@ -15,6 +15,7 @@ from pathlib import Path
 from socket import socket
 from tempfile import TemporaryDirectory
 
+from wsgateway.cluster.cluster import Cluster
 from wsgateway.config.grace import seconds_to_stop
 from wsgateway.config.settings import Settings
 from wsgateway.exceptions import ConfigError, StartError
@@ -188,7 +189,7 @@ class Workers:
         for worker in self._workers:
             worker.tell(signal.SIGUSR1)
         cluster = self._gateway.cluster
-        if cluster is not None:
+        if isinstance(cluster, Cluster):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds_to_stop(self._settings) + 1):
                     await cluster.have_left([worker.node for worker in self._workers])
@@ -221,7 +222,7 @@ class Workers:
         if self._is_ending or worker not in self._workers:
             return
         self._workers.remove(worker)
-        if self._gateway.cluster is not None:
+        if isinstance(self._gateway.cluster, Cluster):
             self._gateway.cluster.died(worker.node)
         lived = time.monotonic() - worker.started
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"

@@ -1,118 +1,58 @@
-"""The plain ASGI path of a WebSocket, which runs on every server. Is given hub, events, and settings."""
+"""The transport on plain ASGI, which runs on every server: a reader, which never awaits a hook, and a writer.
+
+A socket that is stuck is left to the server, which may keep it. Knows no server.
+"""
 
 import asyncio
-import time
+from collections.abc import Callable
 
 import anyio
 from starlette.types import Message as AsgiMessage
-from starlette.types import Receive, Scope, Send
+from starlette.types import Receive, Send
 
-from wsgateway.closing import TOO_MANY
 from wsgateway.config.grace import LINGER
-from wsgateway.limits import MAX_FRAMES
-from wsgateway.listeners.inbox import Inbox
+from wsgateway.config.settings import Settings
+from wsgateway.hub.connection import Connection
+from wsgateway.logs import GatewayLog
 from wsgateway.messages import Message
-from wsgateway.transports.native import Parts
+from wsgateway.transports.peer import MAX_FRAMES, Peer
 from wsgateway.transports.stall import Stall
 
 
-class AsgiTransport:
-    """One WebSocket on plain ASGI: a reader, which never awaits a hook, and a task which alone sends.
+class AsgiWriter:
+    """Writes what a connection sends: its outbox, then its close. Nothing else calls `send` after the accept."""
 
-    A socket that is stuck is left to the server, which may keep it.
-    """
-
-    name = "websocket"
-
-    def __init__(self, parts: Parts, scope: Scope, *, path: str) -> None:
-        self._parts = parts
-        self.conn = parts.connection(scope, path=path, transport=self)
-        self.lane = Inbox(parts.events)
+    def __init__(
+        self, conn: Connection, send: Send, *, settings: Settings, log: GatewayLog, abort: Callable[[], None]
+    ) -> None:
+        """`abort` is called if the client does not take the close frame within `LINGER` seconds."""
+        self._conn = conn
+        self._send = send
+        self._send_timeout = settings.send_timeout
+        self._log = log
+        self._abort = abort
         self._loop = asyncio.get_running_loop()
         self._woken: asyncio.Future[None] | None = None
-        self._rate = parts.rate()
         self._since: float | None = None
-        self._scope: anyio.CancelScope | None = None
         self._linger_timer: asyncio.TimerHandle | None = None
-        self._stall = Stall(parts.settings.send_timeout, self._time_left, self.conn.close_slow)
-
-    async def run(self, subprotocol: str | None, receive: Receive, send: Send) -> None:
-        """Accept, read and write until either side ends it."""
-        try:
-            await send({"type": "websocket.accept", "subprotocol": subprotocol})
-        except OSError:
-            return  # it vanished before it was accepted
-        self._parts.hub.join(self.conn)
-        self._parts.events.opened(self.conn, self.lane)
-        heard = (1006, "")
-        try:
-            async with anyio.create_task_group() as tasks:
-                self._scope = tasks.cancel_scope
-                tasks.start_soon(self._write_all, send)
-                heard = await self._read_all(receive)
-                tasks.cancel_scope.cancel()
-        finally:
-            self._stall.cancel()
-            if self._linger_timer is not None:
-                self._linger_timer.cancel()
-            self._parts.hub.leave(self.conn)
-            self._parts.events.closed(self.conn, self.lane, *self.conn.ended(*heard))
-
-    def abort(self) -> None:
-        """End the connection now."""
-        if self._scope is not None:
-            self._scope.cancel()
-
-    # What the connection calls
+        self._stall = Stall(settings.send_timeout, self._time_left, conn.close_slow)
 
     def wake(self) -> None:
+        """Look again at what there is to write."""
         if self._woken is not None:
             if not self._woken.done():
                 self._woken.set_result(None)
-        elif self.conn.closing is not None and not self.conn.queued_messages and self._since is not None:
+        elif self._conn.closing is not None and not self._conn.queued_messages and self._since is not None:
             self._linger()  # what waited was dropped, and the writer is stuck
 
-    # Reading
-
-    async def _read_all(self, receive: Receive) -> tuple[int, str]:
-        """Hand messages to the lane until the peer has closed; its code and reason.
-
-        `receive` need not wait, so after `MAX_FRAMES` others are served first.
-        """
-        count = 0
-        while True:
-            event = await receive()
-            if event["type"] == "websocket.disconnect":
-                return _close_of(event)
-            self._take(*_message_of(event))
-            count += 1
-            if count % MAX_FRAMES == 0:
-                await asyncio.sleep(0)
-            if self.lane.is_full:
-                room = asyncio.Event()
-                self.lane.when_room(room.set)
-                await room.wait()
-
-    def _take(self, message: str | bytes, size: int) -> None:
-        """Hand one message to the lane. Once the close has begun, messages are dropped."""
-        if self.conn.closing is not None:
-            return
-        if size > self._parts.settings.max_message_size:
-            self.conn.close_nowait(1009, "message too big")
-        elif self._rate is not None and not self._rate.allows(time.monotonic()):
-            self.conn.close_nowait(TOO_MANY, "too many messages")
-        else:
-            self._parts.events.received(self.conn, self.lane, message, size)
-
-    # Writing
-
-    async def _write_all(self, send: Send) -> None:
-        conn = self.conn
+    async def run(self) -> None:
+        """Write until the close has been written, or nothing can be written any more."""
+        conn = self._conn
         try:
             while True:
-                frame = conn.next_frame()
-                if frame is not None:
-                    await self._write(frame, send)
+                message = conn.next_frame()
+                if message is not None:
+                    await self._write(message)
                 elif conn.closing is not None:
                     break
                 else:
@@ -120,34 +60,117 @@ class AsgiTransport:
                     await self._woken
                     self._woken = None
             self._linger()
-            await send({"type": "websocket.close", "code": conn.closing[0], "reason": conn.closing[1]})
-        except Exception as exc:  # the peer has gone, or the server has closed; each server has its own error for it
+            await self._send({"type": "websocket.close", "code": conn.closing[0], "reason": conn.closing[1]})
+        except Exception as exc:  # the client has gone, or the server has closed; each server has its own error for it
             self._since = None
-            self._parts.log.debug("cannot write: %r", exc, extra={"conn": conn.id})
+            self._log.debug("cannot write: %r", exc, extra={"conn": conn.id})
             self._linger()
 
-    async def _write(self, frame: Message, send: Send) -> None:
+    def cancel(self) -> None:
+        """End its timers."""
+        self._stall.cancel()
+        if self._linger_timer is not None:
+            self._linger_timer.cancel()
+
+    async def _write(self, message: Message) -> None:
         self._since = self._loop.time()
         self._stall.watch()
-        if frame.text is not None:
-            await send({"type": "websocket.send", "text": frame.text})
+        if message.text is not None:
+            await self._send({"type": "websocket.send", "text": message.text})
         else:
-            await send({"type": "websocket.send", "bytes": frame.payload})
+            await self._send({"type": "websocket.send", "bytes": message.payload})
         self._since = None
-        self._parts.metrics.messages_out += 1
-        self._parts.metrics.bytes_out += len(frame.payload)
 
     def _time_left(self) -> float | None:
-        return None if self._since is None else self._since + self._parts.settings.send_timeout - self._loop.time()
+        return None if self._since is None else self._since + self._send_timeout - self._loop.time()
 
     def _linger(self) -> None:
-        """From now on the peer has `LINGER` seconds to take the close frame."""
+        """From now on the client has `LINGER` seconds to take the close frame."""
         if self._linger_timer is None:
-            self._linger_timer = self._loop.call_later(LINGER, self.abort)
+            self._linger_timer = self._loop.call_later(LINGER, self._abort)
+
+
+class AsgiTransport:
+    """One WebSocket on plain ASGI."""
+
+    name = "websocket"
+
+    _peer: Peer
+    _writer: AsgiWriter
+
+    def __init__(self, receive: Receive, send: Send, *, settings: Settings, log: GatewayLog) -> None:
+        self._receive = receive
+        self._send = send
+        self._settings = settings
+        self._log = log
+        self._scope: anyio.CancelScope | None = None
+        self._may_resume: asyncio.Event | None = None
+
+    def attach(self, peer: Peer, conn: Connection) -> None:
+        self._peer = peer
+        self._writer = AsgiWriter(conn, self._send, settings=self._settings, log=self._log, abort=self.abort)
+
+    # From the handshake to the end
+
+    async def accept(self, subprotocol: str | None) -> bool:
+        try:
+            await self._send({"type": "websocket.accept", "subprotocol": subprotocol})
+        except OSError:
+            return False  # it vanished before it was accepted
+        return True
+
+    async def run(self) -> None:
+        """Read and write until either side ends it."""
+        closed_with = (1006, "")
+        try:
+            async with anyio.create_task_group() as tasks:
+                self._scope = tasks.cancel_scope
+                tasks.start_soon(self._writer.run)
+                closed_with = await self._read_all()
+                tasks.cancel_scope.cancel()
+        finally:
+            self._writer.cancel()
+            self._peer.finished(*closed_with)
+
+    async def turn_away(self, subprotocol: str | None, code: int, reason: str) -> None:
+        await self._send({"type": "websocket.accept", "subprotocol": subprotocol})
+        await self._send({"type": "websocket.close", "code": code, "reason": reason})
+
+    def release(self) -> None:
+        """Does nothing: the handshake is the server's."""
+
+    def abort(self) -> None:
+        if self._scope is not None:
+            self._scope.cancel()
+
+    def resume(self) -> None:
+        if self._may_resume is not None:
+            self._may_resume.set()
+
+    def wake(self) -> None:
+        self._writer.wake()
+
+    async def _read_all(self) -> tuple[int, str]:
+        """Hand messages to the peer until the client has closed; return its code and reason.
+
+        `receive` need not wait, so after `MAX_FRAMES` others are served first.
+        """
+        count = 0
+        while True:
+            event = await self._receive()
+            if event["type"] == "websocket.disconnect":
+                return _close_of(event)
+            message, size = _message_of(event)
+            while not self._peer.received(message, size):
+                self._may_resume = asyncio.Event()
+                await self._may_resume.wait()
+            count += 1
+            if count % MAX_FRAMES == 0:
+                await asyncio.sleep(0)
 
 
 def _message_of(event: AsgiMessage) -> tuple[str | bytes, int]:
-    """The message in a `websocket.receive` and its size in bytes."""
+    """Return the message in a `websocket.receive` and its size in bytes."""
     text = event.get("text")
     if text is None:
         return event["bytes"], len(event["bytes"])
@@ -155,9 +178,9 @@ def _message_of(event: AsgiMessage) -> tuple[str | bytes, int]:
 
 
 def _close_of(event: AsgiMessage) -> tuple[int, str]:
-    """Code and reason of a `websocket.disconnect`.
+    """Return code and reason of a `websocket.disconnect`.
 
-    uvicorn says 1005 for a socket that ended without a close frame too, but gives a reason only with a frame.
+    uvicorn gives 1005 for a socket that ended without a close frame too, but a reason only with a frame.
     """
     code, reason = event.get("code", 1005), event.get("reason")
     if code == 1005 and reason is None:

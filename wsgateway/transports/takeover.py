@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from wsgateway.config.settings import Settings
+from wsgateway.transports.peer import Peer
 
 EXTENSION = "wsgateway.wire"
 """The entry in `scope["extensions"]` under which `wsgateway.server` offers a `Takeover`."""
@@ -53,11 +54,9 @@ class Wire(Protocol):
 class WireUser(Protocol):
     """What a `Wire` tells. Called on the loop, also from within `Wire.write`."""
 
-    def received(self, message: str | bytes, size: int) -> bool:
-        """Take a message of `size` bytes. False: not now, `Wire.read_on` will be called."""
-
-    def counted(self, *, is_fragment: bool = False) -> None:
-        """Count a control frame or a fragment as one message of the client."""
+    @property
+    def peer(self) -> Peer:
+        """Who takes what the client sends, without a detour: `Peer.finished` alone comes from the user."""
 
     def congested(self) -> None:
         """The socket takes no more."""

@@ -7,7 +7,7 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 from wsgateway.exceptions import ConfigError
-from wsgateway.logs import mask_url
+from wsgateway.text import mask_url
 
 
 class Link(Protocol):

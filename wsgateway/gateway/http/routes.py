@@ -13,7 +13,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from wsgateway.auth.rules import Rules
-from wsgateway.cluster.cluster import Cluster
+from wsgateway.cluster.cluster import Cluster, SingleNode
 from wsgateway.exceptions import (
     DOCS,
     GatewayNotFound,
@@ -102,13 +102,12 @@ class Endpoint:
 
     def _refused(self, request: Request, refusal: Refusal) -> Response:
         self.gateway.metrics.refusals[refusal.kind] += 1
-        self.gateway.log.warning(
+        self.gateway.log.limited(f"{self.handler.__name__} {refusal.kind}").warning(
             "refused %s %s from %s: %s",
             request.method[:20],
             request.url.path[:200],
             sender_of(request.scope),
             refusal,
-            extra={"kind": f"{self.handler.__name__} {refusal.kind}"},
         )
         return problem(refusal)
 
@@ -186,8 +185,8 @@ class Routes:
 
     async def ready(self, _: Request) -> Response:
         """Whether clients are taken: 503 with the reason in every other state, and without broker."""
-        gateway, cluster = self._gateway, self._gateway.cluster
-        if gateway.state == "running" and cluster is not None and not cluster.is_up:
+        gateway = self._gateway
+        if gateway.state == "running" and not gateway.cluster.is_up:
             detail = f"gateway [{gateway.id}] runs alone, its broker is away: the log has the reason"
             return problem(Refusal(503, "not_ready", detail, "broker"))
         if gateway.state == "running":
@@ -220,7 +219,7 @@ class Routes:
             "limit": limit,
             "connections": [{name: row[name] for name in INFO_FIELDS} for row in page],
         }
-        if gateway.cluster is not None:
+        if gateway.cluster.has_broker:
             info |= {"node": gateway.cluster.node, "nodes": await gateway.directory.nodes()}
         return JSONResponse(info)
 
@@ -277,10 +276,10 @@ class Routes:
         return JSONResponse({"id": found})
 
 
-def shown_sent(gateway_id: str, sent: Sent, cluster: Cluster | None) -> dict[str, Any]:
+def shown_sent(gateway_id: str, sent: Sent, cluster: Cluster | SingleNode) -> dict[str, Any]:
     """What `/send` answers; with a broker also how many processes have counted, and whether all did."""
     shown: dict[str, Any] = {"id": gateway_id, **sent._asdict()}
-    if cluster is None:
+    if not cluster.has_broker:
         del shown["nodes"], shown["complete"]
     return shown
 

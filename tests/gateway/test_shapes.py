@@ -1,0 +1,30 @@
+"""The JSON objects: their keys, and the schemas that are made of the same declaration."""
+
+import json
+
+from wsgateway.gateway.shapes import ConnectionInfo, GatewayList, NodeList, Queue, SendAnswer, encoded, schemas_of
+
+
+def test_an_answer_has_its_keys_in_the_declared_order() -> None:
+    answer = SendAnswer(id="chat", recipients=2, queued=1, dropped=1)
+    assert encoded(answer) == b'{"id":"chat","recipients":2,"queued":1,"dropped":1}'
+
+
+def test_what_is_unset_is_left_out_and_null_is_not() -> None:
+    conn = ConnectionInfo("a", "::1", "/ws", "native", 1.5, Queue(0, 0), None, 1, 2, 0, query=["a=1"])
+    assert list(json.loads(encoded(conn))) == [
+        *("id", "address", "path", "transport", "age", "queue", "user", "messages_in", "messages_out", "dropped"),
+        "query",
+    ]
+
+
+def test_a_schema_names_what_is_required_and_refers_to_its_parts() -> None:
+    schemas = schemas_of([GatewayList, NodeList])
+    assert schemas["GatewayList"]["properties"]["gateways"]["items"] == {"$ref": "#/components/schemas/GatewayInfo"}
+    assert "settings" not in schemas["GatewayInfo"]["required"]
+    assert "failure" in schemas["GatewayInfo"]["required"]
+
+
+def test_the_state_of_a_node_is_the_gateways_or_its_own() -> None:
+    states = schemas_of([NodeList])["NodeInfo"]["properties"]["state"]["enum"]
+    assert states == ["starting", "running", "stopping", "stopped", "failed", "lost", "left"]

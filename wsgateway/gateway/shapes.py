@@ -1,0 +1,188 @@
+"""The JSON objects of `/info`, `/send`, and REST: one declaration makes the answers and their schemas. Knows nothing of
+requests."""
+
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from wsgateway.cluster.nodes import NodeState
+from wsgateway.config.values import Startup
+from wsgateway.gateway.registry import GatewayState
+
+Count = Annotated[int, Meta(ge=0)]
+Seconds = Annotated[float, Meta(ge=0)]
+NodeStatus = Annotated[str, Meta(extra_json_schema={"enum": [*GatewayState, NodeState.LOST, NodeState.LEFT]})]
+"""The state of the gateway in a node that is alive, else that of the node."""
+
+
+class Queue(Struct, frozen=True):
+    """What waits to be written to a connection."""
+
+    messages: Count
+    bytes: Count
+
+
+class ListedConnection(Struct, frozen=True):
+    """An open connection, as `/info` lists it."""
+
+    id: str
+    address: str
+    path: str
+    transport: str
+    age: Seconds
+    queue: Queue
+
+
+class ConnectionInfo(ListedConnection, frozen=True):
+    """An open connection. `headers`, `query` and `subprotocols` of its handshake are there if it is asked for alone."""
+
+    user: str | None
+    messages_in: Count
+    messages_out: Count
+    dropped: Count
+    headers: dict[str, str] | UnsetType = UNSET
+    query: list[str] | UnsetType = UNSET
+    subprotocols: list[str] | UnsetType = UNSET
+
+
+class NodeInfo(Struct, frozen=True, kw_only=True):
+    """A process of a gateway. `age` is seconds since it began, `silent` seconds since it was heard last."""
+
+    id: str
+    state: NodeStatus
+    host: str
+    pid: Count
+    version: str
+    age: Seconds
+    silent: Seconds
+    connections: Count
+    messages_in: Count
+    messages_out: Count
+    dropped: Count
+    slow: Count
+    hook_errors: Count
+
+
+class Caller(Struct, frozen=True):
+    """The caller of `/info`, as the gateway sees it."""
+
+    address: str
+    local: bool
+
+
+class InfoAnswer(Struct, frozen=True, kw_only=True):
+    """The answer of `/info`. Without a broker there is no `node` and no `nodes`."""
+
+    id: str
+    version: str
+    state: GatewayState
+    settings: dict[str, Any]
+    caller: Caller
+    total: Count
+    offset: Count
+    limit: Count
+    connections: list[ListedConnection]
+    node: str | UnsetType = UNSET
+    nodes: list[NodeInfo] | UnsetType = UNSET
+
+
+class ReadyAnswer(Struct, frozen=True):
+    """The answer of `/ready` while the gateway takes clients."""
+
+    id: str
+    state: GatewayState
+
+
+class SendAnswer(Struct, frozen=True, kw_only=True):
+    """What became of a message: recipients = queued + dropped. With a broker also how many nodes have counted, and
+    whether all have."""
+
+    id: str
+    recipients: Count
+    queued: Count
+    dropped: Count
+    nodes: Count | UnsetType = UNSET
+    complete: bool | UnsetType = UNSET
+
+
+class Problem(Struct, frozen=True):
+    """An error (RFC 9457). `help` names the part of the documentation."""
+
+    title: str
+    status: int
+    detail: str
+    help: str | UnsetType = UNSET
+
+
+# Of REST only
+
+
+class GatewayInfo(Struct, frozen=True, kw_only=True):
+    """A gateway and what it does in all its processes; its settings are there if it is asked for alone."""
+
+    id: str
+    state: GatewayState
+    failure: str | None
+    url: str | None
+    port: Count
+    startup: Startup
+    editable: bool
+    connections: Count
+    messages_in: Count
+    messages_out: Count
+    dropped: Count
+    settings: dict[str, Any] | UnsetType = UNSET
+
+
+class GatewayList(Struct, frozen=True):
+    """Every gateway of the server."""
+
+    gateways: list[GatewayInfo]
+
+
+class Drained(Struct, frozen=True):
+    """How many connections a drain has closed."""
+
+    closed: Count
+    gateways: list[GatewayInfo]
+
+
+class NodeList(Struct, frozen=True):
+    """The processes of a gateway; none without a broker."""
+
+    nodes: list[NodeInfo]
+
+
+class ConnectionList(Struct, frozen=True):
+    """A page of the connections that match."""
+
+    total: Count
+    offset: Count
+    limit: Count
+    connections: list[ConnectionInfo]
+
+
+class Closed(Struct, frozen=True):
+    """How many connections are being closed, and whether every process has answered."""
+
+    closed: Count
+    complete: bool
+
+
+class LogLines(Struct, frozen=True):
+    """The end of the log."""
+
+    lines: list[str]
+
+
+def encoded(shape: Struct) -> bytes:
+    """Return `shape` as JSON."""
+    return msgspec.json.encode(shape)
+
+
+def schemas_of(shapes: Iterable[type[Struct]]) -> dict[str, Any]:
+    """Return the JSON schemas of `shapes` and of all that they contain, by name, as OpenAPI 3.1 refers to them."""
+    _, components = msgspec.json.schema_components(list(shapes), ref_template="#/components/schemas/{name}")
+    return components

@@ -1,0 +1,96 @@
+"""One client between its transport and the listener, whatever protocol it speaks. Knows neither sockets nor ASGI."""
+
+import time
+from collections.abc import Callable
+
+from wsgateway.closing import TOO_MANY
+from wsgateway.config.settings import Settings
+from wsgateway.exceptions import Refusal, Refused
+from wsgateway.hub.connection import Connection
+from wsgateway.hub.hub import Hub
+from wsgateway.limits import Bucket
+from wsgateway.listeners.dispatcher import Dispatcher
+from wsgateway.listeners.inbox import Inbox
+from wsgateway.transports.peer import MAX_FRAMES, ClientTransport
+
+STOPPING = Refusal(503, "stopping", "the gateway is shutting down, come back later", "not-running")
+
+
+class Session:
+    """A connection and its inbox, from the handshake to `on_client_close`. Implements `transports.peer.Peer`.
+
+    The protocol calls `handshake` and `open`; `on_client_close` follows `open` exactly once. The size and the rate of
+    what a client sends are checked here only; a frame too large to be read at all never comes this far.
+    """
+
+    __slots__ = ("_dispatcher", "_ended", "_hub", "_inbox", "_rate", "_settings", "_transport", "conn", "is_open")
+
+    def __init__(
+        self,
+        conn: Connection,
+        transport: ClientTransport,
+        *,
+        hub: Hub,
+        dispatcher: Dispatcher,
+        settings: Settings,
+        ended: "Callable[[Session], None]",
+    ) -> None:
+        """`ended` is called once an open session has closed."""
+        self.conn = conn
+        self.is_open = False
+        self._transport = transport
+        self._hub = hub
+        self._dispatcher = dispatcher
+        self._settings = settings
+        self._ended = ended
+        self._inbox = Inbox(dispatcher)
+        rate = settings.message_rate
+        self._rate = Bucket(rate, settings.message_burst or rate, time.monotonic()) if rate else None
+        transport.attach(self, conn)
+
+    async def handshake(self) -> str | None:
+        """Run `on_handshake` and return the subprotocol that it has chosen. Raise `Refused`."""
+        subprotocol = await self._dispatcher.handshake(self.conn, self._inbox)
+        if self.conn.closing is not None:
+            raise Refused.of(STOPPING)
+        return subprotocol
+
+    def abort(self) -> None:
+        """End the connection now, whatever waits to be written."""
+        self._transport.abort()
+
+    def open(self) -> None:
+        """Make the client a recipient, then run `on_client_open`."""
+        self.is_open = True
+        self._hub.join(self.conn)
+        self._dispatcher.opened(self.conn, self._inbox)
+
+    def received(self, message: str | bytes, size: int) -> bool:
+        """Run `on_message` for `message`, of `size` bytes. Return False if the inbox is full; reading then resumes
+        once it has space. Once the close has begun, messages are dropped."""
+        if self._inbox.is_full:
+            self._inbox.when_room(self._transport.resume)
+            return False
+        if self._rate is not None:
+            self.counted()
+        if self.conn.closing is None:
+            if size > self._settings.max_message_size:
+                self.conn.close_nowait(1009, "message too big")
+            else:
+                self._dispatcher.received(self.conn, self._inbox, message, size)
+        return True
+
+    def counted(self, *, is_fragment: bool = False) -> None:
+        """Count a control frame or a fragment as a message, and close a client that exceeds `message_rate`."""
+        # a message of too many fragments is closed with 1008, which says more than 3013
+        overdraft = MAX_FRAMES if is_fragment else 0
+        if self._rate is not None and not self._rate.allows(time.monotonic(), overdraft=overdraft):
+            self.conn.close_nowait(TOO_MANY, "too many messages")
+
+    def finished(self, code: int, reason: str) -> None:
+        """Leave the hub, then run `on_client_close`. `code` and `reason` count unless this side has closed first."""
+        assert self.is_open
+        self.is_open = False
+        self._hub.leave(self.conn)
+        self._dispatcher.closed(self.conn, self._inbox, *self.conn.ended(code, reason))
+        self._ended(self)

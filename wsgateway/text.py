@@ -1,0 +1,76 @@
+"""Text for people: cut, without secrets, and without control characters. No I/O."""
+
+import re
+
+# Each expression takes time proportional to the length of the text, because a remote peer may have written it.
+_WORD = re.compile(r"[^ \t\r\n]+")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
+_PLACE = re.compile(r"(?:[\w.~-]*|\[[0-9A-Fa-f:.%\w]*\])(?::[0-9]{1,5})?")
+_NEXT_SERVER = re.compile(r",(?=(?:nats|tls|ws|wss)://)", re.IGNORECASE)
+
+
+def cut(text: str, most: int) -> str:
+    """Return `text`, or its first `most` characters and `…` if it is longer."""
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
+def mask_query(text: str) -> str:
+    """Return `text` with `?…` instead of the query string of each path or URL in it, up to the next space."""
+    return _WORD.sub(_masked_word, text) if "?" in text else text
+
+
+def _masked_word(match: re.Match[str]) -> str:
+    path, _, query = match[0].partition("?")
+    return f"{path}?…" if query and ("/" in path or "=" in query) else match[0]
+
+
+def mask_url(url: str) -> str:
+    """Return only the scheme, host, port, and path of `url`, for people. Of a list of NATS servers, of each.
+
+    A password may hold `@`, `/`, `?`, `#`, or a comma that should have been percent-encoded. Where it cannot be told
+    which part is the host, only the scheme is returned.
+    """
+    if url[:7].lower().startswith(("nats://", "tls://")):
+        return ",".join(map(_masked_url, _NEXT_SERVER.split(url)))
+    return _masked_url(url)
+
+
+def _masked_url(url: str) -> str:
+    scheme, slashes, rest = url.partition("://")
+    if not slashes or not _SCHEME.fullmatch(scheme):
+        scheme, slashes, rest = "", "", url
+    place, path = _divided(rest)
+    if "@" in path and place:  # in the path, or in a password that has a slash, `?` or `#`
+        is_password = not _are_places(place) and rest.count("@") == 1
+        place, path = _divided(rest.rpartition("@")[2]) if is_password else ("…@", "")
+    else:
+        place = place.rpartition("@")[2]
+    if not _are_places(place):
+        return f"{scheme}{slashes}…"
+    path, mark, _ = path.partition("#")[0].partition("?")
+    return f"{scheme}{slashes}{place}{path}{'?…' if mark else ''}"
+
+
+def _divided(rest: str) -> tuple[str, str]:
+    """Split a URL without its scheme before its first `/`, `?` or `#`, where the host ends (RFC 3986 3.2)."""
+    end = min((place for mark in "/?#" if (place := rest.find(mark)) >= 0), default=len(rest))
+    return rest[:end], rest[end:]
+
+
+def _are_places(text: str) -> bool:
+    """Return whether `text` is a host with or without a port, several of them, or nothing."""
+    return all(_PLACE.fullmatch(part) for part in text.split(","))
+
+
+def has_controls(text: str) -> bool:
+    """Return whether `escape_controls` would change `text`."""
+    return _CONTROL.search(text) is not None
+
+
+def escape_controls(text: str) -> str:
+    r"""Return `text` with the characters that act on a terminal instead of being shown written as `\x1b` or `\u2028`.
+
+    These are control characters, line separators, marks that change the direction of text, and lone surrogates.
+    """
+    return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
