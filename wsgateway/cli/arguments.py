@@ -1,6 +1,6 @@
 """The grammar of the command line, on click. Knows no command.
 
-click alone would take `-5` for an option, stop at the first mistake, and quote words that may be secrets.
+click by itself takes `-5` for an option, stops at the first mistake, and quotes words that may be secrets.
 """
 
 import re
@@ -15,18 +15,18 @@ from wsgateway.config.settings import ADMIN_SPECS, CONFIG_FILE, SPECS, flag
 from wsgateway.config.values import is_switch, nearest
 
 HELP: Mapping[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-"""How every command shows its help: in the width of the terminal, up to 100 columns."""
+"""How every command shows its help: as wide as the terminal, up to 100 columns."""
 
 
 class UnknownWords(click.UsageError):
-    """Words that a command does not know. `ctx.params` holds what the other words say."""
+    """Words that a command does not know. `ctx.params` holds the values of the other words."""
 
     def __init__(self, sentences: Sequence[str], ctx: click.Context) -> None:
         super().__init__("\n".join(sentences), ctx)
 
 
 class Argument(click.Argument):
-    """A word without a flag, with a line of help. (click's own has one since 8.5.)"""
+    """A positional argument with a line of help, which click's own has only since 8.5."""
 
     def __init__(self, name: str, text: str, **options: Any) -> None:
         super().__init__([name], type=click.UNPROCESSED, **options)
@@ -34,7 +34,7 @@ class Argument(click.Argument):
 
 
 def seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
-    """Return `value` as a time that can be waited for. For click, as the callback of an option."""
+    """Return `value` as a number of seconds that can be waited for. The callback of an option."""
     if value is None:
         return None
     try:
@@ -53,7 +53,7 @@ class Command(click.Command):
         super().__init__(
             name,
             help=text,
-            short_help=text,  # whole, not cut
+            short_help=text,  # which click does not cut
             callback=callback,
             params=list(params),
             context_settings={**HELP, "allow_extra_args": True},
@@ -85,7 +85,7 @@ class Command(click.Command):
 
 @dataclass(slots=True)
 class _Words:
-    """The words after a command, sorted. `options` has `--name` or `--name=value` for each option."""
+    """The words after a command, sorted. Each of `options` is `--name` or `--name=value`."""
 
     flags: set[str] = field(default_factory=set)
     options: list[str] = field(default_factory=list)
@@ -130,7 +130,7 @@ def _is_value(word: str) -> bool:
 
 
 def _take_value(name: str, waiting: deque[str], ctx: click.Context) -> str:
-    """Take the value of the option `name` from the words that follow. Raise `click.UsageError` if there is none."""
+    """Take the value of the option `name` from `waiting`. Raise `click.UsageError` if an option or nothing follows."""
     following = waiting[0] if waiting else "--"
     if following in ctx.help_option_names or (following.startswith("--") and not _is_value(following)):
         raise click.UsageError(f"{name} requires a value; one that begins with -- is written {name}=…", ctx)
@@ -138,7 +138,7 @@ def _take_value(name: str, waiting: deque[str], ctx: click.Context) -> str:
 
 
 def _unknown(word: str, known: Iterable[str], ctx: click.Context) -> str:
-    """Return what is wrong with an unknown word, without what follows its `=`, which may be a secret."""
+    """Return a sentence about an unknown word, without the value after its `=`, which may be a secret."""
     name = word.partition("=")[0] if word.startswith("-") else word
     hint = nearest(name, [option for option in known if option.startswith("--")]) if name.startswith("--") else ""
     return f"{name} is not known{hint or f'; {_see_help(ctx)}'}"
@@ -149,7 +149,7 @@ def _see_help(ctx: click.Context) -> str:
 
 
 def usage_sentence(exc: click.UsageError) -> str:
-    """Return what is wrong with the command line. It quotes no value of a secret."""
+    """Return a sentence about a mistake in the command line, without the value of a secret."""
     ctx = exc.ctx
     if isinstance(exc, click.NoSuchOption) and ctx is not None:
         return _unknown(exc.option_name, [name for param in ctx.command.get_params(ctx) for name in param.opts], ctx)
@@ -161,7 +161,7 @@ def usage_sentence(exc: click.UsageError) -> str:
 
 
 def setting_options() -> list[click.Option]:
-    """Return an option for each setting, and `--config`. One that is not given is None."""
+    """Return `--config` and an option for each setting. The value of an option that is not given is None."""
     options = [
         click.Option(["--config"], metavar="FILE", help=f"the settings file ({CONFIG_FILE} in the working folder)")
     ]

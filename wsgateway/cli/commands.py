@@ -1,4 +1,4 @@
-"""The commands of `wsgateway`. Each imports what it needs when it runs, so that none waits for what another needs."""
+"""The commands of `wsgateway`. Each imports what it needs when it runs, which halves the time of most commands."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import click
 
 from wsgateway.cli import remote
 from wsgateway.cli.arguments import Argument, Command, seconds, setting_options
-from wsgateway.cli.terminal import argument, complain, read_line, read_text, to_json
+from wsgateway.cli.terminal import complain, decode_argument, read_line, read_text, to_json
 from wsgateway.config.settings import ADMIN_SPECS, CONFIG_FILE, ENV, SPECS
 from wsgateway.exceptions import ConfigError, ListenerError, SendError
 from wsgateway.logs import GatewayLog
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from wsgateway.supervisor.store import Store
 
 SERVE_DEFAULTS = {"local_access": True, "log_file": "WebSocket.log"}
-"""Settings whose default is another one under `wsgateway serve` than in code."""
+"""Settings whose default differs between `wsgateway serve` and code."""
 
 
 def store_of(options: Mapping[str, Any]) -> "Store":
-    """Return the settings that the command line's `options` describe. Raise `ConfigError` once they are read."""
+    """Return the store of the settings, in which the `options` of the command line win. It reads them later."""
     from wsgateway.supervisor.store import Store
 
-    sys.path.insert(0, str(Path.cwd()))  # where a listener is looked for
+    sys.path.insert(0, str(Path.cwd()))  # where listeners are found
     given = {name: value for name, value in options.items() if value is not None}
     flags = {name: value for name, value in given.items() if name in SPECS or name in ADMIN_SPECS}
     return Store(options["config"], defaults=SERVE_DEFAULTS, environ=os.environ, flags=flags)
@@ -47,7 +47,7 @@ def _init(folder: str) -> int:
     }
     existing = [name for name in texts if (path / name).exists()]
     if existing:
-        complain(f"{path / existing[0]} is there already, nothing was written")
+        complain(f"{path / existing[0]} exists already, nothing was written")
         return 1
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -63,8 +63,8 @@ def _init(folder: str) -> int:
 
 def _starter_settings() -> str:
     lines = [
-        "# Settings of the gateway. What is commented out is the default.",
-        "# `wsgateway check` prints what is in effect, and where it comes from.",
+        "# Settings of the gateway. A line that is commented out shows the default.",
+        "# `wsgateway check` prints the effective settings, and where each comes from.",
         "",
         'listener = "listener.py:Listener"',
     ]
@@ -97,7 +97,7 @@ def _check(**options: Any) -> int:
 
 
 def _print_settings(store: "Store") -> None:
-    """Print every setting and its source. Raise `ConfigError` with all that would fail at the start."""
+    """Print every setting and its source. Raise `ConfigError` with every mistake that would prevent the start."""
     from wsgateway.cluster.brokers import opener
     from wsgateway.listeners.loader import Hooks
 
@@ -156,21 +156,21 @@ def _password(*, read_only: bool, hash_only: bool, config: str | None) -> int:
         complain(exc)
         return 1
     except OSError as exc:
-        complain(f"the password cannot be kept: {exc}")
+        complain(f"the password cannot be saved: {exc}")
         return 1
-    print(f"kept in {path}, it counts from now on; whoever was logged in has to log in again")
+    print(f"saved in {path}; it is valid from now on, and everybody has to log in again")
     if not admin.token:
         print("REST and commands like `wsgateway list` now need a token: set [admin] token in the settings file")
     return 0
 
 
 def _ask_password() -> str:
-    """Return the password typed at the terminal, twice, or the first line of standard input. Raise `ValueError`."""
+    """Return the password typed twice at the terminal, or the first line of standard input. Raise `ValueError`."""
     if sys.stdin is None or not sys.stdin.isatty():
         return read_line()
     password = getpass("Password of the panel: ")
     if getpass("Once more: ") != password:
-        raise ValueError("the two are not the same, nothing was set")
+        raise ValueError("the two passwords differ, nothing was set")
     return password
 
 
@@ -181,7 +181,7 @@ def _send(*, message: str, as_json: bool, to: tuple[str, ...], gateway: str | No
     from wsgateway import client
 
     try:
-        text = read_text() if message == "-" else argument(message)
+        text = read_text() if message == "-" else decode_argument(message)
         value: object = json.loads(text) if as_json else text
     except (ValueError, RecursionError) as exc:
         complain(f"the message is not JSON: {exc}" if as_json else exc)
@@ -190,7 +190,7 @@ def _send(*, message: str, as_json: bool, to: tuple[str, ...], gateway: str | No
     try:
         sent = client.send(url, value, id=gateway, connections=to or None, api_key=api_key)
     except SendError as exc:
-        advice = "" if exc.status not in (404, 405) or url.endswith("/send") else "; it is posted to …/send"
+        advice = "" if exc.status not in (404, 405) or url.endswith("/send") else "; the URL has to end with /send"
         complain(f"{exc}{advice}")
         return 1
     except ValueError as exc:
@@ -219,60 +219,72 @@ _DOCTOR = [
     click.Option(
         ["--url"], metavar="URL", help="where clients reach the gateway, through the proxy: https://example.com/live"
     ),
-    click.Option(["--proxy-timeout"], callback=seconds, metavar="SECONDS", help="the proxy cuts who is silent so long"),
     click.Option(
-        ["--stop-timeout"], callback=seconds, metavar="SECONDS", help="whoever stops it kills it after so long"
+        ["--proxy-timeout"],
+        callback=seconds,
+        metavar="SECONDS",
+        help="seconds of silence after which the proxy cuts a connection",
     ),
-    click.Option(["--json", "as_json"], is_flag=True, help="print JSON, for programs"),
+    click.Option(
+        ["--stop-timeout"],
+        callback=seconds,
+        metavar="SECONDS",
+        help="seconds from SIGTERM until the service manager kills the process",
+    ),
+    click.Option(["--json", "as_json"], is_flag=True, help="print JSON"),
 ]
 
 _SEND = [
-    Argument("message", "the text; - reads it from standard input"),
+    Argument("message", "the text; - reads standard input"),
     click.Option(["--json", "as_json"], is_flag=True, help="the message is JSON, not text"),
-    click.Option(["--to"], multiple=True, metavar="CONNECTION", help="id of a connection; may be repeated"),
-    click.Option(["--id", "gateway"], metavar="ID", help="id of another gateway of that process"),
-    click.Option(["--url"], metavar="URL", default=DEFAULT_SEND, help=f"where to post it ({DEFAULT_SEND})"),
-    click.Option(["--api-key", "key"], metavar="KEY", help=f"the key; better in the variable {ENV}API_KEY"),
+    click.Option(
+        ["--to"], multiple=True, metavar="CONNECTION", help="id of a connection that receives it; may be repeated"
+    ),
+    click.Option(["--id", "gateway"], metavar="ID", help="id of the gateway, if the process has several"),
+    click.Option(["--url"], metavar="URL", default=DEFAULT_SEND, help=f"URL of the gateway's /send ({DEFAULT_SEND})"),
+    click.Option(["--api-key", "key"], metavar="KEY", help=f"the API key; the variable {ENV}API_KEY is safer"),
 ]
 
 _PASSWORD = [
-    click.Option(["--read-only"], is_flag=True, help="the password of those who may only look"),
+    click.Option(["--read-only"], is_flag=True, help="set the password that only allows viewing"),
     click.Option(
-        ["--hash", "hash_only"], is_flag=True, help="print the hash, for [admin] password_hash, and set nothing"
+        ["--hash", "hash_only"],
+        is_flag=True,
+        help="print the hash for [admin] password_hash instead of setting the password",
     ),
-    click.Option(["--config"], metavar="FILE", help="the settings file, beside which it is kept"),
+    click.Option(["--config"], metavar="FILE", help="the settings file; the password is saved in the same folder"),
 ]
 
 COMMANDS = [
     Command(
         "init",
-        "Write a listener.py and a wsgateway.toml to begin from.",
+        "Write a listener.py and a wsgateway.toml to start from.",
         _init,
-        [Argument("folder", "where (the working folder)", default=".")],
+        [Argument("folder", "the folder to write to (the working folder)", default=".")],
     ),
     Command(
         "serve",
-        "Run the gateways of the settings file, or one without a file, and an admin interface.",
+        "Run the gateways of the settings file, or one gateway without a file, and the admin interface.",
         _serve,
         _SETTINGS,
     ),
     Command("check", "Print the effective settings, and where each comes from.", _check, _SETTINGS),
     Command(
         "doctor",
-        "Look for what is wrong with this installation, and say what to do about it.",
+        "Find problems of this installation, and print what to do about them.",
         _doctor,
         [*_SETTINGS, *_DOCTOR],
     ),
-    Command("send", "Push a message, and print how many received it.", _send, _SEND),
+    Command("send", "Push a message, and print how many clients receive it.", _send, _SEND),
     Command(
         "listen",
-        "Print what a WebSocket receives; lines that you type are sent.",
+        "Print the messages that a WebSocket receives; every line that you type is sent.",
         _listen,
-        [Argument("url", f"where to connect ({DEFAULT_LISTEN})", default=DEFAULT_LISTEN)],
+        [Argument("url", f"URL of the WebSocket ({DEFAULT_LISTEN})", default=DEFAULT_LISTEN)],
     ),
     Command(
         "password",
-        "Set the admin panel's password, which is kept as a hash in a file of mode 600.",
+        "Set the password of the admin panel, which is saved as a hash in a file of mode 600.",
         _password,
         _PASSWORD,
     ),

@@ -29,30 +29,30 @@ async def _listen(url: str) -> int:
     try:
         socket = await connecting
     except (InvalidHandshake, OSError) as exc:
-        complain(f"cannot connect to {shown}: {_reason(exc)}")
+        complain(f"cannot connect to {shown}: {_reason_of(exc)}")
         return 1
-    print(escape_controls(f"connected to {shown}; lines that you type are sent, Ctrl-C ends"), file=sys.stderr)
-    lines = asyncio.create_task(_send_lines(socket))
+    print(escape_controls(f"connected to {shown}; every line that you type is sent, Ctrl-C ends"), file=sys.stderr)
+    sending = asyncio.create_task(_send_lines(socket))
     try:
         async for message in socket:
             if isinstance(message, bytes):
                 message = f"binary, {len(message)} bytes: {message.hex()}"
-            print(safe_for(sys.stdout, message) + "\n", end="", flush=True)  # in one write, for readers by lines
+            print(safe_for(sys.stdout, message) + "\n", end="", flush=True)  # one write, for a reader that reads lines
     except ConnectionClosed:
         pass
     finally:
-        lines.cancel()
+        sending.cancel()
         await socket.close()
     print(f"closed with {socket.close_code} {escape_controls(socket.close_reason or '')}", file=sys.stderr)
     return 0
 
 
-def _reason(error: Exception) -> str:
-    """Why there is no connection. A redirect is not followed, so its goal is named."""
+def _reason_of(error: Exception) -> str:
+    """Return why the connection failed. A redirect is not followed, so its target is named."""
     if isinstance(error, InvalidStatus):
-        status, where = error.response.status_code, error.response.headers.get("location", "")
-        if where and 300 <= status <= 399:
-            return f"the server answers {status} and points to {mask_url(where)}, give that URL if it is right"
+        status, target = error.response.status_code, error.response.headers.get("location", "")
+        if target and 300 <= status <= 399:
+            return f"the server answers {status} and points to {mask_url(target)}; give that URL if it is yours"
     return str(error)
 
 
@@ -65,9 +65,9 @@ async def _send_lines(socket: client.ClientConnection) -> None:
             try:
                 loop.call_soon_threadsafe(lines.put_nowait, line)
             except RuntimeError:
-                return  # the loop has ended
+                return  # the event loop is closed
 
-    threading.Thread(target=read, daemon=True).start()  # daemon: nothing ends a read of a terminal
+    threading.Thread(target=read, daemon=True).start()  # a daemon, because a read of a terminal cannot be cancelled
     with contextlib.suppress(ConnectionClosed):
         while True:
             await socket.send(await lines.get())

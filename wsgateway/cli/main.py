@@ -1,4 +1,4 @@
-"""The command `wsgateway`. Exit codes: 0; 1 it did not work; 2 usage; 3 the start failed."""
+"""The command `wsgateway`. Exit codes: 0 success, 1 failure, 2 wrong usage, 3 a start that failed."""
 
 import sys
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from wsgateway.exceptions import ConfigError, StartError
 
 
 class CommandLine(click.Group):
-    """All commands, in the order of `COMMANDS`."""
+    """The group of all commands, in the order of `COMMANDS`."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
@@ -47,7 +47,7 @@ def command_line(ctx: click.Context) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line `arguments`, by default the process's own; the exit code."""
+    """Run the command line `arguments`, by default those of the process, and return the exit code."""
     prepare_output()
     try:
         try:
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    """Run a command without click's own `main`, which would print errors and end the process in its own way."""
+    """Run a command without click's own `main`, which prints errors and exits in its own way."""
     try:
         with command_line.make_context("wsgateway", arguments) as ctx:
             code: int = command_line.invoke(ctx)
@@ -80,7 +80,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _report(error: click.UsageError) -> int:
-    """Print what is wrong with the command line, and whatever else is wrong with the settings."""
+    """Print what is wrong with the command line, and also what is wrong with the settings."""
     complain(usage_sentence(error))
     if isinstance(error, UnknownWords) and error.ctx is not None and "config" in error.ctx.params:
         try:

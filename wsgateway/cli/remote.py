@@ -1,4 +1,4 @@
-"""The commands that manage a server through its REST interface: list, create, show, edit, start, stop, drain, …"""
+"""The commands that manage a running server through its REST interface."""
 
 import math
 import os
@@ -13,7 +13,7 @@ import click
 from wsgateway.addresses import url_host
 from wsgateway.cli.arguments import Argument, Command, seconds
 from wsgateway.cli.terminal import complain, to_json
-from wsgateway.config.settings import ENV, SPECS, flag
+from wsgateway.config.settings import ENV, SPECS
 from wsgateway.config.sources import admin_settings, config_path, read_tables
 from wsgateway.config.values import convert, nearest
 from wsgateway.exceptions import ConfigError, SendError
@@ -21,15 +21,15 @@ from wsgateway.gateway.registry import GatewayState
 from wsgateway.text import escape_controls, mask_url
 
 TIMEOUT = 65.0
-"""Seconds to wait for an answer; longer than the interface itself waits for what it has begun."""
+"""Seconds to wait for an answer, longer than the interface itself waits for an operation."""
 
 
-class Unanswered(Exception):  # noqa: N818  what has happened
-    """The interface cannot be reached. Not an `OSError`, as printing may raise too."""
+class Unanswered(Exception):  # noqa: N818  named after the event
+    """The interface cannot be reached. Not an `OSError`, because printing may raise one too."""
 
 
 class Remote:
-    """The interface of a running server."""
+    """The REST interface of a running server."""
 
     def __init__(self, admin_url: str | None, token: str | None, *, as_json: bool) -> None:
         path = config_path(os.environ, None)
@@ -43,11 +43,11 @@ class Remote:
         self._as_json = as_json
 
     def ask(self, method: str, path: str, body: object = None, **query: object) -> Any:
-        """Return what the interface answers. Raises `SendError`, `ValueError`, and `Unanswered`."""
+        """Return the answer of the interface. Raise `SendError`, `ValueError`, or `Unanswered`."""
         from wsgateway import client
 
-        asked = urlencode({name: value for name, value in query.items() if value not in (None, "")})
-        url = f"{self.url}/api{path}{'?' + asked if asked else ''}"
+        query_string = urlencode({name: value for name, value in query.items() if value not in (None, "")})
+        url = f"{self.url}/api{path}{'?' + query_string if query_string else ''}"
         try:
             return client.request(method, url, body, token=self._token, timeout=TIMEOUT)
         except OSError as exc:
@@ -69,23 +69,23 @@ def _table(rows: Sequence[Mapping[str, Any]], heads: Mapping[str, str]) -> str:
 
 
 Run = Callable[..., int]
-"""Carries a command out: it is called with a `Remote` and the values of the command's own parameters."""
+"""Runs a command, with a `Remote` and the values of the command's own parameters as arguments."""
 
 _COMMON: list[click.Parameter] = [
-    click.Option(["--json", "as_json"], is_flag=True, help="print JSON, for programs"),
+    click.Option(["--json", "as_json"], is_flag=True, help="print JSON"),
     click.Option(
         ["--admin-url"],
         metavar="URL",
-        help="where the interface is (the settings file's [admin], http://127.0.0.1:10120)",
+        help="URL of the admin interface ([admin] of the settings file, otherwise http://127.0.0.1:10120)",
     ),
-    click.Option(["--token"], metavar="TOKEN", help=f"the token; better in the variable {ENV}ADMIN_TOKEN"),
+    click.Option(["--token"], metavar="TOKEN", help=f"the admin token; the variable {ENV}ADMIN_TOKEN is safer"),
 ]
 
-_ID = Argument("gateway_id", "the gateway's id", metavar="ID")
+_ID = Argument("gateway_id", "id of the gateway", metavar="ID")
 
-_YES = click.Option(["--yes", "is_sure"], is_flag=True, help="do not ask")
+_YES = click.Option(["--yes", "is_sure"], is_flag=True, help="do not ask for confirmation")
 
-_CHANGES = Argument("changes", "a setting; NAME= takes it back", metavar="[NAME=VALUE]...", nargs=-1)
+_CHANGES = Argument("changes", "a setting; NAME= resets it to the default", metavar="[NAME=VALUE]...", nargs=-1)
 
 
 def _command(name: str, text: str, *params: click.Parameter) -> Callable[[Run], Command]:
@@ -140,7 +140,7 @@ def _list(remote: Remote) -> int:
     return remote.show(answer, _table(answer["gateways"], GATEWAYS))
 
 
-@_command("reload", "Let the server read its settings file again.")
+@_command("reload", "Reload the settings file of the server.")
 def _reload(remote: Remote) -> int:
     answer = remote.ask("POST", "/reload", wait=60)
     return remote.show(answer, _table(answer["gateways"], GATEWAYS))
@@ -152,11 +152,16 @@ BUSY = frozenset({GatewayState.STARTING, GatewayState.RUNNING, GatewayState.STOP
 
 @_command(
     "drain",
-    "Take no client any more, close all, and wait until they are gone.",
-    click.Option(["--timeout"], callback=seconds, metavar="SECONDS", help="wait no longer (until the server gives up)"),
+    "Refuse new clients, close every connection, and wait until all are closed.",
+    click.Option(
+        ["--timeout"],
+        callback=seconds,
+        metavar="SECONDS",
+        help="stop waiting after so many seconds (the server's own limit)",
+    ),
 )
 def _drain(remote: Remote, timeout: float | None) -> int:
-    """Drain the server; 1 if clients are left when the time is over. The server goes on draining then."""
+    """Drain the server. Return 1 if clients are left after `timeout`; the server then goes on draining."""
     until = math.inf if timeout is None else time.monotonic() + timeout
     closed = 0
     while True:
@@ -174,9 +179,9 @@ def _drain(remote: Remote, timeout: float | None) -> int:
 @_command(
     "logs",
     "Print the end of the log.",
-    click.Option(["--gateway"], metavar="ID", help="only of the gateway with this id"),
-    click.Option(["--level"], metavar="LEVEL", default="INFO", help="this level and above (INFO)"),
-    click.Option(["--lines"], type=int, metavar="LINES", default=100, help="how many (100)"),
+    click.Option(["--gateway"], metavar="ID", help="only lines of the gateway with this id"),
+    click.Option(["--level"], metavar="LEVEL", default="INFO", help="lowest level that is printed (INFO)"),
+    click.Option(["--lines"], type=int, metavar="LINES", default=100, help="number of lines (100)"),
 )
 def _logs(remote: Remote, gateway: str | None, level: str, lines: int) -> int:
     answer = remote.ask("GET", "/log", lines=lines, gateway=gateway, level=level)
@@ -186,7 +191,7 @@ def _logs(remote: Remote, gateway: str | None, level: str, lines: int) -> int:
 # One gateway
 
 
-@_command("show", "Show a gateway, with its settings.", _ID)
+@_command("show", "Show a gateway and its settings.", _ID)
 def _show(remote: Remote, gateway_id: str) -> int:
     answer = remote.ask("GET", _path_of(gateway_id))
     settings = answer.get("settings", {})
@@ -195,10 +200,10 @@ def _show(remote: Remote, gateway_id: str) -> int:
 
 
 def _change(remote: Remote, method: str, path: str, body: object = None) -> int:
-    """Ask for a change of a gateway, wait for it, and print the gateway's state; 1 if it has failed."""
+    """Change a gateway, print its state, and return the exit code: 1 if it has failed."""
     answer = remote.ask(method, path, body, wait=60)
-    why = f": {answer['failure']}" if answer["failure"] else ""
-    remote.show(answer, f"gateway [{answer['id']}] is {answer['state']}{why}")
+    reason = f": {answer['failure']}" if answer["failure"] else ""
+    remote.show(answer, f"gateway [{answer['id']}] is {answer['state']}{reason}")
     return 1 if answer["state"] == GatewayState.FAILED else 0
 
 
@@ -207,30 +212,30 @@ def _start(remote: Remote, gateway_id: str) -> int:
     return _change(remote, "POST", _path_of(gateway_id) + "/start")
 
 
-@_command("restart", "Restart a gateway; its clients are closed with 1012, so they reconnect.", _ID)
+@_command("restart", "Restart a gateway. Its connections are closed with 1012, so clients reconnect.", _ID)
 def _restart(remote: Remote, gateway_id: str) -> int:
     return _change(remote, "POST", _path_of(gateway_id) + "/restart")
 
 
-@_command("roll", "Replace a gateway's workers one after the other.", _ID)
+@_command("roll", "Replace the workers of a gateway one after the other.", _ID)
 def _roll(remote: Remote, gateway_id: str) -> int:
     return _change(remote, "POST", _path_of(gateway_id) + "/roll")
 
 
 def _confirm(remote: Remote, gateway_id: str, action: str, *, is_sure: bool) -> bool:
-    """Print how many connections will be closed, and ask on a terminal."""
+    """Print how many connections will be closed. On a terminal, return whether the user agrees."""
     count = remote.ask("GET", _path_of(gateway_id))["connections"]
     text = f"{action} gateway [{gateway_id}]: {count} connection{'' if count == 1 else 's'} will be closed"
     print(text, file=sys.stderr)
     if is_sure or not sys.stdin.isatty():
         return True
     try:
-        return input("go on? [y/N] ").strip().lower() in ("y", "yes")
+        return input("continue? [y/N] ").strip().lower() in ("y", "yes")
     except EOFError:
         return False
 
 
-@_command("stop", "Stop a gateway; its clients are closed with 1012, so they reconnect.", _ID, _YES)
+@_command("stop", "Stop a gateway. Its connections are closed with 1012, so clients reconnect.", _ID, _YES)
 def _stop(remote: Remote, gateway_id: str, is_sure: bool) -> int:
     if not _confirm(remote, gateway_id, "stopping", is_sure=is_sure):
         return 1
@@ -256,16 +261,16 @@ def _edit(remote: Remote, gateway_id: str, changes: Sequence[str]) -> int:
 
 
 def _settings_of(changes: Sequence[str]) -> dict[str, Any]:
-    """Return settings, each written as NAME=VALUE, as JSON values. Raise `ConfigError`."""
+    """Return the settings in `changes`, each NAME=VALUE, as JSON values. Raise `ConfigError`."""
     values: dict[str, Any] = {}
     mistakes: list[str] = []
     for text in changes:
         name, equals, value = text.partition("=")
         name = name.removeprefix("--").replace("-", "_")
         if name not in SPECS:
-            mistakes.append(f"{name!r} is no setting like {flag('port')[2:]}=10126{nearest(name, SPECS)}")
+            mistakes.append(f"{name!r} is not a setting{nearest(name, SPECS) or ', write it like port=10126'}")
         elif not equals:
-            mistakes.append(f"{name} has no value, write it like {flag('port')[2:]}=10126, or {name}= for its default")
+            mistakes.append(f"{name} has no value, write it like port=10126, or {name}= to reset it to the default")
         elif not value:
             values[name] = None
         else:
@@ -292,11 +297,15 @@ NODES = {
 }
 
 
-@_command("nodes", "List the processes that a gateway runs in.", _ID)
+@_command("nodes", "List the nodes of a gateway, the processes that it runs in.", _ID)
 def _nodes(remote: Remote, gateway_id: str) -> int:
     answer = remote.ask("GET", _path_of(gateway_id) + "/nodes")
-    alone = "it runs in one process: no broker is set"
-    return remote.show(answer, _table(answer["nodes"], NODES) if answer["nodes"] else alone)
+    text = (
+        _table(answer["nodes"], NODES)
+        if answer["nodes"]
+        else "the gateway runs in one process, because no broker is set"
+    )
+    return remote.show(answer, text)
 
 
 CONNECTIONS = {"id": "ID", "address": "ADDRESS", "path": "PATH", "user": "USER", "age": "AGE"}
@@ -306,8 +315,13 @@ CONNECTIONS = {"id": "ID", "address": "ADDRESS", "path": "PATH", "user": "USER",
     "connections",
     "List the connections of a gateway.",
     _ID,
-    click.Option(["--search"], metavar="TEXT", default="", help="a part of id, address, path or user"),
-    click.Option(["--limit"], type=int, metavar="LIMIT", default=100, help="how many at most (100)"),
+    click.Option(
+        ["--search"],
+        metavar="TEXT",
+        default="",
+        help="only connections whose id, address, path, or user contains this text",
+    ),
+    click.Option(["--limit"], type=int, metavar="LIMIT", default=100, help="maximum number of connections (100)"),
 )
 def _connections(remote: Remote, gateway_id: str, search: str, limit: int) -> int:
     answer = remote.ask("GET", _path_of(gateway_id) + "/connections", limit=limit, search=search)
@@ -321,7 +335,7 @@ def _connections(remote: Remote, gateway_id: str, search: str, limit: int) -> in
     "Close connections of a gateway.",
     _ID,
     Argument("connections", "ids of connections", metavar="[CONNECTION]...", nargs=-1),
-    click.Option(["--all", "all_of_them"], is_flag=True, help="all of them"),
+    click.Option(["--all", "all_of_them"], is_flag=True, help="close all connections"),
     click.Option(["--code"], type=int, metavar="CODE", default=1000, help="close code (1000)"),
     click.Option(["--reason"], metavar="TEXT", default="", help="close reason"),
 )
@@ -329,15 +343,15 @@ def _close(
     remote: Remote, gateway_id: str, connections: Sequence[str], all_of_them: bool, code: int, reason: str
 ) -> int:
     if bool(connections) == all_of_them:
-        raise ValueError("say which connections, by their ids, or --all")
+        raise ValueError("which connections? give their ids, or --all")
     body: dict[str, Any] = {"code": code, "reason": reason}
     body |= {"all": True} if all_of_them else {"connections": list(connections)}
     answer = remote.ask("POST", _path_of(gateway_id) + "/connections/close", body)
-    rest = "" if answer["complete"] else ", but not every process has answered: say it again"
+    rest = "" if answer["complete"] else ", but not every process has answered; run the command again"
     remote.show(answer, f"{answer['closed']} closed{rest}")
     if all_of_them or answer["closed"]:
         return 0
-    complain("no connection with such an id is open; `wsgateway connections` lists them")
+    complain("no open connection has such an id; `wsgateway connections` lists the connections")
     return 1
 
 
