@@ -140,7 +140,7 @@ async def handshake(url: str, *, origin: str | None = None, timeout: float = 10.
     """Make a WebSocket handshake at `url`, close the connection, and return the status and text of the answer.
 
     The text is empty for 101. `origin` is that of a page; without one, the handshake is not a browser's. `timeout` is
-    in seconds. Raise `ValueError` if `url` is not an HTTP or WebSocket URL, and `OSError` if the server does not answer.
+    in seconds. Raise `ValueError` if `url` is not an HTTP or WebSocket URL, `OSError` if the server does not answer.
     """
     try:
         connecting = connect(websocket_url(url), origin=Origin(origin) if origin else None, open_timeout=timeout)

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from wsgateway.config.settings import ADMIN_SPECS, CONFIG_FILE, SPECS, flag
-from wsgateway.config.values import is_switch, nearest
+from wsgateway.config.values import did_you_mean, is_switch
 
 HELP: Mapping[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 """How every command shows its help: as wide as the terminal, up to 100 columns."""
@@ -140,7 +140,7 @@ def _take_value(name: str, waiting: deque[str], ctx: click.Context) -> str:
 def _unknown(word: str, known: Iterable[str], ctx: click.Context) -> str:
     """Return a sentence about an unknown word, without the value after its `=`, which may be a secret."""
     name = word.partition("=")[0] if word.startswith("-") else word
-    hint = nearest(name, [option for option in known if option.startswith("--")]) if name.startswith("--") else ""
+    hint = did_you_mean(name, [option for option in known if option.startswith("--")]) if name.startswith("--") else ""
     return f"{name} is not known{hint or f'; {_see_help(ctx)}'}"
 
 

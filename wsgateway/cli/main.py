@@ -8,7 +8,7 @@ import click
 from wsgateway.cli.arguments import HELP, UnknownWords, usage_sentence
 from wsgateway.cli.commands import COMMANDS, store_of
 from wsgateway.cli.terminal import complain, discard_output, prepare_output
-from wsgateway.config.values import nearest
+from wsgateway.config.values import did_you_mean
 from wsgateway.exceptions import ConfigError, StartError
 
 
@@ -23,7 +23,7 @@ class CommandLine(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
         if name not in self.commands:
-            hint = nearest(name, self.commands)
+            hint = did_you_mean(name, self.commands)
             raise click.UsageError(f"{name!r} is not a command{hint or '; see `wsgateway --help`'}", ctx)
         return super().resolve_command(ctx, args)
 

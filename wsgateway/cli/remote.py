@@ -15,7 +15,7 @@ from wsgateway.cli.arguments import Argument, Command, seconds
 from wsgateway.cli.terminal import complain, to_json
 from wsgateway.config.settings import ENV, SPECS
 from wsgateway.config.sources import admin_settings, config_path, read_tables
-from wsgateway.config.values import convert, nearest
+from wsgateway.config.values import convert, did_you_mean, plain_value
 from wsgateway.exceptions import ConfigError, SendError
 from wsgateway.gateway.registry import GatewayState
 from wsgateway.text import escape_controls, mask_url
@@ -268,15 +268,14 @@ def _settings_of(changes: Sequence[str]) -> dict[str, Any]:
         name, equals, value = text.partition("=")
         name = name.removeprefix("--").replace("-", "_")
         if name not in SPECS:
-            mistakes.append(f"{name!r} is not a setting{nearest(name, SPECS) or ', write it like port=10126'}")
+            mistakes.append(f"{name!r} is not a setting{did_you_mean(name, SPECS) or ', write it like port=10126'}")
         elif not equals:
             mistakes.append(f"{name} has no value, write it like port=10126, or {name}= to reset it to the default")
         elif not value:
             values[name] = None
         else:
             try:
-                converted = convert(SPECS[name], value, text=True)
-                values[name] = list(converted) if isinstance(converted, tuple) else converted
+                values[name] = plain_value(convert(SPECS[name], value, text=True))
             except ValueError as exc:
                 mistakes.append(f"{name}: {exc}")
     if mistakes:

@@ -125,7 +125,7 @@ def near_misses(listener: object, hooks: Iterable[str]) -> Iterator[tuple[str, s
         if isinstance(listener, ModuleType) and getattr(found, "__module__", None) != listener.__name__:
             continue  # imported there, not written there
         snake = "".join("_" + letter.lower() if letter.isupper() else letter for letter in name)
-        yield name, nearest(snake, HOOKS).removeprefix(", did you mean ").removesuffix("?")
+        yield name, nearest(snake, HOOKS)
 
 
 def hooks_in(owner: object, hooks: Iterable[str]) -> list[str]:

@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,14 +16,24 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from wsgateway.config.settings import Settings
-from wsgateway.config.values import nearest
+from wsgateway.config.values import did_you_mean
 from wsgateway.exceptions import ListenerError
-from wsgateway.limits import MAX_HOOK_THREADS
 from wsgateway.listeners.hooks import HOOKS as HOOKS
 from wsgateway.listeners.hooks import advice, described, find_hook, hooks_in, is_async, names_of, near_misses
 from wsgateway.logs import GatewayLog
 
 Hook = Callable[..., Awaitable[object]]
+
+MAX_HOOK_THREADS = 40
+"""Worker threads for the `def` hooks of one gateway."""
+
+HOOK_THREAD = "wsgateway hook"
+"""How the names of the threads that run `def` hooks begin, and of no other thread."""
+
+
+def has_running_hook() -> bool:
+    """Return whether a `def` hook still runs in a thread of this process."""
+    return any(thread.name.startswith(HOOK_THREAD) for thread in threading.enumerate())
 
 
 class Hooks:
@@ -86,7 +97,7 @@ class Hooks:
         if name not in ("", hook):
             if self.listener is None:
                 raise ListenerError(f"{hook} = {name!r}: there is no listener that could have it")
-            hint = nearest(name, names_of(self.listener))
+            hint = did_you_mean(name, names_of(self.listener))
             raise ListenerError(f"{hook} = {name!r}: {described(self.listener)} has none{hint}")
         return None
 
@@ -94,7 +105,7 @@ class Hooks:
         async def in_thread(*args: object) -> object:
             if self._threads is None:
                 # anyio's limiter would be freed when a thread is abandoned; an executor counts it until it ends
-                prefix = f"wsgateway-{self._gateway_id}"
+                prefix = f"{HOOK_THREAD} {self._gateway_id}"
                 self._threads = ThreadPoolExecutor(MAX_HOOK_THREADS, thread_name_prefix=prefix)
             context = contextvars.copy_context()
             loop = asyncio.get_running_loop()
@@ -159,7 +170,7 @@ def _attribute_of(name: str, module: ModuleType) -> object:
     try:
         return getattr(module, attribute)
     except AttributeError:
-        hint = nearest(attribute, names_of(module))
+        hint = did_you_mean(attribute, names_of(module))
         raise ListenerError(f"listener {name!r}: {where} has no {attribute}{hint}") from None
 
 
