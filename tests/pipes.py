@@ -9,6 +9,7 @@ from typing import Any
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 
 from wsgateway import Connection, Gateway, Settings
+from wsgateway.server.lingering import QuietClose
 from wsgateway.server.socket import Socket
 from wsgateway.transports.takeover import EXTENSION, Wire, WireUser
 
@@ -23,7 +24,7 @@ class Pipe:
         self.is_paused = False
         self.is_reading = True
         self.conn: Connection
-        self.socket: Socket
+        self.socket: Socket | QuietClose
         self.on_write: Callable[[Pipe], None] = lambda pipe: None
         self.was_aborted = False
         self._is_closing = False
@@ -50,6 +51,9 @@ class Pipe:
 
     def resume_reading(self) -> None:
         self.is_reading = True
+
+    def set_protocol(self, protocol: QuietClose) -> None:
+        self.socket = protocol
 
     def is_closing(self) -> bool:
         return self._is_closing
@@ -102,8 +106,9 @@ class _Handshake:
     def release(self) -> None: ...
 
     def take_over(self, user: WireUser, settings: Settings) -> Wire:
-        self._pipe.socket = Socket(self._pipe, user, settings, connections=set(), deflate=self._deflate)
-        return self._pipe.socket
+        socket = Socket(self._pipe, user, settings, connections=set(), deflate=self._deflate)
+        self._pipe.socket = socket
+        return socket
 
 
 async def joined(gateway: Gateway, *, limit: int = 10**9, deflates: bool = False) -> Pipe:

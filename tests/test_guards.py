@@ -87,7 +87,7 @@ class Patient:
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="descriptors are read from /proc")
 async def test_who_reads_no_answers_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsgateway.server.http.BODY_TIMEOUT", 0.3)
+    monkeypatch.setattr("wsgateway.server.guards.BODY_TIMEOUT", 0.3)
     loop = asyncio.get_running_loop()
     async with own(Gateway()) as url:
         with socket.socket() as deaf:

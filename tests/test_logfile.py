@@ -209,8 +209,9 @@ ENDS = {
     "an exit": "sys.exit(3)",
     "an exception": "1 / 0",
     "end_process beside a hook that still runs": (
-        "import threading, time\nfrom wsgateway.server import end_process\n"
-        "threading.Thread(target=time.sleep, args=(600,), name='wsgateway-hook').start()\nend_process(0)"
+        "import threading, time\nfrom wsgateway.listeners.loader import HOOK_THREAD\n"
+        "from wsgateway.server.process import end_process\n"
+        "threading.Thread(target=time.sleep, args=(600,), name=HOOK_THREAD).start()\nend_process(0)"
     ),
 }
 

@@ -12,7 +12,7 @@ from wsgateway.config.sources import load
 from wsgateway.exceptions import ConfigError
 from wsgateway.gateway.gateway import Gateway
 from wsgateway.logs import limit_repeats, log_to_terminal, logger, mask_queries
-from wsgateway.server.websocket import offer_plain
+from wsgateway.server.takeover import offer_plain
 
 
 class Application:

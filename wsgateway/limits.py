@@ -1,38 +1,7 @@
-"""What is too much. No I/O, no clock of its own: rules that are asked and answer."""
+"""Limits of rates and queues. No I/O and no clock; the time is an argument."""
 
 from collections import OrderedDict
 from collections.abc import Hashable
-
-MAX_HEAD = 32 * 1024
-"""Bytes of a request's head; a cookie of 16 KB has room in it."""
-
-MAX_URL = 8 * 1024
-"""Bytes of a request's path and query string."""
-
-MAX_PIPELINED = 1000
-"""Requests of one connection that wait for the answer to the one before."""
-
-SPARE_SOCKETS = 32
-"""Sockets beside those of clients, for `/send`, probes and handshakes that are refused."""
-
-ACCEPTS = 4
-"""Sockets that asyncio's loop accepts in one turn. A socket past the limit is closed some
-iterations later, and counts as spare until then."""
-
-HANDSHAKES_PER_TURN = 20
-"""Handshakes that begin in one turn of the loop, of a quarter of a millisecond each; the others begin in later ones."""
-
-MAX_FRAGMENTS = 1024
-"""Fragments of one message; each costs memory, however short it is."""
-
-MAX_INFLATED = 256 * 1024
-"""Bytes of one client's messages that are inflated in one iteration of the event loop, as many as come in one read."""
-
-FULL_READ = 250_000
-"""Bytes of a read after which libuv, which reads 256,000 at most, reads the same socket again in the same iteration."""
-
-TLS_BUFFER = 64 * 1024
-"""Bytes from which on a TLS client is congested, as any other is; Python's own bound is 512 KiB."""
 
 BODY_TIMEOUT = 30.0
 """Seconds within which the body of a request has to arrive."""
@@ -66,8 +35,12 @@ BLOCKED_LOOP = 1.0
 """Seconds without a turn after which an event loop counts as blocked; it is asked as often."""
 
 
+MAX_REMEMBERED = 10_000
+"""Senders whose rate is remembered. If there are more, the one whose last event is oldest is forgotten."""
+
+
 class Bucket:
-    """How often something may happen: `rate` times a second, `burst` times at once. Time is the caller's."""
+    """A token bucket: allows `rate` events per second, and a burst of `burst`. The caller passes the time."""
 
     __slots__ = ("_burst", "_left", "_rate", "_seen")
 
@@ -78,9 +51,9 @@ class Bucket:
         self._seen = now
 
     def allows(self, now: float, *, overdraft: int = 0) -> bool:
-        """Whether it may happen once more at `now`, in seconds of a clock that never goes back; then it is counted.
+        """Return whether one more event is allowed at `now`, in seconds of a monotonic clock, and count it if so.
 
-        With an `overdraft` it may happen so many times more, which later ones pay for.
+        With an `overdraft`, that many more events are allowed, for which later ones wait.
         """
         self._left = min(self._burst, self._left + (now - self._seen) * self._rate)
         self._seen = now
@@ -90,18 +63,14 @@ class Bucket:
         return True
 
     def skip(self, now: float) -> None:
-        """Let nothing accrue for the time until `now`."""
+        """Discard the time until `now`, so that it allows no events."""
         self._seen = now
 
 
-MAX_REMEMBERED = 10_000
-"""Senders whose rate is remembered; past them, the one that was quiet longest is forgotten."""
-
-
 class Rates:
-    """A `Bucket` for each of many senders, by address or key. With a `rate` of 0 everything is allowed.
+    """A `Bucket` for each of many senders, by address or key. A `rate` of 0 means no limit.
 
-    What names a sender has a bounded length: `plain_address` cuts an address, and a key is one of the configured ones.
+    The length of a sender's name is bounded, because `plain_address` cuts addresses and keys are those configured.
     """
 
     def __init__(self, rate: float, burst: float) -> None:
@@ -110,7 +79,7 @@ class Rates:
         self._buckets: OrderedDict[Hashable, Bucket] = OrderedDict()
 
     def allows(self, sender: Hashable, now: float) -> bool:
-        """Whether `sender` may once more at `now`; then it is counted."""
+        """Return whether one more event of `sender` is allowed at `now`, and count it if so."""
         if not self._rate:
             return True
         bucket = self._buckets.pop(sender, None) or Bucket(self._rate, self._burst, now)
@@ -120,14 +89,14 @@ class Rates:
         return bucket.allows(now)
 
     def skip(self, sender: Hashable, now: float) -> None:
-        """Let nothing accrue to `sender` for the time until `now`, as while what was allowed still runs."""
+        """Discard the time until `now` for `sender`, as while its last request still runs."""
         bucket = self._buckets.get(sender)
         if bucket is not None:
             bucket.skip(now)
 
 
 class Backlog:
-    """How much waits in a queue that is bounded in messages and in bytes. An empty one takes any message."""
+    """Counts a queue that is bounded in messages and in bytes. An empty queue takes any message."""
 
     __slots__ = ("bytes", "max_bytes", "max_messages", "messages")
 
@@ -138,7 +107,7 @@ class Backlog:
         self.bytes = 0
 
     def fits(self, size: int) -> bool:
-        """Whether one more message of `size` bytes may wait."""
+        """Return whether one more message of `size` bytes may wait."""
         return not self.messages or (self.messages < self.max_messages and self.bytes + size <= self.max_bytes)
 
     @property

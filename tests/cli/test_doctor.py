@@ -99,7 +99,7 @@ def test_it_prints_the_worst_first_and_fails_if_it_is_serious(tmp_path: Path) ->
         "[b] allowed_origins is *",
         "3 workers without a broker",
         "Kubernetes, by default, kills after 30 s",
-        "WSGATEWAY_PROT is no setting",
+        "WSGATEWAY_PROT is not a setting",
         "[a] compression is on",
     ):
         assert text in told

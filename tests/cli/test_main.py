@@ -110,7 +110,7 @@ def test_check_prints_settings_and_their_sources_without_secrets(tmp_path: Path)
     assert "verbose = true  # --verbose" in lines
     assert 'api_key = "***"  # wsgateway.toml [gateways.shop]' in lines
     assert "hidden" not in checked.stdout + checked.stderr
-    assert "WSGATEWAY_PROT is no setting and is ignored, did you mean WSGATEWAY_PORT?" in checked.stderr
+    assert "WSGATEWAY_PROT is not a setting and is ignored, did you mean WSGATEWAY_PORT?" in checked.stderr
 
 
 FAILED_STARTS = {

@@ -81,7 +81,7 @@ def test_what_is_not_an_origin_is_refused_with_an_example(text: str) -> None:
 
 
 def test_a_wildcard_inside_an_origin_is_explained() -> None:
-    with pytest.raises(ValueError, match="an origin has no wildcards"):
+    with pytest.raises(ValueError, match="an origin cannot have a wildcard"):
         normalized_origin("https://*.example.com")
 
 

@@ -287,7 +287,7 @@ def mistakes_of(kind: type, name: str, value: object) -> str:
         ('listener = ["a:B"]', "is not text"),
         ("[gateways.a]\nlistener = {a = 1}", "is not text"),
         ("allowed_hosts = {a = 1}", "is not a list of texts"),
-        ("slow_policy = [1]", "is none of disconnect"),
+        ("slow_policy = [1]", "is not one of disconnect"),
         ('host = ""', "127.0.0.1 for this machine only"),
         ("max-message-size = 1", "there is no such setting, did you mean max_message_size?"),
         ("Port = 1", "there is no such setting, did you mean port?"),

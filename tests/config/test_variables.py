@@ -89,7 +89,7 @@ def test_a_setting_that_is_misspelled_is_still_a_line_of_its_own() -> None:
     }
     lines = read_variables(environ).warnings
     assert len(lines) == 4
-    assert "WSGATEWAY_ADMIN_TOKN is no setting and is ignored, did you mean WSGATEWAY_ADMIN_TOKEN?" in lines
+    assert "WSGATEWAY_ADMIN_TOKN is not a setting and is ignored, did you mean WSGATEWAY_ADMIN_TOKEN?" in lines
 
 
 # Empty ones
@@ -155,7 +155,7 @@ def test_an_empty_log_file_means_none_and_an_empty_hook_is_off_with_a_line() -> 
     environ = {"WSGATEWAY_LOG_FILE": "", "WSGATEWAY_ON_HANDSHAKE": ""}
     loaded = load(defaults={"log_file": "WebSocket.log"}, environ=environ, flags={})
     assert (loaded.settings.log_file, loaded.settings.on_handshake) == (None, "")
-    assert loaded.warnings == ("WSGATEWAY_ON_HANDSHAKE is empty, so the listener's hook is never called",)
+    assert loaded.warnings == ("WSGATEWAY_ON_HANDSHAKE is empty, so the hook is turned off",)
 
 
 @pytest.mark.parametrize("setting", ["api_key", "admin_token", "admin_read_token", "admin_password_hash"])

@@ -13,11 +13,15 @@ from typing import Any
 
 import anyio
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from tests.raw import KEY, Raw, connect, handshake, masked, post, upgrade
 from tests.servers import OwnServer, OwnServerTls, PlainUvicorn
 from wsgateway import Event, Gateway, Settings
-from wsgateway.limits import MAX_HEAD
+from wsgateway.server.head import MAX_HEAD
 from wsgateway.server.http import HttpProtocol
 from wsgateway.server.pacing import IdleSockets
 from wsgateway.server.serving import serving
@@ -190,6 +194,51 @@ async def test_a_broken_body_is_400_and_its_application_hears_of_it() -> None:
         assert (await everything(raw)).startswith(b"HTTP/1.1 400 ")
 
 
+async def test_the_limit_of_a_head_does_not_count_the_requests_before_it() -> None:
+    request = head("GET /health HTTP/1.1", "X-Padding: " + "x" * 200)
+    async with own(Gateway()) as url, await connect(url) as raw:
+        await raw.send(request[:20])
+        await anyio.wait_all_tasks_blocked()
+        await raw.send(request[20:] + request * (MAX_HEAD // len(request)) + request[:-2])
+        for _ in range(1 + MAX_HEAD // len(request)):
+            assert (await raw.receive_until(b"}")).startswith(b"HTTP/1.1 200 ")
+        await raw.send(request[-2:])
+        assert (await raw.receive_until(b"}")).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_a_head_that_arrives_slowly_behind_an_answer_has_its_own_time_limit() -> None:
+    listener = Patient()
+    async with serving_with(Gateway(listener, local_access=True), timeout_keep_alive=0.2) as url:
+        async with await connect(url) as raw:
+            await raw.send(post({"message": 1}) + b"GET /health HTTP/1.1\r\nHost: loc")
+            await anyio.wait_all_tasks_blocked()
+            listener.release.set()
+            assert (await raw.receive_until(b"}")).startswith(b"HTTP/1.1 200 ")
+            await anyio.sleep(0.4)  # longer than an idle connection lasts
+            await raw.send(b"alhost\r\n\r\n")
+            assert (await raw.receive_until(b"}")).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_a_head_is_not_refused_once_the_last_response_is_written(caplog: pytest.LogCaptureFixture) -> None:
+    release = anyio.Event()
+
+    async def last(request: Request) -> Response:
+        await release.wait()
+        return Response(headers={"connection": "close"})
+
+    class Impatient(HttpProtocol):
+        request_timeout = 0.3
+
+    app = Starlette(routes=[Route("/", last)])
+    async with PlainUvicorn(http=Impatient)(app) as url, await connect(url) as raw:
+        await raw.send(head("GET / HTTP/1.1") + b"GET / HTTP/1.1\r\nHo")
+        await anyio.wait_all_tasks_blocked()
+        release.set()
+        assert b"HTTP/1.1 408" not in await everything(raw)
+        await anyio.sleep(0.5)  # longer than the time limit of a head
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
 # Trailers and chunk extensions
 
 
@@ -344,7 +393,7 @@ async def test_a_socket_without_a_request_is_ended_whatever_it_sends(way: str, m
 
 
 async def test_a_body_that_does_not_come_after_its_answer_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsgateway.server.http.BODY_TIMEOUT", 0.3)
+    monkeypatch.setattr("wsgateway.server.guards.BODY_TIMEOUT", 0.3)
     async with own(Gateway()) as url, await connect(url) as raw:
         await raw.send(head("POST /health HTTP/1.1", "Content-Length: 5"))
         with anyio.fail_after(10), pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):

@@ -12,6 +12,7 @@ import anyio.lowlevel
 import httpx
 import pytest
 import trustme
+import uvicorn
 from anyio.streams.tls import TLSStream
 from starlette.applications import Starlette
 from websockets.exceptions import InvalidStatus
@@ -295,3 +296,24 @@ async def test_what_failed_leaves_no_unix_socket(tmp_path: Path) -> None:
         async with serving(Starlette(lifespan=lifespan), Settings(uds=str(path))):
             pass
     assert not path.exists()
+
+
+async def test_a_gateway_whose_server_cannot_start_is_stopped_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Listener(RecordingListener):
+        async def on_start(self, event: Event) -> None:
+            self.record("on_start", None)
+
+        async def on_stop(self, event: Event) -> None:
+            self.record("on_stop", None)
+
+    async def broken(self: uvicorn.Server, sockets: object = None) -> None:
+        raise OSError("no more files")
+
+    monkeypatch.setattr(uvicorn.Server, "startup", broken)
+    listener = Listener()
+    gateway = Gateway(listener, port=0)
+    with pytest.raises(OSError, match="no more files"):
+        async with serving(gateway, gateway.settings):
+            pass
+    assert [hook for hook, _ in listener.events] == ["on_start", "on_stop"]
+    assert gateway.state == "stopped"

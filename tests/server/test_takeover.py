@@ -17,12 +17,12 @@ from tests.raw import Raw, handshake, masked
 from tests.servers import PlainUvicorn
 from wsgateway import Event, Gateway
 from wsgateway.app import Application
-from wsgateway.server.http import NEEDED_HTTP
-from wsgateway.server.websocket import NEEDED, WebSocketProtocol
+from wsgateway.server.attributes import NEEDED_HTTP, NEEDED_WEBSOCKET
+from wsgateway.server.websocket import WebSocketProtocol
 from wsgateway.testing import Client, RecordingListener, serve
 
 
-@pytest.mark.parametrize("name", NEEDED)
+@pytest.mark.parametrize("name", NEEDED_WEBSOCKET)
 async def test_uvicorn_still_has(name: str) -> None:
     found = asyncio.get_running_loop().create_future()
 

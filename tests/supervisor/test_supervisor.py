@@ -197,7 +197,7 @@ async def test_the_id_is_fixed_and_unique_without_regard_to_case(supervisor: Sup
         await supervisor.create("A", {})
     with pytest.raises(ConfigError, match="fixed"):
         await supervisor.edit("a", {"id": "z"})
-    with pytest.raises(ConfigError, match="is no id"):
+    with pytest.raises(ConfigError, match="is not an id"):
         await supervisor.create("../x", {})
     created = await supervisor.create("c", {"port": 0, "startup": "manual"})
     assert created.state == "stopped"

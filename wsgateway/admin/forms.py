@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from wsgateway.config.settings import SPECS, Settings
-from wsgateway.config.values import SlowPolicy, Startup, convert
+from wsgateway.config.values import SlowPolicy, Startup, convert, plain_value
 from wsgateway.exceptions import ConfigError
 from wsgateway.supervisor.supervisor import HOST_ONLY
 
@@ -103,7 +103,7 @@ def changes_in(submitted: Mapping[str, str], before: Settings) -> dict[str, Any]
             or (value is None and current == convert(SPECS[name], SPECS[name].default))
         ):
             continue
-        changes[name] = list(value) if isinstance(value, tuple) else value
+        changes[name] = plain_value(value)
     if mistakes:
         raise ConfigError(mistakes)
     return changes

@@ -32,7 +32,7 @@ from wsgateway.cli.terminal import (
 )
 from wsgateway.cluster.brokers import opener
 from wsgateway.config.settings import ADMIN_SPECS, CONFIG_FILE, ENV, SPECS, flag
-from wsgateway.config.values import is_switch, nearest
+from wsgateway.config.values import did_you_mean, is_switch
 from wsgateway.exceptions import ConfigError, ListenerError, SendError, StartError
 from wsgateway.listeners.loader import Hooks
 from wsgateway.logs import GatewayLog
@@ -79,7 +79,7 @@ def _unknown(options: argparse.Namespace, unknown: list[str]) -> int:
     for extra in unknown:
         name = extra.partition("=")[0]  # what follows may be a secret
         if name.startswith("--"):
-            complain(f"{name} is not known{nearest(name, known)}")
+            complain(f"{name} is not known{did_you_mean(name, known)}")
         elif not before.startswith("--") or "=" in before:
             complain(f"{extra} is not known: `--help` after the command names what it takes")
         before = extra

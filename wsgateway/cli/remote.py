@@ -14,7 +14,7 @@ from wsgateway.addresses import url_host
 from wsgateway.cli.terminal import complain, to_json
 from wsgateway.config.settings import ENV, SPECS, flag
 from wsgateway.config.sources import admin_settings, config_path, read_tables
-from wsgateway.config.values import convert, nearest
+from wsgateway.config.values import convert, did_you_mean, plain_value
 from wsgateway.exceptions import ConfigError, SendError
 from wsgateway.text import escape_controls, mask_url
 
@@ -285,15 +285,14 @@ def _settings(remote: Remote) -> dict[str, Any]:
         name, equals, value = text.partition("=")
         name = name.removeprefix("--").replace("-", "_")
         if name not in SPECS:
-            mistakes.append(f"{name!r} is no setting like {flag('port')[2:]}=10126{nearest(name, SPECS)}")
+            mistakes.append(f"{name!r} is no setting like {flag('port')[2:]}=10126{did_you_mean(name, SPECS)}")
         elif not equals:
             mistakes.append(f"{name} has no value, write it like {flag('port')[2:]}=10126, or {name}= for its default")
         elif not value:
             values[name] = None
         else:
             try:
-                found = convert(SPECS[name], value, text=True)
-                values[name] = list(found) if isinstance(found, tuple) else found
+                values[name] = plain_value(convert(SPECS[name], value, text=True))
             except ValueError as exc:
                 mistakes.append(f"{name}: {exc}")
     if mistakes:

@@ -1,4 +1,4 @@
-"""Every setting, declared once; read from the file, the environment, and flags.
+"""Every setting, declared once, and read from the settings file, the environment, and the command line.
 
 Does not know what a setting is used for.
 """

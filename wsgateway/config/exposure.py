@@ -1,5 +1,7 @@
-"""What a process can know of where it runs: whether its environment or its server's command line speaks of clients
-outside this machine, and whose process it is."""
+"""Finds out whether a process serves other machines, from its environment and from the command line of its server.
+
+Also tells which user the process belongs to. Does not know what follows from either.
+"""
 
 import os
 import sys
@@ -8,21 +10,22 @@ from pathlib import PurePath
 
 from wsgateway.addresses import is_loopback
 
-FORWARDED = "FORWARDED_ALLOW_IPS"
-"""uvicorn's variable, which names the proxies whose forwarded headers are believed."""
+ALLOW_IPS = "FORWARDED_ALLOW_IPS"
+"""The variable that names trusted proxies, as in uvicorn: addresses, networks, or `*`."""
 
 _SERVERS = frozenset({"uvicorn", "gunicorn", "hypercorn", "daphne", "granian", "fastapi"})
+_SHORT_OPTIONS = {"-b": "bind"}
 
 
 def outside_of_environment(environ: Mapping[str, str]) -> str | None:
-    """Return which variable says that a proxy stands in front, in a sentence; None if none does."""
-    return f"{FORWARDED} is set" if environ.get(FORWARDED, "").strip() else None
+    """Return which variable shows that a proxy is in front, as a clause; None if none does."""
+    return f"{ALLOW_IPS} is set" if environ.get(ALLOW_IPS, "").strip() else None
 
 
 def outside_of_command(argv: Sequence[str], environ: Mapping[str, str]) -> str | None:
-    """Return what says that the ASGI server started with `argv` serves others than this machine, as far as that tells.
+    """Return what shows that the ASGI server started with `argv` serves other machines, as a clause; None if nothing.
 
-    uvicorn also reads each option from a variable, `UVICORN_HOST`.
+    uvicorn also reads each option from a variable, such as `UVICORN_HOST`.
     """
     program = {part.lower().removesuffix(".exe") for part in PurePath(argv[0] if argv else "").parts[-2:]}
     if not program & _SERVERS:
@@ -34,37 +37,34 @@ def outside_of_command(argv: Sequence[str], environ: Mapping[str, str]) -> str |
             return f"the server's --{name} is {value}"
         if name == "forwarded-allow-ips":
             return "the server's --forwarded-allow-ips is set"
-    if environ.get("UVICORN_FORWARDED_ALLOW_IPS", "").strip():
-        return "UVICORN_FORWARDED_ALLOW_IPS is set"
+    if environ.get(f"UVICORN_{ALLOW_IPS}", "").strip():
+        return f"UVICORN_{ALLOW_IPS} is set"
     host = environ.get("UVICORN_HOST", "").strip()
     return None if not host or is_loopback(host) else f"UVICORN_HOST is {host}"
 
 
 def outside_of_process() -> str | None:
-    """The same of this process, for an application that somebody else's server serves."""
+    """Return what shows that this process serves other machines if another server than ours runs the application."""
     return outside_of_environment(os.environ) or outside_of_command(sys.argv, os.environ)
 
 
 def own_uid() -> int | None:
-    """Return the user of this process, None where the system has no users of that kind (Windows)."""
+    """Return the user of this process; None on Windows, which has no user ids."""
     return os.geteuid() if hasattr(os, "geteuid") else None
-
-
-_SHORT = {"-b": "bind"}
 
 
 def _options(words: Sequence[str]) -> Iterator[tuple[str, str]]:
     for word, following in zip(words, [*words[1:], ""], strict=False):
         name, equals, value = word.partition("=")
-        if word in _SHORT:
-            yield _SHORT[word], following
+        if word in _SHORT_OPTIONS:
+            yield _SHORT_OPTIONS[word], following
         elif name.startswith("--"):
             yield name[2:], value if equals else following
 
 
-def _is_inside(where: str) -> bool:
-    """Whether a server that binds to `where`, an address with or without a port, or a socket, is for this machine."""
-    if where.startswith(("unix:", "fd:", "fd://")):
+def _is_inside(address: str) -> bool:
+    """Return whether a server bound to `address` serves only this host. A port may follow, or it is a Unix socket."""
+    if address.startswith(("unix:", "fd:", "fd://")):
         return True
-    host, _, port = where.rpartition(":")
-    return is_loopback(where) or (port.isdecimal() and is_loopback(host))
+    host, _, port = address.rpartition(":")
+    return is_loopback(address) or (port.isdecimal() and is_loopback(host))

@@ -1,4 +1,4 @@
-"""Text that people and other programs write: settings, keys, passwords. Knows nothing of what they mean."""
+"""Reads text files that people and other programs write: settings, keys, passwords. Does not know what they mean."""
 
 from pathlib import Path
 
@@ -8,8 +8,8 @@ BYTE_ORDER_MARK = "\ufeff"
 def read_text(path: Path) -> str:
     """Return the text of the file, without a byte order mark, with every line ended by a single line feed.
 
-    Raise `OSError` if it cannot be read, `ValueError` if it is not UTF-8. The error quotes nothing of the text, which
-    may be a secret.
+    Raise `OSError` if it cannot be read, `ValueError` if it is not UTF-8. The error never quotes the text, which may be
+    a secret.
     """
     data = path.read_bytes()
     if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data:

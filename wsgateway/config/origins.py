@@ -1,4 +1,4 @@
-"""Origins and host names in the one spelling in which browsers compare them (RFC 6454, WHATWG URL). No I/O."""
+"""Origins and host names in the form in which browsers compare them (RFC 6454, WHATWG URL). No I/O."""
 
 import re
 from ipaddress import IPv6Address
@@ -15,13 +15,13 @@ _ORIGIN = re.compile(
     re.ASCII | re.IGNORECASE,
 )
 _FORBIDDEN = re.compile(r"[\x00-\x20\x7f#%*/:<>?@\[\\\]^|]")
-"""What no host name has: forbidden domain code points of the WHATWG, and `*`, which would be a wildcard."""
+"""Characters that a host name cannot have: the forbidden domain code points of the WHATWG, and `*`, a wildcard."""
 
 
 def normalized_origin(text: str) -> str:
-    """Return `text` as browsers send it in `Origin`. `*` and `null` stand as they are. Raise `ValueError`.
+    """Return `text` as browsers send it in `Origin`; `*` and `null` are unchanged. Raise `ValueError`.
 
-    Case, the default port, one trailing slash, percent-encoding and the form of a name (UTS 46) do not matter, and
+    Case, the default port, one trailing slash, percent-encoding, and the form of a name (UTS 46) do not matter, and
     `ws` is `http`. Schemes without rules of their own, such as `app` and `chrome-extension`, keep host and port.
     """
     if text in ("*", "null"):
@@ -37,7 +37,7 @@ def normalized_origin(text: str) -> str:
         if port is not None and port > 65535:
             raise ValueError
     except ValueError as exc:  # UnicodeError is one
-        wildcard = "; an origin has no wildcards, name each, or * for all" if "*" in text else ""
+        wildcard = "; an origin cannot have a wildcard; name each origin, or * for all" if "*" in text else ""
         example = "one looks like https://example.com, http://localhost:8000, or app://localhost"
         raise ValueError(f"{text!r} is not an origin{wildcard or '; ' + example}") from exc
     return f"{scheme}://{host}" + ("" if port in (None, _DEFAULT_PORTS.get(scheme)) else f":{port}")
@@ -47,7 +47,7 @@ def ascii_host(name: str) -> str:
     """Return the host `name` in lower case, and in Punycode where it is not ASCII (UTS 46). Raise `ValueError`."""
     if name.isascii():
         return name.lower()
-    import idna  # its tables take a megabyte, which few need
+    import idna  # imported here because its tables take a megabyte, and few gateways need them
 
     mapped = idna.uts46_remap(name, std3_rules=False)  # `idna.encode` refuses names that browsers take, as 💩.la
     labels = (label if label.isascii() else "xn--" + label.encode("punycode").decode() for label in mapped.split("."))

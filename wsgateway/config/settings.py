@@ -1,31 +1,33 @@
-"""The one declaration of every setting. Flags, variables, the file's keys, the table in the README and `Gateway(…)`'s
-arguments derive from it. Knows nothing of what the settings are used for, nor of where they come from."""
+"""The one declaration of every setting.
+
+Flags, variables, keys of the file, the table in the README, and the arguments of `Gateway(…)` derive from it. Does not
+know what a setting is used for, nor where its value comes from.
+"""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, Self, TypedDict
 
 from wsgateway.addresses import is_loopback
-from wsgateway.config.values import SlowPolicy, Startup, convert, is_secret, nearest
+from wsgateway.config.values import SlowPolicy, Startup, convert, did_you_mean, is_secret, plain_value
 from wsgateway.exceptions import ConfigError, Mistake, UnknownSetting
 from wsgateway.text import mask_url
+
+ENV = "WSGATEWAY_"
+"""How the variable of each setting begins."""
+
+CONFIG_FILE = "wsgateway.toml"
 
 
 def setting(
     default: Any, text: str, *, least: float | None = None, most: float | None = None, secret: bool = False
 ) -> Any:
-    """A field of `Settings`: its default, what it is for, its range, and whether it must never be shown."""
+    """Return a field with its default, what it is for, its range, and whether it must never be shown."""
     return field(default=default, metadata={"help": text, "least": least, "most": most, "secret": secret})
 
 
-LOCAL_ACCESS = (
-    "whether callers on this host need no key while none is set; if not written, false as soon as `allowed_origins`, "
-    "`allowed_hosts`, a `host` that is not loopback, or `FORWARDED_ALLOW_IPS` is set"
-)
-
-
 class _Declared:
-    """What both declarations have: unknown names are refused with the nearest, and no secret is ever printed."""
+    """The base of both declarations: refuses unknown names with the nearest one, and never prints a secret."""
 
     __slots__ = ()
 
@@ -48,64 +50,83 @@ class _Declared:
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Settings(_Declared):
-    """The settings of one gateway. Times are seconds, sizes bytes. Raises `ConfigError` with every mistake at once.
+    """The settings of one gateway. Times are in seconds, sizes in bytes. Raises `ConfigError` with every mistake.
 
-    Its `repr` masks secrets, so that it can stand in a log or an error report.
+    The `repr` masks secrets, so it can stand in a log or an error report.
     """
 
     id: str = setting("default", "name of the gateway, unique without regard to case")
     host: str = setting("127.0.0.1", "address to listen on")
-    port: int = setting(10125, "port to listen on; 0 takes any free one", least=0, most=65535)
-    uds: str | None = setting(None, "path of a Unix socket to listen on instead")
-    uds_mode: str = setting("660", "permissions of the Unix socket, in octal: who may connect to it")
-    listener: object = setting(None, "`package.module:Name`, `package.module`, `path/file.py:Name` or `path/file.py`")
-    on_start: str = setting("on_start", "name of the hook for the start; an empty name turns a hook off")
-    on_stop: str = setting("on_stop", "name of the hook for the end")
+    port: int = setting(10125, "port to listen on; 0 means any free port", least=0, most=65535)
+    uds: str | None = setting(None, "path of a Unix socket to listen on instead of a port")
+    uds_mode: str = setting("660", "permissions of the Unix socket, in octal; they decide who may connect")
+    listener: object = setting(None, "`package.module:Name`, `package.module`, `path/file.py:Name`, or `path/file.py`")
+    on_start: str = setting("on_start", "name of the hook for the start; an empty name turns the hook off")
+    on_stop: str = setting("on_stop", "name of the hook for the stop")
     on_handshake: str = setting("on_handshake", "name of the hook for a client that wants to connect")
-    on_client_open: str = setting("on_client_open", "name of the hook for a connection that was opened")
+    on_client_open: str = setting("on_client_open", "name of the hook for a connection that has opened")
     on_message: str = setting("on_message", "name of the hook for a message, from a client or from `/send`")
-    on_client_close: str = setting("on_client_close", "name of the hook for a connection that has ended")
-    on_error: str = setting("on_error", "name of the hook for a hook that raised")
-    on_first_open: str = setting("on_first_open", "name of the hook for the first of this process's connections")
-    on_last_close: str = setting("on_last_close", "name of the hook for the last of them")
+    on_client_close: str = setting("on_client_close", "name of the hook for a connection that has closed")
+    on_error: str = setting("on_error", "name of the hook for a hook that has raised")
+    on_first_open: str = setting("on_first_open", "name of the hook for the first connection of this process to open")
+    on_last_close: str = setting("on_last_close", "name of the hook for the last connection of this process to close")
     broker: str | None = setting(
-        None, "URL of what carries messages between processes: `ipc://`, `redis://`, `rediss://`, `unix://`, `nats://`"
+        None, "URL of the broker between processes: `ipc://`, `redis://`, `rediss://`, `unix://`, or `nats://`"
     )
-    broker_timeout: float = setting(1.0, "seconds to wait for the answers of the other processes", least=0.01)
-    workers: int = setting(1, "with `wsgateway serve`: processes that share the port", least=1, most=256)
+    broker_timeout: float = setting(1.0, "seconds to wait for the answers of other processes", least=0.01)
+    workers: int = setting(1, "with `wsgateway serve`: number of processes that share the port", least=1, most=256)
     startup: Startup = setting("automatic", "with `wsgateway serve`: automatic, manual, or disabled")
-    hook_timeout: float = setting(10.0, "seconds a hook may take; past it, it is cancelled and logged", least=0.001)
-    echo_sender: bool = setting(True, "whether a client's own message is sent back to it too")
+    hook_timeout: float = setting(10.0, "seconds a hook may take before it is cancelled and logged", least=0.001)
+    echo_sender: bool = setting(True, "whether a client's own message is also sent back to it")
     allowed_origins: tuple[str, ...] = setting((), "origins of other sites whose pages may connect; `*` allows all")
     allowed_hosts: tuple[str, ...] = setting((), "host names that requests may ask for; empty allows all")
-    api_key: tuple[str, ...] = setting((), "keys that open `/send`, `/metrics` and `/info`", secret=True)
-    local_access: bool = setting(False, LOCAL_ACCESS)
-    ping_interval: float = setting(25.0, "seconds between pings", least=0.05)
-    pong_timeout: float = setting(8.0, "seconds to wait for a pong; past it, the connection is aborted", least=0.05)
-    max_message_size: int = setting(65536, "bytes of a client's message; past it, close 1009", least=1)
-    max_send_size: int = setting(1048576, "bytes of the body of `/send`; past it, 413", least=1)
-    outbox_bytes: int = setting(1048576, "bytes that may wait for one slow client", least=1)
-    outbox_messages: int = setting(1000, "messages that may wait for one slow client", least=1)
-    send_timeout: float = setting(5.0, "seconds without progress after which a client is too slow", least=0.05)
-    slow_policy: SlowPolicy = setting("disconnect", "for a full outbox: disconnect, drop_oldest, drop_newest")
-    max_connections: int = setting(0, "clients at once; past it, 503; 0: the open-file limit less 64", least=0)
-    max_connections_per_address: int = setting(0, "clients of one address at once; past it, 429; 0: any", least=0)
-    connect_rate: float = setting(0.0, "connects a second of one address; past it, 429; 0: any", least=0)
-    connect_burst: int = setting(0, "connects at once where there is a connect_rate; 0: those of a second", least=0)
-    message_rate: float = setting(
-        0.0, "messages, fragments, and control frames a second of one client; past it, close 3013; 0: any", least=0
+    api_key: tuple[str, ...] = setting((), "keys for `/send`, `/metrics`, and `/info`", secret=True)
+    local_access: bool = setting(
+        False,
+        "whether callers on this host need no key while `api_key` is not set; unless you set it, it is false as soon "
+        "as `allowed_origins`, `allowed_hosts`, a `host` that is not loopback, or `FORWARDED_ALLOW_IPS` is set",
     )
-    message_burst: int = setting(0, "messages at once where there is a message_rate; 0: those of a second", least=0)
-    send_rate: float = setting(0.0, "calls of `/send` a second with one key; past it, 429; 0: any", least=0)
-    send_burst: int = setting(0, "calls at once where there is a send_rate; 0: those of a second", least=0)
-    handshake_timeout: float = setting(10.0, "seconds until a request has arrived, and is accepted", least=0.05)
-    drain: float = setting(30.0, "seconds that stopping may take at most", least=0)
-    compression: bool = setting(False, "whether messages are compressed for clients that can inflate them (RFC 7692)")
+    ping_interval: float = setting(25.0, "seconds between pings", least=0.05)
+    pong_timeout: float = setting(8.0, "seconds to wait for a pong before the connection is aborted", least=0.05)
+    max_message_size: int = setting(
+        65536, "maximum bytes of a client's message; a larger one closes the connection with 1009", least=1
+    )
+    max_send_size: int = setting(1048576, "maximum bytes of the body of `/send`; a larger one gets 413", least=1)
+    outbox_bytes: int = setting(1048576, "bytes that may wait for one client", least=1)
+    outbox_messages: int = setting(1000, "messages that may wait for one client", least=1)
+    send_timeout: float = setting(5.0, "seconds without progress after which a client is too slow", least=0.05)
+    slow_policy: SlowPolicy = setting(
+        "disconnect", "what happens when an outbox is full: disconnect, drop_oldest, or drop_newest"
+    )
+    max_connections: int = setting(
+        0, "maximum number of clients; more get 503; 0 means the open-file limit minus 64", least=0
+    )
+    max_connections_per_address: int = setting(
+        0, "maximum number of clients from one address; more get 429; 0 means no limit", least=0
+    )
+    connect_rate: float = setting(
+        0.0, "new connections per second from one address; more get 429; 0 means no limit", least=0
+    )
+    connect_burst: int = setting(0, "burst size for `connect_rate`; 0 means one second's worth", least=0)
+    message_rate: float = setting(
+        0.0,
+        "messages, fragments, and control frames per second from one client; more close the connection with 3013; 0 "
+        "means no limit",
+        least=0,
+    )
+    message_burst: int = setting(0, "burst size for `message_rate`; 0 means one second's worth", least=0)
+    send_rate: float = setting(
+        0.0, "requests to `/send` per second with one key; more get 429; 0 means no limit", least=0
+    )
+    send_burst: int = setting(0, "burst size for `send_rate`; 0 means one second's worth", least=0)
+    handshake_timeout: float = setting(10.0, "seconds until a request must have arrived and be accepted", least=0.05)
+    drain: float = setting(30.0, "maximum seconds for connections and hooks to finish when the gateway stops", least=0)
+    compression: bool = setting(False, "whether messages are compressed for clients that support it (RFC 7692)")
     test_page: bool = setting(True, "whether `GET /` answers with the test page")
-    verbose: bool = setting(False, "whether every open, close and message is logged")
-    log_file: str | None = setting(None, "the log; `WebSocket.log` for `wsgateway serve`, empty: none")
-    ssl_keyfile: str | None = setting(None, "private key for TLS")
-    ssl_certfile: str | None = setting(None, "certificate for TLS")
+    verbose: bool = setting(False, "whether every open, close, and message is logged")
+    log_file: str | None = setting(None, "path of the log; `WebSocket.log` with `wsgateway serve`; empty means no file")
+    ssl_keyfile: str | None = setting(None, "path of the private key for TLS")
+    ssl_certfile: str | None = setting(None, "path of the certificate for TLS")
 
     def __post_init__(self) -> None:
         mistakes = _convert_fields(self)
@@ -115,28 +136,33 @@ class Settings(_Declared):
             raise ConfigError(mistakes)
 
     def shown(self) -> dict[str, object]:
-        """Every setting as JSON can carry it, secrets as `"***"`."""
+        """Return every setting as JSON can carry it, secrets as `"***"`."""
         return _shown_fields(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class AdminSettings(_Declared):
-    """The interface that steers the gateways of a server: `[admin]` in the file. Raises `ConfigError`."""
+    """The settings of the admin interface: `[admin]` in the file. Raises `ConfigError` with every mistake."""
 
-    enabled: bool = setting(True, "whether there is an admin interface")
-    host: str = setting("127.0.0.1", "address of the admin interface")
-    port: int = setting(10120, "port of the admin interface; 0 takes any free one", least=0, most=65535)
+    enabled: bool = setting(True, "whether the admin interface is served")
+    host: str = setting("127.0.0.1", "address that the admin interface listens on")
+    port: int = setting(10120, "port of the admin interface; 0 means any free port", least=0, most=65535)
     token: tuple[str, ...] = setting((), "tokens that may see and change everything", secret=True)
-    read_token: tuple[str, ...] = setting((), "tokens that may only see", secret=True)
+    read_token: tuple[str, ...] = setting((), "tokens that may only look", secret=True)
     password_hash: str = setting("", "the panel's password as `wsgateway password --hash` prints it", secret=True)
-    read_password_hash: str = setting("", "the same of a password that may only look", secret=True)
-    password_file: str = setting("wsgateway.password", "where `wsgateway password` keeps them, beside the settings")
-    listeners: tuple[str, ...] = setting((), "patterns of the listeners that may be named, beside those in the file")
-    allowed_hosts: tuple[str, ...] = setting((), "host names that the interface may be asked for; empty allows all")
-    allowed_origins: tuple[str, ...] = setting((), "origins of other sites whose pages may ask")
+    read_password_hash: str = setting("", "the same for a password that may only look", secret=True)
+    password_file: str = setting(
+        "wsgateway.password", "file in which `wsgateway password` keeps passwords, next to the settings file"
+    )
+    listeners: tuple[str, ...] = setting(
+        (), "patterns of listeners that may be set remotely, besides those in the file"
+    )
+    allowed_hosts: tuple[str, ...] = setting((), "host names that requests may ask for; empty allows all")
+    allowed_origins: tuple[str, ...] = setting((), "origins of other sites whose pages may send requests")
     local_access: bool | None = setting(
         None,
-        "whether callers on this host need no token while neither token nor password is set; if not written, as above",
+        "whether callers on this host need no token while neither token nor password is set; unless you set it, it is "
+        "false in the same cases as for a gateway",
     )
 
     def __post_init__(self) -> None:
@@ -146,7 +172,7 @@ class AdminSettings(_Declared):
 
 
 def serves_outside(settings: Settings | AdminSettings) -> str | None:
-    """Return which setting says that others than this machine are served, in a sentence; None if none does."""
+    """Return which setting shows that other machines are served, as a clause; None if none does."""
     if settings.allowed_origins:
         return "allowed_origins is set"
     if settings.allowed_hosts:
@@ -155,9 +181,9 @@ def serves_outside(settings: Settings | AdminSettings) -> str | None:
 
 
 class Options(TypedDict, total=False):
-    """The keyword arguments of `Gateway` beside `listener`, which are the fields of `Settings`.
+    """The keyword arguments of `Gateway` besides `listener`, which are the fields of `Settings`.
 
-    Said a second time, because a type checker sees keyword arguments only so; a test holds the two together.
+    They are declared twice, because a type checker sees keyword arguments only here. A test compares the two.
     """
 
     id: str
@@ -213,24 +239,21 @@ class Options(TypedDict, total=False):
 SPECS: Mapping[str, Field[Any]] = {spec.name: spec for spec in fields(Settings)}
 
 ADMIN_SPECS: Mapping[str, Field[Any]] = {f"admin_{spec.name}": spec for spec in fields(AdminSettings)}
-
-ENV = "WSGATEWAY_"
-
-CONFIG_FILE = "wsgateway.toml"
+"""The settings of `[admin]` by the name that flags and variables have for them. The file's key is `spec.name`."""
 
 
 def flag(name: str) -> str:
-    """The command line's spelling of the setting `name`."""
+    """Return the option of the command line for the setting `name`."""
     return "--" + name.replace("_", "-")
 
 
 def no_such_setting(name: str, *, is_admin: bool = False) -> str:
-    """Return what is wrong with `name`, which is not a setting of a gateway (or of `[admin]`), and what is right."""
+    """Return what is wrong with `name`, which is not a setting of a gateway or, with `is_admin`, of `[admin]`."""
     gateway, admin = set(SPECS), {spec.name for spec in ADMIN_SPECS.values()}
     known, others = (admin, gateway) if is_admin else (gateway, admin)
     plain = name.lower().replace("-", "_")
     short = plain.removeprefix("admin_")
-    hint = nearest(short if is_admin else plain, known)
+    hint = did_you_mean(short if is_admin else plain, known)
     if short not in others or plain in known or (is_admin and short in known):
         return f"there is no such setting{hint}"
     owner, place = ("a gateway", "at the top or below [gateways.ID]") if is_admin else ("[admin]", "below [admin]")
@@ -238,12 +261,12 @@ def no_such_setting(name: str, *, is_admin: bool = False) -> str:
 
 
 def _convert_fields(settings: "Settings | AdminSettings", table: str = "") -> list[Mistake]:
-    """Convert every field of `settings` in place. Return what is wrong with them, as settings of `table`."""
+    """Convert every field of `settings` in place. Return the mistakes, as of a `table` of the file if one is named."""
     mistakes: list[Mistake] = []
     for spec in fields(settings):
         value = getattr(settings, spec.name)
         if spec.name == "listener" and not isinstance(value, str):
-            continue  # an object of the owner's, which nobody has to ask whether it is true
+            continue  # an object of the application, of which nothing is known
         try:
             object.__setattr__(settings, spec.name, convert(spec, value))
         except ValueError as exc:
@@ -252,7 +275,7 @@ def _convert_fields(settings: "Settings | AdminSettings", table: str = "") -> li
 
 
 def _shown_fields(settings: Any) -> dict[str, object]:
-    """Return every field of `settings` without secrets, also while they are not converted yet."""
+    """Return every field of `settings` without secrets, even before they are converted."""
     return {spec.name: _shown(spec, getattr(settings, spec.name, None)) for spec in fields(settings)}
 
 
@@ -264,4 +287,4 @@ def _shown(spec: Field[Any], value: object) -> object:
         return f"{kind.__module__}.{kind.__qualname__}"
     if is_secret(spec) and value is not None:
         return mask_url(value) if isinstance(value, str) else "***"
-    return list(value) if isinstance(value, tuple) else value
+    return plain_value(value)

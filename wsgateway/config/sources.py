@@ -1,4 +1,4 @@
-"""Where settings come from: defaults, the file, the environment, the command line; later wins."""
+"""Reads settings from the defaults, the file, the environment, and the command line; a later source wins."""
 
 import tomllib
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ from wsgateway.exceptions import ConfigError, Mistake
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Settings, where each came from, and what is worth a warning."""
+    """Settings, the source of each, and warnings."""
 
     settings: Settings
     sources: Mapping[str, str]
@@ -39,24 +39,24 @@ def load(
     flags: Mapping[str, str | bool],
     config: str | None = None,
 ) -> Loaded:
-    """The settings of one gateway from `defaults`, the file, `environ` and `flags`; later wins.
+    """Return the settings of one gateway from `defaults`, the file, `environ`, and `flags`; a later source wins.
 
-    `flags` are the command line's, by setting; `config` is its `--config`. Without one, `WSGATEWAY_CONFIG` or
-    `wsgateway.toml` in the working folder is read. Raises `ConfigError`.
+    `flags` are the options of the command line, by setting; `config` is its `--config`. Without it, the file is the one
+    that `WSGATEWAY_CONFIG` names, or `wsgateway.toml` in the working folder if it exists. Raise `ConfigError`.
     """
     path = config_path(environ, config)
     return layered(read_tables(path) if path else {}, path, defaults=defaults, environ=environ, flags=flags)
 
 
 def config_path(environ: Mapping[str, str], config: str | None) -> Path | None:
-    """The settings file: the one that is named, or `wsgateway.toml` if there is one."""
+    """Return the settings file: the one that is named, or `wsgateway.toml` if it exists, else None."""
     named = config or config_of(environ)
     path = Path(named or CONFIG_FILE)
     return path if named or path.exists() else None
 
 
 def read_tables(path: Path) -> dict[str, Any]:
-    """What the file holds. Raises `ConfigError`, with line and column, if it is no TOML."""
+    """Return the tables of the file. Raise `ConfigError`, with line and column, if it is not TOML."""
     return parse_tables(read_settings(path), path)
 
 
@@ -71,8 +71,8 @@ def read_settings(path: Path) -> str:
 
 
 def parse_tables(text: str, path: Path) -> dict[str, Any]:
-    """Return what `text`, which is in the file at `path` or will be, holds. Raise `ConfigError` as `read_tables`."""
-    if not text.strip():  # somebody is writing it, or a disk was full
+    """Return the tables in `text`, which the file at `path` has or will have. Raise `ConfigError` as `read_tables`."""
+    if not text.strip():  # another program is writing it, or the disk was full
         raise ConfigError([f"{path} is empty (at line 1): fill it, or remove it"])
     try:
         return tomllib.loads(text)
@@ -89,14 +89,14 @@ def layered(
     flags: Mapping[str, str | bool],
     gateway: str | None = None,
 ) -> Loaded:
-    """`load` for the file's `tables`. `gateway` is the id of the one that is wanted, where there are several."""
+    """Return what `load` does, for `tables` of the file. `gateway` is the id of one of several gateways in it."""
     reading = _Reading(SPECS)
     for name, value in defaults.items():
         reading.take(name, value, "default")
     variables = read_variables(environ)
     reading.warnings.extend(variables.warnings)
-    wanted = gateway or flags.get("id") or variables.texts.get("id")
-    _take_file(dict(tables), str(path), str(wanted) if wanted else None, reading)
+    gateway_id = gateway or flags.get("id") or variables.texts.get("id")
+    _take_file(dict(tables), str(path), str(gateway_id) if gateway_id else None, reading)
     _take_environ(variables, reading)
     for name, value in flags.items():
         if name in SPECS:
@@ -111,8 +111,10 @@ def layered(
 
 
 def _with_local_access(settings: Settings, environ: Mapping[str, str], sources: dict[str, str]) -> Settings:
-    """Return `settings` without keyless access if `local_access` is not set and another setting, or the environment,
-    makes the gateway reachable from outside."""
+    """Return `settings`, without keyless access if it is only the default and the gateway is reachable from outside.
+
+    Another setting or the environment shows that it is.
+    """
     outside = serves_outside(settings) or outside_of_environment(environ)
     if outside is None or not settings.local_access or sources["local_access"] != "default":
         return settings
@@ -144,18 +146,18 @@ def admin_settings(
 
 _OLD_STARTER = "wsgateway.starter.listener"
 _STARTER = "wsgateway.supervisor.starter"
-"""The module of the listener that the panel writes for a new gateway, and the path it had before."""
+"""The module of the listener that the panel writes for a new gateway, and its former path."""
 
 
 def _with_new_path(value: object) -> object:
-    """Return the value of `listener` or of `[admin] listeners` with the present path of the starter listener."""
+    """Return the value of `listener` or of `[admin] listeners` with the current path of the starter listener."""
     if isinstance(value, str):
         return value.replace(_OLD_STARTER, _STARTER)
     return [_with_new_path(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 class _Reading:
-    """Values of settings as they are gathered, their sources, and all that is wrong with them."""
+    """The values of settings as they are read, the source of each, and every mistake."""
 
     def __init__(self, specs: Mapping[str, Field[Any]], *, is_admin: bool = False) -> None:
         self.specs = specs
@@ -193,20 +195,20 @@ def _take_environ(variables: Variables, reading: _Reading) -> None:
         reading.take("local_access", False, f"default, because {empty} is empty")
 
 
-def _take_file(tables: dict[str, Any], path: str, wanted: str | None, reading: _Reading) -> None:
-    """Take the file's settings of every gateway, then those of the gateway with the id `wanted`."""
+def _take_file(tables: dict[str, Any], path: str, gateway_id: str | None, reading: _Reading) -> None:
+    """Take the settings of every gateway, then those of the gateway `gateway_id`, or of the only one."""
     gateways = tables.pop("gateways", {})
     tables.pop("admin", None)
     _take_table(tables, path, reading, is_top=True)
     if not isinstance(gateways, dict) or not all(isinstance(table, dict) for table in gateways.values()):
         reading.mistakes.append(Mistake("", f"gateways ({path})", "each gateway is a table [gateways.ID]"))
         return
-    wanted = wanted or tables.get("id")
-    if wanted is None and len(gateways) > 1:
+    gateway_id = gateway_id or tables.get("id")
+    if gateway_id is None and len(gateways) > 1:
         text = f"{path} describes {', '.join(sorted(gateways))}: say which with --id"
         reading.mistakes.append(Mistake("", "", text))
     for name, table in gateways.items():
-        if len(gateways) == 1 if wanted is None else name.casefold() == str(wanted).casefold():
+        if len(gateways) == 1 if gateway_id is None else name.casefold() == str(gateway_id).casefold():
             place = f"{path} [gateways.{name}]"
             if table.get("id", name) != name:
                 text = "the table's name is the id, leave the key out"
@@ -226,10 +228,11 @@ def _take_table(table: Mapping[str, object], place: str, reading: _Reading, *, i
 
 
 def _no_such_table(name: str, table: Mapping[str, object]) -> str:
-    """Return what is wrong with the table `name` at the top of the file, and what is right."""
+    """Return what is wrong with the table `name` at the top of the file, with a suggestion."""
     close = nearest(name.lower(), ("gateways", "admin"))
-    if "gateways" in close:
+    if close == "gateways":
         ids = [key for key, value in table.items() if isinstance(value, Mapping)]
         return f"there is no such table, did you mean [gateways.{ids[0] if ids else 'ID'}]?"
-    hint = ", did you mean [admin]?" if close else f", a gateway is described below [gateways.{name}]"
-    return f"there is no such table{hint}"
+    if close == "admin":
+        return "there is no such table, did you mean [admin]?"
+    return f"there is no such table, a gateway is described below [gateways.{name}]"

@@ -1,4 +1,4 @@
-"""Converts the value of a setting, and says what is wrong with it. Knows no particular setting's use."""
+"""Converts the value of a setting, and says what is wrong with it. Does not know what a setting is used for."""
 
 import difflib
 import enum
@@ -12,6 +12,19 @@ from typing import Any
 from wsgateway.config.origins import MAX_ORIGIN, ascii_host, normalized_origin
 from wsgateway.text import cut
 
+MAX_QUOTED = 100
+"""Characters of a value that an error quotes."""
+
+MAX_WHOLE = 2**63 - 1
+"""The largest whole number in TOML, and of zlib, which is given `max_message_size`."""
+
+_TRUE = frozenset({"true", "1", "yes", "on"})
+_FALSE = frozenset({"false", "0", "no", "off"})
+
+_ID = re.compile(r"\w[\w.-]{0,63}")
+_MODE = re.compile(r"0?[0-7]{3}")
+_PATHS = frozenset({"uds", "log_file", "ssl_keyfile", "ssl_certfile", "password_file", "listener"})
+
 
 class SlowPolicy(enum.StrEnum):
     """What happens to a message that does not fit into a connection's outbox."""
@@ -22,7 +35,7 @@ class SlowPolicy(enum.StrEnum):
 
 
 class Startup(enum.StrEnum):
-    """Whether a gateway starts with its server, when it is told to, or not at all."""
+    """Whether a gateway starts with its server, only by a command, or not at all."""
 
     AUTOMATIC = "automatic"
     MANUAL = "manual"
@@ -34,36 +47,43 @@ def is_switch(spec: Field[Any]) -> bool:
     return _kind(spec) is bool
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """`, did you mean X?` for the name that comes closest to `name`, or nothing."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f", did you mean {close[0]}?" if close else ""
-
-
-MAX_QUOTED = 100
-"""Characters of a value that an error quotes."""
-
-
 def is_secret(spec: Field[Any]) -> bool:
-    """Return whether values of the setting are, or may hold, what nobody else may read."""
+    """Return whether values of the setting are secret, or may contain a secret."""
     return spec.metadata["secret"] or spec.name == "broker"
 
 
-def _quoted(spec: Field[Any], value: object) -> str:
-    """Return `value` for an error, of a secret only the word `it`."""
-    if is_secret(spec):
-        return "it"
-    try:
-        text = repr(value)
-    except Exception:  # a number of more than 4,300 digits, or an object of somebody else's
-        return f"this {type(value).__name__}"
-    return cut(text, MAX_QUOTED)
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return the name in `known` that is most like `name`; empty if none is."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1)), "")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return the end of an error about a name that is not known: `, did you mean X?`, or nothing."""
+    close = nearest(name, known)
+    return f", did you mean {close}?" if close else ""
+
+
+def plain_value(value: object) -> object:
+    """Return the value of a setting as JSON and TOML can carry it: a tuple becomes a list."""
+    return list(value) if isinstance(value, tuple) else value
+
+
+def parts_of(text: str) -> list[str]:
+    """Return the items of a list that stands in a variable or a flag, separated by commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def convert_written(spec: Field[Any], value: object, *, text: bool = False) -> Any:
+    """Return `convert` for a value that is written down, where an empty secret is a mistake."""
+    if spec.metadata["secret"] and isinstance(value, str) and not parts_of(value):
+        raise ValueError("it is empty, leave it out if there is none")
+    return convert(spec, value, text=text)
 
 
 def convert(spec: Field[Any], value: object, *, text: bool = False) -> Any:
-    """Return `value` as the setting `spec` has it; with `text` it comes from a variable or a flag.
+    """Return `value` in the type of the setting `spec`. With `text` it comes from a variable or a flag.
 
-    Raise `ValueError`, which never quotes a secret. A listener has to be text here; only code can give another.
+    Raise `ValueError`, which never quotes a secret. A listener must be text here, because only code can give another.
     """
     kind = _kind(spec)
     if text and isinstance(value, str):
@@ -74,7 +94,7 @@ def convert(spec: Field[Any], value: object, *, text: bool = False) -> Any:
         return None if value is None else _text(spec, value) or None
     if kind in (SlowPolicy, Startup):
         if not isinstance(value, str) or value not in list(kind):
-            raise ValueError(f"{_quoted(spec, value)} is none of {', '.join(kind)}")
+            raise ValueError(f"{_quoted(spec, value)} is not one of {', '.join(kind)}")
         return kind(value)
     if kind is str:
         return _string(spec, value)
@@ -88,16 +108,15 @@ def _kind(spec: Field[Any]) -> Any:
     return bool if spec.type == bool | None else spec.type
 
 
-def convert_written(spec: Field[Any], value: object, *, text: bool = False) -> Any:
-    """`convert` for a value that somebody has written down: a secret that is empty text is a mistake, not none."""
-    if spec.metadata["secret"] and isinstance(value, str) and not parts_of(value):
-        raise ValueError("it is empty, leave it out if there is none")
-    return convert(spec, value, text=text)
-
-
-_TRUE = frozenset({"true", "1", "yes", "on"})
-
-_FALSE = frozenset({"false", "0", "no", "off"})
+def _quoted(spec: Field[Any], value: object) -> str:
+    """Return `value` for an error, or only the word `it` if it may be secret."""
+    if is_secret(spec):
+        return "it"
+    try:
+        text = repr(value)
+    except Exception:  # a number of more than 4,300 digits, or an object of the application
+        return f"this {type(value).__name__}"
+    return cut(text, MAX_QUOTED)
 
 
 def _from_text(kind: Any, text: str) -> object:
@@ -115,9 +134,9 @@ def _from_text(kind: Any, text: str) -> object:
 def _boolean(spec: Field[Any], value: object) -> bool:
     if isinstance(value, bool):
         return value
-    meant = _from_text(bool, value) if isinstance(value, str) else value
-    if isinstance(meant, bool):
-        raise ValueError(f"{_quoted(spec, value)} is text, write {str(meant).lower()} without quotes")
+    switch = _from_text(bool, value) if isinstance(value, str) else value
+    if isinstance(switch, bool):
+        raise ValueError(f"{_quoted(spec, value)} is text, write {str(switch).lower()} without quotes")
     raise ValueError(f"{_quoted(spec, value)} is neither true nor false")
 
 
@@ -132,18 +151,8 @@ def _number(spec: Field[Any], kind: type[int] | type[float], value: object) -> i
     if value < least or (most is not None and value > most):
         raise ValueError(f"{_quoted(spec, value)} is not {allowed}")
     if value > (MAX_WHOLE if kind is int else sys.float_info.max):
-        raise ValueError(f"{_quoted(spec, value)} is too large, write a smaller one")
+        raise ValueError(f"{_quoted(spec, value)} is too large, write a smaller number")
     return kind(value)
-
-
-MAX_WHOLE = 2**63 - 1
-"""The largest whole number in TOML, and of zlib, which is given `max_message_size`."""
-
-_MODE = re.compile(r"0?[0-7]{3}")
-
-_ID = re.compile(r"\w[\w.-]{0,63}")
-
-_PATHS = frozenset({"uds", "log_file", "ssl_keyfile", "ssl_certfile", "password_file", "listener"})
 
 
 def _text(spec: Field[Any], value: object) -> str:
@@ -153,14 +162,14 @@ def _text(spec: Field[Any], value: object) -> str:
         advice = ", write it in quotes" if isinstance(value, (int, float)) else ""
         raise ValueError(f"{_quoted(spec, value)} is not text{advice}")
     if "\0" in value:
-        raise ValueError(f"{_quoted(spec, value)} has a NUL character in it")
+        raise ValueError(f"{_quoted(spec, value)} contains a NUL character")
     try:
         if spec.name in _PATHS:
             os.fsencode(value)  # the name of a file need not be UTF-8
         else:
             value.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"{_quoted(spec, value)} has half of a surrogate pair in it") from None
+        raise ValueError(f"{_quoted(spec, value)} contains half of a surrogate pair") from None
     return value
 
 
@@ -168,14 +177,17 @@ def _string(spec: Field[Any], value: object) -> str:
     value = _text(spec, value).strip()
     if spec.name == "id" and not _ID.fullmatch(value):
         raise ValueError(
-            f"{_quoted(spec, value)} is no id: 1 to 64 letters, digits, `_`, `-` and `.`, the first no `-` or `.`"
+            f"{_quoted(spec, value)} is not an id; an id has 1 to 64 letters, digits, `_`, `-`, and `.`, "
+            "and does not begin with `-` or `.`"
         )
     if spec.name == "host" and not value:
         raise ValueError("it is empty, write 127.0.0.1 for this machine only, or 0.0.0.0 for every address")
     if spec.name == "uds_mode" and not _MODE.fullmatch(value):
-        raise ValueError(f"{_quoted(spec, value)} is not a mode: three octal digits, such as 660 for owner and group")
+        raise ValueError(
+            f"{_quoted(spec, value)} is not a mode; one has three octal digits, such as 660 for owner and group"
+        )
     if spec.name.startswith("on_") and value and not value.isidentifier():
-        raise ValueError(f"{_quoted(spec, value)} is no name of a method")
+        raise ValueError(f"{_quoted(spec, value)} is not the name of a method")
     return value
 
 
@@ -187,7 +199,7 @@ def _strings(spec: Field[Any], value: object) -> tuple[str, ...]:
     else:
         raise ValueError(f"{_quoted(spec, value)} is not a list of texts")
     if not all(isinstance(part, str) and part for part in parts):
-        raise ValueError("it has to be a list of texts, none of them empty")
+        raise ValueError("it contains an item that is empty or not text")
     parts = [_text(spec, part) for part in parts]
     if is_secret(spec) and any(part != part.strip() or not part.isprintable() for part in parts):
         raise ValueError("a key with spaces around it or control characters in it cannot be sent in a header")
@@ -197,15 +209,10 @@ def _strings(spec: Field[Any], value: object) -> tuple[str, ...]:
 
 
 def _address(spec: Field[Any], text: str) -> str:
-    """Return an origin or a host name as it is compared, which may be longer than `text` is."""
-    found = text
+    """Return an origin or a host name in the form in which it is compared, which may be longer than `text`."""
+    address = text
     if len(text) <= MAX_ORIGIN:
-        found = normalized_origin(text) if spec.name == "allowed_origins" else ascii_host(text)
-    if len(found) > MAX_ORIGIN:
-        raise ValueError(f"{_quoted(spec, text)} is too long, an address has at most {MAX_ORIGIN} characters")
-    return found
-
-
-def parts_of(text: str) -> list[str]:
-    """Return the items of a list that stands in a variable or a flag, separated by commas."""
-    return [part.strip() for part in text.split(",") if part.strip()]
+        address = normalized_origin(text) if spec.name == "allowed_origins" else ascii_host(text)
+    if len(address) > MAX_ORIGIN:
+        raise ValueError(f"{_quoted(spec, text)} is too long, it may have at most {MAX_ORIGIN} characters")
+    return address

@@ -3,13 +3,13 @@
 Knows nothing of how a listener is loaded, nor when a hook is called.
 """
 
-import difflib
 import inspect
 from collections.abc import Iterable, Iterator
 from functools import cached_property, partialmethod, singledispatchmethod
 from types import FunctionType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any
 
+from wsgateway.config.values import nearest
 from wsgateway.exceptions import ListenerError
 
 HOOKS = (
@@ -127,8 +127,7 @@ def near_misses(listener: object, hooks: Iterable[str]) -> Iterator[tuple[str, s
         if isinstance(listener, ModuleType) and getattr(value, "__module__", None) != listener.__name__:
             continue  # imported, not defined there
         snake = "".join("_" + letter.lower() if letter.isupper() else letter for letter in name)
-        close = difflib.get_close_matches(snake, HOOKS, n=1)
-        yield name, close[0] if close else ""
+        yield name, nearest(snake, HOOKS)
 
 
 def hooks_in(owner: object, hooks: Iterable[str]) -> list[str]:

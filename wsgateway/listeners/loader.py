@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +18,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from wsgateway.config.settings import Settings
-from wsgateway.config.values import nearest
+from wsgateway.config.values import did_you_mean
 from wsgateway.exceptions import ListenerError
 from wsgateway.listeners.hooks import HOOKS as HOOKS
 from wsgateway.listeners.hooks import advice, described, find_hook, hooks_in, is_async, names_of, near_misses
@@ -27,6 +28,14 @@ Hook = Callable[..., Awaitable[object]]
 
 MAX_HOOK_THREADS = 40
 """Worker threads for the `def` hooks of one gateway."""
+
+HOOK_THREAD = "wsgateway hook"
+"""Prefix of the names of the threads that run `def` hooks, and of no other thread."""
+
+
+def has_running_hook() -> bool:
+    """Return whether a `def` hook still runs in a thread of this process."""
+    return any(thread.name.startswith(HOOK_THREAD) for thread in threading.enumerate())
 
 
 class Hooks:
@@ -90,7 +99,7 @@ class Hooks:
         if name not in ("", hook):
             if self.listener is None:
                 raise ListenerError(f"{hook} = {name!r}: no listener is set that could have this hook")
-            hint = nearest(name, names_of(self.listener))
+            hint = did_you_mean(name, names_of(self.listener))
             raise ListenerError(f"{hook} = {name!r}: {described(self.listener)} does not have it{hint}")
         return None
 
@@ -98,7 +107,7 @@ class Hooks:
         async def in_thread(*args: object) -> object:
             if self._threads is None:
                 # an executor counts a thread until it ends; anyio's limiter forgets one that is abandoned
-                prefix = f"wsgateway-{self._gateway_id}"
+                prefix = f"{HOOK_THREAD} {self._gateway_id}"
                 self._threads = ThreadPoolExecutor(MAX_HOOK_THREADS, thread_name_prefix=prefix)
             context = contextvars.copy_context()
             loop = asyncio.get_running_loop()
@@ -163,7 +172,7 @@ def _attribute_of(name: str, module: ModuleType) -> object:
     try:
         return getattr(module, attribute)
     except AttributeError:
-        hint = nearest(attribute, names_of(module))
+        hint = did_you_mean(attribute, names_of(module))
         raise ListenerError(f"listener {name!r}: {where} has no {attribute}{hint}") from None
 
 

@@ -1,4 +1,4 @@
-"""Listening sockets: bound, unbound, and named. Knows nothing of what is served on them."""
+"""Listening sockets: bound, unbound, and named. Knows nothing of the application that is served on them."""
 
 import errno
 import os
@@ -13,28 +13,32 @@ from wsgateway.config.settings import Settings
 from wsgateway.exceptions import ListenError, StartError
 
 BACKLOG = 2048
-"""Clients that the system lets wait until they are accepted."""
+"""Clients that wait in the system's queue until they are accepted."""
+
+UNAVAILABLE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
+"""Errors for which one of several addresses of a name is left out: the machine has no IPv6, or no IPv4."""
 
 
 def bind(settings: Settings) -> list[socket.socket]:
-    """Return sockets that listen where `settings` say: one for each address that a host name resolves to.
+    """Return sockets that listen where `settings` say, one for each address that a host name resolves to.
 
-    Raises `StartError` with what to do.
+    Raise `StartError`, which says what to do.
     """
     if settings.uds:
         return [_bind_unix(Path(settings.uds), int(settings.uds_mode, 8))]
     where = f"{settings.host}:{settings.port}"
     try:
-        found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (OSError, UnicodeError) as exc:  # a name that no domain can have
+        resolved = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as exc:  # not the name of any domain
         raise StartError(
             f"cannot listen on {where}: {getattr(exc, 'strerror', None) or exc}; is the host right?"
         ) from exc
-    addresses = list(dict.fromkeys((family, str(address[0])) for family, _, _, _, address in found))
+    addresses = list(dict.fromkeys((family, str(address[0])) for family, _, _, _, address in resolved))
     listening: list[socket.socket] = []
     try:
         for family, host in addresses:
-            port = listening[0].getsockname()[1] if listening else settings.port  # 0: the one that the first has got
+            # all have the port that the system chose for the first, if it is 0 in the settings
+            port = listening[0].getsockname()[1] if listening else settings.port
             try:
                 listening.append(_bind_tcp(family, host, port, is_only=len(addresses) == 1))
             except OSError as exc:
@@ -50,16 +54,12 @@ def bind(settings: Settings) -> list[socket.socket]:
     return listening
 
 
-UNAVAILABLE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
-"""Why one of several addresses of a name is left out: the machine has no IPv6, or no IPv4."""
-
-
 def _bind_tcp(family: int, host: str, port: int, *, is_only: bool) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         if os.name == "posix":
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:  # `::` alone takes IPv4 too; beside a socket of IPv4 it must not
+        if family == socket.AF_INET6:  # `::` alone accepts IPv4 too, but must not beside a socket of IPv4
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if is_only else 1)
         sock.bind((host, port))
     except BaseException:
@@ -69,7 +69,10 @@ def _bind_tcp(family: int, host: str, port: int, *, is_only: bool) -> socket.soc
 
 
 def unbind(settings: Settings, listening: Sequence[socket.socket]) -> None:
-    """Close what `bind` has opened. The file of another server that has taken over the path meanwhile stays."""
+    """Close `listening`. Delete the file of a Unix socket of `bind`, unless another server has replaced it meanwhile.
+
+    Sockets that another process has bound are only closed.
+    """
     for sock in listening:
         sock.close()
         if isinstance(sock, UnixSocket):
@@ -80,24 +83,25 @@ def unbind(settings: Settings, listening: Sequence[socket.socket]) -> None:
 
 
 class UnixSocket(socket.socket):
-    """Knows which file it was bound to."""
+    """A Unix socket, and the file that it was bound to."""
 
     file = (0, 0)
+    """Device and inode."""
 
 
 def _file_at(path: Path) -> tuple[int, int]:
-    found = path.stat()
-    return found.st_dev, found.st_ino
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
 def _bind_unix(path: Path, mode: int) -> socket.socket:
     listening = UnixSocket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        if path.exists() and stat.S_ISSOCK(path.stat().st_mode) and not _answers(path):
+        if path.exists() and stat.S_ISSOCK(path.stat().st_mode) and not _is_served(path):
             path.unlink()  # left behind by a server that was killed
         listening.bind(str(path))
         listening.file = _file_at(path)
-        path.chmod(mode)  # nobody can connect before it listens
+        path.chmod(mode)  # no client can connect before it listens
         listening.listen(BACKLOG)
     except OSError as exc:
         listening.close()
@@ -106,7 +110,7 @@ def _bind_unix(path: Path, mode: int) -> socket.socket:
     return listening
 
 
-def _answers(path: Path) -> bool:
+def _is_served(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         try:
             probe.connect(str(path))
@@ -116,7 +120,7 @@ def _answers(path: Path) -> bool:
 
 
 def url_of(settings: Settings, listening: Sequence[socket.socket]) -> str:
-    """Return where `listening` can be reached, with its real port; on a Unix socket `unix:path`."""
+    """Return the URL of `listening` for this machine, with its real port; `unix:path` for a Unix socket."""
     if settings.uds:
         return f"unix:{settings.uds}"
     port = listening[0].getsockname()[1]

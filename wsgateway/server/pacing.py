@@ -1,39 +1,45 @@
-"""Which of a server's sockets are served first: handshakes in slices, newcomers before idle ones. Knows no protocol."""
+"""The order in which the sockets of a server are served: handshakes in slices, new sockets before idle ones.
+
+Knows no protocol.
+"""
 
 import asyncio
 from collections import defaultdict, deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from wsgateway.limits import HANDSHAKES_PER_TURN
-
 T = TypeVar("T")
+
+HANDSHAKES_PER_ITERATION = 20
+"""Handshakes that begin in one iteration of the event loop, each of which takes a quarter of a millisecond."""
 
 
 class HandshakePacer:
-    """Begins at most `HANDSHAKES_PER_TURN` handshakes in one iteration of the event loop, so that requests are served
-    while thousands of clients reconnect."""
+    """Begins at most `HANDSHAKES_PER_ITERATION` handshakes in one iteration of the event loop.
+
+    So requests are served while thousands of clients reconnect.
+    """
 
     def __init__(self) -> None:
         self._waiting: deque[Callable[[], None]] = deque()
         self._begun = 0
 
     def ask(self, begin: Callable[[], None], loop: asyncio.AbstractEventLoop) -> bool:
-        """Call `begin` now or in a later iteration. Return whether it has been called."""
+        """Call `begin` now, or in a later event loop iteration. Return whether it was called."""
         if not self._begun:
-            loop.call_soon(self._next_turn, loop)
-        elif self._begun >= HANDSHAKES_PER_TURN:
+            loop.call_soon(self._next_iteration, loop)
+        elif self._begun >= HANDSHAKES_PER_ITERATION:
             self._waiting.append(begin)
             return False
         self._begun += 1
         begin()
         return True
 
-    def _next_turn(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _next_iteration(self, loop: asyncio.AbstractEventLoop) -> None:
         self._begun = 0
-        while self._waiting and self._begun < HANDSHAKES_PER_TURN:
+        while self._waiting and self._begun < HANDSHAKES_PER_ITERATION:
             if not self._begun:
-                loop.call_soon(self._next_turn, loop)
+                loop.call_soon(self._next_iteration, loop)
             self._begun += 1
             self._waiting.popleft()()
 
@@ -41,26 +47,26 @@ class HandshakePacer:
 class IdleSockets(Generic[T]):
     """The sockets of a server that have no request, by address, the oldest first.
 
-    When the server is full, the address that has the most of them loses one to a newcomer of another address. A
-    newcomer whose own address has as many is refused.
+    When the server is full, the address with the most of these sockets loses one to a new client of another address. A
+    new client whose own address has as many is refused.
     """
 
     def __init__(self) -> None:
         self._sockets: dict[str, dict[T, None]] = {}
-        self._addresses: defaultdict[int, dict[str, None]] = defaultdict(dict)  # by how many idle sockets they have
+        self._addresses: defaultdict[int, dict[str, None]] = defaultdict(dict)  # by the number of their idle sockets
         self._most = 0
 
     def add(self, sock: T, address: str) -> None:
-        """`sock` of `address` has no request from now on."""
+        """Add `sock`, a client's at `address`, which has no request from now on. Make it the newest if it is known."""
         sockets = self._sockets.setdefault(address, {})
         if sock in sockets:
-            del sockets[sock]  # it is the newest now
+            del sockets[sock]
         else:
             self._move(address, len(sockets), len(sockets) + 1)
         sockets[sock] = None
 
     def discard(self, sock: T, address: str) -> None:
-        """`sock` of `address` has a request, or is closed. May be called twice."""
+        """Remove `sock`, which has a request or is closed. Do nothing if it was removed."""
         sockets = self._sockets.get(address, {})
         if sock in sockets:
             self._move(address, len(sockets), len(sockets) - 1)
@@ -69,7 +75,7 @@ class IdleSockets(Generic[T]):
                 del self._sockets[address]
 
     def take_oldest(self, newcomer: str) -> T | None:
-        """Remove the socket that makes room for a client of the address `newcomer`. Return None if there is none."""
+        """Remove and return the socket that a new client at the address `newcomer` replaces, None if there is none."""
         if self._most <= len(self._sockets.get(newcomer, {})):
             return None
         address = next(iter(self._addresses[self._most]))

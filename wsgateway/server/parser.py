@@ -1,28 +1,91 @@
-"""websockets' parser, given the frames of one client one at a time, and what it makes of them. Knows no socket."""
+"""websockets' parser, which is given the frames of one client one at a time. Knows no socket."""
 
+import enum
 import logging
 
 from websockets.extensions import Extension
 from websockets.frames import Close, Frame, Opcode
 from websockets.protocol import SERVER, Protocol
 
-from wsgateway.limits import MAX_FRAGMENTS
+MAX_FRAGMENTS = 1024
+"""Fragments of one message. Each costs memory, however short it is."""
 
 _quiet = logging.getLogger("wsgateway.parser")
 _quiet.addHandler(logging.NullHandler())
 _quiet.propagate = False  # websockets logs every frame at DEBUG
 
 
-class FrameParser:
-    """Checks, unmasks and inflates frames, joins fragments, and makes the answers to control frames.
+EXTENDED = {126: 2, 127: 8}
+"""Bytes of an extended payload length, by the length in the second byte of a frame (RFC 6455 5.2)."""
 
-    One frame at a time, so that the caller can stop after any of them, with all that follows as it came.
+
+def _size(head: bytes | bytearray) -> int:
+    """Return the size of the frame that begins with `head`, 0 if `head` does not contain the whole length."""
+    if len(head) < 2:
+        return 0
+    length, size = head[1] & 127, 6 if head[1] & 128 else 2
+    extended = EXTENDED.get(length, 0)
+    if len(head) < 2 + extended:
+        return 0
+    return size + extended + (int.from_bytes(head[2 : 2 + extended]) if extended else length)
+
+
+class FrameCutter:
+    """Finds where each frame of one client ends, however the frames are spread over reads."""
+
+    __slots__ = ("_head", "_missing")
+
+    def __init__(self) -> None:
+        self._head = b""  # the beginning of a frame whose length is not known yet
+        self._missing = 0  # bytes that have not arrived of a frame whose length is known
+
+    @property
+    def is_between_frames(self) -> bool:
+        return not self._head and not self._missing
+
+    def cut(self, data: bytes | bytearray, at: int) -> int:
+        """Return where the frame that begins or continues at `at` ends in `data`, `len(data)` if it is incomplete.
+
+        Call it once for each position, in order, because it counts the bytes that it has seen.
+        """
+        if not self._missing:
+            known = len(self._head)
+            head = self._head + data[at : at + 14 - known]
+            size = _size(head)
+            if not size:
+                self._head = bytes(head)
+                return len(data)
+            self._head, self._missing = b"", size - known
+        end = min(at + self._missing, len(data))
+        self._missing -= end - at
+        return end
+
+
+class ParserState(enum.Enum):
+    """How far the closing handshake of one client has come (RFC 6455 7.1)."""
+
+    OPEN = enum.auto()
+
+    CLOSE_SENT = enum.auto()
+    """This side has begun to close, and the client has not answered."""
+
+    CLOSE_RECEIVED = enum.auto()
+    """The client has sent a close frame. What follows it is discarded."""
+
+    BROKEN = enum.auto()
+    """The client has broken the protocol. What follows is discarded."""
+
+
+class FrameParser:
+    """Checks, unmasks, and inflates frames, joins fragments, and makes the answers to control frames.
+
+    It takes one frame at a time, so the caller can stop after any frame and keep the rest unparsed.
     """
 
     __slots__ = ("_cutter", "_fragments", "_has_failed", "_is_binary", "_protocol")
 
     def __init__(self, *, max_size: int, deflate: Extension | None) -> None:
-        """`max_size` is in bytes of a message, inflated. `deflate` is what was negotiated."""
+        """`max_size` is that of an inflated message, in bytes. `deflate` was negotiated."""
         self._protocol = Protocol(SERVER, max_size=max_size, logger=_quiet)
         if deflate is not None:
             self._protocol.extensions = [deflate]
@@ -33,26 +96,35 @@ class FrameParser:
 
     @property
     def is_idle(self) -> bool:
-        """Whether it waits for nothing: neither the rest of a frame nor of a message."""
+        """Whether neither a frame nor a message is incomplete."""
         return self._cutter.is_between_frames and not self._fragments
 
     @property
+    def state(self) -> ParserState:
+        if self._has_failed or self._protocol.parser_exc is not None:
+            return ParserState.BROKEN
+        if self._protocol.close_rcvd is not None:
+            return ParserState.CLOSE_RECEIVED
+        return ParserState.OPEN if self._protocol.close_sent is None else ParserState.CLOSE_SENT
+
+    @property
     def close_sent(self) -> Close | None:
-        """The close frame among `answers`, of this side or because the client has broken the protocol."""
+        """The close frame among `answers`: of this side, or because the client has broken the protocol."""
         return self._protocol.close_sent
 
     @property
     def close_received(self) -> Close | None:
-        """The close frame of a client that has not broken the protocol with it."""
-        return None if self.is_broken else self._protocol.close_rcvd
+        """The close frame of the client."""
+        return self._protocol.close_rcvd
 
     @property
-    def is_broken(self) -> bool:
-        """Whether the client has broken the protocol. What follows is discarded."""
-        return self._has_failed or self._protocol.parser_exc is not None
+    def is_finished(self) -> bool:
+        """Whether what follows is discarded."""
+        protocol = self._protocol
+        return self._has_failed or protocol.parser_exc is not None or protocol.close_rcvd is not None
 
     def take(self, data: bytes | bytearray, at: int) -> tuple[int, Frame | None]:
-        """Take the frame that begins or goes on at `at`; return the place behind it, and the frame if it is whole."""
+        """Take the frame that begins or continues at `at`. Return where it ends, and the frame if it is complete."""
         end = self._cutter.cut(data, at)
         self._protocol.receive_data(data[at:end])
         frames = self._protocol.events_received()
@@ -63,8 +135,10 @@ class FrameParser:
         return end, frame
 
     def message(self, frame: Frame) -> tuple[str | bytes, int] | None:
-        """The message that the data frame `frame` completes, and its size in bytes; None if more fragments follow, or
-        it has broken the protocol."""
+        """Return the message that the data frame `frame` completes, and its size in bytes.
+
+        Return None if more fragments follow, or if the frame breaks the protocol.
+        """
         if frame.opcode is not Opcode.CONT:
             self._is_binary = frame.opcode is Opcode.BINARY
         payload = bytes(frame.data)
@@ -91,51 +165,5 @@ class FrameParser:
         self._protocol.send_close(code, reason)
 
     def answers(self) -> bytes:
-        """Take the frames that have to be written: pongs and a close frame."""
+        """Take and return the frames that have to be written: pongs and a close frame."""
         return b"".join(self._protocol.data_to_send())
-
-
-class FrameCutter:
-    """Finds where each frame of one client ends, however the frames are spread over reads."""
-
-    __slots__ = ("_head", "_missing")
-
-    def __init__(self) -> None:
-        self._head = b""  # of a frame whose length is not known yet
-        self._missing = 0  # bytes of a frame whose length is known
-
-    @property
-    def is_between_frames(self) -> bool:
-        return not self._head and not self._missing
-
-    def cut(self, data: bytes | bytearray, at: int) -> int:
-        """Return the place in `data` behind the frame that begins or goes on at `at`; `len(data)` if more is missing.
-
-        Call it with each place once, since it counts what it has seen.
-        """
-        if not self._missing:
-            known = len(self._head)
-            head = self._head + data[at : at + 14 - known]
-            size = _size(head)
-            if not size:
-                self._head = bytes(head)
-                return len(data)
-            self._head, self._missing = b"", size - known
-        end = min(at + self._missing, len(data))
-        self._missing -= end - at
-        return end
-
-
-EXTENDED = {126: 2, 127: 8}
-"""Bytes that follow the first two and hold the length, by the length that stands in the second (RFC 6455 5.2)."""
-
-
-def _size(head: bytes | bytearray) -> int:
-    """Bytes of the frame that begins with `head`; 0 if that is too short to tell."""
-    if len(head) < 2:
-        return 0
-    length, size = head[1] & 127, 6 if head[1] & 128 else 2
-    extended = EXTENDED.get(length, 0)
-    if len(head) < 2 + extended:
-        return 0
-    return size + extended + (int.from_bytes(head[2 : 2 + extended]) if extended else length)

@@ -1,20 +1,20 @@
-"""The process that serves: its event loop, its signals, and its end."""
+"""The process of a server: its event loop, its signals, and its end."""
 
 import asyncio
 import logging
 import os
 import signal
 import sys
-import threading
 
+from wsgateway.listeners.loader import has_running_hook
 from wsgateway.logs import flush_log, logger
 
-LAST_WORDS = 0.5
-"""Seconds that a second signal leaves for what was logged to reach the file."""
+FLUSH_GRACE = 0.5
+"""Seconds that a second signal leaves for log lines to reach the file."""
 
 
 def loop_factory() -> "type[asyncio.AbstractEventLoop] | None":
-    """uvloop's loop where it is installed, else asyncio's."""
+    """Return uvloop's event loop, or None, which stands for asyncio's, if uvloop is not installed."""
     try:
         import uvloop
     except ImportError:
@@ -23,16 +23,19 @@ def loop_factory() -> "type[asyncio.AbstractEventLoop] | None":
 
 
 def stop_at_signals(stop: asyncio.Event) -> None:
-    """Set `stop` at SIGINT or SIGTERM; a second one ends the process now. Call it on the loop of `stop`."""
+    """Set `stop` at SIGINT or SIGTERM. A second signal ends the process immediately.
+
+    Call it in the event loop of `stop`.
+    """
     loop = asyncio.get_running_loop()
-    is_asked = False
+    is_stopping = False
 
     def stopping(*_: object) -> None:
-        nonlocal is_asked
-        if is_asked:
-            flush_log(LAST_WORDS)
-            os._exit(1)  # also while a hook blocks the loop, which would not see `stop`
-        is_asked = True
+        nonlocal is_stopping
+        if is_stopping:
+            flush_log(FLUSH_GRACE)
+            os._exit(1)  # also while a hook blocks the event loop, which would not notice `stop`
+        is_stopping = True
         loop.call_soon_threadsafe(stop.set)
 
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -40,8 +43,8 @@ def stop_at_signals(stop: asyncio.Event) -> None:
 
 
 def end_process(code: int) -> int:
-    """`code`, for a process that ends by itself; one in which a hook still runs in a thread is ended here."""
-    if any(thread.name.startswith("wsgateway-") for thread in threading.enumerate()):
+    """Return `code`, with which the process ends by itself, or end it here if a hook still runs in a thread."""
+    if has_running_hook():
         logger.warning("a hook still runs in a thread, which is left behind")
         logging.shutdown()
         sys.stdout.flush()

@@ -1,30 +1,31 @@
-"""Forwarded headers: the client's address and the scheme as a trusted proxy reports them. Knows nothing of what is
-served."""
+"""Forwarded headers: the client's address and the scheme, as a trusted proxy reports them.
+
+Knows nothing of the application that is served.
+"""
 
 import os
-from collections.abc import Iterator
 from ipaddress import ip_address
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from wsgateway.addresses import peer_of, plain_address
-
-ALLOW_IPS = "FORWARDED_ALLOW_IPS"
-"""The variable that names the proxies that are believed, as for uvicorn: addresses, networks, or `*`."""
+from wsgateway.config.exposure import ALLOW_IPS
+from wsgateway.server.head import list_elements
 
 SCHEMES = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}
+"""The scheme of a WebSocket, by the one that a proxy reports."""
 
 
 class ForwardedHeaders:
     """ASGI middleware that takes `client` and `scheme` from `X-Forwarded-For` and `X-Forwarded-Proto`.
 
-    It believes proxies on loopback, or those that `FORWARDED_ALLOW_IPS` names, and every peer on a Unix socket, because
-    the permissions of its file decide who may connect.
+    It trusts proxies on loopback, or those that `FORWARDED_ALLOW_IPS` names, and every peer on a Unix socket, because
+    the permissions of that file determine which processes may connect.
     """
 
     def __init__(self, app: ASGIApp, trusted: str | None = None) -> None:
-        """`trusted` is in the form of `FORWARDED_ALLOW_IPS`; None reads that variable."""
+        """`trusted` has the form of `FORWARDED_ALLOW_IPS`. None reads that variable."""
         self._app = app
         allowed = trusted if trusted is not None else os.environ.get(ALLOW_IPS, "127.0.0.1,::1")
         # only for its set of trusted hosts: as a middleware it compares addresses as text
@@ -38,27 +39,22 @@ class ForwardedHeaders:
         await self._app(scope, receive, send)
 
     def _apply(self, scope: Scope) -> None:
-        scheme = next(_elements(scope, b"x-forwarded-proto"), "").lower()
+        headers = scope["headers"]
+        scheme = next(list_elements(headers, b"x-forwarded-proto"), b"").decode("latin-1").lower()
         if scheme in SCHEMES:
             scope["scheme"] = SCHEMES[scheme] if scope["type"] == "websocket" else scheme.replace("ws", "http")
-        hops = [address for address in map(_address_in, _elements(scope, b"x-forwarded-for")) if address]
+        hops = [address for address in map(_address_in, list_elements(headers, b"x-forwarded-for")) if address]
         if hops:
             # each proxy appends its own peer, so the client is the last one that is not a trusted proxy
             named = hops[:1] if self._trusted.always_trust else [hop for hop in hops if hop not in self._trusted]
             scope["client"] = (named[-1] if named else hops[0], 0)
 
 
-def _elements(scope: Scope, wanted: bytes) -> Iterator[str]:
-    """Yield the elements of a list header, over all its lines."""
-    for name, value in scope["headers"]:
-        if name == wanted:
-            for part in value.decode("latin-1").split(","):
-                yield part.strip()
-
-
-def _address_in(element: str) -> str:
+def _address_in(element: bytes) -> str:
     """Return the IP address of an element such as `[2001:db8::1]:4711`, empty if it is not an address."""
-    host = element[1 : element.find("]")] if element.startswith("[") else element
+    host = element.decode("latin-1")
+    if host.startswith("["):
+        host = host[1 : host.find("]")]
     if host.count(":") == 1:
         host = host.partition(":")[0]
     try:

@@ -1,12 +1,12 @@
-"""The gateway's own server: uvicorn's, bound and run as a gateway wants it."""
+"""The gateway's own server: uvicorn's, bound to sockets and run for a gateway or any other ASGI application."""
 
 import asyncio
 import socket
 import ssl
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import uvicorn
@@ -17,7 +17,6 @@ from wsgateway.descriptors import most_files
 from wsgateway.exceptions import StartError
 from wsgateway.gateway.admission import most_clients
 from wsgateway.gateway.gateway import Gateway
-from wsgateway.limits import ACCEPTS, SPARE_SOCKETS
 from wsgateway.logs import Log
 from wsgateway.server.binding import BACKLOG, bind, unbind, url_of
 from wsgateway.server.http import HttpLimits, HttpProtocol, http_protocol, is_beginning, missing_http, takes_requests
@@ -25,19 +24,53 @@ from wsgateway.server.proxy_headers import ForwardedHeaders
 from wsgateway.server.websocket import WebSocketProtocol
 from wsgateway.transports.takeover import EXTENSION
 
+ACCEPTS = 4
+"""Sockets that asyncio's event loop accepts in one iteration. A socket past the limit is closed some iterations later,
+and counts as spare until then."""
+
+SPARE_SOCKETS = 32
+"""Sockets beside those of clients: for `/send`, for probes, and for handshakes that are refused."""
+
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which leaves signals to its caller and stops the gateway before it closes sockets."""
+    """uvicorn's server, which handles no signals and stops the gateway before it closes connections."""
 
     def __init__(self, config: uvicorn.Config, gateway: Gateway | None, *, handshake_timeout: float) -> None:
         super().__init__(config)
         self._handshake_timeout = handshake_timeout
-        self.ready = asyncio.Event()
         self._gateway = gateway
+        self._is_ready = asyncio.Event()
 
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
+    @asynccontextmanager
+    async def running(self, sockets: list[socket.socket]) -> AsyncIterator[None]:
+        """Serve on `sockets` in a task of its own. Raise `StartError` if the start-up of the application failed."""
+        task = asyncio.create_task(self.serve(sockets))
+        task.add_done_callback(lambda _: self._is_ready.set())
+        try:
+            await self._is_ready.wait()
+            if task.done():
+                task.result()
+            yield
+        finally:
+            self.should_exit = True
+            await task
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve on `sockets` until `should_exit` is set, then stop the gateway, which runs already."""
+        self.lifespan = self.config.lifespan_class(self.config)
+        try:
+            await self.startup(sockets)
+            self._is_ready.set()
+            await self.main_loop()
+        except SystemExit as exc:  # uvicorn's way to say that the lifespan failed
+            raise StartError("the application's start-up failed, the log has the reason") from exc
+        finally:
+            if self.started:
+                await self._stop_accepting()
+            if self._gateway is not None:
+                await self._gateway.stop()
+            if self.started:
+                await self.shutdown(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         if self.config.is_ssl:
@@ -45,11 +78,10 @@ class Server(uvicorn.Server):
         else:
             await super().startup(sockets)
         for listening in sockets or ():
-            listening.listen(BACKLOG)  # asyncio has taken its share of a turn, `backlog`, for this one too
-        self.ready.set()
+            listening.listen(BACKLOG)  # asyncio has set it to `backlog`, its share of an iteration
 
     async def _startup_tls(self, sockets: list[socket.socket]) -> None:
-        """uvicorn's, which leaves a client a minute for its handshake."""
+        """Do what uvicorn does, except that a client has `handshake_timeout` for its TLS handshake, not a minute."""
         await self.lifespan.startup()
         if self.lifespan.should_exit:
             sys.exit(3)  # as uvicorn does
@@ -66,26 +98,16 @@ class Server(uvicorn.Server):
         ]
         self.started = True
 
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+    async def _stop_accepting(self) -> None:
+        """Accept no more connections, but finish the handshakes of those that were accepted.
+
+        Their clients are then closed with 1012 like all others, so a roll refuses none.
+        """
         for server in self.servers:
             server.close()
-        if self._gateway is not None and self._gateway.has_running_peers:
+        if self._gateway is not None and self._gateway.inspector.has_running_peers:
             await self._leave_proxies()
-        await self._finish_handshakes()
-        if self._gateway is not None:
-            await self._gateway.stop()
-        await super().shutdown(sockets)
-        for left in tuple(self.server_state.connections):
-            if isinstance(left, HttpProtocol):
-                left.transport.abort()  # it does not read what was written before it was closed
-
-    async def _finish_handshakes(self) -> None:
-        """Finish the handshakes of connections that were accepted. These clients are then closed with 1012 like all
-        others, so a roll refuses none."""
-        until = time.monotonic() + HANDSHAKE_GRACE
-        await asyncio.sleep(0)  # what was accepted in this turn of the loop
-        while time.monotonic() < until and any(map(is_beginning, self.server_state.connections)):  # noqa: ASYNC110
-            await asyncio.sleep(0.01)  # uvicorn's connections send no notification
+        await self._wait_while(is_beginning, HANDSHAKE_GRACE)
 
     async def _leave_proxies(self) -> None:
         """Keep serving until no HTTP connection is left in the pool of a proxy, which then uses the other nodes.
@@ -94,32 +116,38 @@ class Server(uvicorn.Server):
         being closed would be lost, and a POST answered with 502, because a proxy must not send it a second time.
         """
         protocol = self.config.http_protocol_class
-        if not issubclass(protocol, HttpProtocol):
-            return
-        protocol.is_leaving = True  # a class of this server's own
-        until = time.monotonic() + POOL_GRACE
+        if issubclass(protocol, HttpProtocol):
+            protocol.is_leaving = True  # a class of this server's own
+            await self._wait_while(takes_requests, POOL_GRACE)
+
+    async def _wait_while(self, is_busy: Callable[[object], bool], seconds: float) -> None:
+        """Wait until no connection `is_busy`, at most `seconds`."""
+        until = time.monotonic() + seconds
         await asyncio.sleep(0)  # for what was accepted in this iteration of the event loop
-        while time.monotonic() < until and any(map(takes_requests, self.server_state.connections)):  # noqa: ASYNC110
-            await asyncio.sleep(0.01)  # uvicorn's connections notify nobody
+        while time.monotonic() < until and any(map(is_busy, self.server_state.connections)):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)  # uvicorn's connections send no notification
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        for connection in tuple(self.server_state.connections):
+            if isinstance(connection, HttpProtocol):
+                connection.transport.abort()  # its client does not read what was written before it was closed
 
 
 @asynccontextmanager
 async def serving(
     app: Any, settings: Settings, *, inherited: Sequence[socket.socket] | None = None
 ) -> AsyncIterator[str]:
-    """Serve `app`, a gateway or an application that mounts one, as `settings` say; its URL.
+    """Serve `app`, a gateway or an application that mounts one, as `settings` say, and yield its URL.
 
-    A gateway is started once its port is bound, and has failed if it cannot be. Raises `StartError`. `inherited` are
-    sockets that another process has bound, and unbinds.
+    A gateway is started once its port is bound, and has failed if it cannot be. Raise `StartError`. `inherited` are
+    sockets that another process has bound.
     """
     gateway = app if isinstance(app, Gateway) else None
     try:
         config = _config(app, settings, lifespan="off" if gateway else "on")
-        listening: Sequence[socket.socket]
-        if inherited is None:
-            listening = await asyncio.to_thread(bind, settings)  # a host name may have to be looked up
-        else:
-            listening = inherited
+        # in a thread, because a host name may have to be looked up
+        listening = list(await asyncio.to_thread(bind, settings) if inherited is None else inherited)
     except StartError as exc:
         if gateway is not None:
             gateway.fail(str(exc))
@@ -128,39 +156,15 @@ async def serving(
         if gateway is not None:
             gateway.bound_to(url_of(settings, listening), None if settings.uds else settings.host)
             await gateway.start()
-    except BaseException:
-        _let_go(settings, listening, is_owner=inherited is None)
-        raise
-    server = Server(config, gateway, handshake_timeout=settings.handshake_timeout)
-    running = asyncio.create_task(_run(server, listening))
-    waiting = asyncio.create_task(server.ready.wait())
-    try:
-        await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED)
-        if running.done():
-            running.result()
-        yield url_of(settings, listening)
+        async with Server(config, gateway, handshake_timeout=settings.handshake_timeout).running(listening):
+            yield url_of(settings, listening)
     finally:
-        waiting.cancel()
-        server.should_exit = True
-        try:
-            await running
-        finally:
-            if gateway is not None:
-                await gateway.stop()  # as it has, unless the server failed
-            _let_go(settings, listening, is_owner=inherited is None)
-
-
-def _let_go(settings: Settings, listening: Sequence[socket.socket], *, is_owner: bool) -> None:
-    if is_owner:
         unbind(settings, listening)
-    else:
-        for sock in listening:
-            sock.close()
 
 
 async def missing_of_uvicorn() -> tuple[str, ...]:
-    """What uvicorn's HTTP protocol lacks, so that requests have no limits."""
-    return missing_http(_config(uvicorn.Server, Settings(), lifespan="off"))  # any callable: nothing is served
+    """Return the attributes that uvicorn's HTTP protocol lacks, so that requests have no limits."""
+    return missing_http(_config(uvicorn.Server, Settings(), lifespan="off"))  # any callable, which is not called
 
 
 async def offers_takeover() -> bool:
@@ -185,18 +189,11 @@ async def offers_takeover() -> bool:
     return is_offered
 
 
-async def _run(server: Server, listening: Sequence[socket.socket]) -> None:
-    try:
-        await server.serve(sockets=list(listening))
-    except SystemExit as exc:  # uvicorn's way to say that the application's lifespan failed
-        raise StartError("the application's start-up failed, the log has the reason") from exc
-
-
 def _config(app: Any, settings: Settings, *, lifespan: Any) -> uvicorn.Config:
     log = app.log if isinstance(app, Gateway) else Log()
     config = uvicorn.Config(
         ForwardedHeaders(app),
-        proxy_headers=False,  # uvicorn's own compares addresses as text, and believes nobody on a Unix socket
+        proxy_headers=False,  # uvicorn's compares addresses as text, and trusts no peer on a Unix socket
         ws=WebSocketProtocol,
         ws_max_size=settings.max_message_size,
         ws_ping_interval=settings.ping_interval,
@@ -228,7 +225,7 @@ def _config(app: Any, settings: Settings, *, lifespan: Any) -> uvicorn.Config:
 
 
 def _tls_of(log: Log) -> type[ssl.SSLObject]:
-    """Return a TLS endpoint that logs a client which speaks plain HTTP: asyncio would end it without a word."""
+    """Return a TLS endpoint that logs a client which speaks plain HTTP. asyncio closes it without a log line."""
 
     class LoggedTls(ssl.SSLObject):
         def do_handshake(self) -> None:

@@ -1,4 +1,4 @@
-"""What the system knows of a TCP connection. Reads nothing from it."""
+"""The state of a TCP connection, as the operating system reports it. Reads and writes nothing."""
 
 import socket
 import sys
@@ -7,14 +7,25 @@ from typing import Any
 TCP_INFO = getattr(socket, "TCP_INFO", None) if sys.platform == "linux" else None
 
 BYTES_ACKED = slice(120, 128)
-"""Where `tcpi_bytes_acked` stands in Linux's `struct tcp_info`."""
+"""Where `tcpi_bytes_acked` stands in Linux's `struct tcp_info`, to which the kernel only ever appends.
+
+`SIOCOUTQ` does not replace it. Under TLS, encrypted bytes also wait in a buffer between the kernel's queue and the
+transport's own. A slow client empties that buffer while the other two stay equally full, so only the count of
+acknowledged bytes shows that it reads.
+"""
 
 
 def acknowledged(sock: Any) -> int:
-    """Bytes that the other side of `sock` has taken, where the system tells, else 0."""
+    """Return how many bytes the other side of `sock` has acknowledged, or 0 where the system does not count them."""
     if TCP_INFO is None:
         return 0
     try:
         return int.from_bytes(sock.getsockopt(socket.IPPROTO_TCP, TCP_INFO, 128)[BYTES_ACKED], sys.byteorder)
     except OSError:  # a Unix socket
         return 0
+
+
+def unread(transport: Any) -> int:
+    """Return a number of bytes that gets smaller as the client takes what `transport` has written."""
+    size: int = transport.get_write_buffer_size()
+    return size - acknowledged(transport.get_extra_info("socket"))

@@ -1,105 +1,107 @@
-"""uvicorn's WebSocket protocol, from which the gateway takes over an accepted socket. It rests on attributes of uvicorn
-that are not documented. Knows nothing of what is served."""
+"""uvicorn's WebSocket protocol, which offers its sockets to a gateway and limits what a client may send.
+
+It rests on attributes of uvicorn that are not documented. Knows nothing of the application that is served.
+"""
 
 import asyncio
-import functools
-import logging
 import re
-import socket
-import struct
 from importlib.metadata import version
-from typing import Any, Protocol
+from typing import Any
 
-import uvicorn
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.datastructures import Headers
-from websockets.exceptions import InvalidHandshake
-from websockets.extensions import Extension
-from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
 from websockets.http11 import Request, Response
 from websockets.utils import accept_key
 
-from wsgateway.addresses import PEER, SocketPeer, plain_address
+from wsgateway.addresses import PEER, SocketPeer
 from wsgateway.config.grace import LINGER
-from wsgateway.config.settings import Settings
-from wsgateway.limits import BODY_TIMEOUT, TLS_BUFFER
+from wsgateway.limits import BODY_TIMEOUT
+from wsgateway.server.guards import GuardedHttp
+from wsgateway.server.head import RawHeaders
 from wsgateway.server.parser import FrameCutter
-from wsgateway.server.socket import Socket
+from wsgateway.server.peer import peer_at, plain_addresses
+from wsgateway.server.takeover import offer
 from wsgateway.transports.peer import MAX_FRAMES
-from wsgateway.transports.takeover import EXTENSION, Wire, WireUser
-
-logger = logging.getLogger("wsgateway")
-
-RawHeaders = list[tuple[bytes, bytes]]
 
 HOP_HEADERS = frozenset({b"connection", b"upgrade"})
+"""Headers of a handshake that websockets is given in one form, because it does not parse every valid one."""
 
 MAX_EARLY = 64 * 1024
-"""Bytes that a client may send behind its handshake before reading pauses until it is accepted."""
+"""Bytes that a client may send behind its handshake before reading is paused until the handshake is accepted."""
 
 _LATIN_1 = int(version("websockets").partition(".")[0]) >= 17
-"""From 17 on, websockets decodes header values as ISO-8859-1, before as ASCII with surrogate escapes."""
+"""Whether websockets decodes header values as ISO-8859-1. Before 17 it used ASCII with surrogate escapes."""
+
+_KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")
+"""16 bytes in base64 (RFC 6455 4.1, 7)."""
+
+_ONCE = frozenset({b"sec-websocket-version", b"sec-websocket-key"})
+"""Headers that a handshake has exactly once."""
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket protocol, which offers a gateway its sockets, and aborts where `transport.close()` would wait
-    for ever, for a buffer that never empties because the client has stopped reading. Use it with any application:
+    """uvicorn's WebSocket protocol, which offers its sockets to a gateway. Use it with any application:
     `uvicorn --ws wsgateway.server:WebSocketProtocol`.
 
-    It parses one frame at a time and stops until the handshake is accepted, while the application has not taken the
-    message before, while the client does not read, and after `MAX_FRAMES` in one iteration of the event loop. What was
-    received by then waits in `early`, and reading is paused.
+    It aborts a client that has stopped reading, because `transport.close()` would wait forever for its buffer to empty.
+
+    It parses one frame at a time. It stops until the handshake is accepted, while the application has not received the
+    previous message, while the client does not read, and after `MAX_FRAMES` in one event loop iteration. Bytes that
+    were received by then wait in `early`, and reading is paused.
     """
 
     _abort_timer: asyncio.TimerHandle | None = None
     _cutter: FrameCutter | None = None
     _frames = 0
-    _is_spent = False  # this client's share of the present iteration
+    _is_spent = False  # the client has had its share of this iteration
     _is_paused = False
     _is_unparsed = False
-    """The request came from `wsgateway.server.http`, past websockets' parser, which still waits for one."""
+    """Whether websockets' parser still waits for a request, because `wsgateway.server.http` has parsed it."""
 
     peer = SocketPeer("")
     early: bytes | bytearray = b""
-    """What the client has sent and must not be parsed yet: behind its handshake, before that was accepted, or later."""
+    """Bytes of the client that must not be parsed yet, those behind its handshake included."""
 
     is_held = False
-    """A `UvicornHandshake` takes the socket over once it is accepted."""
+    """Whether a `UvicornTakeover` is about to take the socket over."""
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self.client, self.server = plain_addresses(self.client, self.server)
         self.peer = peer_at(transport, self.client)
 
-    def upgraded(self, http: "ParsedRequest", target: str, raw: RawHeaders) -> None:
-        """Take a socket with a handshake that `http` has parsed and checked: its target, and its headers."""
+    def upgraded(self, http: GuardedHttp, target: str, raw: RawHeaders, early: bytes) -> None:
+        """Take over the connection of `http`, which has parsed and checked a handshake for `target` with headers `raw`.
+
+        The client has sent `early` behind the handshake.
+        """
         self.transport, self.server, self.client = http.transport, http.server, http.client
-        self.peer, self.early = http.peer, http.early
+        self.peer, self.early = http.peer, early
         self.scheme = "wss" if http.scheme == "https" else "ws"
         self.connections.add(self)
         self._is_unparsed = True
         key = usual_key(raw)
         if key is not None and not self.conn.available_extensions:
-            # what is unusual or wrong is left to websockets, and so are its answers
+            # websockets answers any other handshake, which may be wrong
             self.conn.accept = lambda request: _switching(key)  # type: ignore[method-assign]  # of this one object
         headers = Headers()
         for name, value in raw:
             if name not in HOP_HEADERS:
                 headers[name.decode("latin-1")] = _header_text(value)
-        headers["Connection"], headers["Upgrade"] = "Upgrade", "websocket"  # in whatever form they came
+        headers["Connection"], headers["Upgrade"] = "Upgrade", "websocket"
         self.handle_connect(Request(target, headers))
         if self.response.status_code == 101:
             self.scope["headers"] = raw
 
     def data_received(self, data: bytes) -> None:
-        if not self.handshake_initiated:  # the request, which uvicorn's HTTP protocol has written out again
+        if not self.handshake_initiated:  # uvicorn's own HTTP protocol has written out the request
             super().data_received(data)
             return
         self.early = bytearray(self.early) + data
         self._read_on()
 
     def _read_on(self) -> None:
-        """Parse what was received, as far as it may be parsed now."""
+        """Parse what was received, as far as that is allowed now."""
         cutter = self._cutter = self._cutter or FrameCutter()
         while self.early and self._may_parse():
             if self._is_unparsed:
@@ -109,7 +111,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             end = cutter.cut(self.early, 0)
             data, self.early = bytes(self.early[:end]), self.early[end:]
             super().data_received(data)
-            if self.close_sent and cutter.is_between_frames:  # it goes on sending past the close frame
+            if self.close_sent and cutter.is_between_frames:  # it still sends past the close frame
                 self._abort_later()
             self._count_frame()
         self._pause_or_resume()
@@ -129,7 +131,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         return is_accepted and self.writable.is_set() and not self.read_paused and not self._is_spent
 
     def _pause_or_resume(self) -> None:
-        """Pause reading, also where uvicorn has just resumed it, or resume what was paused here."""
+        """Pause reading, also if uvicorn has just resumed it, or resume it if it was paused here."""
         if self.transport.is_closing():
             return
         most = 0 if self.handshake_complete else MAX_EARLY
@@ -142,7 +144,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def handle_ping(self) -> None:
         if self.close_sent or not self.writable.is_set():
-            self.conn.data_to_send()  # a pong that nobody reads
+            self.conn.data_to_send()  # discards a pong that the client would not read
         else:
             super().handle_ping()
 
@@ -206,76 +208,12 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         super().connection_lost(exc)
 
 
-class ParsedRequest(Protocol):
-    """What `WebSocketProtocol` takes from the HTTP protocol that has parsed a handshake."""
-
-    transport: asyncio.Transport
-    server: tuple[str, int | None] | None
-    client: tuple[str, int] | None
-    scheme: Any
-    peer: SocketPeer
-    early: bytes
-
-
-def plain_addresses(
-    client: tuple[str, int] | None, server: tuple[str, int | None] | None
-) -> tuple[tuple[str, int] | None, tuple[str, int | None] | None]:
-    """Return `client` and `server` of a scope with IPv4-mapped addresses as IPv4 addresses."""
-    if client is not None and ":" in client[0]:
-        client = plain_address(client[0]), client[1]
-    if server is not None and ":" in server[0]:
-        server = plain_address(server[0]), server[1]
-    return client, server
-
-
-def peer_at(transport: Any, client: tuple[str, int] | None) -> SocketPeer:
-    """Return the other end of `transport`, whose address is `client`: on a Unix socket its user, where the system says
-    (`SO_PEERCRED`, Linux)."""
-    if client is not None:
-        return SocketPeer(client[0])
-    sock = transport.get_extra_info("socket")
-    if sock is None or sock.family != getattr(socket, "AF_UNIX", None):
-        return SocketPeer("")  # it was reset already
-    if not hasattr(socket, "SO_PEERCRED"):
-        return SocketPeer("", is_unix=True)
-    _, uid, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-    return SocketPeer("", uid, is_unix=True)
-
-
-_CREDENTIALS = struct.Struct("3i")
-"""Linux's `struct ucred`: process, user, group."""
-
-
-def _tokens(headers: RawHeaders, wanted: bytes) -> set[bytes]:
-    """Return the elements of a list header, in lower case, over all its lines (RFC 9110 5.6.1)."""
-    return {part.strip(b" \t").lower() for name, value in headers if name == wanted for part in value.split(b",")}
-
-
-def asks_for_websocket(headers: RawHeaders) -> bool:
-    """Return whether `headers` are those of a WebSocket handshake (RFC 6455 4.2.1, 3 and 4)."""
-    return b"upgrade" in _tokens(headers, b"connection") and b"websocket" in _tokens(headers, b"upgrade")
-
-
-def handshake_mistake(method: str, http: str, target: bytes, headers: RawHeaders) -> tuple[str, bytes] | None:
-    """Return why a request cannot be a handshake, and a header for the answer; None if it can be one."""
-    if method != "GET" or http != "1.1" or not target.isascii():
-        return "a WebSocket begins with a GET of HTTP/1.1 and an address in ASCII (RFC 6455 4.1)", b""
-    if _tokens(headers, b"upgrade") != {b"websocket"}:
-        return "a WebSocket handshake asks for no other Upgrade beside websocket (RFC 6455 4.1)", b""
-    if any(name == b"transfer-encoding" or (name == b"content-length" and value != b"0") for name, value in headers):
-        return "a WebSocket handshake has no body", b""
-    if any(name == b"sec-websocket-version" and value != b"13" for name, value in headers):
-        # RFC 6455 4.2.2 asks for the version that would be right, which websockets leaves out
-        return "the version of a WebSocket is 13", b"sec-websocket-version: 13\r\n"
-    return None
-
-
 def usual_key(headers: RawHeaders) -> str | None:
-    """Return the key of a handshake as every client sends it (RFC 6455 4.2.1), None for one that is to be refused."""
-    found = dict(headers)
-    key = found.get(b"sec-websocket-key", b"")
+    """Return the key of a handshake in the usual form (RFC 6455 4.2.1), None for any other, which may be wrong."""
+    values = dict(headers)
+    key = values.get(b"sec-websocket-key", b"")
     if (
-        found.get(b"sec-websocket-version") != b"13"
+        values.get(b"sec-websocket-version") != b"13"
         or not _KEY.fullmatch(key)
         or sum(name in _ONCE for name, _ in headers) != len(_ONCE)
     ):
@@ -284,108 +222,13 @@ def usual_key(headers: RawHeaders) -> str | None:
 
 
 def _header_text(value: bytes) -> str:
-    """Return a header's value as websockets has it, which uvicorn turns into bytes again."""
+    """Return the value of a header as websockets decodes it. uvicorn encodes it again."""
     return value.decode("latin-1") if _LATIN_1 else value.decode("ascii", "surrogateescape")
-
-
-_KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")
-_ONCE = frozenset({b"sec-websocket-version", b"sec-websocket-key"})
 
 
 def _switching(key: str) -> Response:
     headers = Headers()
     for name, value in (("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Accept", accept_key(key))):
         headers[name] = value
-    headers["Date"] = ""  # which uvicorn takes out
+    headers["Date"] = ""  # uvicorn removes it
     return Response(101, "Switching Protocols", headers)
-
-
-NEEDED = ("close_timer", "conn", "connections", "loop", "request", "response", "stop_keepalive", "transport")
-"""Attributes of uvicorn's protocol that taking a socket over rests on. None of them is documented."""
-
-
-def offer(scope: Any, protocol: Any) -> None:
-    """Offer the socket of uvicorn's `protocol` in `scope`, where that is possible; say once where it is not."""
-    missing = [name for name in NEEDED if not hasattr(protocol, name)]
-    if not missing:
-        scope["extensions"][EXTENSION] = UvicornHandshake(protocol)
-    else:
-        warn_once(", ".join(missing), "WebSocket", "the slower, plain ASGI path is used")
-
-
-@functools.cache
-def warn_once(missing: str, protocol: str, so: str) -> None:
-    """Warn once that uvicorn's `protocol` lacks `missing`; `so` names the consequence."""
-    logger.warning(
-        "uvicorn %s has no %s in its %s protocol: %s; install a version of uvicorn that wsgateway knows, or a newer "
-        "wsgateway",
-        uvicorn.__version__,
-        missing,
-        protocol,
-        so,
-    )
-
-
-def offer_plain(scope: Any, send: Any) -> None:
-    """`offer`, on uvicorn without `--ws`: where nothing stands between, `send` is a method of its protocol."""
-    protocol = getattr(send, "__self__", None)
-    if isinstance(protocol, WebSocketsSansIOProtocol) and EXTENSION not in scope.get("extensions", {}):
-        offer(scope, protocol)
-
-
-class UvicornHandshake:
-    """Takes a socket over from uvicorn's protocol, which is then forgotten, with all that it keeps for each client.
-
-    Implements `wsgateway.transports.takeover.Takeover`.
-    """
-
-    def __init__(self, protocol: Any) -> None:
-        self._protocol = protocol
-        self._deflate: Extension | None = None
-
-    def hold(self, *, compression: bool) -> None:
-        protocol = self._protocol
-        protocol.is_held = True
-        protocol.transport.pause_reading()
-        conn, headers = protocol.conn, protocol.response.headers
-        if "Sec-WebSocket-Extensions" in headers:
-            del headers["Sec-WebSocket-Extensions"]
-        conn.extensions = []
-        if compression:
-            conn.available_extensions = [_DEFLATE]
-            try:
-                answer, extensions = conn.process_extensions(protocol.request.headers)
-            except InvalidHandshake:  # an offer that cannot be parsed is ignored
-                return
-            if answer is not None and extensions[0].local_max_window_bits == MAX_WINDOW_BITS:
-                headers["Sec-WebSocket-Extensions"] = answer
-                self._deflate = extensions[0]
-
-    def release(self) -> None:
-        self._protocol.is_held = False
-        self._protocol.transport.resume_reading()
-
-    def take_over(self, user: WireUser, settings: Settings) -> Wire | None:
-        protocol, self._protocol = self._protocol, None
-        transport = protocol.transport
-        if protocol not in protocol.connections or transport.is_closing():
-            protocol.handshake_complete = True  # else uvicorn logs an error
-            return None
-        protocol.stop_keepalive()
-        protocol.close_timer = protocol.loop.call_later(0, int)  # while there is one, uvicorn does not close
-        protocol.connections.discard(protocol)
-        if transport.get_extra_info("ssl_object") is not None:
-            transport.set_write_buffer_limits(high=TLS_BUFFER)
-        taken = Socket(transport, user, settings, connections=protocol.connections, deflate=self._deflate)
-        transport.set_protocol(taken)
-        transport.resume_reading()
-        early = getattr(protocol, "early", b"")  # plain uvicorn keeps none
-        if early:
-            taken.keep(early)
-        return taken
-
-
-MAX_WINDOW_BITS = 15
-
-_DEFLATE = ServerPerMessageDeflateFactory(server_no_context_takeover=True, client_no_context_takeover=True)
-"""A broadcast is compressed once for all, and no client costs a window while it is idle (RFC 7692 7.1.1)."""

@@ -18,7 +18,7 @@ from wsgateway.config.sources import (
     read_settings,
     read_tables,
 )
-from wsgateway.config.values import convert_written
+from wsgateway.config.values import convert_written, plain_value
 from wsgateway.config.variables import read_variables
 from wsgateway.exceptions import ConfigError, Mistake
 from wsgateway.supervisor.patterns import warnings_about
@@ -211,7 +211,7 @@ def _plain(value: object) -> object:
         return ""
     if isinstance(value, str):
         return str(value)
-    return list(value) if isinstance(value, tuple) else value
+    return plain_value(value)
 
 
 def replace_file(path: Path, text: str, *, mode: int | None = None) -> None:

@@ -1,0 +1,61 @@
+"""The attributes of uvicorn's protocols that this room rests on, none of which is documented."""
+
+import functools
+import logging
+
+import uvicorn
+
+logger = logging.getLogger("wsgateway")
+
+NEEDED_HTTP = (
+    "app_state",
+    "config",
+    "connections",
+    "cycle",
+    "data_received",
+    "_unset_keepalive_if_required",
+    "client",
+    "eof_received",
+    "flow",
+    "handle_websocket_upgrade",
+    "headers",
+    "loop",
+    "on_body",
+    "on_header",
+    "on_headers_complete",
+    "on_message_begin",
+    "on_message_complete",
+    "on_response_complete",
+    "on_url",
+    "parser",
+    "pause_writing",
+    "pipeline",
+    "resume_writing",
+    "scope",
+    "send_400_response",
+    "server",
+    "server_state",
+    "shutdown",
+    "timeout_keep_alive",
+    "timeout_keep_alive_handler",
+    "timeout_keep_alive_task",
+    "transport",
+    "ws_protocol_class",
+)
+"""Attributes of uvicorn's HTTP protocol that `HttpProtocol` uses or overrides."""
+
+NEEDED_WEBSOCKET = ("close_timer", "conn", "connections", "loop", "request", "response", "stop_keepalive", "transport")
+"""Attributes of uvicorn's WebSocket protocol that taking over its socket rests on."""
+
+
+@functools.cache
+def warn_once(missing: str, protocol: str, consequence: str) -> None:
+    """Warn once that uvicorn's `protocol` has no attribute `missing`, with the consequence."""
+    logger.warning(
+        "uvicorn %s has no %s in its %s protocol: %s; install a version of uvicorn that wsgateway knows, or a newer "
+        "wsgateway",
+        uvicorn.__version__,
+        missing,
+        protocol,
+        consequence,
+    )

@@ -1,0 +1,282 @@
+"""The life of an HTTP connection: how many there may be, how long each may take, and how it is refused or closed.
+
+It rests on attributes of uvicorn that are not documented. Does not know how a request is read.
+"""
+
+import asyncio
+import enum
+from collections.abc import Sized
+from typing import Any, NoReturn
+
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from wsgateway.addresses import SocketPeer
+from wsgateway.config.grace import LINGER
+from wsgateway.limits import BODY_TIMEOUT
+from wsgateway.logs import Log
+from wsgateway.server.lingering import ProgressTimer
+from wsgateway.server.pacing import IdleSockets
+from wsgateway.server.peer import peer_at, plain_addresses
+
+
+class Phase(enum.Enum):
+    """What the next bytes of a client belong to."""
+
+    HEAD = enum.auto()
+    """The head of a request. `head_timer` runs, for the first request also before its first byte."""
+
+    OTHER_UPGRADE = enum.auto()
+    """A request whose head asks for an upgrade other than websocket. Its body has not been framed."""
+
+    REFRAMING = enum.auto()
+    """The same request, whose framing headers are parsed again without the upgrade."""
+
+    BODY = enum.auto()
+    """The body of a request, or its trailers."""
+
+    IDLE = enum.auto()
+    """A request that has not begun. The previous one may still be waiting for its response."""
+
+    HANDSHAKE = enum.auto()
+    """A WebSocket, whose handshake was read and may be waiting for its turn."""
+
+    LAST = enum.auto()
+    """Nothing: the last request of the connection was read."""
+
+    LINGERING = enum.auto()
+    """Nothing: the last response was written, and the client has time to read it."""
+
+    REFUSED = enum.auto()
+    """Nothing: the client was refused."""
+
+
+DISCARDING = (Phase.LAST, Phase.LINGERING, Phase.REFUSED)
+"""Phases in which nothing is parsed."""
+
+
+class PipelineFlow(FlowControl):
+    """Resumes reading only if no request waits, because uvicorn resumes after each response, which bounds nothing."""
+
+    def __init__(self, transport: Any, pipeline: Sized) -> None:
+        super().__init__(transport)
+        self._pipeline = pipeline
+
+    def resume_reading(self) -> None:
+        if not self._pipeline:
+            super().resume_reading()
+
+
+class GuardedHttp(HttpToolsProtocol):
+    """uvicorn's HTTP protocol, with a bound for the number of connections and for the time that each may take.
+
+    A slow request is answered with 408, a connection too many with 503; each time the socket is closed. Whenever no
+    request is being read or answered, a timer runs, whatever bytes arrive.
+    """
+
+    request_timeout = 10.0
+    """Seconds in which the head of a request has to arrive."""
+
+    max_sockets = 0
+    """Sockets of this server at the same time; 0 means any number."""
+
+    max_file = 0
+    """Descriptors below this one are for sockets, the rest for any other file of the process; 0 means no limit."""
+
+    idle: "IdleSockets[GuardedHttp] | None" = None
+    """The sockets of this server that have no request."""
+
+    log: Log = Log()
+    """Where refusals are logged."""
+
+    peer = SocketPeer("")
+
+    phase = Phase.HEAD
+
+    head_bytes = 0
+    """Bytes of the present head that have arrived in earlier reads."""
+
+    head_timer: asyncio.TimerHandle | None = None
+    """Refuses a request whose head has not arrived. Runs in the phase HEAD."""
+
+    _late_body_timer: asyncio.TimerHandle | None = None
+    """Aborts a client that has not sent the body of a request long after the response."""
+
+    unread_timer: ProgressTimer
+    """Aborts a client that does not read the response. `transport.close()` would wait forever for its buffer."""
+
+    _linger_timer: ProgressTimer
+    """Closes the socket once the client has had time to read the last response. Runs in the phase LINGERING."""
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self.unread_timer = ProgressTimer(self.loop, transport, transport.abort)
+        self._linger_timer = ProgressTimer(self.loop, transport, self._close)
+        self.client, self.server = plain_addresses(self.client, self.server)
+        self.peer = peer_at(transport, self.client)
+        self.flow = PipelineFlow(transport, self.pipeline)
+        if self.client is None and not self.peer.is_unix:
+            transport.abort()  # the client has reset the connection, so its address is unknown
+            return
+        if self._is_full() and not self._make_room():
+            self.refuse(503, "too many connections (max_connections)", b"retry-after: 5\r\n")
+            return
+        if self.idle is not None:
+            self.idle.add(self, self.peer.host)
+        self.await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.cancel_head_timer()
+        self.cancel_late_body_timer()
+        self.unread_timer.cancel()
+        self._linger_timer.cancel()
+        self._unset_keepalive_if_required()
+        if self.idle is not None:
+            self.idle.discard(self, self.peer.host)
+        super().connection_lost(exc)
+
+    def _is_full(self) -> bool:
+        if self.max_sockets and len(self.connections) > self.max_sockets:
+            return True
+        # the system gives a new file the lowest number that is free
+        return bool(self.max_file) and self.transport.get_extra_info("socket").fileno() >= self.max_file
+
+    def _make_room(self) -> bool:
+        """Abort a socket of another address that has no request. Return False if there is none."""
+        oldest = self.idle.take_oldest(self.peer.host) if self.idle is not None else None
+        if oldest is None:
+            return False
+        text = "all %d sockets are taken (max_connections): closed the oldest one without a request, from %s"
+        self.log.limited("evicted").warning(text, len(self.connections), oldest.peer.host)
+        oldest.transport.abort()
+        return True
+
+    # A response that is not read
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.unread_timer.start(BODY_TIMEOUT)
+
+    def resume_writing(self) -> None:
+        if not self.transport.is_closing():
+            self.unread_timer.cancel()
+        super().resume_writing()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self.unread_timer.start(LINGER)
+
+    def eof_received(self) -> None:
+        super().eof_received()
+        self.unread_timer.start(BODY_TIMEOUT)
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        if self.transport.is_closing():
+            self.unread_timer.start(LINGER)
+
+    # Waiting for a request
+
+    def await_request(self) -> None:
+        """Wait for another request, or for the rest of the present one, once every request so far is answered."""
+        self._unset_keepalive_if_required()
+        if self.idle is not None:
+            self.idle.add(self, self.peer.host)
+        if self.phase is Phase.BODY:
+            if self._late_body_timer is None:
+                self._late_body_timer = self.loop.call_later(BODY_TIMEOUT, self.transport.abort)
+        elif self.phase is not Phase.HEAD:  # which has its own timer
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    def await_head(self) -> None:
+        self.phase = Phase.HEAD
+        self.head_bytes = 0
+        self.head_timer = self.loop.call_later(self.request_timeout, self._refuse_slow_head)
+
+    def cancel_head_timer(self) -> None:
+        if self.head_timer is not None:
+            self.head_timer.cancel()
+            self.head_timer = None
+
+    def cancel_late_body_timer(self) -> None:
+        if self._late_body_timer is not None:
+            self._late_body_timer.cancel()
+            self._late_body_timer = None
+
+    def _refuse_slow_head(self) -> None:
+        self.refuse(408, f"the request did not arrive within {self.request_timeout:g} s (handshake_timeout)")
+
+    # Refusing
+
+    def send_400_response(self, msg: str) -> None:
+        if self.phase is not Phase.REFUSED:
+            self.refuse(400, msg)
+
+    def is_pending(self) -> bool:
+        """Return whether a request that was read is not answered yet."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def give_up(self, status: int, text: str) -> NoReturn:
+        """Refuse from within the parser, which stops at an exception."""
+        self.refuse(status, text)
+        raise ValueError(text)
+
+    def refuse(self, status: int, text: str, header: bytes = b"") -> None:
+        """Answer with `status` and close.
+
+        Nothing is written while an earlier request has no response, because the client would take it for that response.
+        The connection then ends with the earlier one.
+        """
+        is_own_body = self.phase is Phase.BODY
+        self.phase = Phase.REFUSED
+        self.cancel_head_timer()
+        line = "refused a request from %s with %d: %s (docs/hardening.md)"
+        self.log.limited(f"http {status}").warning(line, self.peer.host or "a Unix socket", status, text)
+        if self.is_pending():
+            if not is_own_body:
+                self.cycle.keep_alive = False
+                return
+            if self.pipeline or self.cycle.response_started:
+                self.transport.abort()
+                return
+            self.cycle.disconnected = True  # the body that cannot be read is that of the pending request
+            self.cycle.message_event.set()
+        body = text.encode()
+        head = b"content-type: text/plain; charset=utf-8\r\nconnection: close\r\n" + header
+        self.transport.write(
+            STATUS_LINE[status] + head + b"content-length: %d\r\n\r\n" % len(body) + body  # as uvicorn writes a 400
+        )
+        self.transport.close()  # immediately, however much the client still sends
+        self.unread_timer.start(LINGER)
+
+    def drop(self, text: str) -> None:
+        """Close without a response, which the client could not read."""
+        self.phase = Phase.REFUSED
+        self.cancel_head_timer()
+        self.log.limited("http tls").warning("closed the connection of %s: %s", self.peer.host, text)
+        self.transport.close()
+
+    def linger(self) -> None:
+        """End the response, then discard what the client sends until it closes the connection.
+
+        It has `LINGER` seconds from the last time that it has read a part of the response.
+        """
+        self.phase = Phase.LINGERING
+        self.pipeline.clear()
+        self.cancel_head_timer()
+        self.unread_timer.cancel()
+        if self.idle is not None:
+            self.idle.add(self, self.peer.host)
+        if self.transport.is_closing() or not self.transport.can_write_eof():  # as under TLS
+            self._close()
+            return
+        self.transport.write_eof()
+        self.flow.resume_reading()
+        self._linger_timer.start(LINGER)
+
+    def _close(self) -> None:
+        self.transport.close()
+        self.unread_timer.cancel()
+        self.unread_timer.start(LINGER)

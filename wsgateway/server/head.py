@@ -1,0 +1,84 @@
+"""Rules for the head of a request: its size, its target, the framing of its body, and handshakes. No I/O."""
+
+from collections.abc import Iterator
+
+import httptools
+
+RawHeaders = list[tuple[bytes, bytes]]
+"""Names in lower case, and values without surrounding whitespace."""
+
+MAX_HEAD = 32 * 1024
+"""Bytes of a request's head; a cookie of 16 KB fits."""
+
+MAX_URL = 8 * 1024
+"""Bytes of a request's path and query string."""
+
+FRAMING_HEADERS = frozenset({b"content-length", b"transfer-encoding"})
+"""Headers that say where a body ends (RFC 9112 6)."""
+
+LAST_HEADERS = frozenset({b"upgrade", b"expect"})
+"""Headers that make a request the last of its connection, because a proxy and this server may disagree on the bytes
+that follow it: another protocol, or a body that the client sends only when it is asked to."""
+
+TARGET_SCHEMES = frozenset({b"http", b"https", b"ws", b"wss"})
+"""Schemes of a target in absolute form that this server serves."""
+
+
+def list_elements(headers: RawHeaders, header: bytes) -> Iterator[bytes]:
+    """Yield the elements of a list header, over all its lines (RFC 9110 5.6.1)."""
+    for name, value in headers:
+        if name == header:
+            for element in value.split(b","):
+                yield element.strip(b" \t")
+
+
+def size_of(headers: RawHeaders) -> int:
+    """Return the bytes of `headers` in a head, each with a colon, a space, and the end of its line."""
+    return sum(len(name) + len(value) + 4 for name, value in headers)
+
+
+def ends_connection(headers: RawHeaders) -> bool:
+    """Return whether nothing that follows a request with these headers may be parsed."""
+    return any(name in LAST_HEADERS for name, _ in headers)
+
+
+def framing_head(method: bytes, version: str, headers: RawHeaders) -> bytes:
+    """Return a head that announces the same body as a request with these headers, and asks for no upgrade."""
+    framing = b"".join(b"%b: %b\r\n" % header for header in headers if header[0] in FRAMING_HEADERS)
+    return b"%b / HTTP/%b\r\nconnection: close\r\n%b\r\n" % (method, version.encode(), framing)
+
+
+def split_target(target: bytes) -> tuple[bytes, bytes] | None:
+    """Return the host and the path of a target in absolute form, None if this server cannot serve it.
+
+    The path includes the query string. The host replaces the one of the header `Host` (RFC 9112 3.2.2).
+    """
+    url = httptools.parse_url(target)
+    if not url.host or url.schema.lower() not in TARGET_SCHEMES or url.userinfo is not None:
+        return None
+    host = b"[%b]" % url.host if b":" in url.host else url.host
+    host += b":%d" % url.port if url.port else b""
+    return host, (url.path or b"/") + (b"" if url.query is None else b"?" + url.query)
+
+
+def asks_for_websocket(headers: RawHeaders) -> bool:
+    """Return whether `headers` ask for a WebSocket (RFC 6455 4.2.1, 3 and 4)."""
+    return b"upgrade" in _tokens(headers, b"connection") and b"websocket" in _tokens(headers, b"upgrade")
+
+
+def handshake_mistake(method: str, version: str, target: bytes, headers: RawHeaders) -> tuple[str, bytes] | None:
+    """Return why a request that asks for a WebSocket is not a handshake, and a header for the response, or None."""
+    if method != "GET" or version != "1.1" or not target.isascii():
+        return "a WebSocket begins with a GET of HTTP/1.1 and an address in ASCII (RFC 6455 4.1)", b""
+    if _tokens(headers, b"upgrade") != {b"websocket"}:
+        return "a WebSocket handshake asks for no other Upgrade beside websocket (RFC 6455 4.1)", b""
+    if any(name == b"transfer-encoding" or (name == b"content-length" and value != b"0") for name, value in headers):
+        return "a WebSocket handshake has no body", b""
+    if any(name == b"sec-websocket-version" and value != b"13" for name, value in headers):
+        # RFC 6455 4.2.2 asks for the right version, which websockets leaves out
+        return "the version of a WebSocket is 13", b"sec-websocket-version: 13\r\n"
+    return None
+
+
+def _tokens(headers: RawHeaders, header: bytes) -> set[bytes]:
+    return {element.lower() for element in list_elements(headers, header)}
