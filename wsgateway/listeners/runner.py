@@ -98,12 +98,9 @@ class Runner:
             self._deliver(call)
             self._finish(inbox, call)
             return
+        call.started = time.perf_counter()
         slots = self._close_slots if call.hook == "on_client_close" else None
-        if slots is None:
-            call.started = time.perf_counter()
-            task = eager_task(self._run(call))
-        else:
-            task = eager_task(self._run_in_slot(inbox, call, slots))
+        task = eager_task(self._run(call) if slots is None else self._run_in_slot(inbox, call, slots))
         if task.done():
             self._finish(inbox, call)
             return
