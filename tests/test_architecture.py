@@ -183,6 +183,7 @@ PURE = {
     "cluster.questions",
     "gateway.shapes",
     "cli.checks",
+    "server.head",
 }
 """Rules: they do no I/O and read no clock."""
 
