@@ -20,7 +20,7 @@ async def leaving(broker: str | None = None) -> AsyncIterator[tuple[AsyncExitSta
     async with AsyncExitStack() as stack:
         url = await stack.enter_async_context(serve(gateway))
         with anyio.fail_after(30):
-            while gateway.has_running_peers is not bool(broker):
+            while gateway.inspector.has_running_peers is not bool(broker):
                 await anyio.sleep(0.01)
         yield stack, url
 

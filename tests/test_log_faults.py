@@ -18,7 +18,7 @@ from wsgateway.testing import Client
 async def log_errors(served: Served) -> int:
     async with httpx.AsyncClient(base_url=served.url) as http:
         text = (await http.get("/metrics")).text
-    found = re.search(r"^wsgateway_log_errors_total\{[^}]*\} (\d+)", text, re.MULTILINE)
+    found = re.search(r"^wsgateway_log_errors_total\{[^}]*\} (\d+)\.0$", text, re.MULTILINE)
     assert found
     return int(found[1])
 

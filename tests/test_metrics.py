@@ -10,7 +10,7 @@ def test_every_family_is_named_and_labels_are_escaped() -> None:
     metrics.observe_hook("on_message", 0.003)
     metrics.observe_hook("on_message", 100)
     here = samples(metrics, gateway="g", connections=3, waiting=4, log_failures=5)
-    families = list(text_string_to_metric_families(prometheus_text([here])))
+    families = list(text_string_to_metric_families(prometheus_text([here]).decode()))
     assert all(family.name.startswith("wsgateway_") and family.documentation for family in families)
     values = {(s.name, s.labels.get("le"), s.labels.get("reason")): s.value for f in families for s in f.samples}
     assert values["wsgateway_refusals_total", None, 'a"b\\c\nd'] == 2
@@ -26,7 +26,7 @@ def test_a_family_is_named_once_for_all_processes() -> None:
         samples(Metrics(), gateway="g", node=node, connections=count, waiting=0, log_failures=0)
         for node, count in (("a", 1), ("b", 2))
     )
-    text = prometheus_text([here, there])
+    text = prometheus_text([here, there]).decode()
     assert text.count("# TYPE wsgateway_connections gauge") == 1
     connections = next(f for f in text_string_to_metric_families(text) if f.name == "wsgateway_connections")
     assert {sample.labels["node"]: sample.value for sample in connections.samples} == {"a": 1, "b": 2}

@@ -19,7 +19,7 @@ from tests.processes import serving
 from tests.raw import Raw, handshake, masked
 from tests.servers import OwnServer, PlainUvicorn, Serve
 from wsgateway import Event, Gateway
-from wsgateway.limits import INBOX_MESSAGES
+from wsgateway.listeners.inbox import INBOX_MESSAGES
 from wsgateway.testing import Client, RecordingListener
 from wsgateway.transports.peer import MAX_FRAMES
 

@@ -15,7 +15,8 @@ from wsgateway.exceptions import (
     SendError,
     StartError,
 )
-from wsgateway.gateway.gateway import Gateway, send_gateway_message
+from wsgateway.gateway.gateway import Gateway
+from wsgateway.gateway.registry import send_gateway_message
 from wsgateway.hub.connection import Connection
 from wsgateway.listeners.event import Event
 from wsgateway.messages import Sent

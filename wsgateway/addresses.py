@@ -1,4 +1,4 @@
-"""IP addresses as text, in one spelling, so that rules, limits and logs compare like with like. No I/O."""
+"""IP addresses as text in one form, so that rules, limits, and logs can compare them. No I/O."""
 
 from collections.abc import Mapping
 from functools import lru_cache
@@ -6,7 +6,7 @@ from ipaddress import IPv6Address, ip_address
 from typing import Any, NamedTuple
 
 MAX_ADDRESS = 64
-"""Characters of an address that are kept; an IPv6 address with a zone has about 60. A forwarded header may name any
+"""Characters of an address that are kept; an IPv6 address with a zone has about 60. A forwarded header may contain any
 text, and limits and connections keep it."""
 
 
@@ -34,8 +34,8 @@ def _unmapped(host: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether `host`, a name or an address, with or without brackets, is this machine's loopback."""
-    return len(host) <= MAX_ADDRESS and _is_loopback(host)  # the cache keeps what it is given
+    """Return whether `host`, a name or an address with or without brackets, is this machine's loopback."""
+    return len(host) <= MAX_ADDRESS and _is_loopback(host)  # a longer one would be kept in the cache
 
 
 @lru_cache(maxsize=256)
@@ -60,9 +60,9 @@ PEER = "wsgateway.peer"
 
 
 class SocketPeer(NamedTuple):
-    """The other end of a request's TCP connection or Unix socket, whatever forwarded headers say.
+    """The other end of a request's TCP connection or Unix socket, regardless of forwarded headers.
 
-    `host` is its IP address, empty on a Unix socket; `uid` is the user of its process, on a Unix socket only.
+    `host` is its IP address, empty on a Unix socket. `uid` is the user of its process, known only on a Unix socket.
     """
 
     host: str
@@ -71,7 +71,7 @@ class SocketPeer(NamedTuple):
 
 
 def peer_of(scope: Mapping[str, Any]) -> SocketPeer:
-    """Return the peer of a request. On other servers it is `scope["client"]`, which a forwarded header may name."""
+    """Return the peer of a request. On other servers it is `scope["client"]`, which a forwarded header may set."""
     peer = (scope.get("extensions") or {}).get(PEER)
     if isinstance(peer, SocketPeer):
         return peer

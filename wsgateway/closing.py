@@ -1,4 +1,4 @@
-"""Close codes of a WebSocket (RFC 6455 7.4), and what a server may close with. Knows nothing of connections."""
+"""Close codes of a WebSocket (RFC 6455 7.4), and which a server may send. Knows nothing of connections."""
 
 SLOW = 3008
 """Closes a client that is too slow. It may reconnect."""
@@ -7,7 +7,7 @@ TOO_MANY = 3013
 """Closes a client that sends more than `message_rate`. It may reconnect."""
 
 SHUTDOWN = '{"reason":"shutdown","reconnect":true,"retry_after_ms":%d}'
-"""The close reason of a stop, in the form that clients of the Centrifuge family read."""
+"""The close reason when a gateway stops, in the form that clients of the Centrifuge family read."""
 
 MAX_CLOSE_REASON = 123
 """Bytes of a close reason: a control frame carries 125, of which the code takes two (RFC 6455 5.5)."""

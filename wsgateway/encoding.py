@@ -1,4 +1,4 @@
-"""Python values as JSON text. Knows nothing of messages and frames."""
+"""Encodes Python values as JSON text. Knows nothing of messages and frames."""
 
 import dataclasses
 import datetime
@@ -20,16 +20,30 @@ MAX_SHOWN = 40
 """Characters of a key or value that an error shows."""
 
 MAX_STEPS = 12
-"""Keys and indexes of a path that an error shows; the ones in the middle of a longer path are left out."""
+"""Keys and indexes of a path that an error shows; the middle of a longer path is omitted."""
 
 ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-"""Encodes JSON's own values: dict, list, tuple, str, int, float, bool and None."""
+"""Encodes JSON's own values: dict, list, tuple, str, int, float, bool, and None."""
+
+
+_LEFT = (
+    bytes,
+    bytearray,
+    memoryview,
+    datetime.datetime,
+    datetime.date,
+    datetime.time,
+    datetime.timedelta,
+    UUID,
+    Decimal,
+)
+"""Types that msgspec leaves unchanged inside a Struct, because they are checked here."""
 
 
 def to_json(value: object) -> str:
-    """Return the JSON text of a value that `ENCODER` has refused, or that is not UTF-8.
+    """Return the JSON text of a value that `ENCODER` cannot encode, or whose text is not valid UTF-8.
 
-    Besides JSON's own values, encode datetime, date, time, UUID, Decimal, Enum, dataclass, msgspec Struct and pydantic
+    Besides JSON's own values, encode datetime, date, time, UUID, Decimal, Enum, dataclass, msgspec Struct, and pydantic
     model, nested anywhere and, if they become text, as keys. Convert each of them exactly once.
     Raise `MessageError` with the path to a value that cannot be encoded.
     """
@@ -42,7 +56,7 @@ def to_json(value: object) -> str:
 
 
 class _Fault(Exception):  # noqa: N818  it becomes a `MessageError`
-    """A value that cannot be encoded, with the steps to it, the innermost first."""
+    """A value that cannot be encoded, with the steps to it, innermost first."""
 
     def __init__(self, problem: str) -> None:
         super().__init__(problem)
@@ -54,7 +68,9 @@ class _Plain:
 
     def __init__(self) -> None:
         self._outer: set[int] = set()  # ids of the containers around the current value
-        self._unknown: dict[int, tuple[bytes, object]] = {}  # what msgspec left to us, by the id of its placeholder
+        self._unknown: dict[
+            int, tuple[bytes, object]
+        ] = {}  # values that msgspec left to us, by the id of their placeholder
 
     def convert(self, value: object) -> Any:
         """Return `value` as JSON's own values. Raise `_Fault`."""
@@ -138,27 +154,13 @@ class _Plain:
             raise _Fault(f"cannot be converted: {cut(str(exc), MAX_SHOWN)}") from exc
 
     def _leave(self, value: object) -> bytes:
-        placeholder = bytes(bytearray(b"placeholder"))  # a new object each time, which msgspec leaves as it is
+        placeholder = bytes(bytearray(b"placeholder"))  # a new object each time, which msgspec leaves unchanged
         self._unknown[id(placeholder)] = placeholder, value
         return placeholder
 
 
-_LEFT = (
-    bytes,
-    bytearray,
-    memoryview,
-    datetime.datetime,
-    datetime.date,
-    datetime.time,
-    datetime.timedelta,
-    UUID,
-    Decimal,
-)
-"""Types that msgspec leaves as they are inside a Struct, since they are checked here."""
-
-
 def _dumped(model: Any) -> object:
-    """Return a pydantic model's own JSON values."""
+    """Return the JSON values that a pydantic model itself makes."""
     try:
         return model.model_dump(mode="json")
     except Exception as exc:
@@ -168,7 +170,7 @@ def _dumped(model: Any) -> object:
 
 
 def _scalar_text(value: object) -> str | None:
-    """Return the text of a value that JSON carries as a string, None for any other. Raise `_Fault`."""
+    """Return the text of a value that JSON carries as a string; None for any other value. Raise `_Fault`."""
     if isinstance(value, Decimal):
         if not value.is_finite():
             raise _not_a_number(value)
@@ -185,7 +187,7 @@ def _scalar_text(value: object) -> str | None:
 
 
 def _key(key: object) -> object:
-    """Return `key` as the encoder takes it. Raise `_Fault`, without a step, as it is the dict that is wrong."""
+    """Return `key` as the encoder takes it. Raise `_Fault` without a step, because the dict is wrong."""
     if isinstance(key, float):
         return _checked_float(key, "has a key that")
     if key is None or isinstance(key, (str, int)):
@@ -235,7 +237,7 @@ def _too_deep(step: object) -> _Fault:
 
 
 def _path(steps: list[object]) -> str:
-    """Return `steps`, the innermost first, as `$.order.items[2]`."""
+    """Return `steps`, innermost first, as `$.order.items[2]`."""
     shown = [_step(step) for step in reversed(steps)]
     if len(shown) > MAX_STEPS:
         half = MAX_STEPS // 2

@@ -1,35 +1,7 @@
-"""What is too much. No I/O, no clock of its own: rules that are asked and answer."""
+"""Limits of rates and queues. No I/O and no clock; the time is an argument."""
 
 from collections import OrderedDict
 from collections.abc import Hashable
-
-INBOX_MESSAGES = 32
-INBOX_BYTES = 128 * 1024
-"""What may wait for one connection's hooks before reading pauses."""
-
-SPARE_DESCRIPTORS = 64
-"""Open files that are left for others than clients, where `max_connections` is not set."""
-
-CROWDED = 0.8
-"""Part of `max_connections` from which on a warning is logged."""
-
-SLICE = 2000
-"""Clients that are written to without letting the loop serve others in between."""
-
-MAX_PENDING = 64 * 1024
-"""Bytes of frames that are joined into one write, at most, but for the last of them."""
-
-MAX_ROUNDS = 16
-"""Joined writes that may wait behind each other while a large fan-out goes on; past them, the loop waits for it."""
-
-MAX_NESTED_SENDS = 8
-"""How deep `gateway.send` may be called from within the `on_message` that an outer `gateway.send` runs."""
-
-MAX_CLOSE_HOOKS = 100
-"""`on_client_close` hooks that run at once while a gateway drains: each may want a connection to a database."""
-
-MAX_HOOK_THREADS = 40
-"""Worker threads for the `def` hooks of one gateway."""
 
 BODY_TIMEOUT = 30.0
 """Seconds within which the body of a request has to arrive."""
@@ -63,8 +35,12 @@ BLOCKED_LOOP = 1.0
 """Seconds without a turn after which an event loop counts as blocked; it is asked as often."""
 
 
+MAX_REMEMBERED = 10_000
+"""Senders whose rate is remembered. If there are more, the one whose last event is oldest is forgotten."""
+
+
 class Bucket:
-    """How often something may happen: `rate` times a second, `burst` times at once. Time is the caller's."""
+    """A token bucket: allows `rate` events per second, and a burst of `burst`. The caller passes the time."""
 
     __slots__ = ("_burst", "_left", "_rate", "_seen")
 
@@ -75,9 +51,9 @@ class Bucket:
         self._seen = now
 
     def allows(self, now: float, *, overdraft: int = 0) -> bool:
-        """Whether it may happen once more at `now`, in seconds of a clock that never goes back; then it is counted.
+        """Return whether one more event is allowed at `now`, in seconds of a monotonic clock, and count it if so.
 
-        With an `overdraft` it may happen so many times more, which later ones pay for.
+        With an `overdraft`, that many more events are allowed, for which later ones wait.
         """
         self._left = min(self._burst, self._left + (now - self._seen) * self._rate)
         self._seen = now
@@ -87,18 +63,14 @@ class Bucket:
         return True
 
     def skip(self, now: float) -> None:
-        """Let nothing accrue for the time until `now`."""
+        """Discard the time until `now`, so that it allows no events."""
         self._seen = now
 
 
-MAX_REMEMBERED = 10_000
-"""Senders whose rate is remembered; past them, the one that was quiet longest is forgotten."""
-
-
 class Rates:
-    """A `Bucket` for each of many senders, by address or key. With a `rate` of 0 everything is allowed.
+    """A `Bucket` for each of many senders, by address or key. A `rate` of 0 means no limit.
 
-    What names a sender has a bounded length: `plain_address` cuts an address, and a key is one of the configured ones.
+    The length of a sender's name is bounded, because `plain_address` cuts addresses and keys are those configured.
     """
 
     def __init__(self, rate: float, burst: float) -> None:
@@ -107,7 +79,7 @@ class Rates:
         self._buckets: OrderedDict[Hashable, Bucket] = OrderedDict()
 
     def allows(self, sender: Hashable, now: float) -> bool:
-        """Whether `sender` may once more at `now`; then it is counted."""
+        """Return whether one more event of `sender` is allowed at `now`, and count it if so."""
         if not self._rate:
             return True
         bucket = self._buckets.pop(sender, None) or Bucket(self._rate, self._burst, now)
@@ -117,14 +89,14 @@ class Rates:
         return bucket.allows(now)
 
     def skip(self, sender: Hashable, now: float) -> None:
-        """Let nothing accrue to `sender` for the time until `now`, as while what was allowed still runs."""
+        """Discard the time until `now` for `sender`, as while its last request still runs."""
         bucket = self._buckets.get(sender)
         if bucket is not None:
             bucket.skip(now)
 
 
 class Backlog:
-    """How much waits in a queue that is bounded in messages and in bytes. An empty one takes any message."""
+    """Counts a queue that is bounded in messages and in bytes. An empty queue takes any message."""
 
     __slots__ = ("bytes", "max_bytes", "max_messages", "messages")
 
@@ -135,7 +107,7 @@ class Backlog:
         self.bytes = 0
 
     def fits(self, size: int) -> bool:
-        """Whether one more message of `size` bytes may wait."""
+        """Return whether one more message of `size` bytes may wait."""
         return not self.messages or (self.messages < self.max_messages and self.bytes + size <= self.max_bytes)
 
     @property

@@ -1,4 +1,4 @@
-"""The log's file, which several processes may share, and the thread that writes it. Knows nothing of lines' meaning."""
+"""A log file, which several processes may share, and the thread that writes it. Does not know what a line means."""
 
 import logging
 import os
@@ -12,7 +12,7 @@ from queue import Empty, SimpleQueue
 
 try:
     import fcntl
-except ImportError:  # pragma: no cover  Windows has none
+except ImportError:  # pragma: no cover  Windows does not have it
     fcntl = None  # type: ignore[assignment]  # a module or nothing
 
 MAX_LOG_FILE = 10 * 1024 * 1024
@@ -22,19 +22,19 @@ OLD_FILES = 5
 """Rotated files that are kept: `WebSocket.log.1` is the newest."""
 
 MODE = 0o640
-"""Permissions of every file that is created, less the umask. The log holds addresses and paths."""
+"""Permissions of every file that is created, minus the umask. The log contains addresses and paths."""
 
 MAX_WAITING = 4 * 1024 * 1024
-"""Characters that may wait for the thread. Lines past that are lost and counted."""
+"""Characters that may wait for the thread. If more wait, a new line is lost and counted."""
 
 LINE_COST = 100
-"""What a line counts for beside its characters, since an empty one takes memory too."""
+"""Characters that are added to the length of each line, because an empty line takes memory, too."""
 
 BATCH = 200
-"""Lines that are written by one system call."""
+"""Lines that are written by one system call, at most."""
 
 FLUSH_SECONDS = 2.0
-"""Seconds that a process which ends waits for the disk."""
+"""Seconds that a process waits for the disk when it ends."""
 
 
 class SharedFile(logging.Handler):
@@ -42,7 +42,7 @@ class SharedFile(logging.Handler):
 
     Lines are appended without a lock, by one `write` that starts at the end of the file (`O_APPEND`), so no other
     process can delay or split them. Only a rotation takes a lock, on the file itself, and never waits for it. Lines
-    that cannot be written (full disk, removed folder) are counted in `failures`. Nothing is raised.
+    that cannot be written (full disk, removed folder) are counted in `failures`. No error is raised.
     """
 
     def __init__(self, path: Path) -> None:
@@ -66,10 +66,10 @@ class SharedFile(logging.Handler):
         self.failures += 1
 
     def write(self, lines: Sequence[str]) -> None:
-        """Append `lines`. Those that cannot be written are counted."""
+        """Append `lines`. Count those that cannot be written."""
         pieces = [f"{line}\n".encode("utf-8", "backslashreplace") for line in lines]
         if self._is_torn:
-            pieces[0] = b"\n" + pieces[0]  # after half a line, which a full disk has left
+            pieces[0] = b"\n" + pieces[0]  # after part of a line, which a full disk left
         data = memoryview(b"".join(pieces))
         done = 0
         try:
@@ -77,51 +77,51 @@ class SharedFile(logging.Handler):
             while done < len(data):
                 done += os.write(self._descriptor, data[done:])
         except OSError:
-            self._forget()
+            self._close_file()
         ends = list(accumulate(map(len, pieces)))
         self.failures += sum(end > done for end in ends)
         if done:
             self._is_torn = done not in ends
-        if fcntl is None:  # pragma: no cover  Windows renames no file that somebody has open
-            self._forget()
+        if fcntl is None:  # pragma: no cover  Windows does not rename an open file
+            self._close_file()
 
     def open(self) -> None:
         """Open the file that is at the path now, after a rotation if it is full. Raise `OSError`."""
         if self._descriptor >= 0 and not self._is_at_path():
-            self._forget()
+            self._close_file()
         if self._descriptor < 0:
-            self._descriptor = self._opened()
+            self._descriptor = self._open_file()
         if self._size() >= self.maxBytes and self._rotate():
-            self._forget()
-            self._descriptor = self._opened()
+            self._close_file()
+            self._descriptor = self._open_file()
 
-    def _opened(self) -> int:
+    def _open_file(self) -> int:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
         return os.open(self.baseFilename, flags, MODE)
 
-    def _forget(self) -> None:
+    def _close_file(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             with suppress(OSError):
                 os.close(descriptor)
 
     def _is_at_path(self) -> bool:
-        """Whether the open file still is the one at the path: nobody has rotated or removed it."""
+        """Return whether the open file is still the one at the path, neither rotated nor removed."""
         try:
             return os.path.samestat(os.fstat(self._descriptor), os.stat(self.baseFilename))  # noqa: PTH116
         except OSError:
             return False
 
     def _size(self) -> int:
-        """Bytes of the file; 0 for a device or a pipe, which cannot be rotated."""
-        found = os.fstat(self._descriptor)
-        return found.st_size if stat.S_ISREG(found.st_mode) else 0
+        """Return the size of the file; 0 for a device or a pipe, which cannot be rotated."""
+        status = os.fstat(self._descriptor)
+        return status.st_size if stat.S_ISREG(status.st_mode) else 0
 
     def _rotate(self) -> bool:
-        """Rename the file to `.1`, and the older ones to the next numbers. Return whether another file is to be opened.
+        """Rename the file to `.1` and older ones to the next number. Return whether the path must be opened again.
 
-        Another process may hold the lock because it is rotating the file, or to block the rotation. At twice the limit
-        the lock is ignored.
+        Another process may hold the lock because it rotates the file, or in order to block the rotation. At twice the
+        limit, the lock is ignored.
         """
         if not self._take_lock() and self._size() < 2 * self.maxBytes:
             return False
@@ -136,7 +136,7 @@ class SharedFile(logging.Handler):
         return True
 
     def _take_lock(self) -> bool:
-        """Return False if another process has it."""
+        """Return False if another process holds the lock."""
         if fcntl is None:  # pragma: no cover
             return True
         try:
@@ -147,28 +147,28 @@ class SharedFile(logging.Handler):
 
     def _rename(self) -> None:
         if fcntl is None:  # pragma: no cover
-            self._forget()
+            self._close_file()
         real = os.path.realpath(self.baseFilename)
         aside = f"{real}.rotating"
         with suppress(FileNotFoundError):
-            os.replace(aside, f"{real}.1")  # noqa: PTH105  left by a process that ended meanwhile
-        os.replace(real, aside)  # noqa: PTH105  if this cannot be done, nothing has changed
+            os.replace(aside, f"{real}.1")  # noqa: PTH105  left by a process that ended in between
+        os.replace(real, aside)  # noqa: PTH105  if this fails, nothing has changed
         for number in range(OLD_FILES - 1, 0, -1):
             with suppress(FileNotFoundError):
                 os.replace(f"{real}.{number}", f"{real}.{number + 1}")  # noqa: PTH105
         os.replace(aside, f"{real}.1")  # noqa: PTH105
 
     def close(self) -> None:
-        self._forget()
+        self._close_file()
         super().close()
 
 
 class LogThread(logging.Handler):
-    """Hands lines to a thread that writes them to `file`, in order, so that no caller waits for the disk.
+    """Passes lines to a thread that writes them to `file`, in order, so no caller waits for the disk.
 
-    Past `MAX_WAITING` a line is lost and counted in `failures`, as one that cannot be written is. `flush` waits until
-    all lines are written, at most `FLUSH_SECONDS`; `logging.shutdown` calls it when the process ends. May be used
-    after a fork.
+    If more than `MAX_WAITING` wait, a line is lost. It is counted in `failures`, as is a line that cannot be written.
+    `flush` waits at most `FLUSH_SECONDS` until all lines are written; `logging.shutdown` calls it when the process
+    ends. May be used after a fork.
     """
 
     def __init__(self, file: SharedFile) -> None:
@@ -177,18 +177,18 @@ class LogThread(logging.Handler):
         self.setFormatter(file.formatter)
         self._lost = 0
         self._is_closed = False
-        self._start_anew()
+        self._reset()
 
     @property
     def failures(self) -> int:
         """Lines that were lost or could not be written."""
         return self._lost + self.file.failures
 
-    def _start_anew(self) -> None:
+    def _reset(self) -> None:
         self._pid = os.getpid()
         self._thread: threading.Thread | None = None
         self._queue: SimpleQueue[str | threading.Event] = SimpleQueue()  # safe in signal handlers too
-        self._given = 0  # costs of all lines, counted by callers, who hold the handler's lock
+        self._given = 0  # the cost of all lines, counted by callers, which hold the handler's lock
         self._taken = 0  # the same, counted by the thread
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -198,11 +198,11 @@ class LogThread(logging.Handler):
             self.handleError(record)
             return
         if self._pid != os.getpid():
-            self._start_anew()  # in a forked process the thread does not run, and its parent writes what waited for it
+            self._reset()  # a forked process does not have the thread; its parent writes the lines that waited
         cost = len(line) + LINE_COST
         if self._given - self._taken + cost > MAX_WAITING:
             self._lost += 1
-        elif self._is_closed or not self._is_running():
+        elif self._is_closed or not self._ensure_running():
             self.file.write([line])
         else:
             self._given += cost
@@ -212,8 +212,8 @@ class LogThread(logging.Handler):
         del record
         self._lost += 1
 
-    def _is_running(self) -> bool:
-        """Start the thread unless it runs. Return False if it cannot be started, as when the interpreter ends."""
+    def _ensure_running(self) -> bool:
+        """Start the thread unless it runs. Return False if it cannot be started, as while the interpreter ends."""
         if self._thread is None:
             thread = threading.Thread(target=self._run, args=(self._queue,), name="wsgateway log", daemon=True)
             try:
@@ -232,7 +232,7 @@ class LogThread(logging.Handler):
             lines = [line for line in batch if isinstance(line, str)]
             try:
                 self.file.write(lines)
-            except Exception:  # such as MemoryError; the thread has to go on
+            except Exception:  # such as MemoryError; the thread must continue
                 self._lost += len(lines)
             self._taken += sum(len(line) + LINE_COST for line in lines)
             for mark in batch:
@@ -243,7 +243,7 @@ class LogThread(logging.Handler):
         self.flush_within(FLUSH_SECONDS)
 
     def flush_within(self, seconds: float) -> bool:
-        """Wait until every line so far is written. Return False if `seconds` are not enough. For any thread."""
+        """Wait until every line so far is written. Return False if that takes more than `seconds`. Thread-safe."""
         if self._thread is None or self._pid != os.getpid():
             return True
         mark = threading.Event()

@@ -1,4 +1,4 @@
-"""The log: the logger `wsgateway`, its lines, and `WebSocket.log`. Knows nothing of gateways but their ids."""
+"""The log: the logger `wsgateway`, its lines, and `WebSocket.log`. Knows only the ids of gateways."""
 
 import logging
 import math
@@ -16,15 +16,29 @@ from wsgateway.text import cut, escape_controls, has_controls, mask_query
 logger = logging.getLogger("wsgateway")
 
 MAX_TEXT = 4000
-"""Characters of a line, and of each line of a traceback: past them it is cut, since others may cause it."""
-
+"""Characters of a line, and of each line of a traceback. A longer one is cut, because a remote peer may cause it."""
 
 REPEAT_SECONDS = 1.0
-"""Seconds in which a kind of line that others can cause is written once, or as often as its burst says."""
-
+"""Seconds in which a kind of limited line is written once, or as often as its burst allows."""
 
 MAX_KINDS = 1000
-"""Kinds that are remembered; past them, all are forgotten."""
+"""Kinds of limited lines that are remembered. If there are more, all are forgotten."""
+
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+
+MAX_TAIL = 1024 * 1024
+"""Bytes at the end of a log file that `tail` reads."""
+
+TAIL_SECONDS = 1.0
+"""Seconds that `tail` waits until the latest lines are in the file."""
+
+GONE = "the handler is closed"
+"""Text of uvloop's error for a response to a disconnected client. asyncio's own loop logs nothing then."""
+
+HEADER_LINES = ("< %s: %s", "> %s: %s")
+"""Messages that websockets logs at DEBUG for each header of a handshake, through uvicorn's logger."""
+
+_LINE = re.compile(r"\S+Z (?P<level>[A-Z]+) +(?:\[(?P<gateway>[^\]]+)\] )?")
 
 
 class Repeats:
@@ -33,10 +47,12 @@ class Repeats:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._seen: dict[object, tuple[float, int]] = {}  # by kind: since when, and how many since then
+        self._seen: dict[
+            object, tuple[float, int]
+        ] = {}  # by kind: the time of the line written last, and the lines since
 
     def more(self, kind: object, burst: int = 1) -> str | None:
-        """Return None if the line is suppressed, else the suffix to add to it. Kinds are few: constants of the code."""
+        """Return None if the line is suppressed, else the suffix to add to it."""
         with self._lock:
             now = self._clock()
             since, count = self._seen.get(kind, (-math.inf, 0))
@@ -46,8 +62,8 @@ class Repeats:
             if len(self._seen) > MAX_KINDS:
                 self._seen.clear()
             self._seen[kind] = now, 1
-        kept = count - burst
-        return f" … {kept} more like this in {now - since:.0f} s" if kept > 0 else ""
+        suppressed = count - burst
+        return f" … {suppressed} more like this in {now - since:.0f} s" if suppressed > 0 else ""
 
 
 class Log(logging.LoggerAdapter[logging.Logger]):
@@ -91,7 +107,7 @@ class LimitedLog(logging.LoggerAdapter[Log]):
 
 
 def _harmless(arg: object) -> object:
-    """Return `arg`, or its escaped text where that has control characters: the host's own handlers do not escape."""
+    """Return `arg`, or its escaped text if that has control characters, because the host's handlers do not escape."""
     if isinstance(arg, (int, float)):
         return arg
     text = str(arg)
@@ -99,7 +115,7 @@ def _harmless(arg: object) -> object:
 
 
 class GatewayLog(Log):
-    """The lines of one gateway: each begins with its id and, with `extra={"conn": id}`, the connection's."""
+    """The log of one gateway. A line begins with its id and, with `extra={"conn": id}`, the id of the connection."""
 
     def __init__(self, gateway_id: str) -> None:
         super().__init__({"gateway": gateway_id})
@@ -113,9 +129,9 @@ class GatewayLog(Log):
 
 
 class LineFormatter(logging.Formatter):
-    """Time, level, ids and message on one line; a traceback is indented below it.
+    """Writes time, level, ids, and message on one line, with a traceback indented below it.
 
-    Control characters are escaped, so that no client can write a line of its own or color a terminal.
+    Control characters are escaped, so no client can write a line of its own or color a terminal.
     """
 
     converter = staticmethod(time.gmtime)
@@ -141,7 +157,7 @@ def _indented(text: str) -> str:
 
 
 class LogFile(SharedFile):
-    """`WebSocket.log`: one file for all the gateways of a host."""
+    """`WebSocket.log`: one file for all gateways of a host."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -149,86 +165,74 @@ class LogFile(SharedFile):
 
 
 def log_to_terminal() -> None:
-    """Print what gateways log, and warnings of uvicorn and asyncio, on standard error."""
+    """Print the lines of gateways, and warnings of uvicorn and asyncio, on standard error."""
     console = logging.StreamHandler()
     console.setFormatter(LineFormatter())
-    _add(console)
+    _add_handler(console)
 
 
 def log_to_file(path: Path) -> None:
-    """Write what gateways log, and warnings of uvicorn and asyncio, to `path`, once however often it is called.
+    """Write the lines of gateways, and warnings of uvicorn and asyncio, to `path`.
 
-    Raises `OSError` if it cannot be written.
+    A second call for the same file does nothing. Raise `OSError` if the file cannot be written.
     """
     file = LogFile(path)
-    file.open()  # the thread would tell nobody
-    if any(known.file.baseFilename == file.baseFilename for known in _files()):
+    file.open()  # an error in the thread would only be counted
+    if any(handler.file.baseFilename == file.baseFilename for handler in _file_handlers()):
         file.close()
     else:
-        _add(LogThread(file))
+        _add_handler(LogThread(file))
 
 
 def log_failures() -> int:
     """Return how many lines could not be written to a file."""
-    return sum(known.failures for known in _files())
+    return sum(handler.failures for handler in _file_handlers())
 
 
 def flush_log(seconds: float = FLUSH_SECONDS) -> None:
-    """Wait until what was logged is in the files, at most `seconds`. For a process that ends without `atexit`."""
-    for known in _files():
-        known.flush_within(seconds)
+    """Wait at most `seconds` until all lines are in the files. For a process that ends without `atexit`."""
+    for handler in _file_handlers():
+        handler.flush_within(seconds)
+
+
+def warn_if_unseen() -> None:
+    """Warn once if the log is not configured, as when an application mounts a gateway under plain uvicorn."""
+    if not logger.hasHandlers():
+        _warn_unseen()
 
 
 @cache
-def _say_unseen() -> None:
+def _warn_unseen() -> None:
     logger.warning(
         "no handler is configured for the logger 'wsgateway', so only warnings and errors are shown; two lines show "
         "all (docs/mounting.md#see-the-log)"
     )
 
 
-def say_if_unseen() -> None:
-    """Say once that nobody has configured the log, as where an application mounts a gateway under plain uvicorn."""
-    if not logger.hasHandlers():
-        _say_unseen()
-
-
-LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
-
-MAX_TAIL = 1024 * 1024
-"""Bytes at the end of a log that are looked at."""
-
-TAIL_SECONDS = 1.0
-"""Seconds to wait until the latest lines are in the file."""
-
-_LINE = re.compile(r"\S+Z (?P<level>[A-Z]+) +(?:\[(?P<gateway>[^\]]+)\] )?")
-
-
 def tail(lines: int, *, gateway: str | None = None, level: str = "INFO") -> list[str]:
-    """The last `lines` lines of the log file that is written, of `gateway` and of `level` or above.
+    """Return the last `lines` lines of the log file, of `gateway` and of `level` or above.
 
-    A traceback goes with its line. Nothing where there is no file. Blocks: call it in a thread.
+    A traceback belongs to its line. Return nothing if there is no file. Blocks, so call it in a thread.
     """
     flush_log(TAIL_SECONDS)
-    found: list[str] = []
-    is_wanted = False
+    shown: list[str] = []
+    is_shown = False
     for text in _end_of_file():
         match = _LINE.match(text)
         if match:
-            at_least = match["level"] in LEVELS[LEVELS.index(level) :]
-            own = gateway is None or (match["gateway"] or "").casefold() == gateway.casefold()
-            is_wanted = at_least and own
-        if is_wanted:
-            found.append(text)
-    return found[-lines:]
+            is_own = gateway is None or (match["gateway"] or "").casefold() == gateway.casefold()
+            is_shown = is_own and match["level"] in LEVELS[LEVELS.index(level) :]
+        if is_shown:
+            shown.append(text)
+    return shown[-lines:]
 
 
 def _end_of_file() -> list[str]:
-    files = _files()
-    if not files:
+    handlers = _file_handlers()
+    if not handlers:
         return []
     try:
-        with Path(files[0].file.baseFilename).open("rb") as file:
+        with Path(handlers[0].file.baseFilename).open("rb") as file:
             size = file.seek(0, 2)
             file.seek(max(0, size - MAX_TAIL))
             return file.read().decode("utf-8", "replace").splitlines()
@@ -236,36 +240,32 @@ def _end_of_file() -> list[str]:
         return []
 
 
-def _files() -> list[LogThread]:
+def _file_handlers() -> list[LogThread]:
     return [handler for handler in logger.handlers if isinstance(handler, LogThread)]
 
 
-def _add(handler: logging.Handler) -> None:
+def _add_handler(handler: logging.Handler) -> None:
     logger.addHandler(handler)
     if logger.level == logging.NOTSET:
         logger.setLevel(logging.INFO)
     for name in ("uvicorn", "asyncio"):
         other = logging.getLogger(name)
-        if not other.handlers or isinstance(other.handlers[0].formatter, LineFormatter):  # else it has its own
-            if name == "uvicorn" or other.level == logging.NOTSET:  # a level of asyncio's is the host's choice
+        if not other.handlers or isinstance(other.handlers[0].formatter, LineFormatter):  # else the host configured it
+            if name == "uvicorn" or other.level == logging.NOTSET:  # the host may have chosen a level for asyncio
                 other.setLevel(logging.WARNING)
             other.addHandler(handler)
 
 
 def limit_repeats() -> None:
-    """Let uvicorn and asyncio say the same only once a second, as of requests that nobody can read."""
+    """Limit each warning of uvicorn and asyncio to one per second, such as that of an invalid request."""
     for name in ("uvicorn.error", "asyncio"):
-        found = logging.getLogger(name)
-        if not any(isinstance(known, RepeatFilter) for known in found.filters):
-            found.addFilter(RepeatFilter())
-
-
-GONE = "the handler is closed"
-"""What uvloop raises where an answer is written to a client that has gone; asyncio's own loop says nothing then."""
+        other = logging.getLogger(name)
+        if not any(isinstance(known, RepeatFilter) for known in other.filters):
+            other.addFilter(RepeatFilter())
 
 
 class RepeatFilter(logging.Filter):
-    """Thins out warnings and errors of a logger; a kind of them is what their text begins with."""
+    """Limits warnings and errors of a logger. Those with the same first line are of one kind."""
 
     def __init__(self, repeats: Repeats | None = None) -> None:
         super().__init__()
@@ -282,18 +282,8 @@ class RepeatFilter(logging.Filter):
         return True
 
 
-def mask_queries() -> None:
-    """Keep query strings, which hold tokens, out of uvicorn's lines."""
-    for name in ("uvicorn.error", "uvicorn.access"):
-        logging.getLogger(name).addFilter(_MASK)
-
-
-HEADER_LINES = ("< %s: %s", "> %s: %s")
-"""What websockets logs at DEBUG for each header of a handshake, through uvicorn's logger."""
-
-
 class QueryMask(logging.Filter):
-    """Takes query strings and headers' values out of a logger. For `uvicorn.error` and `uvicorn.access` of a host."""
+    """Masks query strings and the values of headers in the lines of a logger, such as `uvicorn.access`."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.msg in HEADER_LINES and isinstance(record.args, tuple) and len(record.args) == 2:
@@ -308,8 +298,14 @@ class QueryMask(logging.Filter):
 _MASK = QueryMask()
 
 
+def mask_queries() -> None:
+    """Mask query strings, which may contain tokens, in uvicorn's lines."""
+    for name in ("uvicorn.error", "uvicorn.access"):
+        logging.getLogger(name).addFilter(_MASK)
+
+
 def _without_query(arg: str) -> str:
-    if arg.startswith(("/", "?")):  # a path and nothing else, whatever its query string holds
+    if arg.startswith(("/", "?")):  # only a path, whose query string may contain spaces
         path, mark, _ = arg.partition("?")
         return f"{path}{mark}…" if mark else arg
     return mask_query(arg)

@@ -1,4 +1,4 @@
-"""A message and its frame: encoded once, shared by all who receive it. The one door through which JSON comes in."""
+"""Messages, encoded once and shared by all recipients, and the only decoder of JSON text. No I/O."""
 
 import json
 import re
@@ -10,21 +10,22 @@ from wsgateway.encoding import ENCODER, to_json
 from wsgateway.exceptions import MessageError
 
 MAX_DEPTH = 256
-"""Arrays and objects within each other; deeper JSON is refused, so that no listener meets `RecursionError`."""
+"""Nested arrays and objects. Deeper JSON is refused, so that no listener causes a `RecursionError`."""
 
 COMPRESS_FROM = 128
-"""Bytes from which on a message is compressed; a shorter one hardly becomes smaller."""
+"""Bytes from which a message is compressed; a shorter one hardly becomes smaller."""
 
 MAX_DIGITS = 4300
-"""Digits of an integer, as `int()` has them by default: converting longer ones takes quadratic time."""
+"""Digits of an integer, the default limit of `int()`, because converting longer ones takes quadratic time."""
 
 _EMPTY_BLOCK = b"\x00\x00\xff\xff"
+"""The end of a compressed message, which is not sent (RFC 7692 7.2.1)."""
 
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 class Message:
-    """One message as it goes out: `text`, or None for a binary one, and its bytes `payload`."""
+    """One outgoing message: its bytes `payload`, and its `text`, None for a binary message."""
 
     __slots__ = ("_deflated", "_wire", "payload", "text")
 
@@ -43,9 +44,9 @@ class Message:
 
     @property
     def deflated(self) -> bytes:
-        """`wire` for all who negotiated compression without context takeover (RFC 7692 7.2.1), made once.
+        """`wire` for clients that negotiated compression without context takeover (RFC 7692 7.2.1), made once.
 
-        A message that would not become smaller stays as it is, which the RFC allows.
+        A message that would not become smaller is not compressed, which the RFC allows.
         """
         if self._deflated is None:
             self._deflated = self.wire
@@ -61,9 +62,9 @@ class Message:
 
 
 class Sent(NamedTuple):
-    """What became of one message: `recipients` were chosen, `queued` took it, `dropped` did not.
+    """The result of one message: how many `recipients` were chosen, and for how many it was `queued` or `dropped`.
 
-    These are the counts of the `nodes` processes that have answered in time; `complete`: all have.
+    These are the counts of the `nodes` that have answered in time. If all have, they are `complete`.
     """
 
     recipients: int
@@ -74,7 +75,7 @@ class Sent(NamedTuple):
 
 
 def _framed(first: int, data: bytes) -> bytes:
-    """`data` as one unmasked frame whose first byte, flags and opcode, is `first` (RFC 6455 5.2)."""
+    """Return `data` as one unmasked frame. `first` is its first byte, of flags and opcode (RFC 6455 5.2)."""
     size = len(data)
     if size < 126:
         return bytes((first, size)) + data
@@ -84,9 +85,9 @@ def _framed(first: int, data: bytes) -> bytes:
 
 
 def encode(message: object) -> Message | None:
-    """Return the frame of `message`, None for None.
+    """Return `message` encoded; None for None.
 
-    A `str` is text as it stands, `bytes` are binary, any other value is text as `encoding.to_json` writes it. Raise
+    A `str` is text as is, `bytes` are binary, any other value is JSON text as `encoding.to_json` writes it. Raise
     `MessageError` if it cannot be encoded.
     """
     try:
@@ -97,7 +98,7 @@ def encode(message: object) -> Message | None:
         if message is None:
             return None
         if isinstance(message, str):
-            text = str.__str__(message)  # the characters, whatever the subclass shows
+            text = str.__str__(message)  # the characters, whatever `__str__` of the subclass returns
             return Message(text.encode(), text)
         if isinstance(message, (bytes, bytearray, memoryview)):
             return Message(bytes(message))
@@ -116,10 +117,10 @@ def encode(message: object) -> Message | None:
 
 
 def decode_json(body: bytes) -> Any:
-    """The JSON value in `body`, which is UTF-8. What could not be sent on as JSON is refused.
+    """Return the JSON value in `body`, which is UTF-8. A value that could not be encoded as JSON again is refused.
 
-    Raises `MessageError` for anything that is no JSON text (RFC 8259), `NaN`, numbers past a double's range or
-    of more than `MAX_DIGITS` digits, lone surrogates, and nesting past `MAX_DEPTH`.
+    Raise `MessageError` for text that is not JSON (RFC 8259), `NaN`, numbers outside the range of a double or with
+    more than `MAX_DIGITS` digits, lone surrogates, and nesting deeper than `MAX_DEPTH`.
     """
     try:
         value = _DECODER.decode(body.decode())
@@ -130,7 +131,7 @@ def decode_json(body: bytes) -> Any:
     except UnicodeDecodeError as exc:
         raise MessageError(f"the body is not UTF-8: byte {exc.start} is 0x{body[exc.start]:02x}") from exc
     except UnicodeEncodeError as exc:
-        raise MessageError(f"the body holds a lone surrogate, {exc.object[exc.start]!a}, which is no text") from exc
+        raise MessageError(f"the body holds a lone surrogate, {exc.object[exc.start]!a}, which is not text") from exc
     except json.JSONDecodeError as exc:
         raise MessageError(f"the body is not JSON: {exc}") from exc
     except RecursionError as exc:
@@ -139,7 +140,7 @@ def decode_json(body: bytes) -> Any:
 
 
 def _refuse_constant(name: str) -> None:
-    raise MessageError(f"the body holds {name}, which is no JSON number")
+    raise MessageError(f"the body holds {name}, which is not a JSON number")
 
 
 def _finite_float(digits: str) -> float:

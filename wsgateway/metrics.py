@@ -1,14 +1,17 @@
-"""Counters of one gateway and their Prometheus text. Knows nothing of what is counted; never takes a lock."""
+"""The counters of one gateway and their Prometheus text. Knows nothing of what is counted; never takes a lock."""
 
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from wsgateway.closing import SLOW, TOO_MANY
 
+if TYPE_CHECKING:
+    from prometheus_client import Metric
+
 HOOK_SECONDS = (0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0)
 """Upper bounds, in seconds, of the buckets of `wsgateway_hook_seconds`."""
-
 
 _CLOSE_LABELS = {code: str(code) for code in (*range(1000, 1016), SLOW, TOO_MANY)}
 
@@ -45,8 +48,6 @@ class Metrics:
         self.hook_errors: Counter[str] = Counter()
         self.hook_seconds: dict[str, Histogram] = {}
         self.refusals: Counter[str] = Counter()
-        self.broker_up = False
-        self.nodes = 1
         self.broker_sent = 0
         self.broker_received = 0
         self.broker_lost = 0
@@ -69,8 +70,11 @@ class Metrics:
         histogram.observe(seconds)
 
 
-Samples = dict[str, dict[str, float]]
-"""The value of each sample of each family, by what follows the family's name: suffix and labels."""
+Sample = tuple[str, dict[str, str], float]
+"""The suffix of a sample's name, its labels, and its value."""
+
+Samples = dict[str, list[Sample]]
+"""The samples of each family in one process."""
 
 FAMILIES = {
     "connections": ("gauge", "Connections that are open."),
@@ -102,71 +106,95 @@ FAMILIES = {
 
 
 def samples(
-    metrics: Metrics, *, gateway: str, node: str = "", connections: int, waiting: int, log_failures: int
+    metrics: Metrics,
+    *,
+    gateway: str,
+    node: str = "",
+    connections: int,
+    waiting: int,
+    log_failures: int,
+    is_broker_up: bool = False,
+    nodes: int = 1,
 ) -> Samples:
-    """`metrics`, labelled with the gateway's id and, where it runs in several processes, the node's.
+    """Return `metrics`, labelled with the gateway's id and, if it has a broker, the node's.
 
-    `connections` are open now, `waiting` messages are in their outboxes; `log_failures` lines were lost.
+    `connections` are open now, `waiting` messages are in their outboxes; `log_failures` lines were lost. `nodes` are
+    alive, this one included.
     """
-    label = f'gateway="{_escaped(gateway)}"' + (f',node="{_escaped(node)}"' if node else "")
-    own = f"{{{label}}}"
+    labels = {"gateway": gateway} | ({"node": node} if node else {})
 
-    def labelled(name: str, values: Mapping[str, int]) -> dict[str, float]:
-        return {f'{{{label},{name}="{_escaped(key)}"}}': value for key, value in sorted(values.items())}
+    def one(value: float) -> list[Sample]:
+        return [("", labels, value)]
 
-    found: Samples = {
-        "connections": {own: connections},
-        "outbox_messages": {own: waiting},
-        "opens_total": {own: metrics.opens},
+    def labelled(name: str, values: Mapping[str, int]) -> list[Sample]:
+        return [("", {**labels, name: key}, value) for key, value in sorted(values.items())]
+
+    families: Samples = {
+        "connections": one(connections),
+        "outbox_messages": one(waiting),
+        "opens_total": one(metrics.opens),
         "closes_total": labelled("code", metrics.closes),
-        "messages_in_total": {own: metrics.messages_in},
-        "bytes_in_total": {own: metrics.bytes_in},
-        "messages_out_total": {own: metrics.messages_out},
-        "bytes_out_total": {own: metrics.bytes_out},
-        "queued_total": {own: metrics.queued},
+        "messages_in_total": one(metrics.messages_in),
+        "bytes_in_total": one(metrics.bytes_in),
+        "messages_out_total": one(metrics.messages_out),
+        "bytes_out_total": one(metrics.bytes_out),
+        "queued_total": one(metrics.queued),
         "dropped_total": labelled("policy", metrics.dropped),
-        "slow_total": {own: metrics.slow},
-        "skipped_recipients_total": {own: metrics.skipped_recipients},
+        "slow_total": one(metrics.slow),
+        "skipped_recipients_total": one(metrics.skipped_recipients),
         "hook_errors_total": labelled("hook", metrics.hook_errors),
-        "hook_seconds": dict(_histograms(metrics.hook_seconds, label)),
+        "hook_seconds": [*_histograms(metrics.hook_seconds, labels)],
         "refusals_total": labelled("reason", metrics.refusals),
-        "blocked_loop_total": {own: metrics.blocked_loops},
-        "blocked_loop_seconds_total": {own: metrics.blocked_seconds},
-        "log_errors_total": {own: log_failures},
+        "blocked_loop_total": one(metrics.blocked_loops),
+        "blocked_loop_seconds_total": one(metrics.blocked_seconds),
+        "log_errors_total": one(log_failures),
     }
     if node:
-        found |= {
-            "broker_up": {own: metrics.broker_up},
-            "nodes": {own: metrics.nodes},
-            "broker_sent_total": {own: metrics.broker_sent},
-            "broker_received_total": {own: metrics.broker_received},
-            "broker_lost_total": {own: metrics.broker_lost},
+        families |= {
+            "broker_up": one(is_broker_up),
+            "nodes": one(nodes),
+            "broker_sent_total": one(metrics.broker_sent),
+            "broker_received_total": one(metrics.broker_received),
+            "broker_lost_total": one(metrics.broker_lost),
             "broker_dropped_total": labelled("reason", metrics.broker_dropped),
         }
-    return found
+    return families
 
 
-def prometheus_text(processes: Sequence[Samples]) -> str:
-    """The samples of each process in Prometheus' text format 0.0.4."""
-    lines: list[str] = []
-    for name, (kind, text) in FAMILIES.items():
-        found = [item for process in processes for item in process.get(name, {}).items()]
-        if found or any(name in process for process in processes):
-            lines.extend((f"# HELP wsgateway_{name} {text}", f"# TYPE wsgateway_{name} {kind}"))
-            lines.extend(f"wsgateway_{name}{suffix} {value:.17g}" for suffix, value in found)
-    return "\n".join(lines) + "\n"
-
-
-def _histograms(histograms: Mapping[str, Histogram], label: str) -> Iterator[tuple[str, float]]:
+def _histograms(histograms: Mapping[str, Histogram], labels: dict[str, str]) -> Iterator[Sample]:
     for hook, histogram in sorted(histograms.items()):
-        labels = f'{label},hook="{_escaped(hook)}"'
+        own = {**labels, "hook": hook}
         count = 0
         for bound, bucket in zip((*map(str, histogram.bounds), "+Inf"), histogram.buckets, strict=True):
             count += bucket
-            yield f'_bucket{{{labels},le="{bound}"}}', count
-        yield f"_sum{{{labels}}}", histogram.total
-        yield f"_count{{{labels}}}", count
+            yield "_bucket", {**own, "le": bound}, count
+        yield "_sum", own, histogram.total
+        yield "_count", own, count
 
 
-def _escaped(value: str) -> str:
-    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+def prometheus_text(processes: Sequence[Samples]) -> bytes:
+    """Return the samples of each process in Prometheus' text format 0.0.4."""
+    from prometheus_client import CollectorRegistry, generate_latest  # an import of 1 MB that most processes never need
+
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Collector(processes))
+    return generate_latest(registry)
+
+
+class _Collector:
+    """Gives the samples to prometheus_client, family by family."""
+
+    def __init__(self, processes: Sequence[Samples]) -> None:
+        self._processes = processes
+
+    def collect(self) -> "Iterator[Metric]":
+        from prometheus_client import Metric
+
+        for family, (kind, text) in FAMILIES.items():
+            if any(family in process for process in self._processes):
+                name = f"wsgateway_{family}"
+                metric = Metric(name.removesuffix("_total") if kind == "counter" else name, text, kind)
+                for process in self._processes:
+                    for suffix, labels, value in process.get(family, ()):
+                        metric.add_sample(name + suffix, labels, value)
+                yield metric

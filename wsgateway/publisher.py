@@ -12,6 +12,7 @@ from wsgateway.cluster.brokers import opener
 from wsgateway.cluster.cluster import Cluster
 from wsgateway.exceptions import BrokerError, MessageError
 from wsgateway.hub.loops import Home, wrong_loop
+from wsgateway.hub.pubsub import publish_to_nodes
 from wsgateway.logs import GatewayLog
 from wsgateway.messages import Sent, encode
 from wsgateway.metrics import Metrics
@@ -62,9 +63,7 @@ class Publisher:
         if not self._cluster.is_up:
             raise BrokerError(f"the broker {self._name} is away: {self._cluster.failure}")
         ids = None if connections is None else _ids(connections)
-        confirmation = self._cluster.publish(frame, ids, confirm=True)
-        assert confirmation is not None
-        return await self._cluster.confirmed(Sent(0, 0, 0), confirmation)
+        return await publish_to_nodes(self._cluster, frame, ids, Sent(0, 0, 0)).counted()
 
     def send(self, message: object, *, connections: Iterable[str] | None = None) -> Sent:
         """`asend`, for code without `async`."""

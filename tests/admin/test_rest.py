@@ -14,12 +14,12 @@ from openapi_spec_validator import validate
 
 from tests import processes
 from tests.servers import free_socket
-from wsgateway import Gateway, Settings
+from wsgateway import Event, Gateway, Settings
 from wsgateway.admin.rest import OPERATIONS, Api, Operation
 from wsgateway.server.serving import serving
 from wsgateway.supervisor.store import Store
 from wsgateway.supervisor.supervisor import Supervisor
-from wsgateway.testing import Client
+from wsgateway.testing import Client, serve
 
 FILE = """\
 [gateways.chat]
@@ -362,3 +362,54 @@ def test_schemathesis_finds_no_answer_that_is_not_described(tmp_path: Path) -> N
         )
         assert fuzzed.returncode == 0, fuzzed.stdout[-6000:] + fuzzed.stderr[-2000:]
         assert served.process.poll() is None
+
+
+class Holding:
+    """A listener whose stop takes until `free` is set, and that keeps the data of the last message."""
+
+    def __init__(self) -> None:
+        self.free = anyio.Event()
+        self.data: dict[str, Any] = {}
+
+    async def on_message(self, event: Event) -> None:
+        self.data = event.data
+
+    async def on_client_close(self, event: Event) -> None:
+        await self.free.wait()
+
+
+async def post_to(gateway: Gateway, path: str, body: dict[str, Any]) -> httpx.Response:
+    transport = httpx.ASGITransport(Api(Supervisor(gateways=[gateway])))
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
+        return await http.post(f"/api/gateways/default{path}", json=body)
+
+
+async def test_a_push_to_a_gateway_that_is_stopping_is_503_and_may_be_tried_again() -> None:
+    listener = Holding()
+    gateway = Gateway(listener, local_access=True)
+    async with serve(gateway) as url, Client(url), httpx.AsyncClient() as http, anyio.create_task_group() as tasks:
+        tasks.start_soon(gateway.stop)
+        with anyio.fail_after(10):
+            while gateway.state != "stopping":
+                await anyio.sleep(0.01)
+        answers = [await post_to(gateway, "/send", {"message": "x"})]
+        answers.append(await http.post(url + "/send", json={"message": "x"}))
+        listener.free.set()
+    for answer in answers:
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+
+
+async def test_a_push_drops_the_keys_that_send_ignores() -> None:
+    listener = Holding()
+    gateway = Gateway(listener)
+    async with gateway.lifespan():
+        body = {"message": "x", "conn": 1, "action": 2, "webSocketServerAction": 3, "room": "a"}
+        assert (await post_to(gateway, "/send", body)).status_code == 200
+    assert listener.data == {"room": "a"}
+
+
+async def test_a_body_that_is_too_large_names_no_setting_that_is_not_its_limit() -> None:
+    gateway = Gateway()
+    answer = await post_to(gateway, "/send", {"message": "x" * 1_048_577})
+    assert answer.status_code == 413
+    assert answer.json()["detail"] == "the body is larger than 1048576 bytes"

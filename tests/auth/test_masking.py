@@ -16,7 +16,8 @@ from wsgateway.auth.masking import SHOWN_HEADERS, shown_headers, shown_parameter
 from wsgateway.auth.rules import Rules
 from wsgateway.config.settings import Settings
 from wsgateway.exceptions import ConfigError
-from wsgateway.hub.connection import Headers
+from wsgateway.gateway.shapes import encoded, fields_of
+from wsgateway.hub.request import Headers
 from wsgateway.logs import LineFormatter
 from wsgateway.messages import decode_json
 from wsgateway.testing import serve
@@ -176,13 +177,13 @@ async def test_rest_and_panel_show_no_secret_of_a_client(access: Access) -> None
         await raw.send(upgrade(*SENT, path="/ws?token=SECRET7&SECRET8"))
         assert b" 101 " in await raw.receive_until(b"\r\n\r\n")
         conn = next(iter(gateway.connections))
-        described = await gateway.directory.describe(conn.id)
+        described = await gateway.inspector.describe(conn.id)
         assert described is not None
-        assert described["headers"]["x-password"] == "*** (7 characters)"
-        assert described["subprotocols"] == ["chat", "*** (24 characters)"]
+        assert fields_of(described)["headers"]["x-password"] == "*** (7 characters)"
+        assert described.subprotocols == ["chat", "*** (24 characters)"]
         transport = httpx.ASGITransport(panel)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
             page = await http.get(f"/gateways/default/connections/{conn.id}")
     assert page.status_code == 200
     assert "tested?…" in page.text
-    assert "SECRET" not in page.text + json.dumps(described)
+    assert "SECRET" not in page.text + encoded(described).decode()

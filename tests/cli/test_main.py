@@ -19,7 +19,7 @@ from websockets.exceptions import ConnectionClosed
 from tests.hub.test_connection import stalled
 from tests.processes import COMMAND, environment, run, serving
 from wsgateway.config.settings import SPECS
-from wsgateway.limits import MAX_CLOSE_HOOKS
+from wsgateway.listeners.runner import MAX_CLOSE_HOOKS
 from wsgateway.testing import Client
 
 LISTENER = """

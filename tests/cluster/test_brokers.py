@@ -37,7 +37,7 @@ from wsgateway.cluster.envelopes import (
     encode,
 )
 from wsgateway.exceptions import BrokerError, NodeError
-from wsgateway.gateway.inspector import info_of
+from wsgateway.gateway.answers import info_of
 from wsgateway.limits import MAX_NODES, NODE_LINES
 from wsgateway.logs import GatewayLog
 from wsgateway.messages import Message, Sent
@@ -61,7 +61,7 @@ async def linked(url: str, *topics: str) -> AsyncIterator[Link]:
                 while True:
                     await link.publish([(topic, b"there?")])
                     with anyio.move_on_after(0.05):
-                        assert set(await link.receive()) == {b"there?"}
+                        assert {data for _, data in await link.receive()} == {b"there?"}
                         break
         yield link
     finally:
@@ -72,7 +72,7 @@ async def received(link: Link, count: int) -> list[bytes]:
     found: list[bytes] = []
     with anyio.fail_after(10):
         while len(found) < count:
-            found += [data for data in await link.receive() if data != b"there?"]
+            found += [data for _, data in await link.receive() if data != b"there?"]
     return found
 
 
@@ -309,6 +309,60 @@ async def test_a_double_is_dropped_and_a_gap_is_counted(service: Service) -> Non
         assert one.metrics.broker_lost == 2
 
 
+async def test_numbers_of_one_topic_are_no_doubles_on_another(service: Service) -> None:
+    async with members(service.url, 1) as (one,), linked(service.url, "stranger") as stranger:
+        for topic in (ALL, f"wsgateway.node.test%2E1.{one.cluster.node}"):
+            await stranger.publish([(topic, encode(Delivery(VERSION, "deadbeef", 1, topic.encode(), True)))])
+        await one.has(2)
+        assert one.metrics.broker_dropped == {}
+
+
+async def test_what_arrives_names_its_topic(service: Service) -> None:
+    async with linked(service.url, "a", "b") as link:
+        await link.publish([("b", b"1")])
+        with anyio.fail_after(10):
+            while (arrived := next(iter(await link.receive())))[1] == b"there?":
+                pass
+        assert arrived == ("b", b"1")
+
+
+async def test_every_one_of_many_topics_is_probed() -> None:
+    class Loop:
+        """A link on which everything comes back."""
+
+        max_payload = 1000
+
+        def __init__(self) -> None:
+            self._sent = asyncio.Queue[tuple[str, bytes]]()
+
+        async def publish(self, batch: Sequence[tuple[str, bytes]]) -> None:
+            for item in batch:
+                self._sent.put_nowait(item)
+
+        async def receive(self) -> Sequence[tuple[str, bytes]]:
+            return [await self._sent.get()]
+
+        async def aclose(self) -> None: ...
+
+    async def open_link(topics: Sequence[str]) -> Link:
+        del topics
+        return Loop()
+
+    bus = Bus(
+        open_link,
+        [f"topic {number}" for number in range(300)],
+        name="test",
+        received=lambda topic, data: None,
+        changed=lambda is_up: None,
+        metrics=Metrics(),
+        log=GatewayLog("test"),
+    )
+    with anyio.fail_after(10):
+        await bus.start()
+    assert (bus.is_up, bus.failure) == (True, "")
+    await bus.aclose()
+
+
 ALL = "wsgateway.all.test%2E1"
 STRANGE = Info(host="stranger", pid=1, version="1", age=1.0, state="running")
 
@@ -511,7 +565,7 @@ async def test_a_link_that_is_lost_as_it_is_closed_holds_nothing_up(turns: int, 
             self.ended = asyncio.Event()
             self._link = link
 
-        async def receive(self) -> Sequence[bytes]:
+        async def receive(self) -> Sequence[tuple[str, bytes]]:
             tasks = [asyncio.ensure_future(self._link.receive()), asyncio.ensure_future(self.ended.wait())]
             try:
                 await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -521,7 +575,7 @@ async def test_a_link_that_is_lost_as_it_is_closed_holds_nothing_up(turns: int, 
                 await asyncio.gather(*tasks, return_exceptions=True)
             if self.ended.is_set():
                 raise BrokerError("it was lost")
-            return cast(Sequence[bytes], tasks[0].result())
+            return cast(Sequence[tuple[str, bytes]], tasks[0].result())
 
     opened: list[Lost] = []
 
@@ -533,7 +587,7 @@ async def test_a_link_that_is_lost_as_it_is_closed_holds_nothing_up(turns: int, 
         open_link,
         ["x"],
         name="test",
-        received=lambda data: None,
+        received=lambda topic, data: None,
         changed=lambda is_up: None,
         metrics=Metrics(),
         log=GatewayLog("test"),

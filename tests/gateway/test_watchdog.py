@@ -83,7 +83,7 @@ async def test_a_blocked_loop_is_told_once_with_the_stack_of_who_blocks_it(said:
     assert (metrics.blocked_loops, len(said)) == (1, 2)
     assert metrics.blocked_seconds > 0.3
     assert "the event loop runs again, it was blocked for" in said[1]
-    dog.forget(metrics)
+    dog.unwatch(metrics)
 
 
 async def test_each_block_is_told(said: list[str]) -> None:
@@ -94,7 +94,7 @@ async def test_each_block_is_told(said: list[str]) -> None:
         hold_up(said)
         await until(lambda number=number: metrics.blocked_loops == number)  # type: ignore[misc]  # a default of its own
     assert len(said) == 4
-    dog.forget(metrics)
+    dog.unwatch(metrics)
 
 
 async def test_a_busy_loop_is_not_a_blocked_one(said: list[str]) -> None:
@@ -105,7 +105,7 @@ async def test_a_busy_loop_is_not_a_blocked_one(said: list[str]) -> None:
         time.sleep(0.02)
         await anyio.sleep(0)
     assert said == []
-    dog.forget(metrics)
+    dog.unwatch(metrics)
 
 
 async def test_gateways_of_one_loop_share_a_thread_which_ends_with_the_last() -> None:

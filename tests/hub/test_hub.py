@@ -13,8 +13,7 @@ import pytest
 from tests.raw import Raw, handshake
 from tests.servers import OwnServer, OwnServerTls, PlainUvicorn, Serve
 from wsgateway import Connection, Event, Gateway, Sent
-from wsgateway.hub.hub import Hub
-from wsgateway.limits import SLICE
+from wsgateway.hub.hub import SLICE, Hub
 from wsgateway.messages import Message
 from wsgateway.testing import Client, RecordingListener
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.pipes import Pipe, joined
 from wsgateway import Connection, Gateway, Sent
-from wsgateway.limits import SLICE
+from wsgateway.hub.hub import SLICE
 from wsgateway.messages import Message
 from wsgateway.testing import RecordingListener
 
@@ -88,7 +88,7 @@ class History:
 
     def record(self) -> None:
         for conn in self.open()[:1]:
-            self.hub.forget(conn) if conn.recording is not None else self.hub.record(conn)
+            self.hub.stop_recording(conn) if conn.recording is not None else self.hub.record(conn)
 
     async def iteration(self) -> None:
         await asyncio.sleep(0)

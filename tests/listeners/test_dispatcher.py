@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from wsgateway import Connection, Event, Gateway, GatewayNotRunning, HookError, MessageError, Refused, Sent
-from wsgateway.limits import MAX_CLOSE_HOOKS
+from wsgateway.listeners.runner import MAX_CLOSE_HOOKS
 from wsgateway.testing import Client, RecordingListener, serve
 
 

@@ -221,7 +221,7 @@ async def test_what_the_request_carried(serve: Serve) -> None:
             assert conn
             seen.update(
                 path=conn.path,
-                query=conn.query,
+                query=dict(conn.query),
                 agent=conn.headers["X-Agent"],
                 cookies=conn.cookies,
                 address=conn.address,

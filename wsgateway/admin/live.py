@@ -14,6 +14,7 @@ from wsgateway.exceptions import GatewayNotFound, NodeError
 from wsgateway.gateway.gateway import Gateway
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.recording import Recording
+from wsgateway.supervisor.observer import Observer
 from wsgateway.supervisor.supervisor import Supervisor
 from wsgateway.text import escape_controls
 
@@ -72,7 +73,7 @@ def _recorded(socket: WebSocket, supervisor: Supervisor) -> tuple[Gateway, Conne
     except GatewayNotFound:
         return None
     conn = gateway.connections.get(query.get("connection", ""))
-    return None if conn is None else (gateway, conn)
+    return None if conn is None or isinstance(gateway, Observer) else (gateway, conn)
 
 
 async def totals(supervisor: Supervisor) -> list[dict[str, Any]]:
@@ -80,7 +81,7 @@ async def totals(supervisor: Supervisor) -> list[dict[str, Any]]:
     found = []
     for supervised in supervisor.all():
         gateway = supervised.gateway
-        counted = await gateway.directory.totals()
+        counted = await gateway.inspector.totals()
         found.append({"id": gateway.id, "state": str(gateway.state), "failure": gateway.failure, **counted})
     return found
 
@@ -89,19 +90,19 @@ async def _shown_elsewhere(socket: WebSocket, supervisor: Supervisor) -> dict[st
     """The figures of a connection of another process; None where nothing can be said of it."""
     try:
         gateway = supervisor.find(socket.query_params.get("gateway", "")).gateway
-        row = await gateway.directory.describe(socket.query_params.get("connection", ""))
+        row = await gateway.inspector.describe(socket.query_params.get("connection", ""))
     except (GatewayNotFound, NodeError):
         return None
     if row is None:
         return {"open": False, "events": []}
     return {
         "open": True,
-        "age": row["age"],
-        "in": row["messages_in"],
-        "out": row["messages_out"],
-        "dropped": row["dropped"],
-        "queued_messages": row["queue"]["messages"],
-        "queued_bytes": row["queue"]["bytes"],
+        "age": row.age,
+        "in": row.messages_in,
+        "out": row.messages_out,
+        "dropped": row.dropped,
+        "queued_messages": row.queue.messages,
+        "queued_bytes": row.queue.bytes,
         "events": [],
     }
 

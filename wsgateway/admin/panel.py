@@ -18,6 +18,7 @@ from starlette.types import Message as AsgiMessage
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
+from wsgateway import exceptions
 from wsgateway.admin.live import MAX_VIEWERS, watch
 from wsgateway.admin.passwords import Passwords
 from wsgateway.admin.sessions import MAX_AGE, Login, Sessions, cookie_name, date_of_cookies
@@ -28,7 +29,7 @@ from wsgateway.config.settings import AdminSettings, serves_outside
 from wsgateway.gateway.admission import deny
 from wsgateway.gateway.gateway import Gateway
 from wsgateway.gateway.http.paths import relative_scope, sender_of, way_up
-from wsgateway.gateway.http.problems import ProblemError, read_body
+from wsgateway.gateway.http.problems import read_body
 from wsgateway.logs import Log
 from wsgateway.supervisor.supervisor import Supervisor
 from wsgateway.text import escape_controls
@@ -212,7 +213,7 @@ class Panel:
                 visit = Visit(request, session, access, self.asks_for_password, form, self.render)
             handler: Callable[[Visit], Awaitable[Response]] = getattr(views, page.name)
             response = await handler(visit)
-        except ProblemError as exc:
+        except exceptions.Refused as exc:
             self._log_refusal(request.scope, exc.refusal.status, str(exc.refusal))
             response = visit.page("message.html", status=exc.refusal.status, title="Refused", text=str(exc.refusal))
         except Refused as exc:

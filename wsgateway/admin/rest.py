@@ -24,18 +24,16 @@ from wsgateway.exceptions import (
     GatewayConflict,
     GatewayError,
     GatewayNotFound,
-    GatewayNotRunning,
-    HookError,
-    MessageError,
-    NodeError,
     Refusal,
+    Refused,
     SettingForbidden,
     StartError,
 )
 from wsgateway.gateway.admission import deny
 from wsgateway.gateway.http.paths import sender_of
-from wsgateway.gateway.http.problems import ProblemError, problem, query_int, read_fields
-from wsgateway.gateway.http.routes import shown_sent
+from wsgateway.gateway.http.problems import answer, problem, query_int, read_fields
+from wsgateway.gateway.http.send import push, read_request, refusal_of
+from wsgateway.gateway.shapes import ConnectionList, NodeList
 from wsgateway.logs import Log, tail
 from wsgateway.supervisor.instance import Embedded, Instance
 from wsgateway.supervisor.supervisor import Supervisor
@@ -191,27 +189,28 @@ class _Endpoint:
                 return await handler(request)
             except ClientDisconnect:
                 return None
-            except (GatewayError, ProblemError) as exc:
+            except GatewayError as exc:
                 refusal = _refusal_of(exc)
         return self.api.refuse(request.scope, refusal)
 
 
-def _refusal_of(error: GatewayError | ProblemError) -> Refusal:
+def _refusal_of(error: GatewayError) -> Refusal:
     match error:
-        case ProblemError():
+        case Refused():
             return error.refusal
         case GatewayNotFound():
             return Refusal(404, "unknown_gateway", str(error), "unknown-gateway")
-        case GatewayConflict() | GatewayNotRunning() | StartError():
+        case GatewayConflict() | StartError():
             return Refusal(409, "conflict", str(error), "not-running")
-        case NodeError():
-            return Refusal(503, "node", str(error), "broker", (("retry-after", "5"),))
         case SettingForbidden():
             return Refusal(403, "settings", str(error), "settings")
         case ConfigError():
             return Refusal(422, "settings", str(error), "settings")
         case _:
-            raise error
+            refusal = refusal_of(error)
+            if refusal is None:
+                raise error
+            return refusal
 
 
 class Handlers:
@@ -235,7 +234,7 @@ class Handlers:
         fields = await read_fields(request, MAX_BODY)
         gateway_id = fields.pop("id", None)
         if not isinstance(gateway_id, str):
-            raise ProblemError(Refusal(422, "body", "id: the new gateway needs one, a text", "bad-body"))
+            raise Refused.of(Refusal(422, "body", "id: the new gateway needs one, a text", "bad-body"))
         self._supervisor.check_from_afar(fields)
         _query_seconds(request)  # before anything is made
         settings = {name: value for name, value in fields.items() if value is not None}
@@ -277,7 +276,7 @@ class Handlers:
 
     async def drain(self, request: Request) -> Response:
         async def count() -> int:
-            totals = [await found.gateway.directory.totals() for found in self._supervisor.all()]
+            totals = [await found.gateway.inspector.totals() for found in self._supervisor.all()]
             return int(sum(counted["connections"] for counted in totals))
 
         async def show() -> dict[str, Any]:
@@ -308,7 +307,7 @@ class Handlers:
         """
         try:
             wait = _query_seconds(request)
-        except ProblemError:
+        except Refused:
             action.close()
             raise
         task = self._supervisor.begin(action)
@@ -323,58 +322,46 @@ class Handlers:
     # Connections
 
     async def list_nodes(self, request: Request) -> Response:
-        return JSONResponse({"nodes": await self._found(request).gateway.directory.nodes()})
+        return answer(NodeList(await self._found(request).gateway.inspector.nodes()))
 
     async def list_connections(self, request: Request) -> Response:
-        directory = self._found(request).gateway.directory
+        inspector = self._found(request).gateway.inspector
         offset = query_int(request, "offset", 0, 0, 2**31)
         limit = query_int(request, "limit", 100, 1, 1000)
-        total, page = await directory.page(request.query_params.get("search", ""), offset, limit)
-        return JSONResponse({"total": total, "offset": offset, "limit": limit, "connections": page})
+        total, page = await inspector.page(request.query_params.get("search", ""), offset, limit)
+        return answer(ConnectionList(total, offset, limit, page))
 
     async def show_connection(self, request: Request) -> Response:
-        shown = await self._found(request).gateway.directory.describe(request.path_params["connection_id"])
+        shown = await self._found(request).gateway.inspector.describe(request.path_params["connection_id"])
         if shown is None:
             raise _NO_CONNECTION
-        return JSONResponse(shown)
+        return answer(shown)
 
     async def close_connection(self, request: Request) -> Response:
-        directory = self._found(request).gateway.directory
-        if not (await directory.close([request.path_params["connection_id"]], 1000, "")).closed:
+        inspector = self._found(request).gateway.inspector
+        if not (await inspector.close([request.path_params["connection_id"]], 1000, "")).closed:
             raise _NO_CONNECTION
         return Response(status_code=204)
 
     async def close_connections(self, request: Request) -> Response:
-        directory = self._found(request).gateway.directory
+        inspector = self._found(request).gateway.inspector
         fields = await read_fields(request, MAX_BODY)
         wanted, everybody = fields.get("connections"), fields.get("all", False)
         code, reason = fields.get("code", 1000), fields.get("reason", "")
         if not (everybody is True and wanted is None) and not (everybody is False and isinstance(wanted, list)):
-            raise ProblemError(Refusal(422, "body", 'say which: {"connections": [ids]} or {"all": true}', "bad-body"))
+            raise Refused.of(Refusal(422, "body", 'say which: {"connections": [ids]} or {"all": true}', "bad-body"))
         if not isinstance(code, int) or isinstance(code, bool) or not isinstance(reason, str):
-            raise ProblemError(Refusal(422, "body", "code is a number, reason a text", "bad-body"))
+            raise Refused.of(Refusal(422, "body", "code is a number, reason a text", "bad-body"))
         try:
-            closing = await directory.close(None if wanted is None else [str(item) for item in wanted], code, reason)
+            closing = await inspector.close(None if wanted is None else [str(item) for item in wanted], code, reason)
         except ValueError as exc:
-            raise ProblemError(Refusal(422, "body", str(exc), "bad-body")) from exc
-        return JSONResponse(closing._asdict())
+            raise Refused.of(Refusal(422, "body", str(exc), "bad-body")) from exc
+        return answer(closing)
 
     async def send(self, request: Request) -> Response:
         gateway = self._found(request).gateway
         fields = await read_fields(request, MAX_BODY)
-        connections = fields.pop("connections", None)
-        if connections is not None and not (
-            isinstance(connections, list) and all(isinstance(item, str) for item in connections)
-        ):
-            raise ProblemError(Refusal(422, "body", "connections: it has to be a list of connection ids", "bad-body"))
-        message = fields.pop("message", None)
-        try:
-            sent = await gateway.send(message, connections=connections, data=fields)
-        except MessageError as exc:
-            raise ProblemError(Refusal(422, "body", f"message: {exc}", "bad-body")) from exc
-        except HookError as exc:
-            raise ProblemError(Refusal(500, "hook", str(exc), "hook-failed")) from exc
-        return JSONResponse(shown_sent(gateway.id, sent, gateway.cluster))
+        return answer(await push(gateway, read_request(fields)))
 
     # The log and the stream
 
@@ -383,7 +370,7 @@ class Handlers:
         wanted = request.query_params.get("gateway")
         level = request.query_params.get("level", "INFO").upper()
         if level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
-            raise ProblemError(Refusal(422, "query", "level: DEBUG, INFO, WARNING or ERROR", "bad-body"))
+            raise Refused.of(Refusal(422, "query", "level: DEBUG, INFO, WARNING or ERROR", "bad-body"))
         return JSONResponse({"lines": await asyncio.to_thread(tail, lines, gateway=wanted, level=level)})
 
     async def events(self, _: Request) -> Response:
@@ -399,7 +386,7 @@ class Handlers:
         return JSONResponse(openapi.description(OPERATIONS, version=version("wsgateway")))
 
 
-_NO_CONNECTION = ProblemError(Refusal(404, "unknown_connection", "no connection with that id is open", "wrong-path"))
+_NO_CONNECTION = Refused.of(Refusal(404, "unknown_connection", "no connection with that id is open", "wrong-path"))
 
 AT_ONCE = 0.05
 """Seconds in which a mistake is found that is answered without `wait`."""
@@ -408,7 +395,7 @@ AT_ONCE = 0.05
 async def shown_gateway(found: Instance | Embedded, *, settings: bool = False) -> dict[str, Any]:
     """A gateway as the interface shows it: what it does, and with `settings` how it is set, without secrets."""
     gateway = found.gateway
-    totals = await gateway.directory.totals()
+    totals = await gateway.inspector.totals()
     shown: dict[str, Any] = {
         "id": gateway.id,
         "state": str(gateway.state),
@@ -432,5 +419,5 @@ def _query_seconds(request: Request) -> float:
     except ValueError:
         seconds = -1.0
     if not 0 <= seconds <= MAX_WAIT:
-        raise ProblemError(Refusal(422, "query", f"wait: seconds, from 0 to {MAX_WAIT:g}", "bad-body"))
+        raise Refused.of(Refusal(422, "query", f"wait: seconds, from 0 to {MAX_WAIT:g}", "bad-body"))
     return seconds

@@ -27,6 +27,7 @@ from wsgateway.exceptions import (
     StartError,
 )
 from wsgateway.gateway.http.problems import query_int
+from wsgateway.gateway.shapes import ConnectionInfo, fields_of
 from wsgateway.logs import LEVELS, Log, logger, tail
 from wsgateway.messages import decode_json
 from wsgateway.supervisor.instance import Embedded, Instance
@@ -162,7 +163,7 @@ class Views:
             "gateways.html",
             status=status,
             gateways=self._supervisor.all(),
-            totals={found.id: await found.gateway.directory.totals() for found in self._supervisor.all()},
+            totals={found.id: await found.gateway.inspector.totals() for found in self._supervisor.all()},
             problems=list(problems),
             actions={name: ACTIONS[name] for name in ACTIONS if has_store or name in IN_CODE},
             may_create=has_store,
@@ -179,7 +180,7 @@ class Views:
             return await self.gateways(visit, problems=["Tick the gateways first."], status=422)
         found = [self._found(gateway_id) for gateway_id in wanted]
         if action in ("stop", "delete") and visit.field("sure") != "yes":
-            totals = [await supervised.gateway.directory.totals() for supervised in found]
+            totals = [await supervised.gateway.inspector.totals() for supervised in found]
             count = sum(int(counted["connections"]) for counted in totals)
             return visit.page("confirm.html", action=action, label=ACTIONS[action], gateways=found, count=count)
         do = getattr(self._supervisor, action)
@@ -280,8 +281,8 @@ class Views:
         found = self._here(visit)
         offset = query_int(visit.request, "offset", 0, 0, 2**31)
         search = visit.request.query_params.get("search", "")[:200]
-        directory = found.gateway.directory
-        total, page = await directory.page(search, offset, PAGE)
+        inspector = found.gateway.inspector
+        total, page = await inspector.page(search, offset, PAGE)
         return visit.page(
             "gateway.html",
             status=status,
@@ -289,8 +290,8 @@ class Views:
             settings=found.settings.shown(),
             total=total,
             rows=[self._row(shown) for shown in page],
-            totals=await directory.totals(),
-            nodes=await directory.nodes(),
+            totals=await inspector.totals(),
+            nodes=await inspector.nodes(),
             offset=offset,
             size=PAGE,
             search=search,
@@ -300,18 +301,18 @@ class Views:
             is_json=bool(visit.field("json")),
         )
 
-    def _row(self, shown: dict[str, Any]) -> dict[str, Any]:
+    def _row(self, shown: ConnectionInfo) -> dict[str, Any]:
         """A connection as the list shows it; its rates are those since somebody looked last."""
-        now, received, sent = time.monotonic(), shown["messages_in"], shown["messages_out"]
-        clock, before_in, before_out = self._looks.get(shown["id"], (now - shown["age"], 0, 0))
+        now, received, sent = time.monotonic(), shown.messages_in, shown.messages_out
+        clock, before_in, before_out = self._looks.get(shown.id, (now - shown.age, 0, 0))
         seconds = max(now - clock, 0.001)
         if seconds >= 1:
-            self._looks.pop(shown["id"], None)
-            self._looks[shown["id"]] = (now, received, sent)
+            self._looks.pop(shown.id, None)
+            self._looks[shown.id] = (now, received, sent)
             if len(self._looks) > MAX_LOOKS:
                 del self._looks[next(iter(self._looks))]
         return {
-            **shown,
+            **fields_of(shown),
             "in_rate": (received - before_in) / max(seconds, 1),
             "out_rate": (sent - before_out) / max(seconds, 1),
         }
@@ -341,7 +342,7 @@ class Views:
         if not wanted:
             return await self.gateway(visit, problems=["Tick the connections first."], status=422)
         try:
-            closing = await found.gateway.directory.close(wanted, 1000, "closed by an administrator")
+            closing = await found.gateway.inspector.close(wanted, 1000, "closed by an administrator")
         except NodeError as exc:
             return await self.gateway(visit, problems=[f"{exc}."], status=503)
         logger.info("[%s] %d connections were closed in the panel", found.id, closing.closed)
@@ -351,12 +352,13 @@ class Views:
         """One connection: what its request carried. Its figures and events are pushed while the page is open."""
         found = self._here(visit)
         try:
-            shown = await found.gateway.directory.describe(visit.request.path_params["connection_id"])
+            shown = await found.gateway.inspector.describe(visit.request.path_params["connection_id"])
         except NodeError as exc:
             raise Refused(503, f"{exc}.") from exc
         if shown is None:
             raise Refused(404, "No connection with that id is open: it has ended, and nothing of it is kept.")
-        return visit.page("connection.html", found=found, row=self._row(shown), node=found.gateway.node_of(shown["id"]))
+        node = found.gateway.inspector.node_of(shown.id)
+        return visit.page("connection.html", found=found, row=self._row(shown), node=node)
 
     # The log
 

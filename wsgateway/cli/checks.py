@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from wsgateway.addresses import is_loopback
 from wsgateway.config.grace import seconds_to_stop
 from wsgateway.config.settings import AdminSettings, Settings
-from wsgateway.limits import SPARE_DESCRIPTORS
+from wsgateway.gateway.admission import SPARE_DESCRIPTORS
 
 
 class Severity(enum.StrEnum):

@@ -37,7 +37,8 @@ PROBE = b"\xc1"
 
 
 class Bus:
-    """The link of one process. `received` is given all that arrives but probes; `changed` is told of each change."""
+    """The broker link of one process. `received` gets each message with its topic, except probes; `changed` is called
+    with whether the broker is available, each time that changes."""
 
     def __init__(
         self,
@@ -45,12 +46,12 @@ class Bus:
         topics: Sequence[str],
         *,
         name: str,
-        received: Callable[[bytes], None],
+        received: Callable[[str, bytes], None],
         changed: Callable[[bool], None],
         metrics: Metrics,
         log: GatewayLog,
     ) -> None:
-        """`topics` are subscribed to; `name` is the broker's, for the log."""
+        """Subscribe to `topics` on every link, and probe each; `name` is the broker's, for the log."""
         self._open = open_link
         self._topics = tuple(topics)
         self._name = name
@@ -61,7 +62,7 @@ class Bus:
         self._outbox: deque[tuple[str, bytes]] = deque()
         self._waiting = Backlog(BROKER_OUTBOX_MESSAGES, BROKER_OUTBOX_BYTES)
         self._probes: deque[tuple[str, bytes]] = deque()
-        self._expected: set[int] = set()
+        self._expected: set[str] = set()
         self._mark = b""
         self._wake = asyncio.Event()
         self._probed = asyncio.Event()
@@ -176,16 +177,16 @@ class Bus:
     async def _read(self, link: Link) -> None:
         count = 0
         while True:
-            for data in await link.receive():
+            for topic, data in await link.receive():
                 count += 1
                 if data[:1] == PROBE:
-                    if data[1:-1] == self._mark:
-                        self._expected.discard(data[-1])
+                    if data[1:] == self._mark:
+                        self._expected.discard(topic)
                         if not self._expected:
                             self._probed.set()
                 else:
                     self._metrics.broker_received += 1
-                    self._received(data)
+                    self._received(topic, data)
             if count >= TURN:
                 count = 0
                 await asyncio.sleep(0)  # a driver may have more at once: others want the loop too
@@ -228,7 +229,7 @@ class Bus:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + within
         self._probed.clear()
-        self._expected = set(range(len(self._topics)))
+        self._expected = set(self._topics)
         self._mark = random.randbytes(8)  # noqa: S311  tells these probes from older ones, and from another process's
         while True:
             self._send_probes()
@@ -245,7 +246,7 @@ class Bus:
                     raise BrokerError(f"nothing has come back for {within:g} s") from None
 
     def _send_probes(self) -> None:
-        self._probes.extend((topic, PROBE + self._mark + bytes([place])) for place, topic in enumerate(self._topics))
+        self._probes.extend((topic, PROBE + self._mark) for topic in self._topics)
         self._wake.set()
 
     def _up(self) -> None:

@@ -23,7 +23,6 @@ from wsgateway.cluster.envelopes import (
     Answer,
     Ask,
     Delivery,
-    Direct,
     Envelope,
     Heartbeat,
     Here,
@@ -135,7 +134,7 @@ class Cluster:
             log=log,
         )
         self._sequences: dict[str, int] = {}
-        self._last: dict[tuple[str, bool], int] = {}
+        self._last: dict[tuple[str, str], int] = {}  # by origin and topic
         self._confirmations = Confirmations(self.nodes, is_up=lambda: self.is_up, is_serving=self.is_serving)
         self._asks = Asks(
             self.node,
@@ -302,14 +301,14 @@ class Cluster:
 
     # Receiving
 
-    def _received(self, data: bytes) -> None:
+    def _received(self, topic: str, data: bytes) -> None:
         if envelopes.origin_of(data) == self._own:
             return
         try:
             envelope = envelopes.decode(data)
             if envelope.origin == self.node:
                 raise EnvelopeError("malformed", "it names this process as its origin, in another encoding")
-            if self._is_double(envelope):
+            if self._is_double(topic, envelope):
                 raise EnvelopeError("double", f"{envelope.seq} of {envelope.origin} was here already")
         except EnvelopeError as exc:
             self._metrics.broker_dropped[exc.reason] += 1
@@ -323,9 +322,9 @@ class Cluster:
             text = "a message of node %s could not be handled: %r"
             self._log.limited("not handled").error(text, envelope.origin, exc, exc_info=exc)
 
-    def _is_double(self, envelope: Envelope) -> bool:
+    def _is_double(self, topic: str, envelope: Envelope) -> bool:
         """Whether it was here already; what is missing before it is counted."""
-        key = (envelope.origin, isinstance(envelope, Direct))
+        key = (envelope.origin, topic)
         last = self._last.get(key)
         if last is not None and envelope.seq - last > MAX_LOST:
             raise EnvelopeError("malformed", f"it is number {envelope.seq} of {envelope.origin}, the last was {last}")
@@ -406,8 +405,8 @@ class Cluster:
     def _forget(self, node_id: str) -> None:
         """It never comes back under that id."""
         self._sequences.pop(self._each + node_id, None)
-        self._last.pop((node_id, True), None)
-        self._last.pop((node_id, False), None)
+        self._last.pop((node_id, self._all), None)
+        self._last.pop((node_id, self._each + self.node), None)
 
     def _gone(self, node_id: str) -> None:
         """Its answers are not waited for."""

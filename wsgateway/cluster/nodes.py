@@ -1,7 +1,6 @@
 """Which processes a gateway runs in: known by their beats, dead when these stay away. No I/O, time is an argument."""
 
 import enum
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from wsgateway.cluster.envelopes import NODE_ID, Info
@@ -91,17 +90,3 @@ class Nodes:
             if node.state is not NodeState.ALIVE and now - node.seen > SHOWN:
                 del self._nodes[node.id]
         return lost
-
-
-def several_workers(argv: Sequence[str], environ: Mapping[str, str]) -> int:
-    """How many processes of this application the server that was started with `argv` runs, as far as that tells.
-
-    uvicorn and gunicorn hand their command line on to their workers, and read `WEB_CONCURRENCY`.
-    """
-    count = environ.get("WEB_CONCURRENCY", "")
-    for word, following in zip(argv, [*argv[1:], ""], strict=True):
-        if word in ("--workers", "-w"):
-            count = following
-        elif word.startswith("--workers="):
-            count = word.partition("=")[2]
-    return int(count) if count.isascii() and count.isdecimal() and len(count) < 6 else 1

@@ -78,13 +78,21 @@ class _Row(TypedDict):
     dropped: Count
 
 
-_Suffix = Annotated[str, msgspec.Meta(max_length=2000, pattern=r"\A(_bucket|_sum|_count)?\{.*\}\Z")]
-_Series = Annotated[dict[_Suffix, Total | bool], msgspec.Meta(max_length=MAX_SERIES)]
+class _Description(_Row, total=False):
+    headers: dict[str, str]
+    query: list[str]
+    subprotocols: list[str]
+
+
+_Label = Annotated[str, msgspec.Meta(max_length=50, pattern=r"\A[a-z_]+\Z")]
+_Labels = Annotated[dict[_Label, Annotated[str, msgspec.Meta(max_length=2000)]], msgspec.Meta(max_length=10)]
+_Sample = tuple[Literal["", "_bucket", "_sum", "_count"], _Labels, Total | bool]
+_Series = Annotated[list[_Sample], msgspec.Meta(max_length=MAX_SERIES)]
 
 _ANSWERS: dict[str, Any] = {
     "search": Count,
     "rows": list[_Row],
-    "describe": _Row | None,
+    "describe": _Description | None,
     "close": Count,
     "samples": dict[str, _Series],
     "totals": dict[str, Total],

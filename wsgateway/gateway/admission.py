@@ -18,7 +18,7 @@ from wsgateway.hub.connection import Connection, WatchedConnection
 from wsgateway.hub.hub import Hub
 from wsgateway.hub.loops import Home
 from wsgateway.hub.unawaited import is_development
-from wsgateway.limits import CROWDED, SPARE_DESCRIPTORS, Rates
+from wsgateway.limits import Rates
 from wsgateway.listeners.dispatcher import Dispatcher
 from wsgateway.logs import GatewayLog
 from wsgateway.metrics import Metrics
@@ -28,6 +28,12 @@ from wsgateway.transports.asgi import AsgiTransport
 from wsgateway.transports.native import NativeTransport
 from wsgateway.transports.peer import ClientTransport
 from wsgateway.transports.takeover import EXTENSION, Takeover
+
+SPARE_DESCRIPTORS = 64
+"""Open files that are left for others than clients if `max_connections` is not set."""
+
+CROWDED = 0.8
+"""Part of `max_connections` from which on a warning is logged."""
 
 
 def most_clients(settings: Settings) -> int:

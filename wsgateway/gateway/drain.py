@@ -70,7 +70,7 @@ class Drain:
         if self.is_begun:
             return
         self.is_begun = True
-        self._dispatcher.draining()
+        self._dispatcher.limit_close_hooks()
         rate = CLOSES_PER_SECOND
         if self._seconds:
             rate = max(rate, int(2 * len(self.sessions) / self._seconds))

@@ -1,61 +1,39 @@
-"""One gateway put together: an ASGI application with states, `send` and a lifespan. Also the registry of started
-gateways, by id, which is the package's one piece of module state."""
+"""One gateway: an ASGI application with states, `send` and a lifespan."""
 
 import asyncio
-import logging
-import os
-import sys
 import threading
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, Unpack
-from weakref import WeakValueDictionary
 
 from starlette.types import Receive, Scope, Send
 
 from wsgateway.auth.rules import Rules
-from wsgateway.cluster.brokers import Open, opener
-from wsgateway.cluster.cluster import Cluster, Local, SingleNode
-from wsgateway.cluster.nodes import node_of, several_workers
-from wsgateway.config.exposure import outside_of_process, own_uid
-from wsgateway.config.settings import Options, Settings, serves_outside
-from wsgateway.exceptions import (
-    ConfigError,
-    GatewayError,
-    GatewayNotFound,
-    GatewayNotRunning,
-    GatewayStopping,
-    HookError,
-    ListenerError,
-    Refusal,
-    StartError,
-)
-from wsgateway.gateway.admission import Admission, deny
-from wsgateway.gateway.drain import Drain
+from wsgateway.cluster.cluster import Cluster, SingleNode
+from wsgateway.config.exposure import own_uid
+from wsgateway.config.settings import Options, Settings
+from wsgateway.exceptions import GatewayError, GatewayNotRunning, GatewayStopping, Refusal, StartError
+from wsgateway.gateway.admission import deny
 from wsgateway.gateway.http.paths import relative_path, relative_scope, sender_of
 from wsgateway.gateway.http.routes import router
-from wsgateway.gateway.inspector import Directory
-from wsgateway.gateway.registry import GatewayState
-from wsgateway.gateway.watchdog import Watchdog
+from wsgateway.gateway.http.send import Door
+from wsgateway.gateway.registry import GatewayState, registry
+from wsgateway.gateway.running import Running, log_exposure, open_log, parts_of, reason_of, running
 from wsgateway.hub.connection import Connection
-from wsgateway.hub.hub import Connections, Hub
+from wsgateway.hub.hub import Connections
 from wsgateway.hub.loops import Home, call_from_thread, call_on, wrong_loop
 from wsgateway.hub.recording import Recording
 from wsgateway.hub.unawaited import is_development, watched
-from wsgateway.limits import Rates
-from wsgateway.listeners.dispatcher import Dispatcher, check_recipients
-from wsgateway.listeners.loader import Hooks
-from wsgateway.logs import GatewayLog, flush_log, log_to_file, say_if_unseen
+from wsgateway.listeners.dispatcher import check_recipients
+from wsgateway.logs import flush_log, warn_if_unseen
 from wsgateway.messages import Sent
-from wsgateway.metrics import Metrics
-from wsgateway.text import mask_url
 from wsgateway.transports.takeover import EXTENSION
 
 _ACTIVE = (GatewayState.STARTING, GatewayState.RUNNING, GatewayState.STOPPING)
 
-_started: WeakValueDictionary[str, "Gateway"] = WeakValueDictionary()
+_ALONE = SingleNode()
+"""The cluster of a gateway that does not run."""
 
 
 class Gateway:
@@ -75,44 +53,34 @@ class Gateway:
             raise TypeError("give either settings, or a listener and single options")
         # Settings converts lists and texts, which its fields do not say
         self.settings = settings or Settings(listener=listener, **options)  # type: ignore[arg-type]
-        self.metrics = Metrics()
-        self.log = GatewayLog(self.settings.id)
-        self.rules = Rules(self.settings, uid=own_uid())
-        self.sends = Rates(self.settings.send_rate, self.settings.send_burst)
         self.version = version("wsgateway")
         self.failure = ""
         self._state = GatewayState.STOPPED
-        self.cluster: Cluster | SingleNode = SingleNode()
-        self._open_link = opener(self.settings.broker) if self.settings.broker else None
-        self._hub = Hub(self.metrics, self.log)
-        self.directory = Directory(self)
-        self._router = router(self)
+        self._url = ""
+        self._is_new = True
+        self._running: Running | None = None
+        self._stack = AsyncExitStack()
         self._lock = asyncio.Lock()
-        self._never_started = True
-        self._is_watching = False
-        self._reload = False
         self._home: Home | None = None
         self._forgetting = threading.Lock()
-        self._events: Dispatcher | None = None
-        self._listener: Hooks | None = None
-        self._websockets: Admission | None = None
-        self._drain: Drain | None = None
-        self._watchdog: Watchdog | None = None
         self._asked_by_hooks: set[asyncio.Task[None]] = set()
-        self._where = ""
-        if self.settings.log_file:
-            self._open_log()
+        self._parts = parts_of(
+            self.settings,
+            version=self.version,
+            state=lambda: self.state,
+            cluster=lambda: self.cluster,
+            send=lambda message, ids, data: self.send(message, connections=ids, data=data),
+        )
+        self._hub = self._parts.hub
+        self.metrics = self._parts.metrics
+        self.log = self._parts.log
+        self.inspector = self._parts.inspector
+        self._guard(Rules(self.settings, uid=own_uid()))
+        open_log(self.settings)
         if is_development(verbose=self.settings.verbose):
             for name in ("send", "start", "stop", "restart"):
                 setattr(self, name, watched(getattr(self, name), self.log, what=f"gateway.{name}"))
         self.log.info("initialized")
-
-    def _open_log(self) -> None:
-        path = Path(self.settings.log_file or "")
-        try:
-            log_to_file(path)
-        except OSError as exc:
-            raise ConfigError([f"log_file: {str(path)!r} cannot be written: {exc.strerror}"]) from exc
 
     def __repr__(self) -> str:
         return f"<Gateway {self.id!r} {self.state}>"
@@ -123,33 +91,25 @@ class Gateway:
 
     @property
     def state(self) -> GatewayState:
-        if self._has_lost_loop and self._state in _ACTIVE:
+        if self.has_lost_loop and self._state in _ACTIVE:
             return GatewayState.STOPPED
         return self._state
-
-    @state.setter
-    def state(self, state: GatewayState) -> None:
-        self._state = state
 
     @property
     def connections(self) -> Connections:
         """The open connections, a live view."""
-        if self._has_lost_loop:
+        if self.has_lost_loop:
             self._forget_loop()
         return self._hub.connections
 
     @property
-    def has_running_peers(self) -> bool:
-        """Whether other processes serve this gateway too."""
-        return any(node.info.state == GatewayState.RUNNING for node in self.cluster.nodes.alive())
+    def cluster(self) -> Cluster | SingleNode:
+        """The nodes of this gateway; while it does not run, this process alone."""
+        return _ALONE if self._running is None else self._running.cluster
 
     def messages_out(self, conn: Connection) -> int:
-        """Messages written to `conn` so far."""
+        """Return how many messages were written to `conn` so far."""
         return self._hub.messages_out(conn)
-
-    def node_of(self, conn_id: str) -> str:
-        """The id of the other process that has the connection; empty for one of this process."""
-        return node_of(conn_id) if self.cluster.is_remote(conn_id) else ""
 
     @contextmanager
     def recording(self, conn: Connection) -> Iterator[Recording]:
@@ -157,7 +117,7 @@ class Gateway:
         try:
             yield self._hub.record(conn)
         finally:
-            self._hub.forget(conn)
+            self._hub.stop_recording(conn)
 
     # Sending
 
@@ -179,17 +139,14 @@ class Gateway:
             raise wrong_loop("gateway.send", "in a thread, use gateway.send_from_thread(...)")
         if connections is not None:
             check_recipients("connections", connections)
-        if self._is_watching:
-            return await self.directory.send_elsewhere(message, connections, data)
-        if self._never_started:
+        if self._is_new:
             await self._start_unasked()
-        if self._events is None or self._state in (GatewayState.STOPPED, GatewayState.FAILED):
+        running = self._running
+        if self._state is GatewayState.STOPPING and (running is None or not running.dispatcher.inside_hook()):
+            raise GatewayStopping(self.id)  # else an on_client_close sends a last message
+        if running is None:
             raise GatewayNotRunning(self.id)
-        if (
-            self._state is GatewayState.STOPPING and not self._events.inside_hook()
-        ):  # an on_client_close may say good-bye
-            raise GatewayStopping(self.id)
-        return await self._events.send(message, connections, data)
+        return await running.dispatcher.send(message, connections, data)
 
     def send_from_thread(
         self,
@@ -208,8 +165,9 @@ class Gateway:
         return call_from_thread(home, lambda: self.send(message, connections=connections, data=data))
 
     def find(self, gateway_id: str) -> "Gateway":
-        """The gateway of this process that was started with that id, in any case. Raises `GatewayNotFound`."""
-        return find(gateway_id)
+        """Return the gateway of this process that was started with that id, in any case. Raise `GatewayNotFound`."""
+        gateway: Gateway = registry.find(gateway_id)
+        return gateway
 
     # Starting and stopping
 
@@ -222,128 +180,71 @@ class Gateway:
         async with self._lock:
             if self.state is GatewayState.RUNNING:
                 return
-            self._never_started = False
-            self.state, self.failure = GatewayState.STARTING, ""
-            say_if_unseen()
+            self._state, self.failure = GatewayState.STARTING, ""
+            warn_if_unseen()
             self.log.info("starting%s", self._where)
+            was_new, self._is_new = self._is_new, False
             try:
-                await self._start()
-            except HookError as exc:
-                await self._leave_cluster()
-                self.fail(f"on_start failed: {exc.__cause__!r}")
-                raise StartError(f"gateway [{self.id}] cannot start: {self.failure}") from exc
-            except (ListenerError, StartError) as exc:
-                self.fail(str(exc))
-                raise StartError(f"gateway [{self.id}] cannot start: {self.failure}") from exc
-            except Exception as exc:  # what the listener's own code raises where nobody expects it
-                await self._leave_cluster()
-                self.fail(repr(exc))
+                await self._start(reload=not was_new)
+            except Exception as exc:  # also what the listener's own code raises where nobody expects it
+                self.fail(reason_of(exc))
                 raise StartError(f"gateway [{self.id}] cannot start: {self.failure}") from exc
             except BaseException:
-                await self._leave_cluster()
-                if self._listener is not None:
-                    self._listener.close()
-                self.state, self._never_started = GatewayState.STOPPED, True
+                self._state, self._is_new = GatewayState.STOPPED, True
                 raise
-            self.state = GatewayState.RUNNING
+            self._state = GatewayState.RUNNING
             self.log.info("started%s", self._where)
             self.cluster.notify()
 
-    async def _start(self) -> None:
-        running = _started.get(self.id.casefold())
-        if running is not None and running is not self and running.state is GatewayState.RUNNING:
-            raise StartError(f"another gateway with id [{self.id}] is running in this process")
-        loop = asyncio.get_running_loop()
-        self._listener = Hooks(self.settings.listener, self.settings, self.log, reload=self._reload)
-        self._reload = True
-        self.cluster = self._new_cluster()
-        self._events = Dispatcher(
-            self,
-            hub=self._hub,
-            listener=self._listener,
-            settings=self.settings,
-            metrics=self.metrics,
-            log=self.log,
-            cluster=self.cluster,
-        )
-        self._drain = Drain(self._events, self.settings, self.log)
-        self._websockets = Admission(
-            hub=self._hub,
-            dispatcher=self._events,
-            drain=self._drain,
-            rules=self.rules,
-            settings=self.settings,
-            metrics=self.metrics,
-            log=self.log,
-            node=self.cluster.node,
-        )
-        await self.cluster.start()
-        await self._events.run("on_start")
-        for opening in self.rules.openings(serves_outside(self.settings) or outside_of_process()):
-            self.log.log(logging.WARNING if opening.is_loud else logging.INFO, "%s", opening.text)
-        count = several_workers(sys.argv, os.environ)
-        if (
-            count > 1 and not self.cluster.has_broker and not self._where
-        ):  # our own server knows nothing of such a count
-            self.log.warning(
-                "%d worker processes and no broker: a message reaches only the clients of the process it comes to, "
-                'set broker = "ipc://" (docs/processes.md)',
-                count,
-            )
-        self._watchdog = _watchdog_of(loop)
-        self._watchdog.watch(self.metrics, self._listener.close)
-        _started[self.id.casefold()] = self
-
-    def _new_cluster(self) -> Cluster | SingleNode:
-        """Return the processes of this gateway, which without a broker is one."""
-        if self._open_link is None:
-            return SingleNode()
-        local = Local(self._hub.deliver_to_ids, self.directory.info, self.directory.operations)
-        return self._cluster_over(self._open_link, self.settings.broker or "", local=local)
-
-    def _cluster_over(self, open_link: Open, broker: str, *, local: Local | None) -> Cluster:
-        return Cluster(
-            open_link,
-            gateway_id=self.id,
-            broker=mask_url(broker),
-            local=local,
-            metrics=self.metrics,
-            log=self.log,
-            timeout=self.settings.broker_timeout,
-        )
-
-    async def watch(self, broker: str) -> None:
-        """Watch the nodes of this gateway over `broker` until `stop`, without a listener or clients."""
-        self._enter_loop("gateway.watch")
-        async with self._lock:
-            self.failure = ""
-            self._never_started, self._is_watching = False, True
-            self.cluster = self._cluster_over(opener(broker), broker, local=None)
-            await self.cluster.start()
-            self.state = GatewayState.RUNNING
-
-    async def _leave_cluster(self) -> None:
-        cluster, self.cluster = self.cluster, SingleNode()
-        await cluster.aclose()
+    async def _start(self, *, reload: bool) -> None:
+        registry.check_free(self)
+        watchdog = registry.watchdog_of(asyncio.get_running_loop())
+        async with AsyncExitStack() as stack:
+            parts = running(self, self._parts, self._rules, watchdog=watchdog, reload=reload)
+            self._running = await stack.enter_async_context(parts)
+            stack.callback(setattr, self, "_running", None)
+            await self._running.dispatcher.run("on_start")
+            log_exposure(self.settings, self._rules, self.log, is_served_alone=bool(self._url))
+            self._running.watch_loop()
+            self._stack = stack.pop_all()
+        registry.add(self)
 
     async def _start_unasked(self) -> None:
         self.log.warning("nobody ran the gateway's lifespan: it starts now and is never stopped (docs/mounting.md)")
-        try:
+        with suppress(StartError):  # it has failed, which every answer says from now on
             await self.start()
-        except StartError:
-            pass  # it has failed, which every answer says from now on
+
+    @property
+    def _where(self) -> str:
+        return f" on {self._url}" if self._url else ""
 
     def bound_to(self, url: str, host: str | None) -> None:
-        """It is going to be served at `url`, on the address `host`, None on a Unix socket."""
-        self._where = f" on {url}"
-        self.rules = Rules(self.settings, bound_host=host, uid=own_uid())
+        """Expect to be served at `url`, on the address `host`, None on a Unix socket."""
+        self._url = url
+        self._guard(Rules(self.settings, bound_host=host, uid=own_uid()))
+
+    def _guard(self, rules: Rules) -> None:
+        """Let in from now on whom `rules` let in."""
+        self._rules = rules
+        self.door = Door(self, rules, self._parts.rates, self.settings.max_send_size)
+        self._router = router(
+            self._parts.front(
+                rules,
+                status=lambda: (self.state, self.failure),
+                cluster=lambda: self.cluster,
+                door=self.door,
+                find_door=lambda gateway_id: self.find(gateway_id).door,
+            )
+        )
+
+    def prepare(self) -> None:
+        """Show the state STARTING already while a server binds the port. `start` or `fail` has to follow."""
+        self._state = GatewayState.STARTING
 
     def fail(self, reason: str) -> None:
-        """It cannot run, because of `reason`, which the log, `/ready` and the panel show."""
-        self.state, self.failure = GatewayState.FAILED, reason
+        """Become FAILED because of `reason`, which the log, `/ready` and the panel show."""
+        self._state, self.failure = GatewayState.FAILED, reason
         self.log.error("cannot start: %s", reason)
-        if self._listener is not None:
-            self._listener.close()
 
     async def stop(self) -> None:
         """Close every connection with 1012, run every `on_client_close` and `on_stop`. Does nothing while stopped.
@@ -361,7 +262,7 @@ class Gateway:
         await self._outside_hooks(self._restart())
 
     async def _outside_hooks(self, action: Coroutine[Any, Any, None]) -> None:
-        if self._events is not None and self._events.inside_hook():
+        if self._running is not None and self._running.dispatcher.inside_hook():
             task = asyncio.create_task(action)
             self._asked_by_hooks.add(task)
             task.add_done_callback(self._asked_by_hooks.discard)
@@ -379,33 +280,19 @@ class Gateway:
 
     async def _stop(self) -> None:
         async with self._lock:
-            if self._is_watching:
-                await self._leave_cluster()
-                self._is_watching = False
-                self.state = GatewayState.FAILED if self.failure else GatewayState.STOPPED
+            if self.state is GatewayState.FAILED:
+                self._state = GatewayState.STOPPED
+            if self.state is not GatewayState.RUNNING or self._running is None:
                 return
-            if self.state is not GatewayState.RUNNING:
-                if self.state is GatewayState.FAILED:
-                    self.state = GatewayState.STOPPED
-                return
-            assert self._events is not None
-            assert self._drain is not None
-            assert self._listener is not None
-            self.state = GatewayState.STOPPING
-            self.log.info("stopping%s, %d connections are closed", self._where, len(self.connections))
-            self.cluster.notify()
-            self._drain.begin()
-            await self._drain.wait()
-            try:
-                await self._events.run("on_stop")
-            except GatewayError:
-                pass  # it is logged, and the gateway stops all the same
-            await self._leave_cluster()
-            self._listener.close()
-            if self._watchdog is not None:
-                self._watchdog.forget(self.metrics)
-                self._watchdog = None
-            self.state = GatewayState.STOPPED
+            self._state = GatewayState.STOPPING
+            async with self._stack.pop_all():
+                self.log.info("stopping%s, %d connections are closed", self._where, len(self.connections))
+                self._running.cluster.notify()
+                self._running.drain.begin()
+                await self._running.drain.wait()
+                with suppress(GatewayError):  # it is logged, and the gateway stops all the same
+                    await self._running.dispatcher.run("on_stop")
+            self._state = GatewayState.STOPPED
             self.log.info("stopped%s", self._where)
             await asyncio.to_thread(flush_log)  # some servers end the process by a signal next, without `atexit`
 
@@ -422,12 +309,12 @@ class Gateway:
     # Its event loop
 
     @property
-    def _has_lost_loop(self) -> bool:
+    def has_lost_loop(self) -> bool:
         return self._home is not None and self._home.loop.is_closed()
 
     def _runs_elsewhere(self) -> bool:
         """Return whether it runs on another event loop than the caller. Forget one that was closed."""
-        if self._has_lost_loop:
+        if self.has_lost_loop:
             self._forget_loop()
         return self._home is not None and not self._home.is_here() and self._state in _ACTIVE
 
@@ -442,47 +329,41 @@ class Gateway:
     def _forget_loop(self) -> None:
         """Become as new, because the event loop that it belonged to was closed."""
         with self._forgetting:
-            if not self._has_lost_loop:
+            if not self.has_lost_loop:
                 return  # another thread was faster
             if self._state in _ACTIVE:
                 self.log.warning(
                     "its event loop was closed before the gateway was stopped, so on_client_close and on_stop did not "
                     "run: use gateway.lifespan, or await gateway.stop()"
                 )
-            if self._watchdog is not None:
-                self._watchdog.forget(self.metrics)
-            if self._listener is not None:
-                self._listener.close()
+            if self._running is not None:
+                self._running.abandon()
             self._hub.abandon()
-            if _started.get(self.id.casefold()) is self:
-                del _started[self.id.casefold()]
-            self.directory = Directory(self)
-            self.cluster = SingleNode()
-            self._events = self._listener = self._websockets = self._drain = None
-            self._watchdog = None
+            registry.remove(self)
+            self._running, self._stack = None, AsyncExitStack()
             self._asked_by_hooks.clear()
-            self._never_started, self._is_watching, self._reload = True, False, False
+            self._is_new = True
             self._state, self.failure, self._home = GatewayState.STOPPED, "", None
 
     # ASGI
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await self._serve_lifespan(receive, send)
+            await self._handle_lifespan(receive, send)
             return
         home = self._home
         if home is not None and not home.is_here() and self._runs_elsewhere():
             extensions = {name: value for name, value in scope.get("extensions", {}).items() if name != EXTENSION}
             await call_on(home.loop, self, {**scope, "extensions": extensions}, receive, send)
             return
-        if self._never_started:
+        if self._is_new:
             await self._start_unasked()
         if scope["type"] == "websocket":
-            await self._serve_websocket(scope, receive, send)
+            await self._handle_websocket(scope, receive, send)
         else:
             await self._router(relative_scope(scope), receive, send)
 
-    async def _serve_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _handle_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = relative_path(scope)
         if path not in ("/", "/ws") and not path.startswith("/ws/"):
             text = f"there is no WebSocket at {path[:200]}, it is at /ws"
@@ -490,12 +371,12 @@ class Gateway:
         elif self.state is GatewayState.STARTING:
             async with self._lock:  # held until it has started
                 pass
-            await self._serve_websocket(scope, receive, send)
-        elif self.state is not GatewayState.RUNNING or self._websockets is None:
+            await self._handle_websocket(scope, receive, send)
+        elif self.state is not GatewayState.RUNNING or self._running is None:
             text = f"gateway [{self.id}] is {self.state}"
             await self._refuse(scope, receive, send, Refusal(503, "not_running", text, "not-running"))
         else:
-            await self._websockets.admit(scope, receive, send, path=path)
+            await self._running.admission.admit(scope, receive, send, path=path)
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send, refusal: Refusal) -> None:
         self.metrics.refusals[refusal.kind] += 1
@@ -505,7 +386,7 @@ class Gateway:
         with suppress(OSError):  # the client has disconnected
             await deny(scope, send, refusal.status, str(refusal))
 
-    async def _serve_lifespan(self, receive: Receive, send: Send) -> None:
+    async def _handle_lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
         try:
             await self.start()
@@ -516,30 +397,3 @@ class Gateway:
         await receive()
         await self.stop()
         await send({"type": "lifespan.shutdown.complete"})
-
-
-def _watchdog_of(loop: asyncio.AbstractEventLoop) -> Watchdog:
-    """The one that another gateway of `loop` has, or a new one."""
-    for known in _started.values():
-        if known._watchdog is not None and known._watchdog.loop is loop:
-            return known._watchdog
-    return Watchdog(loop)
-
-
-def find(gateway_id: str) -> Gateway:
-    """The gateway of this process that was started with `gateway_id`, trimmed, in any case."""
-    gateway = _started.get(gateway_id.strip().casefold())
-    if gateway is None or gateway._has_lost_loop:
-        running = [known.id for known in _started.values() if known.state is not GatewayState.STOPPED]
-        raise GatewayNotFound(gateway_id.strip(), running)
-    return gateway
-
-
-async def send_gateway_message(gateway_id: str, data: dict[str, Any]) -> Sent:
-    """Send `data["message"]` through the gateway with that id, as the ancestor's `sendGatewayMessage` did.
-
-    `data["connections"]` names recipients, what else is in `data` the listener finds in `event.data`.
-    Raises `GatewayNotFound` and what `Gateway.send` raises.
-    """
-    rest = {name: value for name, value in data.items() if name not in ("message", "connections")}
-    return await find(gateway_id).send(data.get("message"), connections=data.get("connections"), data=rest)

@@ -182,6 +182,22 @@ def encoded(shape: Struct) -> bytes:
     return msgspec.json.encode(shape)
 
 
+def connection_of(row: dict[str, Any]) -> ConnectionInfo:
+    """Return the connection that a node describes in `row`."""
+    return msgspec.convert(row, ConnectionInfo)
+
+
+def listed(conn: ConnectionInfo) -> ListedConnection:
+    """Return what `/info` lists of `conn`."""
+    return ListedConnection(conn.id, conn.address, conn.path, conn.transport, conn.age, conn.queue)
+
+
+def fields_of(shape: Struct) -> dict[str, Any]:
+    """Return the fields of `shape` that are set, by name."""
+    fields = msgspec.structs.asdict(shape)
+    return {name: value for name, value in fields.items() if value is not UNSET}
+
+
 def schemas_of(shapes: Iterable[type[Struct]]) -> dict[str, Any]:
     """Return the JSON schemas of `shapes` and of all that they contain, by name, as OpenAPI 3.1 refers to them."""
     _, components = msgspec.json.schema_components(list(shapes), ref_template="#/components/schemas/{name}")

@@ -46,8 +46,8 @@ class Watchdog:
             self._ended = ended = threading.Event()
             threading.Thread(target=self._run, args=(ended,), name="wsgateway watchdog", daemon=True).start()
 
-    def forget(self, metrics: Metrics) -> None:
-        """The opposite of `watch`. The thread ends with the last one, and with the loop."""
+    def unwatch(self, metrics: Metrics) -> None:
+        """Undo `watch`; may be called twice. The thread ends with the last one, and with the loop."""
         self._counters.pop(metrics, None)
         if not self._counters:
             self._ended.set()

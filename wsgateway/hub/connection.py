@@ -5,12 +5,11 @@ import reprlib
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from threading import get_ident
 from typing import Any, Protocol
-from urllib.parse import parse_qsl
 
-from starlette.requests import HTTPConnection
+from starlette.datastructures import QueryParams, State
 
 from wsgateway.addresses import plain_address
 from wsgateway.closing import SLOW, check_close
@@ -18,6 +17,7 @@ from wsgateway.config.settings import Settings
 from wsgateway.config.values import SlowPolicy
 from wsgateway.hub.loops import Home, call_from_thread, wrong_loop
 from wsgateway.hub.recording import Recording
+from wsgateway.hub.request import Headers, compact, cookies_of, headers_of, subprotocols_of
 from wsgateway.hub.unawaited import WatchedCoroutine, marked
 from wsgateway.limits import Backlog
 from wsgateway.logs import GatewayLog
@@ -32,50 +32,6 @@ class Transport(Protocol):
 
     def wake(self) -> None:
         """The outbox has something to write, or the close has begun. Returns at once."""
-
-
-class Headers(Mapping[str, str]):
-    """A request's headers. Names in any case; values of a repeated name are joined with `, ` (RFC 9110 5.3)."""
-
-    __slots__ = ("_values",)
-
-    def __init__(self, raw: Iterable[tuple[bytes, bytes]]) -> None:
-        self._values: dict[str, str] = {}
-        for name, value in raw:
-            key, text = name.decode("latin-1").lower(), value.decode("latin-1")
-            between = "; " if key == "cookie" else ", "
-            self._values[key] = self._values[key] + between + text if key in self._values else text
-
-    def __getitem__(self, name: str) -> str:
-        return self._values[name.lower()]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def __repr__(self) -> str:
-        return f"Headers({list(self._values)})"  # values may be secrets
-
-
-class State(dict[str, Any]):
-    """What the application keeps about a connection: `state["room"]` and `state.room` are the same."""
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(f"state has no {name!r}") from None
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        self[name] = value
-
-    def __delattr__(self, name: str) -> None:
-        try:
-            del self[name]
-        except KeyError:
-            raise AttributeError(f"state has no {name!r}") from None
 
 
 class Connection:
@@ -134,7 +90,7 @@ class Connection:
         self.query_string: bytes = scope.get("query_string", b"")
         self.opened_at = time.time()
         self.opened_clock = time.monotonic()
-        self._head = b"\n".join(b"%b:%b" % header for header in scope["headers"])
+        self._head = compact(scope["headers"])
         self._state: State | None = None
         self._transport = transport
         self._home = home or Home()
@@ -160,37 +116,33 @@ class Connection:
 
     @property
     def state(self) -> State:
+        """What the application keeps about the connection: `state["room"]` and `state.room` are the same."""
         if self._state is None:
             self._state = State()
         return self._state
 
     @state.setter
     def state(self, values: Mapping[str, Any]) -> None:
-        self._state = State(values)
+        self._state = State(dict(values))
 
     @property
     def headers(self) -> Headers:
-        return Headers(self._raw_headers())
+        return headers_of(self._head)
 
     @property
-    def query(self) -> dict[str, str]:
-        """The query string's parameters; of a repeated one the last."""
-        return dict(parse_qsl(self.query_string.decode("latin-1"), keep_blank_values=True))
+    def query(self) -> QueryParams:
+        """The parameters of the query string; of a repeated one the last, unless `getlist` is called."""
+        return QueryParams(self.query_string)
 
     @property
     def cookies(self) -> dict[str, str]:
         """The request's cookies, the same as Starlette's `request.cookies`: without quotes, and unescaped."""
-        return HTTPConnection({"type": "websocket", "headers": self._raw_headers()}).cookies
-
-    def _raw_headers(self) -> list[tuple[bytes, bytes]]:
-        pairs = (line.partition(b":") for line in self._head.split(b"\n") if line)
-        return [(name.lower(), value) for name, _, value in pairs]
+        return cookies_of(self._head)
 
     @property
     def subprotocols(self) -> tuple[str, ...]:
         """The subprotocols that the client offers, in its order of preference (RFC 6455 11.3.4)."""
-        offered = self.headers.get("sec-websocket-protocol")
-        return () if offered is None else tuple(name.strip() for name in offered.split(","))
+        return subprotocols_of(self._head)
 
     @property
     def transport(self) -> str:
@@ -358,7 +310,7 @@ class Connection:
             self.recording.add("out", size)
         return frame
 
-    def ended(self, code: int, reason: str) -> tuple[int, str]:
+    def mark_closed(self, code: int, reason: str) -> tuple[int, str]:
         """Its socket is gone; what the peer said counts unless this side closed first. Nothing is taken any more."""
         if self._close is None:
             self._close = (code, reason)

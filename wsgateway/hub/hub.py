@@ -1,18 +1,42 @@
-"""Who is connected, and fan-out. Knows nothing of hooks and sockets. Nothing here waits."""
+"""The open connections of one gateway in this process, and fan-out. Knows neither hooks nor sockets. Nothing waits.
+
+Every place where a message may wait, in the order in which it travels, with its bound and what happens at the bound:
+
+in     1. `server.socket`: what one read brought while the inbox was full, at most 256 KB; reading is paused.
+          `transports.asgi`: one message while the inbox is full; the rest waits in the server.
+       2. `listeners.inbox`: INBOX_MESSAGES (32) messages or INBOX_BYTES (128 KiB); reading is paused until there is
+          space. A message from `gateway.send` or `/send` has an inbox of its own, which only it waits in.
+nodes  3. `cluster.bus`: BROKER_OUTBOX_MESSAGES (10,000) envelopes or BROKER_OUTBOX_BYTES (32 MiB); the oldest is
+          dropped and counted.
+out    4. `Hub._pending`, broadcasts only: until the event loop iteration ends; past MAX_PENDING (64 KiB) they are
+          flushed early.
+       5. `Hub._rounds`: a fan-out to more than SLICE (2,000) connections is written over several iterations; past
+          MAX_ROUNDS (16) `deliver` writes before it returns.
+       6. `hub.connection`, the outbox: `outbox_messages`, `outbox_bytes`; at either, `slow_policy` decides.
+       7. The buffer of the server's transport: above its high-water mark the outbox is used instead; without progress
+          for `send_timeout` the client is closed with 3008.
+"""
 
 import asyncio
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from operator import length_hint
-from typing import Any, Protocol
 
 from wsgateway.hub.connection import Connection, short
 from wsgateway.hub.recording import Recording
-from wsgateway.limits import MAX_PENDING, MAX_ROUNDS, SLICE
 from wsgateway.logs import GatewayLog
 from wsgateway.messages import Message, Sent
 from wsgateway.metrics import Metrics
+
+SLICE = 2000
+"""Connections that are written to without letting the event loop serve others in between."""
+
+MAX_PENDING = 64 * 1024
+"""Bytes of messages that are joined into one write, at most, but for the last of them."""
+
+MAX_ROUNDS = 16
+"""Joined writes that may wait behind each other while a large fan-out goes on; past them, the event loop waits."""
 
 
 class Connections(Collection[Connection]):
@@ -36,24 +60,6 @@ class Connections(Collection[Connection]):
     def get(self, conn_id: str) -> Connection | None:
         """The open connection with that id, or None."""
         return self._by_id.get(conn_id)
-
-
-class Sending(Protocol):
-    """What everybody needs of a gateway."""
-
-    @property
-    def id(self) -> str: ...
-
-    @property
-    def connections(self) -> Connections: ...
-
-    async def send(
-        self,
-        message: object,
-        *,
-        connections: Iterable[Connection | str] | None = None,
-        data: dict[str, Any] | None = None,
-    ) -> Sent: ...
 
 
 Write = Callable[[bytes], None]
@@ -147,13 +153,13 @@ class Hub:
             self._make_round()
             conn.messages_out -= self._broadcasts
             (self._deflating if deflates else self._fast)[conn] = write
-            conn.written_by(write, deflates=deflates, after=self._settle)
+            conn.written_by(write, deflates=deflates, after=self.settle)
             self._write_rounds()
 
     def slow(self, conn: Connection) -> None:
         """The frames for `conn` go through its outbox. May be called twice, and from within a write."""
         if self._is_fast(conn):
-            self._settle(conn)
+            self.settle(conn)
         if self._is_fast(conn):  # still: the last write to it may have called this method
             self._remove(conn)
 
@@ -172,14 +178,17 @@ class Hub:
         return conn.messages_out + (self._broadcasts if self._is_fast(conn) else 0)
 
     def record(self, conn: Connection) -> Recording:
-        """Record what happens to `conn` until `forget` was called as often. Meanwhile it is not in the fast set."""
+        """Record what happens to `conn` until `stop_recording` was called as often.
+
+        Meanwhile the connection is not in the fast set.
+        """
         if conn.recording is None:
             self.slow(conn)
             conn.recording = Recording(conn.opened_at)
         conn.recording.viewers += 1
         return conn.recording
 
-    def forget(self, conn: Connection) -> None:
+    def stop_recording(self, conn: Connection) -> None:
         """The opposite of `record`."""
         if conn.recording is not None:
             conn.recording.viewers -= 1
@@ -214,7 +223,7 @@ class Hub:
         if not self._is_writing:  # else it goes out, joined with what is still to come, when the rounds have ended
             self.flush()
 
-    def _settle(self, conn: Connection) -> None:
+    def settle(self, conn: Connection) -> None:
         """Write to `conn` all that was sent before now."""
         while self._pending or self._rounds:
             self.flush()
@@ -289,7 +298,7 @@ class Hub:
         """Forget every connection without writing to it, because its event loop was closed."""
         for conn in self._open.values():
             conn.written_by(None)
-            conn.ended(1006, "")
+            conn.mark_closed(1006, "")
         for forgotten in (self._open, self._fast, self._deflating, self._pending, self._rounds):
             forgotten.clear()
         self._pending_bytes = 0

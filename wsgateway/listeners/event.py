@@ -4,16 +4,30 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 from wsgateway.hub.connection import Connection, short
-from wsgateway.hub.hub import Sending
+from wsgateway.hub.hub import Connections
 from wsgateway.messages import Sent
 
 
-class EventGateway(Sending, Protocol):
-    """What a hook finds at `event.gateway`."""
+class EventGateway(Protocol):
+    """The gateway as a hook finds it at `event.gateway`.
 
-    async def stop(self) -> None: ...
+    It is the public type of that attribute. It is a Protocol although only `Gateway` implements it, because the module
+    of `Gateway` imports this one.
+    """
 
-    async def restart(self) -> None: ...
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def connections(self) -> Connections: ...
+
+    async def send(
+        self,
+        message: object,
+        *,
+        connections: Iterable[Connection | str] | None = None,
+        data: dict[str, Any] | None = None,
+    ) -> Sent: ...
 
     def send_from_thread(
         self,
@@ -22,6 +36,10 @@ class EventGateway(Sending, Protocol):
         connections: Iterable[Connection | str] | None = None,
         data: dict[str, Any] | None = None,
     ) -> Sent: ...
+
+    async def stop(self) -> None: ...
+
+    async def restart(self) -> None: ...
 
 
 class Event:

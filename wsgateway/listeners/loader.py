@@ -18,12 +18,14 @@ from typing import Any, NamedTuple
 from wsgateway.config.settings import Settings
 from wsgateway.config.values import did_you_mean
 from wsgateway.exceptions import ListenerError
-from wsgateway.limits import MAX_HOOK_THREADS
 from wsgateway.listeners.hooks import HOOKS as HOOKS
 from wsgateway.listeners.hooks import advice, described, find_hook, hooks_in, is_async, names_of, near_misses
 from wsgateway.logs import GatewayLog
 
 Hook = Callable[..., Awaitable[object]]
+
+MAX_HOOK_THREADS = 40
+"""Worker threads for the `def` hooks of one gateway."""
 
 HOOK_THREAD = "wsgateway hook"
 """How the names of the threads that run `def` hooks begin, and of no other thread."""

@@ -43,7 +43,7 @@ class Session:
         self._dispatcher = dispatcher
         self._settings = settings
         self._ended = ended
-        self._inbox = Inbox(dispatcher)
+        self._inbox = Inbox()
         rate = settings.message_rate
         self._rate = Bucket(rate, settings.message_burst or rate, time.monotonic()) if rate else None
         transport.attach(self, conn)
@@ -69,7 +69,7 @@ class Session:
         """Run `on_message` for `message`, of `size` bytes. Return False if the inbox is full; reading then resumes
         once it has space. Once the close has begun, messages are dropped."""
         if self._inbox.is_full:
-            self._inbox.when_room(self._transport.resume)
+            self._inbox.when_space(self._transport.resume)
             return False
         if self._rate is not None:
             self.counted()
@@ -92,5 +92,5 @@ class Session:
         assert self.is_open
         self.is_open = False
         self._hub.leave(self.conn)
-        self._dispatcher.closed(self.conn, self._inbox, *self.conn.ended(code, reason))
+        self._dispatcher.closed(self.conn, self._inbox, *self.conn.mark_closed(code, reason))
         self._ended(self)

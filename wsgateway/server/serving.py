@@ -105,7 +105,7 @@ class Server(uvicorn.Server):
         """
         for server in self.servers:
             server.close()
-        if self._gateway is not None and self._gateway.has_running_peers:
+        if self._gateway is not None and self._gateway.inspector.has_running_peers:
             await self._leave_proxies()
         await self._wait_while(is_beginning, HANDSHAKE_GRACE)
 

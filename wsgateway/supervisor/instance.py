@@ -10,13 +10,14 @@ from wsgateway.exceptions import GatewayConflict, StartError
 from wsgateway.gateway.gateway import Gateway
 from wsgateway.gateway.registry import GatewayState
 from wsgateway.server.serving import serving
+from wsgateway.supervisor.observer import Observer
 from wsgateway.supervisor.workers import Workers, serving_workers
 
 
 class _Supervised:
     """What every gateway of a supervisor has."""
 
-    gateway: Gateway
+    gateway: Gateway | Observer
     url = ""
 
     @property
@@ -39,7 +40,7 @@ class Instance(_Supervised):
 
     def __init__(self, settings: Settings, gave_up: "Callable[[Instance], None]") -> None:
         """`gave_up` is called when its workers die one after the other: it has failed then."""
-        self.gateway = Gateway(settings=settings)
+        self.gateway = _gateway_of(settings)
         self.workers: Workers | None = None
         self._gave_up = gave_up
         self._lock = asyncio.Lock()
@@ -76,7 +77,7 @@ class Instance(_Supervised):
         async with self._lock:
             was_running = self.state is GatewayState.RUNNING
             await self._stop()
-            self.gateway = Gateway(settings=settings)
+            self.gateway = _gateway_of(settings)
             if was_running and settings.startup is not Startup.DISABLED:
                 await self._start()
 
@@ -97,10 +98,10 @@ class Instance(_Supervised):
             return
         if self._stack is not None:
             await self._stop()  # it was drained, and has kept its port
-        self.gateway.state = GatewayState.STARTING
+        self.gateway.prepare()
         stack = AsyncExitStack()
         try:
-            if self.settings.workers > 1:
+            if isinstance(self.gateway, Observer):
                 served = serving_workers(self.gateway, self.settings, self._workers_died)
                 self.url, self.workers = await stack.enter_async_context(served)
             else:
@@ -135,6 +136,7 @@ class Embedded(_Supervised):
     """A gateway that was made in code: somebody else binds and edits it."""
 
     is_editable = False
+    gateway: Gateway
 
     def __init__(self, gateway: Gateway) -> None:
         self.gateway = gateway
@@ -152,6 +154,11 @@ class Embedded(_Supervised):
         await self.gateway.restart()
 
 
-async def _drain(gateway: Gateway) -> None:
+def _gateway_of(settings: Settings) -> Gateway | Observer:
+    """Return the gateway with `settings`, or what observes its workers."""
+    return Observer(settings) if settings.workers > 1 else Gateway(settings=settings)
+
+
+async def _drain(gateway: Gateway | Observer) -> None:
     if gateway.state is not GatewayState.FAILED:  # which keeps its reason
         await gateway.stop()

@@ -20,8 +20,8 @@ from wsgateway.config.grace import seconds_to_stop
 from wsgateway.config.settings import Settings
 from wsgateway.config.values import plain_value
 from wsgateway.exceptions import ConfigError, StartError
-from wsgateway.gateway.gateway import Gateway
 from wsgateway.server.binding import bind, unbind, url_of
+from wsgateway.supervisor.observer import Observer
 
 START_TIMEOUT = 30.0
 """Seconds until a worker has to serve."""
@@ -140,12 +140,12 @@ class Workers:
     """The workers of one gateway. `gave_up` is told why, when they die one after the other."""
 
     def __init__(
-        self, settings: Settings, listening: Sequence[socket], gateway: Gateway, gave_up: Callable[[str], None]
+        self, settings: Settings, listening: Sequence[socket], observer: Observer, gave_up: Callable[[str], None]
     ) -> None:
         self._settings = settings
         self._listening = listening
-        self._log = gateway.log
-        self._gateway = gateway
+        self._log = observer.log
+        self._observer = observer
         self._gave_up = gave_up
         self._workers: list[Worker] = []
         self._watching: set[asyncio.Task[None]] = set()
@@ -188,7 +188,7 @@ class Workers:
         """Let all close their clients, and stay. Waits until they have."""
         for worker in self._workers:
             worker.tell(signal.SIGUSR1)
-        cluster = self._gateway.cluster
+        cluster = self._observer.cluster
         if isinstance(cluster, Cluster):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds_to_stop(self._settings) + 1):
@@ -222,8 +222,8 @@ class Workers:
         if self._is_ending or worker not in self._workers:
             return
         self._workers.remove(worker)
-        if isinstance(self._gateway.cluster, Cluster):
-            self._gateway.cluster.died(worker.node)
+        if isinstance(self._observer.cluster, Cluster):
+            self._observer.cluster.died(worker.node)
         lived = time.monotonic() - worker.started
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
         self._log.error("worker %d %s after %.1f s, another takes its place", worker.process.pid, how, lived)
@@ -244,32 +244,31 @@ class Workers:
 
 @asynccontextmanager
 async def serving_workers(
-    gateway: Gateway, settings: Settings, gave_up: Callable[[str], None]
+    observer: Observer, settings: Settings, gave_up: Callable[[str], None]
 ) -> AsyncIterator[tuple[str, Workers]]:
-    """Serve as `settings` say, by processes; their URL and they. `gateway` only watches. Raises `StartError`."""
+    """Serve as `settings` say, by processes; their URL and they. `observer` watches them. Raises `StartError`."""
     if not isinstance(settings.listener, str | None):
         raise StartError("workers: with several the listener has to be named, as package.module:Name")
     try:
         listening = await asyncio.to_thread(bind, settings)
     except StartError as exc:
-        gateway.fail(str(exc))
+        observer.fail(str(exc))
         raise
     with TemporaryDirectory(prefix="wsgateway-") as folder:
         broker = settings.broker or f"ipc://{Path(folder) / 'ipc'}"
         url = url_of(settings, listening)
         port = settings.port if settings.uds else listening[0].getsockname()[1]
-        workers = Workers(replace(settings, broker=broker, port=port), listening, gateway, gave_up)
+        workers = Workers(replace(settings, broker=broker, port=port), listening, observer, gave_up)
         try:
-            gateway.bound_to(url, None if settings.uds else settings.host)
-            await gateway.watch(broker)
+            await observer.start(broker)
             await workers.start()
             yield url, workers
         except (ConfigError, StartError) as exc:  # the former when what the broker needs is not installed
-            gateway.fail(str(exc))
+            observer.fail(str(exc))
             raise StartError(str(exc)) from exc
         finally:
             for sock in listening:
                 sock.close()  # else new clients would wait in its queue, which nobody empties any more
             await workers.aclose()
-            await gateway.stop()
+            await observer.stop()
             unbind(settings, listening)

@@ -20,8 +20,9 @@ class Link(Protocol):
     async def publish(self, batch: Sequence[tuple[str, bytes]]) -> None:
         """Write each `(topic, data)`, in order; one caller at a time. Raises `BrokerError` when the link is lost."""
 
-    async def receive(self) -> Sequence[bytes]:
-        """Wait for what arrives on the topics; all of one sender in order. Raises `BrokerError` when it is lost."""
+    async def receive(self) -> Sequence[tuple[str, bytes]]:
+        """Wait for messages and return them with their topics, those of one sender in order. Raise `BrokerError` when
+        the link is lost."""
 
     async def aclose(self) -> None:
         """Close it. May be called twice, never raises."""

@@ -115,7 +115,7 @@ class IpcLink:
         except zmq.ZMQError as exc:
             raise BrokerError(str(exc)) from exc
 
-    async def receive(self) -> Sequence[bytes]:
+    async def receive(self) -> Sequence[tuple[str, bytes]]:
         received: asyncio.Future[list[bytes]] = asyncio.ensure_future(self._in.recv_multipart())
         try:
             if not received.done():
@@ -123,7 +123,9 @@ class IpcLink:
                 await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if not received.done():
                 raise BrokerError("the process that handed messages on has ended")
-            return received.result()[1:]
+            name, *parcel = received.result()
+            topic = name[:-1].decode()
+            return [(topic, data) for data in parcel]
         except zmq.ZMQError as exc:
             raise BrokerError(str(exc)) from exc
         finally:

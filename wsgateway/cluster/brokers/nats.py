@@ -36,7 +36,7 @@ class _Client(Client):
 class NatsLink:
     def __init__(self) -> None:
         self._client: Client | None = None
-        self._arrived: list[bytes] = []
+        self._arrived: list[tuple[str, bytes]] = []
         self._something = asyncio.Event()
         self.failure: str | None = None
         """Why it is lost, as far as the client has said."""
@@ -81,7 +81,7 @@ class NatsLink:
         except (Error, OSError) as exc:
             raise BrokerError(str(exc) or repr(exc)) from exc
 
-    async def receive(self) -> Sequence[bytes]:
+    async def receive(self) -> Sequence[tuple[str, bytes]]:
         await self._something.wait()
         arrived, self._arrived = self._arrived, []
         if not arrived:
@@ -98,7 +98,7 @@ class NatsLink:
                 pass  # it has gone already
 
     async def _received(self, message: Msg) -> None:
-        self._arrived.append(message.data)
+        self._arrived.append((message.subject, message.data))
         self._something.set()
 
     async def _failed(self, error: Exception) -> None:

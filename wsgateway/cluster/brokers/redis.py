@@ -36,14 +36,14 @@ class RedisLink:
         except (RedisError, OSError) as exc:
             raise BrokerError(str(exc) or repr(exc)) from exc
 
-    async def receive(self) -> Sequence[bytes]:
+    async def receive(self) -> Sequence[tuple[str, bytes]]:
         while True:
             try:
                 response = await self._pubsub.parse_response(block=True)
             except (RedisError, OSError) as exc:
                 raise BrokerError(str(exc) or repr(exc)) from exc
             if isinstance(response, list) and len(response) == 3 and isinstance(response[2], bytes):
-                return (response[2],)
+                return ((response[1].decode(), response[2]),)
 
     async def aclose(self) -> None:
         for part in (self._pubsub, self._reading, self._client):

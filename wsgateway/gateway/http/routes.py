@@ -1,12 +1,9 @@
 """The HTTP face of one gateway: `POST /send`, the test page, health, metrics and info. Errors are problem+json."""
 
-import json
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from html import escape
-from typing import Any, Protocol
 
+from msgspec import UNSET
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, Router
@@ -14,64 +11,52 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from wsgateway.auth.rules import Rules
 from wsgateway.cluster.cluster import Cluster, SingleNode
-from wsgateway.exceptions import (
-    DOCS,
-    GatewayNotFound,
-    GatewayNotRunning,
-    GatewayStopping,
-    HookError,
-    MessageError,
-    Refusal,
-)
+from wsgateway.config.settings import Settings
+from wsgateway.exceptions import DOCS, GatewayNotFound, Refusal, Refused
+from wsgateway.gateway.http import testpage
 from wsgateway.gateway.http.paths import sender_of, way_up
-from wsgateway.gateway.http.problems import (
-    ProblemError,
-    _field,
-    _too_large,
-    decode_fields,
-    problem,
-    query_int,
-    read_json,
-)
-from wsgateway.gateway.http.testpage import _PAGE_HEADERS, _PAGE_TYPES, _PAGES
-from wsgateway.gateway.inspector import Directory, ListedGateway
-from wsgateway.limits import Rates
+from wsgateway.gateway.http.problems import answer, decode_fields, problem, query_int, read_json
+from wsgateway.gateway.http.send import Door, push, read_request, take_id
+from wsgateway.gateway.inspector import Inspector
+from wsgateway.gateway.registry import GatewayState
+from wsgateway.gateway.shapes import Caller, InfoAnswer, ListedConnection, ReadyAnswer, listed
+from wsgateway.hub.hub import Connections
 from wsgateway.logs import GatewayLog
-from wsgateway.messages import Sent
-from wsgateway.metrics import prometheus_text
-
-IGNORED_KEYS = frozenset({"conn", "action", "webSocketServerAction"})
-"""Keys of `/send` that are dropped: the listener's own, and those that steered the ancestor's server."""
-
-INFO_FIELDS = ("id", "address", "path", "transport", "age", "queue")
-"""What `/info` tells of a connection."""
+from wsgateway.metrics import Metrics, prometheus_text
 
 MAX_PAGE = 1000
 """Connections in one page of `/info`."""
 
 
-class RoutedGateway(ListedGateway, Protocol):
-    """What the routes need of a gateway."""
+@dataclass(frozen=True, slots=True)
+class Front:
+    """What the routes show of one gateway, and what guards them. `status` is its state, and why it has failed."""
 
-    log: GatewayLog
+    settings: Settings
+    version: str
     rules: Rules
-    directory: Directory
-    sends: Rates
+    metrics: Metrics
+    log: GatewayLog
+    connections: Connections
+    inspector: Inspector
+    status: Callable[[], tuple[GatewayState, str]]
+    cluster: Callable[[], Cluster | SingleNode]
+    door: Door
+    find_door: Callable[[str], Door]
 
     @property
-    def failure(self) -> str: ...
+    def id(self) -> str:
+        return self.settings.id
 
-    def find(self, gateway_id: str) -> "RoutedGateway": ...
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Endpoint:
     """One route as an ASGI application: host, key, method, then the handler. Errors become problems.
 
     `guarded`: it needs a key. `any_host`: `allowed_hosts` does not count, because probes ask by address.
     """
 
-    gateway: RoutedGateway
+    front: Front
     handler: Callable[[Request], Awaitable[Response]]
     methods: tuple[str, ...] = ()
     guarded: bool = False
@@ -82,14 +67,14 @@ class Endpoint:
         try:
             self._check(request)
             response = await self.handler(request)
-        except ProblemError as exc:
-            response = self._refused(request, exc.refusal)
+        except Refused as exc:
+            response = self._report(request, exc.refusal)
         except ClientDisconnect:
             return
         await response(scope, receive, send)
 
     def _check(self, request: Request) -> None:
-        rules = self.gateway.rules
+        rules = self.front.rules
         refusal = None if self.any_host else rules.check_host(request.scope)
         if refusal is None and self.guarded:
             refusal = rules.check_caller(request.scope)
@@ -98,11 +83,12 @@ class Endpoint:
             detail = f"{request.method[:20]} is not allowed here, only {allow}"
             refusal = Refusal(405, "method", detail, "wrong-method", (("allow", allow),))
         if refusal is not None:
-            raise ProblemError(refusal)
+            raise Refused.of(refusal)
 
-    def _refused(self, request: Request, refusal: Refusal) -> Response:
-        self.gateway.metrics.refusals[refusal.kind] += 1
-        self.gateway.log.limited(f"{self.handler.__name__} {refusal.kind}").warning(
+    def _report(self, request: Request, refusal: Refusal) -> Response:
+        """Count and log `refusal`, and return the answer."""
+        self.front.metrics.refusals[refusal.kind] += 1
+        self.front.log.limited(f"{self.handler.__name__} {refusal.kind}").warning(
             "refused %s %s from %s: %s",
             request.method[:20],
             request.url.path[:200],
@@ -112,120 +98,99 @@ class Endpoint:
         return problem(refusal)
 
 
-def router(gateway: RoutedGateway) -> ASGIApp:
-    """The routes of `gateway`, relative to where it is mounted."""
-    routes = Routes(gateway)
+def router(front: Front) -> ASGIApp:
+    """Return the routes of a gateway, relative to where it is mounted."""
+    routes = Routes(front)
     read = ("GET", "HEAD")
     table = {
-        "/send": Endpoint(gateway, routes.send, ("POST",), guarded=True),
-        "/health": Endpoint(gateway, routes.health, read, any_host=True),
-        "/ready": Endpoint(gateway, routes.ready, read, any_host=True),
-        "/metrics": Endpoint(gateway, routes.metrics, read, guarded=True),
-        "/info": Endpoint(gateway, routes.info, read, guarded=True),
+        "/send": Endpoint(front, routes.send, ("POST",), guarded=True),
+        "/health": Endpoint(front, routes.health, read, any_host=True),
+        "/ready": Endpoint(front, routes.ready, read, any_host=True),
+        "/metrics": Endpoint(front, routes.metrics, read, guarded=True),
+        "/info": Endpoint(front, routes.info, read, guarded=True),
     }
-    if gateway.settings.test_page:
-        table["/"] = Endpoint(gateway, routes.page, read)
-        table["/pages/connection"] = Endpoint(gateway, routes.page_connection, read)
-        table["/pages/{name}"] = Endpoint(gateway, routes.page_file, read)
-    table["/ws"] = table["/ws/{path:path}"] = Endpoint(gateway, routes.upgrade)
-    unknown = Endpoint(gateway, routes.unknown)
+    if front.settings.test_page:
+        table["/"] = Endpoint(front, routes.page, read)
+        table["/pages/connection"] = Endpoint(front, routes.page_connection, read)
+        table["/pages/{name}"] = Endpoint(front, routes.page_file, read)
+    table["/ws"] = table["/ws/{path:path}"] = Endpoint(front, routes.upgrade)
+    unknown = Endpoint(front, routes.unknown)
     return Router([Route(path, app) for path, app in table.items()], redirect_slashes=False, default=unknown)
 
 
 class Routes:
     """The handlers of one gateway's routes."""
 
-    def __init__(self, gateway: RoutedGateway) -> None:
-        self._gateway = gateway
+    def __init__(self, front: Front) -> None:
+        self._front = front
 
     async def send(self, request: Request) -> Response:
-        """Push a message (DESIGN 3.3)."""
-        _check_rate(self._gateway, request)
-        body = await read_json(request, self._gateway.settings.max_send_size)
+        """Push a message through the gateway, or through the one that the body names, under its own rules."""
+        front, scope = self._front, request.scope
+        front.door.check_rate(scope)
+        body = await read_json(request, front.door.max_size, "max_send_size")
         fields = decode_fields(body)
-        gateway = self._addressed(request, _field(fields, "id", str), len(body))
-        connections = _field(fields, "connections", list)
-        if connections is not None and not all(isinstance(item, str) for item in connections):
-            raise ProblemError(Refusal(422, "body", "connections: it has to be a list of connection ids", "bad-body"))
-        message = fields.pop("message", None)
-        data = {name: value for name, value in fields.items() if name not in IGNORED_KEYS}
-        try:
-            sent = await gateway.send(message, connections=connections, data=data)
-        except GatewayStopping as exc:
-            raise ProblemError(Refusal(503, "stopping", str(exc), "not-running", (("retry-after", "5"),))) from exc
-        except GatewayNotRunning as exc:
-            raise ProblemError(Refusal(409, "not_running", str(exc), "not-running")) from exc
-        except MessageError as exc:
-            raise ProblemError(Refusal(422, "body", f"message: {exc}", "bad-body")) from exc
-        except HookError as exc:
-            raise ProblemError(Refusal(500, "hook", str(exc), "hook-failed")) from exc
-        return JSONResponse(shown_sent(gateway.id, sent, gateway.cluster))
+        gateway_id = take_id(fields)
+        door = front.door if gateway_id is None else self._find_door(gateway_id)
+        if door.gateway is not front.door.gateway:
+            door.check_caller(scope)
+            door.check_rate(scope)
+            door.check_size(len(body))
+        return answer(await push(door.gateway, read_request(fields)))
 
-    def _addressed(self, request: Request, gateway_id: str | None, size: int) -> RoutedGateway:
-        """Return the gateway with that id, if by its own rules the caller may send it a body of `size` bytes."""
-        if gateway_id is None:
-            return self._gateway
+    def _find_door(self, gateway_id: str) -> Door:
         try:
-            gateway = self._gateway.find(gateway_id)
+            return self._front.find_door(gateway_id)
         except GatewayNotFound as exc:
-            raise ProblemError(Refusal(404, "unknown_gateway", str(exc), "unknown-gateway")) from exc
-        if gateway is self._gateway:
-            return gateway
-        refusal = gateway.rules.check_host(request.scope) or gateway.rules.check_caller(request.scope)
-        if refusal is not None:
-            raise ProblemError(refusal)
-        _check_rate(gateway, request)
-        if size > gateway.settings.max_send_size:
-            raise _too_large(gateway.settings.max_send_size)
-        return gateway
+            raise Refused.of(Refusal(404, "unknown_gateway", str(exc), "unknown-gateway")) from exc
 
     async def health(self, _: Request) -> Response:
-        """The process answers."""
+        """Answer that the process runs."""
         return JSONResponse({"status": "ok"})
 
     async def ready(self, _: Request) -> Response:
-        """Whether clients are taken: 503 with the reason in every other state, and without broker."""
-        gateway = self._gateway
-        if gateway.state == "running" and not gateway.cluster.is_up:
-            detail = f"gateway [{gateway.id}] runs alone, its broker is away: the log has the reason"
+        """Answer whether clients are taken: 503 with the reason in every other state, and without the broker."""
+        gateway_id = self._front.id
+        state, failure = self._front.status()
+        if state is not GatewayState.RUNNING:
+            reason = f": {failure}" if failure else ""
+            return problem(Refusal(503, "not_ready", f"gateway [{gateway_id}] is {state}{reason}", "not-running"))
+        if not self._front.cluster().is_up:
+            detail = f"gateway [{gateway_id}] runs alone, its broker is away: the log has the reason"
             return problem(Refusal(503, "not_ready", detail, "broker"))
-        if gateway.state == "running":
-            return JSONResponse({"id": gateway.id, "state": gateway.state})
-        reason = f": {gateway.failure}" if gateway.failure else ""
-        return problem(Refusal(503, "not_ready", f"gateway [{gateway.id}] is {gateway.state}{reason}", "not-running"))
+        return answer(ReadyAnswer(gateway_id, state))
 
     async def metrics(self, _: Request) -> Response:
-        """The counters, for Prometheus."""
-        text = prometheus_text(await self._gateway.directory.samples())
+        """Answer with the counters, for Prometheus."""
+        text = prometheus_text(await self._front.inspector.samples())
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def info(self, request: Request) -> Response:
-        """Version, state, settings without secrets, and a page (`offset`, `limit`) of the connections."""
-        gateway = self._gateway
+        """Answer with version, state, settings without secrets, and a page (`offset`, `limit`) of the connections."""
+        front, cluster = self._front, self._front.cluster()
         offset = query_int(request, "offset", 0, 0, 2**31)
         limit = query_int(request, "limit", 100, 1, MAX_PAGE)
-        total, page = await gateway.directory.page("", offset, limit)
-        info = {
-            "id": gateway.id,
-            "version": gateway.version,
-            "state": gateway.state,
-            "settings": gateway.settings.shown(),
-            "caller": {
-                "address": sender_of(request.scope),
-                "local": gateway.rules.why_not_local(request.scope) is None,
-            },
-            "total": total,
-            "offset": offset,
-            "limit": limit,
-            "connections": [{name: row[name] for name in INFO_FIELDS} for row in page],
-        }
-        if gateway.cluster.has_broker:
-            info |= {"node": gateway.cluster.node, "nodes": await gateway.directory.nodes()}
-        return JSONResponse(info)
+        total, page = await front.inspector.page("", offset, limit)
+        connections: list[ListedConnection] = [listed(conn) for conn in page]
+        is_local = front.rules.why_not_local(request.scope) is None
+        info = InfoAnswer(
+            id=front.id,
+            version=front.version,
+            state=front.status()[0],
+            settings=front.settings.shown(),
+            caller=Caller(sender_of(request.scope), is_local),
+            total=total,
+            offset=offset,
+            limit=limit,
+            connections=connections,
+            node=cluster.node if cluster.has_broker else UNSET,
+            nodes=await front.inspector.nodes() if cluster.has_broker else UNSET,
+        )
+        return answer(info)
 
     async def upgrade(self, request: Request) -> Response:
-        """A plain request where a WebSocket belongs. The test page asks so why a handshake was refused."""
-        refusal = self._gateway.rules.check_origin(request.scope)
+        """Refuse a plain request where a WebSocket belongs. The test page asks so why a handshake was refused."""
+        refusal = self._front.rules.check_origin(request.scope)
         if refusal is None and "sec-websocket-key" in request.headers:
             detail = (
                 "a handshake has Connection: Upgrade and Upgrade: websocket (RFC 6455 4.2.1); does a proxy drop them?"
@@ -234,58 +199,39 @@ class Routes:
         elif refusal is None:
             detail = "connect here with a WebSocket; its Origin and Host would be let in"
             refusal = Refusal(426, "upgrade", detail, "not-a-websocket", (("upgrade", "websocket"),))
-        raise ProblemError(refusal)
+        raise Refused.of(refusal)
 
     async def unknown(self, request: Request) -> Response:
+        """Refuse a path that leads nowhere."""
         detail = f"there is nothing at {request.url.path[:200]}; clients connect to /ws, messages are posted to /send"
-        raise ProblemError(Refusal(404, "unknown_path", detail, "wrong-path"))
+        raise Refused.of(Refusal(404, "unknown_path", detail, "wrong-path"))
 
     # The test page
 
     async def page(self, request: Request) -> Response:
-        """The test page. It never holds a key: it asks for one."""
-        gateway = self._gateway
-        needs_key = bool(gateway.settings.api_key)
-        refusal = None if needs_key else gateway.rules.check_caller(request.scope)
-        facts = {
-            "id": gateway.id,
-            "version": gateway.version,
+        """Answer with the test page. It never holds a key, it asks for one."""
+        front = self._front
+        needs_key = bool(front.settings.api_key)
+        refusal = None if needs_key else front.rules.check_caller(request.scope)
+        facts: dict[str, object] = {
+            "id": front.id,
+            "version": front.version,
             "push_allowed": not needs_key and refusal is None,
             "push_refusal": None if refusal is None else refusal.detail,
-            "connections": len(gateway.connections),
+            "connections": len(front.connections),
             "docs": DOCS,
         }
-        base = escape(way_up(request.scope) + "/", quote=True)
-        text = (_PAGES / "test.html").read_text(encoding="utf-8")
-        text = text.replace("{{base}}", base).replace("{{page}}", json.dumps(facts).replace("<", "\\u003c"))
-        return Response(text, media_type="text/html; charset=utf-8", headers=_PAGE_HEADERS)
+        return testpage.page(facts, base=way_up(request.scope) + "/")
 
     async def page_file(self, request: Request) -> Response:
+        """Answer with a script or a style sheet of the test page."""
         name = request.path_params["name"]
-        if name not in _PAGE_TYPES:
-            return await self.unknown(request)
-        text = (_PAGES / name).read_text(encoding="utf-8")
-        return Response(text, media_type=_PAGE_TYPES[name], headers=_PAGE_HEADERS)
+        return testpage.page_file(name) if name in testpage.PAGE_TYPES else await self.unknown(request)
 
     async def page_connection(self, request: Request) -> Response:
-        """The id of the connection that the test page has made, which it knows by its random path."""
+        """Answer with the id of the connection that the test page has made, which it knows by its random path."""
         path = request.query_params.get("path", "")
-        found = next((conn.id for conn in self._gateway.connections if conn.path == path), None)
-        if found is None or not path.startswith("/ws/test-page/"):
+        conn_id = next((conn.id for conn in self._front.connections if conn.path == path), None)
+        if conn_id is None or not path.startswith("/ws/test-page/"):
             return problem(Refusal(404, "unknown_path", "no test page is connected at that path", "wrong-path"))
-        return JSONResponse({"id": found})
-
-
-def shown_sent(gateway_id: str, sent: Sent, cluster: Cluster | SingleNode) -> dict[str, Any]:
-    """What `/send` answers; with a broker also how many processes have counted, and whether all did."""
-    shown: dict[str, Any] = {"id": gateway_id, **sent._asdict()}
-    if not cluster.has_broker:
-        del shown["nodes"], shown["complete"]
-    return shown
-
-
-def _check_rate(gateway: RoutedGateway, request: Request) -> None:
-    key = gateway.rules.key_of(request.scope["headers"])  # None for local callers, where there is no key
-    if not gateway.sends.allows(key, time.monotonic()):
-        detail = "too many calls with this key, try again later (send_rate)"
-        raise ProblemError(Refusal(429, "send_rate", detail, "too-often", (("retry-after", "1"),)))
+        return JSONResponse({"id": conn_id})

@@ -1,10 +1,15 @@
-"""The test page."""
+"""The test page: its files, their types and headers, and what it is told. Knows no gateway."""
 
+import json
+from html import escape
 from importlib.resources import files
 
-_PAGES = files("wsgateway.gateway.http") / "pages"
+from starlette.responses import Response
 
-_PAGE_TYPES = {"test.js": "text/javascript; charset=utf-8", "test.css": "text/css; charset=utf-8"}
+PAGE_TYPES = {"test.js": "text/javascript; charset=utf-8", "test.css": "text/css; charset=utf-8"}
+"""The files of the page, with their types."""
+
+_PAGES = files("wsgateway.gateway.http") / "pages"
 
 _PAGE_HEADERS = {
     "cache-control": "no-store",
@@ -13,3 +18,17 @@ _PAGE_HEADERS = {
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
 }
+
+
+def page(facts: dict[str, object], *, base: str) -> Response:
+    """Return the page, which reads `facts`; `base` is where the gateway is mounted, relative to the page."""
+    text = (_PAGES / "test.html").read_text(encoding="utf-8")
+    text = text.replace("{{base}}", escape(base, quote=True))
+    text = text.replace("{{page}}", json.dumps(facts).replace("<", "\\u003c"))
+    return Response(text, media_type="text/html; charset=utf-8", headers=_PAGE_HEADERS)
+
+
+def page_file(name: str) -> Response:
+    """Return the file `name`, one of `PAGE_TYPES`."""
+    text = (_PAGES / name).read_text(encoding="utf-8")
+    return Response(text, media_type=PAGE_TYPES[name], headers=_PAGE_HEADERS)

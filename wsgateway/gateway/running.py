@@ -1,0 +1,220 @@
+"""All that exists only while a gateway runs, made and released as one. Knows neither its states nor ASGI."""
+
+import logging
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsgateway.auth.rules import Rules
+from wsgateway.cluster.brokers import Open, opener
+from wsgateway.cluster.cluster import Cluster, Local, SingleNode
+from wsgateway.config.exposure import outside_of_process
+from wsgateway.config.settings import Settings, serves_outside
+from wsgateway.exceptions import ConfigError, HookError, ListenerError, StartError
+from wsgateway.gateway.admission import Admission
+from wsgateway.gateway.answers import Answers, SendMessage
+from wsgateway.gateway.drain import Drain
+from wsgateway.gateway.http.routes import Front
+from wsgateway.gateway.http.send import Door
+from wsgateway.gateway.inspector import Inspector
+from wsgateway.gateway.registry import GatewayState
+from wsgateway.gateway.watchdog import Watchdog
+from wsgateway.hub.hub import Hub
+from wsgateway.hub.pubsub import PubSub
+from wsgateway.limits import Rates
+from wsgateway.listeners.dispatcher import Dispatcher
+from wsgateway.listeners.event import EventGateway
+from wsgateway.listeners.loader import Hooks
+from wsgateway.logs import GatewayLog, log_to_file
+from wsgateway.metrics import Metrics
+from wsgateway.text import mask_url
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a gateway has from the beginning, running or not."""
+
+    settings: Settings
+    version: str
+    metrics: Metrics
+    log: GatewayLog
+    hub: Hub
+    answers: Answers
+    inspector: Inspector
+    rates: Rates
+    open_link: Open | None
+
+    def front(
+        self,
+        rules: Rules,
+        *,
+        status: Callable[[], tuple[GatewayState, str]],
+        cluster: Callable[[], Cluster | SingleNode],
+        door: Door,
+        find_door: Callable[[str], Door],
+    ) -> Front:
+        """Return what the HTTP routes show, guarded by `rules`."""
+        return Front(
+            settings=self.settings,
+            version=self.version,
+            rules=rules,
+            metrics=self.metrics,
+            log=self.log,
+            connections=self.hub.connections,
+            inspector=self.inspector,
+            status=status,
+            cluster=cluster,
+            door=door,
+            find_door=find_door,
+        )
+
+
+def parts_of(
+    settings: Settings,
+    *,
+    version: str,
+    state: Callable[[], GatewayState],
+    cluster: Callable[[], Cluster | SingleNode],
+    send: SendMessage,
+) -> Parts:
+    """Make what a gateway has from the beginning. Raise `ConfigError` if what the broker needs is not installed."""
+    metrics, log = Metrics(), GatewayLog(settings.id)
+    hub = Hub(metrics, log)
+    answers = Answers(settings.id, version=version, hub=hub, metrics=metrics, state=state, cluster=cluster, send=send)
+    return Parts(
+        settings=settings,
+        version=version,
+        metrics=metrics,
+        log=log,
+        hub=hub,
+        answers=answers,
+        inspector=Inspector(answers, cluster),
+        rates=Rates(settings.send_rate, settings.send_burst),
+        open_link=opener(settings.broker) if settings.broker else None,
+    )
+
+
+def open_log(settings: Settings) -> None:
+    """Write what gateways log to the `log_file` of `settings` too. Raise `ConfigError` if it cannot be written."""
+    if settings.log_file:
+        try:
+            log_to_file(Path(settings.log_file))
+        except OSError as exc:
+            text = f"log_file: {settings.log_file!r} cannot be written: {exc.strerror}"
+            raise ConfigError([text]) from exc
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """The parts of a gateway that exist only while it runs."""
+
+    hooks: Hooks
+    cluster: Cluster | SingleNode
+    dispatcher: Dispatcher
+    drain: Drain
+    admission: Admission
+    watchdog: Watchdog
+    metrics: Metrics
+
+    def watch_loop(self) -> None:
+        """Report from now on when the event loop is blocked."""
+        self.watchdog.watch(self.metrics, self.hooks.close)
+
+    def abandon(self) -> None:
+        """Release what outlives the event loop, which was closed."""
+        self.watchdog.unwatch(self.metrics)
+        self.hooks.close()
+
+
+@asynccontextmanager
+async def running(
+    gateway: EventGateway, parts: Parts, rules: Rules, *, watchdog: Watchdog, reload: bool
+) -> AsyncIterator[Running]:
+    """Make the parts of `gateway`, and join its cluster. On the way out leave the cluster, then release the parts.
+
+    With `reload` the named module of the listener is loaded anew. Raise `ListenerError`, and whatever the listener's
+    own code raises.
+    """
+    settings, hub, metrics, log = parts.settings, parts.hub, parts.metrics, parts.log
+    async with AsyncExitStack() as stack:
+        stack.callback(watchdog.unwatch, metrics)
+        hooks = Hooks(settings.listener, settings, log, reload=reload)
+        stack.callback(hooks.close)
+        cluster = _cluster_of(parts)
+        stack.push_async_callback(cluster.aclose)
+        pubsub = PubSub(hub, cluster)
+        dispatcher = Dispatcher(gateway, pubsub=pubsub, hooks=hooks, settings=settings, metrics=metrics, log=log)
+        drain = Drain(dispatcher, settings, log)
+        admission = Admission(
+            hub=hub,
+            dispatcher=dispatcher,
+            drain=drain,
+            rules=rules,
+            settings=settings,
+            metrics=metrics,
+            log=log,
+            node=cluster.node,
+        )
+        await cluster.start()
+        try:
+            yield Running(hooks, cluster, dispatcher, drain, admission, watchdog, metrics)
+        except GeneratorExit:  # the event loop ends before the gateway was stopped: nothing can be awaited any more
+            stack.pop_all()
+            raise
+
+
+def _cluster_of(parts: Parts) -> Cluster | SingleNode:
+    """Return the nodes of a gateway, which without a broker is one."""
+    if parts.open_link is None:
+        return SingleNode()
+    answers, settings = parts.answers, parts.settings
+    return Cluster(
+        parts.open_link,
+        gateway_id=settings.id,
+        broker=mask_url(settings.broker or ""),
+        local=Local(parts.hub.deliver_to_ids, answers.info, answers.operations),
+        metrics=parts.metrics,
+        log=parts.log,
+        timeout=settings.broker_timeout,
+    )
+
+
+def reason_of(error: Exception) -> str:
+    """Return why a gateway could not start, for people."""
+    match error:
+        case HookError():
+            return f"on_start failed: {error.__cause__!r}"
+        case ListenerError() | StartError():
+            return str(error)
+        case _:
+            return repr(error)
+
+
+def log_exposure(settings: Settings, rules: Rules, log: GatewayLog, *, is_served_alone: bool) -> None:
+    """Log what is open to whom, and that several processes do not reach each other's clients without a broker."""
+    for opening in rules.openings(serves_outside(settings) or outside_of_process()):
+        log.log(logging.WARNING if opening.is_loud else logging.INFO, "%s", opening.text)
+    count = several_workers(sys.argv, os.environ)
+    if count > 1 and not settings.broker and not is_served_alone:  # `wsgateway serve` has no such count
+        log.warning(
+            "%d worker processes and no broker: a message reaches only the clients of the process it comes to, "
+            'set broker = "ipc://" (docs/processes.md)',
+            count,
+        )
+
+
+def several_workers(argv: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Return how many processes of this application the server that was started with `argv` runs, if that says so.
+
+    uvicorn and gunicorn hand their command line on to their workers, and read `WEB_CONCURRENCY`.
+    """
+    count = environ.get("WEB_CONCURRENCY", "")
+    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+        if word in ("--workers", "-w"):
+            count = following
+        elif word.startswith("--workers="):
+            count = word.partition("=")[2]
+    return int(count) if count.isascii() and count.isdecimal() and len(count) < 6 else 1

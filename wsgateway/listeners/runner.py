@@ -1,0 +1,199 @@
+"""Runs hooks: those of one inbox one at a time, in order, those of different inboxes concurrently.
+
+Each runs in a task of its own, started eagerly where Python can do that, so a hook that never awaits costs no event
+loop iteration. Knows nothing of what a hook is for.
+"""
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from contextvars import ContextVar
+from functools import partial
+from typing import Any
+
+from wsgateway.listeners.inbox import AwaitedCall, Call, Inbox
+
+MAX_CLOSE_HOOKS = 100
+"""`on_client_close` hooks that run concurrently while a gateway drains: each may need a connection to a database."""
+
+current_call: ContextVar[Call | None] = ContextVar("wsgateway_current_call", default=None)
+"""The call whose hook runs in this context."""
+
+
+class Runner:
+    """Runs the calls of many inboxes. What happens before and after a hook is given as functions."""
+
+    def __init__(
+        self,
+        *,
+        hook_timeout: float,
+        handshake_timeout: float,
+        deliver: Callable[[Call], None],
+        finished: Callable[[Call], Call | None],
+        returned: Callable[[str, object], None],
+    ) -> None:
+        """`deliver` takes each call whose hook has not failed, `finished` every one, and returns one that has to
+        follow; `returned` takes what a hook has returned."""
+        self._hook_timeout = hook_timeout
+        self._handshake_timeout = handshake_timeout
+        self._deliver = deliver
+        self._finished = finished
+        self._returned = returned
+        self._busy: set[Inbox] = set()
+        self._idle: asyncio.Future[None] | None = None
+        self._close_slots: asyncio.Semaphore | None = None
+        self._slot_holders: set[Call] = set()
+
+    def push(self, inbox: Inbox, call: Call) -> None:
+        """Run the hook when those before it in `inbox` have finished. Return immediately."""
+        if call.size:
+            inbox.backlog.add(call.size)
+        if inbox.running is not None or inbox.calls:
+            inbox.put(call)
+        else:
+            self._start(inbox, call)
+            if inbox.calls:
+                self._run_waiting(inbox)
+
+    async def idle(self) -> None:
+        """Wait until no hook runs."""
+        while self._busy:
+            self._idle = asyncio.get_running_loop().create_future()
+            await self._idle
+
+    def limit_close_hooks(self) -> None:
+        """From now on run at most `MAX_CLOSE_HOOKS` `on_client_close` hooks concurrently. The rest wait in order."""
+        running = [inbox.running for inbox in self._busy if inbox.running is not None]
+        self._slot_holders = {call for call in running if call.hook == "on_client_close"}
+        self._close_slots = asyncio.Semaphore(max(0, MAX_CLOSE_HOOKS - len(self._slot_holders)))
+
+    def discard(self, *, closes: bool) -> None:
+        """Abandon the hooks that run and forget the messages that wait; lift the limit of `limit_close_hooks`.
+
+        Every `on_client_close` is still called, and those that run are abandoned only with `closes`.
+        """
+        for inbox in tuple(self._busy):
+            inbox.discard_messages()
+            call = inbox.running
+            if call is not None and call.timer is not None and (closes or call.hook != "on_client_close"):
+                self._expire(inbox, call, f"{call.hook} is given up, the gateway stops and drain is over")
+        slots, self._close_slots = self._close_slots, None
+        self._slot_holders.clear()
+        if slots is not None:
+            for _ in self._busy:  # at least as many as wait
+                slots.release()
+
+    # From the start of a call to its end
+
+    def _run_waiting(self, inbox: Inbox) -> None:
+        while inbox.running is None and inbox.calls:
+            self._start(inbox, inbox.calls.popleft())
+
+    def _start(self, inbox: Inbox, call: Call) -> None:
+        inbox.running = call
+        if call.function is None:
+            self._deliver(call)
+            self._finish(inbox, call)
+            return
+        slots = self._close_slots if call.hook == "on_client_close" else None
+        if slots is None:
+            call.started = time.perf_counter()
+            task = eager_task(self._run(call))
+        else:
+            task = eager_task(self._run_in_slot(inbox, call, slots))
+        if task.done():
+            self._finish(inbox, call)
+            return
+        call.task = task
+        self._busy.add(inbox)
+        if slots is None:
+            self._start_timer(inbox, call)
+        task.add_done_callback(partial(self._finish_later, inbox, call))
+
+    async def _run(self, call: Call) -> None:
+        """Call the hook, then deliver. Whatever it raises becomes `call.error`, because it would end a reader's task.
+
+        `SystemExit` and `CancelledError` of a hook cost no more than its own event either.
+        """
+        assert call.function is not None
+        current_call.set(call)
+        try:
+            if (value := await call.function(call.event)) is not None:
+                self._returned(call.hook, value)
+        except BaseException as exc:
+            if not call.is_finished:
+                call.error = exc
+        else:
+            if not call.is_finished:
+                self._deliver(call)
+
+    async def _run_in_slot(self, inbox: Inbox, call: Call, slots: asyncio.Semaphore) -> None:
+        """`_run`, once there is a slot. Its time begins then; `_finish` gives the slot back."""
+        await slots.acquire()
+        if slots is self._close_slots:
+            self._slot_holders.add(call)
+        call.started = time.perf_counter()
+        self._start_timer(inbox, call)
+        await self._run(call)
+
+    def _start_timer(self, inbox: Inbox, call: Call) -> None:
+        call.timer = asyncio.get_running_loop().call_later(self._timeout_of(call), self._expire, inbox, call)
+
+    def _timeout_of(self, call: Call) -> float:
+        return self._handshake_timeout if call.hook == "on_handshake" else self._hook_timeout
+
+    def _expire(self, inbox: Inbox, call: Call, reason: str = "") -> None:
+        """Abandon the hook and its event. A `def` hook, or one that swallows the cancellation, runs on."""
+        if not reason:
+            seconds = self._timeout_of(call)
+            setting = "hook_timeout" if seconds == self._hook_timeout else "handshake_timeout"
+            reason = f"{call.hook} took longer than {setting}, {seconds:g} s"
+        call.has_expired = True
+        call.error = TimeoutError(reason)
+        task = call.task
+        self._finish(inbox, call)
+        if task is not None:
+            task.cancel()
+        self._run_waiting(inbox)
+
+    def _finish_later(self, inbox: Inbox, call: Call, task: asyncio.Task[None]) -> None:
+        del task
+        self._finish(inbox, call)
+        self._run_waiting(inbox)
+
+    def _finish(self, inbox: Inbox, call: Call) -> None:
+        """Make space for the next call, and let go of whoever waits for this one."""
+        if call.is_finished:
+            return
+        call.is_finished = True
+        inbox.running = None
+        if call.task is not None:
+            self._busy.discard(inbox)
+            call.task = None
+        if call.timer is not None:
+            call.timer.cancel()
+            call.timer = None
+        if self._slot_holders and call in self._slot_holders:
+            self._slot_holders.discard(call)
+            if self._close_slots is not None:
+                self._close_slots.release()
+        if call.size:
+            inbox.release(call.size)
+        next_call = self._finished(call)
+        if next_call is not None:
+            inbox.put_first(next_call)
+        if self._idle is not None and not self._busy:
+            if not self._idle.done():
+                self._idle.set_result(None)
+            self._idle = None
+        if isinstance(call, AwaitedCall) and not call.future.done():
+            call.future.set_result(None)
+
+
+def eager_task(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """Return a task that has run to its first wait; on Python 3.11 one that begins in the next iteration."""
+    loop = asyncio.get_running_loop()
+    if sys.version_info >= (3, 12):
+        return asyncio.Task(coroutine, loop=loop, eager_start=True)
+    return loop.create_task(coroutine)

@@ -1,0 +1,127 @@
+"""A gateway that worker processes serve, as their parent sees it over the broker. It has no listener and no clients."""
+
+from collections.abc import Iterable
+from importlib.metadata import version
+from typing import Any
+
+from wsgateway.cluster.brokers import opener
+from wsgateway.cluster.cluster import Cluster, SingleNode
+from wsgateway.config.settings import Settings
+from wsgateway.exceptions import GatewayNotRunning, MessageError, NodeError, NodeLate
+from wsgateway.gateway.answers import Answers
+from wsgateway.gateway.inspector import Inspector
+from wsgateway.gateway.registry import GatewayState
+from wsgateway.gateway.running import open_log
+from wsgateway.hub.connection import Connection
+from wsgateway.hub.hub import Connections, Hub
+from wsgateway.listeners.dispatcher import check_recipients
+from wsgateway.logs import GatewayLog
+from wsgateway.messages import Sent, encode
+from wsgateway.metrics import Metrics
+from wsgateway.text import mask_url
+
+
+class Observer:
+    """Has what a supervisor needs of a `Gateway`: state, inspection, and `send`, which a worker does."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Raise `ConfigError` if the log cannot be written, or what the broker needs is not installed."""
+        self.settings = settings
+        self.metrics = Metrics()
+        self.log = GatewayLog(settings.id)
+        self.version = version("wsgateway")
+        self.state = GatewayState.STOPPED
+        self.failure = ""
+        self.cluster: Cluster | SingleNode = SingleNode()
+        hub = Hub(self.metrics, self.log)
+        self.connections: Connections = hub.connections
+        """Always empty."""
+        answers = Answers(
+            settings.id,
+            version=self.version,
+            hub=hub,
+            metrics=self.metrics,
+            state=lambda: self.state,
+            cluster=lambda: self.cluster,
+            send=lambda message, ids, data: self.send(message, connections=ids, data=data),
+        )
+        self.inspector = Inspector(answers, lambda: self.cluster)
+        if settings.broker:
+            opener(settings.broker)
+        open_log(settings)
+        self.log.info("initialized")
+
+    @property
+    def id(self) -> str:
+        return self.settings.id
+
+    async def start(self, broker: str) -> Cluster:
+        """Watch the workers over `broker` until `stop`, and return their cluster."""
+        self.failure = ""
+        cluster = self.cluster = Cluster(
+            opener(broker),
+            gateway_id=self.id,
+            broker=mask_url(broker),
+            local=None,
+            metrics=self.metrics,
+            log=self.log,
+            timeout=self.settings.broker_timeout,
+        )
+        await cluster.start()
+        self.state = GatewayState.RUNNING
+        return cluster
+
+    async def stop(self) -> None:
+        """Leave the cluster. One that has failed while it watched stays FAILED until it is stopped again."""
+        cluster, self.cluster = self.cluster, SingleNode()
+        await cluster.aclose()
+        has_failed = cluster.has_broker and self.failure
+        self.state = GatewayState.FAILED if has_failed else GatewayState.STOPPED
+
+    def prepare(self) -> None:
+        """Show the state STARTING already while the port is bound. `start` or `fail` has to follow."""
+        self.state = GatewayState.STARTING
+
+    def fail(self, reason: str) -> None:
+        """Become FAILED because of `reason`, which the log and the panel show."""
+        self.state, self.failure = GatewayState.FAILED, reason
+        self.log.error("cannot start: %s", reason)
+
+    async def send(
+        self,
+        message: object,
+        *,
+        connections: Iterable[Connection | str] | None = None,
+        data: dict[str, Any] | None = None,
+    ) -> Sent:
+        """Have a worker push `message` through its listener.
+
+        Raise `GatewayNotRunning`, `MessageError` if it cannot be encoded, `TypeError` if `connections` is one
+        connection or id or not iterable, and `NodeError` if no worker can be reached or its hook failed.
+        """
+        if connections is not None:
+            check_recipients("connections", connections)
+        if not self.cluster.has_broker:
+            raise GatewayNotRunning(self.id)
+        if message is None:
+            raise MessageError("there is none")  # it could not be told from one that the listener drops
+        encoded, encoded_data = encode(message), encode(data or {})
+        assert encoded is not None
+        assert encoded_data is not None
+        arguments = {
+            "payload": encoded.payload,  # as it is on the wire: MessagePack has no integers past 64 bits
+            "kind": "text" if isinstance(message, str) else "bytes" if encoded.text is None else "json",
+            "ids": None if connections is None else [str(getattr(item, "id", item)) for item in connections],
+            "data": encoded_data.text,
+        }
+        seconds = self.settings.hook_timeout + 2 * self.settings.broker_timeout
+        refused = NodeError("none of the processes that serve this gateway can be reached")
+        for node in self.cluster.nodes.alive():
+            if node.info.state == GatewayState.RUNNING and not node.is_late:
+                try:
+                    return Sent(*await self.cluster.ask_within(seconds, node.id, "send", **arguments))
+                except NodeLate:
+                    raise  # it may have sent it
+                except NodeError as exc:
+                    refused = exc  # as when it has begun to stop: another may serve
+        raise refused
