@@ -233,6 +233,7 @@ class HttpProtocol(GuardedHttp):
         )
         protocol.upgraded(self, self.url.decode("ascii"), self.headers, self.early)
         self.transport.set_protocol(protocol)
+        del self.parser  # it refers to this object, which is then freed without the garbage collector
 
 
 def is_beginning(connection: object) -> bool:
