@@ -4,36 +4,35 @@ from collections import OrderedDict
 from collections.abc import Hashable
 
 BODY_TIMEOUT = 30.0
-"""Seconds within which the body of a request has to arrive."""
+"""Seconds within which the body of a request must arrive."""
 
 BROKER_OUTBOX_MESSAGES = 10_000
 BROKER_OUTBOX_BYTES = 32 * 1024 * 1024
-"""What may wait for a broker that is slow or away; past it the oldest is dropped."""
+"""Envelopes, and their bytes, that may wait for a slow or unavailable broker. If more wait, the oldest is dropped."""
 
 MAX_NODES = 500
-"""Other processes of one gateway that are known, those that have gone lately too."""
+"""Other nodes of one gateway that are known, including those that left recently."""
 
 MAX_ASKED = 1000
-"""Things that one process does for the others at the same time; past them, the next is refused."""
+"""Requests of other nodes that one node handles concurrently. If there are more, the next is refused."""
 
 MAX_LOST = 10**9
-"""Envelopes of one process that may be lost in a row; a larger gap is a wrong number and not a loss."""
+"""Envelopes of one node that may be lost in a row. A larger gap is a wrong number, not a loss."""
 
 NODE_LINES = 10
-"""Lines of the log per second for processes that join or are lost."""
+"""Log lines per second about nodes that join or are lost."""
 
 HEARTBEAT = 10.0
-"""Seconds between two beats of a node."""
+"""Seconds between two heartbeats of a node."""
 
 LEASE = 30.0
-"""Seconds without a beat after which a node is dead."""
+"""Seconds without a heartbeat after which a node is lost."""
 
 LEASE_CHECK = 0.5
-"""Seconds between two looks at whose lease is over; a part of `HEARTBEAT`."""
+"""Seconds between two checks for overdue nodes; a fraction of `HEARTBEAT`."""
 
 BLOCKED_LOOP = 1.0
-"""Seconds without a turn after which an event loop counts as blocked; it is asked as often."""
-
+"""Seconds without an iteration after which an event loop counts as blocked, and between two checks of it."""
 
 MAX_REMEMBERED = 10_000
 """Senders whose rate is remembered. If there are more, the one whose last event is oldest is forgotten."""
