@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from wsgateway.config.values import Startup
 from wsgateway.exceptions import Refusal, Refused, StartError
 from wsgateway.gateway.http.problems import answer, query_int, read_fields
+from wsgateway.gateway.http.routes import MAX_PAGE
 from wsgateway.gateway.http.send import push, read_request
 from wsgateway.gateway.shapes import (
     ConnectionList,
@@ -38,10 +39,8 @@ RATE_INTERVAL = 1.0
 """Seconds between two events of the stream."""
 
 
-MAX_PAGE = 1000
-"""Connections in one answer."""
-
 MAX_OFFSET = 2**31
+"""Connections that may be skipped."""
 
 MAX_LINES = 1000
 """Lines of the log in one answer."""

@@ -42,7 +42,6 @@ LOG_LINES = 300
 WAIT = 2.0
 """Seconds to wait for an action, so that its page can say why it is refused. After them the states show the rest."""
 
-
 LABELS = {"start": "Start", "stop": "Stop", "restart": "Restart", "delete": "Delete", "reload": "Reload configuration"}
 """The buttons of the list of gateways, by action."""
 
