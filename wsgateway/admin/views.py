@@ -85,7 +85,7 @@ class Views:
             "gateways.html",
             status=status,
             gateways=gateways,
-            totals={found.id: await found.gateway.inspector.totals() for found in gateways},
+            totals={supervised.id: await supervised.gateway.inspector.totals() for supervised in gateways},
             problems=list(problems),
             actions={name: label for name, label in LABELS.items() if has_store or name in OF_EMBEDDED},
             may_create=has_store,
@@ -103,10 +103,10 @@ class Views:
             return await self.gateways(visit, problems=["Select the gateways first."], status=422)
         selected = [self._find(gateway_id) for gateway_id in ids]
         if name in ("stop", "delete") and visit.field("sure") != "yes":
-            totals = [await found.gateway.inspector.totals() for found in selected]
+            totals = [await supervised.gateway.inspector.totals() for supervised in selected]
             count = sum(int(counts["connections"]) for counts in totals)
             return visit.page("confirm.html", action=name, label=LABELS[name], gateways=selected, count=count)
-        return await self._run_actions(visit, [action(found.id) for found in selected])
+        return await self._run_actions(visit, [action(supervised.id) for supervised in selected])
 
     async def _run_actions(self, visit: Visit, actions: list[Coroutine[Any, Any, None]]) -> Response:
         """Begin all `actions`. Show the gateways, with the reason of each that is refused."""
@@ -177,26 +177,26 @@ class Views:
         return self._find(visit.request.path_params["gateway_id"])
 
     def _find_editable(self, visit: Visit) -> Instance:
-        found = self._find_here(visit)
-        if isinstance(found, Embedded):
-            raise refused(409, f"Gateway [{found.id}] is created in code, and can only be changed there.")
-        return found
+        supervised = self._find_here(visit)
+        if isinstance(supervised, Embedded):
+            raise refused(409, f"Gateway [{supervised.id}] is created in code, and can only be changed there.")
+        return supervised
 
     # One gateway
 
     async def gateway(
         self, visit: Visit, *, report: str = "", problems: Iterable[str] = (), status: int = 200
     ) -> Response:
-        found = self._find_here(visit)
+        supervised = self._find_here(visit)
         offset = query_int(visit.request, "offset", 0, 0, 2**31)
         search = visit.request.query_params.get("search", "")[:200]
-        inspector = found.gateway.inspector
+        inspector = supervised.gateway.inspector
         total, page = await inspector.page(search, offset, PAGE)
         return visit.page(
             "gateway.html",
             status=status,
-            found=found,
-            settings=found.settings.shown(),
+            found=supervised,
+            settings=supervised.settings.shown(),
             total=total,
             rows=[self._rates.row_of(info) for info in page],
             totals=await inspector.totals(),
@@ -228,29 +228,32 @@ class Views:
 
     async def close(self, visit: Visit) -> Response:
         """Close one connection, or the selected ones."""
-        found = self._find_here(visit)
+        supervised = self._find_here(visit)
         only = visit.field("only")
         ids = [only] if only else visit.form.get("connection", [])
         if not ids:
             return await self.gateway(visit, problems=["Select the connections first."], status=422)
         try:
-            closed = await found.gateway.inspector.close(ids, 1000, "closed by an administrator")
+            closed = await supervised.gateway.inspector.close(ids, 1000, "closed by an administrator")
         except NodeError as exc:
             return await self.gateway(visit, problems=[f"{exc}."], status=503)
-        logger.info("[%s] %d connections were closed in the panel", found.id, closed.closed)
-        return visit.redirect(f"/gateways/{found.id}")
+        logger.info("[%s] %d connections were closed in the panel", supervised.id, closed.closed)
+        return visit.redirect(f"/gateways/{supervised.id}")
 
     async def connection(self, visit: Visit) -> Response:
         """Show one connection and its handshake. Its figures and events are pushed while the page is open."""
-        found = self._find_here(visit)
+        supervised = self._find_here(visit)
         try:
-            info = await found.gateway.inspector.describe(visit.request.path_params["connection_id"])
+            info = await supervised.gateway.inspector.describe(visit.request.path_params["connection_id"])
         except NodeError as exc:
             raise refused(503, f"{exc}.") from exc
         if info is None:
             raise refused(404, "No connection with that id is open. Nothing is kept of closed connections.")
         return visit.page(
-            "connection.html", found=found, row=self._rates.row_of(info), node=found.gateway.inspector.node_of(info.id)
+            "connection.html",
+            found=supervised,
+            row=self._rates.row_of(info),
+            node=supervised.gateway.inspector.node_of(info.id),
         )
 
     # The log
@@ -262,7 +265,7 @@ class Views:
             raise refused(422, f"level: it has to be one of {', '.join(LEVELS)}.")
         gateway = query.get("gateway", "")
         lines = await asyncio.to_thread(tail, LOG_LINES, gateway=gateway or None, level=level)
-        known = [found.id for found in self._supervisor.all()]
+        known = [supervised.id for supervised in self._supervisor.all()]
         return visit.page("log.html", lines=lines, level=level, levels=LEVELS, gateway=gateway, gateways=known)
 
     # Login
