@@ -34,6 +34,7 @@ ROOMS = {
         "brokers.nats",
         "bus",
         "acks",
+        "sequences",
         "questions",
         "asking",
         "cluster",
@@ -181,6 +182,7 @@ PURE = {
     "cluster.envelopes",
     "cluster.nodes",
     "cluster.questions",
+    "cluster.sequences",
     "gateway.shapes",
     "cli.checks",
 }

@@ -6,34 +6,8 @@ from collections.abc import Hashable
 BODY_TIMEOUT = 30.0
 """Seconds within which the body of a request has to arrive."""
 
-BROKER_OUTBOX_MESSAGES = 10_000
-BROKER_OUTBOX_BYTES = 32 * 1024 * 1024
-"""What may wait for a broker that is slow or away; past it the oldest is dropped."""
-
-MAX_NODES = 500
-"""Other processes of one gateway that are known, those that have gone lately too."""
-
-MAX_ASKED = 1000
-"""Things that one process does for the others at the same time; past them, the next is refused."""
-
-MAX_LOST = 10**9
-"""Envelopes of one process that may be lost in a row; a larger gap is a wrong number and not a loss."""
-
-NODE_LINES = 10
-"""Lines of the log per second for processes that join or are lost."""
-
-HEARTBEAT = 10.0
-"""Seconds between two beats of a node."""
-
-LEASE = 30.0
-"""Seconds without a beat after which a node is dead."""
-
-LEASE_CHECK = 0.5
-"""Seconds between two looks at whose lease is over; a part of `HEARTBEAT`."""
-
 BLOCKED_LOOP = 1.0
 """Seconds without a turn after which an event loop counts as blocked; it is asked as often."""
-
 
 MAX_REMEMBERED = 10_000
 """Senders whose rate is remembered. If there are more, the one whose last event is oldest is forgotten."""
