@@ -185,6 +185,7 @@ PURE = {
     "cluster.sequences",
     "gateway.shapes",
     "cli.checks",
+    "server.head",
 }
 """Rules: they do no I/O and read no clock."""
 

@@ -81,8 +81,8 @@ class Log(logging.LoggerAdapter[logging.Logger]):
     def limited(self, kind: object, burst: int = 1) -> "LimitedLog":
         """Return a log for lines of one `kind`, of which at most `burst` are written in a second.
 
-        The next line that is written says how many were suppressed. Make kinds of constants and of places in code, not
-        of text that a remote peer chooses, because each kind is remembered.
+        The next line that is written contains the number of suppressed ones. A kind is a constant or a place in code,
+        never text that a remote peer chooses, because kinds are remembered.
         """
         return LimitedLog(self, self._repeats, kind, burst)
 

@@ -6,7 +6,7 @@ import re
 _WORD = re.compile(r"[^ \t\r\n]+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
-_PLACE = re.compile(r"(?:[\w.~-]*|\[[0-9A-Fa-f:.%\w]*\])(?::[0-9]{1,5})?")
+_HOST = re.compile(r"(?:[\w.~-]*|\[[0-9A-Fa-f:.%\w]*\])(?::[0-9]{1,5})?")
 _NEXT_SERVER = re.compile(r",(?=(?:nats|tls|ws|wss)://)", re.IGNORECASE)
 
 
@@ -26,9 +26,9 @@ def _masked_word(match: re.Match[str]) -> str:
 
 
 def mask_url(url: str) -> str:
-    """Return only the scheme, host, port, and path of `url`, for people. Of a list of NATS servers, of each.
+    """Return only the scheme, host, port, and path of `url`, or of each URL in a list of NATS servers.
 
-    A password may hold `@`, `/`, `?`, `#`, or a comma that should have been percent-encoded. Where it cannot be told
+    A password may contain `@`, `/`, `?`, `#`, or a comma that should have been percent-encoded. If it is not clear
     which part is the host, only the scheme is returned.
     """
     if url[:7].lower().startswith(("nats://", "tls://")):
@@ -40,27 +40,27 @@ def _masked_url(url: str) -> str:
     scheme, slashes, rest = url.partition("://")
     if not slashes or not _SCHEME.fullmatch(scheme):
         scheme, slashes, rest = "", "", url
-    place, path = _divided(rest)
-    if "@" in path and place:  # in the path, or in a password that has a slash, `?` or `#`
-        is_password = not _are_places(place) and rest.count("@") == 1
-        place, path = _divided(rest.rpartition("@")[2]) if is_password else ("…@", "")
+    host, path = _split_host(rest)
+    if "@" in path and host:  # in the path, or in a password that has a slash, `?` or `#`
+        is_password = not _are_hosts(host) and rest.count("@") == 1
+        host, path = _split_host(rest.rpartition("@")[2]) if is_password else ("…@", "")
     else:
-        place = place.rpartition("@")[2]
-    if not _are_places(place):
+        host = host.rpartition("@")[2]
+    if not _are_hosts(host):
         return f"{scheme}{slashes}…"
     path, mark, _ = path.partition("#")[0].partition("?")
-    return f"{scheme}{slashes}{place}{path}{'?…' if mark else ''}"
+    return f"{scheme}{slashes}{host}{path}{'?…' if mark else ''}"
 
 
-def _divided(rest: str) -> tuple[str, str]:
+def _split_host(rest: str) -> tuple[str, str]:
     """Split a URL without its scheme before its first `/`, `?` or `#`, where the host ends (RFC 3986 3.2)."""
-    end = min((place for mark in "/?#" if (place := rest.find(mark)) >= 0), default=len(rest))
+    end = min((index for mark in "/?#" if (index := rest.find(mark)) >= 0), default=len(rest))
     return rest[:end], rest[end:]
 
 
-def _are_places(text: str) -> bool:
+def _are_hosts(text: str) -> bool:
     """Return whether `text` is a host with or without a port, several of them, or nothing."""
-    return all(_PLACE.fullmatch(part) for part in text.split(","))
+    return all(_HOST.fullmatch(part) for part in text.split(","))
 
 
 def has_controls(text: str) -> bool:

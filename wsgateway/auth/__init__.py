@@ -1,4 +1,4 @@
-"""Who may connect, send, and administer. No I/O; does not know connections or Starlette."""
+"""Decides which callers may connect, send, and manage. No I/O; knows neither connections nor Starlette."""
 
 from wsgateway.auth.admin import Access
 

@@ -1,4 +1,4 @@
-"""Who may see and change the gateways of a server. No I/O."""
+"""Decides which callers may see and change the gateways of a server. No I/O."""
 
 import enum
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ class Access(enum.IntEnum):
 
 
 class AdminRules:
-    """Who may manage the gateways of a supervisor: callers with a token, or local callers if no token is set.
+    """The rules of the admin interface: callers with a token, or local callers if no token is set, may manage gateways.
 
     `bound_host` is the address that the interface listens on, if it is known. `outside` is another reason to believe
     that it serves other hosts. `uid` is the user of this process.
@@ -91,7 +91,7 @@ class AdminRules:
         return self._reading.check_host(scope) or self._reading.check_origin(scope)
 
     def why_not_local(self, scope: Mapping[str, Any]) -> str | None:
-        """Return why the caller is not let in without a token and password; None if it is."""
+        """Return why the caller needs a token or a password; None if it needs neither."""
         if self.local_access:
             return self._reading.why_not_local(scope)
         return "it is false" if self.outside is None else f"it is false, because {self.outside}"

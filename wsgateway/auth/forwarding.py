@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from wsgateway.auth.headers import HeaderPairs, values_of
+from wsgateway.auth.headers import HeaderPairs, list_elements, values_of
 
 MAX_CACHED = 64
 """Bytes of a header's name up to which the answer is cached, so that a remote peer cannot fill the cache with long
@@ -42,7 +42,7 @@ Headers of tracing are among them, because a caller in development sends none, a
 
 
 def forwarded_header(headers: HeaderPairs) -> str | None:
-    """Return the name of a header that a proxy has added, None if there is none. No page can set one in a handshake."""
+    """Return the name of a header that a proxy has added; None without one. No page can set one in a handshake."""
     for name, _ in headers:
         if _is_cached_added(name) if len(name) <= MAX_CACHED else _is_added(name):
             return name.decode("latin-1")
@@ -69,12 +69,12 @@ def sign_of_proxy(scope: Mapping[str, Any]) -> str | None:
     if scope.get("http_version") == "1.0":
         return "HTTP/1.0"
     connections = [value.decode("latin-1") for value in values_of(headers, b"connection")]
-    tokens = {token.strip(" \t").lower() for value in connections for token in value.split(",")}
-    if "close" in tokens:
+    tokens = {element.lower() for element in list_elements(headers, b"connection")}
+    if b"close" in tokens:
         return "Connection: close"
-    if "upgrade" not in tokens:
+    if b"upgrade" not in tokens:
         return None
-    if not values_of(headers, b"upgrade") and not (scope.get("type") != "websocket" and "http2-settings" in tokens):
+    if not values_of(headers, b"upgrade") and not (scope.get("type") != "websocket" and b"http2-settings" in tokens):
         return "Connection: upgrade without Upgrade"
     # a client behind a proxy may choose Upgrade, but not Connection: clients write `Upgrade`, proxies `upgrade`
     return "Connection: upgrade" if [value.strip() for value in connections] == ["upgrade"] else None

@@ -10,6 +10,11 @@ def values_of(headers: HeaderPairs, name: bytes) -> list[bytes]:
     return [value for key, value in headers if key == name]
 
 
+def list_elements(headers: HeaderPairs, name: bytes) -> list[bytes]:
+    """Return the elements of a list header, over all its lines (RFC 9110 5.6.1)."""
+    return [element.strip(b" \t") for key, value in headers if key == name for element in value.split(b",")]
+
+
 def single_value(headers: HeaderPairs, name: bytes) -> bytes | None:
     """Return the value of the header `name`; None if it is missing or repeated."""
     values = values_of(headers, name)

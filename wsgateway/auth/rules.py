@@ -1,7 +1,7 @@
-"""Who may connect and who may send: nobody is let in by default, unless a setting names who may. No I/O.
+"""Decides which clients may connect and which callers may send. Access is closed until a setting opens it. No I/O.
 
-A check takes the scope of a request and returns a refusal or None. A refusal says what happened, which setting would
-allow it, and where the documentation explains it.
+A check takes the scope of a request and returns a refusal or None. A refusal contains what happened, the setting that
+would allow it, and the part of the documentation that explains it.
 """
 
 import hmac
@@ -26,7 +26,7 @@ _LOOPBACK_ORIGIN = re.compile(r"https?://(localhost|127(\.\d{1,3}){3}|\[::1\])(:
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """A line for the log about what is open by default. It is a warning if `is_loud`."""
+    """A line for the log about access that is open by default. It is a warning if `is_loud`."""
 
     text: str
     is_loud: bool = False
@@ -37,8 +37,8 @@ class Rules:
 
     `bound_host` is the address that the gateway listens on, if it is known. `uid` is the user of this process, whose
     other processes are local callers on a Unix socket. With `loopback_origins`, pages of every loopback origin may
-    connect to a gateway on loopback that names no origin. `owner` and `key_setting` are what refusals call the gateway
-    and the setting with its keys.
+    connect to a gateway on loopback that names no origin. `owner` and `key_setting` are the names that refusals use for
+    the gateway and for the setting with its keys.
     """
 
     def __init__(
@@ -62,15 +62,15 @@ class Rules:
         self._key_setting = key_setting
 
     def openings(self, outside: str | None) -> Iterator[Opening]:
-        """Yield lines for the log about what is open, or closed, because it is not configured.
+        """Yield lines for the log about access that is open, or closed, because it is not configured.
 
         `outside` names the setting that makes the gateway reachable from other hosts, or is None.
         """
         if not self._keys and self._local_access and outside is not None:
             yield Opening(
                 f"local_access is true although {outside}: /send, /metrics and /info answer callers on this host "
-                "without a key, and if a proxy on this host adds no forwarded header, everybody on its other side "
-                f"is one of them; set api_key ({DOCS}#not-local)",
+                "without a key, and every client of a proxy on this host that adds no forwarded header counts as one; "
+                f"set api_key ({DOCS}#not-local)",
                 is_loud=True,
             )
         elif not self._keys and self._local_access:

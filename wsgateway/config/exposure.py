@@ -1,6 +1,6 @@
 """Finds out whether a process serves other machines, from its environment and from the command line of its server.
 
-Also tells which user the process belongs to. Does not know what follows from either.
+Also returns the user of the process. Does not know what follows from either.
 """
 
 import os

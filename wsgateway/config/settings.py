@@ -261,7 +261,7 @@ def no_such_setting(name: str, *, is_admin: bool = False) -> str:
 
 
 def _convert_fields(settings: "Settings | AdminSettings", table: str = "") -> list[Mistake]:
-    """Convert every field of `settings` in place. Return the mistakes, as of a `table` of the file if one is named."""
+    """Convert every field of `settings` in place, and return the mistakes. `table` is theirs in a settings file."""
     mistakes: list[Mistake] = []
     for spec in fields(settings):
         value = getattr(settings, spec.name)

@@ -22,6 +22,10 @@ from wsgateway.config.values import convert_written, nearest
 from wsgateway.config.variables import Variables, config_of, read_secret, read_variables, variable_of
 from wsgateway.exceptions import ConfigError, Mistake
 
+_OLD_STARTER = "wsgateway.starter.listener"
+_STARTER = "wsgateway.supervisor.starter"
+"""The module of the listener that the panel writes for a new gateway, after its former path."""
+
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
@@ -142,11 +146,6 @@ def admin_settings(
     if variables.empty_secret(of_admin=True) is not None and reading.values.get("local_access") is None:
         reading.values["local_access"] = False
     return AdminSettings(**reading.values)
-
-
-_OLD_STARTER = "wsgateway.starter.listener"
-_STARTER = "wsgateway.supervisor.starter"
-"""The module of the listener that the panel writes for a new gateway, and its former path."""
 
 
 def _with_new_path(value: object) -> object:

@@ -1,4 +1,4 @@
-"""Converts the value of a setting, and says what is wrong with it. Does not know what a setting is used for."""
+"""Converts the values of settings, and explains what is wrong with them. Does not know what a setting is used for."""
 
 import difflib
 import enum
@@ -69,14 +69,17 @@ def plain_value(value: object) -> object:
 
 
 def parts_of(text: str) -> list[str]:
-    """Return the items of a list that stands in a variable or a flag, separated by commas."""
+    """Return the items of a list in a variable or a flag, which are separated by commas."""
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def convert_written(spec: Field[Any], value: object, *, text: bool = False) -> Any:
-    """Return `convert` for a value that is written down, where an empty secret is a mistake."""
+    """Return `value` as `convert` does, for a value from a file, a variable, a flag, or a request.
+
+    There, an empty secret is a mistake, because it could open the gateway.
+    """
     if spec.metadata["secret"] and isinstance(value, str) and not parts_of(value):
-        raise ValueError("it is empty, leave it out if there is none")
+        raise ValueError("it is empty, leave it out if you do not need it")
     return convert(spec, value, text=text)
 
 

@@ -46,7 +46,7 @@ class Variables:
 
     def empty_secret(self, *, of_admin: bool) -> str | None:
         """Return the first of `empty_secrets` for the admin interface, or for a gateway."""
-        return next((name for name in self.empty_secrets if name.startswith(ENV + "ADMIN_") is of_admin), None)
+        return next((name for name in self.empty_secrets if _is_of_admin(name) is of_admin), None)
 
 
 def read_variables(environ: Mapping[str, str]) -> Variables:
@@ -126,14 +126,17 @@ def _warnings_about_empty(variable: str) -> Iterator[str]:
     """Yield a warning about an empty variable, unless the setting is a number or a switch, which has its default."""
     name = _FILES.get(variable) or _VARIABLES.get(variable)
     if _is_of_secret(variable):
-        is_admin = variable.startswith(ENV + "ADMIN_")
-        owner, place = ("the admin interface", " below [admin]") if is_admin else ("the gateway", "")
+        owner, place = ("the admin interface", " below [admin]") if _is_of_admin(variable) else ("the gateway", "")
         yield (
             f"{variable} is empty and counts as not set; {owner} does not let in callers on this host without a key "
             f"either, unless you set local_access = true{place}"
         )
     elif name is None or not (isinstance(_SETTINGS[name].default, (int, float)) or is_switch(_SETTINGS[name])):
         yield f"{variable} is empty and counts as not set"
+
+
+def _is_of_admin(variable: str) -> bool:
+    return _VARIABLES.get(variable) in ADMIN_SPECS
 
 
 def _is_of_secret(variable: str) -> bool:

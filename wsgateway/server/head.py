@@ -1,8 +1,8 @@
 """Rules for the head of a request: its size, its target, the framing of its body, and handshakes. No I/O."""
 
-from collections.abc import Iterator
-
 import httptools
+
+from wsgateway.auth.headers import list_elements
 
 RawHeaders = list[tuple[bytes, bytes]]
 """Names in lower case, and values without surrounding whitespace."""
@@ -22,14 +22,6 @@ that follow it: another protocol, or a body that the client sends only when it i
 
 TARGET_SCHEMES = frozenset({b"http", b"https", b"ws", b"wss"})
 """Schemes of a target in absolute form that this server serves."""
-
-
-def list_elements(headers: RawHeaders, header: bytes) -> Iterator[bytes]:
-    """Yield the elements of a list header, over all its lines (RFC 9110 5.6.1)."""
-    for name, value in headers:
-        if name == header:
-            for element in value.split(b","):
-                yield element.strip(b" \t")
 
 
 def size_of(headers: RawHeaders) -> int:
@@ -80,5 +72,5 @@ def handshake_mistake(method: str, version: str, target: bytes, headers: RawHead
     return None
 
 
-def _tokens(headers: RawHeaders, header: bytes) -> set[bytes]:
-    return {element.lower() for element in list_elements(headers, header)}
+def _tokens(headers: RawHeaders, name: bytes) -> set[bytes]:
+    return set(map(bytes.lower, list_elements(headers, name)))

@@ -10,8 +10,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from wsgateway.addresses import peer_of, plain_address
+from wsgateway.auth.headers import list_elements
 from wsgateway.config.exposure import ALLOW_IPS
-from wsgateway.server.head import list_elements
 
 SCHEMES = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}
 """The scheme of a WebSocket, by the one that a proxy reports."""
@@ -40,7 +40,8 @@ class ForwardedHeaders:
 
     def _apply(self, scope: Scope) -> None:
         headers = scope["headers"]
-        scheme = next(list_elements(headers, b"x-forwarded-proto"), b"").decode("latin-1").lower()
+        schemes = list_elements(headers, b"x-forwarded-proto")
+        scheme = schemes[0].decode("latin-1").lower() if schemes else ""
         if scheme in SCHEMES:
             scope["scheme"] = SCHEMES[scheme] if scope["type"] == "websocket" else scheme.replace("ws", "http")
         hops = [address for address in map(_address_in, list_elements(headers, b"x-forwarded-for")) if address]
