@@ -504,7 +504,7 @@ async def test_a_publisher_takes_lists_of_ids_only() -> None:
     with redis() as service:
         async with Publisher(service.url) as publisher:
             for connections in ("abc", ["a.b", 5]):
-                with pytest.raises(TypeError, match="no list of connection ids"):
+                with pytest.raises(TypeError, match="not a list of connection ids"):
                     await publisher.asend("x", connections=connections)  # type: ignore[arg-type]  # which is the point
     with pytest.raises(ConfigError, match="no URL"):
         Publisher(None)  # type: ignore[arg-type]

@@ -1,6 +1,6 @@
 """What `uvicorn wsgateway.app:app` serves: a gateway made from `WSGATEWAY_…` variables and the settings file.
 
-They are read when the server starts, not at import."""
+They are read when the server starts, not when this module is imported."""
 
 import os
 import sys
@@ -16,7 +16,7 @@ from wsgateway.server.takeover import offer_plain
 
 
 class Application:
-    """An ASGI application that becomes a gateway with its first event."""
+    """An ASGI application that makes its gateway at the first event."""
 
     def __init__(self) -> None:
         self.gateway: Gateway | None = None

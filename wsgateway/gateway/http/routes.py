@@ -197,13 +197,15 @@ class Routes:
             )
             refusal = Refusal(400, "upgrade", detail, "not-a-websocket", (("connection", "close"),))
         elif refusal is None:
-            detail = "connect here with a WebSocket; its Origin and Host would be let in"
+            detail = "connect here with a WebSocket; its Origin and Host would be accepted"
             refusal = Refusal(426, "upgrade", detail, "not-a-websocket", (("upgrade", "websocket"),))
         raise Refused.of(refusal)
 
     async def unknown(self, request: Request) -> Response:
         """Refuse a path that leads nowhere."""
-        detail = f"there is nothing at {request.url.path[:200]}; clients connect to /ws, messages are posted to /send"
+        detail = (
+            f"there is nothing at {request.url.path[:200]}; clients connect to /ws, and messages are posted to /send"
+        )
         raise Refused.of(Refusal(404, "unknown_path", detail, "wrong-path"))
 
     # The test page
