@@ -36,6 +36,16 @@ class Raw:
         data, self.buffer = self.buffer, b""
         return data
 
+    async def receive_all(self) -> bytes:
+        """All that arrives until the server closes."""
+        received = b""
+        with anyio.fail_after(20):
+            while True:
+                try:
+                    received += await self.receive_some()
+                except anyio.EndOfStream:
+                    return received
+
     async def receive_exactly(self, size: int) -> bytes:
         with anyio.fail_after(30):
             while len(self.buffer) < size:
@@ -83,6 +93,11 @@ async def handshake(url: str, *headers: str, path: str = "/ws", buffer: int = 0)
     await raw.send(upgrade(*headers, path=path, host=url.removeprefix("http://")))
     head = await raw.receive_until(b"\r\n\r\n")
     return raw, head
+
+
+def head(first: str, *headers: str) -> bytes:
+    """The head of a request to localhost, whose first line is `first`."""
+    return "\r\n".join([first, "Host: localhost", *headers, "\r\n"]).encode()
 
 
 def post(body: object, *headers: str, path: str = "/send") -> bytes:

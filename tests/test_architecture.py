@@ -79,7 +79,18 @@ ROOMS = {
     ],
     "supervisor": ["patterns", "document", "store", "observer", "workers", "worker", "instance", "supervisor"],
     "admin": ["passwords", "sessions", "openapi", "rest", "forms", "live", "views", "panel", "app"],
-    "cli": ["terminal", "checks", "probe", "doctor", "remote", "serve", "main"],
+    "cli": [
+        "terminal",
+        "checks",
+        "probe",
+        "doctor",
+        "arguments",
+        "remote",
+        "serve",
+        "listen",
+        "commands",
+        "main",
+    ],
     "top": ["publisher", "testing", "app", "__init__", "__main__"],
 }
 """The rooms in their order, and the modules of each in theirs: a module imports only what stands before it."""
@@ -140,8 +151,9 @@ DOORWAYS = {
         "server.takeover",
         "server.websocket",
         "client",
-        "cli.main",  # knows the errors of the client
+        "cli.listen",  # knows the errors of the client
     },
+    "click": {"cli.arguments", "cli.remote", "cli.commands", "cli.main"},
     "idna": {"config.origins"},
     "uvloop": {"server.process"},
     "tomlkit": {"supervisor.document"},

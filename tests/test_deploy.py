@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import click
 import httpx
 import pytest
 import uvicorn
@@ -26,7 +27,7 @@ from tests.processes import Served, serving
 from tests.proxies import DEPLOY, NAME, PROXIES, Proxy, Site, caddy, haproxy, newest_caddy, nginx, substituted, traefik
 from tests.services import Process, needed, redis
 from wsgateway import Settings
-from wsgateway.cli.main import _parser
+from wsgateway.cli.main import command_line
 from wsgateway.config.grace import seconds_to_stop
 from wsgateway.config.settings import ENV, SPECS
 from wsgateway.testing import Client
@@ -347,8 +348,14 @@ def unit() -> configparser.ConfigParser:
 def arguments_are_known(command: list[str]) -> bool:
     """Whether the command line takes `command`, whose first word is the program."""
     assert Path(command[0]).name == "wsgateway"
-    _, unknown = _parser().parse_known_args(command[1:])
-    return not unknown
+    with command_line.make_context("wsgateway", command[1:]) as ctx:
+        try:
+            name, found, words = command_line.resolve_command(ctx, command[1:])
+            assert found
+            found.make_context(name, words, parent=ctx)
+        except click.UsageError:
+            return False
+    return True
 
 
 def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path) -> None:

@@ -1,22 +1,18 @@
 """What comes before a request is one, how many may come, and how often: limits that a raw socket meets."""
 
-import asyncio
 import json
-import socket
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from pathlib import Path
 
 import anyio
 import httpx
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from tests.raw import KEY, connect, handshake, masked, post
+from tests.raw import handshake
 from tests.servers import OwnServer, PlainUvicorn, Serve
 from wsgateway import Event, Gateway
 from wsgateway.addresses import MAX_ADDRESS
-from wsgateway.limits import Bucket
 from wsgateway.testing import Client, RecordingListener
 
 own = OwnServer()
@@ -26,197 +22,6 @@ own = OwnServer()
 def serve(request: pytest.FixtureRequest) -> Serve:
     found: Serve = request.param
     return found
-
-
-@pytest.mark.parametrize("begun", [b"", b"GET /ws HT", b"GET /ws HTTP/1.1\r\nHost: x\r\n"])
-async def test_a_request_that_does_not_come_is_408(begun: bytes) -> None:
-    async with own(Gateway(handshake_timeout=0.2)) as url:
-        async with await connect(url) as raw:
-            if begun:
-                await raw.send(begun)
-            assert (await raw.receive_some()).startswith(b"HTTP/1.1 408 ")
-            with pytest.raises(anyio.EndOfStream):
-                await raw.receive_some()
-
-
-async def test_one_byte_at_a_time_does_not_extend_it() -> None:
-    async with own(Gateway(handshake_timeout=0.3)) as url, await connect(url) as raw:
-        with anyio.fail_after(5), pytest.raises((anyio.BrokenResourceError, anyio.EndOfStream)):
-            for byte in b"GET /ws HTTP/1.1\r\nX: " + b"a" * 1000:
-                await raw.send(bytes([byte]))
-                await anyio.sleep(0.02)  # the pace of the attack
-                if raw.buffer:
-                    break
-            while True:
-                await raw.receive_some()
-
-
-async def test_the_second_request_of_a_connection_has_the_limit_too() -> None:
-    async with own(Gateway(handshake_timeout=0.3)) as url, await connect(url) as raw:
-        await raw.send(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert b"200 OK" in await raw.receive_until(b"}")
-        await raw.send(b"GET /health HTTP/1.1\r\nHo")
-        assert (await raw.receive_some()).startswith(b"HTTP/1.1 408 ")
-
-
-async def test_a_head_without_end_is_431_while_an_answer_is_pending() -> None:
-    async with own(Gateway(listener=Patient, local_access=True)) as url, await connect(url) as raw:
-        await raw.send(post({"message": 1}))
-        await raw.send(b"GET / HTTP/1.1\r\n")
-        with anyio.fail_after(5), pytest.raises((anyio.BrokenResourceError, anyio.EndOfStream)):
-            for _ in range(1000):
-                await raw.send(b"X: " + b"a" * 100_000 + b"\r\n")
-            while True:
-                await raw.receive_some()
-
-
-async def test_a_head_that_does_not_come_is_ended_while_an_answer_is_pending() -> None:
-    async with own(Gateway(listener=Patient, local_access=True, handshake_timeout=0.2)) as url:
-        async with await connect(url) as raw:
-            await raw.send(post({"message": 1}) + b"GET / HTTP/1.1\r\n")
-            await raw.send(b"Ho")
-            with anyio.fail_after(5), pytest.raises((anyio.BrokenResourceError, anyio.EndOfStream)):
-                while True:
-                    await raw.receive_some()
-
-
-class Patient:
-    async def on_message(self, event: Event) -> None:
-        await anyio.sleep(2)  # longer than the test
-
-
-@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="descriptors are read from /proc")
-async def test_who_reads_no_answers_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsgateway.server.guards.BODY_TIMEOUT", 0.3)
-    loop = asyncio.get_running_loop()
-    async with own(Gateway()) as url:
-        with socket.socket() as deaf:
-            before = descriptors()
-            deaf.setblocking(False)
-            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            await loop.sock_connect(deaf, ("127.0.0.1", int(url.rpartition(":")[2])))
-            await loop.sock_sendall(deaf, b"GET /pages/test.js HTTP/1.1\r\nHost: x\r\n\r\n" * 900)
-            for count in (1, 0):  # it is accepted, and ended
-                with anyio.fail_after(10):
-                    while descriptors() - before != count:
-                        await anyio.sleep(0.01)  # it reads nothing that would tell it
-
-
-def descriptors() -> int:
-    return sum(1 for _ in Path("/proc/self/fd").iterdir())
-
-
-async def test_a_fast_request_is_not_cut_while_it_is_answered() -> None:
-    class Listener:
-        async def on_message(self, event: Event) -> None:
-            await anyio.sleep(0.5)
-
-    async with own(Gateway(Listener, handshake_timeout=0.2, local_access=True)) as url:
-        async with httpx.AsyncClient() as http:
-            assert (await http.post(url + "/send", json={"message": "x"})).status_code == 200
-
-
-async def test_a_body_that_comes_after_its_answer_is_no_head() -> None:
-    async with own(Gateway(local_access=True)) as url, await connect(url) as raw:
-        await raw.send(b"POST /send HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n")
-        await raw.send(b"Content-Length: 3000000\r\n\r\n")
-        assert (await raw.receive_until(b"}")).startswith(b"HTTP/1.1 413 ")
-        for _ in range(30):
-            await raw.send(b"x" * 100_000)
-        await raw.send(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        assert b"HTTP/1.1 200 OK" in await raw.receive_until(b"}")
-
-
-async def test_requests_that_do_not_wait_for_each_other_are_answered_in_order() -> None:
-    async with own(Gateway(local_access=True)) as url, await connect(url) as raw:
-        head = "POST /send HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: "
-        for number in range(500):
-            body = json.dumps({"message": number, "id": f"none{number}"})
-            await raw.send(f"{head}{len(body)}\r\n\r\n{body}".encode())
-        for number in range(500):
-            assert f"[none{number}]".encode() in await raw.receive_until(b"}")
-
-
-def upgrade(*headers: str, path: str = "/ws") -> bytes:
-    lines = [
-        f"GET {path} HTTP/1.1",
-        "Host: localhost",
-        "Upgrade: websocket",
-        "Connection: Upgrade",
-        f"Sec-WebSocket-Key: {KEY}",
-        "Sec-WebSocket-Version: 13",
-        *headers,
-    ]
-    return "\r\n".join([*lines, "\r\n"]).encode()
-
-
-@pytest.mark.parametrize(
-    ("request_", "status"),
-    [
-        (upgrade("Cookie: " + "c" * 16_384), 101),
-        (upgrade(*(f"X-{number}: y" for number in range(200))), 101),
-        (upgrade("Cookie: " + "c" * 40_000), 431),
-        (upgrade(*(f"X-{number}: {'y' * 100}" for number in range(400))), 431),
-        (upgrade(path="/ws?" + "q" * 9000), 414),
-        (b"GET /health HTTP/1.1\r\nCookie: " + b"c" * 40_000 + b"\r\n\r\n", 431),
-        (b"GET /health HTTP/1.1\r\nX: " + b"c" * 100_000, 431),
-    ],
-    ids=lambda value: str(value)[:3] if isinstance(value, int) else "",
-)
-async def test_the_head_of_a_request_has_room_for_a_fat_cookie_and_a_limit(request_: bytes, status: int) -> None:
-    async with own(Gateway()) as url, await connect(url) as raw:
-        await raw.send(request_)
-        assert (await raw.receive_some()).startswith(b"HTTP/1.1 %d " % status)
-        if status == 101:
-            raw.buffer = b""
-            await raw.send(masked(0x81, b"hi"))
-            assert b"\x81\x02hi" in await raw.receive_until(b"hi")
-
-
-@pytest.mark.parametrize(
-    ("changed", "status"),
-    [
-        ({f"Sec-WebSocket-Key: {KEY}\r\n": ""}, 400),
-        ({KEY: "c2hvcnQ="}, 400),
-        ({f"Sec-WebSocket-Key: {KEY}": f"Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Key: {KEY}"}, 400),
-        ({"Version: 13": "Version: 8"}, 400),
-        ({"GET /ws": "POST /ws"}, 400),
-        ({"HTTP/1.1": "HTTP/1.0"}, 400),
-        ({KEY: KEY[:-3] + "*=="}, 400),
-        ({"Version: 13": "Version: 13\r\nSec-WebSocket-Version: 13"}, 400),
-        ({"Upgrade: websocket": "Upgrade: websocket, h2c"}, 400),
-        ({"Connection: Upgrade\r\n": ""}, 400),
-    ],
-)
-async def test_a_handshake_that_is_none_is_refused(changed: dict[str, str], status: int) -> None:
-    request = upgrade().decode()
-    for before, after in changed.items():
-        request = request.replace(before, after)
-    async with own(Gateway()) as url, await connect(url) as raw:
-        await raw.send(request.encode())
-        answer = await raw.receive_some()
-        assert answer.split()[1] == b"%d" % status
-
-
-async def test_another_version_is_told_the_right_one() -> None:
-    async with own(Gateway()) as url, await connect(url) as raw:
-        await raw.send(upgrade().replace(b"Version: 13", b"Version: 8"))
-        assert b"\r\nsec-websocket-version: 13\r\n" in await raw.receive_until(b"\r\n\r\n")
-
-
-@pytest.mark.parametrize(
-    "changed",
-    [{"Connection: Upgrade": "Connection: keep-alive, Upgrade"}, {"Upgrade: websocket": "Upgrade: WebSocket"}],
-)
-async def test_a_handshake_that_is_unusual_is_accepted(changed: dict[str, str]) -> None:
-    request = upgrade().decode()
-    for before, after in changed.items():
-        request = request.replace(before, after)
-    async with own(Gateway()) as url, await connect(url) as raw:
-        await raw.send(request.encode())
-        head = await raw.receive_until(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 101 ")
-        assert b"sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo=" in head.lower()
 
 
 async def test_on_handshake_has_a_limit_of_its_own(serve: Serve) -> None:
@@ -284,13 +89,6 @@ async def test_who_sends_too_often_is_closed_3013_and_the_others_go_on(serve: Se
             received = [await bob.receive() for _ in range(11)]
             assert received == [*map(str, range(10)), "still here"]
             assert listener.count("on_message") == 11
-
-
-def test_a_bucket_fills_with_time_and_never_beyond_its_burst() -> None:
-    bucket = Bucket(2.0, 3.0, now=100.0)
-    assert [bucket.allows(100.0) for _ in range(4)] == [True, True, True, False]
-    assert [bucket.allows(100.5) for _ in range(2)] == [True, False]
-    assert [bucket.allows(900.0) for _ in range(4)] == [True, True, True, False]
 
 
 async def until(condition: Callable[[], bool]) -> None:

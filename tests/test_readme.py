@@ -15,7 +15,7 @@ from playwright.async_api import Browser
 from tests.ports import free_port
 from tests.processes import environment
 from wsgateway import Event, Gateway
-from wsgateway.cli.main import SERVE_DEFAULTS
+from wsgateway.cli.commands import SERVE_DEFAULTS
 from wsgateway.config.settings import SPECS
 from wsgateway.testing import Client, RecordingListener, serve
 

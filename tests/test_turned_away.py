@@ -1,31 +1,19 @@
-"""A client that was turned away, or is served by uvicorn's own protocol, and goes on sending without reading: nothing
-piles up for it, and it is cut off."""
+"""A client that was turned away and goes on sending without reading is cut off, and nothing piles up for it."""
 
 import tracemalloc
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import anyio
 import pytest
-from starlette.applications import Starlette
-from starlette.routing import WebSocketRoute
-from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from tests.raw import Raw, connect, handshake, masked, upgrade
+from tests.floods import SENT, read_to_the_end, send_until_cut_off
+from tests.raw import handshake, masked
 from tests.servers import OwnServer, PlainUvicorn, Serve
 from wsgateway import Event, Gateway, Refused
 from wsgateway.app import Application
-from wsgateway.server.websocket import WebSocketProtocol
 from wsgateway.testing import Client
-
-SENT = {
-    "pings": masked(0x89, b"x" * 125),
-    "pongs": masked(0x8A, b"x" * 125),
-    "messages": masked(0x81, b"x" * 125),
-    "fragments": masked(0x01, b"x" * 60) + masked(0x80, b"x" * 60),
-}
-MUCH = 30_000_000
 
 
 class Refusing:
@@ -47,27 +35,6 @@ class OwnApplication:
 
 
 REFUSING: list[Serve] = [OwnServer(), OwnApplication()]
-
-
-async def send_until_cut_off(raw: Raw, data: bytes, *, most: int = MUCH) -> None:
-    """Send `data` again and again, reading nothing. Ends when the server ends the connection, or with `most` bytes."""
-    block = data * (64_000 // len(data))
-    with anyio.fail_after(30):
-        try:
-            for _ in range(most // len(block)):
-                await raw.stream.send(block)
-        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
-            return
-
-
-async def read_to_the_end(raw: Raw) -> bytes:
-    found = b""
-    with anyio.fail_after(30):
-        try:
-            while True:
-                found += await raw.receive_some()
-        except (anyio.EndOfStream, anyio.BrokenResourceError):
-            return found
 
 
 @pytest.mark.parametrize("sent", SENT)
@@ -107,106 +74,6 @@ async def test_a_server_stops_while_one_that_was_turned_away_keeps_silent() -> N
             await read_to_the_end(ann)
 
 
-# Applications on `uvicorn --ws wsgateway.server:WebSocketProtocol`, as the admin panel is one
-
-OwnProtocol = PlainUvicorn(ws=WebSocketProtocol, ws_ping_interval=None)
-
-
-def application(endpoint: Callable[[WebSocket], Any]) -> Starlette:
-    return Starlette(routes=[WebSocketRoute("/ws", endpoint)])
-
-
-@pytest.mark.parametrize("sent", ["pings", "messages"])
-async def test_what_an_application_does_not_take_or_the_client_not_read_is_not_read(sent: str) -> None:
-    go = anyio.Event()
-    received: list[str] = []
-
-    async def endpoint(socket: WebSocket) -> None:
-        await socket.accept()
-        await go.wait()
-        try:
-            while True:
-                received.append(await socket.receive_text())
-        except WebSocketDisconnect:
-            pass
-
-    async with OwnProtocol(application(endpoint)) as url:
-        ann, _ = await handshake(url)
-        async with ann, anyio.create_task_group() as tasks:
-            tracemalloc.start()
-            try:
-                with anyio.move_on_after(3) as sending:
-                    await send_until_cut_off(ann, SENT[sent])
-                assert sending.cancelled_caught  # the server has stopped reading, so no more can be sent
-                assert tracemalloc.get_traced_memory()[1] < 4_000_000
-            finally:
-                tracemalloc.stop()
-            tasks.start_soon(read_to_the_end, ann)
-            go.set()
-            if sent == "messages":
-                with anyio.fail_after(30):
-                    while len(received) < 20_000:
-                        await anyio.sleep(0.01)
-            tasks.cancel_scope.cancel()
-
-
-@pytest.mark.parametrize("sent", SENT)
-async def test_a_client_that_an_application_has_closed_is_cut_off_if_it_goes_on_sending(sent: str) -> None:
-    async def endpoint(socket: WebSocket) -> None:
-        await socket.accept()
-        await socket.close(4000)
-
-    async with OwnProtocol(application(endpoint)) as url:
-        ann, _ = await handshake(url)
-        async with ann:
-            assert await ann.receive_exactly(4) == b"\x88\x02\x0f\xa0"
-            with anyio.fail_after(8):
-                await send_until_cut_off(ann, SENT[sent], most=10**12)
-            assert await read_to_the_end(ann) == b""
-
-
-async def test_a_client_that_reads_nothing_is_cut_off_when_it_breaks_the_protocol_or_the_application_ends() -> None:
-    ended = anyio.Event()
-
-    async def endpoint(socket: WebSocket) -> None:
-        await socket.accept()
-        with anyio.move_on_after(1):
-            while True:
-                await socket.send_bytes(b"x" * 1_000_000)
-        ended.set()
-
-    async with OwnProtocol(application(endpoint)) as url:
-        ann, _ = await handshake(url)
-        async with ann:
-            with anyio.fail_after(20):
-                await ended.wait()
-        # the server waits for its connections when it stops: it would wait for ever
-
-
-@pytest.mark.parametrize("sent", SENT)
-async def test_an_application_s_client_that_floods_does_not_starve_the_others(sent: str) -> None:
-    async def endpoint(socket: WebSocket) -> None:
-        await socket.accept()
-        try:
-            while True:
-                text = await socket.receive_text()
-                if text.startswith("echo"):
-                    await socket.send_text(text)
-        except WebSocketDisconnect:
-            pass
-
-    async with OwnProtocol(application(endpoint)) as url, Client(url) as bob:
-        ann, _ = await handshake(url)
-        async with ann, anyio.create_task_group() as tasks:
-            tasks.start_soon(send_until_cut_off, ann, SENT[sent])
-            tasks.start_soon(read_to_the_end, ann)
-            with anyio.fail_after(20):
-                for number in range(30):
-                    await bob.send(f"echo {number}")
-                    assert await bob.receive() == f"echo {number}"
-            tasks.cancel_scope.cancel()
-
-
 @pytest.mark.parametrize("sent", SENT)
 async def test_a_client_that_is_turned_away_and_floods_does_not_starve_the_others(sent: str) -> None:
     class Listener:
@@ -228,18 +95,3 @@ async def test_a_client_that_is_turned_away_and_floods_does_not_starve_the_other
                     await bob.send(str(number))
                     assert await bob.receive() == str(number)
             tasks.cancel_scope.cancel()
-
-
-async def test_frames_that_come_before_the_accept_are_taken_after_it() -> None:
-    gateway = Gateway()
-    async with OwnServer()(gateway) as url:
-        raw = await connect(url)
-        async with raw:
-            frames = masked(0x89, b"?") + b"".join(masked(0x81, str(number).encode()) for number in range(200))
-            await raw.send(upgrade(host=url.removeprefix("http://")) + frames)
-            head = await raw.receive_until(b"\r\n\r\n")
-            assert head.startswith(b"HTTP/1.1 101")
-            assert await raw.receive_exactly(3) == b"\x8a\x01?"
-            for number in range(200):
-                text = str(number).encode()
-                assert await raw.receive_exactly(2 + len(text)) == bytes([0x81, len(text)]) + text

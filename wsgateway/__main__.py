@@ -1,4 +1,4 @@
-"""`python -m wsgateway`."""
+"""Runs the command `wsgateway` for `python -m wsgateway`."""
 
 import sys
 

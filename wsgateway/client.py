@@ -1,5 +1,5 @@
-"""A client for a gateway: `send` pushes over HTTP, for a task queue, a management command or a cron job; `connect`
-opens a WebSocket. Both speak to the host in the URL and to no other: they use no proxy and follow no redirect."""
+"""A client for a gateway: `send` pushes over HTTP, for a task queue, a management command, or a cron job; `connect`
+opens a WebSocket. Both connect only to the host in the URL: they use no proxy and follow no redirect."""
 
 import json
 import ssl
@@ -24,13 +24,13 @@ from wsgateway.text import cut, mask_url
 __all__ = ["ClientConnection", "asend", "connect", "handshake", "request", "send", "websocket_url"]
 
 MAX_ANSWER = 16 * 1024 * 1024
-"""Bytes of an answer that are read. A page of 1,000 connections has less than one million."""
+"""Bytes of an answer that are read. A page of 1,000 connections has fewer than a million."""
 
 MAX_PROBLEM = 65536
-"""Bytes that are read of an answer other than 2xx."""
+"""Bytes that are read of an answer whose status is not 2xx."""
 
 MAX_REASON = 1000
-"""Bytes that are returned of what refused a handshake."""
+"""Bytes that `handshake` returns of the body of a refusal."""
 
 
 def send(
@@ -43,12 +43,13 @@ def send(
     api_key: str | None = None,
     timeout: float = 10.0,
 ) -> Sent:
-    """Post `message` to the gateway whose `/send` is at `url`, as `http://localhost:10125/send`.
+    """Post `message` to the gateway whose `/send` is at `url`, such as `http://localhost:10125/send`.
 
-    `id` names another gateway of that process, `connections` the connections that are to receive it (everybody),
-    `data` what the listener finds in `event.data`; `timeout` is in seconds, for all of it. Raises `SendError` for any
-    answer but a gateway's 200, a redirect too, `ValueError` if `url` is not an HTTP URL or `message`, `data` or
-    `connections` cannot be sent as JSON, and `OSError` if nobody answers.
+    `id` names the gateway if the process has several. `connections` are the ids of the recipients, by default every
+    connection. The listener finds `data` in `event.data`. `timeout` is in seconds, for the whole request.
+
+    Raise `SendError` for any answer but a gateway's 200, including a redirect, `ValueError` if `url` is not an HTTP URL
+    or if `message`, `data`, or `connections` cannot be sent as JSON, and `OSError` if the server does not answer.
     """
     body: dict[str, object] = {**(data or {}), "message": message}
     if id is not None:
@@ -61,7 +62,7 @@ def send(
     try:
         return Sent(**{name: answer[name] for name in Sent._fields if name in answer})
     except TypeError:
-        raise _foreign(200, "its fields are not those of a gateway") from None
+        raise _not_a_gateway(200, "its fields are not those of a gateway") from None
 
 
 async def asend(
@@ -91,41 +92,44 @@ def request(
     host: str | None = None,
     timeout: float = 10.0,
 ) -> Any:
-    """Return the JSON that `url` answers to a request with `body` as JSON; None for an answer without a body.
+    """Send a request with `body` as JSON, and return the JSON of the answer, None if it has no body.
 
-    `host` is the `Host` that is asked for, by default that of `url`; `timeout` is in seconds, for all of it. Raises
-    `SendError` for a status other than 2xx and for an answer that is not JSON, `ValueError` if `body` is not a JSON
-    value, `url` not an HTTP URL, or `token` cannot be sent, and `OSError` if nobody answers.
+    `host` replaces the `Host` of `url`. `timeout` is in seconds, for the whole request.
+
+    Raise `SendError` for a status other than 2xx and for an answer that is not JSON, `ValueError` if `body` is not a
+    JSON value, `url` is not an HTTP URL, or `token` cannot be sent, and `OSError` if the server does not answer.
     """
-    target = _target(url)
+    target = _parse(url)
     headers = {"content-type": "application/json", "user-agent": "wsgateway"} | ({"host": host} if host else {})
     if token is not None:
         if not token.isprintable():
-            raise ValueError("the key holds a line break or a control character, which no header can carry")
+            raise ValueError("the key contains a line break or a control character, which cannot be sent in a header")
         headers["authorization"] = "Bearer " + token.encode().decode("latin-1")  # UTF-8, as the gateway compares it
-    status, location, answer = _exchange(target, method, None if body is None else _json(body), headers, timeout)
+    status, location, answer = _exchange(target, method, None if body is None else _encode(body), headers, timeout)
     if 200 <= status <= 299:
         try:
             return json.loads(answer) if answer else None
         except (ValueError, RecursionError):
-            raise _foreign(status, "it is not JSON") from None
+            raise _not_a_gateway(status, "it is not JSON") from None
     if 300 <= status <= 399:
-        where = mask_url(location.replace(token, "…") if token else location)
-        detail = f"the server points to {cut(where, 200)!r}: give that URL, if it is right; no redirect is followed"
+        target_url = mask_url(location.replace(token, "…") if token else location)
+        detail = (
+            f"the server points to {cut(target_url, 200)!r}; redirects are not followed, give that URL if it is yours"
+        )
         raise SendError(status, {"title": "Redirect", "detail": detail})
-    raise SendError(status, _problem(answer))
+    raise SendError(status, _problem_of(answer))
 
 
 class connect(websockets_connect):  # noqa: N801  as in websockets, where it is called like a function
-    """`websockets.connect`, but speaks to the host in `uri` only.
+    """`websockets.connect`, but connects only to the host in `uri`.
 
-    A redirect is not followed, because it could lead the headers to another host; it raises `InvalidStatus`. Proxies
-    named in the environment are not used. Give one as `proxy`, or True for that of the environment.
+    A redirect raises `InvalidStatus`, because following it could send the headers to another host. Proxies in the
+    environment are not used; pass the URL of one as `proxy`, or True for the one in the environment.
     """
 
     def __init__(self, uri: str, *, proxy: str | Literal[True] | None = None, **options: Any) -> None:
         if not uri.isprintable() or " " in uri:
-            raise InvalidURI(uri, "it has a space or a control character in it")
+            raise InvalidURI(uri, "it contains a space or a control character")
         super().__init__(uri, proxy=proxy, **options)
 
     def process_redirect(self, exc: Exception) -> Exception | str:
@@ -133,10 +137,10 @@ class connect(websockets_connect):  # noqa: N801  as in websockets, where it is 
 
 
 async def handshake(url: str, *, origin: str | None = None, timeout: float = 10.0) -> tuple[int, str]:  # noqa: ASYNC109
-    """Shake hands at `url`, as a page of `origin` or as no browser, and leave: the answer's status, and what it says.
+    """Make a WebSocket handshake at `url`, close the connection, and return the status and text of the answer.
 
-    101 and nothing if a WebSocket was opened. `timeout` is in seconds. Raises `ValueError` if `url` is not an HTTP or
-    WebSocket URL, and `OSError` if nobody answers.
+    The text is empty for 101. `origin` is that of a page; without one, the handshake is not a browser's. `timeout` is
+    in seconds. Raise `ValueError` if `url` is not an HTTP or WebSocket URL, `OSError` if the server does not answer.
     """
     try:
         connecting = connect(websocket_url(url), origin=Origin(origin) if origin else None, open_timeout=timeout)
@@ -150,7 +154,7 @@ async def handshake(url: str, *, origin: str | None = None, timeout: float = 10.
     except InvalidStatus as exc:
         return exc.response.status_code, (exc.response.body or b"")[:MAX_REASON].decode(errors="replace")
     except InvalidHandshake as exc:
-        return 200, str(exc)  # an answer that is none to a handshake
+        return 200, str(exc)  # the answer does not complete the handshake
 
 
 def websocket_url(url: str) -> str:
@@ -163,7 +167,7 @@ def websocket_url(url: str) -> str:
 
 
 class _Target(NamedTuple):
-    """What a URL names. `path` is with its query string."""
+    """The parts of a URL. `path` includes the query string."""
 
     is_secure: bool
     host: str
@@ -171,29 +175,29 @@ class _Target(NamedTuple):
     path: str
 
 
-_IN_PATH = "/%:@!$&'()*+,;=~"
-"""What stands in a path as it is; anything else is percent-encoded."""
+_PATH_CHARACTERS = "/%:@!$&'()*+,;=~"
+"""Characters that stand in a path as they are; any other is percent-encoded."""
 
 
-def _target(url: str) -> _Target:
-    """Raise `ValueError` unless `url` is an HTTP URL that names a host, without a user or a password."""
+def _parse(url: str) -> _Target:
+    """Return the parts of an HTTP URL. Raise `ValueError` for any other, and for one with a user or a password."""
     shown = str(url)
     shown = cut(mask_url(shown) if "@" in shown else shown.partition("?")[0], 200)
-    wrong = ValueError(f"{shown!r} is not an HTTP URL; one looks like http://localhost:10125/send")
+    error = ValueError(f"{shown!r} is not an HTTP URL; one looks like http://localhost:10125/send")
     if not isinstance(url, str) or not url.isprintable() or " " in url:
-        raise wrong
+        raise error
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
         host = host if ":" in host else host.encode("idna").decode()
-    except ValueError:  # UnicodeError is one
-        raise wrong from None
+    except ValueError:  # also UnicodeError
+        raise error from None
     if parts.scheme not in ("http", "https") or not host or port == 0:
-        raise wrong
+        raise error
     if "@" in parts.netloc:
-        raise ValueError(f"{shown!r} was given with a user or a password, which are not sent; is it the key?")
-    query = quote(parts.query, safe=_IN_PATH + "?")
-    path = quote(parts.path or "/", safe=_IN_PATH) + (f"?{query}" if query else "")
+        raise ValueError(f"{shown!r} contains a user or a password, which are not sent; is it the key?")
+    query = quote(parts.query, safe=_PATH_CHARACTERS + "?")
+    path = quote(parts.path or "/", safe=_PATH_CHARACTERS) + (f"?{query}" if query else "")
     is_secure = parts.scheme == "https"
     return _Target(is_secure, host, port or (443 if is_secure else 80), path)
 
@@ -201,12 +205,12 @@ def _target(url: str) -> _Target:
 def _exchange(
     target: _Target, method: str, body: bytes | None, headers: dict[str, str], timeout: float
 ) -> tuple[int, str, bytes]:
-    """Return the answer's status, its `Location`, and its body. Raises `OSError`, and `SendError` if it is too large.
+    """Return status, `Location`, and body of the answer. Raise `OSError`, or `SendError` if the body is too large.
 
-    No `Connection: close` is sent, which a gateway on this host takes for the sign of a proxy.
+    `Connection: close` is not sent, because a gateway on this host takes it for a sign of a proxy.
     """
     connection = HTTPConnection(target.host, target.port, timeout=timeout)
-    connection.default_port = 443 if target.is_secure else 80  # which is left out of `Host`
+    connection.default_port = 443 if target.is_secure else 80  # `Host` omits this port
     deadline = _Deadline(timeout)
     try:
         connection.connect()
@@ -219,64 +223,65 @@ def _exchange(
             secure.do_handshake()
         connection.request(method, target.path, body, headers)
         response = connection.getresponse()
-        most = MAX_ANSWER if 200 <= response.status <= 299 else MAX_PROBLEM
-        answer = response.read(most + 1)
+        limit = MAX_ANSWER if 200 <= response.status <= 299 else MAX_PROBLEM
+        answer = response.read(limit + 1)
     except HTTPException as exc:
         if deadline.is_past:
             raise TimeoutError(f"no complete answer within {timeout:g} s") from exc
-        raise ConnectionError(f"the answer is not HTTP, or was cut off ({type(exc).__name__})") from exc
+        raise ConnectionError(f"the answer is not HTTP or was cut off ({type(exc).__name__})") from exc
     finally:
         deadline.cancel()
         connection.close()
     if deadline.is_past:
         raise TimeoutError(f"no complete answer within {timeout:g} s")
-    if response.length and len(answer) <= most:
+    if response.length and len(answer) <= limit:
         raise ConnectionError("the answer was cut off")
     if len(answer) > MAX_ANSWER:
-        raise _foreign(response.status, f"it is larger than {MAX_ANSWER} bytes")
+        raise _not_a_gateway(response.status, f"it is larger than {MAX_ANSWER} bytes")
     return response.status, response.headers.get("location", ""), answer
 
 
 class _Deadline:
-    """Ends a socket after so many seconds, however little it does then. The socket's own timeout begins anew with each
-    byte."""
+    """Shuts a socket down after a number of seconds. The socket's own timeout starts again with each byte."""
 
     def __init__(self, seconds: float) -> None:
         self.is_past = False
         self._socket: socket | None = None
-        self._timer = threading.Timer(seconds, self._end)
+        self._timer = threading.Timer(seconds, self._shut_down)
         self._timer.daemon = True
         self._timer.start()
 
     def guard(self, guarded: socket) -> None:
         self._socket = guarded
         if self.is_past:
-            self._end()
+            self._shut_down()
 
     def cancel(self) -> None:
         self._timer.cancel()
 
-    def _end(self) -> None:
+    def _shut_down(self) -> None:
         self.is_past = True
         if self._socket is not None:
             with suppress(OSError):
-                socket.shutdown(self._socket, SHUT_RDWR)  # of a TLS socket too, without its good-bye
+                socket.shutdown(self._socket, SHUT_RDWR)  # also of a TLS socket, without a close_notify
 
 
-def _json(body: object) -> bytes:
+def _encode(body: object) -> bytes:
     try:
         return json.dumps(body, allow_nan=False, ensure_ascii=False).encode()
     except UnicodeEncodeError as exc:
-        raise MessageError(f"the message holds a lone surrogate, {exc.object[exc.start]!a}, which is no text") from exc
+        raise MessageError(
+            f"the message contains a lone surrogate, {exc.object[exc.start]!a}, which is not valid text"
+        ) from exc
     except (TypeError, ValueError, RecursionError) as exc:
         raise MessageError(f"the message is not a JSON value: {exc}") from exc
 
 
-def _foreign(status: int, why: str) -> SendError:
-    return SendError(status, {"title": "Not a gateway", "detail": f"the answer is not one of a gateway: {why}"})
+def _not_a_gateway(status: int, reason: str) -> SendError:
+    return SendError(status, {"title": "Not a gateway", "detail": f"the answer is not that of a gateway: {reason}"})
 
 
-def _problem(body: bytes) -> dict[str, object]:
+def _problem_of(body: bytes) -> dict[str, object]:
     try:
         problem = json.loads(body)
     except (ValueError, RecursionError):

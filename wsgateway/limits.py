@@ -4,10 +4,10 @@ from collections import OrderedDict
 from collections.abc import Hashable
 
 BODY_TIMEOUT = 30.0
-"""Seconds within which the body of a request has to arrive."""
+"""Seconds within which the body of a request must arrive."""
 
 BLOCKED_LOOP = 1.0
-"""Seconds without a turn after which an event loop counts as blocked; it is asked as often."""
+"""Seconds without an iteration after which an event loop counts as blocked, and between two checks of it."""
 
 MAX_REMEMBERED = 10_000
 """Senders whose rate is remembered. If there are more, the one whose last event is oldest is forgotten."""

@@ -40,7 +40,7 @@ def files(most_files: int, **options: Any) -> list[Finding]:
 
 def drain(stop_timeout: float | None, *, assumed: bool = False) -> list[Finding]:
     settings = Settings(drain=30)
-    return list(checks.check_drain(settings, stop_timeout=stop_timeout, source="systemd", assumed=assumed))
+    return list(checks.check_drain(settings, stop_timeout=stop_timeout, source="systemd", is_assumed=assumed))
 
 
 def admin(*, has_password: bool = False, outside: str | None = None, **options: Any) -> list[Finding]:
@@ -69,7 +69,7 @@ FINDINGS: dict[str, tuple[Callable[[], Iterable[Finding]], Severity, str]] = {
     "no httptools": (lambda: versions(httptools=None), SERIOUS, "httptools is not installed"),
     "no uvloop": (lambda: versions(uvloop=None), HINT, "uvloop is not installed"),
     "old Python": (lambda: versions(python=(3, 10, 2)), SERIOUS, "Python 3.10.2 is too old"),
-    "no fast path": (lambda: paths(has_fast_path=False), WARNING, "the slower one is taken"),
+    "no fast path": (lambda: paths(has_fast_path=False), WARNING, "the slower plain ASGI path is used"),
     "no limits": (lambda: paths(missing_http=("cycle",)), SERIOUS, "has no cycle"),
     "too few files": (lambda: files(1024, max_connections=2000), WARNING, "1024 open files are enough for 960 clients"),
     "few files": (lambda: files(1024), HINT, "1024 open files are enough for 960 clients"),
@@ -88,14 +88,14 @@ FINDINGS: dict[str, tuple[Callable[[], Iterable[Finding]], Severity, str]] = {
     "admin in clear": (lambda: admin(host="0.0.0.0", token=KEY), WARNING, "without TLS"),
     "admin in clear, too": (lambda: admin(host="0.0.0.0", has_password=True), WARNING, "without TLS"),
     "no certificate": (lambda: certificate(problem="No such file"), SERIOUS, "cannot be used: No such file"),
-    "certificate ends": (lambda: certificate(ends=1e9 + 9.5 * 86400), WARNING, "ends in 9 days"),
+    "certificate ends": (lambda: certificate(ends=1e9 + 9.5 * 86400), WARNING, "expires in 9 days"),
     "nobody": (lambda: proxied(ready=0, upgrade=0, detail="refused"), SERIOUS, "nobody answers at"),
     "not ready": (lambda: proxied(ready=503), SERIOUS, "/ready is 503"),
     "no upgrade": (lambda: proxied(upgrade=426), SERIOUS, "does not pass the upgrade"),
     "foreign origin": (lambda: proxied(upgrade=403, without_origin=101), SERIOUS, "refused for its origin"),
     "bad gateway": (lambda: proxied(upgrade=502, detail="oops"), SERIOUS, "is 502: oops"),
     "no address": (lambda: proxied(address="127.0.0.1"), SERIOUS, "strangers are local"),
-    "mapped address": (lambda: proxied(address="::ffff:127.0.0.1"), SERIOUS, "its address does not arrive"),
+    "mapped address": (lambda: proxied(address="::ffff:127.0.0.1"), SERIOUS, "because its address does not arrive"),
     "open": (lambda: proxied(strangers="it shows /info", address="127.0.0.1"), SERIOUS, "it shows /info"),
     "written": (lambda: access(api_key=[], local_access=True, is_written=True), HINT, "every user of this host"),
     "written outside": (

@@ -109,7 +109,7 @@ def test_it_prints_the_worst_first_and_fails_if_it_is_serious(tmp_path: Path) ->
 def test_an_address_without_a_scheme_is_a_finding_among_the_others(tmp_path: Path) -> None:
     done = run("doctor", "--url", "example.com", "--stop-timeout", "5", cwd=tmp_path)
     assert done.returncode == 1
-    assert "serious: --url 'example.com' is no address" in done.stdout
+    assert "serious: --url 'example.com' is not a URL" in done.stdout
     assert "kills after 5 s" in done.stdout
 
 

@@ -109,7 +109,7 @@ def test_the_file_is_read_again(running: Running, by_signal: bool) -> None:
     file.write_text("[gateways\nx = 1\n")
     if by_signal:
         running.served.process.send_signal(signal.SIGHUP)
-        wait_for_line(running, "what ran runs on")
+        wait_for_line(running, "every gateway goes on as before")
         replace(file, good + "[gateways.news]\nport = 0\n")
         running.served.process.send_signal(signal.SIGHUP)
         wait_for_line(running, "1 gateways were changed")
@@ -168,7 +168,7 @@ def test_an_admin_port_that_is_taken_is_a_warning_without_a_file_only(tmp_path: 
         port = str(taken.getsockname()[1])
         with processes.serving("--admin-port", port, cwd=tmp_path) as served:
             assert served.terminate() == 0
-            assert "there is no admin interface" in served.stderr
+            assert "the admin interface does not run" in served.stderr
         (tmp_path / "wsgateway.toml").write_text("[gateways.a]\nport = 0\n")
         done = processes.run("serve", "--admin-port", port, cwd=tmp_path)
         assert done.returncode == 3

@@ -217,7 +217,7 @@ async def test_the_loop_serves_others_while_it_fans_out_to_very_many() -> None:
         turns += 1
         if turns == 2:
             waiting = next((conn, written) for conn, written in made if not written)
-            assert waiting[0].send_frame(second)  # overtakes nobody's first
+            assert waiting[0].send_nowait(second)  # overtakes nobody's first
             assert waiting[1] == [first.wire, second.wire]
             assert hub.deliver(third, None) == Sent(len(made), len(made), 0)
             gone = next((conn, written) for conn, written in made if not written)

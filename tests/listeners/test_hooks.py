@@ -219,9 +219,9 @@ class Generating:
     [
         (wrong(on_message=property(explode)), ["on_message of Chat is a property"]),
         (wrong(on_message=functools.cached_property(explode)), ["is a property"]),
-        (wrong(on_message=Exploding()), ["on_message of Chat is no function but of the type Exploding"]),
-        (wrong(on_message="chat"), ["on_message of Chat is no function but of the type str"]),
-        (types.SimpleNamespace(on_message=[]), ["is no function but of the type list"]),
+        (wrong(on_message=Exploding()), ["on_message of Chat is not a function but a Exploding"]),
+        (wrong(on_message="chat"), ["on_message of Chat is not a function but a str"]),
+        (types.SimpleNamespace(on_message=[]), ["is not a function but a list"]),
         (wrong(on_message=lambda: None), ["cannot be called with one event", "on_message(self, event)"]),
         (wrong(on_message=lambda self: None), ["cannot be called with one event"]),
         (wrong(on_message=lambda self, event, more: None), ["cannot be called with one event"]),
@@ -301,7 +301,7 @@ async def test_without_a_listener_it_starts() -> None:
 
 
 def test_a_hook_that_is_named_needs_a_listener() -> None:
-    assert "there is no listener" in refused(None, on_message="onMessage")
+    assert "no listener is set" in refused(None, on_message="onMessage")
 
 
 def test_a_listener_whose_hooks_are_turned_off_has_hooks() -> None:
@@ -339,9 +339,9 @@ async def test_what_a_hook_returns_is_a_warning_once_for_each_hook(caplog: pytes
                 assert await bob.receive() == text
     lines = [text for text in caplog.messages if "returned" in text]
     assert sorted(lines) == [
-        "[default] on_client_open has returned a value of the type int, which is ignored; change the event instead",
-        "[default] on_handshake has returned a value of the type PermissionError, which is ignored; raise it",
-        "[default] on_message has returned a value of the type dict, which is ignored; change the event instead",
+        "[default] on_client_open has returned a value of type int, which is ignored; change the event instead",
+        "[default] on_handshake has returned a value of type PermissionError, which is ignored; raise it",
+        "[default] on_message has returned a value of type dict, which is ignored; change the event instead",
     ]
 
 
@@ -356,7 +356,7 @@ async def test_a_coroutine_that_is_returned_has_to_be_awaited(caplog: pytest.Log
     with caplog.at_level(logging.WARNING, "wsgateway"):
         async with Gateway(listener=Forgetful).lifespan():
             pass
-    assert "on_start has returned a value of the type Future, which is ignored; await it in the hook" in caplog.text
+    assert "on_start has returned a value of type Future, which is ignored; await it in the hook" in caplog.text
 
 
 async def test_a_hook_that_gives_a_coroutine_from_a_thread_is_awaited() -> None:

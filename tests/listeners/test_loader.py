@@ -112,7 +112,7 @@ def test_a_configured_hook_that_is_missing_stops_the_start_with_the_nearest() ->
 
 
 def test_a_hook_that_is_no_function_stops_the_start() -> None:
-    with pytest.raises(ListenerError, match="no function"):
+    with pytest.raises(ListenerError, match="not a function"):
         Hooks(types.SimpleNamespace(on_message="x"), Settings(), LOG)
 
 
@@ -126,6 +126,6 @@ def test_near_misses_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         Hooks(Lucee, Settings(), LOG)
     assert sorted(text.replace("test_near_misses_are_warned_of.<locals>.", "") for text in caplog.messages) == [
-        "[test] Lucee.onClientOpen is no hook and is never called, did you mean on_client_open?",
-        "[test] Lucee.on_mesage is no hook and is never called, did you mean on_message?",
+        "[test] Lucee.onClientOpen is not a hook and is never called, did you mean on_client_open?",
+        "[test] Lucee.on_mesage is not a hook and is never called, did you mean on_message?",
     ]

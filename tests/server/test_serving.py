@@ -1,5 +1,6 @@
 """The gateway's own server: what it adds to uvicorn's."""
 
+import logging
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -18,9 +19,9 @@ from starlette.applications import Starlette
 from websockets.exceptions import InvalidStatus
 
 from tests.raw import connect, upgrade
-from tests.servers import free_socket
+from tests.servers import OwnServerTls, free_socket
 from wsgateway import ConfigError, Event, Gateway, Refused, Settings, StartError
-from wsgateway.server.binding import bind, unbind, url_of
+from wsgateway.server.binding import bind
 from wsgateway.server.serving import serving
 from wsgateway.testing import Client, RecordingListener, serve
 
@@ -75,28 +76,6 @@ async def test_a_listener_that_fails_frees_the_port() -> None:
         async with serving(gateway, gateway.settings):
             pass
     bind(Settings(port=port))[0].close()
-
-
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        ({"host": "127.0.0.1"}, "http://127.0.0.1:"),
-        ({"host": "0.0.0.0"}, "http://127.0.0.1:"),
-        ({"host": "localhost"}, "http://localhost:"),
-        ({"host": "::1"}, "http://[::1]:"),
-    ],
-)
-def test_the_url_is_one_that_a_client_can_use(options: dict[str, str], expected: str) -> None:
-    settings = Settings(port=0, **options)  # type: ignore[arg-type]  # texts only
-    listening = bind(settings)
-    assert url_of(settings, listening).startswith(expected)
-    unbind(settings, listening)
-
-
-@pytest.mark.parametrize("host", ["no.such.host.invalid", "203.0.113.77"])
-def test_a_host_that_is_not_here_says_so(host: str) -> None:
-    with pytest.raises(StartError, match="cannot listen on"):
-        bind(Settings(host=host, port=0))
 
 
 async def test_a_log_file_that_cannot_be_opened_is_a_mistake_in_the_settings(tmp_path: Path) -> None:
@@ -317,3 +296,12 @@ async def test_a_gateway_whose_server_cannot_start_is_stopped_once(monkeypatch: 
             pass
     assert [hook for hook, _ in listener.events] == ["on_start", "on_stop"]
     assert gateway.state == "stopped"
+
+
+async def test_plain_http_at_a_port_with_tls_is_a_line_that_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    async with OwnServerTls()(Gateway()) as url:
+        async with await connect("http://127.0.0.1:" + url.rpartition(":")[2]) as raw:
+            await raw.send(upgrade())
+            await raw.receive_all()
+    lines = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert any("speaks plain HTTP (ws:// or http://) to a port with TLS" in line for line in lines)

@@ -1,6 +1,7 @@
 """Taking a socket over from uvicorn: on which of its attributes it rests, where it happens, and what if it cannot."""
 
 import asyncio
+import gc
 from typing import Any
 
 import anyio
@@ -12,12 +13,14 @@ from starlette.websockets import WebSocket
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
+from websockets.server import ServerProtocol
 
 from tests.raw import Raw, handshake, masked
 from tests.servers import PlainUvicorn
 from wsgateway import Event, Gateway
 from wsgateway.app import Application
 from wsgateway.server.attributes import NEEDED_HTTP, NEEDED_WEBSOCKET
+from wsgateway.server.http import HttpProtocol
 from wsgateway.server.websocket import WebSocketProtocol
 from wsgateway.testing import Client, RecordingListener, serve
 
@@ -78,6 +81,20 @@ async def idle_tasks(url: str, count: int) -> int:
         for raw in clients:
             await raw.stream.aclose()
     return after - before
+
+
+async def test_what_only_the_handshake_needs_is_freed_immediately() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        async with serve(Gateway()) as url, Client(url) as client:
+            await client.send("hello")
+            assert await client.receive() == "hello"
+            assert not any(
+                isinstance(thing, (HttpProtocol, WebSocketProtocol, ServerProtocol)) for thing in gc.get_objects()
+            )
+    finally:
+        gc.enable()
 
 
 async def test_plain_uvicorn_on_the_shipped_application_is_the_fast_path_too(monkeypatch: pytest.MonkeyPatch) -> None:

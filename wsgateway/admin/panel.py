@@ -288,7 +288,7 @@ class Panel:
     async def _live(self, socket: WebSocket) -> None:
         refused = await self._why_not_live(socket)
         if refused is not None:
-            await self._turn_away(socket, refused)
+            await self._refuse(socket, refused)
             return
 
         async def may_look() -> bool:
@@ -312,9 +312,9 @@ class Panel:
         return Refused(503, f"{MAX_VIEWERS} pages are open already.") if self._viewers >= MAX_VIEWERS else None
 
     async def _no_socket(self, socket: WebSocket) -> None:
-        await self._turn_away(socket, Refused(404, f"There is no WebSocket at {socket.url.path[:200]}."))
+        await self._refuse(socket, Refused(404, f"There is no WebSocket at {socket.url.path[:200]}."))
 
-    async def _turn_away(self, socket: WebSocket, refused: Refused) -> None:
+    async def _refuse(self, socket: WebSocket, refused: Refused) -> None:
         self._log_refusal(socket.scope, refused.status, str(refused))
         await socket.receive()
         await deny(socket.scope, socket.send, refused.status, str(refused))

@@ -1,7 +1,6 @@
-"""The command `wsgateway doctor`: looks at what is installed, at this machine, the settings and a proxy in front, and
-prints what `checks` makes of it."""
+"""The command `wsgateway doctor`: examines the installed packages, this machine, the settings, and a proxy in front,
+and prints the findings of `checks`."""
 
-import argparse
 import asyncio
 import os
 import platform
@@ -11,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -33,70 +32,74 @@ from wsgateway.supervisor.store import Described, Store
 from wsgateway.text import escape_controls, mask_url
 
 KUBERNETES_SECONDS = 30.0
-"""`terminationGracePeriodSeconds` where nobody has set it."""
+"""Seconds: the default of `terminationGracePeriodSeconds`."""
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """The command's own options, beside the settings."""
-    parser.add_argument("--url", help="where clients reach the gateway, through the proxy: https://example.com/live")
-    parser.add_argument("--proxy-timeout", type=float, metavar="SECONDS", help="the proxy cuts who is silent so long")
-    parser.add_argument("--stop-timeout", type=float, metavar="SECONDS", help="whoever stops it kills it after so long")
-    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the command line says about the proxy in front and about the service manager."""
+
+    url: str | None
+    """Where clients reach the gateway, through the proxy."""
+    proxy_timeout: float | None
+    """Seconds of silence after which the proxy cuts a connection."""
+    stop_timeout: float | None
+    """Seconds after SIGTERM at which the process is killed."""
 
 
-def run(store: Store, options: argparse.Namespace) -> int:
-    """Print all findings, the worst first; 1 if one is serious."""
-    found = sorted(_all(store, options), key=lambda finding: list(Severity).index(finding.level))
-    is_serious = any(finding.level is Severity.SERIOUS for finding in found)
-    if options.json:
-        print(to_json([asdict(finding) for finding in found], indent=2))
+def run(store: Store, surroundings: Surroundings, *, as_json: bool) -> int:
+    """Print all findings, the worst first, and return the exit code: 1 if one is serious."""
+    findings = sorted(_find_all(store, surroundings), key=lambda finding: list(Severity).index(finding.level))
+    is_serious = any(finding.level is Severity.SERIOUS for finding in findings)
+    if as_json:
+        print(to_json([asdict(finding) for finding in findings], indent=2))
     else:
-        for finding in found:
+        for finding in findings:
             print("\n".join(escape_controls(line) for line in str(finding).splitlines()))
-        print(f"{len(found)} finding{'' if len(found) == 1 else 's'}" if found else "nothing found")
+        print(f"{len(findings)} finding{'' if len(findings) == 1 else 's'}" if findings else "nothing found")
     return 1 if is_serious else 0
 
 
-def _all(store: Store, options: argparse.Namespace) -> Iterator[Finding]:
+def _find_all(store: Store, surroundings: Surroundings) -> Iterator[Finding]:
     yield from _installed()
     try:
         described = store.read()
     except ConfigError as exc:
         for mistake in exc.mistakes:
-            yield checks.serious(mistake, "correct it; `wsgateway serve --help` names every setting")
+            yield checks.serious(mistake, "correct it; `wsgateway serve --help` lists every setting")
         return
-    yield from _machine(described, options)
+    yield from _machine(described, surroundings)
     yield from _admin(store, described)
-    several = len(described.gateways) > 1
+    has_several = len(described.gateways) > 1
     for loaded in described.gateways.values():
         settings = loaded.settings
-        before = f"[{settings.id}] " if several else ""
+        prefix = f"[{settings.id}] " if has_several else ""
         for finding in (
             *_gateway(loaded),
             *_broker(settings),
-            *checks.check_proxy_timeout(settings, options.proxy_timeout),
+            *checks.check_proxy_timeout(settings, surroundings.proxy_timeout),
         ):
-            yield Finding(finding.level, before + finding.what, finding.advice)
+            yield Finding(finding.level, prefix + finding.what, finding.advice)
     for text in described.warnings:
         yield checks.warning(text, "correct or remove it")
-    if options.url and not options.url.lower().startswith(("http://", "https://")):
-        text = f"--url {mask_url(options.url)!r} is no address"
+    if surroundings.url and not surroundings.url.lower().startswith(("http://", "https://")):
+        text = f"--url {mask_url(surroundings.url)!r} is not a URL"
         yield checks.serious(text, "write it as browsers show it: https://example.com")
-    elif options.url:
+    elif surroundings.url:
         keys = [key for loaded in described.gateways.values() for key in loaded.settings.api_key]
         try:
-            answers = asyncio.run(probe(options.url.rstrip("/"), api_key=next(iter(keys), None)))
+            answers = asyncio.run(probe(surroundings.url.rstrip("/"), api_key=next(iter(keys), None)))
         except ValueError as exc:
             yield checks.serious(f"--url: {exc}", "write it as browsers show it: https://example.com")
         else:
             yield from checks.check_probe(answers)
 
 
-# What is installed
+# The installed packages
 
 
 def _installed() -> Iterator[Finding]:
-    packages = {name: _version(name) for name in (*checks.LEAST, "uvloop")}
+    packages = {name: _version(name) for name in (*checks.OLDEST, "uvloop")}
     has_uvloop_here = sys.platform != "win32" and platform.python_implementation() == "CPython"
     yield from checks.check_versions(packages, python=sys.version_info[:3], has_uvloop_here=has_uvloop_here)
     yield from checks.check_paths(
@@ -116,22 +119,22 @@ def _version(package: str) -> str | None:
 # The machine
 
 
-def _machine(described: Described, options: argparse.Namespace) -> Iterator[Finding]:
-    seconds, source, assumed = _stop_timeout(options.stop_timeout)
+def _machine(described: Described, surroundings: Surroundings) -> Iterator[Finding]:
+    seconds, source, is_assumed = _stop_timeout(surroundings.stop_timeout)
     for loaded in described.gateways.values():
         settings = loaded.settings
         yield from checks.check_files(settings, most_files=most_files_allowed())
-        yield from checks.check_drain(settings, stop_timeout=seconds, source=source, assumed=assumed)
-        # `workers` of wsgateway serve have a broker of their own; these are uvicorn's and gunicorn's
+        yield from checks.check_drain(settings, stop_timeout=seconds, source=source, is_assumed=is_assumed)
+        # the workers of `wsgateway serve` have a broker of their own; WEB_CONCURRENCY is read by uvicorn and gunicorn
         yield from checks.check_workers(os.environ.get("WEB_CONCURRENCY", ""), broker=settings.broker)
 
 
 BROKER_SECONDS = 5.0
-"""How long the broker may take to answer."""
+"""Seconds the broker may take to answer."""
 
 
 def _broker(settings: Settings) -> Iterator[Finding]:
-    """Whether the broker's URL can be used, its driver is installed, and it answers."""
+    """Check that the broker's URL is valid, that its driver is installed, and that it answers."""
     url = settings.broker or ("ipc://" if settings.workers > 1 else None)
     if url is None:
         return
@@ -139,16 +142,16 @@ def _broker(settings: Settings) -> Iterator[Finding]:
         open_link = opener(url)
     except ConfigError as exc:
         for mistake in exc.mistakes:
-            yield checks.serious(mistake, "the gateway does not start so: docs/processes.md#which-broker")
+            yield checks.serious(mistake, "the gateway does not start with it, see docs/processes.md#which-broker")
         return
     if url.startswith("ipc://"):
-        return  # there is no server, the first process makes its sockets
+        return  # it has no server: the first process creates its sockets
     try:
         asyncio.run(_open_once(open_link))
     except (BrokerError, TimeoutError) as exc:
         reason = str(exc) or f"no answer within {BROKER_SECONDS:g} s"
         text = f"the broker {mask_url(url)} cannot be reached: {reason.rstrip('.')}"
-        yield checks.serious(text, "does it run, is the URL right? each process goes on alone until it answers")
+        yield checks.serious(text, "is it running, and is the URL right? until it answers, each process works alone")
 
 
 async def _open_once(open_link: Open) -> None:
@@ -157,10 +160,10 @@ async def _open_once(open_link: Open) -> None:
         await link.aclose()
 
 
-def _stop_timeout(said: float | None) -> tuple[float | None, str, bool]:
-    """Seconds until whoever stops the process kills it, who that is, and whether it is only assumed."""
-    if said is not None:
-        return said, "--stop-timeout", False
+def _stop_timeout(given: float | None) -> tuple[float | None, str, bool]:
+    """Return the seconds from SIGTERM to SIGKILL, what sends them, and whether the number is only assumed."""
+    if given is not None:
+        return given, "--stop-timeout", False
     if "KUBERNETES_SERVICE_HOST" in os.environ:
         return KUBERNETES_SECONDS, "Kubernetes, by default,", True
     unit = _systemd_unit()
@@ -169,7 +172,7 @@ def _stop_timeout(said: float | None) -> tuple[float | None, str, bool]:
 
 
 def _systemd_unit() -> str | None:
-    """The unit in whose group this process, or an installed `wsgateway.service`, runs."""
+    """Return the systemd unit of this process, otherwise the name that an installed unit has by default."""
     try:
         group = Path("/proc/self/cgroup").read_text(encoding="ascii").strip().rpartition("/")[2]
     except OSError:
@@ -178,7 +181,7 @@ def _systemd_unit() -> str | None:
 
 
 def _systemd_seconds(unit: str) -> float | None:
-    """`TimeoutStopSec` of `unit`, None where there is no systemd or no such unit."""
+    """Return `TimeoutStopSec` of `unit`, None without systemd or such a unit."""
     argv = ["systemctl", "show", unit, "--property=LoadState,TimeoutStopUSec"]
     try:
         shown = subprocess.run(argv, capture_output=True, text=True, timeout=5, check=True).stdout  # noqa: S603
@@ -191,7 +194,7 @@ _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400
 
 
 def systemd_seconds(shown: str) -> float | None:
-    """What `systemctl show` says, as `TimeoutStopUSec=1min 30s`, in seconds; None for a unit that is not there."""
+    """Return `TimeoutStopUSec`, such as `1min 30s`, from the output of `systemctl show`; None for an unknown unit."""
     fields = dict(line.partition("=")[::2] for line in shown.splitlines())
     if fields.get("LoadState") != "loaded":
         return None
@@ -199,7 +202,7 @@ def systemd_seconds(shown: str) -> float | None:
     for part in fields.get("TimeoutStopUSec", "").split():
         number = part.rstrip("abcdefghijklmnopqrstuvwxyz")
         if not number.replace(".", "", 1).isdecimal() or part[len(number) :] not in _UNITS:
-            return None  # infinity, too
+            return None  # also for infinity
         seconds += float(number) * _UNITS[part[len(number) :]]
     return seconds or None
 
@@ -231,7 +234,7 @@ def _listener(settings: Settings) -> Iterator[Finding]:
     try:
         Hooks(settings.listener, settings, GatewayLog(settings.id)).close()
     except ListenerError as exc:
-        yield checks.serious(str(exc), "mend the listener, or name another one")
+        yield checks.serious(str(exc), "fix the listener, or name another one")
 
 
 def _log_file(name: str | None) -> Iterator[Finding]:
@@ -240,10 +243,10 @@ def _log_file(name: str | None) -> Iterator[Finding]:
     path = Path(name)
     if not os.access(path if path.exists() else path.parent, os.W_OK) or path.is_dir():
         text = f"log_file {name} cannot be written"
-        yield checks.serious(text, "let the user of the process write there, or name another file in log_file")
+        yield checks.serious(text, "let the process write there, or set log_file to another file")
     elif path.is_file() and path.stat().st_mode & stat.S_IROTH:
-        text = f"log_file {name} can be read by every user of this host, and holds addresses and paths"
-        yield checks.warning(text, f"chmod o= {name}; new files get 640, less the umask")
+        text = f"log_file {name} can be read by every user of this host, and it contains addresses and paths"
+        yield checks.warning(text, f"chmod o= {name}; new files have mode 640, less the umask")
 
 
 def _certificate(certfile: str, keyfile: str) -> Iterator[Finding]:
@@ -256,23 +259,23 @@ def _certificate(certfile: str, keyfile: str) -> Iterator[Finding]:
 
 
 def certificate_ends(certfile: str, keyfile: str) -> float | None:
-    """When the certificate ends, in seconds since the epoch, read by shaking hands with ourselves in memory.
+    """Return when the certificate expires, in seconds since the epoch, as a TLS handshake in memory shows it.
 
-    Raises `OSError` if the files cannot be read, do not belong together, or are not valid now.
+    Raise `OSError` if the files cannot be read, do not belong together, or are not valid now.
     """
-    here, there = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    here.load_cert_chain(certfile, keyfile)
-    there.check_hostname = False
-    there.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # trusted for what it is, whoever has signed it
-    there.load_verify_locations(certfile)
-    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
-    server, visitor = here.wrap_bio(up, down, server_side=True), there.wrap_bio(down, up)
-    for _ in range(4):  # flights of a handshake, and one to spare
-        for side in (visitor, server):
+    server_context, client_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    server_context.load_cert_chain(certfile, keyfile)
+    client_context.check_hostname = False
+    client_context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # trusts the certificate itself, whoever signed it
+    client_context.load_verify_locations(certfile)
+    received, sent = ssl.MemoryBIO(), ssl.MemoryBIO()
+    server = server_context.wrap_bio(received, sent, server_side=True)
+    client = client_context.wrap_bio(sent, received)
+    for _ in range(4):  # the flights of a handshake, and one to spare
+        for side in (client, server):
             try:
                 side.do_handshake()
             except ssl.SSLWantReadError:
                 pass
-    found = visitor.getpeercert() or {}
-    ends = found.get("notAfter")
+    ends = (client.getpeercert() or {}).get("notAfter")
     return ssl.cert_time_to_seconds(ends) if isinstance(ends, str) else None

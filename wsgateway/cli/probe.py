@@ -1,4 +1,4 @@
-"""Asks what stands in front of a gateway, as a page and its visitor would. Knows nothing of what the answers mean."""
+"""Probes the proxy in front of a gateway, with requests that a page and its visitor make. It judges no answer."""
 
 import asyncio
 import os
@@ -12,19 +12,19 @@ from wsgateway.exceptions import SendError
 from wsgateway.text import mask_url
 
 STRANGER = "wsgateway-doctor.invalid"
-"""A host name that nobody has (RFC 2606)."""
+"""A host name that cannot exist (RFC 2606)."""
 
 
 PAGE = 100
-"""Connections in a page of `/info`."""
+"""Connections in one page of `/info`."""
 
 
 async def probe(url: str, *, api_key: str | None = None) -> Probe:
-    """What answers at `url`, asked as a page and its visitor would. Raises `ValueError` for what is not an HTTP URL."""
+    """Return the answers at `url` to a page and its visitor. Raise `ValueError` if `url` is not an HTTP URL."""
     parts = urlsplit(url)
     origin = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
     path = f"/ws/doctor-{os.urandom(6).hex()}"
-    ready, detail = await _status(url + "/ready")
+    ready, detail = await _ask_ready(url + "/ready")
     upgrade = without_origin = 0
     address: str | None = None
     if 300 <= ready <= 399:
@@ -50,25 +50,25 @@ async def probe(url: str, *, api_key: str | None = None) -> Probe:
 
 
 def opened_to_strangers(url: str, api_key: str | None) -> str:
-    """Return what makes a caller through `url` a local one, empty if nothing does.
+    """Return which request through `url` makes its caller local, in words; empty if none does.
 
-    Only a local caller may ask for `/info` without a key, and with one the answer says whether it would be. A stranger
-    may ask for any name: a proxy that passes it on has to be asked for `localhost`, and one that puts another in its
-    place for one that is not local, so that an address of this host is told from what stands in front of it.
+    Only a local caller gets `/info` without a key; with a key, the answer says whether its caller is local. A stranger
+    may send any `Host`. A proxy that forwards it is tested with `localhost`, and one that replaces it with a name that
+    is not local, which distinguishes the proxy from the gateway itself on this host.
     """
     parts = urlsplit(url)
     names = [STRANGER] if is_loopback(parts.hostname or "") else [parts.netloc.rpartition("@")[2], "localhost"]
     for name in names:
-        if _asked_as(url, name, None) is not None:
-            return f"asked for the host {name!r} it shows /info without a key"
-        shown = _asked_as(url, name, api_key) if api_key else None
+        if _caller_as(url, name, None) is not None:
+            return f"a request for the host {name!r} gets /info without a key"
+        shown = _caller_as(url, name, api_key) if api_key else None
         if shown is not None and shown["local"] is True:
-            return f"asked for the host {name!r}; only the api_key keeps strangers out"
+            return f"a request for the host {name!r} counts as local, so only the api_key keeps strangers out"
     return ""
 
 
-def _asked_as(url: str, host: str, api_key: str | None) -> dict[str, Any] | None:
-    """Return how a gateway sees a request for its `/info` under the name `host`; None if it does not answer that."""
+def _caller_as(url: str, host: str, api_key: str | None) -> dict[str, Any] | None:
+    """Return how a gateway sees the caller of `/info` who asks for `host`; None if the answer does not say."""
     try:
         shown = client.request("GET", f"{url}/info?limit=1", token=api_key, host=host)
     except (OSError, ValueError, SendError):
@@ -77,7 +77,7 @@ def _asked_as(url: str, host: str, api_key: str | None) -> dict[str, Any] | None
     return caller if isinstance(caller, dict) and "local" in caller else None
 
 
-async def _status(url: str) -> tuple[int, str]:
+async def _ask_ready(url: str) -> tuple[int, str]:
     try:
         await asyncio.to_thread(client.request, "GET", url)
     except SendError as exc:
@@ -88,15 +88,15 @@ async def _status(url: str) -> tuple[int, str]:
 
 
 async def address_of(url: str, path: str, api_key: str) -> str | None:
-    """The address that the gateway has of a client which connects at `path` through the proxy."""
+    """Return the address that the gateway sees for a client that connects to `path` through the proxy."""
     async with client.connect(client.websocket_url(url) + path):
         try:
-            total = (await _info(url, api_key, 0))["total"]
-            page = (await _info(url, api_key, max(0, total - PAGE)))["connections"]  # the newest are the last
+            total = (await _ask_info(url, api_key, 0))["total"]
+            page = (await _ask_info(url, api_key, max(0, total - PAGE)))["connections"]  # the newest come last
         except (OSError, ValueError, LookupError, TypeError, SendError):
-            return None  # another key, another server, or the proxy keeps it to itself
+            return None  # another key, another server, or a proxy that hides /info
     return next((str(conn["address"]) for conn in page if conn["path"] == path), None)
 
 
-async def _info(url: str, api_key: str, offset: int) -> Any:
+async def _ask_info(url: str, api_key: str, offset: int) -> Any:
     return await asyncio.to_thread(client.request, "GET", f"{url}/info?offset={offset}&limit={PAGE}", token=api_key)

@@ -1,153 +1,61 @@
-"""The commands that manage a server through its REST interface: list, create, show, edit, start, stop, drain, …"""
+"""The commands that manage a running server through its REST interface."""
 
-import argparse
 import math
 import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import quote, urlencode
 
-from wsgateway import client
+import click
+
 from wsgateway.addresses import url_host
+from wsgateway.cli.arguments import Argument, Command, seconds
 from wsgateway.cli.terminal import complain, to_json
-from wsgateway.config.settings import ENV, SPECS, flag
+from wsgateway.config.settings import ENV, SPECS
 from wsgateway.config.sources import admin_settings, config_path, read_tables
 from wsgateway.config.values import convert, did_you_mean, plain_value
 from wsgateway.exceptions import ConfigError, SendError
+from wsgateway.gateway.registry import GatewayState
 from wsgateway.text import escape_controls, mask_url
 
 TIMEOUT = 65.0
-"""Seconds to wait for an answer; longer than the interface itself waits for what it has begun."""
+"""Seconds to wait for an answer, longer than the interface itself waits for an operation."""
 
 
-class AddCommand(Protocol):
-    def __call__(self, name: str, text: str) -> argparse.ArgumentParser: ...
-
-
-def add_commands(command: AddCommand) -> None:
-    """Add every command to the parser."""
-    for name, text, run in (
-        ("list", "List the gateways of a running server.", _list),
-        ("reload", "Let the server read its settings file again.", _reload),
-    ):
-        _common(command(name, text), run)
-    for name, text, run in (
-        ("show", "Show a gateway, with its settings.", _show),
-        ("start", "Start a gateway.", _start),
-        ("restart", "Restart a gateway; its clients are closed with 1012, so they reconnect.", _restart),
-        ("roll", "Replace a gateway's workers one after the other.", _roll),
-        ("nodes", "List the processes that a gateway runs in.", _nodes),
-    ):
-        _common(command(name, text), run).add_argument("id", help="the gateway's id")
-    for name, text, run in (
-        ("stop", "Stop a gateway; its clients are closed with 1012, so they reconnect.", _stop),
-        ("delete", "Stop a gateway and delete it from the settings file.", _delete),
-    ):
-        parser = _common(command(name, text), run)
-        parser.add_argument("id", help="the gateway's id")
-        parser.add_argument("--yes", action="store_true", help="do not ask")
-    for name, text, run in (
-        ("create", "Create a gateway.", _create),
-        ("edit", "Change settings of a gateway.", _edit),
-    ):
-        parser = _common(command(name, text), run)
-        parser.add_argument("id", help="the gateway's id")
-        parser.add_argument("settings", nargs="*", metavar="NAME=VALUE", help="a setting; NAME= takes it back")
-    drain = _common(command("drain", "Take no client any more, close all, and wait until they are gone."), _drain)
-    drain.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="wait no longer (until the server gives up)")
-    connections = _common(command("connections", "List the connections of a gateway."), _connections)
-    connections.add_argument("id", help="the gateway's id")
-    connections.add_argument("--search", default="", help="a part of id, address, path or user")
-    connections.add_argument("--limit", type=int, default=100, help="how many at most (%(default)s)")
-    close = _common(command("close", "Close connections of a gateway."), _close)
-    close.add_argument("id", help="the gateway's id")
-    close.add_argument("connections", nargs="*", metavar="CONNECTION", help="ids of connections")
-    close.add_argument("--all", action="store_true", help="all of them")
-    close.add_argument("--code", type=int, default=1000, help="close code (%(default)s)")
-    close.add_argument("--reason", default="", help="close reason")
-    logs = _common(command("logs", "Print the end of the log."), _logs)
-    logs.add_argument("--gateway", help="only of the gateway with this id")
-    logs.add_argument("--level", default="INFO", help="this level and above (%(default)s)")
-    logs.add_argument("--lines", type=int, default=100, help="how many (%(default)s)")
-
-
-def _seconds(text: str) -> float:
-    """For argparse: a time that can be waited for."""
-    seconds = float(text)
-    if not seconds >= 0:
-        raise ValueError(text)
-    return seconds
-
-
-_seconds.__name__ = "number of seconds, 0 or more"  # which argparse names
-
-
-def _common(parser: argparse.ArgumentParser, run: Callable[["Remote"], int]) -> argparse.ArgumentParser:
-    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
-    parser.add_argument(
-        "--admin-url", help="where the interface is (the settings file's [admin], http://127.0.0.1:10120)"
-    )
-    parser.add_argument("--token", help=f"the token; better in the variable {ENV}ADMIN_TOKEN")
-    parser.set_defaults(run=lambda options: _run(run, options))
-    return parser
-
-
-def _run(run: Callable[["Remote"], int], options: argparse.Namespace) -> int:
-    try:
-        remote = Remote(options)
-    except ConfigError as exc:
-        complain(exc)
-        return 2
-    try:
-        return run(remote)
-    except SendError as exc:
-        complain(exc.problem.get("detail", exc))
-    except (ConfigError, ValueError) as exc:
-        complain(exc)
-        return 2
-    except Unanswered as exc:
-        where = mask_url(remote.url)
-        complain(f"nobody answers at {where}: {exc}; does `wsgateway serve` run, with its admin interface?")
-    return 1
-
-
-class Unanswered(Exception):  # noqa: N818  what has happened
-    """The interface cannot be reached. Not an `OSError`, as printing may raise too."""
+class Unanswered(Exception):  # noqa: N818  named after the event
+    """The interface cannot be reached. Not an `OSError`, because printing may raise one too."""
 
 
 class Remote:
-    """The interface of a running server."""
+    """The REST interface of a running server."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
-        self.options = options
+    def __init__(self, admin_url: str | None, token: str | None, *, as_json: bool) -> None:
         path = config_path(os.environ, None)
         admin = admin_settings(read_tables(path) if path else {}, path, os.environ, {})
-        if options.admin_url and not options.admin_url.lower().startswith(("http://", "https://")):
+        if admin_url and not admin_url.lower().startswith(("http://", "https://")):
             raise ConfigError(
-                [f"--admin-url {mask_url(options.admin_url)!r} is not a URL; one looks like http://127.0.0.1:10120"]
+                [f"--admin-url {mask_url(admin_url)!r} is not a URL; one looks like http://127.0.0.1:10120"]
             )
-        self.url: str = (options.admin_url or f"http://{url_host(admin.host)}:{admin.port}").rstrip("/")
-        self._token: str | None = options.token or next(iter((*admin.token, *admin.read_token)), None)
+        self.url = (admin_url or f"http://{url_host(admin.host)}:{admin.port}").rstrip("/")
+        self._token = token or next(iter((*admin.token, *admin.read_token)), None)
+        self._as_json = as_json
 
     def ask(self, method: str, path: str, body: object = None, **query: object) -> Any:
-        """Return what the interface answers. Raises `SendError`, `ValueError`, and `Unanswered`."""
-        asked = urlencode({name: value for name, value in query.items() if value not in (None, "")})
-        url = f"{self.url}/api{path}{'?' + asked if asked else ''}"
+        """Return the answer of the interface. Raise `SendError`, `ValueError`, or `Unanswered`."""
+        from wsgateway import client
+
+        query_string = urlencode({name: value for name, value in query.items() if value not in (None, "")})
+        url = f"{self.url}/api{path}{'?' + query_string if query_string else ''}"
         try:
             return client.request(method, url, body, token=self._token, timeout=TIMEOUT)
         except OSError as exc:
             raise Unanswered(str(exc)) from exc
 
-    @property
-    def gateway(self) -> str:
-        """The path of the gateway that the command line names."""
-        return "/gateways/" + quote(self.options.id, safe="")
-
-    def tell(self, found: object, text: str) -> int:
-        """Print `found` for programs, or `text` for people."""
-        print(to_json(found, indent=2) if self.options.json else "\n".join(map(escape_controls, text.split("\n"))))
+    def show(self, answer: object, text: str) -> int:
+        """Print `answer` for programs, or `text` for people."""
+        print(to_json(answer, indent=2) if self._as_json else "\n".join(map(escape_controls, text.split("\n"))))
         return 0
 
 
@@ -160,6 +68,62 @@ def _table(rows: Sequence[Mapping[str, Any]], heads: Mapping[str, str]) -> str:
     )
 
 
+Run = Callable[..., int]
+"""Runs a command, with a `Remote` and the values of the command's own parameters as arguments."""
+
+_COMMON: list[click.Parameter] = [
+    click.Option(["--json", "as_json"], is_flag=True, help="print JSON"),
+    click.Option(
+        ["--admin-url"],
+        metavar="URL",
+        help="URL of the admin interface ([admin] of the settings file, otherwise http://127.0.0.1:10120)",
+    ),
+    click.Option(["--token"], metavar="TOKEN", help=f"the admin token; the variable {ENV}ADMIN_TOKEN is safer"),
+]
+
+_ID = Argument("gateway_id", "id of the gateway", metavar="ID")
+
+_YES = click.Option(["--yes", "is_sure"], is_flag=True, help="do not ask for confirmation")
+
+_CHANGES = Argument("changes", "a setting; NAME= resets it to the default", metavar="[NAME=VALUE]...", nargs=-1)
+
+
+def _command(name: str, text: str, *params: click.Parameter) -> Callable[[Run], Command]:
+    def decorate(run: Run) -> Command:
+        def callback(*, admin_url: str | None, token: str | None, as_json: bool, **values: Any) -> int:
+            try:
+                remote = Remote(admin_url, token, as_json=as_json)
+            except ConfigError as exc:
+                complain(exc)
+                return 2
+            return _carry_out(remote, lambda: run(remote, **values))
+
+        return Command(name, text, callback, [*params, *_COMMON])
+
+    return decorate
+
+
+def _carry_out(remote: Remote, run: Callable[[], int]) -> int:
+    try:
+        return run()
+    except SendError as exc:
+        complain(exc.problem.get("detail", exc))
+    except (ConfigError, ValueError) as exc:
+        complain(exc)
+        return 2
+    except Unanswered as exc:
+        where = mask_url(remote.url)
+        complain(f"nobody answers at {where}: {exc}; does `wsgateway serve` run, with its admin interface?")
+    return 1
+
+
+def _path_of(gateway_id: str) -> str:
+    return "/gateways/" + quote(gateway_id, safe="")
+
+
+# The server
+
+
 GATEWAYS = {
     "id": "ID",
     "state": "STATE",
@@ -170,124 +134,143 @@ GATEWAYS = {
 }
 
 
+@_command("list", "List the gateways of a running server.")
 def _list(remote: Remote) -> int:
-    found = remote.ask("GET", "/gateways")
-    return remote.tell(found, _table(found["gateways"], GATEWAYS))
+    answer = remote.ask("GET", "/gateways")
+    return remote.show(answer, _table(answer["gateways"], GATEWAYS))
 
 
+@_command("reload", "Reload the settings file of the server.")
 def _reload(remote: Remote) -> int:
-    found = remote.ask("POST", "/reload", wait=60)
-    return remote.tell(found, _table(found["gateways"], GATEWAYS))
+    answer = remote.ask("POST", "/reload", wait=60)
+    return remote.show(answer, _table(answer["gateways"], GATEWAYS))
 
 
-def _drain(remote: Remote) -> int:
-    """1 if clients are left when the time is over. The server goes on draining then."""
-    timeout = remote.options.timeout
+BUSY = frozenset({GatewayState.STARTING, GatewayState.RUNNING, GatewayState.STOPPING})
+"""States of a gateway that is not drained."""
+
+
+@_command(
+    "drain",
+    "Refuse new clients, close every connection, and wait until all are closed.",
+    click.Option(
+        ["--timeout"],
+        callback=seconds,
+        metavar="SECONDS",
+        help="stop waiting after so many seconds (the server's own limit)",
+    ),
+)
+def _drain(remote: Remote, timeout: float | None) -> int:
+    """Drain the server. Return 1 if clients are left after `timeout`; the server then goes on draining."""
     until = math.inf if timeout is None else time.monotonic() + timeout
     closed = 0
     while True:
         left = max(0.0, until - time.monotonic())
-        found = remote.ask("POST", "/drain", wait=min(60.0, left))
-        closed += found["closed"]
-        busy = [gateway for gateway in found["gateways"] if gateway["state"] in BUSY]
+        answer = remote.ask("POST", "/drain", wait=min(60.0, left))
+        closed += answer["closed"]
+        busy = [gateway["id"] for gateway in answer["gateways"] if gateway["state"] in BUSY]
         if not busy or not left:
             break
-    waiting = f"; gateway [{']['.join(gateway['id'] for gateway in busy)}] is still draining" if busy else ""
-    remote.tell({**found, "closed": closed}, f"{closed} connection{'' if closed == 1 else 's'} closed{waiting}")
+    waiting = f"; gateway [{']['.join(busy)}] is still draining" if busy else ""
+    remote.show({**answer, "closed": closed}, f"{closed} connection{'' if closed == 1 else 's'} closed{waiting}")
     return 1 if busy else 0
 
 
-BUSY = ("starting", "running", "stopping")
-"""States of a gateway that is not drained."""
+@_command(
+    "logs",
+    "Print the end of the log.",
+    click.Option(["--gateway"], metavar="ID", help="only lines of the gateway with this id"),
+    click.Option(["--level"], metavar="LEVEL", default="INFO", help="lowest level that is printed (INFO)"),
+    click.Option(["--lines"], type=int, metavar="LINES", default=100, help="number of lines (100)"),
+)
+def _logs(remote: Remote, gateway: str | None, level: str, lines: int) -> int:
+    answer = remote.ask("GET", "/log", lines=lines, gateway=gateway, level=level)
+    return remote.show(answer, "\n".join(answer["lines"]))
 
 
-def _show(remote: Remote) -> int:
-    found = remote.ask("GET", remote.gateway)
-    settings = found.get("settings", {})
+# One gateway
+
+
+@_command("show", "Show a gateway and its settings.", _ID)
+def _show(remote: Remote, gateway_id: str) -> int:
+    answer = remote.ask("GET", _path_of(gateway_id))
+    settings = answer.get("settings", {})
     lines = [f"{name} = {to_json(value)}" for name, value in settings.items()]
-    return remote.tell(found, _table([found], GATEWAYS) + "\n\n" + "\n".join(lines))
+    return remote.show(answer, _table([answer], GATEWAYS) + "\n\n" + "\n".join(lines))
 
 
-def _changed(remote: Remote, found: Any) -> int:
-    """Say what became of a gateway; 1 if it has failed."""
-    why = f": {found['failure']}" if found["failure"] else ""
-    remote.tell(found, f"gateway [{found['id']}] is {found['state']}{why}")
-    return 1 if found["state"] == "failed" else 0
+def _change(remote: Remote, method: str, path: str, body: object = None) -> int:
+    """Change a gateway, print its state, and return the exit code: 1 if it has failed."""
+    answer = remote.ask(method, path, body, wait=60)
+    reason = f": {answer['failure']}" if answer["failure"] else ""
+    remote.show(answer, f"gateway [{answer['id']}] is {answer['state']}{reason}")
+    return 1 if answer["state"] == GatewayState.FAILED else 0
 
 
-def _start(remote: Remote) -> int:
-    return _changed(remote, remote.ask("POST", remote.gateway + "/start", wait=60))
+@_command("start", "Start a gateway.", _ID)
+def _start(remote: Remote, gateway_id: str) -> int:
+    return _change(remote, "POST", _path_of(gateway_id) + "/start")
 
 
-def _restart(remote: Remote) -> int:
-    return _changed(remote, remote.ask("POST", remote.gateway + "/restart", wait=60))
+@_command("restart", "Restart a gateway. Its connections are closed with 1012, so clients reconnect.", _ID)
+def _restart(remote: Remote, gateway_id: str) -> int:
+    return _change(remote, "POST", _path_of(gateway_id) + "/restart")
 
 
-def _roll(remote: Remote) -> int:
-    return _changed(remote, remote.ask("POST", remote.gateway + "/roll", wait=60))
+@_command("roll", "Replace the workers of a gateway one after the other.", _ID)
+def _roll(remote: Remote, gateway_id: str) -> int:
+    return _change(remote, "POST", _path_of(gateway_id) + "/roll")
 
 
-NODES = {
-    "id": "ID",
-    "state": "STATE",
-    "host": "HOST",
-    "pid": "PID",
-    "connections": "CONNECTIONS",
-    "silent": "SILENT FOR",
-}
-
-
-def _nodes(remote: Remote) -> int:
-    found = remote.ask("GET", remote.gateway + "/nodes")
-    alone = "it runs in one process: no broker is set"
-    return remote.tell(found, _table(found["nodes"], NODES) if found["nodes"] else alone)
-
-
-def _sure(remote: Remote, what: str) -> bool:
-    """Say how many connections will go, and ask on a terminal."""
-    count = remote.ask("GET", remote.gateway)["connections"]
-    text = f"{what} gateway [{remote.options.id}]: {count} connection{'' if count == 1 else 's'} will be closed"
+def _confirm(remote: Remote, gateway_id: str, action: str, *, is_sure: bool) -> bool:
+    """Print how many connections will be closed. On a terminal, return whether the user agrees."""
+    count = remote.ask("GET", _path_of(gateway_id))["connections"]
+    text = f"{action} gateway [{gateway_id}]: {count} connection{'' if count == 1 else 's'} will be closed"
     print(text, file=sys.stderr)
-    if remote.options.yes or not sys.stdin.isatty():
+    if is_sure or not sys.stdin.isatty():
         return True
     try:
-        return input("go on? [y/N] ").strip().lower() in ("y", "yes")
+        return input("continue? [y/N] ").strip().lower() in ("y", "yes")
     except EOFError:
         return False
 
 
-def _stop(remote: Remote) -> int:
-    if not _sure(remote, "stopping"):
+@_command("stop", "Stop a gateway. Its connections are closed with 1012, so clients reconnect.", _ID, _YES)
+def _stop(remote: Remote, gateway_id: str, is_sure: bool) -> int:
+    if not _confirm(remote, gateway_id, "stopping", is_sure=is_sure):
         return 1
-    return _changed(remote, remote.ask("POST", remote.gateway + "/stop", wait=60))
+    return _change(remote, "POST", _path_of(gateway_id) + "/stop")
 
 
-def _delete(remote: Remote) -> int:
-    if not _sure(remote, "deleting"):
+@_command("delete", "Stop a gateway and delete it from the settings file.", _ID, _YES)
+def _delete(remote: Remote, gateway_id: str, is_sure: bool) -> int:
+    if not _confirm(remote, gateway_id, "deleting", is_sure=is_sure):
         return 1
-    found = remote.ask("DELETE", remote.gateway, wait=60)
-    return remote.tell(found, f"gateway [{remote.options.id}] is deleted")
+    answer = remote.ask("DELETE", _path_of(gateway_id), wait=60)
+    return remote.show(answer, f"gateway [{gateway_id}] is deleted")
 
 
-def _create(remote: Remote) -> int:
-    return _changed(remote, remote.ask("POST", "/gateways", {"id": remote.options.id, **_settings(remote)}, wait=60))
+@_command("create", "Create a gateway.", _ID, _CHANGES)
+def _create(remote: Remote, gateway_id: str, changes: Sequence[str]) -> int:
+    return _change(remote, "POST", "/gateways", {"id": gateway_id, **_settings_of(changes)})
 
 
-def _edit(remote: Remote) -> int:
-    return _changed(remote, remote.ask("PATCH", remote.gateway, _settings(remote), wait=60))
+@_command("edit", "Change settings of a gateway.", _ID, _CHANGES)
+def _edit(remote: Remote, gateway_id: str, changes: Sequence[str]) -> int:
+    return _change(remote, "PATCH", _path_of(gateway_id), _settings_of(changes))
 
 
-def _settings(remote: Remote) -> dict[str, Any]:
-    """The settings that the command line names, as JSON values. Raises `ConfigError`."""
+def _settings_of(changes: Sequence[str]) -> dict[str, Any]:
+    """Return the settings in `changes`, each NAME=VALUE, as JSON values. Raise `ConfigError`."""
     values: dict[str, Any] = {}
     mistakes: list[str] = []
-    for text in remote.options.settings:
+    for text in changes:
         name, equals, value = text.partition("=")
         name = name.removeprefix("--").replace("-", "_")
         if name not in SPECS:
-            mistakes.append(f"{name!r} is no setting like {flag('port')[2:]}=10126{did_you_mean(name, SPECS)}")
+            mistakes.append(f"{name!r} is not a setting{did_you_mean(name, SPECS) or ', write it like port=10126'}")
         elif not equals:
-            mistakes.append(f"{name} has no value, write it like {flag('port')[2:]}=10126, or {name}= for its default")
+            mistakes.append(f"{name} has no value, write it like port=10126, or {name}= to reset it to the default")
         elif not value:
             values[name] = None
         else:
@@ -300,33 +283,92 @@ def _settings(remote: Remote) -> dict[str, Any]:
     return values
 
 
+# Its processes and connections
+
+
+NODES = {
+    "id": "ID",
+    "state": "STATE",
+    "host": "HOST",
+    "pid": "PID",
+    "connections": "CONNECTIONS",
+    "silent": "SILENT FOR",
+}
+
+
+@_command("nodes", "List the nodes of a gateway, the processes that it runs in.", _ID)
+def _nodes(remote: Remote, gateway_id: str) -> int:
+    answer = remote.ask("GET", _path_of(gateway_id) + "/nodes")
+    text = (
+        _table(answer["nodes"], NODES)
+        if answer["nodes"]
+        else "the gateway runs in one process, because no broker is set"
+    )
+    return remote.show(answer, text)
+
+
 CONNECTIONS = {"id": "ID", "address": "ADDRESS", "path": "PATH", "user": "USER", "age": "AGE"}
 
 
-def _connections(remote: Remote) -> int:
-    options = remote.options
-    found = remote.ask("GET", remote.gateway + "/connections", limit=options.limit, search=options.search)
-    more = found["total"] - len(found["connections"])
-    text = _table(found["connections"], CONNECTIONS) + (f"\n… and {more} more" if more > 0 else "")
-    return remote.tell(found, text)
+@_command(
+    "connections",
+    "List the connections of a gateway.",
+    _ID,
+    click.Option(
+        ["--search"],
+        metavar="TEXT",
+        default="",
+        help="only connections whose id, address, path, or user contains this text",
+    ),
+    click.Option(["--limit"], type=int, metavar="LIMIT", default=100, help="maximum number of connections (100)"),
+)
+def _connections(remote: Remote, gateway_id: str, search: str, limit: int) -> int:
+    answer = remote.ask("GET", _path_of(gateway_id) + "/connections", limit=limit, search=search)
+    more = answer["total"] - len(answer["connections"])
+    text = _table(answer["connections"], CONNECTIONS) + (f"\n… and {more} more" if more > 0 else "")
+    return remote.show(answer, text)
 
 
-def _close(remote: Remote) -> int:
-    options = remote.options
-    if bool(options.connections) == options.all:
-        raise ValueError("say which connections, by their ids, or --all")
-    body: dict[str, Any] = {"code": options.code, "reason": options.reason}
-    body |= {"all": True} if options.all else {"connections": options.connections}
-    found = remote.ask("POST", remote.gateway + "/connections/close", body)
-    rest = "" if found["complete"] else ", but not every process has answered: say it again"
-    remote.tell(found, f"{found['closed']} closed{rest}")
-    if options.all or found["closed"]:
+@_command(
+    "close",
+    "Close connections of a gateway.",
+    _ID,
+    Argument("connections", "ids of connections", metavar="[CONNECTION]...", nargs=-1),
+    click.Option(["--all", "all_of_them"], is_flag=True, help="close all connections"),
+    click.Option(["--code"], type=int, metavar="CODE", default=1000, help="close code (1000)"),
+    click.Option(["--reason"], metavar="TEXT", default="", help="close reason"),
+)
+def _close(
+    remote: Remote, gateway_id: str, connections: Sequence[str], all_of_them: bool, code: int, reason: str
+) -> int:
+    if bool(connections) == all_of_them:
+        raise ValueError("which connections? give their ids, or --all")
+    body: dict[str, Any] = {"code": code, "reason": reason}
+    body |= {"all": True} if all_of_them else {"connections": list(connections)}
+    answer = remote.ask("POST", _path_of(gateway_id) + "/connections/close", body)
+    rest = "" if answer["complete"] else ", but not every process has answered; run the command again"
+    remote.show(answer, f"{answer['closed']} closed{rest}")
+    if all_of_them or answer["closed"]:
         return 0
-    complain("no connection with such an id is open; `wsgateway connections` lists them")
+    complain("no open connection has such an id; `wsgateway connections` lists the connections")
     return 1
 
 
-def _logs(remote: Remote) -> int:
-    options = remote.options
-    found = remote.ask("GET", "/log", lines=options.lines, gateway=options.gateway, level=options.level)
-    return remote.tell(found, "\n".join(found["lines"]))
+COMMANDS = [
+    _list,
+    _reload,
+    _show,
+    _start,
+    _restart,
+    _roll,
+    _nodes,
+    _stop,
+    _delete,
+    _create,
+    _edit,
+    _drain,
+    _connections,
+    _close,
+    _logs,
+]
+"""The commands of this module, in the order in which `wsgateway --help` lists them."""

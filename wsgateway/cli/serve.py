@@ -1,4 +1,4 @@
-"""The command `wsgateway serve`: what a settings file describes, in one process until a signal ends it."""
+"""The command `wsgateway serve`: runs the gateways of a settings file in one process, until a signal stops it."""
 
 import asyncio
 import signal
@@ -20,9 +20,9 @@ from wsgateway.text import escape_controls
 
 
 def run(store: Store) -> int:
-    """Serve what `store` describes until a signal; the exit code, 3 if nothing that should run does.
+    """Serve the gateways of `store` until a signal, and return the exit code: 3 if none that should run does.
 
-    Raises `ConfigError`, and `StartError` if the admin interface cannot be served.
+    Raise `ConfigError`, and `StartError` if the admin interface cannot be served.
     """
     store.read()
     raise_most_files()  # each client is one
@@ -35,33 +35,33 @@ def run(store: Store) -> int:
 
 
 async def _run(store: Store) -> int:
-    """Run what `store` describes until a signal; the exit code. 3 if nothing that should run does."""
+    """Run the gateways of `store` until a signal, and return the exit code as `run` does."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
-    def reloading(*_: object) -> None:
+    def reload(*_: object) -> None:
         loop.call_soon_threadsafe(lambda: supervisor.begin(_reload(supervisor)))
 
-    def rolling(*_: object) -> None:
+    def roll(*_: object) -> None:
         loop.call_soon_threadsafe(lambda: supervisor.begin(supervisor.roll_all()))
 
     async with AsyncExitStack() as stack:
         supervisor = Supervisor(store)
-        if hasattr(signal, "SIGHUP"):  # from here on, since either would end the process while it starts
-            signal.signal(signal.SIGHUP, reloading)
-            signal.signal(signal.SIGUSR2, rolling)
+        if hasattr(signal, "SIGHUP"):  # set early, because either signal would end the process while it starts
+            signal.signal(signal.SIGHUP, reload)
+            signal.signal(signal.SIGUSR2, roll)
         stop_at_signals(stop)
         await stack.enter_async_context(supervisor)
         if stop.is_set():
             return 0
-        states = [found.state for found in supervisor.all() if found.settings.startup is Startup.AUTOMATIC]
+        states = [instance.state for instance in supervisor.all() if instance.settings.startup is Startup.AUTOMATIC]
         if states and GatewayState.RUNNING not in states:
-            return 3  # the log has said why
+            return 3  # the log has the reasons
         admin = await _serve_admin(supervisor, store, stack)
         try:
             print("\n".join(map(escape_controls, _welcome(supervisor, admin).splitlines())), flush=True)
         except OSError:
-            discard_output()  # nobody reads it, or a disk is full, for which a server does not end
+            discard_output()  # its reader has ended, or a disk is full; the server goes on
         async with asyncio.TaskGroup() as tasks:
             watching = tasks.create_task(_stop_if_given_up(supervisor, stop))
             await stop.wait()
@@ -79,11 +79,11 @@ async def _reload(supervisor: Supervisor) -> None:
     try:
         await supervisor.reload()
     except GatewayError as exc:
-        logger.error("the settings file is not taken over, what ran runs on: %s", exc)
+        logger.error("the settings file is not applied, every gateway goes on as before: %s", exc)
 
 
 async def _serve_admin(supervisor: Supervisor, store: Store, stack: AsyncExitStack) -> str:
-    """Where the admin interface is; empty if there is none. Without a file a port that is taken is no failure."""
+    """Start the admin interface and return its URL; empty if it is disabled or, without a file, its port is taken."""
     admin = supervisor.admin
     if not admin.enabled:
         return ""
@@ -93,7 +93,7 @@ async def _serve_admin(supervisor: Supervisor, store: Store, stack: AsyncExitSta
         return await stack.enter_async_context(serving(app, settings))
     except StartError as exc:
         cause = ListenError(exc.address, exc.reason, flag="--admin-port") if isinstance(exc, ListenError) else exc
-        reason = f"there is no admin interface: {cause}"
+        reason = f"the admin interface does not run: {cause}"
         if store.has_file:
             raise StartError(reason) from exc
         logger.warning("%s", reason)
@@ -102,13 +102,13 @@ async def _serve_admin(supervisor: Supervisor, store: Store, stack: AsyncExitSta
 
 def _welcome(supervisor: Supervisor, admin: str) -> str:
     lines = []
-    for found in supervisor.all():
-        settings, url = found.settings, found.url
+    for instance in supervisor.all():
+        gateway, settings, url = instance.gateway, instance.settings, instance.url
         if not url:
-            why = f": {found.gateway.failure}" if found.gateway.failure else ""
-            lines.append(f"wsgateway {found.gateway.version}: gateway [{found.id}] is {found.state}{why}")
+            reason = f": {gateway.failure}" if gateway.failure else ""
+            lines.append(f"wsgateway {gateway.version}: gateway [{instance.id}] is {instance.state}{reason}")
             continue
-        lines.append(f"wsgateway {found.gateway.version}: gateway [{found.id}] listens on {url}")
+        lines.append(f"wsgateway {gateway.version}: gateway [{instance.id}] listens on {url}")
         if settings.uds is None:
             lines.append(f"  clients connect to  ws{url.removeprefix('http')}/ws")
             if settings.test_page:

@@ -1,5 +1,5 @@
-"""What the commands read from standard input, and print for people or for programs. Text of others never acts on a
-terminal, and no character that cannot be shown ends a command."""
+"""Standard input and output of the commands. Text from other people never controls a terminal, and a character that
+cannot be shown never ends a command."""
 
 import io
 import json
@@ -21,26 +21,26 @@ def prepare_output() -> None:
 
 
 def discard_output() -> None:
-    """Let nothing more be written to standard output, because its reader has ended (`| head`)."""
-    with suppress(OSError, ValueError, AttributeError):  # it may be no file at all
+    """Discard everything that is still written to standard output, because its reader has ended (`| head`)."""
+    with suppress(OSError, ValueError, AttributeError):  # standard output may be no file at all
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, sys.stdout.fileno())
         os.close(null)
 
 
 def complain(text: object) -> None:
-    """Print `text` on standard error, each line after the command's name, without control characters."""
+    """Print `text` to standard error, each line after the command's name, with control characters escaped."""
     for line in str(text).splitlines():
         print(f"wsgateway: {escape_controls(line)}", file=sys.stderr)
 
 
 def safe_for(stream: TextIO, text: str) -> str:
-    """Return `text`, with its control characters escaped if `stream` is a terminal. A pipe gets it as it is."""
+    """Return `text` for `stream`, with control characters escaped if that is a terminal."""
     return escape_controls(text) if stream.isatty() else text
 
 
 def to_json(value: object, *, indent: int | None = None) -> str:
-    """Return `value` as JSON: in ASCII where standard output or a terminal could not show its text as it is."""
+    """Return `value` as JSON, in ASCII if standard output or a terminal could not show the text."""
     text = json.dumps(value, ensure_ascii=False, indent=indent)
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
@@ -51,20 +51,20 @@ def to_json(value: object, *, indent: int | None = None) -> str:
 
 
 def read_text() -> str:
-    """Return standard input up to its end, with `\n` for each line end. Raises `ValueError` if it is not UTF-8."""
+    """Return all of standard input, with every line ended by a line feed. Raise `ValueError` if it is not UTF-8."""
     data = b"" if sys.stdin is None else sys.stdin.buffer.read()
     return unify_line_ends(_decode(data))
 
 
 def read_line() -> str:
-    """Return the first line of standard input without its end. Raises `ValueError` if it is not UTF-8."""
+    """Return the first line of standard input without its line end. Raise `ValueError` if it is not UTF-8."""
     return _decode(b"" if sys.stdin is None else sys.stdin.buffer.readline()).rstrip("\r\n")
 
 
 def read_lines() -> Iterator[str]:
-    """Yield each line of standard input without its end. Complain of those that are not UTF-8, and leave them out.
+    """Yield each line of standard input without its line end. Print a complaint for each that is not UTF-8.
 
-    For a thread that nobody ends: it shares no lock with `sys.stdin`, which the interpreter closes at its end.
+    Meant for a daemon thread: it shares no lock with `sys.stdin`, which the interpreter closes when it exits.
     """
     if sys.stdin is None:
         return
@@ -76,10 +76,10 @@ def read_lines() -> Iterator[str]:
                 complain(f"{exc}; the line is not sent")
 
 
-def argument(text: str) -> str:
-    """Return `text`, an argument of the command line, read as UTF-8 where the locale could not read it.
+def decode_argument(text: str) -> str:
+    """Return an argument of the command line, decoded as UTF-8 if the locale could not decode it.
 
-    Raises `ValueError` if it is not UTF-8.
+    Raise `ValueError` if it is not UTF-8.
     """
     return _decode(os.fsencode(text)) if any("\ud800" <= character <= "\udfff" for character in text) else text
 

@@ -1,4 +1,4 @@
-"""Every WebSocket of a gateway from its handshake to its end: limits and refusals."""
+"""Admits clients: capacity, rules, and refusals, before a protocol takes over. Knows no frames and no messages."""
 
 import time
 from collections import Counter
@@ -37,12 +37,12 @@ CROWDED = 0.8
 
 
 def most_clients(settings: Settings) -> int:
-    """`max_connections`, or as many files as this process may have open, less some, where that is fewer."""
+    """Return how many clients this process can have: `max_connections`, or fewer if it may not open enough files."""
     return min(settings.max_connections or UNLIMITED, max(1, most_files() - SPARE_DESCRIPTORS))
 
 
 class Admission:
-    """Takes the clients of one running gateway through their handshake: limits, refusals, then their session."""
+    """Admits or refuses the clients of one running gateway, and creates their sessions."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Admission:
         log: GatewayLog,
         node: str,
     ) -> None:
-        """`node` is the id of this process among those of the gateway; empty without a broker."""
+        """`node` is the id of this node, empty without a broker."""
         self._hub = hub
         self._dispatcher = dispatcher
         self._drain = drain
@@ -67,7 +67,7 @@ class Admission:
         self._node = node
         self._home = Home()
         self._is_development = is_development(verbose=settings.verbose)
-        self._ended = self._remove  # bound once, not for each client
+        self._on_ended = self._remove  # bound once, not for each client
         self._server_stops = drain.begin_with_server
         self._by_address: Counter[str] = Counter()
         self._most = most_clients(settings)
@@ -78,7 +78,7 @@ class Admission:
         self._connects = Rates(settings.connect_rate, settings.connect_burst)
 
     async def admit(self, scope: Scope, receive: Receive, send: Send, *, path: str) -> None:
-        """Take one client through its handshake; on plain ASGI, to its end."""
+        """Admit one client, or refuse its handshake. On plain ASGI, return when the connection has ended."""
         transport = self._transport(scope, receive, send)
         conn = self._connection(scope, path=path, transport=transport)
         session = Session(
@@ -87,7 +87,7 @@ class Admission:
             hub=self._hub,
             dispatcher=self._dispatcher,
             settings=self._settings,
-            ended=self._ended,
+            ended=self._on_ended,
         )
         await receive()
         refusal = self._check_capacity(conn.address)
@@ -100,13 +100,15 @@ class Admission:
             await plain.connect(session, transport)
         except Refused as exc:
             self._report(scope, exc, conn)
-            await self._turn_away(scope, send, exc, conn, transport)
+            await self._refuse(scope, send, exc, conn, transport)
         finally:
             if not session.is_open:
                 self._remove(session)
 
     def _transport(self, scope: Scope, receive: Receive, send: Send) -> ClientTransport:
-        takeover = cast("Takeover | None", scope.get("extensions", {}).get(EXTENSION))  # wsgateway.server's only
+        takeover = cast(
+            "Takeover | None", scope.get("extensions", {}).get(EXTENSION)
+        )  # only `wsgateway.server` offers it
         if takeover is None:
             return AsgiTransport(receive, send, settings=self._settings, log=self._log)
         return NativeTransport(takeover, send, hub=self._hub, settings=self._settings, server_stops=self._server_stops)
@@ -126,8 +128,8 @@ class Admission:
         )
 
     def _check_capacity(self, address: str) -> Refusal | None:
-        """Return why no more clients can be taken, if so."""
-        if self._drain.is_begun:  # it has come while the gateway still ran
+        """Return why the client cannot be admitted now, if so."""
+        if self._drain.is_begun:  # the handshake began before the drain
             return STOPPING
         count, settings = len(self._drain.sessions), self._settings
         if count >= self._most * CROWDED and not self._is_crowded:
@@ -136,15 +138,15 @@ class Admission:
         elif count < self._most * CROWDED * 0.9:
             self._is_crowded = False
         if count >= self._most:
-            return Refusal(503, "capacity", f"{self._most} clients are connected, come back later (max_connections)")
+            return Refusal(503, "capacity", f"{self._most} clients are connected, try again later (max_connections)")
         if address and 0 < settings.max_connections_per_address <= self._by_address[address]:
             return Refusal(429, "per_address", "too many clients from this address (max_connections_per_address)")
         if not self._connects.allows(address, time.monotonic()):
-            return Refusal(429, "connect_rate", "too many connects from this address, come back later (connect_rate)")
+            return Refusal(429, "connect_rate", "too many connects from this address, try again later (connect_rate)")
         return None
 
     def _report(self, scope: Scope, refused: Refused, conn: Connection) -> None:
-        """Count and log what ends a handshake."""
+        """Count and log a refused handshake."""
         sender, refusal = sender_of(scope), refused.refusal
         self._metrics.refusals[refusal.kind] += 1
         if refusal.kind != "handshake":
@@ -154,18 +156,18 @@ class Admission:
             log = self._log.limited(f"on_handshake {refused.status}")
             log.warning("on_handshake refused %s: %s", sender, refused, extra={"conn": conn.id})
 
-    async def _turn_away(
+    async def _refuse(
         self, scope: Scope, send: Send, refused: Refused, conn: Connection, transport: ClientTransport
     ) -> None:
         try:
             if refused.close is not None:
                 # a browser that offered subprotocols reports 1006 unless one of them is chosen
                 chosen = next(iter(conn.subprotocols), None)
-                await transport.turn_away(chosen, refused.close, refused.reason)
+                await transport.accept_and_close(chosen, refused.close, refused.reason)
             else:
                 transport.release()
                 await deny(scope, send, refused.status, refused.reason)
-        except OSError:  # it has gone
+        except OSError:  # the client has disconnected
             pass
 
     def _remove(self, session: Session) -> None:
@@ -179,7 +181,7 @@ class Admission:
 
 
 async def deny(scope: Scope, send: Send, status: int, detail: str) -> None:
-    """Answer a handshake with `status` (ASGI's `websocket.http.response`), or with an empty 403 where it can't."""
+    """Answer a handshake with `status`, or with an empty 403 on a server without ASGI's `websocket.http.response`."""
     if "websocket.http.response" not in scope.get("extensions", {}):
         await send({"type": "websocket.close", "code": 1008, "reason": ""})
         return

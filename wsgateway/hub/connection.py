@@ -1,5 +1,7 @@
-"""One client: what its request carried, and its outbox. Knows neither sockets nor listeners: bytes are carried by a
-transport, which is told through `wake` that there is something to do."""
+"""One connection: what its request carried, and its outbox.
+
+Knows neither sockets nor listeners. A transport carries the bytes, and `wake` notifies it.
+"""
 
 import reprlib
 import secrets
@@ -26,21 +28,21 @@ from wsgateway.metrics import Metrics
 
 
 class Transport(Protocol):
-    """What carries the bytes of one connection. The one place that owns its socket."""
+    """Carries the bytes of one connection. Only the transport knows the socket."""
 
     name: str
 
     def wake(self) -> None:
-        """The outbox has something to write, or the close has begun. Returns at once."""
+        """Write what waits in the outbox, or begin the close. Return immediately."""
 
 
 class Connection:
-    """One client. Hashable, and the same object in every hook.
+    """The connection of one client. Hashable, and the same object in every hook.
 
-    `id` is 128 random bits, URL-safe; with a broker the id of its process and a point come first. `user` and `state`
-    are the application's. `path` is the request's path below the gateway, as `/ws/room1`; `address` the client's IP
-    address, empty on a Unix socket; `opened_at` seconds since the epoch. `headers`, `query`, `cookies` and
-    `subprotocols` are parsed anew each time they are asked for.
+    `id` is 128 random bits, URL-safe; with a broker, the id of the node and a dot come first. `user` and `state` belong
+    to the application. `path` is the path of the request below the gateway, such as `/ws/room1`. `address` is the IP
+    address of the client, empty on a Unix socket. `opened_at` is in seconds since the epoch. `headers`, `query`,
+    `cookies`, and `subprotocols` are parsed on each access.
     """
 
     __slots__ = (
@@ -96,7 +98,7 @@ class Connection:
         self._home = home or Home()
         self._metrics = metrics
         self._policy = settings.slow_policy
-        self._outbox: deque[Message] | None = None  # made when a frame has to wait, an empty deque takes 700 bytes
+        self._outbox: deque[Message] | None = None  # made when a message has to wait: an empty deque takes 700 bytes
         self._waiting = Backlog(settings.outbox_messages, settings.outbox_bytes)
         self._close: tuple[int, str] | None = None
         self._on_close: Callable[[Connection], None] | None = None
@@ -104,7 +106,7 @@ class Connection:
         self._write: Callable[[bytes], None] | None = None
         self._deflates = False
         self.messages_in = 0
-        self.messages_out = 0  # without those that the hub has counted for its fast set: `Hub.messages_out`
+        self.messages_out = 0  # without what the hub counts for its fast set, see `Hub.messages_out`
         self.dropped = 0
         self.recording: Recording | None = None
 
@@ -116,7 +118,7 @@ class Connection:
 
     @property
     def state(self) -> State:
-        """What the application keeps about the connection: `state["room"]` and `state.room` are the same."""
+        """The data that the application keeps about the connection. `state["room"]` and `state.room` are the same."""
         if self._state is None:
             self._state = State()
         return self._state
@@ -131,12 +133,12 @@ class Connection:
 
     @property
     def query(self) -> QueryParams:
-        """The parameters of the query string; of a repeated one the last, unless `getlist` is called."""
+        """The parameters of the query string. For a repeated one, `query[name]` is the last value."""
         return QueryParams(self.query_string)
 
     @property
     def cookies(self) -> dict[str, str]:
-        """The request's cookies, the same as Starlette's `request.cookies`: without quotes, and unescaped."""
+        """The cookies of the request, the same as Starlette's `request.cookies`: without quotes, and unescaped."""
         return cookies_of(self._head)
 
     @property
@@ -146,19 +148,19 @@ class Connection:
 
     @property
     def transport(self) -> str:
-        """What carries the bytes: `websocket`."""
+        """The name of the transport, `websocket`."""
         return self._transport.name
 
     # Sending and closing
 
     @property
     def is_open(self) -> bool:
-        """Whether it is connected and its close has not begun."""
+        """Whether the handshake was accepted and the close has not begun."""
         return self._on_close is not None and self._close is None
 
     @property
     def queued_messages(self) -> int:
-        """Messages that wait in the outbox."""
+        """The number of messages that wait in the outbox."""
         return self._waiting.messages
 
     @property
@@ -166,27 +168,27 @@ class Connection:
         return self._waiting.bytes
 
     async def send(self, message: object) -> bool:
-        """Send `message` past the listener. Waits for nothing.
+        """Send `message` to this client, past the listener. Never wait. None sends nothing.
 
-        True when the outbox took it, False when the connection is closed or the message was dropped by
-        `slow_policy`. Raises `MessageError`, a `ValueError`, if it cannot be encoded, and `RuntimeError` on another
-        event loop than the gateway's. None sends nothing.
+        Return True if the outbox accepted it, False if the connection is closed or `slow_policy` dropped the message.
+        Raise `MessageError`, a `ValueError`, if it cannot be encoded, and `RuntimeError` on an event loop other than
+        the gateway's.
         """
         home = self._home
         if get_ident() != home.thread or not home.loop.is_running():  # `is_here`, without another call
             raise wrong_loop("conn.send", "in a thread, use conn.send_from_thread(...)")
-        frame = encode(message)
-        return frame is not None and self.send_frame(frame)
+        encoded = encode(message)
+        return encoded is not None and self.send_nowait(encoded)
 
     def send_from_thread(self, message: object) -> bool:
-        """`send`, for a `def` hook or any other thread than the loop's. Raise `RuntimeError` if the loop has ended."""
+        """Call `send` from a `def` hook or another thread. Raise `RuntimeError` if the event loop has ended."""
         return call_from_thread(self._home, lambda: self.send(message))
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
-        """Begin to close: what is in the outbox still goes out, nothing more is taken. A second call does nothing.
+        """Begin to close. The outbox is still written, but accepts nothing more. A second call does nothing.
 
-        Raises `ValueError` for a code that a server may not send, or a reason of more than 123 bytes, and
-        `RuntimeError` on another event loop than the gateway's.
+        Raise `ValueError` for a code that a server may not send, or a reason of more than 123 bytes, and `RuntimeError`
+        before the handshake is accepted, or on an event loop other than the gateway's.
         """
         if not self._home.is_here():
             raise wrong_loop(
@@ -196,46 +198,46 @@ class Connection:
             )
         check_close(code, reason)
         if self._close is None and self._on_close is None:
-            raise RuntimeError("the connection is not open yet; to turn a client away, raise Refused(...)")
+            raise RuntimeError("the connection is not open yet, raise Refused(...) to refuse the handshake")
         self.close_nowait(code, reason)
 
-    def send_frame(self, frame: Message) -> bool:
-        """Queue `frame`. A client too slow for its outbox is treated by `slow_policy`, never waited for."""
+    def send_nowait(self, message: Message) -> bool:
+        """Write or queue `message`, or apply `slow_policy` if the outbox is full. Return False if it was dropped."""
         if self._close is not None:
             return False
         if self._settle is not None:
             self._settle(self)
-        if self._write is not None:  # still: what was written may have filled the transport's buffer
+        if self._write is not None:  # `_settle` may have filled the buffer of the transport
             self._metrics.queued += 1
             self.messages_out += 1
             self._metrics.messages_out += 1
-            self._metrics.bytes_out += len(frame.payload)
-            self._write(frame.deflated if self._deflates else frame.wire)
+            self._metrics.bytes_out += len(message.payload)
+            self._write(message.deflated if self._deflates else message.wire)
             return True
-        queued = self.put(frame)
+        queued = self.put(message)
         self.after_put(queued)
         return queued
 
-    def put(self, frame: Message) -> bool:
-        """Put `frame` into the outbox, which nobody writes out before `after_put`. Return False if it was dropped."""
-        size = len(frame.payload)
-        if self._close is not None or (not self._waiting.fits(size) and not self._make_room(size)):
+    def put(self, message: Message) -> bool:
+        """Put `message` into the outbox, and write nothing before `after_put`. Return False if it was dropped."""
+        size = len(message.payload)
+        if self._close is not None or (not self._waiting.fits(size) and not self._make_space(size)):
             return False
         if self._outbox is None:
             self._outbox = deque()
-        self._outbox.append(frame)
+        self._outbox.append(message)
         self._waiting.add(size)
         self._metrics.queued += 1
         return True
 
-    def after_put(self, queued: bool) -> None:
-        """Go on after `put`, which has returned `queued`: write the outbox out, or close a client too slow for it."""
-        if queued:
+    def after_put(self, is_queued: bool) -> None:
+        """Write the outbox after `put`, which has returned `is_queued`, or close a client that is too slow."""
+        if is_queued:
             self._transport.wake()
         elif self._policy is SlowPolicy.DISCONNECT and self._close is None:
-            self.close_slow()
+            self.close_too_slow()
 
-    def _make_room(self, size: int) -> bool:
+    def _make_space(self, size: int) -> bool:
         if self._policy is SlowPolicy.DROP_OLDEST:
             while self._outbox and not self._waiting.fits(size):
                 self._waiting.remove(len(self._outbox.popleft().payload))
@@ -251,7 +253,7 @@ class Connection:
             self.recording.add("dropped", None, f"{count}, slow_policy {policy}")
 
     def close_nowait(self, code: int, reason: str) -> None:
-        """`close` without its checks."""
+        """Begin to close, without the checks of `close`."""
         if self._close is not None:
             return
         self._close = (code, reason)
@@ -259,59 +261,62 @@ class Connection:
             self._on_close(self)
         self._transport.wake()
 
-    def close_slow(self) -> None:
-        """Close a client that does not read: what waits for it is dropped."""
+    def close_too_slow(self) -> None:
+        """Close a client that is too slow, and drop what waits in its outbox."""
         if self._close is None:
             self._metrics.slow += 1
         self._drop(self._waiting.messages, SlowPolicy.DISCONNECT)
         self._outbox = None
         self._waiting.clear()
         self.close_nowait(SLOW, "slow")
-        self._transport.wake()  # also where a close had begun already, and waited for what is dropped now
+        self._transport.wake()  # a close that had begun already may have waited for what was dropped
 
     # For the transport and the hub
 
     @property
     def closing(self) -> tuple[int, str] | None:
-        """Code and reason of the close that this side has begun."""
+        """Code and reason of the close, once it has begun."""
         return self._close
 
     def opened(self, on_close: Callable[["Connection"], None]) -> None:
-        """It is accepted. `on_close` is called as soon as its close begins."""
+        """The connection has entered the hub. `on_close` is called as soon as its close begins."""
         self._on_close = on_close
 
-    def written_by(
+    def use_writer(
         self,
         write: Callable[[bytes], None] | None,
         *,
         deflates: bool = False,
         after: "Callable[[Connection], None] | None" = None,
     ) -> None:
-        """Frames are given to `write`, compressed where it `deflates`, once `after` was called; None: to the outbox."""
+        """Give messages to `write`, compressed if it `deflates`, each after a call of `after`; None: to the outbox."""
         self._settle = after
         self._deflates = deflates
         self._write = write
 
     def wake(self) -> None:
-        """Let the transport look again at what there is to write."""
+        """Have the transport check what there is to write."""
         self._transport.wake()
 
-    def next_frame(self) -> Message | None:
-        """Take the oldest frame out of the outbox."""
+    def next_message(self) -> Message | None:
+        """Remove and return the oldest message of the outbox, which counts as written."""
         if not self._outbox:
             return None
-        frame = self._outbox.popleft()
-        size = len(frame.payload)
+        message = self._outbox.popleft()
+        size = len(message.payload)
         self._waiting.remove(size)
         self.messages_out += 1
         self._metrics.messages_out += 1
         self._metrics.bytes_out += size
         if self.recording is not None:
             self.recording.add("out", size)
-        return frame
+        return message
 
     def mark_closed(self, code: int, reason: str) -> tuple[int, str]:
-        """Its socket is gone; what the peer said counts unless this side closed first. Nothing is taken any more."""
+        """Accept nothing more, because the transport has ended.
+
+        Return the code and the reason of the close: those given here, unless this side has closed first.
+        """
         if self._close is None:
             self._close = (code, reason)
         self._outbox = None
@@ -320,7 +325,7 @@ class Connection:
 
 
 class WatchedConnection(Connection):
-    """A connection in development mode: a `send` or `close` that is not awaited is named in the gateway's log."""
+    """A connection in development mode. It logs a warning for each `send` or `close` that is not awaited."""
 
     __slots__ = ("_log",)
 
@@ -338,7 +343,7 @@ class WatchedConnection(Connection):
 
 
 MAX_SHOWN = 60
-"""Characters of a value that a `repr` shows."""
+"""Maximum number of characters of a value that a `repr` shows."""
 
 
 def short(value: object) -> str:

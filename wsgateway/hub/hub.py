@@ -33,14 +33,14 @@ SLICE = 2000
 """Connections that are written to without letting the event loop serve others in between."""
 
 MAX_PENDING = 64 * 1024
-"""Bytes of messages that are joined into one write, at most, but for the last of them."""
+"""Bytes of messages that wait to be joined into one write; the message that exceeds them is still joined."""
 
 MAX_ROUNDS = 16
-"""Joined writes that may wait behind each other while a large fan-out goes on; past them, the event loop waits."""
+"""Joined writes that may wait behind each other during a large fan-out; past them, `deliver` writes some first."""
 
 
 class Connections(Collection[Connection]):
-    """The open connections of a gateway, in the order in which they came. A live view: it changes as they do."""
+    """The open connections of a gateway in this process, oldest first. A live view that changes as they do."""
 
     __slots__ = ("_by_id",)
 
@@ -58,7 +58,7 @@ class Connections(Collection[Connection]):
         return isinstance(key, str) and key in self._by_id
 
     def get(self, conn_id: str) -> Connection | None:
-        """The open connection with that id, or None."""
+        """Return the open connection with that id, or None."""
         return self._by_id.get(conn_id)
 
 
@@ -66,11 +66,11 @@ Write = Callable[[bytes], None]
 
 
 def _written(data: bytes) -> None:
-    """Takes the place of a write that was made out of turn."""
+    """Do nothing. It replaces the `write` of a recipient that was written to out of turn."""
 
 
 class Round:
-    """One write to many connections, which may be made in parts, and for one of them out of turn."""
+    """One write to many connections. It may be made in parts, and out of turn for one of them."""
 
     __slots__ = ("_cursor", "_places", "_recipients", "_writes", "data")
 
@@ -79,10 +79,13 @@ class Round:
         self._recipients = tuple(recipients)
         self._writes = list(recipients.values())
         self._cursor = iter(self._writes)
-        self._places: dict[Connection, int] | None = None  # made when somebody asks, which most rounds never see
+        self._places: dict[Connection, int] | None = None  # made by the first `write_to`, which most rounds never see
 
     def write(self, most: int) -> int:
-        """Write to the next `most` connections; return how many were waiting. A write may call anything, this too."""
+        """Write to the next `most` connections. Return how many were waiting.
+
+        A write may call anything, including this method.
+        """
         waiting, data = length_hint(self._cursor), self.data
         for write in self._cursor if waiting <= most else islice(self._cursor, most):
             write(data)
@@ -90,8 +93,8 @@ class Round:
 
     def write_to(self, conn: Connection) -> bool:
         """Write to `conn` now. Return False if it is not a recipient or was written to already."""
-        position = len(self._writes) - length_hint(self._cursor)  # exact, as of any list's iterator
-        if position and self._recipients[position - 1] is conn:  # it calls from within its own write
+        position = len(self._writes) - length_hint(self._cursor)  # exact for the iterator of a list
+        if position and self._recipients[position - 1] is conn:  # the caller runs within the write to `conn`
             return False
         if self._places is None:
             self._places = {recipient: place for place, recipient in enumerate(self._recipients)}
@@ -104,38 +107,38 @@ class Round:
 
 
 class Hub:
-    """The open connections of one gateway, and among them the fast set: those whose transport takes every write.
+    """The open connections of one gateway. Those whose transport accepts every write are the fast set.
 
     Broadcasts made during one iteration of the event loop are concatenated and written to the fast set once, when it
     ends. Any other send, and any change to the fast set, first flushes what is pending for the connections concerned,
     so each of them receives messages in order.
 
     A write may call back: it can make any connection slow, fast, or closed, and send. Therefore the recipients of a
-    message are decided before the first write, fast ones as a `Round`, slow ones by their outboxes. A round stays in
-    `_rounds` until every recipient was reached, so whatever is sent from within a write is ordered after it. Past
-    `SLICE` recipients a round is written over several iterations.
+    message are chosen before the first write, fast ones as a `Round`, slow ones by their outboxes. A round stays in
+    `_rounds` until every recipient was written to, so whatever is sent from within a write comes after it. A round of
+    more than `SLICE` recipients is written over several iterations.
     """
 
     def __init__(self, metrics: Metrics, log: GatewayLog) -> None:
         self._open: dict[str, Connection] = {}
         self._fast: dict[Connection, Write] = {}
-        self._deflating: dict[Connection, Write] = {}  # the part of the fast set that takes compressed frames
+        self._deflating: dict[Connection, Write] = {}  # the part of the fast set that receives compressed messages
         self._pending: list[Message] = []
         self._pending_bytes = 0
-        self._broadcasts = 0  # frames written to the whole fast set so far
+        self._broadcasts = 0  # messages that were written to the whole fast set so far
         self._rounds: deque[Round] = deque()
-        self._is_writing = False  # the rounds, now or in the next iteration
+        self._is_writing = False  # writes rounds now, or will in the next iteration
         self._metrics = metrics
         self._log = log
         self.connections = Connections(self._open)
 
     def join(self, conn: Connection) -> None:
-        """From now on `conn` is a recipient, until its close begins."""
+        """Make `conn` a recipient, until its close begins."""
         self._open[conn.id] = conn
         conn.opened(self.leave)
 
     def leave(self, conn: Connection) -> None:
-        """No recipient any more. May be called twice, and from within a write."""
+        """Remove `conn` from the recipients. May be called twice, and from within a write."""
         self._open.pop(conn.id, None)
         if self._is_fast(conn):
             self._make_round()
@@ -145,36 +148,36 @@ class Hub:
             self._write_rounds()
 
     def fast(self, conn: Connection, write: Write, *, deflates: bool = False) -> None:
-        """`write` takes every frame for `conn`, compressed where it `deflates`, until `slow` is called.
+        """Give every message for `conn` to `write`, compressed if it `deflates`, until `slow` is called.
 
-        Nothing may wait in the outbox of `conn`.
+        The outbox of `conn` must be empty.
         """
         if conn.id in self._open and conn.recording is None and not self._is_fast(conn):
             self._make_round()
             conn.messages_out -= self._broadcasts
             (self._deflating if deflates else self._fast)[conn] = write
-            conn.written_by(write, deflates=deflates, after=self.settle)
+            conn.use_writer(write, deflates=deflates, after=self.settle)
             self._write_rounds()
 
     def slow(self, conn: Connection) -> None:
-        """The frames for `conn` go through its outbox. May be called twice, and from within a write."""
+        """Queue the messages for `conn` in its outbox. May be called twice, and from within a write."""
         if self._is_fast(conn):
             self.settle(conn)
         if self._is_fast(conn):  # still: the last write to it may have called this method
             self._remove(conn)
 
     def _remove(self, conn: Connection) -> None:
-        """Take `conn` out of the fast set. Nothing may be pending."""
+        """Remove `conn` from the fast set. Nothing may be pending."""
         self._fast.pop(conn, None)
         self._deflating.pop(conn, None)
         conn.messages_out += self._broadcasts
-        conn.written_by(None)
+        conn.use_writer(None)
 
     def _is_fast(self, conn: Connection) -> bool:
         return conn in self._fast or conn in self._deflating
 
     def messages_out(self, conn: Connection) -> int:
-        """Messages written to `conn` so far."""
+        """Return how many messages were written to `conn` so far."""
         return conn.messages_out + (self._broadcasts if self._is_fast(conn) else 0)
 
     def record(self, conn: Connection) -> Recording:
@@ -189,7 +192,7 @@ class Hub:
         return conn.recording
 
     def stop_recording(self, conn: Connection) -> None:
-        """The opposite of `record`."""
+        """Undo one call of `record`."""
         if conn.recording is not None:
             conn.recording.viewers -= 1
             if not conn.recording.viewers:
@@ -197,34 +200,34 @@ class Hub:
                 conn.wake()
 
     def flush(self) -> None:
-        """Write what is pending to the fast set; to a large one, or from within a write, begin to."""
+        """Write what is pending to the fast set. To a large set, or from within a write, only begin to."""
         self._make_round()
         self._write_rounds()
 
     def _make_round(self) -> None:
-        """Decide who receives what is pending. Writes nothing."""
+        """Make a round of what is pending, for the fast set as it is now. Write nothing."""
         if self._pending:
-            frames, self._pending, self._pending_bytes = self._pending, [], 0
-            self._broadcasts += len(frames)
-            self._add_rounds(frames, self._fast, self._deflating)
+            messages, self._pending, self._pending_bytes = self._pending, [], 0
+            self._broadcasts += len(messages)
+            self._add_rounds(messages, self._fast, self._deflating)
 
     def _add_rounds(
-        self, frames: list[Message], fast: dict[Connection, Write], deflating: dict[Connection, Write]
+        self, messages: list[Message], fast: dict[Connection, Write], deflating: dict[Connection, Write]
     ) -> None:
         count = len(fast) + len(deflating)
-        self._metrics.messages_out += len(frames) * count
-        self._metrics.bytes_out += sum([len(frame.payload) for frame in frames]) * count
+        self._metrics.messages_out += len(messages) * count
+        self._metrics.bytes_out += sum([len(message.payload) for message in messages]) * count
         if fast:
-            self._rounds.append(Round(b"".join([frame.wire for frame in frames]), fast))
+            self._rounds.append(Round(b"".join([message.wire for message in messages]), fast))
         if deflating:
-            self._rounds.append(Round(b"".join([frame.deflated for frame in frames]), deflating))
+            self._rounds.append(Round(b"".join([message.deflated for message in messages]), deflating))
 
-    def _end_turn(self) -> None:
-        if not self._is_writing:  # else it goes out, joined with what is still to come, when the rounds have ended
+    def _end_iteration(self) -> None:
+        if not self._is_writing:  # else `_continue_writing` flushes, after the rounds that are being written
             self.flush()
 
     def settle(self, conn: Connection) -> None:
-        """Write to `conn` all that was sent before now."""
+        """Write everything to `conn` that was sent before now."""
         while self._pending or self._rounds:
             self.flush()
             written = [entry.write_to(conn) for entry in tuple(self._rounds)]
@@ -232,7 +235,7 @@ class Hub:
                 return
 
     def _write_rounds(self) -> None:
-        """Write the rounds, unless a caller up the stack or a later iteration is about to."""
+        """Write the rounds, unless a caller up the stack or a later iteration will."""
         if self._is_writing or not self._rounds:
             return
         self._is_writing = True
@@ -241,37 +244,37 @@ class Hub:
         finally:
             self._is_writing = bool(self._rounds)
             if self._is_writing:
-                asyncio.get_running_loop().call_soon(self._go_on)
+                asyncio.get_running_loop().call_soon(self._continue_writing)
 
-    def _go_on(self) -> None:
+    def _continue_writing(self) -> None:
         if self._rounds:
             try:
                 self._write_slice()
-            finally:  # also after the last round: what is pending then waits for what comes until the next iteration
-                asyncio.get_running_loop().call_soon(self._go_on)
+            finally:  # also after the last round, so that what is pending is joined with what follows
+                asyncio.get_running_loop().call_soon(self._continue_writing)
         else:
             self._is_writing = False
             self.flush()
 
     def _write_slice(self) -> None:
-        """Write to the next `SLICE` connections, and forget the rounds that have ended."""
+        """Write to the next `SLICE` connections, and forget the rounds that are complete."""
         left = SLICE
         while self._rounds and left > 0:
             first = self._rounds[0]
             waiting = first.write(left)
-            if waiting <= left and self._rounds and self._rounds[0] is first:  # still, after all that a write may call
+            if waiting <= left and self._rounds and self._rounds[0] is first:  # a write may have changed the rounds
                 self._rounds.popleft()
             left -= waiting
 
-    def resolve(self, wanted: Iterable[object]) -> list[Connection]:
-        """The open connections among `wanted` (connections and ids), in this order, each once.
+    def resolve(self, recipients: Iterable[object]) -> list[Connection]:
+        """Return the open connections among `recipients`, which are connections and ids: in this order, each once.
 
-        Others are skipped, logged and counted.
+        Others are skipped, logged, and counted.
         """
-        found: dict[Connection, None] = {}
+        connections: dict[Connection, None] = {}
         skipped = 0
-        strange: list[object] = []
-        for item in wanted:
+        unusable: list[object] = []
+        for item in recipients:
             if isinstance(item, Connection):
                 conn = self._open.get(item.id)
                 if conn is not item:
@@ -280,41 +283,41 @@ class Hub:
                 conn = self._open.get(item)
             else:
                 conn = None
-                strange.append(item)
+                unusable.append(item)
             if conn is None:
                 skipped += 1
             else:
-                found[conn] = None
+                connections[conn] = None
         if skipped:
             self._metrics.skipped_recipients += skipped
-            text = "skipped %d recipients that are closed, unknown or of another gateway"
+            text = "skipped %d recipients that are closed, unknown, or of another gateway"
             self._log.limited("skipped").info(text, skipped)
-        if strange:
+        if unusable:
             text = "skipped %d recipients that are neither connections nor ids, such as %s: look at event.connections"
-            self._log.limited("strange recipients").warning(text, len(strange), short(strange[0]))
-        return list(found)
+            self._log.limited("strange recipients").warning(text, len(unusable), short(unusable[0]))
+        return list(connections)
 
     def abandon(self) -> None:
         """Forget every connection without writing to it, because its event loop was closed."""
         for conn in self._open.values():
-            conn.written_by(None)
+            conn.use_writer(None)
             conn.mark_closed(1006, "")
-        for forgotten in (self._open, self._fast, self._deflating, self._pending, self._rounds):
-            forgotten.clear()
+        for collection in (self._open, self._fast, self._deflating, self._pending, self._rounds):
+            collection.clear()
         self._pending_bytes = 0
 
-    def deliver_to_ids(self, frame: Message, ids: Sequence[str] | None) -> Sent:
-        """Send `frame` to the open connections with `ids`, or to every one: what another process sends."""
-        return self.deliver(frame, None if ids is None else self.resolve(ids))
+    def deliver_to_ids(self, message: Message, ids: Sequence[str] | None) -> Sent:
+        """Send `message`, which another process has published, to the open connections with `ids`, or to every one."""
+        return self.deliver(message, None if ids is None else self.resolve(ids))
 
     def deliver(
-        self, frame: Message, recipients: Sequence[Connection] | None, *, but: Connection | None = None
+        self, message: Message, recipients: Sequence[Connection] | None, *, but: Connection | None = None
     ) -> Sent:
-        """Send `frame` to `recipients`, or to every open connection, without `but`."""
+        """Send `message` to `recipients`, or to every open connection except `but`."""
         if recipients is None and but is None:
-            return self._deliver_to_all(frame)
+            return self._deliver_to_all(message)
         if recipients is not None and len(recipients) == 1:
-            queued = int(recipients[0].send_frame(frame))
+            queued = int(recipients[0].send_nowait(message))
             return Sent(1, queued, 1 - queued)
         self._make_round()
         chosen = self._open.values() if recipients is None else recipients
@@ -334,35 +337,35 @@ class Hub:
                 slow.append(conn)
         count = len(fast) + len(deflating)
         self._metrics.queued += count
-        taken = [conn.put(frame) for conn in slow]
-        self._add_rounds([frame], fast, deflating)
+        accepted = [conn.put(message) for conn in slow]
+        self._add_rounds([message], fast, deflating)
         self._write_rounds()
-        return _woken(slow, taken, fast=count)
+        return _wake_slow(slow, accepted, fast=count)
 
-    def _deliver_to_all(self, frame: Message) -> Sent:
+    def _deliver_to_all(self, message: Message) -> Sent:
         fast = len(self._fast) + len(self._deflating)
         slow: list[Connection] = []
         if fast < len(self._open):
             slow = [conn for conn in self._open.values() if conn not in self._fast and conn not in self._deflating]
-        taken = [conn.put(frame) for conn in slow]
+        accepted = [conn.put(message) for conn in slow]
         if fast:
             if not self._pending:
-                asyncio.get_running_loop().call_soon(self._end_turn)
-            self._pending.append(frame)
-            self._pending_bytes += len(frame.payload)
+                asyncio.get_running_loop().call_soon(self._end_iteration)
+            self._pending.append(message)
+            self._pending_bytes += len(message.payload)
             self._metrics.queued += fast
             if self._pending_bytes > MAX_PENDING:
                 self.flush()
                 while len(self._rounds) > MAX_ROUNDS:
                     self._write_slice()
-        return _woken(slow, taken, fast=fast)
+        return _wake_slow(slow, accepted, fast=fast)
 
 
-def _woken(slow: list[Connection], taken: list[bool], *, fast: int) -> Sent:
-    """Go on after each `put`, now that the message stands in all the outboxes that took it; return the counts."""
+def _wake_slow(slow: list[Connection], accepted: list[bool], *, fast: int) -> Sent:
+    """Call `after_put` for each `put`, now that all outboxes have the message. Return the counts."""
     if not slow:
         return Sent(fast, fast, 0)
-    for conn, was_taken in zip(slow, taken, strict=True):
-        conn.after_put(was_taken)
-    count, queued = fast + len(taken), fast + sum(taken)
+    for conn, is_queued in zip(slow, accepted, strict=True):
+        conn.after_put(is_queued)
+    count, queued = fast + len(accepted), fast + sum(accepted)
     return Sent(count, queued, count - queued)

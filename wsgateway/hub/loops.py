@@ -1,4 +1,4 @@
-"""Calls from a wrong thread or event loop: refused, or taken to the right one. Knows nothing of gateways."""
+"""Refuses calls from a wrong thread or event loop, or passes them to the right one. Knows nothing of gateways."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 LOOP_CHECK = 1.0
-"""Seconds between looks at whether the loop that a thread waits for still runs."""
+"""Seconds between checks whether the event loop that a thread waits for still runs."""
 
 
 class Home:
-    """The event loop that an object belongs to, and the loop's thread. Made on that loop."""
+    """The event loop that an object belongs to, and its thread. Must be created on that loop."""
 
     __slots__ = ("loop", "thread")
 
@@ -24,43 +24,43 @@ class Home:
     def is_here(self) -> bool:
         """Return whether the caller runs on this loop.
 
-        `asyncio.get_running_loop` asks the system for the process id before Python 3.12, which takes longer.
+        `asyncio.get_running_loop` would take longer, because it reads the process id before Python 3.12.
         """
         return get_ident() == self.thread and self.loop.is_running()
 
 
 def wrong_loop(what: str, instead: str, *, owner: str = "the gateway") -> RuntimeError:
-    """Return the error for a call of `what` on another event loop than its owner's; `instead` says what to do."""
+    """Return the error for a call of `what` on an event loop other than its owner's. `instead` says what to do."""
     return RuntimeError(f"{what} was called on another event loop than the one that {owner} runs on: {instead}")
 
 
 def call_from_thread(home: Home, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run the coroutine that `call` makes on the loop of `home`, and return its result to this other thread.
+    """Run the coroutine that `call` returns on the event loop of `home`, and return its result to this other thread.
 
-    Raise `RuntimeError` on the loop's own thread, and if the loop has ended.
+    Raise `RuntimeError` on the thread of that loop, and if the loop has ended.
     """
     loop = home.loop
     if home.is_here():
         raise RuntimeError("send_from_thread was called on the event loop, where it would wait for itself: await send")
     if loop.is_closed():
-        raise _ended()
+        raise _loop_ended()
     coroutine = call()
     try:
         future = asyncio.run_coroutine_threadsafe(coroutine, loop)
-    except RuntimeError:  # it was closed in this moment
+    except RuntimeError:  # the event loop was closed just now
         coroutine.close()
-        raise _ended() from None
+        raise _loop_ended() from None
     while not wait((future,), LOOP_CHECK).done:
         if loop.is_closed() or not loop.is_running():
             future.cancel()
-            raise _ended()
+            raise _loop_ended()
     try:
         return future.result()
     except CancelledError:
-        raise _ended() from None
+        raise _loop_ended() from None
 
 
-def _ended() -> RuntimeError:
+def _loop_ended() -> RuntimeError:
     return RuntimeError("the event loop of the gateway has ended, so nothing can be sent from a thread any more")
 
 
@@ -73,8 +73,8 @@ async def call_on(
 ) -> None:
     """Run an ASGI application on `loop`, which runs in another thread, with `receive` and `send` of this one.
 
-    The application does not wait for an accept to be sent: what it does next, such as making the client a recipient,
-    has happened before the client can react.
+    The application does not wait until an accept was sent, so what it does next, such as making the client a recipient,
+    happens before the client can react.
     """
     here = asyncio.get_running_loop()
     accept: asyncio.Future[None] | None = None
@@ -108,7 +108,7 @@ async def call_on(
     try:
         while not (await asyncio.wait((future,), timeout=LOOP_CHECK))[0]:
             if loop.is_closed() or not loop.is_running():
-                raise _ended()
+                raise _loop_ended()
         await future
     finally:
         future.cancel()

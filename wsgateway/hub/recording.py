@@ -1,15 +1,15 @@
-"""What happened to one connection while somebody looks: sizes and times, never contents. Knows nothing of who looks."""
+"""Records the events of one connection while it is watched: sizes and times, never contents. Knows no viewer."""
 
 import time
 from collections import deque
 from typing import NamedTuple
 
 KEPT = 100
-"""Events that are kept for one connection."""
+"""Number of events that are kept for one connection."""
 
 
 class Happened(NamedTuple):
-    """One event: `at` seconds since the epoch, `what` it was, `size` in bytes or None, and a word about it."""
+    """One event: when it happened in seconds since the epoch, its kind, a size in bytes or None, and a note."""
 
     at: float
     what: str
@@ -18,7 +18,7 @@ class Happened(NamedTuple):
 
 
 class Recording:
-    """The last `KEPT` events of a connection. `total` counts all, so that a reader sees what is new."""
+    """The last `KEPT` events of a connection. `total` counts all events, so a reader knows which are new."""
 
     __slots__ = ("_events", "total", "viewers")
 
@@ -32,6 +32,6 @@ class Recording:
         self.total += 1
 
     def since(self, total: int) -> list[Happened]:
-        """The events after the first `total`, as far as they are kept."""
+        """Return the events after the first `total`, of those that are still kept."""
         new = min(self.total - total, len(self._events))
         return list(self._events)[-new:] if new > 0 else []

@@ -1,4 +1,4 @@
-"""Names a coroutine that nobody awaits, in development mode. Knows nothing of what the coroutine does."""
+"""Reports coroutines that are not awaited, in development mode. Knows nothing of what a coroutine does."""
 
 import asyncio
 import inspect
@@ -15,15 +15,15 @@ T = TypeVar("T")
 
 
 def is_development(*, verbose: bool) -> bool:
-    """Return whether mistakes are looked for that cost time to find: `verbose`, or Python's development mode."""
+    """Return whether checks run that take time: with `verbose`, and in Python's development mode."""
     return verbose or sys.flags.dev_mode
 
 
 class WatchedCoroutine(Coroutine[Any, Any, T]):
-    """A coroutine that writes a warning to `log` if it is dropped before it has begun."""
+    """A coroutine that logs a warning if it is dropped before it has begun."""
 
     def __init__(self, coroutine: Coroutine[Any, Any, T], log: Log, *, what: str, conn: str, depth: int) -> None:
-        """`what` is the call as users write it, `conn` the connection's id, `depth` the caller's frame."""
+        """`what` is the call as users write it, `conn` the id of the connection, `depth` the frame of the caller."""
         caller = sys._getframe(depth)
         self._coroutine = coroutine
         self._log = log
@@ -54,7 +54,7 @@ class WatchedCoroutine(Coroutine[Any, Any, T]):
         return self._coroutine.__await__()
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._coroutine, name)  # cr_frame and others, which asyncio's debug mode shows
+        return getattr(self._coroutine, name)  # such as `cr_frame`, which asyncio's debug mode shows
 
     def __del__(self) -> None:
         if self._has_begun:
@@ -72,7 +72,7 @@ class WatchedCoroutine(Coroutine[Any, Any, T]):
 
 
 def watched(method: Callable[P, Coroutine[Any, Any, T]], log: Log, *, what: str) -> Callable[P, Coroutine[Any, Any, T]]:
-    """Return `method` with its coroutine watched. It still counts as a coroutine function."""
+    """Return `method` with its coroutines watched. The result still counts as a coroutine function."""
 
     def call(*args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
         return WatchedCoroutine(method(*args, **kwargs), log, what=what, conn="", depth=2)
@@ -82,7 +82,7 @@ def watched(method: Callable[P, Coroutine[Any, Any, T]], log: Log, *, what: str)
 
 
 def marked(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
-    """Mark `function` as a coroutine function, because frameworks call any other in a thread."""
+    """Mark `function` as a coroutine function, because frameworks run any other function in a thread."""
     if sys.version_info >= (3, 12):
         return inspect.markcoroutinefunction(function)
     function._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]  # what 3.12 has a name for

@@ -1,1 +1,1 @@
-"""The application's hooks: loaded, and run in order. Does not know bytes or transports."""
+"""The hooks of the application: loaded, and run in order. Knows neither bytes nor transports."""

@@ -21,10 +21,10 @@ from wsgateway.messages import Sent, encode
 from wsgateway.metrics import Metrics
 
 MAX_NESTED_SENDS = 8
-"""How deep `gateway.send` may be called from within the `on_message` that an outer `gateway.send` runs."""
+"""How deep calls of `gateway.send` may be nested, each in the `on_message` of the one around it."""
 
 ERROR_LINES = 10
-"""Errors of a hook per second, at the same line of it, that are logged: a client may cause as many as it likes."""
+"""Errors at one line of a hook that are logged per second. A client may cause any number."""
 
 _WITHOUT_CONNECTION = {
     "on_message": " for a message without a connection, from /send or gateway.send (event.conn is None; if the hook "
@@ -32,7 +32,7 @@ _WITHOUT_CONNECTION = {
     "on_error": " for an event without a connection (event.conn is None; if the hook needs one, check first: "
     "`if event.conn is None: …`)",
 }
-"""What the log line of a hook that failed adds, by hook, if its event has no connection."""
+"""Addition to the log line of a hook that failed, by hook, if its event has no connection."""
 
 
 class Dispatcher:
@@ -79,7 +79,7 @@ class Dispatcher:
             raise HookError(hook) from call.error
 
     async def handshake(self, conn: Connection, inbox: Inbox) -> str | None:
-        """Call `on_handshake`, and return the subprotocol that it has chosen. Raise `Refused` if it does, or fails."""
+        """Call `on_handshake` and return the subprotocol that it has chosen. Raise `Refused` also if it fails."""
         event = Event(self._gateway, conn)
         call = await self._run_hook(inbox, AwaitedCall("on_handshake", self._hooks["on_handshake"], event))
         error = call.error
@@ -92,11 +92,11 @@ class Dispatcher:
         if isinstance(error, Refused):
             raise error
         if call.has_expired:
-            raise Refused(503, "the listener took too long, try again") from error
+            raise Refused(503, "the listener took too long, try again later") from error
         raise Refused(500, "the listener failed, the log has the reason") from error
 
     def opened(self, conn: Connection, inbox: Inbox) -> None:
-        """`conn` has entered the hub."""
+        """Handle that `conn` has entered the hub."""
         self._metrics.opens += 1
         self._count += 1
         if self._verbose:
@@ -106,7 +106,7 @@ class Dispatcher:
         self._push_hook(inbox, "on_client_open", Event(self._gateway, conn))
 
     def received(self, conn: Connection, inbox: Inbox, message: str | bytes, size: int) -> None:
-        """A client has sent `message`, of `size` bytes."""
+        """Handle a message of `size` bytes that the client has sent."""
         self._metrics.messages_in += 1
         self._metrics.bytes_in += size
         conn.messages_in += 1
@@ -118,7 +118,7 @@ class Dispatcher:
         self._push(inbox, Call("on_message", self._on_message, event, size or 1))
 
     def closed(self, conn: Connection, inbox: Inbox, code: int, reason: str) -> None:
-        """`conn` has ended. Called exactly once for each `opened`."""
+        """Handle that `conn` has ended. Called exactly once for each `opened`."""
         self._metrics.count_close(code)
         self._count -= 1
         if conn.recording is not None:
@@ -172,7 +172,7 @@ class Dispatcher:
         self._runner.limit_close_hooks()
 
     def discard(self, *, closes: bool) -> None:
-        """Abandon the hooks that run and forget the messages that wait; every `on_client_close` is still called.
+        """Abandon the hooks that run and discard the messages that wait. Every `on_client_close` is still called.
 
         Those that run are abandoned only with `closes`.
         """
@@ -191,7 +191,7 @@ class Dispatcher:
         return call
 
     def _deliver(self, call: Call) -> None:
-        """Publish what `on_message` has left in its event."""
+        """Publish the message that `on_message` has left in its event."""
         if call.hook != "on_message":
             return
         event = call.event
@@ -260,16 +260,16 @@ def _depth_of_send() -> int:
 
 
 def check_recipients(name: str, connections: object) -> None:
-    """Raise `TypeError` unless `connections` can be iterated over, and are not one connection or id."""
+    """Raise `TypeError` unless `connections` is an iterable other than one id."""
     if isinstance(connections, (str, bytes, bytearray)) or not isinstance(connections, Iterable):
-        instead = "use None or a list of connections or their ids, such as [event.conn]"
-        raise TypeError(f"{name} is {short(connections)}, {instead}")
+        advice = "use None or a list of connections or their ids, such as [event.conn]"
+        raise TypeError(f"{name} is {short(connections)}, {advice}")
 
 
 def _line_of(error: BaseException) -> int:
-    """The innermost line of its traceback."""
-    found = 0
+    """Return the line number of the innermost frame of its traceback."""
+    line = 0
     traceback = error.__traceback__
     while traceback is not None:
-        found, traceback = traceback.tb_lineno, traceback.tb_next
-    return found
+        line, traceback = traceback.tb_lineno, traceback.tb_next
+    return line

@@ -1,4 +1,4 @@
-"""What a hook is given. Knows nothing of when it is called."""
+"""The event that a hook is called with. Knows nothing of when a hook is called."""
 
 from collections.abc import Iterable
 from typing import Any, Protocol
@@ -43,11 +43,11 @@ class EventGateway(Protocol):
 
 
 class Event:
-    """What a hook is given, and may change.
+    """The argument of every hook, which may change it.
 
-    `conn` is None where there is none, as for a message from `/send`. `message` is `""` on open and close.
-    `connections` is None (everybody) until somebody sets it. `data` is what else the caller of `/send` said.
-    `code` and `reason` are those of a close. `subprotocol` is `on_handshake`'s to choose from `conn.subprotocols`.
+    `conn` is None if the event belongs to no connection, such as a message from `/send`. `message` is `""` on open and
+    close. `connections` is None (everybody) until a hook sets it. `data` has the other keys of the request to `/send`.
+    `code` and `reason` are set on close. `on_handshake` sets `subprotocol` to one of `conn.subprotocols`.
     """
 
     __slots__ = ("code", "conn", "connections", "data", "gateway", "message", "reason", "subprotocol")
@@ -73,7 +73,7 @@ class Event:
         self.subprotocol: str | None = None
 
     def __repr__(self) -> str:
-        """Show what the hook can use. Of `data`, which may hold secrets, only the names."""
+        """Show what a hook can use. Only the names of `data` are shown, because its values may be secrets."""
         parts = [f"gateway={self.gateway.id!r}", f"conn={self.conn if self.conn is None else self.conn.id!r}"]
         if self.code is None:
             parts.append(f"message={short(self.message)}")

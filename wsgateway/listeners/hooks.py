@@ -1,5 +1,7 @@
-"""How hooks are found in a listener. Nothing else of it is evaluated: classes are looked at, and properties, slots and
-`__getattr__` are left alone. Knows nothing of how a listener is loaded, nor when a hook is called."""
+"""Finds hooks in a listener, without evaluating anything else of it, such as a property or `__getattr__`.
+
+Knows nothing of how a listener is loaded, nor when a hook is called.
+"""
 
 import inspect
 from collections.abc import Iterable, Iterator
@@ -27,27 +29,27 @@ _PROPERTIES = (property, cached_property)
 
 
 def find_hook(listener: object, hook: str, name: str) -> Any:
-    """Return the function of `listener` that is its `hook`, under `name`, None if it has none.
+    """Return the function that `listener` has under `name` for `hook`, or None.
 
-    Raise `ListenerError` if there is something else under that name, or a function that cannot be called as that hook.
+    Raise `ListenerError` if that name is not a function, or the function cannot be called as that hook.
     """
-    found = _static(listener, name)
-    if isinstance(found, MemberDescriptorType):  # of `__slots__`
+    function = _static(listener, name)
+    if isinstance(function, MemberDescriptorType):  # of `__slots__`
         try:
-            found = found.__get__(listener)
+            function = function.__get__(listener)
         except AttributeError:
             return None
-    elif isinstance(found, _PROPERTIES):
+    elif isinstance(function, _PROPERTIES):
         raise ListenerError(f"{name} of {described(listener)} is a property, make it a method that takes the event")
-    elif isinstance(found, _METHODS) or callable(found):
-        found = object.__getattribute__(listener, name)
-    if found is None:
+    elif isinstance(function, _METHODS) or callable(function):
+        function = object.__getattribute__(listener, name)
+    if function is None:
         return None
-    if not callable(found):
-        kind = type(found).__qualname__
-        raise ListenerError(f"{name} of {described(listener)} is no function but of the type {kind}, make it a method")
-    _check_call(listener, hook, name, found)
-    return found
+    if not callable(function):
+        kind = type(function).__qualname__
+        raise ListenerError(f"{name} of {described(listener)} is not a function but a {kind}, make it a method")
+    _check_call(listener, hook, name, function)
+    return function
 
 
 def _static(owner: object, name: str) -> object:
@@ -55,12 +57,12 @@ def _static(owner: object, name: str) -> object:
 
 
 def is_async(function: Any) -> bool:
-    """Return whether calling `function` gives a coroutine."""
+    """Return whether calling `function` returns a coroutine."""
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 
 def _check_call(listener: object, hook: str, name: str, function: Any) -> None:
-    """Raise `ListenerError` unless `function` can be called with an event, and does something when it is."""
+    """Raise `ListenerError` unless `function` can be called with an event, and then runs its body."""
     arguments = ("event", "exception") if hook == "on_error" else ("event",)
     if not _takes(function, len(arguments)):
         written = f"{name}({', '.join(arguments if isinstance(listener, ModuleType) else ('self', *arguments))})"
@@ -69,15 +71,15 @@ def _check_call(listener: object, hook: str, name: str, function: Any) -> None:
     for one in (function, type(function).__call__):
         if inspect.isgeneratorfunction(one) or inspect.isasyncgenfunction(one):
             raise ListenerError(
-                f"{name} of {described(listener)} has a yield in it, so that calling it does nothing; take it out"
+                f"{name} of {described(listener)} has a yield in it, so calling it does nothing; remove the yield"
             )
 
 
 def _takes(function: Any, count: int) -> bool:
-    """Whether `function` can be called with `count` arguments, as far as it tells."""
+    """Return whether the signature of `function` allows `count` arguments. Without a signature, assume that it does."""
     try:
         signature = inspect.signature(function, follow_wrapped=False)
-    except Exception:  # written in C, or it has a `__getattr__`; else a method without `self`
+    except Exception:  # written in C, or with a `__getattr__`; a Python method lacks `self`
         return not (isinstance(function, MethodType) and isinstance(function.__func__, FunctionType))
     try:
         signature.bind(*range(count))
@@ -87,7 +89,7 @@ def _takes(function: Any, count: int) -> bool:
 
 
 def described(listener: object) -> str:
-    """Return what a sentence calls `listener`."""
+    """Return the name of `listener` for a sentence."""
     if isinstance(listener, ModuleType):
         return f"module {listener.__name__}"
     if isinstance(listener, FunctionType):
@@ -95,19 +97,19 @@ def described(listener: object) -> str:
     return listener.__qualname__ if isinstance(listener, type) else type(listener).__qualname__
 
 
-# What a listener has instead
+# Advice for a listener without hooks
 
 
 def names_of(listener: object) -> dict[str, object]:
-    """Return what `listener` has, by name, as it stands in its class, its module or itself."""
-    found: dict[str, object] = {}
+    """Return the public attributes of `listener` by name, as its class, its module, or the object stores them."""
+    attributes: dict[str, object] = {}
     for kind in reversed(_classes(listener)):
-        found.update(vars(kind))
+        attributes.update(vars(kind))
     try:
-        found.update(object.__getattribute__(listener, "__dict__"))
+        attributes.update(object.__getattribute__(listener, "__dict__"))
     except AttributeError:
         pass
-    return {name: value for name, value in found.items() if not name.startswith("_")}
+    return {name: value for name, value in attributes.items() if not name.startswith("_")}
 
 
 def _classes(listener: object) -> tuple[type, ...]:
@@ -118,32 +120,34 @@ def _classes(listener: object) -> tuple[type, ...]:
 
 
 def near_misses(listener: object, hooks: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yield each method of `listener` whose name begins with `on` and is none of `hooks`, with the hook it may be."""
-    for name, found in sorted(names_of(listener).items()):
-        if not name.startswith("on") or name in hooks or not isinstance(found, _METHODS):
+    """Yield each method of `listener` whose name begins with `on` and is not in `hooks`, with the nearest hook."""
+    for name, value in sorted(names_of(listener).items()):
+        if not name.startswith("on") or name in hooks or not isinstance(value, _METHODS):
             continue
-        if isinstance(listener, ModuleType) and getattr(found, "__module__", None) != listener.__name__:
-            continue  # imported there, not written there
+        if isinstance(listener, ModuleType) and getattr(value, "__module__", None) != listener.__name__:
+            continue  # imported, not defined there
         snake = "".join("_" + letter.lower() if letter.isupper() else letter for letter in name)
         yield name, nearest(snake, HOOKS)
 
 
 def hooks_in(owner: object, hooks: Iterable[str]) -> list[str]:
     """Return which of `hooks` the class or object `owner` has."""
-    found = names_of(owner)
-    return [hook for hook in hooks if callable(found.get(hook)) or isinstance(found.get(hook), _METHODS)]
+    attributes = names_of(owner)
+    return [hook for hook in hooks if callable(attributes.get(hook)) or isinstance(attributes.get(hook), _METHODS)]
 
 
 def advice(listener: object, hooks: Iterable[str], *, place: str, module: ModuleType | None) -> str:
-    """Return what there is instead of hooks, and what to write, for a `listener` that has none of `hooks`.
+    """Return what `listener` has instead of `hooks`, and what to write.
 
-    `module` is where it was looked for, if it was named, and `place` how that is written: `chat.py` or `shop.chat`.
+    `module` is the module that the setting names, if any, and `place` its name there: `chat.py` or `shop.chat`.
     """
     candidates = _candidates(module, hooks) if module is not None else {}
     if candidates:
-        has = " and ".join(f"{kind} {name} with {', '.join(found)}" for name, (kind, found) in candidates.items())
+        has = " and ".join(
+            f"{kind} {name} with {', '.join(their_hooks)}" for name, (kind, their_hooks) in candidates.items()
+        )
         return f"{place} has {has}: write {' or '.join(f'{place}:{name}' for name in candidates)}"
-    for owner in (listener, *(_written(module).values() if module is not None else ())):
+    for owner in (listener, *(_defined(module).values() if module is not None else ())):
         for name, hook in near_misses(owner, hooks):
             which = "" if owner is listener else f"{described(owner)} of {place} has "
             text = f"{which}{name}" if which else f"it has {name}"
@@ -154,18 +158,18 @@ def advice(listener: object, hooks: Iterable[str], *, place: str, module: Module
 
 
 def _candidates(module: ModuleType, hooks: Iterable[str]) -> dict[str, tuple[str, list[str]]]:
-    """Return the classes and objects of `module` that have hooks; imported ones count only if none is written there."""
-    for names in (_written(module), names_of(module)):
-        found = {
+    """Return the classes and objects of `module` that have hooks. Imported ones count only if no other has hooks."""
+    for names in (_defined(module), names_of(module)):
+        candidates = {
             name: ("a class" if isinstance(value, type) else "an object", hooks_in(value, hooks))
             for name, value in names.items()
             if not isinstance(value, (ModuleType, FunctionType)) and hooks_in(value, hooks)
         }
-        if found:
-            return found
+        if candidates:
+            return candidates
     return {}
 
 
-def _written(module: ModuleType) -> dict[str, object]:
+def _defined(module: ModuleType) -> dict[str, object]:
     kinds = {name: value if isinstance(value, type) else type(value) for name, value in names_of(module).items()}
     return {name: value for name, value in names_of(module).items() if kinds[name].__module__ == module.__name__}

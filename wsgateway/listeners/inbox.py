@@ -1,4 +1,4 @@
-"""What waits for the hooks of one connection, or of the gateway itself. Knows nothing of how a hook is run."""
+"""The calls of hooks that wait, for one connection or for the gateway itself. Knows nothing of how a hook is run."""
 
 import asyncio
 from collections import deque
@@ -18,9 +18,10 @@ INBOX_BYTES = 128 * 1024
 
 
 class Call:
-    """One hook, called with one event. `size` is what it takes of the inbox; `function` is None if there is no hook.
+    """One call of one hook with one event. `function` is None if the listener does not have the hook.
 
-    `timer` runs while the hook does, once it has waited for anything, and limits its time.
+    `size` is what its message occupies of the inbox, 0 if it has no message. `timer` limits the time of a hook that did
+    not finish immediately.
     """
 
     __slots__ = (
@@ -50,8 +51,11 @@ class Call:
 
 
 class AwaitedCall(Call):
-    """A call whose caller waits for it. `depth` counts the sends around it; `encoded` is a message that no hook can
-    change, with its encoding; `publication` is what was sent, if anything was."""
+    """A call whose caller waits for it.
+
+    `depth` is the number of sends around it. `encoded` is a message that no hook can change, and its encoding.
+    `publication` is None if nothing was published.
+    """
 
     __slots__ = ("depth", "encoded", "future", "publication")
 
@@ -72,12 +76,12 @@ class AwaitedCall(Call):
 
 
 class Inbox:
-    """The calls that wait for those before them. `running` is the one that is neither waiting nor finished."""
+    """The calls that wait, in order, and the one that is running."""
 
     __slots__ = ("_when_space", "backlog", "calls", "running")
 
     def __init__(self) -> None:
-        self.calls: deque[Call] | None = None  # made when one has to wait, because an empty deque takes 700 bytes
+        self.calls: deque[Call] | None = None  # made when a call has to wait: an empty deque takes 700 bytes
         self.running: Call | None = None
         self.backlog = Backlog(INBOX_MESSAGES, INBOX_BYTES)
         self._when_space: Callable[[], None] | None = None
@@ -91,24 +95,24 @@ class Inbox:
         self._when_space = callback
 
     def put(self, call: Call) -> None:
-        """Let `call` wait behind those that wait already."""
+        """Add `call` behind those that wait."""
         if self.calls is None:
             self.calls = deque()
         self.calls.append(call)
 
     def put_first(self, call: Call) -> None:
-        """Let `call` wait before those that wait already."""
+        """Add `call` before those that wait."""
         if self.calls is None:
             self.calls = deque()
         self.calls.appendleft(call)
 
     def release(self, size: int) -> None:
-        """Give back what a message of `size` bytes has taken."""
+        """Free the space of a message of `size` bytes, and call back if `when_space` was called."""
         self.backlog.remove(size)
         if self._when_space is not None and not self.backlog.is_full:
             asyncio.get_running_loop().call_soon(self._when_space)
             self._when_space = None
 
     def discard_messages(self) -> None:
-        """Forget the messages that wait. Every other hook is still called."""
+        """Discard the messages that wait. Every other hook is still called."""
         self.calls = deque(call for call in self.calls or () if call.hook != "on_message")

@@ -1,5 +1,7 @@
-"""A listener: how it is named, loaded and made, and its hooks as awaitable functions. Knows nothing of what the hooks
-are told, nor when."""
+"""Loads a listener, creates it, and provides its hooks as awaitable functions.
+
+Knows nothing of events, nor when a hook is called.
+"""
 
 import asyncio
 import contextvars
@@ -28,7 +30,7 @@ MAX_HOOK_THREADS = 40
 """Worker threads for the `def` hooks of one gateway."""
 
 HOOK_THREAD = "wsgateway hook"
-"""How the names of the threads that run `def` hooks begin, and of no other thread."""
+"""Prefix of the names of the threads that run `def` hooks, and of no other thread."""
 
 
 def has_running_hook() -> bool:
@@ -37,13 +39,13 @@ def has_running_hook() -> bool:
 
 
 class Hooks:
-    """The hooks of one listener, each an awaitable function; None where the listener has none."""
+    """The hooks of one listener by name: each is an awaitable function, or None if the listener does not have it."""
 
     def __init__(self, listener: object, settings: Settings, log: GatewayLog, *, reload: bool = False) -> None:
-        """Find and make `listener`, in any form the setting has. `reload` loads a named module anew.
+        """Load and create `listener`, given in any form that the setting allows. `reload` imports its module again.
 
-        Raises `ListenerError` if it cannot be found, loaded or made, has no hook, lacks one that `settings` name, or
-        has one that cannot be called.
+        Raise `ListenerError` if it cannot be found, loaded, or created, if it has no hook, if a hook that `settings`
+        name is missing, or if a hook cannot be called.
         """
         self._threads: ThreadPoolExecutor | None = None
         self._gateway_id = settings.id
@@ -57,7 +59,7 @@ class Hooks:
         elif isinstance(listener, ModuleType):
             module = listener
         if isinstance(listener, type):
-            listener = _made(listener)
+            listener = _create(listener)
         self.listener = listener
         names = {hook: getattr(settings, hook) for hook in HOOKS}
         self._hooks = {hook: self._bound(hook, names[hook]) for hook in HOOKS}
@@ -65,30 +67,30 @@ class Hooks:
             return
         known = set(names.values()) | set(HOOKS)
         if not any(self._hooks.values()) and not _are_off(listener, names):
-            said = repr(name) if name else described(listener)
+            shown = repr(name) if name else described(listener)
             place = parse_name(name).where if name else described(listener).removeprefix("module ")
-            wanted = [names[hook] or hook for hook in HOOKS]
-            raise ListenerError(f"listener {said} has no hooks, {advice(listener, wanted, place=place, module=module)}")
+            hooks = [names[hook] or hook for hook in HOOKS]
+            raise ListenerError(f"listener {shown} has no hooks, {advice(listener, hooks, place=place, module=module)}")
         for method, hook in near_misses(listener, known):
             hint = f", did you mean {hook}?" if hook else ""
-            log.warning("%s.%s is no hook and is never called%s", described(listener), method, hint)
+            log.warning("%s.%s is not a hook and is never called%s", described(listener), method, hint)
 
     def __getitem__(self, hook: str) -> "Hook | None":
         return self._hooks[hook]
 
     def has_returned(self, hook: str, value: object) -> None:
-        """Warn, once for each hook, that it has returned `value`, which is not None and is ignored."""
+        """Warn once for each hook that it has returned `value`, which is not None and is ignored."""
         if hook in self._have_returned:
             return
         self._have_returned.add(hook)
         if inspect.isawaitable(value):
-            todo = "await it in the hook"
+            advised = "await it in the hook"
         elif isinstance(value, BaseException):
-            todo = "raise it"
+            advised = "raise it"
         else:
-            todo = "change the event instead"
+            advised = "change the event instead"
         kind = type(value).__qualname__
-        self._log.warning("%s has returned a value of the type %s, which is ignored; %s", hook, kind, todo)
+        self._log.warning("%s has returned a value of type %s, which is ignored; %s", hook, kind, advised)
 
     def _bound(self, hook: str, name: str) -> "Hook | None":
         function = find_hook(self.listener, hook, name) if name else None
@@ -96,28 +98,28 @@ class Hooks:
             return function if is_async(function) else self._threaded(function)
         if name not in ("", hook):
             if self.listener is None:
-                raise ListenerError(f"{hook} = {name!r}: there is no listener that could have it")
+                raise ListenerError(f"{hook} = {name!r}: no listener is set that could have this hook")
             hint = did_you_mean(name, names_of(self.listener))
-            raise ListenerError(f"{hook} = {name!r}: {described(self.listener)} has none{hint}")
+            raise ListenerError(f"{hook} = {name!r}: {described(self.listener)} does not have it{hint}")
         return None
 
     def _threaded(self, function: Callable[..., Any]) -> "Hook":
         async def in_thread(*args: object) -> object:
             if self._threads is None:
-                # anyio's limiter would be freed when a thread is abandoned; an executor counts it until it ends
+                # an executor counts a thread until it ends; anyio's limiter forgets one that is abandoned
                 prefix = f"{HOOK_THREAD} {self._gateway_id}"
                 self._threads = ThreadPoolExecutor(MAX_HOOK_THREADS, thread_name_prefix=prefix)
             context = contextvars.copy_context()
             loop = asyncio.get_running_loop()
             result = await loop.run_in_executor(self._threads, _call, context, function, args)
-            if inspect.isawaitable(result):  # a `def` around an `async def`, as decorators make
+            if inspect.isawaitable(result):  # a `def` around an `async def`, as decorators create
                 result = await result
             return result
 
         return in_thread
 
     def close(self) -> None:
-        """Take no more calls into threads. Those that still run are left behind."""
+        """Start no more threads. Those that still run are left behind."""
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
             self._threads = None
@@ -126,12 +128,12 @@ class Hooks:
 def _call(context: contextvars.Context, function: Callable[..., object], args: tuple[object, ...]) -> object:
     try:
         return context.run(function, *args)
-    except StopIteration as exc:  # a future refuses it
+    except StopIteration as exc:  # a future does not accept it
         raise RuntimeError("the hook raised StopIteration") from exc
 
 
 class ListenerName(NamedTuple):
-    """What the text of a listener names: `attribute`, empty for none, of the module or the file `where`."""
+    """The parts of a listener's name: the module or file `where`, and an attribute of it, empty if there is none."""
 
     where: str
     attribute: str
@@ -139,7 +141,7 @@ class ListenerName(NamedTuple):
 
 
 def parse_name(text: str) -> ListenerName:
-    """Take `package.module:Name`, `package.module`, `path/file.py:Name` or `path/file.py` apart."""
+    """Split `package.module:Name`, `package.module`, `path/file.py:Name`, or `path/file.py` into its parts."""
     where, colon, attribute = text.rpartition(":")
     if not colon or not attribute.isidentifier():
         where, attribute = text, ""
@@ -147,7 +149,7 @@ def parse_name(text: str) -> ListenerName:
 
 
 def _module_of(name: str, *, reload: bool) -> ModuleType:
-    """The module or file of `package.module:Name`, `package.module`, `path/file.py:Name` or `path/file.py`."""
+    """Import and return the module or file that `name` begins with."""
     where, _, is_file = parse_name(name)
     try:
         return _from_file(Path(where)) if is_file else _from_package(where, reload=reload)
@@ -157,10 +159,10 @@ def _module_of(name: str, *, reload: bool) -> ModuleType:
         if isinstance(exc, KeyboardInterrupt):
             raise
         place = extract_tb(exc.__traceback__)[-1]
-        said = f"{type(exc).__name__}: {exc}"
+        reason = f"{type(exc).__name__}: {exc}"
         if isinstance(exc, SyntaxError) and exc.filename:
-            said = f"SyntaxError: {exc.msg} ({exc.filename}, line {exc.lineno})"
-        raise ListenerError(f"listener {name!r} cannot be loaded: {said} ({place.filename}:{place.lineno})") from exc
+            reason = f"SyntaxError: {exc.msg} ({exc.filename}, line {exc.lineno})"
+        raise ListenerError(f"listener {name!r} cannot be loaded: {reason} ({place.filename}:{place.lineno})") from exc
 
 
 def _attribute_of(name: str, module: ModuleType) -> object:
@@ -175,7 +177,7 @@ def _attribute_of(name: str, module: ModuleType) -> object:
 
 
 def _are_off(listener: object, names: Mapping[str, str]) -> bool:
-    """Whether `listener` has hooks, and the settings turn each of them off."""
+    """Return whether `listener` has hooks, and the settings turn off each of them."""
     return bool(hooks_in(listener, [hook for hook in HOOKS if not names[hook]]))
 
 
@@ -195,7 +197,7 @@ def _from_file(path: Path) -> ModuleType:
 def _from_package(name: str, *, reload: bool) -> ModuleType:
     if not all(part.isidentifier() for part in name.split(".")):
         raise ListenerError(
-            f"listener {name!r} is none of package.module:Name, package.module, path/file.py:Name, path/file.py"
+            f"listener {name!r} is not one of package.module:Name, package.module, path/file.py:Name, path/file.py"
         )
     if reload:
         importlib.invalidate_caches()
@@ -205,18 +207,18 @@ def _from_package(name: str, *, reload: bool) -> ModuleType:
     except ModuleNotFoundError as exc:
         if exc.name and (name == exc.name or name.startswith(exc.name + ".")):
             raise ListenerError(
-                f"listener {name!r}: there is no module {exc.name!r}; it is looked for in the working folder "
-                f"and where Python looks for packages"
+                f"listener {name!r}: there is no module {exc.name!r}; modules are searched in the working folder "
+                f"and in the folders of sys.path"
             ) from exc
         raise
 
 
-def _made(kind: type) -> object:
+def _create(kind: type) -> object:
     try:
         return kind()
     except Exception as exc:
-        said = f"{type(exc).__name__}: {exc}"
+        reason = f"{type(exc).__name__}: {exc}"
         raise ListenerError(
-            f"listener {kind.__qualname__} is called without arguments, and raised {said}; "
-            f"give an instance if it needs some"
+            f"listener {kind.__qualname__} is called without arguments, and raised {reason}; "
+            f"give an instance if it needs arguments"
         ) from exc

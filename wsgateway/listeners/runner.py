@@ -33,8 +33,10 @@ class Runner:
         finished: Callable[[Call], Call | None],
         returned: Callable[[str, object], None],
     ) -> None:
-        """`deliver` takes each call whose hook has not failed, `finished` every one, and returns one that has to
-        follow; `returned` takes what a hook has returned."""
+        """`deliver` is called after each hook that has not failed, `finished` after every hook.
+
+        `finished` returns a call that has to follow, or None. `returned` is called with what a hook has returned.
+        """
         self._hook_timeout = hook_timeout
         self._handshake_timeout = handshake_timeout
         self._deliver = deliver
@@ -69,7 +71,7 @@ class Runner:
         self._close_slots = asyncio.Semaphore(max(0, MAX_CLOSE_HOOKS - len(self._slot_holders)))
 
     def discard(self, *, closes: bool) -> None:
-        """Abandon the hooks that run and forget the messages that wait; lift the limit of `limit_close_hooks`.
+        """Abandon the hooks that run, discard the messages that wait, and lift the limit of `limit_close_hooks`.
 
         Every `on_client_close` is still called, and those that run are abandoned only with `closes`.
         """
@@ -77,7 +79,7 @@ class Runner:
             inbox.discard_messages()
             call = inbox.running
             if call is not None and call.timer is not None and (closes or call.hook != "on_client_close"):
-                self._expire(inbox, call, f"{call.hook} is given up, the gateway stops and drain is over")
+                self._expire(inbox, call, f"{call.hook} is abandoned, because the gateway stops and drain has passed")
         slots, self._close_slots = self._close_slots, None
         self._slot_holders.clear()
         if slots is not None:
@@ -96,12 +98,9 @@ class Runner:
             self._deliver(call)
             self._finish(inbox, call)
             return
+        call.started = time.perf_counter()
         slots = self._close_slots if call.hook == "on_client_close" else None
-        if slots is None:
-            call.started = time.perf_counter()
-            task = eager_task(self._run(call))
-        else:
-            task = eager_task(self._run_in_slot(inbox, call, slots))
+        task = eager_task(self._run(call) if slots is None else self._run_in_slot(inbox, call, slots))
         if task.done():
             self._finish(inbox, call)
             return
@@ -112,9 +111,9 @@ class Runner:
         task.add_done_callback(partial(self._finish_later, inbox, call))
 
     async def _run(self, call: Call) -> None:
-        """Call the hook, then deliver. Whatever it raises becomes `call.error`, because it would end a reader's task.
+        """Call the hook, then deliver. Whatever it raises becomes `call.error`, even `SystemExit` or `CancelledError`.
 
-        `SystemExit` and `CancelledError` of a hook cost no more than its own event either.
+        An error of a hook costs only its own event, and would otherwise end the task of its caller.
         """
         assert call.function is not None
         current_call.set(call)
@@ -129,7 +128,7 @@ class Runner:
                 self._deliver(call)
 
     async def _run_in_slot(self, inbox: Inbox, call: Call, slots: asyncio.Semaphore) -> None:
-        """`_run`, once there is a slot. Its time begins then; `_finish` gives the slot back."""
+        """Wait for a slot, then run the hook, whose time limit starts now. `_finish` releases the slot."""
         await slots.acquire()
         if slots is self._close_slots:
             self._slot_holders.add(call)
@@ -163,7 +162,7 @@ class Runner:
         self._run_waiting(inbox)
 
     def _finish(self, inbox: Inbox, call: Call) -> None:
-        """Make space for the next call, and let go of whoever waits for this one."""
+        """Release what `call` occupies, and report it. Do nothing if it was abandoned before."""
         if call.is_finished:
             return
         call.is_finished = True
@@ -192,7 +191,7 @@ class Runner:
 
 
 def eager_task(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-    """Return a task that has run to its first wait; on Python 3.11 one that begins in the next iteration."""
+    """Return a task that has run to its first wait. On Python 3.11, it begins in the next iteration."""
     loop = asyncio.get_running_loop()
     if sys.version_info >= (3, 12):
         return asyncio.Task(coroutine, loop=loop, eager_start=True)

@@ -1,6 +1,7 @@
-"""The plain protocol: each text or binary message of a client is one message, as is each that is sent to it.
+"""The plain protocol: each WebSocket message is one message of the application, in both directions.
 
-There is no envelope, so `Session.received` takes what arrives as it is. Knows neither sockets nor ASGI.
+It has no envelope and no commands, so `Session.received` handles what arrives without a function of this module. Knows
+neither sockets nor ASGI.
 """
 
 from wsgateway.protocols.session import Session
@@ -8,9 +9,9 @@ from wsgateway.transports.peer import ClientTransport
 
 
 async def connect(session: Session, transport: ClientTransport) -> None:
-    """Take a client through its handshake: `on_handshake`, the accept, then `on_client_open`. Raise `Refused`.
+    """Call `on_handshake`, accept the client, make it a recipient, and call `on_client_open`. Raise `Refused`.
 
-    It may return before the connection has ended.
+    May return while the connection is still open.
     """
     subprotocol = await session.handshake()
     if await transport.accept(subprotocol):

@@ -1,4 +1,4 @@
-"""One client between its transport and the listener, whatever protocol it speaks. Knows neither sockets nor ASGI."""
+"""Connects the transport of one client to the hub and the listener, in any protocol. Knows neither sockets nor ASGI."""
 
 import time
 from collections.abc import Callable
@@ -13,14 +13,15 @@ from wsgateway.listeners.dispatcher import Dispatcher
 from wsgateway.listeners.inbox import Inbox
 from wsgateway.transports.peer import MAX_FRAMES, ClientTransport
 
-STOPPING = Refusal(503, "stopping", "the gateway is shutting down, come back later", "not-running")
+STOPPING = Refusal(503, "stopping", "the gateway is shutting down, try again later", "not-running")
 
 
 class Session:
     """A connection and its inbox, from the handshake to `on_client_close`. Implements `transports.peer.Peer`.
 
-    The protocol calls `handshake` and `open`; `on_client_close` follows `open` exactly once. The size and the rate of
-    what a client sends are checked here only; a frame too large to be read at all never comes this far.
+    The protocol calls `handshake` and `open`. `on_client_close` is called exactly once after `open`. The size and the
+    rate of messages are checked here only. (The native server closes a client before it reads a frame that is too
+    large.)
     """
 
     __slots__ = ("_dispatcher", "_ended", "_hub", "_inbox", "_rate", "_settings", "_transport", "conn", "is_open")
@@ -35,7 +36,7 @@ class Session:
         settings: Settings,
         ended: "Callable[[Session], None]",
     ) -> None:
-        """`ended` is called once an open session has closed."""
+        """`ended` is called once the session, if it was opened, has finished."""
         self.conn = conn
         self.is_open = False
         self._transport = transport
@@ -49,25 +50,27 @@ class Session:
         transport.attach(self, conn)
 
     async def handshake(self) -> str | None:
-        """Run `on_handshake` and return the subprotocol that it has chosen. Raise `Refused`."""
+        """Call `on_handshake` and return the subprotocol that it has chosen. Raise `Refused`."""
         subprotocol = await self._dispatcher.handshake(self.conn, self._inbox)
         if self.conn.closing is not None:
             raise Refused.of(STOPPING)
         return subprotocol
 
     def abort(self) -> None:
-        """End the connection now, whatever waits to be written."""
+        """Close the socket now, and discard what waits to be written."""
         self._transport.abort()
 
     def open(self) -> None:
-        """Make the client a recipient, then run `on_client_open`."""
+        """Make the client a recipient, then call `on_client_open`."""
         self.is_open = True
         self._hub.join(self.conn)
         self._dispatcher.opened(self.conn, self._inbox)
 
     def received(self, message: str | bytes, size: int) -> bool:
-        """Run `on_message` for `message`, of `size` bytes. Return False if the inbox is full; reading then resumes
-        once it has space. Once the close has begun, messages are dropped."""
+        """Call `on_message` for `message`, of `size` bytes. Drop the message if the close has begun.
+
+        Return False if the inbox is full. The transport then resumes reading once the inbox has space.
+        """
         if self._inbox.is_full:
             self._inbox.when_space(self._transport.resume)
             return False
@@ -88,7 +91,7 @@ class Session:
             self.conn.close_nowait(TOO_MANY, "too many messages")
 
     def finished(self, code: int, reason: str) -> None:
-        """Leave the hub, then run `on_client_close`. `code` and `reason` count unless this side has closed first."""
+        """Leave the hub, then call `on_client_close`, with `code` and `reason` unless this side has closed first."""
         assert self.is_open
         self.is_open = False
         self._hub.leave(self.conn)

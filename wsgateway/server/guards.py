@@ -105,13 +105,12 @@ class GuardedHttp(HttpToolsProtocol):
     unread_timer: ProgressTimer
     """Aborts a client that does not read the response. `transport.close()` would wait forever for its buffer."""
 
-    _linger_timer: ProgressTimer
+    _linger_timer: ProgressTimer | None = None
     """Closes the socket once the client has had time to read the last response. Runs in the phase LINGERING."""
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self.unread_timer = ProgressTimer(self.loop, transport, transport.abort)
-        self._linger_timer = ProgressTimer(self.loop, transport, self._close)
         self.client, self.server = plain_addresses(self.client, self.server)
         self.peer = peer_at(transport, self.client)
         self.flow = PipelineFlow(transport, self.pipeline)
@@ -129,7 +128,8 @@ class GuardedHttp(HttpToolsProtocol):
         self.cancel_head_timer()
         self.cancel_late_body_timer()
         self.unread_timer.cancel()
-        self._linger_timer.cancel()
+        if self._linger_timer is not None:
+            self._linger_timer.cancel()
         self._unset_keepalive_if_required()
         if self.idle is not None:
             self.idle.discard(self, self.peer.host)
@@ -244,10 +244,9 @@ class GuardedHttp(HttpToolsProtocol):
             self.cycle.disconnected = True  # the body that cannot be read is that of the pending request
             self.cycle.message_event.set()
         body = text.encode()
-        head = b"content-type: text/plain; charset=utf-8\r\nconnection: close\r\n" + header
-        self.transport.write(
-            STATUS_LINE[status] + head + b"content-length: %d\r\n\r\n" % len(body) + body  # as uvicorn writes a 400
-        )
+        headers = b"content-type: text/plain; charset=utf-8\r\nconnection: close\r\n" + header
+        headers += b"content-length: %d\r\n\r\n" % len(body)
+        self.transport.write(STATUS_LINE[status] + headers + body)
         self.transport.close()  # immediately, however much the client still sends
         self.unread_timer.start(LINGER)
 
@@ -274,6 +273,7 @@ class GuardedHttp(HttpToolsProtocol):
             return
         self.transport.write_eof()
         self.flow.resume_reading()
+        self._linger_timer = ProgressTimer(self.loop, self.transport, self._close)
         self._linger_timer.start(LINGER)
 
     def _close(self) -> None:

@@ -65,6 +65,13 @@ class HttpProtocol(GuardedHttp):
     # Reading
 
     def data_received(self, data: bytes) -> None:
+        phase_before = self.phase
+        for start in range(0, len(data), MAX_HEAD):  # so that at most `MAX_HEAD` bytes of a head are not counted
+            self._read(data[start : start + MAX_HEAD])
+        if self.phase is Phase.HANDSHAKE and phase_before is not Phase.HANDSHAKE:
+            self.handle_websocket_upgrade()
+
+    def _read(self, data: bytes) -> None:
         if self.phase in DISCARDING:
             return
         if self.phase is Phase.HANDSHAKE:
@@ -81,7 +88,8 @@ class HttpProtocol(GuardedHttp):
                 self.refuse(400, f"Invalid HTTP request received: {exc}")
             return
         if self.phase is Phase.HEAD:
-            self.head_bytes += len(data) if self.head_timer is head_before else 0
+            if self.head_timer is head_before:  # else the head begins somewhere in `data`
+                self.head_bytes += len(data)
             if self.head_bytes > MAX_HEAD:
                 self.refuse(431, f"the request's head is larger than {MAX_HEAD} bytes")
         elif self.phase is Phase.BODY:
@@ -96,7 +104,6 @@ class HttpProtocol(GuardedHttp):
             rest = data[exc.args[0] :]
             if self.phase is Phase.HANDSHAKE:
                 self.early = rest
-                self.handle_websocket_upgrade()
             else:
                 self._parse_without_upgrade(rest)
 
@@ -226,6 +233,7 @@ class HttpProtocol(GuardedHttp):
         )
         protocol.upgraded(self, self.url.decode("ascii"), self.headers, self.early)
         self.transport.set_protocol(protocol)
+        del self.parser  # it refers to this object, which is then freed without the garbage collector
 
 
 def is_beginning(connection: object) -> bool:

@@ -83,6 +83,7 @@ class UvicornTakeover:
         protocol.stop_keepalive()
         protocol.close_timer = protocol.loop.call_later(0, int)  # while it is set, uvicorn does not close the socket
         protocol.connections.discard(protocol)
+        protocol.conn.parser = None  # it refers to `conn`, which is then freed without the garbage collector
         if transport.get_extra_info("ssl_object") is not None:
             transport.set_write_buffer_limits(high=TLS_BUFFER)
         socket = Socket(transport, user, settings, connections=protocol.connections, deflate=self._deflate)

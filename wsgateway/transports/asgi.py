@@ -1,6 +1,6 @@
-"""The transport on plain ASGI, which runs on every server: a reader, which never awaits a hook, and a writer.
+"""The transport on plain ASGI, for every server: a reader, which never awaits a hook, and a writer.
 
-A socket that is stuck is left to the server, which may keep it. Knows no server.
+A client that does not read is left to the server, which may keep its socket. Knows no server.
 """
 
 import asyncio
@@ -20,12 +20,12 @@ from wsgateway.transports.stall import Stall
 
 
 class AsgiWriter:
-    """Writes what a connection sends: its outbox, then its close. Nothing else calls `send` after the accept."""
+    """Writes the outbox of a connection, then its close. Nothing else calls `send` after the accept."""
 
     def __init__(
         self, conn: Connection, send: Send, *, settings: Settings, log: GatewayLog, abort: Callable[[], None]
     ) -> None:
-        """`abort` is called if the client does not take the close frame within `LINGER` seconds."""
+        """`abort` is called if the client does not receive the close frame within `LINGER` seconds."""
         self._conn = conn
         self._send = send
         self._send_timeout = settings.send_timeout
@@ -35,22 +35,22 @@ class AsgiWriter:
         self._woken: asyncio.Future[None] | None = None
         self._since: float | None = None
         self._linger_timer: asyncio.TimerHandle | None = None
-        self._stall = Stall(settings.send_timeout, self._time_left, conn.close_slow)
+        self._stall = Stall(settings.send_timeout, self._time_left, conn.close_too_slow)
 
     def wake(self) -> None:
-        """Look again at what there is to write."""
+        """Check again what there is to write."""
         if self._woken is not None:
             if not self._woken.done():
                 self._woken.set_result(None)
         elif self._conn.closing is not None and not self._conn.queued_messages and self._since is not None:
-            self._linger()  # what waited was dropped, and the writer is stuck
+            self._linger()  # the outbox was dropped, and the present write is stuck
 
     async def run(self) -> None:
-        """Write until the close has been written, or nothing can be written any more."""
+        """Write until the close has been written, or until writing fails."""
         conn = self._conn
         try:
             while True:
-                message = conn.next_frame()
+                message = conn.next_message()
                 if message is not None:
                     await self._write(message)
                 elif conn.closing is not None:
@@ -61,13 +61,13 @@ class AsgiWriter:
                     self._woken = None
             self._linger()
             await self._send({"type": "websocket.close", "code": conn.closing[0], "reason": conn.closing[1]})
-        except Exception as exc:  # the client has gone, or the server has closed; each server has its own error for it
+        except Exception as exc:  # the client or the server has closed; each server has its own error for it
             self._since = None
             self._log.debug("cannot write: %r", exc, extra={"conn": conn.id})
             self._linger()
 
     def cancel(self) -> None:
-        """End its timers."""
+        """Cancel the timers."""
         self._stall.cancel()
         if self._linger_timer is not None:
             self._linger_timer.cancel()
@@ -85,7 +85,7 @@ class AsgiWriter:
         return None if self._since is None else self._since + self._send_timeout - self._loop.time()
 
     def _linger(self) -> None:
-        """From now on the client has `LINGER` seconds to take the close frame."""
+        """Give the client `LINGER` seconds from now to receive the close frame."""
         if self._linger_timer is None:
             self._linger_timer = self._loop.call_later(LINGER, self._abort)
 
@@ -116,7 +116,7 @@ class AsgiTransport:
         try:
             await self._send({"type": "websocket.accept", "subprotocol": subprotocol})
         except OSError:
-            return False  # it vanished before it was accepted
+            return False  # the client has disconnected
         return True
 
     async def run(self) -> None:
@@ -132,12 +132,12 @@ class AsgiTransport:
             self._writer.cancel()
             self._peer.finished(*closed_with)
 
-    async def turn_away(self, subprotocol: str | None, code: int, reason: str) -> None:
+    async def accept_and_close(self, subprotocol: str | None, code: int, reason: str) -> None:
         await self._send({"type": "websocket.accept", "subprotocol": subprotocol})
         await self._send({"type": "websocket.close", "code": code, "reason": reason})
 
     def release(self) -> None:
-        """Does nothing: the handshake is the server's."""
+        """Do nothing, because the handshake still belongs to the server."""
 
     def abort(self) -> None:
         if self._scope is not None:
@@ -151,9 +151,9 @@ class AsgiTransport:
         self._writer.wake()
 
     async def _read_all(self) -> tuple[int, str]:
-        """Hand messages to the peer until the client has closed; return its code and reason.
+        """Hand messages to the peer until the client has closed. Return its code and reason.
 
-        `receive` need not wait, so after `MAX_FRAMES` others are served first.
+        `receive` may return without waiting, so other clients are served after every `MAX_FRAMES` messages.
         """
         count = 0
         while True:

@@ -1,4 +1,4 @@
-"""The transport on the gateway's own server, which hands an accepted socket over: no task, no queue.
+"""The transport on the gateway's own server, which hands over the accepted socket. Needs neither a task nor a queue.
 
 Knows no server.
 """
@@ -15,8 +15,8 @@ from wsgateway.transports.stall import Stall
 from wsgateway.transports.takeover import Takeover, Wire
 
 
-class TurnedAway:
-    """The `WireUser` and the `Peer` of a client that is closed before it was let in, whatever it sends."""
+class RefusedClient:
+    """The `WireUser` and `Peer` of a client that is closed instead of admitted. Ignores what the client sends."""
 
     @property
     def peer(self) -> Peer:
@@ -37,8 +37,11 @@ class TurnedAway:
 
 
 class NativeTransport:
-    """One WebSocket on the gateway's own server: messages go straight to the socket, through the outbox only while it
-    is congested, and what the client sends goes straight to the peer. While nothing happens, nothing of it runs."""
+    """One WebSocket on the gateway's own server.
+
+    Messages are written directly to the socket, and through the outbox only while it is congested. What the client
+    sends goes directly to the peer. An idle connection costs no task and no timer of this class.
+    """
 
     __slots__ = (
         "_conn",
@@ -80,18 +83,18 @@ class NativeTransport:
         try:
             await send({"type": "websocket.accept", "subprotocol": subprotocol})
         except OSError:
-            pass  # it vanished before it was accepted
+            pass  # the client has disconnected, which `take_over` finds out
         self._wire = handshake.take_over(self, self._settings)
         return self._wire is not None
 
     async def run(self) -> None:
-        """Write what `on_handshake` has sent. Returns immediately, the connection lives on."""
+        """Write what `on_handshake` has sent. Return immediately, while the connection stays open."""
         self.wake()
 
-    async def turn_away(self, subprotocol: str | None, code: int, reason: str) -> None:
+    async def accept_and_close(self, subprotocol: str | None, code: int, reason: str) -> None:
         handshake, send = self._take_handshake()
         await send({"type": "websocket.accept", "subprotocol": subprotocol})
-        wire = handshake.take_over(TurnedAway(), self._settings)
+        wire = handshake.take_over(RefusedClient(), self._settings)
         if wire is not None:
             wire.close(code, reason)
 
@@ -118,29 +121,29 @@ class NativeTransport:
     def wake(self) -> None:
         wire = self._wire
         if wire is None:
-            return  # what on_handshake sends waits until the connection is accepted
+            return  # what `on_handshake` sends waits until the handshake is accepted
         if not wire.is_congested:
             self.writable()
         elif self._conn.closing is not None and not self._conn.queued_messages:
-            wire.close(*self._conn.closing)  # what waited was dropped: the close goes past what the socket did not take
+            wire.close(*self._conn.closing)  # the outbox was dropped, so the close follows what was written
 
     # What the wire calls
 
     def congested(self) -> None:
         self._hub.slow(self._conn)
         wire = self._wire
-        if wire is None or not wire.is_congested:  # what was written to it last may have called anything
+        if wire is None or not wire.is_congested:  # the last write to it may have changed that
             return
         self._unwritten = wire.unwritten()
         if self._stall is None:
-            self._stall = Stall(self._settings.send_timeout, self._time_left, self._conn.close_slow)
+            self._stall = Stall(self._settings.send_timeout, self._time_left, self._conn.close_too_slow)
         self._stall.watch()
 
     def writable(self) -> None:
-        """Write what the outbox holds, then the close, or join the fast set."""
+        """Write the outbox, then the close, or enter the fast set."""
         wire, conn = self._wire, self._conn
         while wire is not None and not wire.is_congested:
-            message = conn.next_frame()
+            message = conn.next_message()
             if message is not None:
                 wire.write(message.deflated if wire.deflates else message.wire)  # which may call `congested`
                 wire = self._wire

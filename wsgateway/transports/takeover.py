@@ -1,4 +1,4 @@
-"""The private protocol between the gateway and its own server, which offers it in `scope["extensions"]`.
+"""The private interface between the gateway and its own server, which offers it in `scope["extensions"]`.
 
 Knows no server.
 """
@@ -14,58 +14,58 @@ EXTENSION = "wsgateway.wire"
 
 
 class Takeover(Protocol):
-    """One handshake that the server has not answered yet."""
+    """One handshake that the server has not answered yet, and its socket."""
 
     def hold(self, *, compression: bool) -> None:
-        """Read nothing more before `take_over`, and say in the answer whether messages may be compressed."""
+        """Read nothing more before `take_over`. Negotiate compression if `compression` and the client offers it."""
 
     def release(self) -> None:
-        """It is refused, over ASGI: read on."""
+        """Read on, because the handshake is refused over ASGI."""
 
     def take_over(self, user: "WireUser", settings: Settings) -> "Wire | None":
-        """Once it is accepted: the socket, which ASGI knows no more. None where it has gone already."""
+        """Take the socket away from ASGI, after the accept. Return None if the client has disconnected already."""
 
 
 class Wire(Protocol):
-    """An accepted socket. None of it waits."""
+    """An accepted socket. Its methods never wait."""
 
     write: Callable[[bytes], None]
-    """Write whole frames, after all that was written before."""
+    """Write whole frames, after everything that was written before."""
 
     is_congested: bool
-    """The socket takes no more; what is written now waits in memory."""
+    """Whether the socket accepts no more, so what is written now waits in memory."""
 
     deflates: bool
-    """The client takes compressed messages."""
+    """Whether the client accepts compressed messages."""
 
     def unwritten(self) -> int:
-        """A number of bytes that gets smaller as the client takes what waits for it."""
+        """Return a number of bytes that becomes smaller whenever the client receives some of what waits for it."""
 
     def read_on(self) -> None:
-        """Hand on messages again, after `WireUser.received` has said no."""
+        """Hand on messages again, after `Peer.received` has returned False."""
 
     def close(self, code: int, reason: str) -> None:
-        """Write a close frame past everything that waits for the client, and abort if it does not answer."""
+        """Write a close frame, after everything that was written before, and abort if the client does not answer."""
 
     def abort(self) -> None:
-        """End the socket now, whatever its buffer holds."""
+        """Close the socket now, and discard its buffer."""
 
 
 class WireUser(Protocol):
-    """What a `Wire` tells. Called on the loop, also from within `Wire.write`."""
+    """Receives the events of a `Wire`. Called on the event loop, also from within `Wire.write`."""
 
     @property
     def peer(self) -> Peer:
-        """Who takes what the client sends, without a detour: `Peer.finished` alone comes from the user."""
+        """The `Wire` calls `received` and `counted` of this peer directly; the user itself calls `finished`."""
 
     def congested(self) -> None:
-        """The socket takes no more."""
+        """The socket accepts no more."""
 
     def writable(self) -> None:
-        """It takes some again."""
+        """The socket accepts more again."""
 
     def shutdown(self) -> None:
-        """The server wants to end."""
+        """The server is about to stop."""
 
     def finished(self, code: int, reason: str) -> None:
-        """A close frame went either way, or the socket is gone: nothing may be written any more. Called once."""
+        """A close frame was received or is being written, or the socket is closed. Write nothing more. Called once."""

@@ -1,0 +1,72 @@
+"""Who receives a message: everybody or named recipients, here and in other processes."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pytest
+
+from tests.hub.test_hub import connected
+from wsgateway import Gateway, Sent
+from wsgateway.cluster.acks import PendingAcks
+from wsgateway.cluster.cluster import SingleNode
+from wsgateway.hub.hub import Hub
+from wsgateway.hub.pubsub import EVERYBODY, PubSub
+from wsgateway.messages import Message
+
+MESSAGE = Message(b"hi", "hi")
+
+
+class TwoNodes(SingleNode):
+    """A cluster whose other node has the connections whose ids begin with `far`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.published: list[tuple[Sequence[str] | None, bool]] = []
+
+    def split(self, recipients: Iterable[Any]) -> tuple[Iterable[Any], Sequence[str]]:
+        listed = list(recipients)
+        remote = [item for item in listed if isinstance(item, str) and item.startswith("far")]
+        return [item for item in listed if item not in remote], remote
+
+    def publish(self, message: Message, ids: Sequence[str] | None, *, acknowledge: bool) -> PendingAcks | None:
+        self.published.append((ids, acknowledge))
+        return None
+
+
+def made(count: int) -> tuple[PubSub, TwoNodes, list[Any]]:
+    gateway = Gateway()
+    hub, cluster = Hub(gateway.metrics, gateway.log), TwoNodes()
+    return PubSub(hub, cluster), cluster, [conn for conn, _ in connected(gateway, hub, count)]
+
+
+async def test_everybody_is_every_connection_and_the_other_nodes() -> None:
+    pubsub, cluster, _ = made(3)
+    assert pubsub.publish_nowait(MESSAGE, EVERYBODY) == Sent(3, 3, 0)
+    assert cluster.published == [(None, False)]
+
+
+async def test_everybody_but_one_leaves_out_that_one() -> None:
+    pubsub, cluster, connections = made(3)
+    assert pubsub.publish_nowait(MESSAGE, EVERYBODY, but=connections[0]) == Sent(2, 2, 0)
+    assert cluster.published == [(None, False)]
+
+
+@pytest.mark.parametrize("remote", [[], ["far1", "far2"]], ids=["here", "there too"])
+async def test_named_recipients_are_split_between_the_nodes(remote: list[str]) -> None:
+    pubsub, cluster, connections = made(3)
+    sent = pubsub.publish_nowait(MESSAGE, [connections[0], connections[1].id, "unknown", *remote])
+    assert sent == Sent(2, 2, 0)
+    assert cluster.published == ([(remote, False)] if remote else [])
+
+
+async def test_nobody_receives_what_is_published_to_an_empty_list() -> None:
+    pubsub, cluster, _ = made(3)
+    assert pubsub.publish_nowait(MESSAGE, []) == Sent(0, 0, 0)
+    assert cluster.published == []
+
+
+async def test_a_counted_publication_has_the_other_nodes_count() -> None:
+    pubsub, cluster, connections = made(2)
+    for to in (EVERYBODY, [connections[0], "far1"], [connections[0]]):
+        assert (await pubsub.publish(MESSAGE, to).counted()).queued in (1, 2)
+    assert cluster.published == [(None, True), (["far1"], True)]

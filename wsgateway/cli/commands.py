@@ -1,0 +1,293 @@
+"""The commands of `wsgateway`. Each imports what it needs when it runs, which halves the time of most commands."""
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from getpass import getpass
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from wsgateway.cli import remote
+from wsgateway.cli.arguments import Argument, Command, seconds, setting_options
+from wsgateway.cli.terminal import complain, decode_argument, read_line, read_text, to_json
+from wsgateway.config.settings import ADMIN_SPECS, CONFIG_FILE, ENV, SPECS
+from wsgateway.exceptions import ConfigError, ListenerError, SendError
+from wsgateway.logs import GatewayLog
+from wsgateway.text import escape_controls, mask_url
+
+if TYPE_CHECKING:
+    from wsgateway.supervisor.store import Store
+
+SERVE_DEFAULTS = {"local_access": True, "log_file": "WebSocket.log"}
+"""Settings whose default differs between `wsgateway serve` and code."""
+
+
+def store_of(options: Mapping[str, Any]) -> "Store":
+    """Return the store of the settings, in which the `options` of the command line win. It reads them later."""
+    from wsgateway.supervisor.store import Store
+
+    sys.path.insert(0, str(Path.cwd()))  # where listeners are found
+    given = {name: value for name, value in options.items() if value is not None}
+    flags = {name: value for name, value in given.items() if name in SPECS or name in ADMIN_SPECS}
+    return Store(options["config"], defaults=SERVE_DEFAULTS, environ=os.environ, flags=flags)
+
+
+# init
+
+
+def _init(folder: str) -> int:
+    path = Path(folder)
+    texts = {
+        "listener.py": (files("wsgateway.supervisor") / "starter.py").read_text(encoding="utf-8"),
+        CONFIG_FILE: _starter_settings(),
+    }
+    existing = [name for name in texts if (path / name).exists()]
+    if existing:
+        complain(f"{path / existing[0]} exists already, nothing was written")
+        return 1
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            (path / name).write_text(text, encoding="utf-8")
+            print(f"wrote {path / name}")
+    except OSError as exc:
+        complain(f"cannot write to {path}: {exc.strerror}")
+        return 1
+    print(f"now run: {'' if folder == '.' else f'cd {path} && '}wsgateway serve")
+    return 0
+
+
+def _starter_settings() -> str:
+    lines = [
+        "# Settings of the gateway. A line that is commented out shows the default.",
+        "# `wsgateway check` prints the effective settings, and where each comes from.",
+        "",
+        'listener = "listener.py:Listener"',
+    ]
+    defaults = {**{name: spec.default for name, spec in SPECS.items()}, **SERVE_DEFAULTS}
+    for name, spec in SPECS.items():
+        if name not in ("listener", "id"):
+            value = json.dumps("" if defaults[name] is None else defaults[name])  # a tuple becomes a list
+            lines += ["", f"# {spec.metadata['help']}", f"# {name} = {value}"]
+    return "\n".join(lines) + "\n"
+
+
+# serve, check, doctor
+
+
+def _serve(**options: Any) -> int:
+    from wsgateway.cli import serve
+
+    return serve.run(store_of(options))
+
+
+def _check(**options: Any) -> int:
+    from wsgateway.server.process import end_process
+
+    try:
+        _print_settings(store_of(options))
+    except ConfigError as exc:
+        complain(exc)
+        return end_process(1)
+    return 0
+
+
+def _print_settings(store: "Store") -> None:
+    """Print every setting and its source. Raise `ConfigError` with every mistake that would prevent the start."""
+    from wsgateway.cluster.brokers import opener
+    from wsgateway.listeners.loader import Hooks
+
+    described = store.read()
+    mistakes: list[str] = []
+    for gateway_id, loaded in described.gateways.items():
+        settings = loaded.settings
+        try:
+            if settings.broker or settings.workers > 1:
+                opener(settings.broker or "ipc://")
+        except ConfigError as exc:
+            mistakes += exc.mistakes
+        try:
+            Hooks(settings.listener, settings, GatewayLog(gateway_id)).close()
+        except ListenerError as exc:
+            mistakes.append(f"[{gateway_id}] {exc}" if len(described.gateways) > 1 else str(exc))
+        if len(described.gateways) > 1:
+            print(f"[gateways.{gateway_id}]")
+        for name, value in settings.shown().items():
+            print(f"{name} = {to_json(value)}  # {escape_controls(loaded.sources[name])}")
+    for line in described.warnings:
+        complain(line)
+    if mistakes:
+        raise ConfigError(mistakes)
+
+
+def _doctor(
+    *, url: str | None, proxy_timeout: float | None, stop_timeout: float | None, as_json: bool, **options: Any
+) -> int:
+    from wsgateway.cli import doctor
+
+    asked = doctor.Surroundings(url, proxy_timeout, stop_timeout)
+    return doctor.run(store_of(options), asked, as_json=as_json)
+
+
+# password
+
+
+def _password(*, read_only: bool, hash_only: bool, config: str | None) -> int:
+    from wsgateway.admin.passwords import hash_password, write_password
+    from wsgateway.auth.admin import Access
+    from wsgateway.supervisor.store import Store
+
+    store = Store(config, environ=os.environ)
+    admin = store.read().admin
+    try:
+        password = _ask_password()
+        if hash_only:
+            print(hash_password(password))
+            return 0
+        path = store.path.parent / admin.password_file
+        write_password(path, password, Access.READ if read_only else Access.FULL)
+    except BrokenPipeError:
+        raise
+    except ValueError as exc:
+        complain(exc)
+        return 1
+    except OSError as exc:
+        complain(f"the password cannot be saved: {exc}")
+        return 1
+    print(f"saved in {path}; it is valid from now on, and everybody has to log in again")
+    if not admin.token:
+        print("REST and commands like `wsgateway list` now need a token: set [admin] token in the settings file")
+    return 0
+
+
+def _ask_password() -> str:
+    """Return the password typed twice at the terminal, or the first line of standard input. Raise `ValueError`."""
+    if sys.stdin is None or not sys.stdin.isatty():
+        return read_line()
+    password = getpass("Password of the panel: ")
+    if getpass("Once more: ") != password:
+        raise ValueError("the two passwords differ, nothing was set")
+    return password
+
+
+# send, listen
+
+
+def _send(*, message: str, as_json: bool, to: tuple[str, ...], gateway: str | None, url: str, key: str | None) -> int:
+    from wsgateway import client
+
+    try:
+        text = read_text() if message == "-" else decode_argument(message)
+        value: object = json.loads(text) if as_json else text
+    except (ValueError, RecursionError) as exc:
+        complain(f"the message is not JSON: {exc}" if as_json else exc)
+        return 2
+    api_key = key or os.environ.get(ENV + "API_KEY", "").partition(",")[0] or None
+    try:
+        sent = client.send(url, value, id=gateway, connections=to or None, api_key=api_key)
+    except SendError as exc:
+        advice = "" if exc.status not in (404, 405) or url.endswith("/send") else "; the URL has to end with /send"
+        complain(f"{exc}{advice}")
+        return 1
+    except ValueError as exc:
+        complain(exc)
+        return 2
+    except OSError as exc:
+        complain(f"nobody answers at {mask_url(url)}: {exc}; is the gateway running?")
+        return 1
+    print(f"recipients {sent.recipients}, queued {sent.queued}, dropped {sent.dropped}")
+    return 0
+
+
+def _listen(url: str) -> int:
+    from wsgateway.cli import listen
+
+    return listen.run(url)
+
+
+DEFAULT_SEND = "http://127.0.0.1:10125/send"
+
+DEFAULT_LISTEN = "ws://127.0.0.1:10125/ws"
+
+_SETTINGS = setting_options()
+
+_DOCTOR = [
+    click.Option(
+        ["--url"], metavar="URL", help="where clients reach the gateway, through the proxy: https://example.com/live"
+    ),
+    click.Option(
+        ["--proxy-timeout"],
+        callback=seconds,
+        metavar="SECONDS",
+        help="seconds of silence after which the proxy cuts a connection",
+    ),
+    click.Option(
+        ["--stop-timeout"],
+        callback=seconds,
+        metavar="SECONDS",
+        help="seconds from SIGTERM until the service manager kills the process",
+    ),
+    click.Option(["--json", "as_json"], is_flag=True, help="print JSON"),
+]
+
+_SEND = [
+    Argument("message", "the text; - reads standard input"),
+    click.Option(["--json", "as_json"], is_flag=True, help="the message is JSON, not text"),
+    click.Option(
+        ["--to"], multiple=True, metavar="CONNECTION", help="id of a connection that receives it; may be repeated"
+    ),
+    click.Option(["--id", "gateway"], metavar="ID", help="id of the gateway, if the process has several"),
+    click.Option(["--url"], metavar="URL", default=DEFAULT_SEND, help=f"URL of the gateway's /send ({DEFAULT_SEND})"),
+    click.Option(["--api-key", "key"], metavar="KEY", help=f"the API key; the variable {ENV}API_KEY is safer"),
+]
+
+_PASSWORD = [
+    click.Option(["--read-only"], is_flag=True, help="set the password that only allows viewing"),
+    click.Option(
+        ["--hash", "hash_only"],
+        is_flag=True,
+        help="print the hash for [admin] password_hash instead of setting the password",
+    ),
+    click.Option(["--config"], metavar="FILE", help="the settings file; the password is saved in the same folder"),
+]
+
+COMMANDS = [
+    Command(
+        "init",
+        "Write a listener.py and a wsgateway.toml to start from.",
+        _init,
+        [Argument("folder", "the folder to write to (the working folder)", default=".")],
+    ),
+    Command(
+        "serve",
+        "Run the gateways of the settings file, or one gateway without a file, and the admin interface.",
+        _serve,
+        _SETTINGS,
+    ),
+    Command("check", "Print the effective settings, and where each comes from.", _check, _SETTINGS),
+    Command(
+        "doctor",
+        "Find problems of this installation, and print what to do about them.",
+        _doctor,
+        [*_SETTINGS, *_DOCTOR],
+    ),
+    Command("send", "Push a message, and print how many clients receive it.", _send, _SEND),
+    Command(
+        "listen",
+        "Print the messages that a WebSocket receives; every line that you type is sent.",
+        _listen,
+        [Argument("url", f"URL of the WebSocket ({DEFAULT_LISTEN})", default=DEFAULT_LISTEN)],
+    ),
+    Command(
+        "password",
+        "Set the password of the admin panel, which is saved as a hash in a file of mode 600.",
+        _password,
+        _PASSWORD,
+    ),
+    *remote.COMMANDS,
+]
+"""Every command, in the order in which `wsgateway --help` lists them."""
