@@ -22,7 +22,7 @@ class Application:
         self.gateway: Gateway | None = None
 
     def load(self) -> Gateway:
-        """Make the gateway. Raises `ConfigError`."""
+        """Make the gateway. Raise `ConfigError`."""
         is_inside = outside_of_command(sys.argv, os.environ) is None  # the settings do not know where the server binds
         loaded = load(defaults={"local_access": is_inside}, environ=os.environ, flags={})
         if not logger.hasHandlers():

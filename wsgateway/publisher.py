@@ -62,7 +62,7 @@ class Publisher:
         if self._cluster is None:
             raise RuntimeError("open the publisher first: async with Publisher(...) as publisher")
         if not self._cluster.is_up:
-            raise BrokerError(f"the broker {self._name} is away: {self._cluster.failure}")
+            raise BrokerError(f"the broker {self._name} is unavailable: {self._cluster.failure}")
         ids = None if connections is None else _ids(connections)
         return await publish_to_nodes(self._cluster, encoded, ids, Sent(0, 0, 0)).counted()
 

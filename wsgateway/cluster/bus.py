@@ -265,7 +265,7 @@ class Bus:
         was_up, self.is_up = self.is_up, False
         if self._failure is None or self._failure == "":
             self._log.error(
-                "the broker %s is away: %s; this process goes on alone until it is back",
+                "the broker %s is unavailable: %s; this process continues alone until the broker returns",
                 self._name,
                 reason.rstrip("."),
             )

@@ -156,7 +156,7 @@ class Routes:
             reason = f": {failure}" if failure else ""
             return problem(Refusal(503, "not_ready", f"gateway [{gateway_id}] is {state}{reason}", "not-running"))
         if not self._front.cluster().is_up:
-            detail = f"gateway [{gateway_id}] runs alone, its broker is away: the log has the reason"
+            detail = f"gateway [{gateway_id}] runs alone, its broker is unavailable: the log has the reason"
             return problem(Refusal(503, "not_ready", detail, "broker"))
         return answer(ReadyAnswer(gateway_id, state))
 
