@@ -1,6 +1,6 @@
 """What `uvicorn wsgateway.app:app` serves: a gateway made from `WSGATEWAY_…` variables and the settings file.
 
-They are read when the server starts, not at import."""
+They are read when the server starts, not when this module is imported."""
 
 import os
 import sys
@@ -16,13 +16,13 @@ from wsgateway.server.takeover import offer_plain
 
 
 class Application:
-    """An ASGI application that becomes a gateway with its first event."""
+    """An ASGI application that makes its gateway at the first event."""
 
     def __init__(self) -> None:
         self.gateway: Gateway | None = None
 
     def load(self) -> Gateway:
-        """Make the gateway. Raises `ConfigError`."""
+        """Make the gateway. Raise `ConfigError`."""
         is_inside = outside_of_command(sys.argv, os.environ) is None  # the settings do not know where the server binds
         loaded = load(defaults={"local_access": is_inside}, environ=os.environ, flags={})
         if not logger.hasHandlers():

@@ -6,31 +6,6 @@ from collections.abc import Hashable
 BODY_TIMEOUT = 30.0
 """Seconds within which the body of a request must arrive."""
 
-BROKER_OUTBOX_MESSAGES = 10_000
-BROKER_OUTBOX_BYTES = 32 * 1024 * 1024
-"""Envelopes, and their bytes, that may wait for a slow or unavailable broker. If more wait, the oldest is dropped."""
-
-MAX_NODES = 500
-"""Other nodes of one gateway that are known, including those that left recently."""
-
-MAX_ASKED = 1000
-"""Requests of other nodes that one node handles concurrently. If there are more, the next is refused."""
-
-MAX_LOST = 10**9
-"""Envelopes of one node that may be lost in a row. A larger gap is a wrong number, not a loss."""
-
-NODE_LINES = 10
-"""Log lines per second about nodes that join or are lost."""
-
-HEARTBEAT = 10.0
-"""Seconds between two heartbeats of a node."""
-
-LEASE = 30.0
-"""Seconds without a heartbeat after which a node is lost."""
-
-LEASE_CHECK = 0.5
-"""Seconds between two checks for overdue nodes; a fraction of `HEARTBEAT`."""
-
 BLOCKED_LOOP = 1.0
 """Seconds without an iteration after which an event loop counts as blocked, and between two checks of it."""
 

@@ -17,7 +17,7 @@ _CLOSE_LABELS = {code: str(code) for code in (*range(1000, 1016), SLOW, TOO_MANY
 
 
 class Histogram:
-    """How often a value fell under each bound, their sum and their count."""
+    """Counts values by upper bound, and adds them up."""
 
     __slots__ = ("bounds", "buckets", "total")
 
@@ -32,7 +32,7 @@ class Histogram:
 
 
 class Metrics:
-    """What happened in one gateway since it was made. Plain attributes, changed on the gateway's loop only."""
+    """What has happened in one gateway since it was made. Plain attributes, changed only on its event loop."""
 
     def __init__(self) -> None:
         self.opens = 0
@@ -182,7 +182,7 @@ def prometheus_text(processes: Sequence[Samples]) -> bytes:
 
 
 class _Collector:
-    """Gives the samples to prometheus_client, family by family."""
+    """Passes the samples to prometheus_client, family by family."""
 
     def __init__(self, processes: Sequence[Samples]) -> None:
         self._processes = processes

@@ -1,5 +1,5 @@
-"""A process that only publishes: a worker of a task queue, a cron job, a management command. It needs the broker, and
-no gateway's address."""
+"""A process that only publishes, such as a worker of a task queue, a cron job, or a management command. It requires the
+broker, and not the address of a gateway."""
 
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -20,7 +20,7 @@ from wsgateway.text import mask_url
 
 
 class Publisher:
-    """Sends to the clients of every process of a gateway, past its listener.
+    """Sends to the clients of every node of a gateway, without its listener.
 
         async with Publisher("redis://localhost", gateway="chat") as publisher:
             await publisher.asend({"price": 42})
@@ -28,14 +28,14 @@ class Publisher:
         with Publisher("redis://localhost", gateway="chat") as publisher:
             publisher.send({"price": 42})
 
-    Without `async` it has a thread of its own, and may be used from several. Keep it open: joining takes longer than
-    sending.
+    Without `async`, a publisher runs a thread of its own and may be used from several threads. Keep it open, because
+    joining takes longer than sending.
     """
 
     def __init__(self, broker: str, *, gateway: str = "default", timeout: float = 1.0) -> None:
-        """`broker` is the URL that the gateway has too; `timeout` seconds are waited for counts.
+        """`broker` is the URL of the gateway's broker; sending waits at most `timeout` seconds for counts.
 
-        Raises `ConfigError` for a URL that cannot be used, and when what it needs is not installed.
+        Raise `ConfigError` for a URL that cannot be used, and if its driver is not installed.
         """
         self._open = opener(broker)
         self._name = mask_url(broker)
@@ -47,23 +47,24 @@ class Publisher:
         self._home: Home | None = None
 
     async def asend(self, message: object, *, connections: Iterable[str] | None = None) -> Sent:
-        """Send `message` to everybody, or to the connections with these ids, and wait for the counts.
+        """Send `message` to every connection, or to those with the ids `connections`, and wait for the counts.
 
-        Raises `MessageError` if it cannot be encoded, `TypeError` if `connections` are no ids, `BrokerError` if the
-        broker is away, and `RuntimeError` if the publisher is not open, or was opened on another event loop.
+        Raise `MessageError` if the message cannot be encoded, `TypeError` if `connections` are not ids, `BrokerError`
+        if the broker is unavailable, and `RuntimeError` if the publisher is not open or was opened on another event
+        loop.
         """
         if self._home is not None and not self._home.is_here():
             instead = "in a thread, open it with `with Publisher(...)` and use publisher.send(...)"
             raise wrong_loop("publisher.asend", instead, owner="the publisher")
-        frame = encode(message)
-        if frame is None:
-            raise MessageError("there is none")
+        encoded = encode(message)
+        if encoded is None:
+            raise MessageError("None is not a message, send a value")
         if self._cluster is None:
             raise RuntimeError("open the publisher first: async with Publisher(...) as publisher")
         if not self._cluster.is_up:
-            raise BrokerError(f"the broker {self._name} is away: {self._cluster.failure}")
+            raise BrokerError(f"the broker {self._name} is unavailable: {self._cluster.failure}")
         ids = None if connections is None else _ids(connections)
-        return await publish_to_nodes(self._cluster, frame, ids, Sent(0, 0, 0)).counted()
+        return await publish_to_nodes(self._cluster, encoded, ids, Sent(0, 0, 0)).counted()
 
     def send(self, message: object, *, connections: Iterable[str] | None = None) -> Sent:
         """`asend`, for code without `async`."""
@@ -112,8 +113,8 @@ class Publisher:
 
 
 def _ids(connections: Iterable[str]) -> list[str]:
-    """Each once. Raises `TypeError`."""
+    """Return each id once. Raise `TypeError`."""
     ids = [] if isinstance(connections, (str, bytes)) else list(connections)
     if isinstance(connections, (str, bytes)) or not all(isinstance(conn_id, str) for conn_id in ids):
-        raise TypeError(f"connections: {connections!r} is no list of connection ids")
+        raise TypeError(f"connections: {connections!r} is not a list of connection ids")
     return list(dict.fromkeys(ids))

@@ -1,5 +1,5 @@
-"""For tests of applications: a gateway on a real server, a listener that records, a client whose receive has a time
-limit.
+"""For tests of applications: a gateway on a real server, a listener that records events, and a client whose methods
+have a time limit.
 
     async with testing.serve(Gateway(listener=Chat)) as url:
         async with testing.Client(url) as ann:
@@ -23,19 +23,19 @@ from wsgateway.listeners.event import Event
 from wsgateway.server.serving import serving
 
 TIMEOUT = 30.0
-"""Seconds after which waiting in a test is a failure."""
+"""Seconds after which a wait in a test fails."""
 
 
 @asynccontextmanager
 async def serve(app: ASGIApp) -> AsyncIterator[str]:
-    """Serve `app`, a `Gateway` or an application that mounts one, on a free port of loopback; its URL."""
+    """Serve `app`, a `Gateway` or an application that mounts one, on a free port of loopback. Yield its URL."""
     options = app.settings if isinstance(app, Gateway) else Settings()
     async with serving(app, replaced(options)) as url:
         yield url
 
 
 class RecordingListener:
-    """A listener that keeps what it is told in `events`, as `(hook, message or close code)`."""
+    """A listener that records its events in `events`, as `(hook, message or close code)`."""
 
     def __init__(self) -> None:
         self.events: list[tuple[str, Any]] = []
@@ -47,11 +47,11 @@ class RecordingListener:
         self._changed = anyio.Event()
 
     def count(self, hook: str) -> int:
-        """How often `hook` was called."""
+        """Return how often `hook` was called."""
         return sum(name == hook for name, _ in self.events)
 
     async def wait_for(self, hook: str, count: int = 1) -> None:
-        """Wait until `hook` has been called `count` times. Raises `TimeoutError`."""
+        """Wait until `hook` has been called `count` times. Raise `TimeoutError`."""
         with anyio.fail_after(TIMEOUT):
             while self.count(hook) < count:
                 await self._changed.wait()
@@ -70,7 +70,7 @@ class RecordingListener:
 
 
 class Client:
-    """A WebSocket client. `url` is the gateway's, `path` where it connects, the rest is for `websockets.connect`."""
+    """A WebSocket client of the gateway at `url`, connected to `path`. `options` are those of `websockets.connect`."""
 
     def __init__(self, url: str, path: str = "/ws", **options: Any) -> None:
         self._connecting = connect(websocket_url(url) + path, **options)
@@ -91,7 +91,7 @@ class Client:
             await self.socket.send(message)
 
     async def receive(self) -> str | bytes:
-        """The next message. Raises `TimeoutError`, and `websockets.ConnectionClosed` when there is none."""
+        """Return the next message. Raise `TimeoutError`, and `websockets.ConnectionClosed` after the close."""
         with anyio.fail_after(TIMEOUT):
             return await self.socket.recv()
 
@@ -99,13 +99,13 @@ class Client:
         return json.loads(await self.receive())
 
     async def closed(self) -> tuple[int | None, str | None]:
-        """Wait for the close; its code and reason."""
+        """Wait until the connection is closed. Return the close code and reason."""
         with anyio.fail_after(TIMEOUT):
             await self.socket.wait_closed()
         return self.socket.close_code, self.socket.close_reason
 
 
 def replaced(settings: Settings) -> Settings:
-    """`settings` on a free port of loopback."""
+    """Return `settings` with a free port of loopback."""
     values = {name: getattr(settings, name) for name in settings.__slots__}
     return Settings(**{**values, "host": "127.0.0.1", "port": 0, "uds": None})

@@ -9,6 +9,7 @@ import pytest
 from wsgateway.cluster.envelopes import (
     MAX_ERROR,
     MAX_IDS,
+    MAX_NODES,
     VERSION,
     Ack,
     Answer,
@@ -26,7 +27,6 @@ from wsgateway.cluster.envelopes import (
 from wsgateway.cluster.nodes import Nodes, NodeState
 from wsgateway.cluster.questions import Close, Rows, Search, Send, arguments_of, check_answer
 from wsgateway.exceptions import EnvelopeError
-from wsgateway.limits import MAX_NODES
 
 INFO = Info(host="host", pid=1, version="1", age=1.0, state="running")
 NODE = "deadbeef"
@@ -107,14 +107,14 @@ def test_what_is_too_much_is_refused(envelope: Envelope) -> None:
 def test_few_nodes_are_known_and_those_that_live_stay() -> None:
     nodes = Nodes()
     for number in range(MAX_NODES):
-        assert nodes.has_place(f"{number:08x}")
-        assert nodes.heard(f"{number:08x}", INFO, float(number))
-    assert not nodes.has_place("ffffffff")
-    assert nodes.has_place("00000007")
+        assert nodes.make_space(f"{number:08x}")
+        assert nodes.see(f"{number:08x}", INFO, float(number))
+    assert not nodes.make_space("ffffffff")
+    assert nodes.make_space("00000007")
     for number in (5, 3, 9):
-        nodes.gone(f"{number:08x}", NodeState.LOST, 1000.0 + number)
-    assert nodes.has_place("ffffffff")
-    assert nodes.heard("ffffffff", INFO, 2000.0)
+        nodes.mark(f"{number:08x}", NodeState.LOST, 1000.0 + number)
+    assert nodes.make_space("ffffffff")
+    assert nodes.see("ffffffff", INFO, 2000.0)
     known = {node.id for node in nodes.shown()}
     assert len(known) == MAX_NODES
     assert known.isdisjoint({"00000003"})

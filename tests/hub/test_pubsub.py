@@ -7,7 +7,7 @@ import pytest
 
 from tests.hub.test_hub import connected
 from wsgateway import Gateway, Sent
-from wsgateway.cluster.acks import Confirmation
+from wsgateway.cluster.acks import PendingAcks
 from wsgateway.cluster.cluster import SingleNode
 from wsgateway.hub.hub import Hub
 from wsgateway.hub.pubsub import EVERYBODY, PubSub
@@ -28,8 +28,8 @@ class TwoNodes(SingleNode):
         remote = [item for item in listed if isinstance(item, str) and item.startswith("far")]
         return [item for item in listed if item not in remote], remote
 
-    def publish(self, frame: Message, ids: Sequence[str] | None, *, confirm: bool) -> Confirmation | None:
-        self.published.append((ids, confirm))
+    def publish(self, message: Message, ids: Sequence[str] | None, *, acknowledge: bool) -> PendingAcks | None:
+        self.published.append((ids, acknowledge))
         return None
 
 

@@ -1,4 +1,4 @@
-"""Messages whose counts are gathered from the other processes. Knows no broker: it is told what has come."""
+"""Acknowledgements of messages: how many recipients a message had in the other nodes. Knows no broker."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -10,99 +10,102 @@ from wsgateway.messages import Sent
 
 
 @dataclass(slots=True)
-class Confirmation:
-    """A message whose counts are gathered. `missing` are the nodes that have not answered yet."""
+class PendingAcks:
+    """The acknowledgements of one message. `missing` are the nodes that have not sent theirs, `number` is in each."""
 
     missing: set[str]
     done: asyncio.Future[None]
-    ask: int
+    number: int
     is_complete: bool
     counts: list[Sent] = field(default_factory=list)
 
 
-class Confirmations:
-    """Those of one process. `is_up` tells whether the broker is there, `is_serving` whether this process counts too."""
+class Acks:
+    """The acknowledgements that one process waits for.
+
+    `is_up` returns whether the broker is available; `is_serving` is whether this process has clients of its own.
+    """
 
     def __init__(self, nodes: Nodes, *, is_up: Callable[[], bool], is_serving: bool) -> None:
         self._nodes = nodes
         self._is_up = is_up
         self._is_serving = is_serving
-        self._waiting: dict[int, Confirmation] = {}
-        self._asks = 0
+        self._pending: dict[int, PendingAcks] = {}
+        self._count = 0
 
-    def expect(self, ids: Sequence[str] | None) -> Confirmation:
-        """Begin to count what is sent to all clients, or to those with `ids`."""
-        wanted = self._nodes.alive()
+    def expect(self, ids: Sequence[str] | None) -> PendingAcks:
+        """Begin to collect acknowledgements of a message to all connections, or to those with `ids`."""
+        nodes = self._nodes.alive()
         if ids is not None:
             named = {node_of(conn_id) for conn_id in ids}
-            wanted = [node for node in wanted if node.id in named]
-        self._asks += 1
-        confirmation = Confirmation(
-            {node.id for node in wanted if not node.is_late},
+            nodes = [node for node in nodes if node.id in named]
+        self._count += 1
+        pending = PendingAcks(
+            {node.id for node in nodes if not node.is_late},
             asyncio.get_running_loop().create_future(),
-            self._asks,
-            is_complete=self._is_up() and not any(node.is_late for node in wanted),
+            self._count,
+            is_complete=self._is_up() and not any(node.is_late for node in nodes),
         )
-        if not self._is_serving and not wanted:
-            confirmation.is_complete = False  # who only publishes, and has met nobody, knows nothing
-        if confirmation.missing:
-            self._waiting[confirmation.ask] = confirmation
+        if not self._is_serving and not nodes:
+            pending.is_complete = False  # a publisher that has met no node does not know how many there are
+        if pending.missing:
+            self._pending[pending.number] = pending
         else:
-            confirmation.done.set_result(None)
-        return confirmation
+            pending.done.set_result(None)
+        return pending
 
-    def end(self, confirmation: Confirmation) -> None:
-        """No more answers are waited for. It is complete only if none is missing."""
-        self._waiting.pop(confirmation.ask, None)
-        if confirmation.missing or not self._is_up():
-            confirmation.is_complete = False
-        if not confirmation.done.done():
-            confirmation.done.set_result(None)
+    def end(self, pending: PendingAcks) -> None:
+        """Stop waiting. The counts are complete only if no acknowledgement is missing."""
+        self._pending.pop(pending.number, None)
+        if pending.missing or not self._is_up():
+            pending.is_complete = False
+        if not pending.done.done():
+            pending.done.set_result(None)
 
     def end_all(self) -> None:
-        """Nobody can answer any more."""
-        for confirmation in tuple(self._waiting.values()):
-            self.end(confirmation)
+        """Stop waiting for all messages, because no node can be reached."""
+        for pending in tuple(self._pending.values()):
+            self.end(pending)
 
-    async def gathered(self, here: Sent, confirmation: Confirmation, seconds: float) -> Sent:
-        """The counts of all processes that answer within `seconds`, with those of this one, `here`."""
+    async def collect(self, here: Sent, pending: PendingAcks, seconds: float) -> Sent:
+        """Return the counts of all nodes that acknowledge within `seconds`, added to those of this process, `here`."""
         try:
             async with asyncio.timeout(seconds):
-                await asyncio.shield(confirmation.done)
+                await asyncio.shield(pending.done)
         except TimeoutError:
-            for node_id in confirmation.missing:
+            for node_id in pending.missing:
                 late = self._nodes.get(node_id)
                 if late is not None:
                     late.is_late = True
         finally:
-            self.end(confirmation)
-        counts = [here, *confirmation.counts]
+            self.end(pending)
+        counts = [here, *pending.counts]
         return Sent(
             sum(sent.recipients for sent in counts),
             sum(sent.queued for sent in counts),
             sum(sent.dropped for sent in counts),
-            len(confirmation.counts) + self._is_serving,
-            confirmation.is_complete,
+            len(pending.counts) + self._is_serving,
+            pending.is_complete,
         )
 
-    def acknowledged(self, ack: Ack) -> None:
-        """A process has counted."""
+    def add(self, ack: Ack) -> None:
+        """Take in the acknowledgement of another node."""
         node = self._nodes.get(ack.origin)
         if node is not None:
             node.is_late = False
-        confirmation = self._waiting.get(ack.ask)
-        if confirmation is None or ack.origin not in confirmation.missing:
+        pending = self._pending.get(ack.ask)
+        if pending is None or ack.origin not in pending.missing:
             return
-        confirmation.missing.discard(ack.origin)
-        confirmation.counts.append(Sent(ack.recipients, ack.queued, ack.dropped))
-        if not confirmation.missing:
-            self.end(confirmation)
+        pending.missing.discard(ack.origin)
+        pending.counts.append(Sent(ack.recipients, ack.queued, ack.dropped))
+        if not pending.missing:
+            self.end(pending)
 
-    def gone(self, node_id: str) -> None:
-        """Its answers are not waited for."""
-        for confirmation in tuple(self._waiting.values()):
-            if node_id in confirmation.missing:
-                confirmation.missing.discard(node_id)
-                confirmation.is_complete = False
-                if not confirmation.missing:
-                    self.end(confirmation)
+    def drop_node(self, node_id: str) -> None:
+        """Stop waiting for a node that has left or is lost."""
+        for pending in tuple(self._pending.values()):
+            if node_id in pending.missing:
+                pending.missing.discard(node_id)
+                pending.is_complete = False
+                if not pending.missing:
+                    self.end(pending)

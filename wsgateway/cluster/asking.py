@@ -1,4 +1,4 @@
-"""What one process of a gateway asks another for, and does for it. Knows no topics: it is given how to publish."""
+"""Requests between the nodes of a gateway, and their answers. Knows no topics; it is given how to publish."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -8,8 +8,10 @@ from wsgateway.cluster.envelopes import MAX_ERROR, VERSION, Answer, Ask, Envelop
 from wsgateway.cluster.nodes import Nodes
 from wsgateway.cluster.questions import check_answer
 from wsgateway.exceptions import EnvelopeError, GatewayError, NodeError, NodeLate
-from wsgateway.limits import MAX_ASKED
 from wsgateway.logs import GatewayLog
+
+MAX_ASKED = 1000
+"""Requests of other nodes that one process works on at the same time; past them, the next is refused."""
 
 
 class Asks:
@@ -42,7 +44,7 @@ class Asks:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def aclose(self) -> None:
-        """Give up what is done for others. May be called twice."""
+        """Abandon what is being done for other nodes. May be called twice."""
         for task in tuple(self._tasks):
             task.cancel()
         if self._tasks:
@@ -51,7 +53,7 @@ class Asks:
     # Asking
 
     async def ask(self, node_id: str, operation: str, arguments: dict[str, Any]) -> Any:
-        """Have the process `node_id` do something. Raises `NodeError` if it cannot, or does not answer in time."""
+        """Ask another node and return its answer. Raise `NodeError` if it refuses, `NodeLate` if it is late."""
         try:
             return await self.ask_within(self._timeout, node_id, operation, arguments)
         except NodeLate:
@@ -61,7 +63,7 @@ class Asks:
             raise
 
     async def ask_within(self, seconds: float, node_id: str, operation: str, arguments: dict[str, Any]) -> Any:
-        """`ask`, for what may take that long. Raises `NodeLate` past it."""
+        """`ask`, but wait at most `seconds`, because the operation may take long."""
         if not self._is_up() or self._nodes.get(node_id) is None:
             raise NodeError(f"node {node_id!r} cannot be reached")
         self._count += 1
@@ -86,11 +88,11 @@ class Asks:
         """Return the answers of the other nodes, by node. A node that is late is left out, and skipped until its next
         heartbeat."""
         nodes = [node for node in self._nodes.alive() if not node.is_late]
-        found = await asyncio.gather(
+        results = await asyncio.gather(
             *(self.ask(node.id, operation, arguments) for node in nodes), return_exceptions=True
         )
         answers = {}
-        for node, answer in zip(nodes, found, strict=True):
+        for node, answer in zip(nodes, results, strict=True):
             if isinstance(answer, BaseException):
                 if not isinstance(answer, NodeError):
                     raise answer
@@ -99,8 +101,8 @@ class Asks:
                 answers[node.id] = answer
         return answers
 
-    def answered(self, answer: Answer) -> None:
-        """An answer has come. Only the process that was asked can give it."""
+    def handle_answer(self, answer: Answer) -> None:
+        """Pass an answer to its caller. Only the node that was asked can give it."""
         node_id, future = self._answers.get(answer.ask, ("", None))
         if future is None or future.done() or node_id != answer.origin:
             return
@@ -111,8 +113,8 @@ class Asks:
 
     # Being asked
 
-    def asked(self, ask: Ask) -> None:
-        """Begin to do what another process asks for, and answer when it is done."""
+    def handle(self, ask: Ask) -> None:
+        """Begin to do what another node asks for, and answer when it is done."""
         if len(self._tasks) >= MAX_ASKED:
             self._log.limited("asked").warning("refused what node %s asked for: too much at once", ask.origin)
             self._reply(ask, None, "it does too much for other processes already")

@@ -1,5 +1,5 @@
-"""One process's way to its broker: a bounded outbox, a link that is opened again whenever it is lost, and probes that
-have to come back. Nobody waits for it. Knows nothing of what the bytes mean."""
+"""One process's way to its broker: a bounded outbox, a link that is replaced whenever it is lost, and probes that have
+to come back. No caller waits for it. Knows nothing of what the bytes mean."""
 
 import asyncio
 import random
@@ -9,15 +9,19 @@ from collections.abc import Callable, Sequence
 from wsgateway.cluster.brokers import Link, Open
 from wsgateway.config.grace import BROKER_GRACE
 from wsgateway.exceptions import BrokerError
-from wsgateway.limits import BROKER_OUTBOX_BYTES, BROKER_OUTBOX_MESSAGES, Backlog
+from wsgateway.limits import Backlog
 from wsgateway.logs import GatewayLog
 from wsgateway.metrics import Metrics
+
+OUTBOX_MESSAGES = 10_000
+OUTBOX_BYTES = 32 * 1024 * 1024
+"""What may wait for a broker that is slow or unavailable; past either limit the oldest message is dropped."""
 
 OPEN_TIMEOUT = 2.0
 """Seconds to open a link, and again to see the first probe come back."""
 
 FIRST_PROBE = 0.05
-"""Seconds between the first probes of a new link: a broker may need a moment until a subscription counts."""
+"""Seconds between the first probes of a new link, because a broker may need a moment until a subscription counts."""
 
 PROBE_INTERVAL = 3.0
 PROBE_TIMEOUT = 4.0
@@ -27,13 +31,13 @@ MAX_BACKOFF = 2.0
 BASE_BACKOFF = 0.1
 
 BATCH = 500
-"""Messages that are given to the link at once."""
+"""Messages that are passed to the link together."""
 
 TURN = 100
-"""Messages that are read without letting the loop serve others in between."""
+"""Messages that are read in one iteration of the event loop."""
 
 PROBE = b"\xc1"
-"""How a probe begins. MessagePack never uses this byte, so that no envelope does."""
+"""The first byte of a probe. MessagePack never uses it, so no envelope begins with it."""
 
 
 class Bus:
@@ -60,7 +64,7 @@ class Bus:
         self._metrics = metrics
         self._log = log
         self._outbox: deque[tuple[str, bytes]] = deque()
-        self._waiting = Backlog(BROKER_OUTBOX_MESSAGES, BROKER_OUTBOX_BYTES)
+        self._waiting = Backlog(OUTBOX_MESSAGES, OUTBOX_BYTES)
         self._probes: deque[tuple[str, bytes]] = deque()
         self._expected: set[str] = set()
         self._mark = b""
@@ -76,16 +80,16 @@ class Bus:
 
     @property
     def failure(self) -> str:
-        """Why it is not up; empty while it is, or was not tried yet."""
+        """Why the broker is unavailable; empty while it is available, or was not tried yet."""
         return self._failure or ""
 
     async def start(self) -> None:
-        """Begin. Returns when it is up, or the first try has failed; then it goes on trying."""
+        """Open the link. Return when it is up, or the first try has failed; then keep trying."""
         self._task = asyncio.create_task(self._run())
         await self._tried.wait()
 
     async def aclose(self) -> None:
-        """Write what waits, `BROKER_GRACE` seconds at most, and end. May be called twice."""
+        """Write what waits, for at most `BROKER_GRACE` seconds, and close the link. May be called twice."""
         task, self._task = self._task, None
         if task is None:
             return
@@ -101,7 +105,7 @@ class Bus:
         self.is_up = False
 
     def publish(self, topic: str, data: bytes) -> bool:
-        """Queue `data` for `topic`. Past the bounds the oldest is dropped; False: the broker takes none so large."""
+        """Queue `data` for `topic`, and drop the oldest if it does not fit. Return False if it is too large."""
         size = len(data)
         if self._max_payload and size > self._max_payload:
             self._metrics.broker_dropped["too_large"] += 1
@@ -142,7 +146,7 @@ class Bus:
             await asyncio.sleep(random.uniform(0, delay))  # noqa: S311  full jitter, so that not all come at once
 
     async def _use(self, link: Link) -> bool:
-        """Use `link` until it is lost; whether it was ever up."""
+        """Use `link` until it is lost. Return whether it was ever up."""
         self._max_payload = link.max_payload
         self._expected.clear()
         self._probes.clear()
@@ -203,7 +207,7 @@ class Bus:
                 self._emptied.set()
 
     def _next_batch(self) -> list[tuple[str, bytes]]:
-        """Probes, and once one has come back what is in the outbox."""
+        """Return waiting probes and, once the link is up, messages of the outbox."""
         batch = list(self._probes)
         self._probes.clear()
         if self.is_up:
@@ -217,7 +221,7 @@ class Bus:
         return batch
 
     async def _probe(self) -> None:
-        """See the subscriptions confirmed, at first and then again and again. Raises `BrokerError` if they are not."""
+        """Check all subscriptions, first for a new link and then regularly. Raise `BrokerError` if a probe is lost."""
         await self._probe_once(FIRST_PROBE, OPEN_TIMEOUT)
         self._up()
         while True:
@@ -225,7 +229,7 @@ class Bus:
             await self._probe_once(PROBE_TIMEOUT, PROBE_TIMEOUT)
 
     async def _probe_once(self, interval: float, within: float) -> None:
-        """Send a probe through each topic, again after `interval`, until one has come back through each."""
+        """Send a probe on each topic, again after `interval`, until one has come back on each."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + within
         self._probed.clear()
@@ -261,7 +265,7 @@ class Bus:
         was_up, self.is_up = self.is_up, False
         if self._failure is None or self._failure == "":
             self._log.error(
-                "the broker %s is away: %s; this process goes on alone until it is back",
+                "the broker %s is unavailable: %s; this process continues alone until the broker returns",
                 self._name,
                 reason.rstrip("."),
             )

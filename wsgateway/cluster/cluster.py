@@ -1,5 +1,5 @@
-"""One process among those of a gateway: what it tells the others, and what it does for them. Is given how messages are
-delivered here; knows no connections and no brokers' names."""
+"""One process among those of a gateway: what it reports to the others, and what it does for them. It is given how to
+deliver messages; it knows no connections and no particular broker."""
 
 import asyncio
 import logging
@@ -7,12 +7,13 @@ import math
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
 from wsgateway.cluster import envelopes
-from wsgateway.cluster.acks import Confirmation, Confirmations
+from wsgateway.cluster.acks import Acks, PendingAcks
 from wsgateway.cluster.asking import Asks
 from wsgateway.cluster.brokers import Open
 from wsgateway.cluster.bus import Bus
@@ -30,23 +31,29 @@ from wsgateway.cluster.envelopes import (
     Leave,
 )
 from wsgateway.cluster.nodes import Nodes, NodeState, node_of
+from wsgateway.cluster.sequences import Sequences
 from wsgateway.exceptions import EnvelopeError, NodeError
-from wsgateway.limits import HEARTBEAT, LEASE_CHECK, MAX_LOST, NODE_LINES
 from wsgateway.logs import GatewayLog
 from wsgateway.messages import Message, Sent
 from wsgateway.metrics import Metrics
 
 MEETING = 0.25
-"""Seconds in which the others have to say that they are there; who is later is known then."""
+"""Seconds in which the other nodes answer a new one. One that takes longer is met with its next heartbeat."""
 
-MAX_ORIGINS = 10_000
-"""Processes whose last envelope is remembered; those that only publish come and go."""
+HEARTBEAT = 10.0
+"""Seconds between two heartbeats of a node."""
+
+LEASE_CHECK = 0.5
+"""Seconds between two looks for overdue heartbeats; a part of `HEARTBEAT`."""
+
+NODE_LINES = 10
+"""Lines of the log per second for nodes that join or are lost."""
 
 
 @dataclass(slots=True)
 class Local:
-    """What a process does for the others. `deliver` gives a frame to its clients, to all or to those with `ids`;
-    `operations` are what it can be asked for, by name."""
+    """What a process does for the others. `deliver` sends a message to its connections, to all or to those with the
+    given ids; `operations` are what it can be asked for, by name."""
 
     deliver: Callable[[Message, Sequence[str] | None], Sent]
     describe: Callable[[], Info]
@@ -54,7 +61,7 @@ class Local:
 
 
 class SingleNode:
-    """The cluster of a gateway without a broker: this process is the only one. Has the methods of `Cluster`."""
+    """The cluster of a gateway without a broker, whose only node is this process. Has the methods of `Cluster`."""
 
     node = ""
     is_up = True
@@ -66,10 +73,10 @@ class SingleNode:
         self.nodes = Nodes()
 
     async def start(self) -> None:
-        """There is nothing to join."""
+        """There is no broker to join."""
 
     async def aclose(self) -> None:
-        """There is nothing to leave."""
+        """There is no broker to leave."""
 
     def notify(self) -> None:
         """There is no other node."""
@@ -78,13 +85,13 @@ class SingleNode:
         return False
 
     def split(self, recipients: Iterable[Any]) -> tuple[Iterable[Any], Sequence[str]]:
-        """All are connections of this process."""
+        """Every connection belongs to this process."""
         return recipients, ()
 
-    def publish(self, frame: Message, ids: Sequence[str] | None, *, confirm: bool) -> Confirmation | None:
-        """There is nobody to publish to."""
+    def publish(self, message: Message, ids: Sequence[str] | None, *, acknowledge: bool) -> PendingAcks | None:
+        """There is no other node."""
 
-    async def confirmed(self, here: Sent, confirmation: Confirmation) -> Sent:
+    async def collect(self, here: Sent, pending: PendingAcks) -> Sent:
         return here
 
     async def ask(self, node_id: str, operation: str, **arguments: Any) -> Any:
@@ -98,7 +105,7 @@ class SingleNode:
 
 
 class Cluster:
-    """The processes of one gateway, as one of them sees them. Nothing but `ask` and `confirmed` ever waits."""
+    """The nodes of one gateway, as one process sees them. Only `ask…` and `collect` wait for other nodes."""
 
     has_broker = True
 
@@ -113,7 +120,7 @@ class Cluster:
         log: GatewayLog,
         timeout: float = 1.0,
     ) -> None:
-        """`broker` is its name for the log. Without `local` it only publishes, and is no node for the others."""
+        """`broker` is its name for the log. Without `local` the process only publishes and is not a node."""
         self.node = secrets.token_hex(NODE_ID // 2)
         self.nodes = Nodes()
         self.timeout = timeout
@@ -124,7 +131,7 @@ class Cluster:
         name = quote(gateway_id.casefold(), safe="").replace(".", "%2E")
         self._all = f"wsgateway.all.{name}"
         self._each = f"wsgateway.node.{name}."
-        self._uplink = Bus(
+        self._bus = Bus(
             open_link,
             [self._all, self._each + self.node],
             name=broker,
@@ -133,14 +140,13 @@ class Cluster:
             metrics=metrics,
             log=log,
         )
-        self._sequences: dict[str, int] = {}
-        self._last: dict[tuple[str, str], int] = {}  # by origin and topic
-        self._confirmations = Confirmations(self.nodes, is_up=lambda: self.is_up, is_serving=self.is_serving)
+        self._sequences = Sequences(lasting=self._all)
+        self._acks = Acks(self.nodes, is_up=lambda: self.is_up, is_serving=self.is_serving)
         self._asks = Asks(
             self.node,
             self.nodes,
             operations={} if local is None else local.operations,
-            publish=self._publish_to,
+            publish=lambda node_id, make: self._publish(self._each + node_id, make),
             is_up=lambda: self.is_up,
             timeout=timeout,
             log=log,
@@ -148,36 +154,34 @@ class Cluster:
         self._heart: asyncio.Task[None] | None = None
         self._unmet: set[str] = set()
         self._met = asyncio.Event()
-        self._someone_left = asyncio.Event()
+        self._node_left = asyncio.Event()
 
-    # Its life
+    # Joining and leaving
 
     @property
     def is_up(self) -> bool:
-        """Whether the broker is there."""
-        return self._uplink.is_up
+        """Whether the broker is available."""
+        return self._bus.is_up
 
     @property
     def is_serving(self) -> bool:
-        """Whether this process is a node for the others, or only publishes and watches."""
+        """Whether this process is a node, or only publishes and watches."""
         return self._local is not None
 
     @property
     def failure(self) -> str:
-        """Why the broker is not there."""
-        return self._uplink.failure
+        """Why the broker is unavailable."""
+        return self._bus.failure
 
     async def start(self) -> None:
-        """Join. Waits until the others are known, `MEETING` seconds at most, and not for a broker that is away."""
-        await self._uplink.start()
+        """Join. Wait until the other nodes are known, at most `MEETING` seconds, but not for a broker that is down."""
+        await self._bus.start()
         self._heart = asyncio.create_task(self._beat())
         if self.is_up:
-            try:
+            with suppress(TimeoutError):  # there is no other node
                 async with asyncio.timeout(MEETING):
                     await self._met.wait()
-            except TimeoutError:
-                pass  # there is nobody
-        self._met.set()  # nobody waits for it any more
+        self._met.set()
         self._unmet.clear()
 
     async def aclose(self) -> None:
@@ -187,116 +191,115 @@ class Cluster:
             await asyncio.wait({self._heart})
             self._heart = None
             self._publish(self._all, lambda seq: Leave(VERSION, self.node, seq, self.node))
-        await self._uplink.aclose()
+        await self._bus.aclose()
         await self._asks.aclose()
-        self._confirmations.end_all()
+        self._acks.end_all()
 
     async def have_left(self, node_ids: Iterable[str]) -> None:
-        """Wait until none of these processes lives."""
-        wanted = set(node_ids)
-        while any(node.id in wanted for node in self.nodes.alive()):
-            self._someone_left.clear()
-            await self._someone_left.wait()
+        """Wait until none of these nodes is alive."""
+        leaving = set(node_ids)
+        while any(node.id in leaving for node in self.nodes.alive()):
+            self._node_left.clear()
+            await self._node_left.wait()
 
     async def _beat(self) -> None:
         beaten = -math.inf
         while True:
             if self._local is not None and time.monotonic() - beaten >= HEARTBEAT:
                 beaten = time.monotonic()
-                self._tell(is_new=False)
+                self._send_heartbeat(is_new=False)
             for node in self.nodes.expire(time.monotonic()):
                 log = self._log.limited("lost", burst=NODE_LINES)
                 log.warning("node %s (%s, pid %d) is lost", node.id, node.info.host, node.info.pid)
-                self._gone(node.id)
+                self._drop_node(node.id)
             await asyncio.sleep(LEASE_CHECK)
 
     def notify(self) -> None:
         """Send the state of this process to the other nodes now, instead of with the next heartbeat."""
-        self._tell(is_new=False)
+        self._send_heartbeat(is_new=False)
 
     def died(self, node_id: str) -> None:
-        """That process has died, which the others need not find out by themselves."""
-        self.nodes.gone(node_id, NodeState.LOST, time.monotonic())
-        self._gone(node_id)
+        """Tell the other nodes that this one has died, instead of letting its lease run out."""
+        self.nodes.mark(node_id, NodeState.LOST, time.monotonic())
+        self._drop_node(node_id)
         self._publish(self._all, lambda seq: Leave(VERSION, self.node, seq, node_id))
 
-    def _tell(self, *, is_new: bool) -> None:
+    def _send_heartbeat(self, *, is_new: bool) -> None:
         info = self._local.describe() if self._local is not None else None
         self._publish(self._all, lambda seq: Heartbeat(VERSION, self.node, seq, info, is_new))
 
-    def _tell_one(self, node_id: str, info: Info) -> None:
+    def _welcome(self, node_id: str, info: Info) -> None:
         peers = [node.id for node in self.nodes.alive()]
         self._publish(self._each + node_id, lambda seq: Here(VERSION, self.node, seq, info, peers))
 
     def _changed(self, is_up: bool) -> None:
         if is_up:
-            self._tell(is_new=True)
+            self._send_heartbeat(is_new=True)
         else:
-            self._confirmations.end_all()
+            self._acks.end_all()
 
     # Sending
 
     def is_remote(self, conn_id: str) -> bool:
-        """Whether the connection with that id belongs to another process, which lives as far as can be known."""
+        """Return whether the connection with that id belongs to another node, which is alive as far as is known."""
         node_id = node_of(conn_id)
         if conn_id[NODE_ID : NODE_ID + 1] != "." or node_id == self.node:
             return False
         return not self.is_up or self.nodes.get(node_id) is not None
 
-    def split(self, wanted: Iterable[Any]) -> tuple[list[Any], list[str]]:
-        """`wanted` connections and ids: what is this process's own business, and ids of others, each once."""
+    def split(self, recipients: Iterable[Any]) -> tuple[list[Any], list[str]]:
+        """Divide connections and ids into those for this process, and ids of other nodes, each once."""
         own: list[Any] = []
         others: dict[str, None] = {}
-        for item in wanted:
-            if isinstance(item, str) and self.is_remote(item):
-                others[item] = None
+        for recipient in recipients:
+            if isinstance(recipient, str) and self.is_remote(recipient):
+                others[recipient] = None
             else:
-                own.append(item)
+                own.append(recipient)
         return own, list(others)
 
-    def publish(self, frame: Message, ids: Sequence[str] | None, *, confirm: bool) -> Confirmation | None:
-        """Send `frame` towards every process, for all clients or for those with `ids`. With `confirm` it is counted."""
-        confirmation = self._confirmations.expect(ids) if confirm else None
-        ask = 0 if confirmation is None else confirmation.ask
-        is_text, payload, listed = frame.text is not None, frame.payload, None if ids is None else list(ids)
-        sent = self._publish(self._all, lambda seq: Delivery(VERSION, self.node, seq, payload, is_text, listed, ask))
-        if confirmation is not None and not (sent and self.is_up):
-            self._confirmations.end(confirmation)
-        return confirmation
+    def publish(self, message: Message, ids: Sequence[str] | None, *, acknowledge: bool) -> PendingAcks | None:
+        """Publish `message` to every other node, for all connections or for those with `ids`.
 
-    async def confirmed(self, here: Sent, confirmation: Confirmation) -> Sent:
-        """The counts of all processes that answer within `timeout`, with those of this one, `here`."""
-        return await self._confirmations.gathered(here, confirmation, self.timeout)
+        With `acknowledge`, the nodes count their recipients, and `collect` waits for that.
+        """
+        pending = self._acks.expect(ids) if acknowledge else None
+        number = 0 if pending is None else pending.number
+        is_text, payload, listed = message.text is not None, message.payload, None if ids is None else list(ids)
+        sent = self._publish(self._all, lambda seq: Delivery(VERSION, self.node, seq, payload, is_text, listed, number))
+        if pending is not None and not (sent and self.is_up):
+            self._acks.end(pending)
+        return pending
+
+    async def collect(self, here: Sent, pending: PendingAcks) -> Sent:
+        """Return the counts of all nodes that acknowledge within `timeout`, added to those of this process, `here`."""
+        return await self._acks.collect(here, pending, self.timeout)
 
     async def ask(self, node_id: str, operation: str, **arguments: Any) -> Any:
-        """Have the process `node_id` do something. Raises `NodeError` if it cannot, or does not answer in time."""
+        """Ask another node and return its answer. Raise `NodeError` if the node is unreachable or refuses, `NodeLate`
+        if it does not answer within `timeout` seconds; it may still act on the request."""
         return await self._asks.ask(node_id, operation, arguments)
 
     async def ask_within(self, seconds: float, node_id: str, operation: str, **arguments: Any) -> Any:
-        """`ask`, for what may take that long. Raises `NodeLate` past it."""
+        """`ask`, but wait at most `seconds`, because the operation may take long."""
         return await self._asks.ask_within(seconds, node_id, operation, arguments)
 
     async def ask_all(self, operation: str, **arguments: Any) -> dict[str, Any]:
-        """What the other processes that live answer, by node. One that does not answer in time is not in it, and is
-        not asked again before it is heard of."""
+        """Return the answers of the other nodes, by node. A node that is late is left out, and skipped until its next
+        heartbeat."""
         return await self._asks.ask_all(operation, arguments)
 
-    def _publish_to(self, node_id: str, make: Callable[[int], Envelope]) -> bool:
-        return self._publish(self._each + node_id, make)
-
     def _publish(self, topic: str, make: Callable[[int], Envelope]) -> bool:
-        sequence = self._sequences.get(topic, 0) + 1
+        number = self._sequences.next(topic)
         try:
-            data = envelopes.encode(make(sequence))
+            data = envelopes.encode(make(number))
         except EnvelopeError as exc:
             self._metrics.broker_dropped[exc.reason] += 1
             self._log.limited("not sent").warning("not sent to the other processes: %s", exc)
             return False
-        if not self._uplink.publish(topic, data):
+        if not self._bus.publish(topic, data):
             return False
-        self._sequences[topic] = sequence
-        if len(self._sequences) > MAX_ORIGINS:
-            del self._sequences[next(name for name in self._sequences if name != self._all)]
+        self._sequences.sent(topic, number)
         return True
 
     # Receiving
@@ -308,8 +311,7 @@ class Cluster:
             envelope = envelopes.decode(data)
             if envelope.origin == self.node:
                 raise EnvelopeError("malformed", "it names this process as its origin, in another encoding")
-            if self._is_double(topic, envelope):
-                raise EnvelopeError("double", f"{envelope.seq} of {envelope.origin} was here already")
+            self._metrics.broker_lost += self._sequences.lost_before(envelope.origin, topic, envelope.seq)
         except EnvelopeError as exc:
             self._metrics.broker_dropped[exc.reason] += 1
             level = logging.DEBUG if exc.reason == "double" else logging.WARNING
@@ -322,94 +324,75 @@ class Cluster:
             text = "a message of node %s could not be handled: %r"
             self._log.limited("not handled").error(text, envelope.origin, exc, exc_info=exc)
 
-    def _is_double(self, topic: str, envelope: Envelope) -> bool:
-        """Whether it was here already; what is missing before it is counted."""
-        key = (envelope.origin, topic)
-        last = self._last.get(key)
-        if last is not None and envelope.seq - last > MAX_LOST:
-            raise EnvelopeError("malformed", f"it is number {envelope.seq} of {envelope.origin}, the last was {last}")
-        self._last.pop(key, None)
-        is_double = last is not None and envelope.seq <= last
-        if last is not None and not is_double:
-            self._metrics.broker_lost += envelope.seq - last - 1
-        self._last[key] = envelope.seq if last is None else max(last, envelope.seq)
-        if len(self._last) > MAX_ORIGINS:
-            del self._last[next(iter(self._last))]  # the one that was quiet longest
-        return is_double
-
     def _handle(self, envelope: Envelope) -> None:
         match envelope:
             case Delivery():
                 self._deliver(envelope)
             case Ack():
-                self._confirmations.acknowledged(envelope)
+                self._acks.add(envelope)
             case Heartbeat():
-                self._heard(envelope)
+                self._handle_heartbeat(envelope)
             case Leave() if envelope.node == self.node:
-                self.notify()  # somebody was wrong
+                self.notify()  # the origin was wrong
             case Leave():
-                state = NodeState.LEFT if envelope.node == envelope.origin else NodeState.LOST
-                self.nodes.gone(envelope.node, state, time.monotonic())
-                self._gone(envelope.node)
-                if state is NodeState.LEFT:
-                    self._forget(envelope.node)
+                self._handle_departure(envelope)
             case Here():
-                self._told(envelope)
+                self._handle_welcome(envelope)
             case Ask():
-                self._asks.asked(envelope)
+                self._asks.handle(envelope)
             case Answer():
-                self._asks.answered(envelope)
+                self._asks.handle_answer(envelope)
 
-    def _deliver(self, message: Delivery) -> None:
+    def _deliver(self, delivery: Delivery) -> None:
         if self._local is None:
             return
         sent = Sent(0, 0, 0)
-        mine = None if message.ids is None else [conn_id for conn_id in message.ids if node_of(conn_id) == self.node]
-        if mine is None or mine:
+        ids, payload = delivery.ids, delivery.payload
+        own = None if ids is None else [conn_id for conn_id in ids if node_of(conn_id) == self.node]
+        if own is None or own:
             try:
-                frame = Message(message.payload, message.payload.decode() if message.is_text else None)
+                message = Message(payload, payload.decode() if delivery.is_text else None)
             except UnicodeDecodeError:
                 self._metrics.broker_dropped["malformed"] += 1
                 return
-            sent = self._local.deliver(frame, mine)
-        if message.ask and mine != []:
-            recipients, queued, dropped = sent[:3]
-            self._publish(
-                self._each + message.origin,
-                lambda seq: Ack(VERSION, self.node, seq, message.ask, recipients, queued, dropped),
-            )
+            sent = self._local.deliver(message, own)
+        if delivery.ask and own != []:
+            counts = sent[:3]
+            self._publish(self._each + delivery.origin, lambda seq: Ack(VERSION, self.node, seq, delivery.ask, *counts))
 
-    def _heard(self, beat: Heartbeat) -> None:
-        if beat.info is not None:
-            self._knows(beat.origin, beat.info)
-        if beat.is_new and self._local is not None:
-            self._tell_one(beat.origin, self._local.describe())
+    def _handle_heartbeat(self, heartbeat: Heartbeat) -> None:
+        if heartbeat.info is not None:
+            self._add_node(heartbeat.origin, heartbeat.info)
+        if heartbeat.is_new and self._local is not None:
+            self._welcome(heartbeat.origin, self._local.describe())
 
-    def _knows(self, node_id: str, info: Info) -> None:
-        if not self.nodes.has_place(node_id):
+    def _add_node(self, node_id: str, info: Info) -> None:
+        if not self.nodes.make_space(node_id):
             self._metrics.broker_dropped["nodes"] += 1
             text = "node %s (%s, pid %d) is not added: too many processes say that they belong to this gateway"
             self._log.limited("too many nodes").warning(text, node_id, info.host, info.pid)
-        elif self.nodes.heard(node_id, info, time.monotonic()):
+        elif self.nodes.see(node_id, info, time.monotonic()):
             log = self._log.limited("joined", burst=NODE_LINES)
             log.info("node %s (%s, pid %d) has joined", node_id, info.host, info.pid)
 
-    def _told(self, here: Here) -> None:
-        self._knows(here.origin, here.info)
+    def _handle_welcome(self, here: Here) -> None:
+        self._add_node(here.origin, here.info)
         if self._met.is_set():
             return
         self._unmet |= set(here.peers) - {self.node}
         if all(self.nodes.get(peer) is not None for peer in self._unmet):
             self._met.set()
 
-    def _forget(self, node_id: str) -> None:
-        """It never comes back under that id."""
-        self._sequences.pop(self._each + node_id, None)
-        self._last.pop((node_id, self._all), None)
-        self._last.pop((node_id, self._each + self.node), None)
+    def _handle_departure(self, leave: Leave) -> None:
+        state = NodeState.LEFT if leave.node == leave.origin else NodeState.LOST
+        self.nodes.mark(leave.node, state, time.monotonic())
+        self._drop_node(leave.node)
+        if state is NodeState.LEFT:
+            topic = self._each + leave.node
+            self._sequences.forget(leave.node, sent=topic, received=(self._all, self._each + self.node))
 
-    def _gone(self, node_id: str) -> None:
-        """Its answers are not waited for."""
-        self._someone_left.set()
+    def _drop_node(self, node_id: str) -> None:
+        """Stop waiting for a node."""
+        self._node_left.set()
         self._unmet.discard(node_id)
-        self._confirmations.gone(node_id)
+        self._acks.drop_node(node_id)

@@ -1,31 +1,33 @@
-"""What crosses between the processes of a gateway: MessagePack arrays with a version, checked when they arrive. Knows
-neither brokers nor what is done with them."""
+"""What the nodes of a gateway send each other: MessagePack arrays with a version, checked on arrival. Knows neither
+brokers nor what is done with them."""
 
 from typing import Annotated, Any
 
 import msgspec
 
 from wsgateway.exceptions import EnvelopeError
-from wsgateway.limits import MAX_NODES
 
 VERSION = 1
 
 MAX_ENVELOPE = 16 * 1024 * 1024
-"""Bytes of one envelope; a larger one is neither sent nor read."""
+"""Bytes of one envelope. A larger one is neither sent nor read."""
 
 NODE_ID = 8
-"""Characters of a node's id, of which every id of its connections begins, with a point behind."""
+"""Length of a node id, in characters. A connection id consists of its node's id, a dot, and a random part."""
 
 MAX_IDS = 500_000
-"""Connection ids in one envelope. An id has 31 characters, so that more of them do not fit into one."""
+"""Connection ids in one envelope. An id has 31 characters, so more of them would not fit anyway."""
 
 MAX_ERROR = 1000
-"""Characters of the reason why another process has not done something."""
+"""Characters of the reason why a node did not do what it was asked."""
+
+MAX_NODES = 500
+"""Other nodes of one gateway that are known, including those that were lost or left recently."""
 
 _HEX = "0123456789abcdef"
 
 Id = Annotated[str, msgspec.Meta(pattern=rf"\A[{_HEX}]{{{NODE_ID}}}\Z")]
-"""A node's id. It becomes part of a topic, a key and a line of the log."""
+"""A node id. It becomes part of a topic, a key, and a line of the log."""
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Age = Annotated[float, msgspec.Meta(ge=0, le=2**33)]
@@ -33,7 +35,7 @@ Name = Annotated[str, msgspec.Meta(max_length=255, pattern=r"\A[^\x00-\x1f\x7f-\
 
 
 class Info(msgspec.Struct, frozen=True, kw_only=True):
-    """What a node says of itself. `age` is seconds since it began."""
+    """What a node reports about itself. `age` is seconds since its process began."""
 
     host: Name
     pid: Annotated[int, msgspec.Meta(ge=0, le=2**32)]
@@ -49,8 +51,8 @@ class Info(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Envelope(msgspec.Struct, array_like=True, frozen=True):
-    """Begins with tag, version, origin: `origin_of` reads it without decoding. `seq` counts the origin's envelopes on
-    one topic, so that with it each has an id, and a receiver sees what is lost and what is there twice."""
+    """Begins with tag, version, origin, which `origin_of` reads without decoding. `seq` counts the origin's envelopes
+    on one topic, so a receiver sees what is lost and what arrives twice."""
 
     version: int
     origin: Annotated[str, msgspec.Meta(min_length=NODE_ID, max_length=NODE_ID)]  # `decode` checks that it is an `Id`
@@ -58,7 +60,7 @@ class _Envelope(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Delivery(_Envelope, frozen=True, tag=1):
-    """A message for clients: for all, or for those of `ids` that the reader has. `ask` wants an `Ack`, 0 does not."""
+    """A message for all connections of a node, or for those with `ids`. Unless `ask` is 0, it asks for an `Ack`."""
 
     payload: bytes
     is_text: bool
@@ -67,7 +69,7 @@ class Delivery(_Envelope, frozen=True, tag=1):
 
 
 class Ack(_Envelope, frozen=True, tag=2):
-    """What became of a message in one process."""
+    """How many connections of one node a message had as recipients."""
 
     ask: Count
     recipients: Count
@@ -76,20 +78,20 @@ class Ack(_Envelope, frozen=True, tag=2):
 
 
 class Heartbeat(_Envelope, frozen=True, tag=3):
-    """The origin lives; one that only publishes has no `info`. `is_new`: it wants to be told who else lives."""
+    """The origin is alive; one that only publishes has no `info`. `is_new`: it asks every node for `Here`."""
 
     info: Info | None
     is_new: bool = False
 
 
 class Leave(_Envelope, frozen=True, tag=4):
-    """`node` has gone: the origin itself, or a process that the origin has seen die."""
+    """`node` has left: the origin itself, or a process that the origin has seen dying."""
 
     node: Id
 
 
 class Ask(_Envelope, frozen=True, tag=5):
-    """Something for one process to do, which it answers."""
+    """A request to one node, which answers it."""
 
     ask: Count
     operation: Annotated[str, msgspec.Meta(max_length=100)]
@@ -97,7 +99,7 @@ class Ask(_Envelope, frozen=True, tag=5):
 
 
 class Answer(_Envelope, frozen=True, tag=6):
-    """What came of an `Ask`; `error` is empty if it could be done."""
+    """The answer to an `Ask`; `error` is empty if it could be done."""
 
     ask: Count
     value: Any
@@ -105,14 +107,14 @@ class Answer(_Envelope, frozen=True, tag=6):
 
 
 class Here(_Envelope, frozen=True, tag=7):
-    """Told to one that is new: the origin lives too, and knows `peers`."""
+    """The answer to a new node: the origin is alive too, and knows `peers`."""
 
     info: Info
     peers: Annotated[list[Id], msgspec.Meta(max_length=MAX_NODES)]
 
 
 Direct = Ack | Ask | Answer | Here
-"""What goes to one process, on a topic of its own. The rest goes to all."""
+"""Envelopes for one node, on a topic of its own. The others go to all."""
 
 Envelope = Delivery | Heartbeat | Leave | Direct
 
@@ -123,7 +125,7 @@ _ORIGIN = slice(4, 4 + NODE_ID)  # after the heads of array, tag, version and te
 
 
 def encode(envelope: Envelope) -> bytes:
-    """Raises `EnvelopeError` if it is too large, or holds what MessagePack cannot carry."""
+    """Return `envelope` as bytes. Raise `EnvelopeError` if it is too large, or holds what MessagePack cannot carry."""
     try:
         data = _encoder.encode(envelope)
     except (TypeError, OverflowError, ValueError) as exc:
@@ -134,7 +136,7 @@ def encode(envelope: Envelope) -> bytes:
 
 
 def decode(data: bytes) -> Envelope:
-    """Raises `EnvelopeError` for all that is no envelope of this version."""
+    """Return the envelope in `data`. Raise `EnvelopeError` unless it is a valid one of this version."""
     if len(data) > MAX_ENVELOPE:
         raise EnvelopeError("size", f"{len(data)} bytes, at most {MAX_ENVELOPE} are read")
     try:
@@ -149,5 +151,5 @@ def decode(data: bytes) -> Envelope:
 
 
 def origin_of(data: bytes) -> bytes:
-    """The origin's id in an encoded envelope; anything for what is none."""
+    """Return the origin's id in an encoded envelope, and any bytes for something else."""
     return data[_ORIGIN]

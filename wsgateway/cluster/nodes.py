@@ -1,13 +1,16 @@
-"""Which processes a gateway runs in: known by their beats, dead when these stay away. No I/O, time is an argument."""
+"""The nodes of a gateway: alive while their heartbeats arrive, lost when these are overdue. No I/O, time is an
+argument."""
 
 import enum
 from dataclasses import dataclass
 
-from wsgateway.cluster.envelopes import NODE_ID, Info
-from wsgateway.limits import LEASE, MAX_NODES
+from wsgateway.cluster.envelopes import MAX_NODES, NODE_ID, Info
+
+LEASE = 30.0
+"""Seconds after its last heartbeat at which a node is lost."""
 
 SHOWN = 300.0
-"""Seconds for which a node that is dead or has left is still shown."""
+"""Seconds for which a node that is lost or has left is still shown."""
 
 
 def node_of(conn_id: str) -> str:
@@ -16,7 +19,7 @@ def node_of(conn_id: str) -> str:
 
 
 class NodeState(enum.StrEnum):
-    """Whether a node lives. `lost`: its beats stayed away; `left`: it said good-bye."""
+    """Whether a node is alive. `lost`: its heartbeat is overdue, or it was seen dying; `left`: it has said so."""
 
     ALIVE = "alive"
     LOST = "lost"
@@ -25,7 +28,7 @@ class NodeState(enum.StrEnum):
 
 @dataclass(slots=True)
 class Node:
-    """One process. `seen` is when it was heard last; `is_late`: it has not answered when it was asked last."""
+    """One process. `seen` is the time of its last heartbeat; `is_late`: it did not answer the last request."""
 
     id: str
     info: Info
@@ -40,8 +43,8 @@ class Nodes:
     def __init__(self) -> None:
         self._nodes: dict[str, Node] = {}
 
-    def has_place(self, node_id: str) -> bool:
-        """Return whether the node is known or can be added. What has gone longest is forgotten for it."""
+    def make_space(self, node_id: str) -> bool:
+        """Return whether the node is known or can be added. For that, forget the node that has been gone longest."""
         if node_id in self._nodes or len(self._nodes) < MAX_NODES:
             return True
         gone = min(
@@ -53,24 +56,24 @@ class Nodes:
             del self._nodes[gone.id]
         return gone is not None
 
-    def heard(self, node_id: str, info: Info, now: float) -> bool:
-        """A beat has come. Whether the node is new, or back."""
+    def see(self, node_id: str, info: Info, now: float) -> bool:
+        """Take in a heartbeat. Return whether the node is new, or alive again."""
         known = self._nodes.get(node_id)
         if known is None:
             self._nodes[node_id] = Node(node_id, info, now)
             return True
-        was_away = known.state is not NodeState.ALIVE
+        was_gone = known.state is not NodeState.ALIVE
         known.info, known.seen, known.state, known.is_late = info, now, NodeState.ALIVE, False
-        return was_away
+        return was_gone
 
-    def gone(self, node_id: str, state: NodeState, now: float) -> None:
-        """It said good-bye, or was seen dying."""
+    def mark(self, node_id: str, state: NodeState, now: float) -> None:
+        """Set the state of a node that has left, or was seen dying."""
         known = self._nodes.get(node_id)
         if known is not None:
             known.state, known.seen = state, now
 
     def get(self, node_id: str) -> Node | None:
-        """The node with that id, if it lives."""
+        """Return the node with that id, if it is alive."""
         known = self._nodes.get(node_id)
         return known if known is not None and known.state is NodeState.ALIVE else None
 
@@ -78,11 +81,12 @@ class Nodes:
         return [node for node in self._nodes.values() if node.state is NodeState.ALIVE]
 
     def shown(self) -> list[Node]:
-        """All that live, and those that have gone not long ago."""
+        """Return every node that is alive, was lost or has left less than `SHOWN` seconds ago."""
         return list(self._nodes.values())
 
     def expire(self, now: float) -> list[Node]:
-        """Find those whose beats stay away, and forget who has been gone for long; the former."""
+        """Mark nodes whose heartbeat is overdue as LOST and return them. Forget nodes that were lost or left more than
+        `SHOWN` seconds ago."""
         lost = [node for node in self.alive() if now - node.seen > LEASE]
         for node in lost:
             node.state, node.seen = NodeState.LOST, now

@@ -1,5 +1,5 @@
-"""What one process of a gateway may ask another for, and what it gets. Checks both where they arrive; knows nothing of
-how they travel or of what is done."""
+"""What a node may ask another for, and the form of the answers. Both are checked on arrival. Knows nothing of how they
+travel or of what is done."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypedDict, TypeVar
@@ -20,14 +20,14 @@ MAX_SERIES = 1000
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """How many connections match `search`?"""
+    """Count the connections that match `search`."""
 
     search: str
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Which connections match `search`? At most `limit`, from `offset` on."""
+    """List the connections that match `search`, at most `limit`, from `offset` on."""
 
     search: str
     offset: Count
@@ -36,7 +36,7 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Describe:
-    """What is known of the connection `id`?"""
+    """Describe the connection `id`."""
 
     id: str
 
@@ -52,7 +52,7 @@ class Close:
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Send a message through the listener. `payload` is the frame's, `data` a JSON object."""
+    """Push a message through the listener. `payload` is the encoded message, `data` a JSON object."""
 
     payload: bytes
     kind: Literal["text", "bytes", "json"]
@@ -101,7 +101,7 @@ _ANSWERS: dict[str, Any] = {
 
 
 def arguments_of(kind: type[T], arguments: dict[str, Any]) -> T:
-    """Return `arguments` as what they have to be. Raise `EnvelopeError`."""
+    """Return `arguments` as a `kind`. Raise `EnvelopeError` if they do not fit."""
     try:
         return msgspec.convert(arguments, kind, builtin_types=(bytes,))  # else a text is read as base64
     except (msgspec.ValidationError, RecursionError) as exc:

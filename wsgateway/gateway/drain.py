@@ -99,7 +99,7 @@ class Drain:
             async with asyncio.timeout(self._seconds):
                 await self._until_idle()
         except TimeoutError:
-            self._log.warning("what is left after %g s is given up", self._seconds)
+            self._log.warning("after %g s (drain), the remaining connections and hooks are abandoned", self._seconds)
             await self._abandon()
 
     async def _until_idle(self) -> None:

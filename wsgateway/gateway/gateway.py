@@ -39,11 +39,11 @@ _ALONE = SingleNode()
 class Gateway:
     """A WebSocket gateway: mount it, `app.mount("/live", gateway)`, or serve it alone.
 
-    `options` are the fields of `wsgateway.config.settings.Settings`, or `settings` all of them; nothing is read from
-    files or the environment. Raises `ConfigError` with every mistake at once. The listener is made at the start.
+    `options` are fields of `wsgateway.config.settings.Settings`; `settings` gives all of them. Nothing is read from
+    files or the environment. Raise `ConfigError` with every mistake. The listener is made when the gateway starts.
 
-    It runs on the event loop that starts it. Once that loop is closed it is as new: its id is free, its connections
-    are forgotten, and it may be started on another loop.
+    A gateway belongs to the event loop that starts it. Once that loop is closed, the gateway is as new: its id is
+    free, its connections are forgotten, and it may be started on another loop.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class Gateway:
 
     @contextmanager
     def recording(self, conn: Connection) -> Iterator[Recording]:
-        """Record what happens to `conn` meanwhile. Costs every other connection nothing."""
+        """Record what happens to `conn` meanwhile. The other connections are not slowed down."""
         try:
             yield self._hub.record(conn)
         finally:
@@ -128,11 +128,11 @@ class Gateway:
         connections: Iterable[Connection | str] | None = None,
         data: dict[str, Any] | None = None,
     ) -> Sent:
-        """Push `message` through `on_message`, to `connections` (or ids of them), or to those the listener chooses.
+        """Push `message` through `on_message`, to `connections` (or their ids), or to those that the listener chooses.
 
-        Waits for the hook, never for a client. Raises `GatewayNotRunning`, `MessageError` (a `ValueError`) if it
-        cannot be encoded, `TypeError` if `connections` is one connection or id or not iterable, `HookError` if the
-        listener failed, and `RuntimeError` on another event loop than the gateway's.
+        Wait for the hook, never for a client. Raise `GatewayNotRunning`, `MessageError` (a `ValueError`) if the
+        message cannot be encoded, `TypeError` if `connections` is one connection or id or not iterable, `HookError`
+        if the listener failed, and `RuntimeError` on another event loop than the gateway's.
         """
         home = self._home
         if home is not None and not home.is_here() and self._runs_elsewhere():
@@ -155,9 +155,9 @@ class Gateway:
         connections: Iterable[Connection | str] | None = None,
         data: dict[str, Any] | None = None,
     ) -> Sent:
-        """`send`, for a `def` hook, a `def` route handler or any other thread than the loop's.
+        """`send`, for a `def` hook, a `def` route handler, or any other thread than the event loop's.
 
-        Raises what `send` raises, and `RuntimeError` on the loop's own thread, or if the loop ends meanwhile.
+        Raise what `send` raises, and `RuntimeError` on the event loop's own thread or if the loop ends meanwhile.
         """
         home = self._home
         if home is None or self.state in (GatewayState.STOPPED, GatewayState.FAILED):
@@ -172,9 +172,9 @@ class Gateway:
     # Starting and stopping
 
     async def start(self) -> None:
-        """Make the listener, call `on_start`, run. Does nothing while running.
+        """Make the listener, call `on_start`, and run. Do nothing while running.
 
-        Raises `StartError`, and `RuntimeError` while it runs on another event loop.
+        Raise `StartError`, and `RuntimeError` while the gateway runs on another event loop.
         """
         self._enter_loop("gateway.start")
         async with self._lock:
@@ -186,7 +186,7 @@ class Gateway:
             was_new, self._is_new = self._is_new, False
             try:
                 await self._start(reload=not was_new)
-            except Exception as exc:  # also what the listener's own code raises where nobody expects it
+            except Exception as exc:  # also what the listener's own code raises
                 self.fail(reason_of(exc))
                 raise StartError(f"gateway [{self.id}] cannot start: {self.failure}") from exc
             except BaseException:
@@ -210,7 +210,9 @@ class Gateway:
         registry.add(self)
 
     async def _start_unasked(self) -> None:
-        self.log.warning("nobody ran the gateway's lifespan: it starts now and is never stopped (docs/mounting.md)")
+        self.log.warning(
+            "the gateway's lifespan was not run: the gateway starts now and is never stopped (docs/mounting.md)"
+        )
         with suppress(StartError):  # it has failed, which every answer says from now on
             await self.start()
 
@@ -224,7 +226,7 @@ class Gateway:
         self._guard(Rules(self.settings, bound_host=host, uid=own_uid()))
 
     def _guard(self, rules: Rules) -> None:
-        """Let in from now on whom `rules` let in."""
+        """Apply `rules` from now on."""
         self._rules = rules
         self.door = Door(self, rules, self._parts.rates, self.settings.max_send_size)
         self._router = router(
@@ -247,17 +249,17 @@ class Gateway:
         self.log.error("cannot start: %s", reason)
 
     async def stop(self) -> None:
-        """Close every connection with 1012, run every `on_client_close` and `on_stop`. Does nothing while stopped.
+        """Close every connection with 1012, run every `on_client_close` and `on_stop`. Do nothing while stopped.
 
-        Takes `drain` seconds at most, and `LINGER` more for hooks that still run then. From within a hook of this
-        gateway it only begins to stop, since it would wait for the hook that calls it. Raises `RuntimeError` while it
+        Take at most `drain` seconds, and `LINGER` more for hooks that still run then. Within a hook of this gateway,
+        only begin to stop, because waiting would wait for the calling hook. Raise `RuntimeError` while the gateway
         runs on another event loop.
         """
         self._enter_loop("gateway.stop")
         await self._outside_hooks(self._stop())
 
     async def restart(self) -> None:
-        """Stop, load the listener's named module anew, start. Raises what `start` raises. Within a hook as `stop`."""
+        """Stop, load the listener's module again, and start. Raise what `start` raises. Within a hook, see `stop`."""
         self._enter_loop("gateway.restart")
         await self._outside_hooks(self._restart())
 
@@ -276,7 +278,7 @@ class Gateway:
             await self.start()
         except StartError:
             if asyncio.current_task() not in self._asked_by_hooks:
-                raise  # else nobody waits for it, and the log has the reason
+                raise  # else no caller waits, and the log has the reason
 
     async def _stop(self) -> None:
         async with self._lock:
@@ -298,7 +300,7 @@ class Gateway:
 
     @asynccontextmanager
     async def lifespan(self, app: object = None) -> AsyncIterator[None]:
-        """Runs the gateway: `Starlette(lifespan=gateway.lifespan)`, or `async with gateway.lifespan():` in another."""
+        """Run the gateway: `Starlette(lifespan=gateway.lifespan)`, or `async with gateway.lifespan():` in another."""
         del app
         await self.start()
         try:
@@ -313,13 +315,13 @@ class Gateway:
         return self._home is not None and self._home.loop.is_closed()
 
     def _runs_elsewhere(self) -> bool:
-        """Return whether it runs on another event loop than the caller. Forget one that was closed."""
+        """Return whether the gateway runs on another event loop than the caller. Forget a loop that was closed."""
         if self.has_lost_loop:
             self._forget_loop()
         return self._home is not None and not self._home.is_here() and self._state in _ACTIVE
 
     def _enter_loop(self, what: str) -> None:
-        """Belong to the caller's event loop from now on. Raise `RuntimeError` while it runs on another one."""
+        """Belong to the caller's event loop from now on. Raise `RuntimeError` while running on another one."""
         if self._runs_elsewhere():
             instead = f"call it there, in a thread with asyncio.run_coroutine_threadsafe({what}(...), loop)"
             raise wrong_loop(what, instead)
@@ -327,7 +329,7 @@ class Gateway:
             self._home, self._lock = Home(), asyncio.Lock()
 
     def _forget_loop(self) -> None:
-        """Become as new, because the event loop that it belonged to was closed."""
+        """Become as new, because the event loop of the gateway was closed."""
         with self._forgetting:
             if not self.has_lost_loop:
                 return  # another thread was faster
@@ -342,8 +344,7 @@ class Gateway:
             registry.remove(self)
             self._running, self._stack = None, AsyncExitStack()
             self._asked_by_hooks.clear()
-            self._is_new = True
-            self._state, self.failure, self._home = GatewayState.STOPPED, "", None
+            self._state, self._is_new, self.failure, self._home = GatewayState.STOPPED, True, "", None
 
     # ASGI
 

@@ -68,8 +68,8 @@ registry = Registry()
 async def send_gateway_message(gateway_id: str, data: dict[str, Any]) -> Sent:
     """Send `data["message"]` through the gateway with that id, as the ancestor's `sendGatewayMessage` did.
 
-    `data["connections"]` names recipients, what else is in `data` the listener finds in `event.data`.
-    Raises `GatewayNotFound` and what `Gateway.send` raises.
+    `data["connections"]` names recipients; the listener finds all other keys of `data` in `event.data`. Raise
+    `GatewayNotFound` and what `Gateway.send` raises.
     """
     rest = {name: value for name, value in data.items() if name not in ("message", "connections")}
     gateway = registry.find(gateway_id)

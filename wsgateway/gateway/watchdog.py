@@ -1,4 +1,4 @@
-"""A thread that notices when an event loop stands still, and says who blocks it. Knows nothing of gateways but the
+"""A thread that notices when an event loop is blocked, and logs what blocks it. Knows nothing of gateways except the
 counters that it changes."""
 
 import asyncio
@@ -15,22 +15,22 @@ from wsgateway.logs import logger
 from wsgateway.metrics import Metrics
 
 LATE = 0.1
-"""Seconds that the loop has to answer once more: the whole process may have been stopped, this thread too."""
+"""Seconds that the loop has to answer once more, because the whole process, with this thread, may have been paused."""
 
 STACK = 12
-"""Calls of the blocker that are logged, the innermost ones."""
+"""Innermost calls of the blocking code that are logged."""
 
 
 class Watchdog:
-    """Watches one loop for as long as somebody wants it: asks it every `seconds` to call back, and costs nothing else.
+    """Watches one event loop while a gateway on it runs: it asks the loop every `seconds` to call back.
 
-    A loop that does not within `seconds` is blocked: one error with the stack of its thread, and one line when it goes
-    on. While it is blocked every client waits, and no timeout of a hook helps. A loop that does not run at all, as
-    between two calls of `run_until_complete`, is not blocked.
+    A loop that does not call back within `seconds` is blocked. The log gets one error with the stack of the loop's
+    thread, and one line when the loop continues. While it is blocked, every client waits, and no timeout of a hook
+    helps. A loop that does not run at all, as between two calls of `run_until_complete`, is not blocked.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, *, seconds: float = BLOCKED_LOOP) -> None:
-        """Made on the thread of `loop`."""
+        """Has to be made on the thread of `loop`."""
         self.loop = loop
         self._seconds = seconds
         self._thread_id = threading.get_ident()
@@ -39,7 +39,7 @@ class Watchdog:
         self._ended = threading.Event()
 
     def watch(self, metrics: Metrics, closed: Callable[[], None] | None = None) -> None:
-        """Count in `metrics` too, from now on. Call `closed`, in this thread, once the loop is closed."""
+        """Count in `metrics` too, from now on. Call `closed`, in the watchdog's thread, once the loop is closed."""
         was_idle = not self._counters
         self._counters[metrics] = closed
         if was_idle:
@@ -63,7 +63,7 @@ class Watchdog:
             self._answered.clear()
             try:
                 self.loop.call_soon_threadsafe(self._answered.set)
-            except RuntimeError:  # it was closed in this moment
+            except RuntimeError:  # the loop was closed in this moment
                 continue
             if self._answered.wait(self._seconds):
                 continue
@@ -79,7 +79,7 @@ class Watchdog:
                 closed()
 
     def _blocked(self, asked: float, stack: traceback.StackSummary | None, ended: threading.Event) -> None:
-        """Say who blocks, wait until it is over, say that."""
+        """Log what blocks the loop, wait until the loop continues, and log that."""
         if stack:
             _log_stack(time.monotonic() - asked, stack)
         while not self._answered.wait(self._seconds):
@@ -89,7 +89,7 @@ class Watchdog:
         logger.warning("the event loop runs again, it was blocked for at least %.1f s", seconds)
         try:
             self.loop.call_soon_threadsafe(self._count, seconds)
-        except RuntimeError:  # it was closed in this moment
+        except RuntimeError:  # the loop was closed in this moment
             pass
 
     def _count(self, seconds: float) -> None:
@@ -99,7 +99,7 @@ class Watchdog:
 
 
 def _log_stack(seconds: float, stack: traceback.StackSummary) -> None:
-    """One record, whose stack is that of another thread than the one that logs."""
+    """Log one record whose stack is that of the event loop's thread."""
     if not logger.isEnabledFor(logging.ERROR):
         return
     inner = stack[0]  # `walk_stack` goes outwards

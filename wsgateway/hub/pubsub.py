@@ -7,7 +7,7 @@ import enum
 from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
-from wsgateway.cluster.acks import Confirmation
+from wsgateway.cluster.acks import PendingAcks
 from wsgateway.cluster.cluster import Cluster, SingleNode
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.hub import Hub
@@ -29,18 +29,18 @@ Recipients: TypeAlias = Everybody | Iterable[Connection | str]
 class Publication:
     """A message that was published. `sent` has the counts of this process."""
 
-    __slots__ = ("_cluster", "_confirmation", "sent")
+    __slots__ = ("_cluster", "_pending", "sent")
 
-    def __init__(self, sent: Sent, cluster: Cluster | SingleNode, confirmation: Confirmation | None) -> None:
+    def __init__(self, sent: Sent, cluster: Cluster | SingleNode, pending: PendingAcks | None) -> None:
         self.sent = sent
         self._cluster = cluster
-        self._confirmation = confirmation
+        self._pending = pending
 
     async def counted(self) -> Sent:
         """Wait for the counts of the other processes, at most `broker_timeout` seconds, and return those of all."""
-        if self._confirmation is None:
+        if self._pending is None:
             return self.sent
-        return await self._cluster.confirmed(self.sent, self._confirmation)
+        return await self._cluster.collect(self.sent, self._pending)
 
 
 def publish_to_nodes(
@@ -50,7 +50,7 @@ def publish_to_nodes(
 
     `sent` are the counts of this process.
     """
-    return Publication(sent, cluster, cluster.publish(message, ids, confirm=True))
+    return Publication(sent, cluster, cluster.publish(message, ids, acknowledge=True))
 
 
 class PubSub:
@@ -64,12 +64,12 @@ class PubSub:
         """Publish `message`, to everybody without `but`, or to named recipients. Return the counts of this process."""
         if to is EVERYBODY:
             sent = self._hub.deliver(message, None, but=but)
-            self._cluster.publish(message, None, confirm=False)
+            self._cluster.publish(message, None, acknowledge=False)
             return sent
         own, remote = self._cluster.split(to)
         sent = self._hub.deliver(message, self._hub.resolve(own))
         if remote:
-            self._cluster.publish(message, remote, confirm=False)
+            self._cluster.publish(message, remote, acknowledge=False)
         return sent
 
     def publish(self, message: Message, to: Recipients) -> Publication:

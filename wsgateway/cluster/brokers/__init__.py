@@ -1,4 +1,4 @@
-"""Brokers: what carries bytes between the processes of a gateway, chosen by URL. Knows nothing of what they mean."""
+"""Brokers, which carry bytes between the nodes of a gateway, chosen by URL. Knows nothing of what the bytes mean."""
 
 import importlib
 from collections.abc import Awaitable, Callable, Sequence
@@ -11,25 +11,25 @@ from wsgateway.text import mask_url
 
 
 class Link(Protocol):
-    """One connection to a broker, subscribed to some topics. It is never mended: when it fails, another is opened."""
+    """One connection to a broker, subscribed to some topics. A link that fails is replaced, never repaired."""
 
     @property
     def max_payload(self) -> int:
-        """Bytes that the broker takes at once."""
+        """Bytes of the largest message that the broker accepts."""
 
     async def publish(self, batch: Sequence[tuple[str, bytes]]) -> None:
-        """Write each `(topic, data)`, in order; one caller at a time. Raises `BrokerError` when the link is lost."""
+        """Write each `(topic, data)`, in order; one caller at a time. Raise `BrokerError` when the link is lost."""
 
     async def receive(self) -> Sequence[tuple[str, bytes]]:
         """Wait for messages and return them with their topics, those of one sender in order. Raise `BrokerError` when
         the link is lost."""
 
     async def aclose(self) -> None:
-        """Close it. May be called twice, never raises."""
+        """Close the link. May be called twice, never raises."""
 
 
 Open = Callable[[Sequence[str]], Awaitable[Link]]
-"""Opens a link that is subscribed to topics. Raises `BrokerError`."""
+"""Opens a link that is subscribed to topics, or raises `BrokerError`."""
 
 DRIVERS = {
     "ipc": ("ipc", "zmq"),
@@ -39,16 +39,16 @@ DRIVERS = {
     "nats": ("nats", "nats"),
     "tls": ("nats", "nats"),
 }
-"""The module here, and the package it needs, for each scheme."""
+"""For each scheme, the module here and the package that it requires."""
 
 
 def opener(url: str) -> Open:
-    """What opens links to the broker at `url`. Connects to nothing yet. Raises `ConfigError` with what to do."""
+    """Return a function that opens links to the broker at `url`. Raise `ConfigError`, which says what to do."""
     if not isinstance(url, str):
-        raise ConfigError(["broker: it is no URL; one looks like redis://host:6379"])
+        raise ConfigError(["broker: it is not a URL such as redis://host:6379"])
     scheme = url.partition("://")[0].lower()
     url = scheme + url[len(scheme) :]
-    if "://" not in url or scheme not in DRIVERS:  # without a scheme nobody knows which part of it is a password
+    if "://" not in url or scheme not in DRIVERS:  # without a scheme, any part may be a password
         what = repr(mask_url(url)) if "://" in url else "it"
         kinds = "ipc://, redis://, rediss://, unix:// and nats://"
         raise ConfigError([f"broker: {what} is none of {kinds}, as redis://host:6379"])
@@ -60,10 +60,10 @@ def opener(url: str) -> Open:
         if scheme != "ipc":
             for server in url.split(",") if module == "nats" else [url]:
                 _check_server(server if "://" in server else f"{scheme}://{server}")
-        found: Open = driver.opener(url)
+        open_link: Open = driver.opener(url)
     except ValueError as exc:
         raise ConfigError([f"broker: {mask_url(url)!r} cannot be used: {exc}"]) from None
-    return found
+    return open_link
 
 
 def _check_server(url: str) -> None:

@@ -1,5 +1,5 @@
-"""Several processes of one host, over ZeroMQ on Unix sockets. One of them runs the proxy that hands on what all send:
-the parent of `wsgateway serve --workers`, else whoever first gets the lock, and after its end another."""
+"""Several processes of one host, over ZeroMQ on Unix sockets. One of them runs the proxy that forwards all messages:
+the parent of `wsgateway serve --workers`, else the first to get the lock; when it ends, another takes over."""
 
 import asyncio
 import fcntl
@@ -19,14 +19,14 @@ from wsgateway.cluster.envelopes import MAX_ENVELOPE
 from wsgateway.exceptions import BrokerError
 
 HIGH_WATER = 2_000
-"""Parcels of messages that wait for a process that does not read; past them it loses some, and sees that it did."""
+"""Parcels of messages that wait for a process that does not read. Past them it loses some, which it notices."""
 
 FLUSH_MS = 200
-"""Milliseconds that what was sent last has to go out when a link is closed."""
+"""Milliseconds that the last messages have to be written when a link is closed."""
 
 
 class Proxy:
-    """Hands every message on to all who want its topic, in a thread of its own, while it holds the folder's lock."""
+    """Forwards every message to the subscribers of its topic, in a thread, while it holds the folder's lock."""
 
     def __init__(self, folder: Path, lock: int) -> None:
         self._lock = lock
@@ -57,7 +57,7 @@ class Proxy:
                 socket.close(linger=0)
 
     def close(self) -> None:
-        """End it. Another process may be it now. May be called twice."""
+        """End the proxy. Another process may run it from now on. May be called twice."""
         if self._lock >= 0:
             self._context.term()
             self._thread.join()
@@ -66,7 +66,7 @@ class Proxy:
 
 
 def take_proxy(folder: Path) -> Proxy | None:
-    """The proxy of `folder`, which is made, if no other process has one. Raises `BrokerError`."""
+    """Make and return the proxy of `folder`, or None if another process has it. Raise `BrokerError`."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         # the folder itself is locked: no file that a cleaner of temporary files could take away
@@ -132,7 +132,7 @@ class IpcLink:
             received.cancel()
 
     async def _watch(self) -> None:
-        """ZeroMQ would connect again by itself, once there is a proxy: but somebody has to be it."""
+        """Notice that the proxy has ended. ZeroMQ would wait for a new one, which some process has to become."""
         await self._events.recv_multipart()
         if not self._lost.done():
             self._lost.set_result(None)
@@ -154,14 +154,14 @@ class IpcLink:
 
 
 def _named(topic: str) -> bytes:
-    """ZeroMQ compares the beginnings of topics: one must not be another's."""
+    """Return the name of `topic` for ZeroMQ, which compares prefixes, so no name may be the beginning of another."""
     return topic.encode() + b"\0"
 
 
 def folder_of(url: str) -> Path:
-    """Where the sockets are: the path in `ipc:///path`, else one for each user and working folder.
+    """Return the folder of the sockets: the path in `ipc:///path`, else one for each user and working folder.
 
-    Raises `ValueError` for a path that is too long for a Unix socket, or not absolute.
+    Raise `ValueError` for a path that is too long for a Unix socket, or not absolute.
     """
     path = url.removeprefix("ipc://")
     if path:
@@ -178,7 +178,7 @@ def folder_of(url: str) -> Path:
 
 
 def opener(url: str) -> Open:
-    """Raises `ValueError` as `folder_of` does."""
+    """Return what opens links to the broker at `url`. Raise `ValueError` as `folder_of` does."""
     folder = folder_of(url)
 
     async def open_link(topics: Sequence[str]) -> Link:

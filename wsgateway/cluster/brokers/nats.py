@@ -1,4 +1,4 @@
-"""NATS: its core subjects, at most once. nats-py's own reconnecting is off: a link is never mended."""
+"""NATS: its core subjects, at most once. nats-py's own reconnecting is off, because a link is never repaired."""
 
 import asyncio
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ TIMEOUT = 2
 """Seconds to connect, and for the server to confirm what was published."""
 
 UNCONFIRMED = 1024 * 1024
-"""Bytes that are given to the client until the server has to confirm them: it keeps whatever it cannot write."""
+"""Bytes after which the server has to confirm, because the client keeps everything that it cannot write."""
 
 
 class _Client(Client):
-    """nats-py's, which would send its password in the clear where `tls://` is asked for and the server has no TLS."""
+    """nats-py's client, which would send its password unencrypted to a server without TLS, even for `tls://`."""
 
     def _connect_command(self) -> bytes:
         assert self._current_server is not None
@@ -39,12 +39,12 @@ class NatsLink:
         self._arrived: list[tuple[str, bytes]] = []
         self._something = asyncio.Event()
         self.failure: str | None = None
-        """Why it is lost, as far as the client has said."""
+        """Why the link is lost, if the client has said so."""
 
         self._unconfirmed = 0
 
     async def open(self, servers: Sequence[str], topics: Sequence[str]) -> None:
-        """Connect and subscribe. Raises `Error`, `OSError`, `TimeoutError`."""
+        """Connect and subscribe. Raise `Error`, `OSError`, `TimeoutError`."""
         client = _Client()
         try:
             await client.connect(
@@ -111,7 +111,8 @@ class NatsLink:
 
 
 def opener(url: str) -> Open:
-    """Raises `ValueError` for a URL without a host. With commas between there may be several, of one cluster."""
+    """Return what opens links to the broker at `url`, or at several of one cluster, with commas between them. Raise
+    `ValueError` for a URL without a host."""
     scheme = url.partition("://")[0]
     servers = [part if "://" in part else f"{scheme}://{part}" for part in url.split(",")]
     if not all(urlsplit(server).hostname for server in servers):

@@ -1,4 +1,4 @@
-"""Redis and Valkey: their PUBLISH and SUBSCRIBE, over TCP, TLS or a Unix socket."""
+"""Redis and Valkey: PUBLISH and SUBSCRIBE, over TCP, TLS, or a Unix socket."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -54,7 +54,7 @@ class RedisLink:
 
 
 def opener(url: str) -> Open:
-    """Raises `ValueError` for a URL that redis-py cannot use."""
+    """Return what opens links to the broker at `url`. Raise `ValueError` for a URL that redis-py cannot use."""
     if url.startswith("unix://") and not urlsplit(url).path:
         raise ValueError("it names no socket, as unix:///run/redis.sock does")
 
@@ -63,7 +63,7 @@ def opener(url: str) -> Open:
         checks = {"ssl_check_hostname": ("ssl_cert_reqs", "none") not in parse_qsl(urlsplit(url).query)}
 
     def client(timeout: float | None) -> "Redis":
-        """What `url` says of these options counts."""
+        """Return a client. Options that `url` sets take precedence."""
         return Redis.from_url(
             url,
             protocol=2,

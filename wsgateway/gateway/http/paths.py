@@ -1,5 +1,5 @@
-"""Requests as the gateway sees them, wherever it is mounted and whatever prefix a proxy has removed: their paths, and
-their senders."""
+"""Paths and senders of requests, wherever the gateway is mounted and whatever prefix a proxy has removed. Knows no
+routes."""
 
 from urllib.parse import quote, unquote
 
@@ -9,15 +9,15 @@ from wsgateway.addresses import plain_address
 
 
 def sender_of(scope: Scope) -> str:
-    """Return the address of the client for a log line, as forwarded headers give it where they are believed."""
+    """Return the address of the client for a log line, from forwarded headers if those are trusted."""
     client = scope.get("client")
     return plain_address(client[0]) if client and client[0] else "a Unix socket"
 
 
 def relative_path(scope: Scope) -> str:
-    """The path of a request below where the application is mounted, without a slash at its end.
+    """Return the path of a request relative to the mount point, without a slash at its end.
 
-    Starlette leaves the prefix in `path` and names it in `root_path`; Litestar takes it away and adds a slash.
+    Starlette leaves the prefix in `path` and names it in `root_path`; Litestar removes it and adds a slash.
     """
     path: str = scope["path"]
     root: str = scope.get("root_path", "").rstrip("/")
@@ -27,7 +27,7 @@ def relative_path(scope: Scope) -> str:
 
 
 def relative_scope(scope: Scope) -> Scope:
-    """`scope` with its path below where the application is mounted; `raw_path` stays as the client sent it."""
+    """Return `scope` with its path relative to the mount point; `raw_path` stays as the client sent it."""
     return {**scope, "path": relative_path(scope), "root_path": ""}
 
 

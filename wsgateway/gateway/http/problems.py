@@ -48,7 +48,7 @@ def decode_fields(body: bytes) -> dict[str, Any]:
     except MessageError as exc:
         raise Refused.of(Refusal(400, "body", str(exc), "bad-body")) from exc
     if not isinstance(fields, dict):
-        raise Refused.of(Refusal(400, "body", 'the body is no JSON object like {"message": "hi"}', "bad-body"))
+        raise Refused.of(Refusal(400, "body", 'the body is not a JSON object like {"message": "hi"}', "bad-body"))
     return fields
 
 
@@ -56,7 +56,7 @@ def _check_json_type(request: Request) -> None:
     kind, *parameters = request.headers.get("content-type", "").lower().split(";")
     charset = next((p.partition("=")[2].strip(' "') for p in parameters if p.strip().startswith("charset=")), "utf-8")
     if kind.strip() != "application/json" or charset not in ("utf-8", "utf8"):
-        detail = "the body has to be sent as content-type: application/json, in UTF-8"
+        detail = "send the body as content-type: application/json, in UTF-8"
         raise Refused.of(Refusal(415, "type", detail, "bad-body"))
 
 
@@ -101,6 +101,6 @@ def query_int(request: Request, name: str, default: int, least: int, most: int) 
     if text is None:
         return default
     if not (text.isascii() and text.isdecimal() and len(text) < 12 and least <= int(text) <= most):
-        detail = f"{name}: it has to be a whole number from {least} to {most}"
+        detail = f"{name}: use a whole number from {least} to {most}"
         raise Refused.of(Refusal(422, "query", detail, "bad-body"))
     return int(text)

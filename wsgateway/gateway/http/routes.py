@@ -156,7 +156,7 @@ class Routes:
             reason = f": {failure}" if failure else ""
             return problem(Refusal(503, "not_ready", f"gateway [{gateway_id}] is {state}{reason}", "not-running"))
         if not self._front.cluster().is_up:
-            detail = f"gateway [{gateway_id}] runs alone, its broker is away: the log has the reason"
+            detail = f"gateway [{gateway_id}] runs alone, its broker is unavailable: the log has the reason"
             return problem(Refusal(503, "not_ready", detail, "broker"))
         return answer(ReadyAnswer(gateway_id, state))
 
@@ -197,13 +197,15 @@ class Routes:
             )
             refusal = Refusal(400, "upgrade", detail, "not-a-websocket", (("connection", "close"),))
         elif refusal is None:
-            detail = "connect here with a WebSocket; its Origin and Host would be let in"
+            detail = "connect here with a WebSocket; its Origin and Host would be accepted"
             refusal = Refusal(426, "upgrade", detail, "not-a-websocket", (("upgrade", "websocket"),))
         raise Refused.of(refusal)
 
     async def unknown(self, request: Request) -> Response:
         """Refuse a path that leads nowhere."""
-        detail = f"there is nothing at {request.url.path[:200]}; clients connect to /ws, messages are posted to /send"
+        detail = (
+            f"there is nothing at {request.url.path[:200]}; clients connect to /ws, and messages are posted to /send"
+        )
         raise Refused.of(Refusal(404, "unknown_path", detail, "wrong-path"))
 
     # The test page

@@ -62,7 +62,7 @@ def take_id(fields: dict[str, Any]) -> str | None:
     """Take the id of the addressed gateway out of `fields`. Raise `Refused`."""
     gateway_id = fields.pop("id", None)
     if gateway_id is not None and not isinstance(gateway_id, str):
-        raise Refused.of(Refusal(422, "body", f"id: it has to be a text, not {_shown(gateway_id)}", "bad-body"))
+        raise Refused.of(Refusal(422, "body", f"id: use a string, not {_shown(gateway_id)}", "bad-body"))
     return gateway_id
 
 
@@ -70,10 +70,10 @@ def read_request(fields: dict[str, Any]) -> SendRequest:
     """Return what the JSON object `fields` asks for. Raise `Refused`."""
     connections = fields.get("connections")
     if connections is not None and not isinstance(connections, list):
-        detail = f"connections: it has to be a list, not {_shown(connections)}"
+        detail = f"connections: use a list of connection ids, not {_shown(connections)}"
         raise Refused.of(Refusal(422, "body", detail, "bad-body"))
     if connections is not None and not all(isinstance(item, str) for item in connections):
-        raise Refused.of(Refusal(422, "body", "connections: it has to be a list of connection ids", "bad-body"))
+        raise Refused.of(Refusal(422, "body", "connections: use a list of connection ids", "bad-body"))
     taken = IGNORED_KEYS | {"message", "connections"}
     data = {name: value for name, value in fields.items() if name not in taken}
     return SendRequest(fields.get("message"), connections, data)
@@ -133,7 +133,7 @@ class Door:
         """Count a request of the caller. Raise `Refused` past `send_rate`."""
         key = self.rules.key_of(scope["headers"])  # None for local callers, where there is no key
         if not self.rates.allows(key, time.monotonic()):
-            detail = "too many calls with this key, try again later (send_rate)"
+            detail = "too many requests with this key, try again later (send_rate)"
             raise Refused.of(Refusal(429, "send_rate", detail, "too-often", (("retry-after", "1"),)))
 
     def check_size(self, size: int) -> None:
