@@ -1,12 +1,16 @@
 """The rooms of the package, read from the imports: they point down only, and each dependency has its doorway."""
 
 import ast
+import re
+import runpy
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "wsgateway"
+DOCS = PACKAGE.parent / "docs"
 
 ROOMS = {
     "ground": [
@@ -78,7 +82,22 @@ ROOMS = {
         "serving",
     ],
     "supervisor": ["patterns", "document", "store", "observer", "workers", "worker", "instance", "supervisor"],
-    "admin": ["passwords", "sessions", "openapi", "rest", "forms", "live", "views", "panel", "app"],
+    "admin": [
+        "passwords",
+        "sessions",
+        "credentials",
+        "handlers",
+        "openapi",
+        "rest",
+        "visit",
+        "authentication",
+        "forms",
+        "rates",
+        "live",
+        "views",
+        "panel",
+        "app",
+    ],
     "cli": [
         "terminal",
         "checks",
@@ -128,8 +147,12 @@ DOORWAYS = {
         "gateway.admission",
         "gateway.gateway",
         "server.proxy_headers",
+        "admin.handlers",
+        "admin.openapi",
         "admin.rest",
         "admin.live",
+        "admin.visit",
+        "admin.authentication",
         "admin.views",
         "admin.panel",
         "admin.app",
@@ -165,6 +188,9 @@ DOORWAYS = {
         "cluster.envelopes",
         "cluster.questions",
         "gateway.shapes",
+        "admin.handlers",
+        "admin.openapi",
+        "admin.live",
         "gateway.http.problems",
         "gateway.http.routes",
     },
@@ -290,3 +316,30 @@ def test_rules_do_no_io_and_read_no_clock(module: str) -> None:
 @pytest.mark.parametrize("module", sorted(FILES))
 def test_no_module_is_too_long(module: str) -> None:
     assert len(FILES[module].read_text().splitlines()) <= MAX_LINES
+
+
+# The page about the architecture
+
+
+def test_the_picture_of_the_rooms_is_drawn_from_the_imports() -> None:
+    script = runpy.run_path(str(DOCS / "draw_architecture.py"))
+    drawn = (DOCS / "architecture.svg").read_text(encoding="utf-8")
+    assert drawn == script["drawn"](), "run: python docs/draw_architecture.py"
+
+
+def names_on_the_page() -> list[str]:
+    """Return each name on the page that begins with a room or a module, such as `hub.hub.Hub.deliver`."""
+    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    first = {name.partition(".")[0] for name in FILES} | ROOMS.keys()
+    return sorted({name for name in re.findall(r"`([\w.]+\.\w+)`", text) if name.partition(".")[0] in first})
+
+
+@pytest.mark.parametrize("name", names_on_the_page())
+def test_a_name_on_the_page_exists(name: str) -> None:
+    parts = name.split(".")
+    known = max(
+        count for count in range(1, len(parts) + 1) if ".".join(parts[:count]) in FILES.keys() | FRONTS | PLACES.keys()
+    )
+    owner: object = import_module("wsgateway." + ".".join(parts[:known]))
+    for part in parts[known:]:
+        owner = getattr(owner, part)

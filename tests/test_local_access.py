@@ -23,6 +23,7 @@ from tests.proxies import bare_nginx
 from tests.raw import connect
 from wsgateway import Gateway, Settings
 from wsgateway.admin import Panel
+from wsgateway.admin.credentials import Credentials
 from wsgateway.admin.passwords import hash_password
 from wsgateway.admin.rest import Api
 from wsgateway.config.sources import Loaded, load
@@ -129,7 +130,9 @@ async def managed(text: str) -> AsyncIterator[tuple[Supervisor, httpx.AsyncClien
     """The gateways of `text` as `wsgateway serve` has them, and their REST interface."""
     Path("wsgateway.toml").write_text(text)
     async with Supervisor(Store("wsgateway.toml", defaults=SERVED)) as supervisor:
-        async with serving_gateway(Api(supervisor, bound_host="127.0.0.1"), Settings(port=0)) as url:
+        async with serving_gateway(
+            Api(supervisor, Credentials(supervisor, bound_host="127.0.0.1")), Settings(port=0)
+        ) as url:
             async with httpx.AsyncClient(base_url=url, timeout=90) as http:
                 yield supervisor, http
                 supervisor.end_streams()

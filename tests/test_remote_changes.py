@@ -108,7 +108,7 @@ async def test_a_setting_of_any_type_is_refused_or_written_whole(folder: Path, n
 async def mistake_of(supervisor: Supervisor, changes: dict[str, Any]) -> str:
     """What is wrong with `changes` of gateway `a`, empty if they are made."""
     try:
-        supervisor.check_from_afar(changes)
+        supervisor.check_remote_changes(changes)
         await supervisor.edit("a", changes)
     except ConfigError as exc:
         return str(exc)

@@ -23,6 +23,7 @@ GatewayError
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Self
 
 from wsgateway.closing import check_close
@@ -178,7 +179,10 @@ class GatewayNotFound(GatewayError):  # noqa: N818  named as the answer 404 is
         self.available = tuple(sorted(available))
 
     def __str__(self) -> str:
-        return f"there is no gateway with id [{cut(self.gateway_id, 100)}], available are [{', '.join(self.available)}]"
+        close = get_close_matches(self.gateway_id, self.available, n=1)
+        hint = f", did you mean [{close[0]}]?" if close else ","
+        available = ", ".join(self.available)
+        return f"there is no gateway with id [{cut(self.gateway_id, 100)}]{hint} available are [{available}]"
 
 
 class GatewayNotRunning(GatewayError):  # noqa: N818

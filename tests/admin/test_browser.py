@@ -56,7 +56,7 @@ def state(page: Page, gateway_id: str) -> Locator:
 
 
 async def act(page: Page, gateway_id: str, button: str) -> None:
-    """Tick one gateway in the list, and press a button."""
+    """Select one gateway in the list, and press a button."""
     await row(page, gateway_id).get_by_role("checkbox").check()
     await page.get_by_role("button", name=button, exact=True).click()
 
@@ -86,9 +86,9 @@ async def test_a_gateway_lives_from_create_to_delete(page: Page, tmp_path: Path)
             await expect(page.get_by_role("cell", name="Ann", exact=True)).to_be_visible()
             await page.get_by_label("Message", exact=True).fill("hello from the panel")
             await page.get_by_role("button", name="Send", exact=True).click()
-            await expect(page.locator("#said")).to_have_text("Recipients 1, queued 1, dropped 0.")
+            await expect(page.locator("#report")).to_have_text("Recipients 1, queued 1, dropped 0.")
             assert await client.receive() == "hello from the panel"
-            await page.get_by_role("button", name=re.compile("^Close [^t]")).click()
+            await page.get_by_role("button", name=re.compile("^Close (?!selected)")).click()
             assert (await client.closed())[0] == 1000
             await expect(page.get_by_text("No connection is open.")).to_be_visible()
 
@@ -131,7 +131,7 @@ async def test_two_panels_see_each_others_changes(context: BrowserContext, tmp_p
             await expect(state(one, "chat")).to_have_text("running")
 
 
-async def test_what_is_ticked_stays_ticked_while_the_list_changes(page: Page, tmp_path: Path) -> None:
+async def test_what_is_selected_stays_selected_while_the_list_changes(page: Page, tmp_path: Path) -> None:
     async with admin(tmp_path, "[gateways.a]\nport = 0\n[gateways.b]\nport = 0\n") as (supervisor, url):
         await open_live(page, url)
         await row(page, "a").get_by_role("checkbox").check()
@@ -208,17 +208,17 @@ async def test_why_did_ann_not_get_it(page: Page, tmp_path: Path) -> None:
         await expect(page.locator("#events tbody")).to_contain_text("closed")
 
 
-async def test_a_message_goes_to_the_ticked_only(page: Page, tmp_path: Path) -> None:
+async def test_a_message_goes_to_the_selected_only(page: Page, tmp_path: Path) -> None:
     async with admin(tmp_path, "[gateways.chat]\nport = 0\n") as (supervisor, url):
         found = supervisor.find("chat")
         async with Client(found.url, "/ws/a") as one, Client(found.url, "/ws/b") as other:
             await open_live(page, f"{url}/gateways/chat")
             await page.locator("#clients tbody tr", has_text="/ws/a").get_by_role("checkbox").check()
-            await page.locator("select[name=to]").select_option("the ticked")
+            await page.locator("select[name=to]").select_option("selected")
             await page.get_by_label("Message", exact=True).fill('{"n": 1}')
-            await page.get_by_label("it is JSON").check()
+            await page.get_by_label("Send as JSON").check()
             await page.get_by_role("button", name="Send", exact=True).click()
-            await expect(page.locator("#said")).to_contain_text("Recipients 1")
+            await expect(page.locator("#report")).to_contain_text("Recipients 1")
             assert await one.receive() == '{"n":1}'
             await found.gateway.send("for both")
             assert await other.receive() == "for both"
@@ -281,7 +281,7 @@ async def test_no_page_is_wider_than_a_telephone(browser: Browser, tmp_path: Pat
 async def test_a_gateway_is_stopped_with_the_keyboard_alone(page: Page, tmp_path: Path) -> None:
     async with admin(tmp_path, "[gateways.chat]\nport = 0\n") as (supervisor, url):
         await open_live(page, url)
-        for wanted in ("Tick chat", "Stop"):
+        for wanted in ("Select chat", "Stop"):
             for _ in range(20):
                 await page.keyboard.press("Tab")
                 name = await page.evaluate(

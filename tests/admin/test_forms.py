@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 
 from wsgateway import Settings
-from wsgateway.admin.forms import GROUPS, changes_in, form_of, sorted_mistakes
+from wsgateway.admin.forms import GROUPS, by_field, changes_in, form_of
 from wsgateway.config.settings import SPECS
 from wsgateway.config.values import SlowPolicy
-from wsgateway.exceptions import ConfigError
+from wsgateway.exceptions import ConfigError, Mistake
 from wsgateway.supervisor.supervisor import HOST_ONLY
 
 
@@ -43,10 +43,10 @@ def test_a_form_that_nobody_has_touched_changes_nothing(settings: Settings) -> N
 
 def test_what_is_changed_is_converted() -> None:
     form = {**submitted_of(Settings()), "port": "10126", "allowed_hosts": "a.example, b.example", "drain": "1.5"}
-    del form["echo_sender"]  # a box that is not ticked is not sent
+    del form["echo_sender"]  # a box that is not selected is not sent
     assert changes_in(form, Settings()) == {
         "port": 10126,
-        "allowed_hosts": ["a.example", "b.example"],
+        "allowed_hosts": ("a.example", "b.example"),
         "drain": 1.5,
         "echo_sender": False,
     }
@@ -61,7 +61,7 @@ def test_an_empty_field_takes_a_setting_back_and_an_empty_hook_turns_it_off() ->
 def test_a_secret_is_never_shown_and_stays_unless_it_is_taken_away() -> None:
     before = Settings(api_key=("secret",))
     assert "secret" not in repr([field.value for group in form_of(before).values() for field in group])
-    assert changes_in({**submitted_of(before), "api_key": "new"}, before) == {"api_key": ["new"]}
+    assert changes_in({**submitted_of(before), "api_key": "new"}, before) == {"api_key": ("new",)}
     assert changes_in({**submitted_of(before), "api_key.remove": "yes"}, before) == {"api_key": None}
 
 
@@ -69,16 +69,24 @@ def test_all_mistakes_are_told_at_once_each_at_its_field() -> None:
     form = {**submitted_of(Settings()), "port": "much", "slow_policy": "wait", "drain": "-1"}
     with pytest.raises(ConfigError) as caught:
         changes_in(form, Settings())
-    by_field, others = sorted_mistakes(caught.value.mistakes)
-    assert sorted(by_field) == ["drain", "port", "slow_policy"]
+    mistakes, others = by_field(caught.value.mistakes)
+    assert sorted(mistakes) == ["drain", "port", "slow_policy"]
     assert others == []
-    shown = form_of(Settings(), submitted=form, mistakes=caught.value.mistakes)
+    shown = form_of(Settings(), submitted=form, mistakes=mistakes)
     port = next(field for field in shown["Gateway"] if field.name == "port")
     assert (port.value, len(port.mistakes)) == ("much", 1)
 
 
-def test_a_mistake_that_names_no_field_is_kept() -> None:
-    assert sorted_mistakes(["log_file: no", "the disk is full"]) == ({}, ["log_file: no", "the disk is full"])
+def test_a_mistake_outside_the_form_names_its_source() -> None:
+    mistakes = (
+        Mistake("log_file", "", "no"),
+        Mistake("", "", "drain: the disk is full"),
+        Mistake("port", "port (a.toml [gateways.other])", "wrong"),
+    )
+    assert by_field(mistakes) == (
+        {},
+        ["log_file: no", "drain: the disk is full", "port (a.toml [gateways.other]): wrong"],
+    )
 
 
 def test_the_same_settings_under_another_id_are_the_same_form() -> None:

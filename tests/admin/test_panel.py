@@ -28,7 +28,7 @@ from wsgateway import Event, Gateway
 from wsgateway.admin import Panel
 from wsgateway.admin.passwords import hash_password, write_password
 from wsgateway.admin.sessions import COOKIE, TRIES
-from wsgateway.admin.views import PAGES, Page
+from wsgateway.admin.views import PAGES, Page, Views
 from wsgateway.auth.admin import Access
 from wsgateway.client import connect
 from wsgateway.hub.recording import KEPT, Recording
@@ -51,7 +51,7 @@ async def test_without_logging_in_only_the_log_in_is_shown(tmp_path: Path, page:
     write_password(tmp_path / "wsgateway.password", "correct horse", Access.FULL)
     async with admin(tmp_path, FILE) as (supervisor, url), httpx.AsyncClient(base_url=url) as http:
         response = await answer(http, page)
-        if page.name == "login":
+        if page.view is Views.login:
             assert response.status_code == 200
         elif page.access is Access.NONE:
             assert response.status_code == 403  # a form without its token
@@ -72,7 +72,7 @@ async def test_who_may_only_look_changes_nothing(tmp_path: Path, page: Page) -> 
         if page.access is Access.FULL:
             assert response.status_code == 403
             assert "may only look" in response.text
-        elif page.name != "log_out":
+        elif page.view is not Views.log_out:
             assert response.status_code in (200, 401, 404)
 
 
@@ -361,9 +361,9 @@ async def test_a_panel_is_mounted_for_gateways_made_in_code() -> None:
             assert "Recipients 1, queued 1, dropped 0." in sent.text
             assert await client.receive() == "hi"
         assert "./new" not in text
-        refused = await somebody.submit("/panel/", {"action": "refresh"})
+        refused = await somebody.submit("/panel/", {"action": "reload"})
         assert refused.status_code == 409
-        assert "made in code" in refused.text
+        assert "created in code" in refused.text
 
 
 async def test_a_mounted_panel_asks_for_its_password() -> None:

@@ -53,7 +53,7 @@ def test_a_hash_of_less_work_still_counts_and_is_named_once(caplog: pytest.LogCa
     assert "wsgateway password" not in caplog.text
     for _ in range(2):
         assert passwords.access_of("correct horse") is Access.FULL
-    assert caplog.text.count("set it again, wsgateway password") == 1
+    assert caplog.text.count("set it again: wsgateway password") == 1
 
 
 def test_two_hashes_of_a_password_differ() -> None:

@@ -15,7 +15,10 @@ from openapi_spec_validator import validate
 from tests import processes
 from tests.servers import free_socket
 from wsgateway import Event, Gateway, Settings
-from wsgateway.admin.rest import OPERATIONS, Api, Operation
+from wsgateway.admin.credentials import Credentials
+from wsgateway.admin.handlers import Handlers
+from wsgateway.admin.openapi import Operation
+from wsgateway.admin.rest import OPERATIONS, Api
 from wsgateway.server.serving import serving
 from wsgateway.supervisor.store import Store
 from wsgateway.supervisor.supervisor import Supervisor
@@ -51,7 +54,7 @@ async def supervisor(path: Path) -> AsyncIterator[Supervisor]:
 
 @pytest.fixture
 async def url(supervisor: Supervisor) -> AsyncIterator[str]:
-    async with serving(Api(supervisor, bound_host="127.0.0.1"), Settings(port=0)) as found:
+    async with serving(Api(supervisor, Credentials(supervisor, bound_host="127.0.0.1")), Settings(port=0)) as found:
         yield found
         supervisor.end_streams()
 
@@ -60,6 +63,10 @@ async def url(supervisor: Supervisor) -> AsyncIterator[str]:
 async def http(url: str) -> AsyncIterator[httpx.AsyncClient]:
     async with httpx.AsyncClient(base_url=url, headers={"authorization": "Bearer full"}, timeout=20) as client:
         yield client
+
+
+def api_of(supervisor: Supervisor) -> Api:
+    return Api(supervisor, Credentials(supervisor))
 
 
 def path_of(operation: Operation) -> str:
@@ -94,7 +101,7 @@ async def test_an_operation_that_nobody_described_is_denied_too(url: str) -> Non
 async def test_without_a_token_only_local_callers_that_ask_for_a_local_name(tmp_path: Path) -> None:
     file = tmp_path / "wsgateway.toml"
     file.write_text("[gateways]\n")
-    async with Supervisor(Store(str(file))) as supervisor, serving(Api(supervisor), Settings(port=0)) as url:
+    async with Supervisor(Store(str(file))) as supervisor, serving(api_of(supervisor), Settings(port=0)) as url:
         async with httpx.AsyncClient(base_url=url) as http:
             assert (await http.get("/api/gateways")).json() == {"gateways": []}
             for headers in (
@@ -112,7 +119,7 @@ BODYLESS = [operation for operation in OPERATIONS if operation.writes and not op
 async def test_a_page_of_another_port_manages_nothing(operation: Operation, tmp_path: Path) -> None:
     file = tmp_path / "wsgateway.toml"
     file.write_text("[gateways.chat]\nport = 0\n")
-    async with Supervisor(Store(str(file))) as supervisor, serving(Api(supervisor), Settings(port=0)) as url:
+    async with Supervisor(Store(str(file))) as supervisor, serving(api_of(supervisor), Settings(port=0)) as url:
         async with httpx.AsyncClient(base_url=url) as http:
             for headers in (
                 {"origin": "http://localhost:3000"},
@@ -133,7 +140,7 @@ async def test_a_page_of_another_port_manages_nothing(operation: Operation, tmp_
 async def test_what_a_page_of_another_port_cannot_send_manages(headers: dict[str, str], tmp_path: Path) -> None:
     file = tmp_path / "wsgateway.toml"
     file.write_text("[gateways.chat]\nport = 0\n")
-    async with Supervisor(Store(str(file))) as supervisor, serving(Api(supervisor), Settings(port=0)) as url:
+    async with Supervisor(Store(str(file))) as supervisor, serving(api_of(supervisor), Settings(port=0)) as url:
         async with httpx.AsyncClient(base_url=url, headers=headers, timeout=90) as http:
             assert (await http.post("/api/gateways/chat/stop?wait=60")).status_code == 200
             assert (await http.delete("/api/gateways/chat?wait=60")).status_code == 204
@@ -174,7 +181,7 @@ async def test_every_refusal_is_a_warning_that_says_what_helps(
 async def test_a_read_only_token_stays_read_only_where_there_is_no_full_one(tmp_path: Path) -> None:
     file = tmp_path / "wsgateway.toml"
     file.write_text('[gateways.chat]\nport = 0\n[admin]\nread_token = ["looking"]\n')
-    async with Supervisor(Store(str(file))) as supervisor, serving(Api(supervisor), Settings(port=0)) as url:
+    async with Supervisor(Store(str(file))) as supervisor, serving(api_of(supervisor), Settings(port=0)) as url:
         async with httpx.AsyncClient(base_url=url, headers={"authorization": "Bearer looking"}) as http:
             assert (await http.get("/api/gateways")).status_code == 200
             assert (await http.post("/api/gateways/chat/stop?wait=5")).status_code == 403
@@ -364,6 +371,11 @@ def test_schemathesis_finds_no_answer_that_is_not_described(tmp_path: Path) -> N
         assert served.process.poll() is None
 
 
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
+def test_every_operation_has_a_handler_of_its_name(operation: Operation) -> None:
+    assert getattr(Handlers, operation.name) is operation.handler
+
+
 class Holding:
     """A listener whose stop takes until `free` is set, and that keeps the data of the last message."""
 
@@ -379,7 +391,7 @@ class Holding:
 
 
 async def post_to(gateway: Gateway, path: str, body: dict[str, Any]) -> httpx.Response:
-    transport = httpx.ASGITransport(Api(Supervisor(gateways=[gateway])))
+    transport = httpx.ASGITransport(api_of(Supervisor(gateways=[gateway])))
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
         return await http.post(f"/api/gateways/default{path}", json=body)
 

@@ -218,7 +218,7 @@ async def test_gateways_made_in_code_are_listed_and_read_only() -> None:
     async with gateway.lifespan(), Supervisor(gateways=[gateway]) as supervisor:
         assert supervisor.state("mounted") == "running"
         for action in (supervisor.edit("mounted", {"port": 1}), supervisor.delete("mounted")):
-            with pytest.raises(GatewayConflict, match="made in code"):
+            with pytest.raises(GatewayConflict, match="created in code"):
                 await action
         with pytest.raises(GatewayConflict, match="no settings file"):
             await supervisor.create("x", {})
@@ -270,3 +270,13 @@ async def test_one_that_is_slow_to_stop_delays_no_other(
     assert not task.done()
     gates["stop"].set()
     await task
+
+
+async def test_a_misspelled_id_or_setting_names_the_nearest() -> None:
+    async with Supervisor(gateways=[Gateway(id="prices"), Gateway(id="chat")]) as supervisor:
+        with pytest.raises(
+            GatewayNotFound, match=r"id \[pirces\], did you mean \[prices\]\? available are \[chat, prices\]"
+        ):
+            supervisor.find("pirces")
+        with pytest.raises(ConfigError, match=r"prot: there is no such setting, did you mean port\?"):
+            supervisor.check_remote_changes({"prot": 1})

@@ -4,29 +4,22 @@ from pathlib import Path
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from wsgateway.admin.credentials import Credentials
 from wsgateway.admin.panel import Panel
-from wsgateway.admin.passwords import Passwords
 from wsgateway.admin.rest import Api
 from wsgateway.supervisor.supervisor import Supervisor
 
 
 class AdminApp:
-    """What the admin port serves: REST under `/api`, else the panel."""
+    """The application of the admin port: REST below `/api`, and the panel for every other path."""
 
     def __init__(self, supervisor: Supervisor, *, bound_host: str | None = None, folder: Path | None = None) -> None:
-        """`folder` is where the file with passwords is looked for."""
-        self._supervisor = supervisor
-        self._folder = folder or Path()
-        self._admin = supervisor.admin
-        self._passwords = Passwords()
-        self._passwords.use(self._admin, self._folder)
-        self.panel = Panel(supervisor, passwords=self._passwords, bound_host=bound_host)
-        self.api = Api(supervisor, bound_host=bound_host, has_password=self._passwords.is_set)
+        """`folder` contains the file with passwords."""
+        credentials = Credentials(supervisor, folder=folder, bound_host=bound_host)
+        self._panel = Panel(supervisor, credentials=credentials)
+        self._api = Api(supervisor, credentials)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._admin is not self._supervisor.admin:  # a reload has taken over other settings
-            self._admin = self._supervisor.admin
-            self._passwords.use(self._admin, self._folder)
         path: str = scope.get("path", "")
-        app: ASGIApp = self.api if path == "/api" or path.startswith("/api/") else self.panel
+        app: ASGIApp = self._api if path == "/api" or path.startswith("/api/") else self._panel
         await app(scope, receive, send)

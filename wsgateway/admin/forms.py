@@ -1,20 +1,19 @@
-"""The form of a gateway, made from the one declaration of its settings. Knows nothing of pages."""
+"""The form of a gateway, made of the declaration of its settings. Does not know pages."""
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from wsgateway.config.settings import SPECS, Settings
-from wsgateway.config.values import SlowPolicy, Startup, convert, plain_value
-from wsgateway.exceptions import ConfigError
+from wsgateway.config.values import SlowPolicy, Startup, convert
+from wsgateway.exceptions import ConfigError, Mistake
 from wsgateway.supervisor.supervisor import HOST_ONLY
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "Gateway": (
         "id", "host", "port", "startup", "workers", "broker_timeout", "listener", "echo_sender", "test_page", "verbose",
     ),
-    "Who is let in": ("allowed_origins", "allowed_hosts", "api_key", "local_access"),
+    "Access": ("allowed_origins", "allowed_hosts", "api_key", "local_access"),
     "Clients that do not read or answer": (
         "ping_interval", "pong_timeout", "outbox_bytes", "outbox_messages", "send_timeout", "slow_policy", "drain",
     ),
@@ -23,16 +22,16 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "message_burst", "connect_rate", "connect_burst", "send_rate", "send_burst",
         "handshake_timeout", "hook_timeout", "compression",
     ),
-    "Names of the hooks": tuple(name for name in SPECS if name.startswith("on_")),
+    "Names of hooks": tuple(name for name in SPECS if name.startswith("on_")),
 }  # fmt: skip
-"""Every setting that can be changed from afar, as the form shows them."""
+"""Every setting that can be changed remotely, as the form groups them."""
 
 CHOICES: Mapping[str, tuple[str, ...]] = {"startup": tuple(Startup), "slow_policy": tuple(SlowPolicy)}
 
 
 @dataclass(frozen=True, slots=True)
 class FormField:
-    """One setting in the form. `kind` is the control: text, number, check, choice or secret."""
+    """One setting in the form. `kind` is its control: text, number, check, choice, or secret."""
 
     name: str
     kind: str
@@ -44,12 +43,15 @@ class FormField:
 
 
 def form_of(
-    settings: Settings, *, submitted: Mapping[str, str] | None = None, mistakes: Iterable[str] = ()
+    settings: Settings,
+    *,
+    submitted: Mapping[str, str] | None = None,
+    mistakes: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, list[FormField]]:
-    """The fields by group: as `settings` are or, once somebody has sent the form, as `submitted`."""
-    told = sorted_mistakes(mistakes)[0]
+    """Return the fields by group: as `settings` are or, if the form was sent, as `submitted`, with its `mistakes`."""
+    mistakes = mistakes or {}
     return {
-        group: [_field(name, settings, submitted, told.get(name, ())) for name in names]
+        group: [_field(name, settings, submitted, mistakes.get(name, ())) for name in names]
         for group, names in GROUPS.items()
     }
 
@@ -86,31 +88,48 @@ def _text(value: object) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
+def settings_in(submitted: Mapping[str, str], before: Settings) -> dict[str, Any]:
+    """Return the settings of a new gateway in the form; `before` is what it was filled with. Raise `ConfigError`."""
+    mistakes = _mistakes_of_id(submitted.get("id", "").strip())
+    try:
+        changes = changes_in(submitted, before)
+    except ConfigError as exc:
+        raise ConfigError([*mistakes, *exc.mistakes]) from exc
+    if mistakes:
+        raise ConfigError(mistakes)
+    offered = {"listener": before.listener, "port": before.port}
+    return offered | {name: value for name, value in changes.items() if value is not None}
+
+
+def _mistakes_of_id(gateway_id: str) -> tuple[Mistake, ...]:
+    try:
+        Settings(id=gateway_id)
+    except ConfigError as exc:
+        return exc.mistakes
+    return ()
+
+
+KEEP = object()
+"""The value of a secret that was left empty, which does not change it."""
+
+
 def changes_in(submitted: Mapping[str, str], before: Settings) -> dict[str, Any]:
-    """What the form changes of `before`; None takes a setting back to its default. Raises `ConfigError`."""
+    """Return what the form changes of `before`. None resets a setting to its default. Raise `ConfigError`."""
     changes: dict[str, Any] = {}
-    mistakes: list[str] = []
+    mistakes: list[Mistake] = []
     for name in (name for names in GROUPS.values() for name in names if name != "id"):
         try:
             value = _submitted(name, submitted)
         except ValueError as exc:
-            mistakes.append(f"{name}: {exc}")
+            mistakes.append(Mistake(name, "", str(exc)))
             continue
         current = getattr(before, name)
-        if (
-            value is KEEP
-            or value == current
-            or (value is None and current == convert(SPECS[name], SPECS[name].default))
-        ):
-            continue
-        changes[name] = plain_value(value)
+        is_default = value is None and current == convert(SPECS[name], SPECS[name].default)
+        if value is not KEEP and value != current and not is_default:
+            changes[name] = value
     if mistakes:
         raise ConfigError(mistakes)
     return changes
-
-
-KEEP = object()
-"""A secret that was left empty stays as it is."""
 
 
 def _submitted(name: str, submitted: Mapping[str, str]) -> Any:
@@ -124,17 +143,16 @@ def _submitted(name: str, submitted: Mapping[str, str]) -> Any:
     return convert(SPECS[name], text, text=True)
 
 
-_FIELD = re.compile(r"([a-z_]+)(?: \([^)]*\))?: ")
+def by_field(mistakes: Iterable[Mistake]) -> tuple[dict[str, list[str]], list[str]]:
+    """Return the mistakes in the fields of the form, by field, and all others.
 
-
-def sorted_mistakes(mistakes: Iterable[str]) -> tuple[dict[str, list[str]], list[str]]:
-    """Mistakes by the field that they name, and those that name none the form has."""
-    by_field: dict[str, list[str]] = {}
+    A mistake with a source is about a value outside the form, such as one in another table of the file.
+    """
+    in_form: dict[str, list[str]] = {}
     others: list[str] = []
     for mistake in mistakes:
-        match = _FIELD.match(mistake)
-        if match and match[1] in SPECS and match[1] not in HOST_ONLY:
-            by_field.setdefault(match[1], []).append(mistake[match.end() :])
+        if mistake.setting in SPECS and mistake.setting not in HOST_ONLY and not mistake.source:
+            in_form.setdefault(mistake.setting, []).append(mistake.text)
         else:
-            others.append(mistake)
-    return by_field, others
+            others.append(str(mistake))
+    return in_form, others

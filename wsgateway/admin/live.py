@@ -1,17 +1,18 @@
-"""What an open page is pushed over its WebSocket: totals of each gateway once a second and at every change, and what
-happens to the one connection that it shows."""
+"""What an open page is pushed over its WebSocket: totals of each gateway, once a second and at every change, and the
+figures and events of the one connection that it shows."""
 
 import asyncio
-import json
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from msgspec import UNSET, Struct, UnsetType
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from wsgateway.exceptions import GatewayNotFound, NodeError
 from wsgateway.gateway.gateway import Gateway
+from wsgateway.gateway.shapes import encoded
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.recording import Recording
 from wsgateway.supervisor.observer import Observer
@@ -19,102 +20,143 @@ from wsgateway.supervisor.supervisor import Supervisor
 from wsgateway.text import escape_controls
 
 INTERVAL = 1.0
-"""Seconds between two pushes of what changes all the time."""
+"""Seconds between two pushes if nothing changes."""
 
 RECORDING_INTERVAL = 0.25
 """The same while a connection is recorded."""
 
 MAX_VIEWERS = 100
-"""Pages that are pushed to at once."""
+"""Pages that are pushed to at the same time."""
 
 SEND_TIMEOUT = 10.0
-"""Seconds that a page may take to read what it is pushed."""
+"""Seconds that a page may take to read one push."""
 
 
-async def watch(socket: WebSocket, supervisor: Supervisor, may_look: Callable[[], Awaitable[bool]]) -> None:
-    """Push to one page until it is closed, its reader may not look any more, or the supervisor ends."""
-    recorded = _recorded(socket, supervisor)
-    with ExitStack() as stack:
-        recording = None if recorded is None else stack.enter_context(recorded[0].recording(recorded[1]))
+class LiveConnection(Struct, rename={"received": "in", "sent": "out"}):
+    """The connection that a page shows. Once it is closed its figures are unset, if they were of another process."""
+
+    open: bool
+    events: list[list[object]] = []
+    age: float | UnsetType = UNSET
+    received: int | UnsetType = UNSET
+    sent: int | UnsetType = UNSET
+    dropped: int | UnsetType = UNSET
+    queued_messages: int | UnsetType = UNSET
+    queued_bytes: int | UnsetType = UNSET
+
+
+class Push(Struct):
+    """One push: the totals of each gateway, and the connection that the page shows, if there is one."""
+
+    now: float
+    gateways: list[dict[str, Any]]
+    connection: LiveConnection | UnsetType | None = UNSET
+
+
+async def push(socket: WebSocket, supervisor: Supervisor, may_read: Callable[[], Awaitable[bool]]) -> None:
+    """Push to one page until it is closed, its reader loses access, or the supervisor stops."""
+    with _recorded(socket, supervisor) as recorded:
         await socket.accept()
-        closed = asyncio.ensure_future(_closed(socket))
-        told = 0
-        interval = INTERVAL if recording is None else RECORDING_INTERVAL
-        try:
-            while not closed.done() and not supervisor.closing.is_set() and await may_look():
-                pushed: dict[str, Any] = {"now": time.monotonic(), "gateways": await totals(supervisor)}
-                if recorded is not None and recording is not None:
-                    pushed["connection"] = _shown(*recorded, recording, told)
-                    told = recording.total
-                elif socket.query_params.get("connection"):
-                    pushed["connection"] = await _shown_elsewhere(socket, supervisor)
-                async with asyncio.timeout(SEND_TIMEOUT):
-                    await socket.send_text(json.dumps(pushed))
-                changed = asyncio.ensure_future(supervisor.changed(interval))
-                await asyncio.wait({changed, closed}, return_when=asyncio.FIRST_COMPLETED)
-                changed.cancel()
-            if not closed.done():
-                await socket.close(1012)
-        except (WebSocketDisconnect, TimeoutError, RuntimeError, OSError):
-            pass  # it has gone, or does not read
-        finally:
-            closed.cancel()
+        async with asyncio.TaskGroup() as tasks:
+            reading = tasks.create_task(_read_until_closed(socket))
+            pushing = tasks.create_task(_push_all(socket, supervisor, may_read, recorded))
+            await asyncio.wait({reading, pushing}, return_when=asyncio.FIRST_COMPLETED)
+            reading.cancel()
+            pushing.cancel()
 
 
-async def _closed(socket: WebSocket) -> None:
+async def _read_until_closed(socket: WebSocket) -> None:
     while (await socket.receive())["type"] != "websocket.disconnect":
-        pass  # a page has nothing to say
+        pass  # a page sends nothing
 
 
-def _recorded(socket: WebSocket, supervisor: Supervisor) -> tuple[Gateway, Connection] | None:
-    query = socket.query_params
+async def _push_all(
+    socket: WebSocket,
+    supervisor: Supervisor,
+    may_read: Callable[[], Awaitable[bool]],
+    recorded: "_Recorded | None",
+) -> None:
+    interval = INTERVAL if recorded is None else RECORDING_INTERVAL
     try:
-        gateway = supervisor.find(query.get("gateway", "")).gateway
-    except GatewayNotFound:
-        return None
-    conn = gateway.connections.get(query.get("connection", ""))
-    return None if conn is None or isinstance(gateway, Observer) else (gateway, conn)
+        while not supervisor.closing.is_set() and await may_read():
+            pushed = Push(time.monotonic(), await totals(supervisor))
+            if recorded is not None:
+                pushed.connection = recorded.figures()
+            elif socket.query_params.get("connection"):
+                pushed.connection = await _figures_elsewhere(socket, supervisor)
+            async with asyncio.timeout(SEND_TIMEOUT):
+                await socket.send_text(encoded(pushed).decode())
+            await supervisor.changed(interval)
+        await socket.close(1012)
+    except (WebSocketDisconnect, TimeoutError, RuntimeError, OSError):
+        pass  # the page has disconnected, or does not read
 
 
 async def totals(supervisor: Supervisor) -> list[dict[str, Any]]:
-    """What each gateway does, in all its processes: its state, and counters from which a page makes rates."""
-    found = []
+    """Return the state of each gateway, and counters of all its processes from which a page makes rates."""
+    gateways = []
     for supervised in supervisor.all():
         gateway = supervised.gateway
-        counted = await gateway.inspector.totals()
-        found.append({"id": gateway.id, "state": str(gateway.state), "failure": gateway.failure, **counted})
-    return found
+        counts = await gateway.inspector.totals()
+        gateways.append({"id": gateway.id, "state": supervised.state, "failure": gateway.failure, **counts})
+    return gateways
 
 
-async def _shown_elsewhere(socket: WebSocket, supervisor: Supervisor) -> dict[str, Any] | None:
-    """The figures of a connection of another process; None where nothing can be said of it."""
+class _Recorded:
+    """A connection of this process, which is recorded while a page shows it."""
+
+    def __init__(self, gateway: Gateway, conn: Connection, recording: Recording) -> None:
+        self._gateway = gateway
+        self._conn = conn
+        self._recording = recording
+        self._pushed = 0
+
+    def figures(self) -> LiveConnection:
+        """Return what the connection did, with the events since the last call."""
+        conn, events = self._conn, self._recording.since(self._pushed)
+        self._pushed = self._recording.total
+        return LiveConnection(
+            open=conn.is_open,
+            age=max(0.0, time.monotonic() - conn.opened_clock),
+            received=conn.messages_in,
+            sent=self._gateway.messages_out(conn),
+            dropped=conn.dropped,
+            queued_messages=conn.queued_messages,
+            queued_bytes=conn.queued_bytes,
+            events=[[*event[:3], escape_controls(event.note)] for event in events],
+        )
+
+
+@contextmanager
+def _recorded(socket: WebSocket, supervisor: Supervisor) -> Iterator[_Recorded | None]:
+    """Record the connection that the page shows, if this process has it."""
     try:
         gateway = supervisor.find(socket.query_params.get("gateway", "")).gateway
-        row = await gateway.inspector.describe(socket.query_params.get("connection", ""))
+        conn = gateway.connections.get(socket.query_params.get("connection", ""))
+    except GatewayNotFound:
+        conn = None
+    if conn is None or isinstance(gateway, Observer):
+        yield None
+        return
+    with gateway.recording(conn) as recording:
+        yield _Recorded(gateway, conn, recording)
+
+
+async def _figures_elsewhere(socket: WebSocket, supervisor: Supervisor) -> LiveConnection | None:
+    """Return what the connection of another process did; None if that process does not answer."""
+    try:
+        gateway = supervisor.find(socket.query_params.get("gateway", "")).gateway
+        info = await gateway.inspector.describe(socket.query_params.get("connection", ""))
     except (GatewayNotFound, NodeError):
         return None
-    if row is None:
-        return {"open": False, "events": []}
-    return {
-        "open": True,
-        "age": row.age,
-        "in": row.messages_in,
-        "out": row.messages_out,
-        "dropped": row.dropped,
-        "queued_messages": row.queue.messages,
-        "queued_bytes": row.queue.bytes,
-        "events": [],
-    }
-
-
-def _shown(gateway: Gateway, conn: Connection, recording: Recording, told: int) -> dict[str, Any]:
-    return {
-        "open": conn.is_open,
-        "age": max(0.0, time.monotonic() - conn.opened_clock),
-        "in": conn.messages_in,
-        "out": gateway.messages_out(conn),
-        "dropped": conn.dropped,
-        "queued_messages": conn.queued_messages,
-        "queued_bytes": conn.queued_bytes,
-        "events": [[*happened[:3], escape_controls(happened.note)] for happened in recording.since(told)],
-    }
+    if info is None:
+        return LiveConnection(open=False)
+    return LiveConnection(
+        open=True,
+        age=info.age,
+        received=info.messages_in,
+        sent=info.messages_out,
+        dropped=info.dropped,
+        queued_messages=info.queue.messages,
+        queued_bytes=info.queue.bytes,
+    )

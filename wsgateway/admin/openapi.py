@@ -1,222 +1,157 @@
-"""The OpenAPI 3.1 description of the REST interface, made from its table of operations and the declaration of
-settings."""
+"""The OpenAPI 3.1 description of the REST interface, made of its operations, the shapes of their answers, and the
+declaration of the settings."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Protocol, get_type_hints
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
 
-from wsgateway.config.settings import SPECS, Settings
+from msgspec import Struct
+from starlette.requests import Request
+from starlette.responses import Response
+
+from wsgateway.admin.handlers import MAX_LINES, MAX_OFFSET, MAX_PAGE, MAX_WAIT, Handlers
+from wsgateway.config.settings import SPECS
 from wsgateway.config.values import SlowPolicy, Startup
+from wsgateway.gateway.shapes import Problem, schemas_of
+from wsgateway.logs import LEVELS
 
 
-class DescribedOperation(Protocol):
-    """What is described of an operation."""
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One operation of the interface: how it is routed, who may ask for it, and how it is described."""
+
+    method: str
+    path: str
+    handler: Callable[[Handlers, Request], Awaitable[Response]]
+    summary: str
+    answers: Mapping[int, type[Struct] | str | None]
+    """The content of the response for each status: a shape as JSON, a media type, or None for an empty body."""
+    errors: tuple[int, ...] = ()
+    body: str = ""
+    """The schema of the request's body, of `request_schemas`; empty if it has none."""
+    query: tuple[str, ...] = ()
+    """The parameters of the query, of `_PARAMETERS`."""
+    _: KW_ONLY
+    writes: bool = False
+    """Whether it requires full access. Every operation requires access to read."""
 
     @property
-    def method(self) -> str: ...
-    @property
-    def path(self) -> str: ...
-    @property
-    def name(self) -> str: ...
-    @property
-    def summary(self) -> str: ...
-    @property
-    def answers(self) -> Mapping[int, str]: ...
-    @property
-    def errors(self) -> tuple[int, ...]: ...
-    @property
-    def body(self) -> str: ...
-    @property
-    def query(self) -> tuple[str, ...]: ...
-
-
-def _object(required: Iterable[str] = (), **properties: object) -> dict[str, Any]:
-    found: dict[str, Any] = {"type": "object", "properties": properties}
-    return {**found, "required": list(required)} if required else found
-
-
-def _ref(name: str) -> dict[str, str]:
-    return {"$ref": f"#/components/schemas/{name}"}
+    def name(self) -> str:
+        return self.handler.__name__
 
 
 TEXT = {"type": "string"}
-COUNT = {"type": "integer", "minimum": 0}
-MAYBE_TEXT = {"type": ["string", "null"]}
 TEXTS = {"type": "array", "items": TEXT}
 
-_GATEWAY = {
-    "id": TEXT,
-    "state": {"enum": ["starting", "running", "stopping", "stopped", "failed"]},
-    "failure": MAYBE_TEXT,
-    "url": MAYBE_TEXT,
-    "port": COUNT,
-    "startup": {"enum": list(Startup)},
-    "editable": {"type": "boolean"},
-    "connections": COUNT,
-    "messages_in": COUNT,
-    "messages_out": COUNT,
-    "dropped": COUNT,
-}
-_CONNECTION = {
-    "id": TEXT,
-    "address": TEXT,
-    "path": TEXT,
-    "transport": TEXT,
-    "user": MAYBE_TEXT,
-    "age": {"type": "number", "minimum": 0},
-    "queue": _object(("messages", "bytes"), messages=COUNT, bytes=COUNT),
-    "messages_in": COUNT,
-    "messages_out": COUNT,
-    "dropped": COUNT,
-}
-
-_SECONDS = {"type": "number", "minimum": 0}
-_NODE = {
-    "id": TEXT,
-    "state": {"enum": ["starting", "running", "stopping", "stopped", "failed", "lost", "left"]},
-    "host": TEXT,
-    "pid": COUNT,
-    "version": TEXT,
-    "age": _SECONDS,
-    "silent": _SECONDS,
-    "connections": COUNT,
-    "messages_in": COUNT,
-    "messages_out": COUNT,
-    "dropped": COUNT,
-    "slow": COUNT,
-    "hook_errors": COUNT,
-}
-
-
-def setting_schema(name: str) -> dict[str, Any]:
-    """The JSON schema of the setting `name`."""
-    spec = SPECS[name]
-    kind = get_type_hints(Settings)[name]
-    schema: dict[str, Any] = {"description": spec.metadata["help"]}
-    if kind is bool:
-        schema["type"] = ["boolean", "null"]
-    elif kind in (int, float):
-        schema["type"] = ["integer" if kind is int else "number", "null"]
-        if spec.metadata["least"] is not None:
-            schema["minimum"] = spec.metadata["least"]
-        if spec.metadata["most"] is not None:
-            schema["maximum"] = spec.metadata["most"]
-    elif kind in (SlowPolicy, Startup):
-        schema["enum"] = [*kind, None]
-    elif kind == tuple[str, ...]:
-        schema |= {"type": ["array", "null"], "items": TEXT}
-    else:
-        schema["type"] = ["string", "null"]
-    return schema
-
-
-def _settings() -> dict[str, Any]:
-    return {name: setting_schema(name) for name in SPECS if name != "id"}
-
-
-def schemas() -> dict[str, Any]:
-    """Every schema, by name."""
-    return {
-        "Gateway": _object(_GATEWAY, **_GATEWAY, settings={"type": "object"}),
-        "GatewayList": _object(["gateways"], gateways={"type": "array", "items": _ref("Gateway")}),
-        "Drained": _object(["closed", "gateways"], closed=COUNT, gateways={"type": "array", "items": _ref("Gateway")}),
-        "NewGateway": {**_object(["id"], id=TEXT, **_settings()), "additionalProperties": False},
-        "Changes": {**_object((), **_settings()), "additionalProperties": False},
-        "Connection": _object(
-            _CONNECTION,
-            **_CONNECTION,
-            headers={"type": "object", "additionalProperties": TEXT},
-            query=TEXTS,
-            subprotocols=TEXTS,
-        ),
-        "NodeList": _object(["nodes"], nodes={"type": "array", "items": _ref("Node")}),
-        "Node": _object(_NODE, **_NODE),
-        "ConnectionList": _object(
-            ["total", "offset", "limit", "connections"],
-            total=COUNT,
-            offset=COUNT,
-            limit=COUNT,
-            connections={"type": "array", "items": _ref("Connection")},
-        ),
-        "Close": _object(
-            (),
-            connections=TEXTS,
-            all={"type": "boolean"},
-            code={"type": "integer", "minimum": 1000, "maximum": 4999},
-            reason={"type": "string", "maxLength": 123},
-        ),
-        "Closed": _object(["closed", "complete"], closed=COUNT, complete={"type": "boolean"}),
-        "Message": _object(["message"], message={}, connections=TEXTS),
-        "Sent": _object(
-            ["id", "recipients", "queued", "dropped"],
-            id=TEXT,
-            recipients=COUNT,
-            queued=COUNT,
-            dropped=COUNT,
-            nodes=COUNT,
-            complete={"type": "boolean"},
-        ),
-        "Log": _object(["lines"], lines=TEXTS),
-        "Description": {"type": "object"},
-        "Problem": _object(
-            ["title", "status", "detail"], title=TEXT, status={"type": "integer"}, detail=TEXT, help=TEXT
-        ),
-    }
-
+ALWAYS = (400, 401, 403)
+"""Errors of every operation: a host that is not allowed, no token or a wrong one, a caller without access."""
 
 _PARAMETERS: dict[str, dict[str, Any]] = {
     "wait": {
-        "description": "seconds to wait until it is done; past them, and without it, the answer is 202",
-        "schema": {"type": "number", "minimum": 0, "maximum": 60},
+        "description": "seconds to wait until the action is done; if it takes longer, the answer is 202",
+        "schema": {"type": "number", "minimum": 0, "maximum": MAX_WAIT},
     },
-    "offset": {"description": "how many to leave out", "schema": {"type": "integer", "minimum": 0, "maximum": 2**31}},
-    "limit": {"description": "how many at most", "schema": {"type": "integer", "minimum": 1, "maximum": 1000}},
-    "search": {"description": "a part of id, address, path or user", "schema": TEXT},
-    "lines": {"description": "how many at most", "schema": {"type": "integer", "minimum": 1, "maximum": 1000}},
-    "gateway": {"description": "only of the gateway with this id", "schema": TEXT},
-    "level": {"description": "this level and above", "schema": {"enum": ["DEBUG", "INFO", "WARNING", "ERROR"]}},
+    "offset": {"description": "how many to skip", "schema": {"type": "integer", "minimum": 0, "maximum": MAX_OFFSET}},
+    "limit": {"description": "how many at most", "schema": {"type": "integer", "minimum": 1, "maximum": MAX_PAGE}},
+    "search": {"description": "part of an id, address, path, or user", "schema": TEXT},
+    "lines": {"description": "how many at most", "schema": {"type": "integer", "minimum": 1, "maximum": MAX_LINES}},
+    "gateway": {"description": "only lines of the gateway with this id", "schema": TEXT},
+    "level": {"description": "this level and above", "schema": {"enum": list(LEVELS)}},
 }
 
-ALWAYS = (400, 401, 403)
-"""Errors of every operation: a host that is not allowed, no token or a wrong one, a caller that may not."""
 
-
-def description(operations: Iterable[DescribedOperation], *, version: str) -> dict[str, Any]:
-    """The OpenAPI document of `operations`."""
+def description(operations: Iterable[Operation], *, version: str) -> dict[str, Any]:
+    """Return the OpenAPI document of `operations`."""
+    operations = tuple(operations)
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
         paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation)
+    contents = (content for operation in operations for content in operation.answers.values())
+    shapes = dict.fromkeys(content for content in contents if isinstance(content, type))
     return {
         "openapi": "3.1.0",
-        "info": {"title": "wsgateway", "version": version, "description": "Steers the gateways of one server."},
+        "info": {"title": "wsgateway", "version": version, "description": "Manages the gateways of one server."},
         "paths": paths,
         "components": {
-            "schemas": schemas(),
+            "schemas": schemas_of([*shapes, Problem]) | request_schemas(),
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
         "security": [{"token": []}, {}],
     }
 
 
-def _operation(operation: DescribedOperation) -> dict[str, Any]:
-    responses: dict[str, Any] = {}
-    for status, schema in operation.answers.items():
-        responses[str(status)] = {"description": operation.summary}
-        if "/" in schema:
-            responses[str(status)]["content"] = {schema: {"schema": TEXT}}
-        elif schema:
-            responses[str(status)]["content"] = {"application/json": {"schema": _ref(schema)}}
+def _operation(operation: Operation) -> dict[str, Any]:
+    responses = {
+        str(status): {"description": operation.summary, **_content(content)}
+        for status, content in operation.answers.items()
+    }
     for status in sorted({*ALWAYS, *operation.errors}):
-        content = {"application/problem+json": {"schema": _ref("Problem")}}
-        responses[str(status)] = {"description": "a problem", "content": content}
-    inside = [part[1:-1] for part in operation.path.split("/") if part.startswith("{")]
-    parameters = [{"name": name, "in": "path", "required": True, "schema": TEXT} for name in inside]
+        problem = {"application/problem+json": {"schema": _ref(Problem.__name__)}}
+        responses[str(status)] = {"description": "a problem", "content": problem}
+    in_path = [part[1:-1] for part in operation.path.split("/") if part.startswith("{")]
+    parameters = [{"name": name, "in": "path", "required": True, "schema": TEXT} for name in in_path]
     parameters += [{"name": name, "in": "query", **_PARAMETERS[name]} for name in operation.query]
-    found: dict[str, Any] = {"operationId": operation.name, "summary": operation.summary, "responses": responses}
+    described: dict[str, Any] = {"operationId": operation.name, "summary": operation.summary, "responses": responses}
     if parameters:
-        found["parameters"] = parameters
+        described["parameters"] = parameters
     if operation.body:
-        found["requestBody"] = {
-            "required": True,
-            "content": {"application/json": {"schema": _ref(operation.body)}},
-        }
-    return found
+        content = {"application/json": {"schema": _ref(operation.body)}}
+        described["requestBody"] = {"required": True, "content": content}
+    return described
+
+
+def _content(content: type[Struct] | str | None) -> dict[str, Any]:
+    if content is None:
+        return {}
+    if isinstance(content, str):
+        return {"content": {content: {"schema": {"type": "object"} if content == "application/json" else TEXT}}}
+    return {"content": {"application/json": {"schema": _ref(content.__name__)}}}
+
+
+def _ref(name: str) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def request_schemas() -> dict[str, Any]:
+    """Return the schemas of the bodies of requests, by name."""
+    settings = {name: setting_schema(name) for name in SPECS if name != "id"}
+    close = {
+        "connections": TEXTS,
+        "all": {"type": "boolean"},
+        "code": {"type": "integer", "minimum": 1000, "maximum": 4999},
+        "reason": {"type": "string", "maxLength": 123},
+    }
+    return {
+        "NewGateway": _object({"id": TEXT, **settings}, required=["id"], is_closed=True),
+        "Changes": _object(settings, is_closed=True),
+        "Close": _object(close),
+        "Message": _object({"message": {}, "connections": TEXTS}, required=["message"]),
+    }
+
+
+def _object(properties: Mapping[str, object], *, required: list[str] | None = None, is_closed: bool = False) -> object:
+    schema: dict[str, Any] = {"type": "object", "properties": properties}
+    if required:
+        schema["required"] = required
+    return {**schema, "additionalProperties": False} if is_closed else schema
+
+
+def setting_schema(name: str) -> dict[str, Any]:
+    """Return the JSON schema of the setting `name`."""
+    spec = SPECS[name]
+    schema: dict[str, Any] = {"description": spec.metadata["help"]}
+    if spec.type is bool:
+        schema["type"] = ["boolean", "null"]
+    elif spec.type in (int, float):
+        schema["type"] = ["integer" if spec.type is int else "number", "null"]
+        if spec.metadata["least"] is not None:
+            schema["minimum"] = spec.metadata["least"]
+        if spec.metadata["most"] is not None:
+            schema["maximum"] = spec.metadata["most"]
+    elif spec.type in (SlowPolicy, Startup):
+        schema["enum"] = [*spec.type, None]
+    elif spec.type == tuple[str, ...]:
+        schema |= {"type": ["array", "null"], "items": TEXT}
+    else:
+        schema["type"] = ["string", "null"]
+    return schema

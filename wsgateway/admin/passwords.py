@@ -1,5 +1,5 @@
 """The panel's passwords, hashed with scrypt (RFC 7914) and kept in a file that only its owner may read, with the
-sessions that were logged out. Knows nothing of cookies and pages."""
+logins that were ended. Does not know cookies or pages."""
 
 import base64
 import hashlib
@@ -25,22 +25,22 @@ except ImportError:  # pragma: no cover  Windows
     fcntl = None  # type: ignore[assignment]  # a module or nothing
 
 LOG2_N, R, P = 15, 8, 3
-"""scrypt's cost for new hashes: 32 MiB and about 250 ms for each try. OWASP's Password Storage Cheat Sheet names it as
-equal to N = 2^17, r = 8, p = 1, which needs 128 MiB."""
+"""The cost of scrypt for new hashes: 32 MiB and about 250 ms per try. OWASP's Password Storage Cheat Sheet lists it as
+equivalent to N = 2^17, r = 8, p = 1, which needs 128 MiB."""
 
 MIN_LENGTH = 8
 MAX_LENGTH = 1024
 """Characters of a password."""
 
 MAX_ENDED = 2000
-"""Sessions that were logged out and are remembered; past them, the oldest is forgotten."""
+"""Logins that are remembered after they were ended. After them the oldest is forgotten."""
 
 LOCK_TIMEOUT = 2.0
-"""Seconds that another process may keep the file locked; it replaces a small file."""
+"""Seconds to wait for another process that has locked the file. It only replaces a small file."""
 
 
 def hash_password(password: str) -> str:
-    """`scrypt:log2(N):r:p:salt:hash`. Raises `ValueError` for a password that is too short or too long."""
+    """Return `scrypt:log2(N):r:p:salt:hash`. Raise `ValueError` if the password is too short or too long."""
     if not MIN_LENGTH <= len(password) <= MAX_LENGTH:
         raise ValueError(f"a password has {MIN_LENGTH} to {MAX_LENGTH} characters, this one {len(password)}")
     salt = secrets.token_bytes(16)
@@ -49,13 +49,13 @@ def hash_password(password: str) -> str:
 
 
 def matches(password: str, hashed: str) -> bool:
-    """Whether `password` is the one behind `hashed`; False for a hash that cannot be read."""
+    """Return whether `hashed` is a hash of `password`. False if it cannot be read."""
     try:
         name, log2_n, r, p, salt, key = hashed.split(":")
         if name != "scrypt" or len(password) > MAX_LENGTH:
             return False
-        found = _scrypt(password, base64.urlsafe_b64decode(salt), int(log2_n), int(r), int(p))
-        return hmac.compare_digest(found, base64.urlsafe_b64decode(key))
+        key_of_password = _scrypt(password, base64.urlsafe_b64decode(salt), int(log2_n), int(r), int(p))
+        return hmac.compare_digest(key_of_password, base64.urlsafe_b64decode(key))
     except ValueError:
         return False
 
@@ -75,29 +75,29 @@ def _scrypt(password: str, salt: bytes, log2_n: int, r: int, p: int) -> bytes:
 
 
 def write_password(path: Path, password: str, access: Access) -> None:
-    """Set the password for `access` in the file, which is made with mode 600. Raises `ValueError`, `OSError`."""
+    """Set the password for `access` in the file, which is created with mode 600. Raise `ValueError`, `OSError`."""
     hashed = hash_password(password)
     with _locked(path):
-        kept = _read(path) if path.exists() else {}
-        kept.setdefault("secret", secrets.token_hex(32))
-        kept[access.name.lower()] = hashed
-        _write(path, kept)
+        content = _read(path) if path.exists() else {}
+        content.setdefault("secret", secrets.token_hex(32))
+        content[access.name.lower()] = hashed
+        _write(path, content)
 
 
 def _read(path: Path) -> dict[str, Any]:
     """Return the file's content. Raise `ValueError` or `OSError`."""
-    kept: Any = json.loads(read_text(path))
-    if isinstance(kept, dict):
-        ended = kept.get("ended", {})
-        texts = (value for name, value in kept.items() if name != "ended")
+    content: Any = json.loads(read_text(path))
+    if isinstance(content, dict):
+        ended = content.get("ended", {})
+        texts = (value for name, value in content.items() if name != "ended")
         is_known = isinstance(ended, dict) and all(type(until) in (int, float) for until in ended.values())
         if is_known and all(isinstance(text, str) for text in texts):
-            return kept
+            return content
     raise ValueError("it was not written by `wsgateway password`")
 
 
-def _write(path: Path, kept: dict[str, Any]) -> None:
-    replace_file(path, json.dumps(kept, indent=2) + "\n", mode=0o600)
+def _write(path: Path, content: dict[str, Any]) -> None:
+    replace_file(path, json.dumps(content, indent=2) + "\n", mode=0o600)
 
 
 @contextmanager
@@ -136,97 +136,97 @@ def _lock(path: Path) -> int | None:
 
 
 class Passwords:
-    """The passwords in effect: those of the settings, and of the file, which is read again when it has changed."""
+    """The passwords of the settings and of the file, which is read again when it has changed."""
 
     def __init__(self, *, full: str = "", read: str = "", path: Path | None = None) -> None:
-        """`full` and `read` are hashes, `path` the file, which need not be there."""
+        """`full` and `read` are hashes, `path` is the file, which need not exist."""
         self._given = {"full": full, "read": read}
         self._path = path
         self._seen: tuple[int, int] | None = None
-        self._kept: dict[str, Any] = {}
+        self._content: dict[str, Any] = {}
         self._is_broken = False
         self._has_warned = False
         self._own_secret = secrets.token_hex(32)
 
     def use(self, admin: AdminSettings, folder: Path) -> None:
-        """From now on those that `admin` names count; its file is looked for in `folder`."""
+        """Use the passwords that `admin` sets from now on, and its password file in `folder`."""
         self._given = {"full": admin.password_hash, "read": admin.read_password_hash}
         self._path = folder / admin.password_file if admin.password_file else None
-        self._kept, self._seen, self._is_broken = {}, None, False
+        self._content, self._seen, self._is_broken = {}, None, False
 
     def is_set(self) -> bool:
-        """Whether somebody has set one. A file that cannot be read counts: then nobody can log in."""
-        self._look()
+        """Return whether a password is set. A file that cannot be read counts as one, and nobody can log in."""
+        self._refresh()
         return self._is_broken or any(self._hashes().values())
 
     def secret(self, more: str = "") -> str:
-        """What signs sessions: it changes, and so ends them, with every password, and with `more`."""
-        self._look()
-        base: str = self._kept.get("secret", self._own_secret)
+        """Return the text that signs logins. It changes with every password and with `more`, which ends all logins."""
+        self._refresh()
+        base: str = self._content.get("secret", self._own_secret)
         return hashlib.sha256("\n".join((base, *self._hashes().values(), more)).encode()).hexdigest()
 
     def access_of(self, password: str) -> Access:
-        """Return the access that `password` gives. Takes 250 ms for each password that is set: call it in a thread."""
-        self._look()
+        """Return the access that `password` gives. Call it in a thread: it takes 250 ms for each password."""
+        self._refresh()
         hashes = self._hashes()
-        found = [access for access in (Access.READ, Access.FULL) if matches(password, hashes[access.name.lower()])]
-        best = max(found, default=Access.NONE)
-        if found and not self._has_warned and _is_weak(hashes[best.name.lower()]):
+        best = max(
+            (access for access in (Access.READ, Access.FULL) if matches(password, hashes[access.name.lower()])),
+            default=Access.NONE,
+        )
+        if best and not self._has_warned and _is_weak(hashes[best.name.lower()]):
             self._has_warned = True
             logger.warning(
-                "the panel's password has a hash of less work than new ones: set it again, wsgateway password"
+                "the hash of the panel's password costs less work than new ones, set it again: wsgateway password"
             )
         return best
 
     def has_ended(self, nonce: str) -> bool:
-        """Return whether the file says that the session with this nonce was logged out."""
-        self._look()
-        return nonce in self._kept.get("ended", ())
+        """Return whether the file says that the login with this nonce was ended."""
+        self._refresh()
+        return nonce in self._content.get("ended", ())
 
     def keep_ended(self, nonce: str, *, now: int, until: int) -> None:
-        """Write into the file that the session with this nonce was logged out `now`, and was valid `until` then.
+        """Write into the file that the login with this nonce was ended `now`, and would have been valid `until` then.
 
-        Both are seconds since the epoch, by the clock that dates cookies.
-
-        Without a file nothing is written: the secret that signs sessions ends with the process. Blocks: call it in a
-        thread.
+        Both are seconds since the epoch, by the clock that dates cookies. Without a file nothing is written, because
+        the secret that signs logins ends with the process. Call it in a thread, because it blocks.
         """
         path = self._path
         if path is None or not path.exists():
             return
         try:
             with _locked(path):
-                kept = _read(path)
-                ended = {known: its_end for known, its_end in kept.get("ended", {}).items() if its_end > now}
+                content = _read(path)
+                ended = {known: its_end for known, its_end in content.get("ended", {}).items() if its_end > now}
                 ended[nonce] = until
-                kept["ended"] = dict(list(ended.items())[-MAX_ENDED:])
-                _write(path, kept)
+                content["ended"] = dict(list(ended.items())[-MAX_ENDED:])
+                _write(path, content)
         except (OSError, ValueError) as exc:
             logger.error(
                 "%s cannot be written, so a session that was logged out is valid again after a restart: %s", path, exc
             )
 
     def _hashes(self) -> dict[str, str]:
-        return {name: self._given[name] or self._kept.get(name, "") for name in ("full", "read")}
+        return {name: self._given[name] or self._content.get(name, "") for name in ("full", "read")}
 
-    def _look(self) -> None:
+    def _refresh(self) -> None:
         if self._path is None:
             return
         try:
-            found = self._path.stat()
+            status = self._path.stat()
         except OSError:
-            self._kept, self._seen, self._is_broken = {}, None, False
+            self._content, self._seen, self._is_broken = {}, None, False
             return
-        seen = (found.st_mtime_ns, found.st_ino)
+        seen = (status.st_mtime_ns, status.st_ino)
         if seen == self._seen:
             return
         self._seen = seen
         try:
-            self._kept, self._is_broken = _read(self._path), False
+            self._content, self._is_broken = _read(self._path), False
             if not any(self._hashes().values()):
                 raise ValueError("there is no password in it")
         except (OSError, ValueError) as exc:
-            self._kept, self._is_broken = {}, True
+            self._content, self._is_broken = {}, True
             logger.error("the panel's passwords cannot be read, nobody can log in: %s: %s", self._path, exc)
-        if found.st_mode & 0o077:
+        if status.st_mode & 0o077:
             logger.warning("%s can be read by others than its owner: chmod 600 it", self._path)

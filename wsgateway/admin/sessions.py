@@ -1,4 +1,4 @@
-"""Who is logged in: signed cookies, tokens against forged requests (CSRF), and how often a password may be tried."""
+"""Logins: signed cookies, tokens against forged requests (CSRF), and limits on how often a password may be tried."""
 
 import asyncio
 import secrets
@@ -20,21 +20,21 @@ from wsgateway.limits import Rates
 COOKIE = "wsgateway_session"
 
 MAX_AGE = 12 * 3600
-"""Seconds after which one has to log in again."""
+"""Seconds that a login lasts."""
 
 TRIES = 5
 TRIES_PER_SECOND = 0.2
-"""Tries of a password for one address: burst, and how many per second after it."""
+"""Tries of a password from one address: a burst, and how many per second after it."""
 
 TRIES_AT_ONCE = 2
-"""Passwords of one address that are tried at the same time. More are refused and not counted, so a burst of wrong ones
-leaves some of `TRIES` for the right one."""
+"""Passwords of one address that are tried at the same time. Others are refused and not counted, so a burst of wrong
+passwords leaves some of `TRIES` for the right one."""
 
 MAX_LOGINS = 2
-"""Passwords that are tried at the same time; each takes 32 MiB and a thread. The rest wait in order."""
+"""Passwords that are tried at the same time, because each takes 32 MiB and a thread. The rest wait in FIFO order."""
 
 MAX_WAITING = 100
-"""Log-ins that wait or are tried."""
+"""Passwords that are tried or wait for it."""
 
 
 def date_of_cookies() -> int:
@@ -53,16 +53,20 @@ def cookie_name(mount: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """A browser that has been here. `access` is what it has logged in for."""
+    """The session of a browser. `access` is what its password has given, NONE before it logs in."""
 
     nonce: str
     access: Access
 
 
 class Sessions:
-    """`secret` tells what signs them; when it changes, all end. `has_ended` knows nonces that others have ended."""
+    """Makes and checks the cookies of logins, and the tokens of their forms."""
 
     def __init__(self, secret: Callable[[], str], has_ended: Callable[[str], bool] = lambda nonce: False) -> None:
+        """`secret` returns the text that signs cookies. When it changes, all logins end.
+
+        `has_ended` says whether another process has ended the login with a nonce.
+        """
         self._secret = secret
         self._has_ended = has_ended
         self._ended: OrderedDict[str, None] = OrderedDict()
@@ -70,32 +74,34 @@ class Sessions:
     def begin(self, access: Access = Access.NONE) -> Login:
         return Login(secrets.token_urlsafe(16), access)
 
-    def end(self, session: Login) -> None:
-        """Log out: no copy of the cookie is valid from now on. At most `MAX_ENDED` are remembered, so a session that
-        was never logged in is not: it gives nothing that a new one does not give."""
-        if session.access is Access.NONE:
+    def end(self, login: Login) -> None:
+        """Log out, so that no copy of the cookie is valid from now on.
+
+        At most `MAX_ENDED` are remembered. A login without access is not, because it gives no more than a new one.
+        """
+        if login.access is Access.NONE:
             return
-        self._ended[session.nonce] = None
+        self._ended[login.nonce] = None
         if len(self._ended) > MAX_ENDED:
             self._ended.popitem(last=False)
 
-    def cookie_of(self, session: Login) -> str:
-        return self._serializer().dumps([session.nonce, int(session.access)])
+    def cookie_of(self, login: Login) -> str:
+        return self._serializer().dumps([login.nonce, int(login.access)])
 
     def read(self, cookie: str) -> Login | None:
-        """The session of a cookie, unless it is forged, too old or ended."""
+        """Return the login of a cookie, or None if it is forged, too old, or logged out."""
         try:
             nonce, access = self._serializer().loads(cookie, max_age=MAX_AGE)
         except BadSignature:
             return None
         return None if nonce in self._ended or self._has_ended(nonce) else Login(nonce, Access(access))
 
-    def csrf_of(self, session: Login) -> str:
-        """What every form of the session carries, and no foreign page can know."""
-        return self._signer().get_signature(session.nonce).decode()
+    def csrf_of(self, login: Login) -> str:
+        """Return the token that every form of the login contains, and that another site's page cannot know."""
+        return self._signer().get_signature(login.nonce).decode()
 
-    def is_own_form(self, session: Login, token: str) -> bool:
-        return self._signer().verify_signature(session.nonce.encode(), token.encode("ascii", "replace"))
+    def is_own_form(self, login: Login, token: str) -> bool:
+        return self._signer().verify_signature(login.nonce.encode(), token.encode("ascii", "replace"))
 
     def _serializer(self) -> URLSafeTimedSerializer:
         return URLSafeTimedSerializer(self._secret(), salt="wsgateway.session")
@@ -105,11 +111,11 @@ class Sessions:
 
 
 class TooManyTries(Exception):  # noqa: N818  named as the answer 429 is
-    """A password that is not tried now."""
+    """A password may not be tried now."""
 
 
 class Tries:
-    """Limits how often passwords are tried: by one sender, at the same time, and in all."""
+    """Limits how often passwords are tried: by one sender, concurrently, and in total."""
 
     def __init__(self) -> None:
         self._rates = Rates(TRIES_PER_SECOND, TRIES)
@@ -135,16 +141,16 @@ class Tries:
 
 
 def sender_of(scope: Mapping[str, Any]) -> str:
-    """Return the address whose tries count together.
+    """Return the address whose tries are counted together.
 
-    That is the peer's if it is on loopback or a Unix socket (then empty), because any process of the host can send a
-    forwarded header. Elsewhere a header is believed only if the operator has named the proxy.
+    For a peer on loopback it is the peer's, and for one on a Unix socket it is empty, because any process of the host
+    can send a forwarded header. For other peers a header is believed only if the operator has named the proxy.
     """
     peer = peer_of(scope).host
     return peer if not peer or is_loopback(peer) else client_of(scope)
 
 
 def client_of(scope: Mapping[str, Any]) -> str:
-    """Return the client's address for the log, as forwarded headers name it."""
+    """Return the address of the client for the log, as forwarded headers give it."""
     client = scope.get("client")
     return plain_address(client[0]) if client else "a Unix socket"

@@ -1,4 +1,4 @@
-"""The gateways of a supervisor: an instance, which has a port of its own, and a guest, which somebody else serves."""
+"""The gateways of a supervisor: an instance has a port of its own, an embedded gateway is served by the application."""
 
 import asyncio
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from wsgateway.supervisor.workers import Workers, serving_workers
 
 
 class _Supervised:
-    """What every gateway of a supervisor has."""
+    """What instances and embedded gateways have in common."""
 
     gateway: Gateway | Observer
     url = ""
@@ -34,12 +34,12 @@ class _Supervised:
 
 
 class Instance(_Supervised):
-    """One gateway with a port of its own, which can be started and stopped. Made and owned by a `Supervisor`."""
+    """One gateway of the settings file, with a port of its own. A `Supervisor` creates and owns it."""
 
     is_editable = True
 
     def __init__(self, settings: Settings, gave_up: "Callable[[Instance], None]") -> None:
-        """`gave_up` is called when its workers die one after the other: it has failed then."""
+        """`gave_up` is called when the gateway has failed because its workers die one after the other."""
         self.gateway = _gateway_of(settings)
         self.workers: Workers | None = None
         self._gave_up = gave_up
@@ -47,33 +47,36 @@ class Instance(_Supervised):
         self._stack: AsyncExitStack | None = None
 
     async def start(self) -> None:
-        """Bind, then run. Does nothing while it runs. Raises `StartError`, `GatewayConflict` if it is disabled."""
+        """Bind the port, then run. Do nothing if the gateway runs already.
+
+        Raise `StartError`, and `GatewayConflict` if it is disabled.
+        """
         async with self._lock:
             await self._start()
 
     async def stop(self) -> None:
-        """Free the port, close every connection, run every `on_client_close`. Does nothing while stopped."""
+        """Release the port, close every connection, run every `on_client_close`. Do nothing if it is stopped."""
         if self.workers is not None:
-            self.workers.begin_end()  # a roll that goes on would hold it up
+            self.workers.begin_end()  # ends a roll, which would hold the lock
         async with self._lock:
             await self._stop()
 
     async def drain(self) -> None:
-        """Close every connection as `stop` does, but keep the port: `/ready` says 503. `start` brings it back."""
+        """Close every connection as `stop` does, but keep the port: `/ready` answers 503. `start` starts it again."""
         async with self._lock:
             if self.workers is not None:
                 await self.workers.drain()
             await _drain(self.gateway)
 
     async def restart(self) -> None:
-        """Stop, load the listener anew, start. From every state. Raises what `start` raises."""
+        """Stop, load the listener anew, and start, from every state. Raise what `start` raises."""
         async with self._lock:
             self._check_enabled()
             await self._stop()
             await self._start()
 
     async def replace(self, settings: Settings) -> None:
-        """Become a gateway with `settings`, which runs if this one did. Raises `StartError`."""
+        """Replace the gateway by one with `settings`, and start it if the old one ran. Raise `StartError`."""
         async with self._lock:
             was_running = self.state is GatewayState.RUNNING
             await self._stop()
@@ -82,7 +85,7 @@ class Instance(_Supervised):
                 await self._start()
 
     async def roll(self) -> None:
-        """Replace its workers one after the other. Raises `GatewayConflict` if it has none, `StartError`."""
+        """Replace the workers one after the other. Raise `GatewayConflict` if there are none, `StartError`."""
         async with self._lock:
             if self.workers is None:
                 raise GatewayConflict(f"gateway [{self.id}] has no workers to replace: restart it, or set workers")
@@ -97,7 +100,7 @@ class Instance(_Supervised):
         if self.state is GatewayState.RUNNING:
             return
         if self._stack is not None:
-            await self._stop()  # it was drained, and has kept its port
+            await self._stop()  # it was drained and still has its port
         self.gateway.prepare()
         stack = AsyncExitStack()
         try:
@@ -117,14 +120,14 @@ class Instance(_Supervised):
         self.url, self.workers = "", None
         if stack is not None:
             await stack.aclose()
-        await self.gateway.stop()  # which a failed one forgets
+        await self.gateway.stop()  # one that has failed becomes STOPPED
 
     def _workers_died(self, reason: str) -> None:
         self.gateway.fail(reason)
         self._gave_up(self)
 
-    async def abandon(self) -> None:
-        """Free the port of one whose workers have died. It stays failed, and may be started again."""
+    async def release(self) -> None:
+        """Release the port after the workers have died. The gateway stays FAILED, and may be started again."""
         async with self._lock:
             if self._stack is not None and self.state is GatewayState.FAILED:
                 stack, self._stack = self._stack, None
@@ -133,7 +136,7 @@ class Instance(_Supervised):
 
 
 class Embedded(_Supervised):
-    """A gateway that was made in code: somebody else binds and edits it."""
+    """A gateway that was created in code. The application binds its port and has its settings."""
 
     is_editable = False
     gateway: Gateway
@@ -155,10 +158,10 @@ class Embedded(_Supervised):
 
 
 def _gateway_of(settings: Settings) -> Gateway | Observer:
-    """Return the gateway with `settings`, or what observes its workers."""
+    """Return the gateway with `settings`, or the observer of its workers."""
     return Observer(settings) if settings.workers > 1 else Gateway(settings=settings)
 
 
 async def _drain(gateway: Gateway | Observer) -> None:
-    if gateway.state is not GatewayState.FAILED:  # which keeps its reason
+    if gateway.state is not GatewayState.FAILED:  # it keeps its failure
         await gateway.stop()

@@ -1,4 +1,4 @@
-"""Which listeners may be named remotely: the patterns of `[admin] listeners`, as `hooks/*.py:*` and `shop.*`."""
+"""Which listeners may be set remotely: the patterns of `[admin] listeners`, such as `hooks/*.py:*` and `shop.*`."""
 
 import re
 import sys
@@ -12,19 +12,19 @@ from wsgateway.listeners.loader import ListenerName, parse_name
 
 
 def is_allowed(name: str, patterns: Iterable[str]) -> bool:
-    """Return whether one of `patterns` allows a listener to be named `name`. Looks at files, loads nothing.
+    """Return whether one of `patterns` allows the listener `name`. Look at files, but load none.
 
     In the path of a file `*` does not match a slash, and the file, resolved through every link, has to be below the
     folder with which the pattern begins. In the name of a module `*` matches identifiers and dots. A pattern without
-    `.py` allows modules only. One without an attribute allows the module or file itself and, if it is of modules and
-    ends with `*`, every attribute.
+    `.py` allows only modules. A pattern without an attribute allows the module or file itself and, if it is for modules
+    and ends with `*`, every attribute.
     """
     asked = parse_name(name)
     return _is_plain(asked) and any(_matches(asked, pattern) for pattern in patterns)
 
 
 def warnings_about(patterns: Iterable[str]) -> Iterator[str]:
-    """Yield a line for each of `patterns` that allows nothing."""
+    """Yield a warning for each of `patterns` that allows nothing."""
     for pattern in patterns:
         where, attribute = _split(pattern)
         is_file = where.endswith(".py")
@@ -42,7 +42,7 @@ _ODD = re.compile(r"[\\%:\x00-\x1f\x7f]")
 
 
 def _is_plain(asked: ListenerName) -> bool:
-    """Whether the name is what it seems to be: no `..`, no second spelling of a path, no backslash, nothing encoded."""
+    """Return whether the name is its own only spelling: without `..`, `//`, backslashes, or encoded characters."""
     if not asked.is_file:
         return all(part.isidentifier() for part in asked.where.split("."))
     return _ARE_ODD.isdisjoint(asked.where.removeprefix("/").split("/")) and not _ODD.search(asked.where)
@@ -66,11 +66,11 @@ def _matches(asked: ListenerName, pattern: str) -> bool:
 
 
 def _is_below(path: str, pattern: str) -> bool:
-    """Whether the file at `path` has the parts of `pattern`, and is below its folder when links are followed."""
-    parts, wanted = path.split("/"), pattern.split("/")
-    if len(parts) != len(wanted) or not all(map(_fits, parts, wanted)):
+    """Return whether the file at `path` matches `pattern`, and is below its folder when links are followed."""
+    parts, patterns = path.split("/"), pattern.split("/")
+    if len(parts) != len(patterns) or not all(map(_fits, parts, patterns)):
         return False
-    folder = "/".join([*takewhile(_is_literal, wanted[:-1]), ""])  # empty: the working folder
+    folder = "/".join([*takewhile(_is_literal, patterns[:-1]), ""])  # empty: the working folder
     try:
         return Path(path).resolve().is_relative_to(Path(folder).resolve())
     except (OSError, RuntimeError, ValueError):  # a link to itself, a name that is too long
@@ -78,22 +78,21 @@ def _is_below(path: str, pattern: str) -> bool:
 
 
 def _is_module(name: str, pattern: str) -> bool:
-    wanted = pattern.split(".")
-    package = list(takewhile(_is_literal, wanted[:-1]))
+    package = list(takewhile(_is_literal, pattern.split(".")[:-1]))
     return _fits(name, pattern) and not _is_elsewhere(name.split("."), package)
 
 
 def _is_elsewhere(parts: Sequence[str], package: Sequence[str]) -> bool:
-    """Whether a module would come from another folder than the first that has `package`.
+    """Return whether a module would come from another folder than the first that has `package`.
 
-    Without an `__init__.py` Python joins the folders of a package from the whole of `sys.path` (PEP 420), so that one
-    which others can write to could add a module.
+    Without an `__init__.py` Python joins the folders of a package from the whole of `sys.path` (PEP 420), so a folder
+    that others can write to could add a module.
     """
     if not package:
         return False
-    folders = [found for place in sys.path if any((found := Path(place, *package)).glob("*.py"))]
+    folders = [folder for place in sys.path if any((folder := Path(place, *package)).glob("*.py"))]
     if any((folder / "__init__.py").exists() for folder in folders):
-        return False  # then Python takes that one only
+        return False  # Python uses only that folder
     inner = parts[len(package) :]
     return any(_has(folder, inner) for folder in folders) and not _has(folders[0], inner)
 

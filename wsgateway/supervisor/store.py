@@ -24,21 +24,21 @@ from wsgateway.exceptions import ConfigError, Mistake
 from wsgateway.supervisor.patterns import warnings_about
 
 ONE_GATEWAY_ONLY = ("port", "uds")
-"""Settings that several gateways cannot share, so that neither flag nor variable may give them to all."""
+"""Settings that several gateways cannot share, so no flag or variable may set them for all."""
 
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """What the file, the environment and the command line say: gateways by id, and the admin interface."""
+    """The settings that file, environment, and command line give: of gateways, by id, and of the admin interface."""
 
     gateways: Mapping[str, Loaded]
     admin: AdminSettings
     warnings: tuple[str, ...] = ()
-    """What is worth a line, each once however many gateways it concerns."""
+    """Lines for the log, each once although it may concern several gateways."""
 
 
 class Store:
-    """Where the gateways of a server are described. Without a file: one gateway, from environment and flags."""
+    """The settings file of a server. Without a file, environment and flags describe one gateway."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Store:
 
     @property
     def path(self) -> Path:
-        """The file, which need not be there yet."""
+        """The file, which need not exist yet."""
         return self._path or Path(CONFIG_FILE)
 
     @property
@@ -63,7 +63,7 @@ class Store:
         return self._path is not None
 
     def read(self) -> Described:
-        """All that is described. Raises `ConfigError` with every mistake, and with line and column for broken TOML."""
+        """Return all settings. Raise `ConfigError` with every mistake, or with line and column of broken TOML."""
         return self._described(read_tables(self._path) if self._path else {}, self._path, self._flags)
 
     def _described(self, tables: Mapping[str, Any], path: Path | None, flags: Mapping[str, str | bool]) -> Described:
@@ -113,7 +113,7 @@ class Store:
         return list(table), mistakes
 
     def new_settings(self) -> Settings:
-        """What a gateway would have that is added without a setting of its own. Raises `ConfigError`."""
+        """Return the settings of a new gateway that sets none itself. Raise `ConfigError`."""
         tables = read_tables(self._path) if self._path else {}
         own = {name: value for name, value in tables.items() if name not in ("gateways", "id")}
         flags = {name: value for name, value in self._flags.items() if name != "id"}
@@ -206,7 +206,7 @@ def _styled(text: str, path: Path) -> str:
 
 
 def _plain(value: object) -> object:
-    """Return the value of a setting as TOML has it."""
+    """Return the value of a setting as TOML writes it."""
     if value is None:
         return ""
     if isinstance(value, str):
@@ -215,9 +215,9 @@ def _plain(value: object) -> object:
 
 
 def replace_file(path: Path, text: str, *, mode: int | None = None) -> None:
-    """Write `text` to `path` so that whoever reads it, after a crash too, finds the old text or the new one.
+    """Write `text` to `path` so that every reader, also after a crash, sees the old text or the new one.
 
-    `mode` is that of the file; None: as it was, 600 for a new one. Raises `OSError`.
+    None as `mode` keeps the mode of the file, which is 600 if the file is new. Raise `OSError`.
     """
     target = path.resolve()
     number, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)

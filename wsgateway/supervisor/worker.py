@@ -1,10 +1,11 @@
-"""One of the processes that serve a gateway: `python -m wsgateway.supervisor.worker TELL LISTENING…`.
+"""The program of a worker process, which serves a gateway together with others. `workers` starts it.
 
-`workers` starts it.
+    python -m wsgateway.supervisor.worker TELL LISTENING…
 
-It reads its settings as one line of JSON from standard input, serves on the inherited sockets, and writes one line of
-JSON to the descriptor TELL: its `node`, or why it `failed`. With SIGUSR1 it closes its clients, and stays; it ends with
-SIGTERM, or when standard input ends with the process that started it."""
+It reads its settings as one line of JSON from standard input, serves on the inherited sockets LISTENING, and writes one
+line of JSON to the descriptor TELL: its `node`, or why it `failed`. SIGUSR1 closes its connections, and the process
+goes on. It ends with SIGTERM, or when standard input ends because the process that started it has ended.
+"""
 
 import asyncio
 import json
@@ -24,10 +25,10 @@ from wsgateway.server.serving import serving
 
 
 def main(tell: int, *listening: int) -> int:
-    """Serve; the exit code: 0, or 3 if the start failed."""
+    """Serve. Return the exit code: 0, or 3 if the start failed."""
     for descriptor in (tell, *listening):
-        os.set_inheritable(descriptor, False)  # what a listener starts must not hold them
-    sys.path.insert(0, str(Path.cwd()))  # where a listener is looked for
+        os.set_inheritable(descriptor, False)  # a process that the listener starts must not hold them open
+    sys.path.insert(0, str(Path.cwd()))  # listeners are imported from the working folder
     log_to_terminal()
     mask_queries()
     limit_repeats()
@@ -58,10 +59,11 @@ async def _serve(settings: Settings, listening: list[socket.socket], tell: int) 
         os.write(tell, json.dumps({"node": gateway.cluster.node}).encode() + b"\n")
         os.close(tell)
         await stop.wait()
+    await asyncio.gather(*draining)
 
 
 def _until_orphaned(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
-    """Stop when the process that started this one has gone; if it went while this one was stopping, end now."""
+    """Stop when the process that started this one has ended. If this one is stopping already, end it immediately."""
     os.read(sys.stdin.fileno(), 1)
     if stop.is_set():
         flush_log()
@@ -69,7 +71,7 @@ def _until_orphaned(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> Non
     try:
         loop.call_soon_threadsafe(stop.set)
     except RuntimeError:
-        pass  # the loop has ended
+        pass  # the loop is closed
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
-"""Several processes that serve one gateway on one port: started, replaced when they die or are rolled, ended. Each is
-`python -m wsgateway.supervisor.worker`, which inherits the listening socket; a broker carries messages between them."""
+"""The worker processes that serve one gateway on one port: started, replaced when they die or are rolled, and ended.
+
+Each runs `python -m wsgateway.supervisor.worker` and inherits the listening sockets. A broker carries messages between
+them.
+"""
 
 import asyncio
 import contextlib
@@ -10,7 +13,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from socket import socket
 from tempfile import TemporaryDirectory
@@ -18,29 +21,31 @@ from tempfile import TemporaryDirectory
 from wsgateway.cluster.cluster import Cluster
 from wsgateway.config.grace import seconds_to_stop
 from wsgateway.config.settings import Settings
-from wsgateway.config.values import plain_value
 from wsgateway.exceptions import ConfigError, StartError
 from wsgateway.server.binding import bind, unbind, url_of
 from wsgateway.supervisor.observer import Observer
 
 START_TIMEOUT = 30.0
-"""Seconds until a worker has to serve."""
+"""Seconds that a worker may take to start."""
 
 QUICK = 5.0
-"""Seconds: a worker that dies earlier than that has hardly begun."""
+"""Seconds. A worker that dies within them after its start has died quickly."""
 
 MAX_QUICK = 5
-"""Workers that may die quickly one after the other; then it is given up."""
+"""Workers that may die quickly one after the other. After them the gateway has failed."""
 
 END_TIMEOUT = 5.0
-"""Seconds that a worker has to end which could not start."""
+"""Seconds that a worker has to end if it could not start."""
 
 BACKOFF = 0.25
+"""Seconds until the next worker is started after two died quickly. They double with every further one."""
+
 MAX_BACKOFF = 5.0
+"""The maximum of these seconds."""
 
 
 class Worker:
-    """One process. `node` is its id among those of the gateway."""
+    """One worker process. `node` is the id of its node."""
 
     def __init__(self, process: asyncio.subprocess.Process, node: str, grace: float) -> None:
         self.process = process
@@ -49,33 +54,33 @@ class Worker:
         self._grace = grace
         self._is_ending = False
 
-    def tell(self, number: signal.Signals) -> None:
-        """Send it a signal, if it is there yet."""
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal to the process, unless it has ended."""
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(number)
 
     def end(self) -> None:
-        """Let it close its clients and end. May be called twice: a second signal would end it at once."""
-        if not self._is_ending:
+        """Let the worker close its connections and end. May be called twice."""
+        if not self._is_ending:  # a second signal would end the process immediately
             self._is_ending = True
-            self.tell(signal.SIGTERM)
+            self.send_signal(signal.SIGTERM)
 
     async def stop(self) -> None:
-        """`end`, and wait; end it where it does not."""
+        """Call `end`, and wait until the process has ended. Kill it if it takes too long."""
         self.end()
         await _end(self.process, self._grace)
 
 
 async def start_worker(settings: Settings, listening: Sequence[socket]) -> Worker:
-    """A worker that serves. Raises `StartError` with its reason."""
+    """Start a worker, and return it once it serves. Raise `StartError` with the worker's reason."""
     try:
         return await _start_worker(settings, listening)
-    except (OSError, ValueError) as exc:  # no descriptor is left, or it said what is no JSON
+    except (OSError, ValueError) as exc:  # no descriptor is left, or the worker's line is not JSON
         raise StartError(f"a worker cannot be started: {getattr(exc, 'strerror', None) or exc}") from exc
 
 
 async def _start_worker(settings: Settings, listening: Sequence[socket]) -> Worker:
-    told, tell = os.pipe()
+    report, tell = os.pipe()
     try:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -83,33 +88,33 @@ async def _start_worker(settings: Settings, listening: Sequence[socket]) -> Work
             "wsgateway.supervisor.worker",
             str(tell),
             *(str(sock.fileno()) for sock in listening),
-            stdin=asyncio.subprocess.PIPE,  # which it reads to its end: when this process is gone, so is the worker
+            stdin=asyncio.subprocess.PIPE,  # it ends with this process, and then the worker ends, too
             pass_fds=(tell, *(sock.fileno() for sock in listening)),
-            start_new_session=True,  # Ctrl-C in a terminal is this process's to handle
+            start_new_session=True,  # this process handles Ctrl-C in a terminal
         )
     except BaseException:
-        os.close(told)
+        os.close(report)
         raise
     finally:
         os.close(tell)
     try:
         assert process.stdin is not None
-        process.stdin.write(json.dumps(_described(settings)).encode() + b"\n")
+        process.stdin.write(json.dumps(asdict(settings)).encode() + b"\n")
         async with asyncio.timeout(START_TIMEOUT):
-            said = json.loads(await _read_line(told) or b"{}")
+            answer = json.loads(await _read_line(report) or b"{}")
     except BaseException as exc:
         await _end(process, 0)
         if isinstance(exc, TimeoutError):
             raise StartError(f"a worker did not serve within {START_TIMEOUT:g} s") from exc
         raise
-    if "node" not in said:
+    if "node" not in answer:
         await _end(process, END_TIMEOUT)
-        raise StartError(said.get("failed") or f"a worker ended with {process.returncode} before it served")
-    return Worker(process, said["node"], seconds_to_stop(settings) + 1)
+        raise StartError(answer.get("failed") or f"a worker ended with {process.returncode} before it served")
+    return Worker(process, answer["node"], seconds_to_stop(settings) + 1)
 
 
 async def _end(process: asyncio.subprocess.Process, seconds: float) -> None:
-    """Wait until it has ended, which it does by itself; it is killed where it takes more than `seconds`."""
+    """Wait until the process has ended. Kill it if that takes more than `seconds`."""
     try:
         async with asyncio.timeout(seconds):
             await process.wait()
@@ -120,7 +125,7 @@ async def _end(process: asyncio.subprocess.Process, seconds: float) -> None:
 
 
 async def _read_line(descriptor: int) -> bytes:
-    """The first line that is written to the pipe, which is closed then; nothing if it ends before."""
+    """Return the first line that is written to the pipe, empty if the pipe ends before. Close it."""
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader()
     pipe = os.fdopen(descriptor, "rb", 0)
@@ -131,13 +136,11 @@ async def _read_line(descriptor: int) -> bytes:
         transport.close()
 
 
-def _described(settings: Settings) -> dict[str, object]:
-    """`settings` as a worker reads them."""
-    return {spec.name: plain_value(getattr(settings, spec.name)) for spec in fields(settings)}
-
-
 class Workers:
-    """The workers of one gateway. `gave_up` is told why, when they die one after the other."""
+    """Starts the workers of one gateway, and replaces those that die.
+
+    If too many die quickly one after the other it calls `gave_up` with the reason, and starts no more.
+    """
 
     def __init__(
         self, settings: Settings, listening: Sequence[socket], observer: Observer, gave_up: Callable[[str], None]
@@ -157,37 +160,37 @@ class Workers:
         return [worker.process.pid for worker in self._workers]
 
     async def start(self) -> None:
-        """Start all. Raises `StartError` if one does not start."""
+        """Start all workers. Raise `StartError`, and end all, if one cannot start."""
         starting = [start_worker(self._settings, self._listening) for _ in range(self._settings.workers)]
-        found = await asyncio.gather(*starting, return_exceptions=True)
-        for worker in found:
+        started = await asyncio.gather(*starting, return_exceptions=True)
+        for worker in started:
             if isinstance(worker, Worker):
-                self._adopt(worker)
-        for error in found:
+                self._add(worker)
+        for error in started:
             if isinstance(error, BaseException):
                 await self.aclose()
                 raise error
 
     async def roll(self) -> None:
-        """Replace one after the other: the new one serves before the old one is told to end. Raises `StartError`."""
+        """Replace the workers one after the other: each new one serves before the old one ends. Raise `StartError`."""
         for old in tuple(self._workers):
             if self._is_ending:
                 return
             if old not in self._workers:
-                continue  # it has died, and is replaced
+                continue  # it has died, and `_watch` replaces it
             new = await start_worker(self._settings, self._listening)
-            if old not in self._workers or self._is_ending:  # meanwhile
+            if old not in self._workers or self._is_ending:  # since the new one was started
                 await new.stop()
                 continue
-            self._adopt(new)
+            self._add(new)
             self._workers.remove(old)
             self._log.info("worker %d takes the place of %d", new.process.pid, old.process.pid)
             await old.stop()
 
     async def drain(self) -> None:
-        """Let all close their clients, and stay. Waits until they have."""
+        """Let all workers close their connections, but not end. Wait until they have."""
         for worker in self._workers:
-            worker.tell(signal.SIGUSR1)
+            worker.send_signal(signal.SIGUSR1)
         cluster = self._observer.cluster
         if isinstance(cluster, Cluster):
             with contextlib.suppress(TimeoutError):
@@ -195,13 +198,13 @@ class Workers:
                     await cluster.have_left([worker.node for worker in self._workers])
 
     def begin_end(self) -> None:
-        """Tell all to end, and start no more; `aclose` has to follow. A roll ends early."""
+        """Let all workers end, and start no more. A roll ends early. `aclose` has to follow."""
         self._is_ending = True
         for worker in self._workers:
             worker.end()
 
     async def aclose(self) -> None:
-        """End all, at once. May be called twice."""
+        """End all workers concurrently. May be called twice."""
         self._is_ending = True
         for task in tuple(self._watching):
             task.cancel()
@@ -210,14 +213,14 @@ class Workers:
         workers, self._workers = self._workers, []
         await asyncio.gather(*(worker.stop() for worker in workers))
 
-    def _adopt(self, worker: Worker) -> None:
+    def _add(self, worker: Worker) -> None:
         self._workers.append(worker)
         task = asyncio.create_task(self._watch(worker))
         self._watching.add(task)
         task.add_done_callback(self._watching.discard)
 
     async def _watch(self, worker: Worker) -> None:
-        """Replace `worker` when it dies unasked."""
+        """Replace `worker` when it dies."""
         code = await worker.process.wait()
         if self._is_ending or worker not in self._workers:
             return
@@ -235,7 +238,7 @@ class Workers:
             if self._quick > 1:
                 await asyncio.sleep(min(MAX_BACKOFF, BACKOFF * 2 ** (self._quick - 2)))
             try:
-                self._adopt(await start_worker(self._settings, self._listening))
+                self._add(await start_worker(self._settings, self._listening))
                 return
             except StartError as exc:
                 self._log.error("a worker does not start: %s", exc)
@@ -246,9 +249,11 @@ class Workers:
 async def serving_workers(
     observer: Observer, settings: Settings, gave_up: Callable[[str], None]
 ) -> AsyncIterator[tuple[str, Workers]]:
-    """Serve as `settings` say, by processes; their URL and they. `observer` watches them. Raises `StartError`."""
-    if not isinstance(settings.listener, str | None):
-        raise StartError("workers: with several the listener has to be named, as package.module:Name")
+    """Serve as `settings` say with worker processes. Yield the URL and the workers. Raise `StartError`.
+
+    `observer` is the gateway that they serve, and sees them through the broker.
+    """
+    assert isinstance(settings.listener, str | None)  # settings of a file name it
     try:
         listening = await asyncio.to_thread(bind, settings)
     except StartError as exc:
@@ -263,12 +268,12 @@ async def serving_workers(
             await observer.start(broker)
             await workers.start()
             yield url, workers
-        except (ConfigError, StartError) as exc:  # the former when what the broker needs is not installed
+        except (ConfigError, StartError) as exc:  # ConfigError: the broker's library is not installed
             observer.fail(str(exc))
             raise StartError(str(exc)) from exc
         finally:
             for sock in listening:
-                sock.close()  # else new clients would wait in its queue, which nobody empties any more
+                sock.close()  # else new clients would wait in its queue, from which no process accepts them
             await workers.aclose()
             await observer.stop()
             unbind(settings, listening)

@@ -1,11 +1,11 @@
-// What makes the pages live. Without it they work all the same: forms and links are plain.
+// Keeps the pages live. They work without it, because forms and links are plain.
 "use strict";
 
 const { gateway, connection } = document.body.dataset;
 const KEPT = 120; // seconds in a chart
 const series = new Map(); // by gateway: times and rates
 let before = null;
-let states = null; // none is known yet: what the server has put into the page may be old
+let states = null; // unknown until the first push, because the page may be older
 
 function text(selector, root, value) {
   for (const found of root.querySelectorAll(selector)) found.textContent = value;
@@ -17,10 +17,10 @@ function clock(seconds) {
   return (days ? `${days}d ` : "") + `${pair((seconds % 86400) / 3600)}:${pair((seconds % 3600) / 60)}:${pair(seconds % 60)}`;
 }
 
-// The rates of each gateway since what was pushed before; a restarted one begins at zero
+// Computes the rates of each gateway since the push before. A restarted gateway begins at zero
 function measured(pushed) {
   const seconds = before ? pushed.now - before.now : 0;
-  if (before && seconds < 0.9) return false; // pushed because something changed, too early for a rate
+  if (before && seconds < 0.9) return false; // something changed, too early for a rate
   for (const now of pushed.gateways) {
     const last = before && before.gateways.find((found) => found.id === now.id);
     const rate = (name) => (last && seconds ? Math.max(0, now[name] - last[name]) / seconds : null);
@@ -77,8 +77,8 @@ function drawCharts() {
   };
   return [
     make("Connections", ["connections"], ["open"]),
-    make("Messages a second", ["in", "out"], ["in", "out"]),
-    make("Dropped a second", ["dropped"], ["dropped"]),
+    make("Messages per second", ["in", "out"], ["in", "out"]),
+    make("Dropped per second", ["dropped"], ["dropped"]),
     make("Time of a hook, ms", ["hook"], ["mean"]),
   ];
 }
@@ -145,20 +145,20 @@ function watch() {
   };
 }
 
-// What is refreshed stays itself and changes what is in it: a change that comes meanwhile waits at it.
-// What is ticked, and where the log was scrolled to, outlast a refresh
-let ticked = new Set();
+// A refresh replaces the content of an element and not the element, so that a change that comes meanwhile waits for it.
+// Selected boxes and the position in the log survive a refresh
+let selected = new Set();
 let scrolled = null;
 let focused = null;
 const nameOf = (element) => [element.tagName, element.id, element.name, element.value, element.href, element.formAction].join();
 document.addEventListener("htmx:beforeSwap", (event) => {
   const target = event.detail.target;
-  ticked = new Set(Array.from(target.querySelectorAll("input:checked"), (box) => box.value));
+  selected = new Set(Array.from(target.querySelectorAll("input:checked"), (box) => box.value));
   scrolled = target.id === "log" ? target.scrollTop + target.clientHeight > target.scrollHeight - 20 ? Infinity : target.scrollTop : null;
   focused = target.contains(document.activeElement) ? nameOf(document.activeElement) : null;
 });
 document.addEventListener("htmx:afterSwap", () => {
-  for (const box of document.querySelectorAll("tbody input[type=checkbox]")) if (ticked.has(box.value)) box.checked = true;
+  for (const box of document.querySelectorAll("tbody input[type=checkbox]")) if (selected.has(box.value)) box.checked = true;
   const again = focused && Array.from(document.querySelectorAll("main a, main button, main input, #log")).find((found) => nameOf(found) === focused);
   if (again) again.focus({ preventScroll: true });
   const log = document.getElementById("log");

@@ -1,0 +1,83 @@
+"""Which access the sender of a request to the panel has: by the application's guard, a login, or as a local caller."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from starlette.requests import HTTPConnection
+from starlette.responses import Response
+
+from wsgateway.admin.credentials import Credentials
+from wsgateway.admin.sessions import MAX_AGE, Login, Sessions, date_of_cookies
+from wsgateway.admin.visit import Visit
+from wsgateway.auth.admin import Access
+from wsgateway.exceptions import Refusal, Refused
+
+HostGuard = Callable[[HTTPConnection], Awaitable[Access] | Access]
+"""A guard of the application that mounts the panel. It returns the access of the sender of a request."""
+
+NOT_LOCAL = (
+    "No password is set, so that only callers on this host are let in (local_access), and {}. To let others in, run: "
+    "wsgateway password (for a mounted panel give it password_hash or guard)."
+)
+
+
+class Authentication:
+    """Decides which access a request has, and keeps the logins of browsers."""
+
+    def __init__(self, credentials: Credentials, guard: HostGuard | None) -> None:
+        self._credentials = credentials
+        self._guard = guard
+        self.sessions = Sessions(credentials.secret, lambda nonce: credentials.passwords.has_ended(nonce))
+
+    @property
+    def is_guarded(self) -> bool:
+        """Whether the application decides who has access."""
+        return self._guard is not None
+
+    @property
+    def asks_for_password(self) -> bool:
+        if self._guard is not None:
+            return False
+        return self._credentials.passwords.is_set() or self._credentials.rules.has_token
+
+    def login_of(self, connection: HTTPConnection) -> Login | None:
+        return self.sessions.read(connection.cookies.get(connection.scope["wsgateway.cookie"], ""))
+
+    async def access_of(self, connection: HTTPConnection) -> Access:
+        """Return the access of the sender. Raise `Refused` if nobody has any from there."""
+        rules = self._credentials.rules
+        refusal = rules.check_page(connection.scope)
+        if refusal is not None:
+            raise Refused.of(refusal)
+        if self._guard is not None:
+            access = self._guard(connection)
+            return Access(await access if isinstance(access, Awaitable) else access)
+        if self.asks_for_password:
+            login = self.login_of(connection)
+            return Access.NONE if login is None else login.access
+        reason = rules.why_not_local(connection.scope)
+        if reason is not None:
+            raise Refused.of(Refusal(403, "local_access", NOT_LOCAL.format(reason)))
+        return Access.FULL
+
+    async def access_for(self, password: str) -> Access:
+        """Return the access that `password`, or a token in its place, gives."""
+        return await self._credentials.access_for(password)
+
+    def remember(self, response: Response, visit: Visit, login: Login) -> None:
+        """Let the browser keep `login`."""
+        response.set_cookie(
+            visit.cookie,
+            self.sessions.cookie_of(login),
+            max_age=MAX_AGE,
+            secure=visit.request.url.scheme == "https",
+            httponly=True,
+            samesite="strict",
+        )
+
+    async def end(self, login: Login) -> None:
+        """Log `login` out, also in other processes with the same password file, and after a restart."""
+        self.sessions.end(login)
+        if login.access is not Access.NONE:
+            now = date_of_cookies()
+            await asyncio.to_thread(self._credentials.passwords.keep_ended, login.nonce, now=now, until=now + MAX_AGE)

@@ -1,0 +1,256 @@
+"""What each operation of the REST interface does. `rest` lists the operations, and who may ask for them."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from typing import Any
+
+from msgspec import UNSET, Struct
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from wsgateway.config.values import Startup
+from wsgateway.exceptions import Refusal, Refused, StartError
+from wsgateway.gateway.http.problems import answer, query_int, read_fields
+from wsgateway.gateway.http.send import push, read_request
+from wsgateway.gateway.shapes import (
+    ConnectionList,
+    Drained,
+    GatewayInfo,
+    GatewayList,
+    LogLines,
+    NodeList,
+    encoded,
+)
+from wsgateway.logs import LEVELS, tail
+from wsgateway.supervisor.instance import Embedded, Instance
+from wsgateway.supervisor.supervisor import Supervisor
+
+MAX_BODY = 1048576
+"""Bytes of a body."""
+
+MAX_WAIT = 60.0
+"""Seconds that a request may wait for the action that it begins."""
+
+AT_ONCE = 0.05
+"""Seconds that every request waits, so that a mistake is its answer although it does not ask to wait."""
+
+RATE_INTERVAL = 1.0
+"""Seconds between two events of the stream."""
+
+
+MAX_PAGE = 1000
+"""Connections in one answer."""
+
+MAX_OFFSET = 2**31
+
+MAX_LINES = 1000
+"""Lines of the log in one answer."""
+
+NO_CONNECTION = Refusal(404, "unknown_connection", "no connection with that id is open", "wrong-path")
+
+
+class Handlers:
+    """The operations, over one supervisor."""
+
+    def __init__(self, supervisor: Supervisor, describe: Callable[[], dict[str, Any]]) -> None:
+        """`describe` returns the OpenAPI document."""
+        self._supervisor = supervisor
+        self._describe = describe
+
+    # Gateways
+
+    async def list_gateways(self, _: Request) -> Response:
+        return answer(await self._list())
+
+    async def show_gateway(self, request: Request) -> Response:
+        return answer(await gateway_info(self._find(request), has_settings=True))
+
+    async def create_gateway(self, request: Request) -> Response:
+        fields = await read_fields(request, MAX_BODY)
+        gateway_id = fields.pop("id", None)
+        if not isinstance(gateway_id, str):
+            raise Refused.of(Refusal(422, "body", "id: the new gateway needs one, a text", "bad-body"))
+        self._supervisor.check_remote_changes(fields)
+        _seconds_to_wait(request)  # a mistake in it is found before anything is created
+        settings = {name: value for name, value in fields.items() if value is not None}
+        created = await self._supervisor.create(gateway_id.strip(), settings)
+        is_done = True
+        if created.settings.startup is Startup.AUTOMATIC:
+            try:
+                is_done = await self._run_action(request, self._supervisor.start(created.id))
+            except StartError:
+                pass  # it is created; its state and failure say why it does not run
+        info = await gateway_info(self._supervisor.find(created.id), has_settings=True)
+        return answer_action(request, info, is_done=is_done, status=201)
+
+    async def edit_gateway(self, request: Request) -> Response:
+        edited = self._find(request)
+        changes = await read_fields(request, MAX_BODY)
+        self._supervisor.check_remote_changes(changes, before=edited)
+        return await self._change(request, self._supervisor.edit(edited.id, changes))
+
+    async def delete_gateway(self, request: Request) -> Response:
+        deleted = self._find(request)
+        if await self._run_action(request, self._supervisor.delete(deleted.id)):
+            return Response(status_code=204)
+        return answer_action(request, await gateway_info(deleted), is_done=False)
+
+    async def start_gateway(self, request: Request) -> Response:
+        return await self._change(request, self._supervisor.start(self._find(request).id))
+
+    async def stop_gateway(self, request: Request) -> Response:
+        return await self._change(request, self._supervisor.stop(self._find(request).id))
+
+    async def restart_gateway(self, request: Request) -> Response:
+        return await self._change(request, self._supervisor.restart(self._find(request).id))
+
+    async def roll_gateway(self, request: Request) -> Response:
+        return await self._change(request, self._supervisor.roll(self._find(request).id))
+
+    async def reload(self, request: Request) -> Response:
+        is_done = await self._run_action(request, self._supervisor.reload())
+        return answer_action(request, await self._list(), is_done=is_done)
+
+    async def drain(self, request: Request) -> Response:
+        before = await self._count_connections()
+        is_done = await self._run_action(request, self._supervisor.drain())
+        closed = max(0, before - await self._count_connections())
+        return answer_action(request, Drained(closed, (await self._list()).gateways), is_done=is_done)
+
+    def _find(self, request: Request) -> Instance | Embedded:
+        return self._supervisor.find(request.path_params["gateway_id"])
+
+    async def _list(self) -> GatewayList:
+        return GatewayList([await gateway_info(supervised) for supervised in self._supervisor.all()])
+
+    async def _count_connections(self) -> int:
+        totals = [await supervised.gateway.inspector.totals() for supervised in self._supervisor.all()]
+        return int(sum(counts["connections"] for counts in totals))
+
+    async def _change(self, request: Request, action: Coroutine[Any, Any, None]) -> Response:
+        """Run `action`, and answer with the gateway as it is then."""
+        is_done = await self._run_action(request, action)
+        return answer_action(request, await gateway_info(self._find(request), has_settings=True), is_done=is_done)
+
+    async def _run_action(self, request: Request, action: Coroutine[Any, Any, None]) -> bool:
+        """Begin `action`, wait for it as many seconds as `?wait=` says, and return whether it is done.
+
+        Raise what it raised. It is always waited for `AT_ONCE`, because what refuses it (an unknown id, a wrong
+        setting) has to be the answer also without `wait`.
+        """
+        try:
+            seconds = _seconds_to_wait(request)
+        except Refused:
+            action.close()
+            raise
+        task = self._supervisor.begin(action)
+        await asyncio.wait({task}, timeout=max(seconds, AT_ONCE))
+        if task.done():
+            task.result()
+        return task.done()
+
+    # Nodes and connections
+
+    async def list_nodes(self, request: Request) -> Response:
+        return answer(NodeList(await self._find(request).gateway.inspector.nodes()))
+
+    async def list_connections(self, request: Request) -> Response:
+        inspector = self._find(request).gateway.inspector
+        offset = query_int(request, "offset", 0, 0, MAX_OFFSET)
+        limit = query_int(request, "limit", 100, 1, MAX_PAGE)
+        total, page = await inspector.page(request.query_params.get("search", ""), offset, limit)
+        return answer(ConnectionList(total, offset, limit, page))
+
+    async def show_connection(self, request: Request) -> Response:
+        info = await self._find(request).gateway.inspector.describe(request.path_params["connection_id"])
+        if info is None:
+            raise Refused.of(NO_CONNECTION)
+        return answer(info)
+
+    async def close_connection(self, request: Request) -> Response:
+        inspector = self._find(request).gateway.inspector
+        if not (await inspector.close([request.path_params["connection_id"]], 1000, "")).closed:
+            raise Refused.of(NO_CONNECTION)
+        return Response(status_code=204)
+
+    async def close_connections(self, request: Request) -> Response:
+        inspector = self._find(request).gateway.inspector
+        ids, code, reason = _read_close(await read_fields(request, MAX_BODY))
+        try:
+            return answer(await inspector.close(ids, code, reason))
+        except ValueError as exc:
+            raise Refused.of(Refusal(422, "body", str(exc), "bad-body")) from exc
+
+    async def send(self, request: Request) -> Response:
+        gateway = self._find(request).gateway
+        return answer(await push(gateway, read_request(await read_fields(request, MAX_BODY))))
+
+    # The log and the stream
+
+    async def show_log(self, request: Request) -> Response:
+        count = query_int(request, "lines", 100, 1, MAX_LINES)
+        gateway_id = request.query_params.get("gateway")
+        level = request.query_params.get("level", "INFO").upper()
+        if level not in LEVELS:
+            raise Refused.of(Refusal(422, "query", f"level: it has to be one of {', '.join(LEVELS)}", "bad-body"))
+        return answer(LogLines(await asyncio.to_thread(tail, count, gateway=gateway_id, level=level)))
+
+    async def events(self, _: Request) -> Response:
+        return StreamingResponse(self._stream(), media_type="text/event-stream", headers={"cache-control": "no-store"})
+
+    async def _stream(self) -> AsyncIterator[str]:
+        while not self._supervisor.closing.is_set():
+            yield f"event: gateways\ndata: {encoded(await self._list()).decode()}\n\n"
+            await self._supervisor.changed(RATE_INTERVAL)
+
+    async def description(self, _: Request) -> Response:
+        return JSONResponse(self._describe())
+
+
+def answer_action(request: Request, shape: Struct, *, is_done: bool, status: int = 200) -> Response:
+    """Return `shape` with `status`, or with 202 and the path to watch if the action is not done yet."""
+    if is_done:
+        return answer(shape, status)
+    return answer(shape, 202, headers={"location": request.url.path})
+
+
+async def gateway_info(supervised: Instance | Embedded, *, has_settings: bool = False) -> GatewayInfo:
+    """Return what the gateway does in all its processes, and with `has_settings` its settings without secrets."""
+    gateway, settings = supervised.gateway, supervised.settings
+    totals = await gateway.inspector.totals()
+    return GatewayInfo(
+        id=gateway.id,
+        state=supervised.state,
+        failure=gateway.failure or None,
+        url=supervised.url or None,
+        port=settings.port,
+        startup=settings.startup,
+        editable=supervised.is_editable,
+        connections=int(totals["connections"]),
+        messages_in=int(totals["in"]),
+        messages_out=int(totals["out"]),
+        dropped=int(totals["dropped"]),
+        settings=settings.shown() if has_settings else UNSET,
+    )
+
+
+def _read_close(fields: Mapping[str, Any]) -> tuple[list[str] | None, int, str]:
+    """Return ids, code, and reason of the connections to close; None as ids is all of them. Raise `Refused`."""
+    ids, is_all = fields.get("connections"), fields.get("all", False)
+    code, reason = fields.get("code", 1000), fields.get("reason", "")
+    if not (is_all is True and ids is None) and not (is_all is False and isinstance(ids, list)):
+        raise Refused.of(Refusal(422, "body", 'say which: {"connections": [ids]} or {"all": true}', "bad-body"))
+    if not isinstance(code, int) or isinstance(code, bool) or not isinstance(reason, str):
+        raise Refused.of(Refusal(422, "body", "code is a number, reason a text", "bad-body"))
+    return None if ids is None else [str(item) for item in ids], code, reason
+
+
+def _seconds_to_wait(request: Request) -> float:
+    text = request.query_params.get("wait", "0")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= MAX_WAIT:
+        raise Refused.of(Refusal(422, "query", f"wait: seconds, from 0 to {MAX_WAIT:g}", "bad-body"))
+    return seconds
