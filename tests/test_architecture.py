@@ -73,6 +73,7 @@ ROOMS = {
         "attributes",
         "lingering",
         "guards",
+        "keepalive",
         "parser",
         "socket",
         "takeover",
