@@ -115,7 +115,7 @@ def refusal_of(error: GatewayError) -> Refusal | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
+class SendGuard:
     """Who may push through one gateway on the data port, how often, and how much at once."""
 
     gateway: SendGateway
