@@ -43,7 +43,7 @@ Headers of tracing are among them, because a caller in development sends none, a
 
 
 def forwarded_header(headers: HeaderPairs) -> str | None:
-    """Return the name of a header that a proxy has added; None if no header is one. No page can set one in a handshake."""
+    """Return the name of a header that a proxy has added, or None. No page can set such a header in a handshake."""
     for name, _ in headers:
         if _is_cached_added(name) if len(name) <= MAX_CACHED else _is_added(name):
             return name.decode("latin-1")

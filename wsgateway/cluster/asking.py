@@ -141,9 +141,9 @@ class Asks:
             text = "node %s asked for %s: %r"
             log = self._log.limited(f"failed {ask.operation}")
             log.error(text, ask.origin, ask.operation, exc, exc_info=exc)
-            error = "it failed, the log of that node has the reason"
+            error = "it failed there, the log has the reason"
         if not self._reply(ask, value, error):
-            self._reply(ask, None, "its answer cannot be sent, the log of that node has the reason")
+            self._reply(ask, None, "its answer cannot be sent, the log has the reason")
 
     def _reply(self, ask: Ask, value: Any, error: str) -> bool:
         short = error[:MAX_ERROR]
