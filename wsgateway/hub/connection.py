@@ -289,7 +289,7 @@ class Connection:
         deflates: bool = False,
         after: "Callable[[Connection], None] | None" = None,
     ) -> None:
-        """Pass messages to `write`, each after a call of `after`, compressed if `deflates`. If it is None, queue them."""
+        """Pass messages to `write`, each after a call of `after`, compressed if `deflates`; if it is None, queue."""
         self._settle = after
         self._deflates = deflates
         self._write = write
