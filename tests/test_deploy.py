@@ -299,7 +299,7 @@ async def test_a_roll_answers_every_call(proxy: Proxy, tmp_path: Path) -> None:
     async with posting(proxy, "ipc", tmp_path) as ((served,), statuses):
         served.process.send_signal(signal.SIGUSR2)
         with anyio.fail_after(120):
-            while len(replaced := re.findall(r"takes the place of (\d+)", served.stderr)) < 2:
+            while len(replaced := re.findall(r"replaces worker (\d+)", served.stderr)) < 2:
                 await anyio.sleep(0.02)
             while any(Path(f"/proc/{pid}").exists() for pid in replaced):
                 await anyio.sleep(0.02)

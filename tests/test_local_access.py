@@ -252,7 +252,7 @@ async def test_no_page_holds_a_key(with_key: bool) -> None:
     [
         ({"local_access": True}, logging.INFO, "answer local callers only (local_access)"),
         ({"local_access": True, "allowed_hosts": "a.example"}, logging.WARNING, "although allowed_hosts is set"),
-        ({"allowed_hosts": "a.example"}, logging.INFO, "answer nobody, because allowed_hosts is set"),
+        ({"allowed_hosts": "a.example"}, logging.INFO, "refuse every caller, because allowed_hosts is set"),
     ],
 )
 async def test_a_line_at_the_start_says_what_it_means(

@@ -49,7 +49,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def url_host(host: str) -> str:
-    """Return `host`, which a server listens on, as a URL for this machine names it: `::` is `[::1]`."""
+    """Return the host of a URL for this machine, if a server listens on `host`: `[::1]` for `::`."""
     plain = host.removeprefix("[").removesuffix("]")
     plain = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(plain, plain)
     return f"[{plain}]" if ":" in plain else plain

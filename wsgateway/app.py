@@ -1,6 +1,7 @@
-"""What `uvicorn wsgateway.app:app` serves: a gateway made from `WSGATEWAY_…` variables and the settings file.
+"""The application for `uvicorn wsgateway.app:app`: a gateway made from `WSGATEWAY_…` variables and the settings file.
 
-They are read when the server starts, not when this module is imported."""
+The settings are read when the server starts, not when this module is imported.
+"""
 
 import os
 import sys

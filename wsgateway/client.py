@@ -75,7 +75,7 @@ async def asend(
     api_key: str | None = None,
     timeout: float = 10.0,  # noqa: ASYNC109  passed to the blocking call, which has no cancellation
 ) -> Sent:
-    """`send` for `async` code."""
+    """Call `send` in a thread, for `async` code."""
 
     def call() -> Sent:
         return send(url, message, id=id, connections=connections, data=data, api_key=api_key, timeout=timeout)
@@ -139,7 +139,7 @@ class connect(websockets_connect):  # noqa: N801  as in websockets, where it is 
 async def handshake(url: str, *, origin: str | None = None, timeout: float = 10.0) -> tuple[int, str]:  # noqa: ASYNC109
     """Make a WebSocket handshake at `url`, close the connection, and return the status and text of the answer.
 
-    The text is empty for 101. `origin` is that of a page; without one, the handshake is not a browser's. `timeout` is
+    The text is empty for 101. `origin` is the origin of a page; a client other than a browser sends none. `timeout` is
     in seconds. Raise `ValueError` if `url` is not an HTTP or WebSocket URL, `OSError` if the server does not answer.
     """
     try:

@@ -1,4 +1,4 @@
-"""How many files and sockets this process may have open. Windows has no such limit."""
+"""The limit on open files and sockets of this process. Windows has no such limit."""
 
 from contextlib import suppress
 
@@ -17,7 +17,7 @@ def most_files() -> int:
 
 
 def most_files_allowed() -> int:
-    """Return how many this process may ask for, the hard limit."""
+    """Return how many files and sockets this process may ask for, the hard limit."""
     return _limits()[1]
 
 

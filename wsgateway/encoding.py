@@ -70,7 +70,7 @@ class _Plain:
         self._outer: set[int] = set()  # ids of the containers around the current value
         self._unknown: dict[
             int, tuple[bytes, object]
-        ] = {}  # values that msgspec left to us, by the id of their placeholder
+        ] = {}  # values that msgspec cannot convert, by the id of their placeholder
 
     def convert(self, value: object) -> Any:
         """Return `value` as JSON's own values. Raise `_Fault`."""
@@ -187,7 +187,7 @@ def _scalar_text(value: object) -> str | None:
 
 
 def _key(key: object) -> object:
-    """Return `key` as the encoder takes it. Raise `_Fault` without a step, because the dict is wrong."""
+    """Return `key` as the encoder accepts it. Raise `_Fault` without a step, because the dict is wrong."""
     if isinstance(key, float):
         return _checked_float(key, "has a key that")
     if key is None or isinstance(key, (str, int)):

@@ -1,7 +1,7 @@
 """The errors of the package, and the refusals that some of them carry. Knows nothing of the rest of the package.
 
 GatewayError
-├── ConfigError          settings that cannot be used, with every mistake at once
+├── ConfigError          settings that cannot be used, with every mistake
 │   ├── SettingForbidden settings that may not be changed remotely
 │   └── UnknownSetting   arguments that are not settings (also a TypeError)
 ├── ListenerError        a listener that cannot be found, loaded, or made, or that has no hook
@@ -17,7 +17,7 @@ GatewayError
 ├── BrokerError          a broker that cannot be reached, or whose connection was lost
 ├── EnvelopeError        bytes from a broker, or for one, that are not a valid envelope
 ├── NodeError            another node did not do what it was asked
-│   └── NodeLate         it did not answer in time, and may still act on the request
+│   └── NodeLate         another node did not answer in time; it may still act on the request
 └── MessageError         a message that cannot be encoded or decoded (also a ValueError)
 """
 
@@ -218,8 +218,8 @@ class HookError(GatewayError):
         if self.hook != "on_message":
             return f"the listener failed in {self.hook}; the log has the reason"
         return (
-            "the listener failed in on_message for a message without a connection (event.conn is None), and nobody "
-            "received it; the log has the reason"
+            "the listener failed in on_message for a message without a connection (event.conn is None), so the message "
+            "was not sent; the log has the reason"
         )
 
 

@@ -27,7 +27,7 @@ class Bucket:
     def allows(self, now: float, *, overdraft: int = 0) -> bool:
         """Return whether one more event is allowed at `now`, in seconds of a monotonic clock, and count it if so.
 
-        With an `overdraft`, that many more events are allowed, for which later ones wait.
+        Allow `overdraft` more events than the bucket holds. Later events have to wait longer for them.
         """
         self._left = min(self._burst, self._left + (now - self._seen) * self._rate)
         self._seen = now
@@ -63,14 +63,14 @@ class Rates:
         return bucket.allows(now)
 
     def skip(self, sender: Hashable, now: float) -> None:
-        """Discard the time until `now` for `sender`, as while its last request still runs."""
+        """Discard the time until `now` for `sender`, for example because its last request still runs."""
         bucket = self._buckets.get(sender)
         if bucket is not None:
             bucket.skip(now)
 
 
 class Backlog:
-    """Counts a queue that is bounded in messages and in bytes. An empty queue takes any message."""
+    """Counts the messages and bytes of a bounded queue. An empty queue accepts any message."""
 
     __slots__ = ("bytes", "max_bytes", "max_messages", "messages")
 

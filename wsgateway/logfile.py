@@ -31,7 +31,7 @@ LINE_COST = 100
 """Characters that are added to the length of each line, because an empty line takes memory, too."""
 
 BATCH = 200
-"""Lines that are written by one system call, at most."""
+"""Maximum number of lines that one system call writes."""
 
 FLUSH_SECONDS = 2.0
 """Seconds that a process waits for the disk when it ends."""
@@ -69,7 +69,7 @@ class SharedFile(logging.Handler):
         """Append `lines`. Count those that cannot be written."""
         pieces = [f"{line}\n".encode("utf-8", "backslashreplace") for line in lines]
         if self._is_torn:
-            pieces[0] = b"\n" + pieces[0]  # after part of a line, which a full disk left
+            pieces[0] = b"\n" + pieces[0]  # after a partial line, because the disk was full
         data = memoryview(b"".join(pieces))
         done = 0
         try:
@@ -86,7 +86,7 @@ class SharedFile(logging.Handler):
             self._close_file()
 
     def open(self) -> None:
-        """Open the file that is at the path now, after a rotation if it is full. Raise `OSError`."""
+        """Open the file at the path, and rotate it first if it is full. Raise `OSError`."""
         if self._descriptor >= 0 and not self._is_at_path():
             self._close_file()
         if self._descriptor < 0:
@@ -166,7 +166,8 @@ class SharedFile(logging.Handler):
 class LogThread(logging.Handler):
     """Passes lines to a thread that writes them to `file`, in order, so no caller waits for the disk.
 
-    If more than `MAX_WAITING` wait, a line is lost. It is counted in `failures`, as is a line that cannot be written.
+    If more than `MAX_WAITING` characters wait, a line is lost. `failures` counts lost lines and lines that cannot be
+    written.
     `flush` waits at most `FLUSH_SECONDS` until all lines are written; `logging.shutdown` calls it when the process
     ends. May be used after a fork.
     """
@@ -213,7 +214,7 @@ class LogThread(logging.Handler):
         self._lost += 1
 
     def _ensure_running(self) -> bool:
-        """Start the thread unless it runs. Return False if it cannot be started, as while the interpreter ends."""
+        """Start the thread unless it runs. Return False if it cannot be started, as when the interpreter exits."""
         if self._thread is None:
             thread = threading.Thread(target=self._run, args=(self._queue,), name="wsgateway log", daemon=True)
             try:

@@ -49,7 +49,7 @@ class Repeats:
         self._lock = threading.Lock()
         self._seen: dict[
             object, tuple[float, int]
-        ] = {}  # by kind: the time of the line written last, and the lines since
+        ] = {}  # by kind: the time of the last line that was written, and the number of lines since
 
     def more(self, kind: object, burst: int = 1) -> str | None:
         """Return None if the line is suppressed, else the suffix to add to it."""
@@ -79,9 +79,9 @@ class Log(logging.LoggerAdapter[logging.Logger]):
             super().log(level, msg, *map(_harmless, args), **kwargs)
 
     def limited(self, kind: object, burst: int = 1) -> "LimitedLog":
-        """Return a log for lines of one `kind`, of which at most `burst` are written in a second.
+        """Return a log for lines of one `kind`, of which at most `burst` are written per second.
 
-        The next line that is written contains the number of suppressed ones. A kind is a constant or a place in code,
+        The next line that is written contains the number of suppressed lines. A kind is a constant or a place in code,
         never text that a remote peer chooses, because kinds are remembered.
         """
         return LimitedLog(self, self._repeats, kind, burst)
@@ -107,7 +107,7 @@ class LimitedLog(logging.LoggerAdapter[Log]):
 
 
 def _harmless(arg: object) -> object:
-    """Return `arg`, or its escaped text if that has control characters, because the host's handlers do not escape."""
+    """Return `arg`, or its escaped text if that has control characters. The application's handlers do not escape."""
     if isinstance(arg, (int, float)):
         return arg
     text = str(arg)
@@ -212,7 +212,7 @@ def _warn_unseen() -> None:
 def tail(lines: int, *, gateway: str | None = None, level: str = "INFO") -> list[str]:
     """Return the last `lines` lines of the log file, of `gateway` and of `level` or above.
 
-    A traceback belongs to its line. Return nothing if there is no file. Blocks, so call it in a thread.
+    A traceback belongs to its line. Return an empty list if no file is configured. Blocks, so call it in a thread.
     """
     flush_log(TAIL_SECONDS)
     shown: list[str] = []
@@ -250,8 +250,10 @@ def _add_handler(handler: logging.Handler) -> None:
         logger.setLevel(logging.INFO)
     for name in ("uvicorn", "asyncio"):
         other = logging.getLogger(name)
-        if not other.handlers or isinstance(other.handlers[0].formatter, LineFormatter):  # else the host configured it
-            if name == "uvicorn" or other.level == logging.NOTSET:  # the host may have chosen a level for asyncio
+        if not other.handlers or isinstance(
+            other.handlers[0].formatter, LineFormatter
+        ):  # else the application configured it
+            if name == "uvicorn" or other.level == logging.NOTSET:  # the application may have chosen it
                 other.setLevel(logging.WARNING)
             other.addHandler(handler)
 
@@ -265,7 +267,7 @@ def limit_repeats() -> None:
 
 
 class RepeatFilter(logging.Filter):
-    """Limits warnings and errors of a logger. Those with the same first line are of one kind."""
+    """Limits warnings and errors of a logger. Lines that begin with the same text line are of one kind."""
 
     def __init__(self, repeats: Repeats | None = None) -> None:
         super().__init__()

@@ -13,7 +13,7 @@ MAX_DEPTH = 256
 """Nested arrays and objects. Deeper JSON is refused, so that no listener causes a `RecursionError`."""
 
 COMPRESS_FROM = 128
-"""Bytes from which a message is compressed; a shorter one hardly becomes smaller."""
+"""Bytes of the shortest message that is compressed, because a shorter one hardly becomes smaller."""
 
 MAX_DIGITS = 4300
 """Digits of an integer, the default limit of `int()`, because converting longer ones takes quadratic time."""
@@ -64,7 +64,7 @@ class Message:
 class Sent(NamedTuple):
     """The result of one message: how many `recipients` were chosen, and for how many it was `queued` or `dropped`.
 
-    These are the counts of the `nodes` that have answered in time. If all have, they are `complete`.
+    The counts are those of the `nodes` that answered in time. They are `complete` if every node did.
     """
 
     recipients: int

@@ -32,7 +32,7 @@ class Histogram:
 
 
 class Metrics:
-    """What has happened in one gateway since it was made. Plain attributes, changed only on its event loop."""
+    """The counters of one gateway since it was created. Plain attributes, changed only on its event loop."""
 
     def __init__(self) -> None:
         self.opens = 0
@@ -85,21 +85,21 @@ FAMILIES = {
     "bytes_in_total": ("counter", "Bytes of messages from clients."),
     "messages_out_total": ("counter", "Messages written to clients."),
     "bytes_out_total": ("counter", "Bytes of messages written to clients."),
-    "queued_total": ("counter", "Messages taken into an outbox."),
+    "queued_total": ("counter", "Messages accepted for a connection, written or queued."),
     "dropped_total": ("counter", "Messages dropped, by policy."),
     "slow_total": ("counter", "Connections closed because the client was too slow."),
-    "skipped_recipients_total": ("counter", "Named recipients not connected."),
+    "skipped_recipients_total": ("counter", "Named recipients that were not connected."),
     "hook_errors_total": ("counter", "Hooks that failed, by hook."),
     "hook_seconds": ("histogram", "Time of hooks."),
     "refusals_total": ("counter", "Refused clients and callers, by reason."),
-    "blocked_loop_total": ("counter", "Times that something blocked the event loop."),
-    "blocked_loop_seconds_total": ("counter", "How long, at least."),
+    "blocked_loop_total": ("counter", "Times that the event loop was blocked."),
+    "blocked_loop_seconds_total": ("counter", "Seconds that the event loop was blocked, at least."),
     "log_errors_total": ("counter", "Log lines that could not be written."),
     "broker_up": ("gauge", "Whether the broker is connected."),
-    "nodes": ("gauge", "Processes of the gateway that this one knows to live, itself too."),
-    "broker_sent_total": ("counter", "Messages given to the broker."),
-    "broker_received_total": ("counter", "Messages that came from the broker, own ones too."),
-    "broker_lost_total": ("counter", "Messages of other processes that never came."),
+    "nodes": ("gauge", "Nodes of the gateway that are alive, including this one."),
+    "broker_sent_total": ("counter", "Messages passed to the broker."),
+    "broker_received_total": ("counter", "Messages received from the broker, including those of this node."),
+    "broker_lost_total": ("counter", "Messages of other nodes that never arrived."),
     "broker_dropped_total": ("counter", "Messages to or from the broker that were dropped, by reason."),
 }
 """Kind and help of each family, without the prefix `wsgateway_`."""

@@ -1,5 +1,5 @@
 """A process that only publishes, such as a worker of a task queue, a cron job, or a management command. It requires the
-broker, and not the address of a gateway."""
+URL of the broker, but not the address of a gateway."""
 
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -67,7 +67,7 @@ class Publisher:
         return await publish_to_nodes(self._cluster, encoded, ids, Sent(0, 0, 0)).counted()
 
     def send(self, message: object, *, connections: Iterable[str] | None = None) -> Sent:
-        """`asend`, for code without `async`."""
+        """Call `asend` from code without `async`."""
         if self._portal is None:
             raise RuntimeError("open the publisher first: with Publisher(...) as publisher")
         portal = self._portal

@@ -70,7 +70,7 @@ class RecordingListener:
 
 
 class Client:
-    """A WebSocket client of the gateway at `url`, connected to `path`. `options` are those of `websockets.connect`."""
+    """A WebSocket client of the gateway at `url`, connected to `path`. `options` go to `websockets.connect`."""
 
     def __init__(self, url: str, path: str = "/ws", **options: Any) -> None:
         self._connecting = connect(websocket_url(url) + path, **options)

@@ -156,7 +156,7 @@ async def test_what_a_page_of_another_port_cannot_send_manages(headers: dict[str
         ("GET", "/api/gateways/chat/connections?limit=x", {}, 422, "bad-body"),
         ("DELETE", "/api/gateways/chat/connections/none", {}, 404, "wrong-path"),
         ("GET", "/api/gateways", {"authorization": "Bearer x"}, 401, "[admin] token"),
-        ("POST", "/api/drain", {"authorization": "Bearer looking"}, 403, "may only look"),
+        ("POST", "/api/drain", {"authorization": "Bearer looking"}, 403, "read-only"),
         ("POST", "/api/drain", {"origin": "http://localhost:3000"}, 403, "allowed_origins"),
     ],
 )

@@ -11,7 +11,11 @@ SCOPE = {"type": "http", "headers": [(b"host", b"localhost")], "client": ("127.0
 FORWARDED = {**SCOPE, "headers": [(b"host", b"localhost"), (b"via", b"1.1 proxy")]}
 
 REFUSALS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
-    "no key set": ({"local_access": False}, SCOPE, "this interface answers nobody, because no [admin] token is set"),
+    "no key set": (
+        {"local_access": False},
+        SCOPE,
+        "this interface refuses every caller, because no [admin] token is set",
+    ),
     "not local": ({}, FORWARDED, "without an [admin] token only local callers are answered"),
     "wrong key": ({"token": "secret"}, SCOPE, "one of the keys in [admin] token"),
 }
@@ -30,6 +34,6 @@ def test_a_refusal_of_a_gateway_names_its_settings() -> None:
     refusal = Rules(Settings()).check_caller(SCOPE)
     assert isinstance(refusal, Refusal)
     assert refusal.detail == (
-        "this gateway answers nobody, because no api_key is set and local_access is false; "
+        "this gateway refuses every caller, because no api_key is set and local_access is false; "
         "set api_key, or local_access = true for callers on the same host"
     )

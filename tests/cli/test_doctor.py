@@ -125,7 +125,7 @@ def test_every_mistake_in_the_settings_is_a_finding(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("http://x", "serious: broker: 'http://x' is none of ipc://"),
+        ("http://x", "serious: broker: 'http://x' is not one of ipc://"),
         ("redis://127.0.0.1:1", "serious: the broker redis://127.0.0.1:1 cannot be reached"),
         ("nats://127.0.0.1:1", "serious: the broker nats://127.0.0.1:1 cannot be reached"),
     ],

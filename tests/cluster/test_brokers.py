@@ -118,15 +118,15 @@ async def test_a_server_that_is_away_is_a_broker_error(url: str) -> None:
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("amqp://host", "is none of ipc://, redis://"),
-        ("redis", "is none of ipc://, redis://"),
+        ("amqp://host", "is not one of ipc://, redis://"),
+        ("redis", "is not one of ipc://, redis://"),
         ("redis://:secret@host:x", "cannot be used"),
         ("ipc://relative", "begins with a slash"),
         ("ipc:///" + "x" * 120, "too long"),
-        ("nats://", "names no host"),
-        ("nats://a:1,:2", "names no host"),
-        ("unix://", "names no socket"),
-        ("redis://host?foo=bar", "does not know what stands behind"),
+        ("nats://", "does not name a host"),
+        ("nats://a:1,:2", "does not name a host"),
+        ("unix://", "does not name a socket"),
+        ("redis://host?foo=bar", "does not know a parameter"),
     ],
 )
 def test_a_url_that_cannot_be_used_is_told_when_the_gateway_is_built(url: str, said: str) -> None:
@@ -245,7 +245,7 @@ async def test_one_process_can_be_asked(service: Service) -> None:
         assert await one.cluster.ask_all("double", number=1) == {two.cluster.node: 2}
         with pytest.raises(NodeError, match="the log has the reason"):
             await one.cluster.ask(two.cluster.node, "double", number=-1)
-        with pytest.raises(NodeError, match="knows no 'triple'"):
+        with pytest.raises(NodeError, match="does not know the operation 'triple'"):
             await one.cluster.ask(two.cluster.node, "triple")
         with pytest.raises(NodeError, match="cannot be reached"):
             await one.cluster.ask("0" * 8, "double", number=1)

@@ -65,7 +65,7 @@ def test_the_gateway_is_chosen_by_id_in_any_case(tmp_path: Path) -> None:
     (tmp_path / "wsgateway.toml").write_text("[gateways.Shop]\nport = 1\n[gateways.chat]\nport = 2\n")
     assert read({"id": "shop"})[0].port == 1
     assert read(environ={"WSGATEWAY_ID": "CHAT"})[0].port == 2
-    with pytest.raises(ConfigError, match="Shop, chat: say which with --id"):
+    with pytest.raises(ConfigError, match="Shop, chat: choose one with --id"):
         read()
 
 

@@ -324,10 +324,10 @@ async def test_after_a_refused_origin_it_names_the_setting_that_would_allow_it(p
 @pytest.mark.parametrize(
     ("code", "reason", "said"),
     [
-        (3008, "slow", "Closed with 3008 “slow”: this client read too slowly: .*send_timeout.* may come back"),
-        (3500, "banned", "Closed with 3500 “banned”: .*must not come back by itself"),
-        (4000, '{"reason":"full","reconnect":false}', "Closed with 4000 “full”: .*must not come back"),
-        (4500, '{"reconnect":true,"retry_after_ms":50}', "Closed with 4500.* may come back after 50 ms"),
+        (3008, "slow", "Closed with 3008 “slow”: this client read too slowly: .*send_timeout.* may reconnect"),
+        (3500, "banned", "Closed with 3500 “banned”: .*must not reconnect by itself"),
+        (4000, '{"reason":"full","reconnect":false}', "Closed with 4000 “full”: .*must not reconnect"),
+        (4500, '{"reconnect":true,"retry_after_ms":50}', "Closed with 4500.* may reconnect after 50 ms"),
     ],
 )
 async def test_a_close_code_is_shown_and_explained(page: Page, code: int, reason: str, said: str) -> None:

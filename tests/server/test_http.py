@@ -219,7 +219,7 @@ async def test_tls_at_a_port_without_it_is_a_line_that_says_so(caplog: pytest.Lo
         with pytest.raises((ssl.SSLError, OSError)):
             await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]), ssl=context)
     lines = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert any("speaks TLS (wss:// or https://) to a port without TLS" in line for line in lines)
+    assert any("uses TLS (wss:// or https://) on a port without TLS" in line for line in lines)
 
 
 async def test_a_request_that_cannot_be_parsed_is_a_line_of_the_gateway(caplog: pytest.LogCaptureFixture) -> None:

@@ -304,4 +304,4 @@ async def test_plain_http_at_a_port_with_tls_is_a_line_that_says_so(caplog: pyte
             await raw.send(upgrade())
             await raw.receive_all()
     lines = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert any("speaks plain HTTP (ws:// or http://) to a port with TLS" in line for line in lines)
+    assert any("uses plain HTTP (ws:// or http://) on a port with TLS" in line for line in lines)

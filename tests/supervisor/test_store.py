@@ -85,7 +85,7 @@ def test_mistakes_in_all_gateways_are_told_at_once(path: Path) -> None:
 
 
 def test_a_port_on_the_command_line_cannot_be_that_of_several(path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"port: .* say with --id which one is meant"):
+    with pytest.raises(ConfigError, match=r"port: .* choose one with --id"):
         Store(str(path), flags={"port": "1"}).read()
     found = Store(str(path), flags={"port": "1", "id": "chat"}).read().gateways
     assert {name: loaded.settings.port for name, loaded in found.items()} == {"chat": 1}

@@ -24,8 +24,8 @@ class Access(enum.IntEnum):
 class AdminRules:
     """The rules of the admin interface: callers with a token, or local callers if no token is set, may manage gateways.
 
-    `bound_host` is the address that the interface listens on, if it is known. `outside` is another reason to believe
-    that it serves other hosts. `uid` is the user of this process.
+    `bound_host` is the address that the interface listens on, if it is known. `outside` is another sign that it
+    serves other hosts. `uid` is the user of this process.
     """
 
     def __init__(
@@ -65,9 +65,9 @@ class AdminRules:
         self._reading = rules_for(*admin.token, *admin.read_token)
 
     def check(self, scope: Mapping[str, Any], *, writes: bool, has_password: bool = False) -> Refusal | None:
-        """Return None for a caller that may read, or write if it `writes`; a 400, 401, or 403 for any other.
+        """Return None for a caller that may read or, with `writes`, change gateways; a 400, 401, or 403 for any other.
 
-        With `has_password` the panel has a password, so that local callers need a token too.
+        With `has_password` the panel has a password, so local callers need a token too.
         """
         refusal = self.check_page(scope)
         if refusal is None and writes:
@@ -79,11 +79,11 @@ class AdminRules:
         if refusal is not None or not writes:
             return refusal
         if self._nobody_writes:
-            detail = f"this token may only look, and no {KEY_SETTING} is set that may do more"
+            detail = f"this token is read-only, and no {KEY_SETTING} with full access is set"
             return Refusal(403, "read_only", detail)
         refusal = self._full.check_caller(scope)
         if refusal is not None and refusal.status == 401:
-            return Refusal(403, "read_only", "this token may only look", "wrong-key")
+            return Refusal(403, "read_only", "this token is read-only", "wrong-key")
         return refusal
 
     def check_page(self, scope: Mapping[str, Any]) -> Refusal | None:
@@ -91,7 +91,7 @@ class AdminRules:
         return self._reading.check_host(scope) or self._reading.check_origin(scope)
 
     def why_not_local(self, scope: Mapping[str, Any]) -> str | None:
-        """Return why the caller needs a token or a password; None if it needs neither."""
+        """Return why the caller needs a token or a password; None if neither is needed."""
         if self.local_access:
             return self._reading.why_not_local(scope)
         return "it is false" if self.outside is None else f"it is false, because {self.outside}"

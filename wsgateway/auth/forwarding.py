@@ -1,7 +1,7 @@
 """Signs that a request came through a proxy, so its sender is not a local caller. No I/O.
 
-A missing sign proves nothing, because a proxy may add none. A false sign costs a local caller a key at most, so the
-list is wide.
+A missing sign proves nothing, because a proxy may add none. After a false sign, a local caller only needs a key, so
+the list is wide.
 """
 
 import re
@@ -38,11 +38,12 @@ _ADDED = re.compile(
 )
 """Headers that proxies, load balancers, content networks, platforms, meshes, and log-in gateways add.
 
-Headers of tracing are among them, because a caller in development sends none, and some sidecars add no other sign."""
+Headers of tracing are among them, because a caller in development sends none, and some sidecars add no other sign.
+"""
 
 
 def forwarded_header(headers: HeaderPairs) -> str | None:
-    """Return the name of a header that a proxy has added; None without one. No page can set one in a handshake."""
+    """Return the name of a header that a proxy has added, or None. No page can set such a header in a handshake."""
     for name, _ in headers:
         if _is_cached_added(name) if len(name) <= MAX_CACHED else _is_added(name):
             return name.decode("latin-1")
@@ -59,7 +60,7 @@ _is_cached_added = lru_cache(maxsize=512)(_is_added)
 def sign_of_proxy(scope: Mapping[str, Any]) -> str | None:
     """Return what shows that a proxy has forwarded the request, such as a header's name; None if nothing does.
 
-    Proxies speak HTTP/1.0 or send `Connection: close` unless they are configured otherwise. Proxies configured for
+    Proxies use HTTP/1.0 or send `Connection: close` unless they are configured otherwise. Proxies configured for
     WebSockets often send `Connection: upgrade` with every request.
     """
     headers: list[tuple[bytes, bytes]] = list(scope["headers"])

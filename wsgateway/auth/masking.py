@@ -1,4 +1,4 @@
-"""The parts of a client's request that may be shown. No secret of a client is shown to people who may only look."""
+"""The parts of a client's request that may be shown, even with read-only access. No secret of a client is shown."""
 
 from collections.abc import Mapping, Sequence
 from urllib.parse import unquote_plus

@@ -78,14 +78,14 @@ class Rules:
         elif not self._keys:
             because = "" if outside is None else f", because {outside}"
             yield Opening(
-                f"no api_key is set: /send, /metrics and /info answer nobody{because}; "
+                f"no api_key is set: /send, /metrics and /info refuse every caller{because}; "
                 "set api_key, or local_access = true for callers on this host"
             )
         if self._loopback_origins and (self._bound_host is None or is_loopback(self._bound_host)):
             yield Opening("allowed_origins is not set: on loopback, pages of any loopback origin may connect")
 
     def check_host(self, scope: Mapping[str, Any]) -> Refusal | None:
-        """Return a 400 unless `Host` is in `allowed_hosts`, or that is not set."""
+        """Return a 400 unless `Host` is in `allowed_hosts`, or `allowed_hosts` is not set."""
         if not self._hosts or "*" in self._hosts:
             return None
         name = _host_name(scope)
@@ -124,7 +124,7 @@ class Rules:
         return "*" in self._origins or origin in self._origins or _normalized(origin) in self._origins
 
     def _check_own_name(self, scope: Mapping[str, Any], origin: str) -> Refusal | None:
-        """Return a 403 for a page of the gateway's own address if anybody could point that name at loopback."""
+        """Return a 403 for a page of the gateway's own address if its name may have been rebound to loopback."""
         name = _host_name(scope)
         if self._hosts or not self._is_on_loopback(scope) or is_loopback(name) or forwarded_header(scope["headers"]):
             return None
@@ -146,7 +146,7 @@ class Rules:
             return Refusal(401, "key", detail, "wrong-key", (("www-authenticate", "Bearer"),))
         if not self._local_access:
             detail = (
-                f"this {self._owner} answers nobody, because no {setting} is set and local_access is false; "
+                f"this {self._owner} refuses every caller, because no {setting} is set and local_access is false; "
                 f"set {setting}, or local_access = true for callers on the same host"
             )
             return Refusal(403, "no_key_set", detail, "no-key-set")
@@ -181,7 +181,7 @@ class Rules:
         if not is_loopback(name):
             return f"this one asks for the host {name[:MAX_NAMED]!r}"
         if self.check_origin(scope):
-            return "this one comes from a page of another origin"
+            return "this one comes from another site's page"
         return None
 
     def _is_on_loopback(self, scope: Mapping[str, Any]) -> bool:
@@ -215,10 +215,10 @@ def _host_name(scope: Mapping[str, Any]) -> str:
 
 
 def _names_port(scope: Mapping[str, Any]) -> bool:
-    """Return whether `Host` names a port, or the server listens on the scheme's default one.
+    """Return whether `Host` names a port, or the server listens on the scheme's default port.
 
-    A page whose name was rebound to this server names its port, unless that is the default one. A host without a port
-    shows that a proxy or a forwarder stands in between.
+    A page whose name was rebound to this server names its port, unless that is the default port. A host without a port
+    shows that a proxy or a forwarder is in between.
     """
     server = scope.get("server")
     host = _host(scope)

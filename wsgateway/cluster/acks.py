@@ -11,7 +11,7 @@ from wsgateway.messages import Sent
 
 @dataclass(slots=True)
 class PendingAcks:
-    """The acknowledgements of one message. `missing` are the nodes that have not sent theirs, `number` is in each."""
+    """The acknowledgements of one message. `missing` are the nodes that have not sent one; each contains `number`."""
 
     missing: set[str]
     done: asyncio.Future[None]
@@ -47,7 +47,7 @@ class Acks:
             is_complete=self._is_up() and not any(node.is_late for node in nodes),
         )
         if not self._is_serving and not nodes:
-            pending.is_complete = False  # a publisher that has met no node does not know how many there are
+            pending.is_complete = False  # a publisher that knows no node cannot know how many there are
         if pending.missing:
             self._pending[pending.number] = pending
         else:
@@ -89,7 +89,7 @@ class Acks:
         )
 
     def add(self, ack: Ack) -> None:
-        """Take in the acknowledgement of another node."""
+        """Record the acknowledgement of another node."""
         node = self._nodes.get(ack.origin)
         if node is not None:
             node.is_late = False

@@ -1,4 +1,4 @@
-"""Requests between the nodes of a gateway, and their answers. Knows no topics; it is given how to publish."""
+"""Requests between the nodes of a gateway, and their answers. Knows no topics; the caller passes how to publish."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -11,14 +11,14 @@ from wsgateway.exceptions import EnvelopeError, GatewayError, NodeError, NodeLat
 from wsgateway.logs import GatewayLog
 
 MAX_ASKED = 1000
-"""Requests of other nodes that one process works on at the same time; past them, the next is refused."""
+"""Requests of other nodes that one process handles concurrently. A further one is refused."""
 
 
 class Asks:
-    """The requests that the process `node` sends to other nodes and answers for them.
+    """The requests that the process `node` sends to other nodes, and those of other nodes that it answers.
 
-    `operations` are what it can be asked for, by name; `publish` sends an envelope with its number to one node; `is_up`
-    returns whether the broker is available.
+    `operations` are the functions that other nodes may call, by name. `publish` sends an envelope with its number to
+    one node. `is_up` returns whether the broker is available.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Asks:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def aclose(self) -> None:
-        """Abandon what is being done for other nodes. May be called twice."""
+        """Abandon the requests of other nodes. May be called twice."""
         for task in tuple(self._tasks):
             task.cancel()
         if self._tasks:
@@ -63,7 +63,7 @@ class Asks:
             raise
 
     async def ask_within(self, seconds: float, node_id: str, operation: str, arguments: dict[str, Any]) -> Any:
-        """`ask`, but wait at most `seconds`, because the operation may take long."""
+        """Do the same as `ask`, but wait at most `seconds`, because the operation may take long."""
         if not self._is_up() or self._nodes.get(node_id) is None:
             raise NodeError(f"node {node_id!r} cannot be reached")
         self._count += 1
@@ -102,7 +102,7 @@ class Asks:
         return answers
 
     def handle_answer(self, answer: Answer) -> None:
-        """Pass an answer to its caller. Only the node that was asked can give it."""
+        """Pass an answer to its caller. Ignore answers of nodes that were not asked."""
         node_id, future = self._answers.get(answer.ask, ("", None))
         if future is None or future.done() or node_id != answer.origin:
             return
@@ -111,13 +111,13 @@ class Asks:
         else:
             future.set_result(answer.value)
 
-    # Being asked
+    # Answering
 
     def handle(self, ask: Ask) -> None:
-        """Begin to do what another node asks for, and answer when it is done."""
+        """Begin to handle a request of another node, and answer when it is done."""
         if len(self._tasks) >= MAX_ASKED:
-            self._log.limited("asked").warning("refused what node %s asked for: too much at once", ask.origin)
-            self._reply(ask, None, "it does too much for other processes already")
+            self._log.limited("asked").warning("refused a request of node %s: too many at the same time", ask.origin)
+            self._reply(ask, None, "it is handling too many requests of other nodes")
             return
         task = asyncio.create_task(self._do(ask))
         self._tasks.add(task)
@@ -129,12 +129,12 @@ class Asks:
         error = ""
         try:
             if operation is None:
-                raise NodeError(f"this process knows no {ask.operation[:40]!r}")
+                raise NodeError(f"this process does not know the operation {ask.operation[:40]!r}")
             value = await operation(ask.arguments)
         except EnvelopeError as exc:
             text = "node %s asked for %s with wrong %s"
             self._log.limited(f"wrong {ask.operation}").warning(text, ask.origin, ask.operation, exc)
-            error = f"it was asked with wrong {exc}"
+            error = f"the request has wrong {exc}"
         except GatewayError as exc:
             error = str(exc)
         except Exception as exc:

@@ -1,5 +1,6 @@
-"""One process's way to its broker: a bounded outbox, a link that is replaced whenever it is lost, and probes that have
-to come back. No caller waits for it. Knows nothing of what the bytes mean."""
+"""The connection of one process to its broker: a bounded outbox, a link that is replaced whenever it is lost, and
+probes that have to return. No caller waits for the broker. Does not know what the bytes mean.
+"""
 
 import asyncio
 import random
@@ -15,17 +16,17 @@ from wsgateway.metrics import Metrics
 
 OUTBOX_MESSAGES = 10_000
 OUTBOX_BYTES = 32 * 1024 * 1024
-"""What may wait for a broker that is slow or unavailable; past either limit the oldest message is dropped."""
+"""What may wait for a broker that is slow or unavailable. At either limit the oldest message is dropped."""
 
 OPEN_TIMEOUT = 2.0
-"""Seconds to open a link, and again to see the first probe come back."""
+"""Seconds to open a link, and again until the first probe returns."""
 
 FIRST_PROBE = 0.05
-"""Seconds between the first probes of a new link, because a broker may need a moment until a subscription counts."""
+"""Seconds between the first probes of a new link, because a subscription may take effect after a moment."""
 
 PROBE_INTERVAL = 3.0
 PROBE_TIMEOUT = 4.0
-"""Seconds between probes, and until they have to be back. A half-open link is noticed within the sum of both."""
+"""Seconds between probes, and until they have to return. A half-open link is noticed within the sum of both."""
 
 MAX_BACKOFF = 2.0
 BASE_BACKOFF = 0.1
@@ -41,8 +42,11 @@ PROBE = b"\xc1"
 
 
 class Bus:
-    """The broker link of one process. `received` gets each message with its topic, except probes; `changed` is called
-    with whether the broker is available, each time that changes."""
+    """The broker link of one process.
+
+    `received` gets each message with its topic, except probes. `changed` is called with whether the broker is
+    available, each time that changes.
+    """
 
     def __init__(
         self,
@@ -84,7 +88,7 @@ class Bus:
         return self._failure or ""
 
     async def start(self) -> None:
-        """Open the link. Return when it is up, or the first try has failed; then keep trying."""
+        """Open the link, and keep trying if that fails. Return when the link is up, or the first try has failed."""
         self._task = asyncio.create_task(self._run())
         await self._tried.wait()
 
@@ -125,13 +129,13 @@ class Bus:
 
     async def _run(self) -> None:
         failures = 0
-        while not self._is_ending:  # a cancellation is lost where the link is lost in the same turn (before 3.13)
+        while not self._is_ending:  # before 3.13, a cancellation is lost if the link is lost in the same iteration
             try:
                 async with asyncio.timeout(OPEN_TIMEOUT):
                     link = await self._open(self._topics)
             except TimeoutError:
                 self._down(f"no answer within {OPEN_TIMEOUT:g} s")
-            except Exception as exc:  # whatever a driver raises: a broker never ends a process
+            except Exception as exc:  # whatever a driver raises, because a broker must not end a process
                 self._down(str(exc) or repr(exc))
             else:
                 if self._is_ending:
@@ -143,7 +147,7 @@ class Bus:
                 return
             delay = min(MAX_BACKOFF, BASE_BACKOFF * 2 ** min(failures, 10))
             failures += 1
-            await asyncio.sleep(random.uniform(0, delay))  # noqa: S311  full jitter, so that not all come at once
+            await asyncio.sleep(random.uniform(0, delay))  # noqa: S311  full jitter, so that processes do not connect at the same time
 
     async def _use(self, link: Link) -> bool:
         """Use `link` until it is lost. Return whether it was ever up."""
@@ -193,7 +197,7 @@ class Bus:
                     self._received(topic, data)
             if count >= TURN:
                 count = 0
-                await asyncio.sleep(0)  # a driver may have more at once: others want the loop too
+                await asyncio.sleep(0)  # `receive` may return without waiting
 
     async def _write(self, link: Link) -> None:
         while True:
@@ -214,7 +218,7 @@ class Bus:
             while self._outbox and len(batch) < BATCH:
                 topic, data = self._outbox.popleft()
                 self._waiting.remove(len(data))
-                if len(data) > self._max_payload:  # it was queued before the broker had said what it takes
+                if len(data) > self._max_payload:  # it was queued before the broker's limit was known
                     self._metrics.broker_dropped["too_large"] += 1
                 else:
                     batch.append((topic, data))
@@ -229,12 +233,12 @@ class Bus:
             await self._probe_once(PROBE_TIMEOUT, PROBE_TIMEOUT)
 
     async def _probe_once(self, interval: float, within: float) -> None:
-        """Send a probe on each topic, again after `interval`, until one has come back on each."""
+        """Send a probe on each topic, again after `interval`, until one has returned on each topic."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + within
         self._probed.clear()
         self._expected = set(self._topics)
-        self._mark = random.randbytes(8)  # noqa: S311  tells these probes from older ones, and from another process's
+        self._mark = random.randbytes(8)  # noqa: S311  distinguishes these probes from older ones and other processes'
         while True:
             self._send_probes()
             try:
@@ -243,11 +247,11 @@ class Bus:
                 return
             except TimeoutError:
                 for _ in range(3):
-                    await asyncio.sleep(0)  # the loop may have been blocked: what has arrived is read first
+                    await asyncio.sleep(0)  # read first what has arrived while the loop was blocked
                 if self._probed.is_set():
                     return
                 if loop.time() >= deadline:
-                    raise BrokerError(f"nothing has come back for {within:g} s") from None
+                    raise BrokerError(f"no probe has returned within {within:g} s") from None
 
     def _send_probes(self) -> None:
         self._probes.extend((topic, PROBE + self._mark) for topic in self._topics)

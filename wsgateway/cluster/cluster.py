@@ -1,5 +1,7 @@
-"""One process among those of a gateway: what it reports to the others, and what it does for them. It is given how to
-deliver messages; it knows no connections and no particular broker."""
+"""One node of a gateway: what it reports to the other nodes, and what it does for them.
+
+The caller passes how to deliver messages. Knows no connections and no particular broker.
+"""
 
 import asyncio
 import logging
@@ -38,13 +40,13 @@ from wsgateway.messages import Message, Sent
 from wsgateway.metrics import Metrics
 
 MEETING = 0.25
-"""Seconds in which the other nodes answer a new one. One that takes longer is met with its next heartbeat."""
+"""Seconds in which the other nodes answer a new one. A node that takes longer is known from its next heartbeat."""
 
 HEARTBEAT = 10.0
 """Seconds between two heartbeats of a node."""
 
 LEASE_CHECK = 0.5
-"""Seconds between two looks for overdue heartbeats; a part of `HEARTBEAT`."""
+"""Seconds between two checks for overdue heartbeats; a part of `HEARTBEAT`."""
 
 NODE_LINES = 10
 """Lines of the log per second for nodes that join or are lost."""
@@ -52,8 +54,11 @@ NODE_LINES = 10
 
 @dataclass(slots=True)
 class Local:
-    """What a process does for the others. `deliver` sends a message to its connections, to all or to those with the
-    given ids; `operations` are what it can be asked for, by name."""
+    """What a node does for the others.
+
+    `deliver` sends a message to all connections of this node, or to those with the given ids. `operations` are the
+    functions that other nodes may call, by name.
+    """
 
     deliver: Callable[[Message, Sequence[str] | None], Sent]
     describe: Callable[[], Info]
@@ -73,23 +78,23 @@ class SingleNode:
         self.nodes = Nodes()
 
     async def start(self) -> None:
-        """There is no broker to join."""
+        """Do nothing, because there is no broker to join."""
 
     async def aclose(self) -> None:
-        """There is no broker to leave."""
+        """Do nothing, because there is no broker to leave."""
 
     def notify(self) -> None:
-        """There is no other node."""
+        """Do nothing, because there is no other node."""
 
     def is_remote(self, conn_id: str) -> bool:
         return False
 
     def split(self, recipients: Iterable[Any]) -> tuple[Iterable[Any], Sequence[str]]:
-        """Every connection belongs to this process."""
+        """Return all `recipients` as those of this node."""
         return recipients, ()
 
     def publish(self, message: Message, ids: Sequence[str] | None, *, acknowledge: bool) -> PendingAcks | None:
-        """There is no other node."""
+        """Do nothing, because there is no other node."""
 
     async def collect(self, here: Sent, pending: PendingAcks) -> Sent:
         return here
@@ -174,7 +179,7 @@ class Cluster:
         return self._bus.failure
 
     async def start(self) -> None:
-        """Join. Wait until the other nodes are known, at most `MEETING` seconds, but not for a broker that is down."""
+        """Join. Wait at most `MEETING` seconds until the other nodes are known, but not for an unavailable broker."""
         await self._bus.start()
         self._heart = asyncio.create_task(self._beat())
         if self.is_up:
@@ -219,7 +224,7 @@ class Cluster:
         self._send_heartbeat(is_new=False)
 
     def died(self, node_id: str) -> None:
-        """Tell the other nodes that this one has died, instead of letting its lease run out."""
+        """Mark a node as lost and notify the other nodes, before its lease expires."""
         self.nodes.mark(node_id, NodeState.LOST, time.monotonic())
         self._drop_node(node_id)
         self._publish(self._all, lambda seq: Leave(VERSION, self.node, seq, node_id))
@@ -241,7 +246,9 @@ class Cluster:
     # Sending
 
     def is_remote(self, conn_id: str) -> bool:
-        """Return whether the connection with that id belongs to another node, which is alive as far as is known."""
+        """Return whether the connection with that id belongs to another node that is alive.
+
+        While the broker is unavailable, assume that the node is alive."""
         node_id = node_of(conn_id)
         if conn_id[NODE_ID : NODE_ID + 1] != "." or node_id == self.node:
             return False
@@ -261,7 +268,7 @@ class Cluster:
     def publish(self, message: Message, ids: Sequence[str] | None, *, acknowledge: bool) -> PendingAcks | None:
         """Publish `message` to every other node, for all connections or for those with `ids`.
 
-        With `acknowledge`, the nodes count their recipients, and `collect` waits for that.
+        With `acknowledge`, the nodes count their recipients, and `collect` waits for the counts.
         """
         pending = self._acks.expect(ids) if acknowledge else None
         number = 0 if pending is None else pending.number
@@ -281,7 +288,7 @@ class Cluster:
         return await self._asks.ask(node_id, operation, arguments)
 
     async def ask_within(self, seconds: float, node_id: str, operation: str, **arguments: Any) -> Any:
-        """`ask`, but wait at most `seconds`, because the operation may take long."""
+        """Do the same as `ask`, but wait at most `seconds`, because the operation may take long."""
         return await self._asks.ask_within(seconds, node_id, operation, arguments)
 
     async def ask_all(self, operation: str, **arguments: Any) -> dict[str, Any]:
@@ -295,7 +302,7 @@ class Cluster:
             data = envelopes.encode(make(number))
         except EnvelopeError as exc:
             self._metrics.broker_dropped[exc.reason] += 1
-            self._log.limited("not sent").warning("not sent to the other processes: %s", exc)
+            self._log.limited("not sent").warning("not sent to the other nodes: %s", exc)
             return False
         if not self._bus.publish(topic, data):
             return False
@@ -315,7 +322,7 @@ class Cluster:
         except EnvelopeError as exc:
             self._metrics.broker_dropped[exc.reason] += 1
             level = logging.DEBUG if exc.reason == "double" else logging.WARNING
-            self._log.limited(f"dropped {exc.reason}").log(level, "dropped what came from the broker: %s", exc)
+            self._log.limited(f"dropped {exc.reason}").log(level, "dropped a message from the broker: %s", exc)
             return
         try:
             self._handle(envelope)
@@ -369,7 +376,7 @@ class Cluster:
     def _add_node(self, node_id: str, info: Info) -> None:
         if not self.nodes.make_space(node_id):
             self._metrics.broker_dropped["nodes"] += 1
-            text = "node %s (%s, pid %d) is not added: too many processes say that they belong to this gateway"
+            text = "node %s (%s, pid %d) is not added: too many processes report that they belong to this gateway"
             self._log.limited("too many nodes").warning(text, node_id, info.host, info.pid)
         elif self.nodes.see(node_id, info, time.monotonic()):
             log = self._log.limited("joined", burst=NODE_LINES)
@@ -392,7 +399,7 @@ class Cluster:
             self._sequences.forget(leave.node, sent=topic, received=(self._all, self._each + self.node))
 
     def _drop_node(self, node_id: str) -> None:
-        """Stop waiting for a node."""
+        """Stop waiting for a node that has left or is lost."""
         self._node_left.set()
         self._unmet.discard(node_id)
         self._acks.drop_node(node_id)

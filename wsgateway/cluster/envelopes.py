@@ -1,5 +1,7 @@
-"""What the nodes of a gateway send each other: MessagePack arrays with a version, checked on arrival. Knows neither
-brokers nor what is done with them."""
+"""The envelopes that the nodes of a gateway send each other: MessagePack arrays with a version, checked on arrival.
+
+Knows neither brokers nor what is done with an envelope.
+"""
 
 from typing import Annotated, Any
 
@@ -19,7 +21,7 @@ MAX_IDS = 500_000
 """Connection ids in one envelope. An id has 31 characters, so more of them would not fit anyway."""
 
 MAX_ERROR = 1000
-"""Characters of the reason why a node did not do what it was asked."""
+"""Characters of the reason why a node has refused a request."""
 
 MAX_NODES = 500
 """Other nodes of one gateway that are known, including those that were lost or left recently."""
@@ -51,8 +53,10 @@ class Info(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Envelope(msgspec.Struct, array_like=True, frozen=True):
-    """Begins with tag, version, origin, which `origin_of` reads without decoding. `seq` counts the origin's envelopes
-    on one topic, so a receiver sees what is lost and what arrives twice."""
+    """The base of all envelopes. Begins with tag, version, and origin, which `origin_of` reads without decoding.
+
+    `seq` counts the origin's envelopes on one topic, so a receiver notices lost and repeated ones.
+    """
 
     version: int
     origin: Annotated[str, msgspec.Meta(min_length=NODE_ID, max_length=NODE_ID)]  # `decode` checks that it is an `Id`
@@ -69,7 +73,7 @@ class Delivery(_Envelope, frozen=True, tag=1):
 
 
 class Ack(_Envelope, frozen=True, tag=2):
-    """How many connections of one node a message had as recipients."""
+    """How many recipients a message had in one node."""
 
     ask: Count
     recipients: Count
@@ -78,7 +82,7 @@ class Ack(_Envelope, frozen=True, tag=2):
 
 
 class Heartbeat(_Envelope, frozen=True, tag=3):
-    """The origin is alive; one that only publishes has no `info`. `is_new`: it asks every node for `Here`."""
+    """The origin is alive. `info` is None if it only publishes. With `is_new`, it asks every node for `Here`."""
 
     info: Info | None
     is_new: bool = False
@@ -99,7 +103,7 @@ class Ask(_Envelope, frozen=True, tag=5):
 
 
 class Answer(_Envelope, frozen=True, tag=6):
-    """The answer to an `Ask`; `error` is empty if it could be done."""
+    """The answer to an `Ask`. `error` is empty if the operation has succeeded."""
 
     ask: Count
     value: Any
@@ -107,14 +111,14 @@ class Answer(_Envelope, frozen=True, tag=6):
 
 
 class Here(_Envelope, frozen=True, tag=7):
-    """The answer to a new node: the origin is alive too, and knows `peers`."""
+    """The answer to a new node: the origin is alive, and knows `peers`."""
 
     info: Info
     peers: Annotated[list[Id], msgspec.Meta(max_length=MAX_NODES)]
 
 
 Direct = Ack | Ask | Answer | Here
-"""Envelopes for one node, on a topic of its own. The others go to all."""
+"""Envelopes for one node, on a topic of its own. The others go to all nodes."""
 
 Envelope = Delivery | Heartbeat | Leave | Direct
 
@@ -125,7 +129,7 @@ _ORIGIN = slice(4, 4 + NODE_ID)  # after the heads of array, tag, version and te
 
 
 def encode(envelope: Envelope) -> bytes:
-    """Return `envelope` as bytes. Raise `EnvelopeError` if it is too large, or holds what MessagePack cannot carry."""
+    """Return `envelope` as bytes. Raise `EnvelopeError` if it is too large, or MessagePack cannot encode it."""
     try:
         data = _encoder.encode(envelope)
     except (TypeError, OverflowError, ValueError) as exc:
@@ -143,13 +147,13 @@ def decode(data: bytes) -> Envelope:
         envelope = _decoder.decode(data)
     except (msgspec.MsgspecError, RecursionError, ValueError) as exc:
         raise EnvelopeError("malformed", str(exc)) from exc
-    if envelope.origin.strip(_HEX):  # a quarter of what the pattern costs, and here it is paid for each message
+    if envelope.origin.strip(_HEX):  # for each message, so faster than the pattern of `Id`
         raise EnvelopeError("malformed", f"the origin {envelope.origin!r} is not the id of a node")
     if envelope.version != VERSION:
-        raise EnvelopeError("version", f"version {envelope.version}, this process speaks {VERSION}")
+        raise EnvelopeError("version", f"version {envelope.version}, this process uses {VERSION}")
     return envelope
 
 
 def origin_of(data: bytes) -> bytes:
-    """Return the origin's id in an encoded envelope, and any bytes for something else."""
+    """Return the origin's id in an encoded envelope; arbitrary bytes if `data` is not an envelope."""
     return data[_ORIGIN]

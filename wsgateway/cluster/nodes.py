@@ -1,5 +1,6 @@
-"""The nodes of a gateway: alive while their heartbeats arrive, lost when these are overdue. No I/O, time is an
-argument."""
+"""The nodes of a gateway: alive while their heartbeats arrive, lost when a heartbeat is overdue. No I/O; the time is an
+argument.
+"""
 
 import enum
 from dataclasses import dataclass
@@ -14,12 +15,12 @@ SHOWN = 300.0
 
 
 def node_of(conn_id: str) -> str:
-    """Return the id of the node that has the connection; something else if `conn_id` is not the id of a connection."""
+    """Return the id of the node that has the connection. For other text, return its first characters."""
     return conn_id[:NODE_ID]
 
 
 class NodeState(enum.StrEnum):
-    """Whether a node is alive. `lost`: its heartbeat is overdue, or it was seen dying; `left`: it has said so."""
+    """Whether a node is alive. `lost`: its heartbeat is overdue, or it was seen dying. `left`: it has reported that."""
 
     ALIVE = "alive"
     LOST = "lost"
@@ -28,7 +29,7 @@ class NodeState(enum.StrEnum):
 
 @dataclass(slots=True)
 class Node:
-    """One process. `seen` is the time of its last heartbeat; `is_late`: it did not answer the last request."""
+    """One process. `seen` is the time of its last heartbeat; `is_late` is whether the last request was not answered."""
 
     id: str
     info: Info
@@ -44,7 +45,7 @@ class Nodes:
         self._nodes: dict[str, Node] = {}
 
     def make_space(self, node_id: str) -> bool:
-        """Return whether the node is known or can be added. For that, forget the node that has been gone longest."""
+        """Return whether the node is known or can be added. If necessary, forget one that has left or is lost."""
         if node_id in self._nodes or len(self._nodes) < MAX_NODES:
             return True
         gone = min(
@@ -57,7 +58,7 @@ class Nodes:
         return gone is not None
 
     def see(self, node_id: str, info: Info, now: float) -> bool:
-        """Take in a heartbeat. Return whether the node is new, or alive again."""
+        """Record a heartbeat. Return whether the node is new, or alive again."""
         known = self._nodes.get(node_id)
         if known is None:
             self._nodes[node_id] = Node(node_id, info, now)

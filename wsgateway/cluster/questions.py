@@ -1,5 +1,7 @@
-"""What a node may ask another for, and the form of the answers. Both are checked on arrival. Knows nothing of how they
-travel or of what is done."""
+"""The requests that a node may make of another, and the form of the answers. Both are checked on arrival.
+
+Does not know how they are sent, nor how a request is handled.
+"""
 
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypedDict, TypeVar
@@ -103,13 +105,13 @@ _ANSWERS: dict[str, Any] = {
 def arguments_of(kind: type[T], arguments: dict[str, Any]) -> T:
     """Return `arguments` as a `kind`. Raise `EnvelopeError` if they do not fit."""
     try:
-        return msgspec.convert(arguments, kind, builtin_types=(bytes,))  # else a text is read as base64
+        return msgspec.convert(arguments, kind, builtin_types=(bytes,))  # else a `str` is read as base64
     except (msgspec.ValidationError, RecursionError) as exc:
         raise EnvelopeError("arguments", str(exc)) from exc
 
 
 def check_answer(operation: str, answer: Any) -> None:
-    """Raise `EnvelopeError` unless `answer` is one to `operation`. It may have keys that this version does not know."""
+    """Raise `EnvelopeError` unless `answer` has the form for `operation`. Unknown keys are allowed."""
     if operation in _ANSWERS:
         try:
             msgspec.convert(answer, _ANSWERS[operation])

@@ -1,11 +1,11 @@
-"""The numbers of envelopes, by which a process sees what is lost and what arrives twice. No I/O."""
+"""The numbers of envelopes, by which a process notices lost and repeated ones. No I/O."""
 
 from collections.abc import Iterable
 
 from wsgateway.exceptions import EnvelopeError
 
 MAX_REMEMBERED = 10_000
-"""Topics and origins whose last number is remembered. Processes that only publish come and go."""
+"""Topics and origins whose last number is remembered. Processes that only publish may be many over time."""
 
 MAX_LOST = 10**9
 """Envelopes that may be lost in a row; a larger gap is a wrong number."""
@@ -42,15 +42,15 @@ class Sequences:
         self._received.pop(key, None)
         self._received[key] = number if last is None else max(last, number)
         if len(self._received) > MAX_REMEMBERED:
-            del self._received[next(iter(self._received))]  # the one that was silent longest
+            del self._received[next(iter(self._received))]  # the least recent one
         if last is None:
             return 0
         if number <= last:
-            raise EnvelopeError("double", f"{number} of {origin} was here already")
+            raise EnvelopeError("double", f"number {number} of {origin} has arrived before")
         return number - last - 1
 
     def forget(self, origin: str, *, sent: str, received: Iterable[str]) -> None:
-        """Forget a node that never returns under its id: its topic `sent`, and what came of it on `received`."""
+        """Forget the numbers of a node on `sent`, its topic, and on `received`. It never joins again under its id."""
         self._sent.pop(sent, None)
         for topic in received:
             self._received.pop((origin, topic), None)

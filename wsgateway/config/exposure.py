@@ -1,6 +1,6 @@
 """Finds out whether a process serves other machines, from its environment and from the command line of its server.
 
-Also returns the user of the process. Does not know what follows from either.
+Also returns the user of the process. Does not decide what follows from that.
 """
 
 import os
@@ -18,12 +18,12 @@ _SHORT_OPTIONS = {"-b": "bind"}
 
 
 def outside_of_environment(environ: Mapping[str, str]) -> str | None:
-    """Return which variable shows that a proxy is in front, as a clause; None if none does."""
+    """Return which variable shows that a proxy is in front, as a clause; None if no variable does."""
     return f"{ALLOW_IPS} is set" if environ.get(ALLOW_IPS, "").strip() else None
 
 
 def outside_of_command(argv: Sequence[str], environ: Mapping[str, str]) -> str | None:
-    """Return what shows that the ASGI server started with `argv` serves other machines, as a clause; None if nothing.
+    """Return what shows that a server started with `argv` serves other machines, as a clause; None if nothing does.
 
     uvicorn also reads each option from a variable, such as `UVICORN_HOST`.
     """
@@ -44,7 +44,7 @@ def outside_of_command(argv: Sequence[str], environ: Mapping[str, str]) -> str |
 
 
 def outside_of_process() -> str | None:
-    """Return what shows that this process serves other machines if another server than ours runs the application."""
+    """Return what shows that this process serves other machines, if it runs a server other than wsgateway's."""
     return outside_of_environment(os.environ) or outside_of_command(sys.argv, os.environ)
 
 
@@ -63,7 +63,7 @@ def _options(words: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def _is_inside(address: str) -> bool:
-    """Return whether a server bound to `address` serves only this host. A port may follow, or it is a Unix socket."""
+    """Return whether a server bound to `address` serves only this host. It may have a port, or be a Unix socket."""
     if address.startswith(("unix:", "fd:", "fd://")):
         return True
     host, _, port = address.rpartition(":")

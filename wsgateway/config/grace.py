@@ -22,7 +22,8 @@ LINGER = 2.0
 def seconds_to_stop(settings: Settings) -> float:
     """Return the seconds within which a process ends after SIGTERM.
 
-    They are those of new clients, proxies, `drain`, clients that do not read, `on_stop`, the broker, and requests.
+    It is the sum of the limits for new clients, proxies, `drain`, clients that do not read, `on_stop`, the broker, and
+    requests.
     """
     has_peers = settings.broker is not None or settings.workers > 1
     clients = HANDSHAKE_GRACE + (POOL_GRACE if has_peers else 0) + settings.drain + LINGER

@@ -14,7 +14,7 @@ from wsgateway.exceptions import ConfigError, Mistake, UnknownSetting
 from wsgateway.text import mask_url
 
 ENV = "WSGATEWAY_"
-"""How the variable of each setting begins."""
+"""Prefix of the variable of each setting."""
 
 CONFIG_FILE = "wsgateway.toml"
 
@@ -22,12 +22,12 @@ CONFIG_FILE = "wsgateway.toml"
 def setting(
     default: Any, text: str, *, least: float | None = None, most: float | None = None, secret: bool = False
 ) -> Any:
-    """Return a field with its default, what it is for, its range, and whether it must never be shown."""
+    """Return a field with its default, help text, and range. A `secret` value must never be shown."""
     return field(default=default, metadata={"help": text, "least": least, "most": most, "secret": secret})
 
 
 class _Declared:
-    """The base of both declarations: refuses unknown names with the nearest one, and never prints a secret."""
+    """The base of both declarations. Refuses unknown names, suggests the nearest, and never prints a secret."""
 
     __slots__ = ()
 
@@ -63,7 +63,7 @@ class Settings(_Declared):
     listener: object = setting(None, "`package.module:Name`, `package.module`, `path/file.py:Name`, or `path/file.py`")
     on_start: str = setting("on_start", "name of the hook for the start; an empty name turns the hook off")
     on_stop: str = setting("on_stop", "name of the hook for the stop")
-    on_handshake: str = setting("on_handshake", "name of the hook for a client that wants to connect")
+    on_handshake: str = setting("on_handshake", "name of the hook for a handshake")
     on_client_open: str = setting("on_client_open", "name of the hook for a connection that has opened")
     on_message: str = setting("on_message", "name of the hook for a message, from a client or from `/send`")
     on_client_close: str = setting("on_client_close", "name of the hook for a connection that has closed")
@@ -147,10 +147,10 @@ class AdminSettings(_Declared):
     enabled: bool = setting(True, "whether the admin interface is served")
     host: str = setting("127.0.0.1", "address that the admin interface listens on")
     port: int = setting(10120, "port of the admin interface; 0 means any free port", least=0, most=65535)
-    token: tuple[str, ...] = setting((), "tokens that may see and change everything", secret=True)
-    read_token: tuple[str, ...] = setting((), "tokens that may only look", secret=True)
+    token: tuple[str, ...] = setting((), "tokens with full access", secret=True)
+    read_token: tuple[str, ...] = setting((), "tokens with read-only access", secret=True)
     password_hash: str = setting("", "the panel's password as `wsgateway password --hash` prints it", secret=True)
-    read_password_hash: str = setting("", "the same for a password that may only look", secret=True)
+    read_password_hash: str = setting("", "the same for a read-only password", secret=True)
     password_file: str = setting(
         "wsgateway.password", "file in which `wsgateway password` keeps passwords, next to the settings file"
     )
@@ -172,7 +172,7 @@ class AdminSettings(_Declared):
 
 
 def serves_outside(settings: Settings | AdminSettings) -> str | None:
-    """Return which setting shows that other machines are served, as a clause; None if none does."""
+    """Return which setting shows that other machines are served, as a clause; None if no setting does."""
     if settings.allowed_origins:
         return "allowed_origins is set"
     if settings.allowed_hosts:
@@ -261,12 +261,12 @@ def no_such_setting(name: str, *, is_admin: bool = False) -> str:
 
 
 def _convert_fields(settings: "Settings | AdminSettings", table: str = "") -> list[Mistake]:
-    """Convert every field of `settings` in place, and return the mistakes. `table` is theirs in a settings file."""
+    """Convert every field of `settings` in place, and return the mistakes. `table` is its table in a settings file."""
     mistakes: list[Mistake] = []
     for spec in fields(settings):
         value = getattr(settings, spec.name)
         if spec.name == "listener" and not isinstance(value, str):
-            continue  # an object of the application, of which nothing is known
+            continue  # an object of the application, which may be anything
         try:
             object.__setattr__(settings, spec.name, convert(spec, value))
         except ValueError as exc:

@@ -24,7 +24,7 @@ from wsgateway.exceptions import ConfigError, Mistake
 
 _OLD_STARTER = "wsgateway.starter.listener"
 _STARTER = "wsgateway.supervisor.starter"
-"""The module of the listener that the panel writes for a new gateway, after its former path."""
+"""The module of the listener that the panel writes for a new gateway; `_OLD_STARTER` is its former path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ def layered(
     flags: Mapping[str, str | bool],
     gateway: str | None = None,
 ) -> Loaded:
-    """Return what `load` does, for `tables` of the file. `gateway` is the id of one of several gateways in it."""
+    """Return the same as `load`, for `tables` of the file. `gateway` is the id of one of several gateways in it."""
     reading = _Reading(SPECS)
     for name, value in defaults.items():
         reading.take(name, value, "default")
@@ -117,7 +117,7 @@ def layered(
 def _with_local_access(settings: Settings, environ: Mapping[str, str], sources: dict[str, str]) -> Settings:
     """Return `settings`, without keyless access if it is only the default and the gateway is reachable from outside.
 
-    Another setting or the environment shows that it is.
+    Another setting or the environment shows whether it is reachable.
     """
     outside = serves_outside(settings) or outside_of_environment(environ)
     if outside is None or not settings.local_access or sources["local_access"] != "default":
@@ -204,7 +204,7 @@ def _take_file(tables: dict[str, Any], path: str, gateway_id: str | None, readin
         return
     gateway_id = gateway_id or tables.get("id")
     if gateway_id is None and len(gateways) > 1:
-        text = f"{path} describes {', '.join(sorted(gateways))}: say which with --id"
+        text = f"{path} describes {', '.join(sorted(gateways))}: choose one with --id"
         reading.mistakes.append(Mistake("", "", text))
     for name, table in gateways.items():
         if len(gateways) == 1 if gateway_id is None else name.casefold() == str(gateway_id).casefold():

@@ -16,7 +16,7 @@ MAX_QUOTED = 100
 """Characters of a value that an error quotes."""
 
 MAX_WHOLE = 2**63 - 1
-"""The largest whole number in TOML, and of zlib, which is given `max_message_size`."""
+"""The largest whole number that TOML and zlib accept; zlib is given `max_message_size`."""
 
 _TRUE = frozenset({"true", "1", "yes", "on"})
 _FALSE = frozenset({"false", "0", "no", "off"})
@@ -53,7 +53,7 @@ def is_secret(spec: Field[Any]) -> bool:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return the name in `known` that is most like `name`; empty if none is."""
+    """Return the name in `known` that is most similar to `name`; empty if no name is similar."""
     return next(iter(difflib.get_close_matches(name, list(known), n=1)), "")
 
 

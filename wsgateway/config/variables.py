@@ -1,4 +1,4 @@
-"""Reads the variables `WSGATEWAY_…` of an environment, and warns of those that are ignored.
+"""Reads the variables `WSGATEWAY_…` of an environment, and warns about ignored ones.
 
 Knows nothing of the file and the command line.
 """
@@ -128,8 +128,8 @@ def _warnings_about_empty(variable: str) -> Iterator[str]:
     if _is_of_secret(variable):
         owner, place = ("the admin interface", " below [admin]") if _is_of_admin(variable) else ("the gateway", "")
         yield (
-            f"{variable} is empty and counts as not set; {owner} does not let in callers on this host without a key "
-            f"either, unless you set local_access = true{place}"
+            f"{variable} is empty and counts as not set; {owner} also refuses callers on this host without a key, "
+            f"unless you set local_access = true{place}"
         )
     elif name is None or not (isinstance(_SETTINGS[name].default, (int, float)) or is_switch(_SETTINGS[name])):
         yield f"{variable} is empty and counts as not set"

@@ -30,10 +30,10 @@ from wsgateway.transports.peer import ClientTransport
 from wsgateway.transports.takeover import EXTENSION, Takeover
 
 SPARE_DESCRIPTORS = 64
-"""Open files that are left for others than clients if `max_connections` is not set."""
+"""Open files that are not left to clients if `max_connections` is not set."""
 
 CROWDED = 0.8
-"""Part of `max_connections` from which on a warning is logged."""
+"""Fraction of `max_connections` from which a warning is logged."""
 
 
 def most_clients(settings: Settings) -> int:
@@ -128,7 +128,7 @@ class Admission:
         )
 
     def _check_capacity(self, address: str) -> Refusal | None:
-        """Return why the client cannot be admitted now, if so."""
+        """Return why the client cannot be admitted now, or None."""
         if self._drain.is_begun:  # the handshake began before the drain
             return STOPPING
         count, settings = len(self._drain.sessions), self._settings

@@ -1,5 +1,4 @@
-"""What one process of a gateway answers about itself and its connections, to its own pages and to other nodes. Knows no
-HTTP."""
+"""The answers of one node about itself and its connections, for its own pages and for other nodes. Knows no HTTP."""
 
 import asyncio
 import json
@@ -34,7 +33,7 @@ SendMessage = Callable[[object, Collection[str] | None, dict[str, Any]], Awaitab
 
 
 class Answers:
-    """One process of one gateway. Its `operations` are what other nodes may ask it for, by name."""
+    """Answers for one node of one gateway. `operations` are the functions that other nodes may call, by name."""
 
     def __init__(
         self,
@@ -66,7 +65,7 @@ class Answers:
         }
 
     def info(self) -> Info:
-        """Return what the heartbeat says of this process."""
+        """Return the state of this node for its heartbeats."""
         metrics = self._metrics
         return info_of(
             self._version,
@@ -80,7 +79,7 @@ class Answers:
         )
 
     def totals(self) -> dict[str, float]:
-        """Return the number of connections, and counters from which a page makes rates."""
+        """Return the number of connections, and counters from which a page computes rates."""
         metrics = self._metrics
         hooks = metrics.hook_seconds.values()
         return {
@@ -120,7 +119,7 @@ class Answers:
         return matches
 
     def row(self, conn: Connection) -> dict[str, Any]:
-        """Return `conn` as `shapes.ConnectionInfo` has it, in the form that travels between nodes."""
+        """Return the fields of `shapes.ConnectionInfo` for `conn`, in the form that nodes exchange."""
         return {
             "id": conn.id,
             "address": conn.address,
@@ -135,7 +134,7 @@ class Answers:
         }
 
     def describe(self, conn_id: str) -> dict[str, Any] | None:
-        """Return the open connection with that id and what its handshake carried; None if there is none."""
+        """Return the open connection with that id and what its handshake carried; None if it is not open."""
         conn = self._connections.get(conn_id)
         if conn is None:
             return None
@@ -156,7 +155,7 @@ class Answers:
             conn.close_nowait(code, reason)
         return len(closing)
 
-    # What other nodes ask for
+    # Requests of other nodes
 
     async def _answer_search(self, arguments: dict[str, Any]) -> int:
         return len(await self.matching(arguments_of(Search, arguments).search))
@@ -201,7 +200,7 @@ class Answers:
 
 
 def info_of(version: str, state: str, **counts: int) -> Info:
-    """Return what this process says of itself."""
+    """Return what this process reports about itself."""
     return Info(
         host=socket.gethostname(),
         pid=os.getpid(),
@@ -213,6 +212,6 @@ def info_of(version: str, state: str, **counts: int) -> Info:
 
 
 def searchable(conn: Connection) -> str:
-    """Return the text in which a search looks."""
+    """Return the text that a search is compared with."""
     user = "" if conn.user is None else str(conn.user)
     return "\n".join((conn.id, conn.address, conn.path, user)).casefold()

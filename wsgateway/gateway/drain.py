@@ -20,8 +20,8 @@ The order of a shutdown under `wsgateway serve`, from the signal to the last hoo
    link. Hook threads are left behind, the watchdog is released, the state is STOPPED, and the log is written out.
 9. server/serving: HTTP_GRACE (5 s) for running requests, then abort; the socket is unbound. The process ends even if
    a `def` hook blocks a thread.
-No `on_client_close` is waited for once `on_stop` begins. Under another server, step 5 begins when that server closes
-its sockets (native: `Socket.shutdown`; ASGI: it sends 1012 itself), and step 4 when the lifespan ends.
+Once `on_stop` begins, the gateway waits for no `on_client_close`. Under another server, step 5 begins when that server
+closes its sockets (native: `Socket.shutdown`; ASGI: it sends 1012 itself), and step 4 when the lifespan ends.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ from wsgateway.logs import GatewayLog
 from wsgateway.protocols.session import Session
 
 CLOSES_PER_SECOND = 500
-"""Connections that a drain closes per second; the rest follows as fast as half of `drain` requires."""
+"""Connections that a drain closes per second, or more if half of `drain` would not be enough."""
 
 TICK = 0.1
 """Seconds between two groups of closes."""
@@ -75,12 +75,12 @@ class Drain:
         if self._seconds:
             rate = max(rate, int(2 * len(self.sessions) / self._seconds))
         waiting = deque(self.sessions)
-        spread_ms = max(1000, 1000 * len(waiting) // rate)  # clients reconnect spread over as long as they were closed
+        spread_ms = max(1000, 1000 * len(waiting) // rate)  # clients reconnect over as long a time as they are closed
         loop = asyncio.get_running_loop()
 
         def close_some() -> None:
             for _ in range(min(len(waiting), max(1, int(rate * TICK)))):
-                retry_after_ms = randrange(spread_ms)  # noqa: S311  nobody gains by guessing it
+                retry_after_ms = randrange(spread_ms)  # noqa: S311  not a secret
                 waiting.popleft().conn.close_nowait(1012, SHUTDOWN % retry_after_ms)
             if waiting:
                 loop.call_later(TICK, close_some)
@@ -94,7 +94,7 @@ class Drain:
             self.begin()
 
     async def wait(self) -> None:
-        """Wait until no connection and no running hook is left, then end what is left (step 7)."""
+        """Wait until no connection and no running hook is left. After `drain` seconds, abandon the rest (step 7)."""
         try:
             async with asyncio.timeout(self._seconds):
                 await self._until_idle()
@@ -107,7 +107,7 @@ class Drain:
         await self._dispatcher.idle()
 
     async def _abandon(self) -> None:
-        """Abort sockets and abandon hooks, at last the `on_client_close` of the sockets that were aborted."""
+        """Abort sockets and abandon hooks. The `on_client_close` of the aborted sockets are abandoned last."""
         for session in tuple(self.sessions):
             session.abort()
         self._dispatcher.discard(closes=False)

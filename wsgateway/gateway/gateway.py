@@ -42,8 +42,8 @@ class Gateway:
     `options` are fields of `wsgateway.config.settings.Settings`; `settings` gives all of them. Nothing is read from
     files or the environment. Raise `ConfigError` with every mistake. The listener is made when the gateway starts.
 
-    A gateway belongs to the event loop that starts it. Once that loop is closed, the gateway is as new: its id is
-    free, its connections are forgotten, and it may be started on another loop.
+    A gateway belongs to the event loop that starts it. Once that loop is closed, the gateway is like a new one: its
+    id is free, its connections are forgotten, and it may be started on another loop.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Gateway:
     ) -> None:
         if settings is not None and (options or listener is not None):
             raise TypeError("give either settings, or a listener and single options")
-        # Settings converts lists and texts, which its fields do not say
+        # Settings converts lists and texts, which the types of its fields do not show
         self.settings = settings or Settings(listener=listener, **options)  # type: ignore[arg-type]
         self.version = version("wsgateway")
         self.failure = ""
@@ -113,7 +113,7 @@ class Gateway:
 
     @contextmanager
     def recording(self, conn: Connection) -> Iterator[Recording]:
-        """Record what happens to `conn` meanwhile. The other connections are not slowed down."""
+        """Record what happens to `conn` in the `with` block. The other connections are not slowed down."""
         try:
             yield self._hub.record(conn)
         finally:
@@ -128,11 +128,11 @@ class Gateway:
         connections: Iterable[Connection | str] | None = None,
         data: dict[str, Any] | None = None,
     ) -> Sent:
-        """Push `message` through `on_message`, to `connections` (or their ids), or to those that the listener chooses.
+        """Push `message` through `on_message` to `connections` (or their ids), or to those that the listener chooses.
 
         Wait for the hook, never for a client. Raise `GatewayNotRunning`, `MessageError` (a `ValueError`) if the
         message cannot be encoded, `TypeError` if `connections` is one connection or id or not iterable, `HookError`
-        if the listener failed, and `RuntimeError` on another event loop than the gateway's.
+        if the listener failed, and `RuntimeError` on an event loop other than the gateway's.
         """
         home = self._home
         if home is not None and not home.is_here() and self._runs_elsewhere():
@@ -155,7 +155,7 @@ class Gateway:
         connections: Iterable[Connection | str] | None = None,
         data: dict[str, Any] | None = None,
     ) -> Sent:
-        """`send`, for a `def` hook, a `def` route handler, or any other thread than the event loop's.
+        """Call `send` from a `def` hook, a `def` route handler, or any thread other than the event loop's.
 
         Raise what `send` raises, and `RuntimeError` on the event loop's own thread or if the loop ends meanwhile.
         """
@@ -213,7 +213,7 @@ class Gateway:
         self.log.warning(
             "the gateway's lifespan was not run: the gateway starts now and is never stopped (docs/mounting.md)"
         )
-        with suppress(StartError):  # it has failed, which every answer says from now on
+        with suppress(StartError):  # it has failed, which every answer reports from now on
             await self.start()
 
     @property
@@ -292,7 +292,7 @@ class Gateway:
                 self._running.cluster.notify()
                 self._running.drain.begin()
                 await self._running.drain.wait()
-                with suppress(GatewayError):  # it is logged, and the gateway stops all the same
+                with suppress(GatewayError):  # it is logged, and the gateway still stops
                     await self._running.dispatcher.run("on_stop")
             self._state = GatewayState.STOPPED
             self.log.info("stopped%s", self._where)
@@ -329,7 +329,7 @@ class Gateway:
             self._home, self._lock = Home(), asyncio.Lock()
 
     def _forget_loop(self) -> None:
-        """Become as new, because the event loop of the gateway was closed."""
+        """Become like a new gateway, because the event loop was closed."""
         with self._forgetting:
             if not self.has_lost_loop:
                 return  # another thread was faster

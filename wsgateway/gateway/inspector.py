@@ -1,5 +1,7 @@
-"""The connections of a gateway in all its nodes: counted, searched, paged, closed from any of them; and the nodes
-themselves. Knows no HTTP, and not what a node does to answer."""
+"""The nodes of a gateway, and the connections in all of them: counted, searched, paged, and closed from any node.
+
+Knows no HTTP, nor how a node answers.
+"""
 
 import asyncio
 import time
@@ -18,7 +20,7 @@ from wsgateway.metrics import Samples
 
 
 class Inspector:
-    """One gateway, whole. A node that does not answer in time is left out, and logged."""
+    """Inspects one gateway in all its nodes. A node that does not answer in time is left out, and logged."""
 
     def __init__(self, answers: Answers, cluster: Callable[[], Cluster | SingleNode]) -> None:
         self._answers = answers
@@ -32,7 +34,7 @@ class Inspector:
     # The nodes
 
     async def nodes(self) -> list[NodeInfo]:
-        """Return every node, this one first; of the others what they have reported last. Empty without a broker."""
+        """Return every node, this one first, the others as last reported. Return an empty list without a broker."""
         cluster = self._cluster
         if not cluster.has_broker:
             return []
@@ -50,7 +52,7 @@ class Inspector:
         return any(node.info.state == GatewayState.RUNNING for node in self._cluster.nodes.alive())
 
     async def totals(self) -> dict[str, float]:
-        """Return the number of connections of all nodes, and counters from which a page makes rates."""
+        """Return the number of connections of all nodes, and counters from which a page computes rates."""
         own = self._answers.totals()
         others = (await self._count_others(self._cluster)).values()
         return {name: value + sum(totals.get(name, 0) for totals in others) for name, value in own.items()}
@@ -76,7 +78,7 @@ class Inspector:
     # The connections
 
     async def page(self, search: str, offset: int, limit: int) -> tuple[int, list[ConnectionInfo]]:
-        """Return how many connections match `search`, and those from `offset` on, in the same order on every node."""
+        """Return how many connections match `search`, and a page of them, in the same order on every node."""
         own = await self._answers.matching(search)
         cluster = self._cluster
         totals: dict[str, int] = {**await cluster.ask_all("search", search=search), cluster.node: len(own)}
@@ -104,7 +106,7 @@ class Inspector:
         return None if row is None else connection_of(row)
 
     def node_of(self, conn_id: str) -> str:
-        """Return the id of the other node that has the connection; empty for one of this process."""
+        """Return the id of the other node that has the connection; empty for a connection of this node."""
         return node_of(conn_id) if self._cluster.is_remote(conn_id) else ""
 
     async def close(self, ids: Sequence[str] | None, code: int, reason: str) -> Closed:

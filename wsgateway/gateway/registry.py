@@ -1,5 +1,7 @@
-"""What the gateways of one process share: the map of those that were started, and the watchdog of each event loop. The
-one piece of module state of the package. Knows no gateway."""
+"""What the gateways of one process share: the started gateways by id, and the watchdog of each event loop.
+
+The only module state of the package. Knows no gateway.
+"""
 
 import asyncio
 import enum
@@ -12,7 +14,7 @@ from wsgateway.messages import Sent
 
 
 class GatewayState(enum.StrEnum):
-    """What a gateway is doing. A new one is stopped."""
+    """The state of a gateway. A new gateway is stopped."""
 
     STARTING = "starting"
     RUNNING = "running"
@@ -22,7 +24,7 @@ class GatewayState(enum.StrEnum):
 
 
 class Registry:
-    """The gateways of this process. Keeps none of them alive."""
+    """The started gateways of this process. Does not keep them alive."""
 
     def __init__(self) -> None:
         self._started: WeakValueDictionary[str, Any] = WeakValueDictionary()
@@ -36,7 +38,7 @@ class Registry:
             raise StartError(f"another gateway with id [{gateway.id}] is running in this process")
 
     def add(self, gateway: Any) -> None:
-        """From now on `gateway` is found by its id."""
+        """Add `gateway`, so `find` returns it from now on."""
         self._started[gateway.id.casefold()] = gateway
 
     def remove(self, gateway: Any) -> None:

@@ -1,4 +1,7 @@
-"""All that exists only while a gateway runs, made and released as one. Knows neither its states nor ASGI."""
+"""The parts of a gateway that exist only while it runs, created and released together.
+
+Knows neither the states of a gateway nor ASGI.
+"""
 
 import logging
 import os
@@ -35,7 +38,7 @@ from wsgateway.text import mask_url
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a gateway has from the beginning, running or not."""
+    """The parts of a gateway that exist from the beginning, whether it runs or not."""
 
     settings: Settings
     version: str
@@ -56,7 +59,7 @@ class Parts:
         send_guard: SendGuard,
         find_guard: Callable[[str], SendGuard],
     ) -> RouteContext:
-        """Return what the HTTP routes show, guarded by `rules`."""
+        """Return what the HTTP routes use, guarded by `rules`."""
         return RouteContext(
             settings=self.settings,
             version=self.version,
@@ -80,7 +83,7 @@ def parts_of(
     cluster: Callable[[], Cluster | SingleNode],
     send: SendMessage,
 ) -> Parts:
-    """Make what a gateway has from the beginning. Raise `ConfigError` if what the broker needs is not installed."""
+    """Create the parts that exist from the beginning. Raise `ConfigError` if the broker's package is not installed."""
     metrics, log = Metrics(), GatewayLog(settings.id)
     hub = Hub(metrics, log)
     answers = Answers(settings.id, version=version, hub=hub, metrics=metrics, state=state, cluster=cluster, send=send)
@@ -98,7 +101,7 @@ def parts_of(
 
 
 def open_log(settings: Settings) -> None:
-    """Write what gateways log to the `log_file` of `settings` too. Raise `ConfigError` if it cannot be written."""
+    """Write the log also to the `log_file` of `settings`. Raise `ConfigError` if it cannot be written."""
     if settings.log_file:
         try:
             log_to_file(Path(settings.log_file))
@@ -133,9 +136,9 @@ class Running:
 async def running(
     gateway: EventGateway, parts: Parts, rules: Rules, *, watchdog: Watchdog, reload: bool
 ) -> AsyncIterator[Running]:
-    """Make the parts of `gateway`, and join its cluster. On the way out leave the cluster, then release the parts.
+    """Create the parts of `gateway`, and join its cluster. On exit, leave the cluster, then release the parts.
 
-    With `reload` the named module of the listener is loaded anew. Raise `ListenerError`, and whatever the listener's
+    With `reload` the named module of the listener is loaded again. Raise `ListenerError`, and whatever the listener's
     own code raises.
     """
     settings, hub, metrics, log = parts.settings, parts.hub, parts.metrics, parts.log
@@ -167,7 +170,7 @@ async def running(
 
 
 def _cluster_of(parts: Parts) -> Cluster | SingleNode:
-    """Return the nodes of a gateway, which without a broker is one."""
+    """Return the cluster of a gateway, which has a single node without a broker."""
     if parts.open_link is None:
         return SingleNode()
     answers, settings = parts.answers, parts.settings
@@ -194,20 +197,20 @@ def reason_of(error: Exception) -> str:
 
 
 def log_exposure(settings: Settings, rules: Rules, log: GatewayLog, *, is_served_alone: bool) -> None:
-    """Log what is open to whom, and that several processes do not reach each other's clients without a broker."""
+    """Log which access is open, and whether several processes run without a broker."""
     for opening in rules.openings(serves_outside(settings) or outside_of_process()):
         log.log(logging.WARNING if opening.is_loud else logging.INFO, "%s", opening.text)
     count = several_workers(sys.argv, os.environ)
     if count > 1 and not settings.broker and not is_served_alone:  # `wsgateway serve` has no such count
         log.warning(
-            "%d worker processes and no broker: a message reaches only the clients of the process it comes to, "
+            "%d worker processes and no broker: a message reaches only the clients of the process that receives it, "
             'set broker = "ipc://" (docs/processes.md)',
             count,
         )
 
 
 def several_workers(argv: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Return how many processes of this application the server that was started with `argv` runs, if that says so.
+    """Return how many processes the server that was started with `argv` runs, as far as `argv` and `environ` show.
 
     uvicorn and gunicorn hand their command line on to their workers, and read `WEB_CONCURRENCY`.
     """

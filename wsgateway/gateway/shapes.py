@@ -1,5 +1,7 @@
-"""The JSON objects of `/info`, `/send`, and REST: one declaration makes the answers and their schemas. Knows nothing of
-requests."""
+"""The JSON objects of `/info`, `/send`, and REST. Answers and their schemas derive from one declaration.
+
+Knows nothing of requests.
+"""
 
 import json
 from collections.abc import Iterable
@@ -15,11 +17,11 @@ from wsgateway.gateway.registry import GatewayState
 Count = Annotated[int, Meta(ge=0)]
 Seconds = Annotated[float, Meta(ge=0)]
 NodeStatus = Annotated[str, Meta(extra_json_schema={"enum": [*GatewayState, NodeState.LOST, NodeState.LEFT]})]
-"""The state of the gateway in a node that is alive, else that of the node."""
+"""The state of the gateway in a node that is alive, else the state of the node."""
 
 
 class Queue(Struct, frozen=True):
-    """What waits to be written to a connection."""
+    """The messages that wait to be written to a connection."""
 
     messages: Count
     bytes: Count
@@ -37,7 +39,7 @@ class ListedConnection(Struct, frozen=True):
 
 
 class ConnectionInfo(ListedConnection, frozen=True):
-    """An open connection. `headers`, `query` and `subprotocols` of its handshake are there if it is asked for alone."""
+    """An open connection. Only the answer for a single one has `headers`, `query`, and `subprotocols`."""
 
     user: str | None
     messages_in: Count
@@ -49,7 +51,7 @@ class ConnectionInfo(ListedConnection, frozen=True):
 
 
 class NodeInfo(Struct, frozen=True, kw_only=True):
-    """A process of a gateway. `age` is seconds since it began, `silent` seconds since it was heard last."""
+    """A node of a gateway. `age` is seconds since its process began, `silent` seconds since its last heartbeat."""
 
     id: str
     state: NodeStatus
@@ -74,7 +76,7 @@ class Caller(Struct, frozen=True):
 
 
 class InfoAnswer(Struct, frozen=True, kw_only=True):
-    """The answer of `/info`. Without a broker there is no `node` and no `nodes`."""
+    """The answer of `/info`. Without a broker, `node` and `nodes` are missing."""
 
     id: str
     version: str
@@ -90,15 +92,15 @@ class InfoAnswer(Struct, frozen=True, kw_only=True):
 
 
 class ReadyAnswer(Struct, frozen=True):
-    """The answer of `/ready` while the gateway takes clients."""
+    """The answer of `/ready` while the gateway accepts clients."""
 
     id: str
     state: GatewayState
 
 
 class SendAnswer(Struct, frozen=True, kw_only=True):
-    """What became of a message: recipients = queued + dropped. With a broker also how many nodes have counted, and
-    whether all have."""
+    """The counts of a message: recipients = queued + dropped. With a broker, `nodes` is how many nodes have counted,
+    and `complete` is whether all have."""
 
     id: str
     recipients: Count
@@ -121,7 +123,7 @@ class Problem(Struct, frozen=True):
 
 
 class GatewayInfo(Struct, frozen=True, kw_only=True):
-    """A gateway and what it does in all its processes; its settings are there if it is asked for alone."""
+    """A gateway, with totals over all its nodes. Only the answer for a single one has `settings`."""
 
     id: str
     state: GatewayState
@@ -151,13 +153,13 @@ class Drained(Struct, frozen=True):
 
 
 class NodeList(Struct, frozen=True):
-    """The processes of a gateway; none without a broker."""
+    """The nodes of a gateway. Empty without a broker."""
 
     nodes: list[NodeInfo]
 
 
 class ConnectionList(Struct, frozen=True):
-    """A page of the connections that match."""
+    """A page of the connections that match a search."""
 
     total: Count
     offset: Count
@@ -166,7 +168,7 @@ class ConnectionList(Struct, frozen=True):
 
 
 class Closed(Struct, frozen=True):
-    """How many connections are being closed, and whether every process has answered."""
+    """How many connections are being closed, and whether every node has answered."""
 
     closed: Count
     complete: bool
@@ -192,7 +194,7 @@ def connection_of(row: dict[str, Any]) -> ConnectionInfo:
 
 
 def listed(conn: ConnectionInfo) -> ListedConnection:
-    """Return what `/info` lists of `conn`."""
+    """Return `conn` as `/info` lists it."""
     return ListedConnection(conn.id, conn.address, conn.path, conn.transport, conn.age, conn.queue)
 
 

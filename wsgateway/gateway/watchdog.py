@@ -22,7 +22,7 @@ STACK = 12
 
 
 class Watchdog:
-    """Watches one event loop while a gateway on it runs: it asks the loop every `seconds` to call back.
+    """Watches one event loop while a gateway on it runs. It asks the loop every `seconds` to call back.
 
     A loop that does not call back within `seconds` is blocked. The log gets one error with the stack of the loop's
     thread, and one line when the loop continues. While it is blocked, every client waits, and no timeout of a hook
@@ -30,7 +30,7 @@ class Watchdog:
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, *, seconds: float = BLOCKED_LOOP) -> None:
-        """Has to be made on the thread of `loop`."""
+        """Call it on the thread of `loop`."""
         self.loop = loop
         self._seconds = seconds
         self._thread_id = threading.get_ident()
@@ -47,7 +47,7 @@ class Watchdog:
             threading.Thread(target=self._run, args=(ended,), name="wsgateway watchdog", daemon=True).start()
 
     def unwatch(self, metrics: Metrics) -> None:
-        """Undo `watch`; may be called twice. The thread ends with the last one, and with the loop."""
+        """Undo `watch`. May be called twice. The thread ends with the last `unwatch`, or with the loop."""
         self._counters.pop(metrics, None)
         if not self._counters:
             self._ended.set()
@@ -63,13 +63,13 @@ class Watchdog:
             self._answered.clear()
             try:
                 self.loop.call_soon_threadsafe(self._answered.set)
-            except RuntimeError:  # the loop was closed in this moment
+            except RuntimeError:  # the loop was closed at this moment
                 continue
             if self._answered.wait(self._seconds):
                 continue
             frame = sys._current_frames().get(self._thread_id)
             stack = traceback.StackSummary.extract(traceback.walk_stack(frame), limit=STACK) if frame else None
-            del frame  # it holds what the blocker holds
+            del frame  # it keeps the objects of the blocking code alive
             if self.loop.is_running() and not self._answered.wait(LATE):
                 self._blocked(asked, stack, ended)
 
@@ -89,7 +89,7 @@ class Watchdog:
         logger.warning("the event loop runs again, it was blocked for at least %.1f s", seconds)
         try:
             self.loop.call_soon_threadsafe(self._count, seconds)
-        except RuntimeError:  # the loop was closed in this moment
+        except RuntimeError:  # the loop was closed at this moment
             pass
 
     def _count(self, seconds: float) -> None:
@@ -105,8 +105,8 @@ def _log_stack(seconds: float, stack: traceback.StackSummary) -> None:
     inner = stack[0]  # `walk_stack` goes outwards
     stack.reverse()
     text = (
-        "the event loop has been blocked for %.1f s by %s (%s:%d), and every client waits: await what takes long, or "
-        "write the hook as a def, which runs in a thread"
+        "the event loop has been blocked for %.1f s by %s (%s:%d), and every client waits: await slow calls, or write "
+        "the hook as a def, which runs in a thread"
     )
     record = logger.makeRecord(
         logger.name,

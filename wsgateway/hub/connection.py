@@ -284,7 +284,7 @@ class Connection:
         return self._close
 
     def opened(self, on_close: Callable[["Connection"], None]) -> None:
-        """The connection has entered the hub. `on_close` is called as soon as its close begins."""
+        """Record that the connection has entered the hub. Call `on_close` as soon as its close begins."""
         self._on_close = on_close
 
     def use_writer(
@@ -294,7 +294,7 @@ class Connection:
         deflates: bool = False,
         after: "Callable[[Connection], None] | None" = None,
     ) -> None:
-        """Give messages to `write`, compressed if it `deflates`, each after a call of `after`; None: to the outbox."""
+        """Pass messages to `write`, each after a call of `after`, compressed if `deflates`; if it is None, queue."""
         self._settle = after
         self._deflates = deflates
         self._write = write

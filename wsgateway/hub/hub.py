@@ -5,14 +5,14 @@ Every place where a message may wait, in the order in which it travels, with its
 in     1. `server.socket`: what one read brought while the inbox was full, at most 256 KB; reading is paused.
           `transports.asgi`: one message while the inbox is full; the rest waits in the server.
        2. `listeners.inbox`: INBOX_MESSAGES (32) messages or INBOX_BYTES (128 KiB); reading is paused until there is
-          space. A message from `gateway.send` or `/send` has an inbox of its own, which only it waits in.
-nodes  3. `cluster.bus`: BROKER_OUTBOX_MESSAGES (10,000) envelopes or BROKER_OUTBOX_BYTES (32 MiB); the oldest is
+          space. A message from `gateway.send` or `/send` has an inbox of its own.
+nodes  3. `cluster.bus`: OUTBOX_MESSAGES (10,000) envelopes or OUTBOX_BYTES (32 MiB); the oldest is
           dropped and counted.
 out    4. `Hub._pending`, broadcasts only: until the event loop iteration ends; past MAX_PENDING (64 KiB) they are
           flushed early.
        5. `Hub._rounds`: a fan-out to more than SLICE (2,000) connections is written over several iterations; past
           MAX_ROUNDS (16) `deliver` writes before it returns.
-       6. `hub.connection`, the outbox: `outbox_messages`, `outbox_bytes`; at either, `slow_policy` decides.
+       6. `hub.connection`, the outbox: `outbox_messages`, `outbox_bytes`; at either, `slow_policy` applies.
        7. The buffer of the server's transport: above its high-water mark the outbox is used instead; without progress
           for `send_timeout` the client is closed with 3008.
 """
@@ -66,11 +66,11 @@ Write = Callable[[bytes], None]
 
 
 def _written(data: bytes) -> None:
-    """Do nothing. It replaces the `write` of a recipient that was written to out of turn."""
+    """Do nothing. It replaces the `write` of a recipient that was written to early."""
 
 
 class Round:
-    """One write to many connections. It may be made in parts, and out of turn for one of them."""
+    """One write to many connections. It may be made in parts, and early for some of them."""
 
     __slots__ = ("_cursor", "_places", "_recipients", "_writes", "data")
 
@@ -107,13 +107,14 @@ class Round:
 
 
 class Hub:
-    """The open connections of one gateway. Those whose transport accepts every write are the fast set.
+    """The open connections of one gateway. The connections whose transport accepts every write are the
+    fast set.
 
     Broadcasts made during one iteration of the event loop are concatenated and written to the fast set once, when it
     ends. Any other send, and any change to the fast set, first flushes what is pending for the connections concerned,
     so each of them receives messages in order.
 
-    A write may call back: it can make any connection slow, fast, or closed, and send. Therefore the recipients of a
+    A write may call back, make any connection slow, fast, or closed, and send. Therefore the recipients of a
     message are chosen before the first write, fast ones as a `Round`, slow ones by their outboxes. A round stays in
     `_rounds` until every recipient was written to, so whatever is sent from within a write comes after it. A round of
     more than `SLICE` recipients is written over several iterations.
@@ -148,7 +149,7 @@ class Hub:
             self._write_rounds()
 
     def fast(self, conn: Connection, write: Write, *, deflates: bool = False) -> None:
-        """Give every message for `conn` to `write`, compressed if it `deflates`, until `slow` is called.
+        """Pass every message for `conn` to `write`, compressed if `deflates`, until `slow` is called.
 
         The outbox of `conn` must be empty.
         """
@@ -293,7 +294,7 @@ class Hub:
             text = "skipped %d recipients that are closed, unknown, or of another gateway"
             self._log.limited("skipped").info(text, skipped)
         if unusable:
-            text = "skipped %d recipients that are neither connections nor ids, such as %s: look at event.connections"
+            text = "skipped %d recipients that are neither connections nor ids, such as %s: check event.connections"
             self._log.limited("strange recipients").warning(text, len(unusable), short(unusable[0]))
         return list(connections)
 

@@ -71,7 +71,7 @@ async def call_on(
     receive: Callable[[], Awaitable[Any]],
     send: Callable[[Any], Awaitable[None]],
 ) -> None:
-    """Run an ASGI application on `loop`, which runs in another thread, with `receive` and `send` of this one.
+    """Run an ASGI application on `loop`, which runs in another thread, with `receive` and `send` of this thread.
 
     The application does not wait until an accept was sent, so what it does next, such as making the client a recipient,
     happens before the client can react.

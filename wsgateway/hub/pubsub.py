@@ -1,6 +1,6 @@
-"""The only way out for a message: to the connections of this process, and towards the other processes of the gateway.
+"""Publishes messages to the connections of this process and to the other nodes of the gateway. Knows no hooks.
 
-Nothing here waits but `Publication.counted`.
+Only `Publication.counted` waits.
 """
 
 import enum
@@ -15,7 +15,7 @@ from wsgateway.messages import Message, Sent
 
 
 class Everybody(enum.Enum):
-    """The recipients of a broadcast: every open connection in every process."""
+    """The recipients of a broadcast: every open connection in every node."""
 
     EVERYBODY = "everybody"
 
@@ -23,7 +23,7 @@ class Everybody(enum.Enum):
 EVERYBODY = Everybody.EVERYBODY
 
 Recipients: TypeAlias = Everybody | Iterable[Connection | str]
-"""Everybody, or connections and ids of connections: exactly these, in this order, each once. An empty one is nobody."""
+"""`EVERYBODY`, or connections and ids: exactly these, in this order, each once. If it is empty, nothing is sent."""
 
 
 class Publication:
@@ -37,7 +37,7 @@ class Publication:
         self._pending = pending
 
     async def counted(self) -> Sent:
-        """Wait for the counts of the other processes, at most `broker_timeout` seconds, and return those of all."""
+        """Wait at most `broker_timeout` seconds for the counts of the other nodes, and return the counts of all."""
         if self._pending is None:
             return self.sent
         return await self._cluster.collect(self.sent, self._pending)
@@ -46,7 +46,7 @@ class Publication:
 def publish_to_nodes(
     cluster: Cluster | SingleNode, message: Message, ids: Sequence[str] | None, sent: Sent
 ) -> Publication:
-    """Publish `message` to the other processes, for all their connections or for those with `ids`, and count it.
+    """Publish `message` to the other nodes, for all their connections or for those with `ids`, and have it counted.
 
     `sent` are the counts of this process.
     """
@@ -61,7 +61,7 @@ class PubSub:
         self._cluster = cluster
 
     def publish_nowait(self, message: Message, to: Recipients, *, but: Connection | None = None) -> Sent:
-        """Publish `message`, to everybody without `but`, or to named recipients. Return the counts of this process."""
+        """Publish `message` to every connection except `but`, or to the recipients `to`. Return this node's counts."""
         if to is EVERYBODY:
             sent = self._hub.deliver(message, None, but=but)
             self._cluster.publish(message, None, acknowledge=False)
@@ -73,7 +73,7 @@ class PubSub:
         return sent
 
     def publish(self, message: Message, to: Recipients) -> Publication:
-        """`publish_nowait`, and have the other processes count. Does not wait either: `Publication.counted` does."""
+        """Do the same as `publish_nowait`, and have the message counted, for which `Publication.counted` waits."""
         if to is EVERYBODY:
             return publish_to_nodes(self._cluster, message, None, self._hub.deliver(message, None))
         own, remote = self._cluster.split(to)

@@ -1,4 +1,4 @@
-"""What the request of a client carried, kept as compactly as it came. Knows nothing of what becomes of the client."""
+"""The request of a client, kept in a compact form. Does not know what becomes of the client."""
 
 from collections.abc import Iterable
 
@@ -25,12 +25,12 @@ class Headers(datastructures.Headers):
 
 
 def compact(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Return `headers` in one object, which takes a tenth of the memory. `headers_of` is the opposite."""
+    """Return `headers` in one object, which takes a tenth of the memory. `headers_of` is the inverse."""
     return b"\n".join(b"%b:%b" % header for header in headers)
 
 
 def headers_of(head: bytes) -> Headers:
-    """Return the headers that `compact` has made `head` of."""
+    """Return the headers that `compact` has encoded as `head`."""
     return Headers(_raw(head))
 
 

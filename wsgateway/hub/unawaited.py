@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def is_development(*, verbose: bool) -> bool:
-    """Return whether checks run that take time: with `verbose`, and in Python's development mode."""
+    """Return whether slow checks run: with `verbose`, and in Python's development mode."""
     return verbose or sys.flags.dev_mode
 
 
@@ -85,5 +85,5 @@ def marked(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Corouti
     """Mark `function` as a coroutine function, because frameworks run any other function in a thread."""
     if sys.version_info >= (3, 12):
         return inspect.markcoroutinefunction(function)
-    function._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]  # what 3.12 has a name for
+    function._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]  # private before 3.12
     return function

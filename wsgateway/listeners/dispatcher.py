@@ -21,7 +21,7 @@ from wsgateway.messages import Sent, encode
 from wsgateway.metrics import Metrics
 
 MAX_NESTED_SENDS = 8
-"""How deep calls of `gateway.send` may be nested, each in the `on_message` of the one around it."""
+"""Maximum depth of nested calls of `gateway.send`, each in the `on_message` of the one around it."""
 
 ERROR_LINES = 10
 """Errors at one line of a hook that are logged per second. A client may cause any number."""
@@ -38,7 +38,7 @@ _WITHOUT_CONNECTION = {
 class Dispatcher:
     """The events of one gateway: made here, given to the listener, then published.
 
-    Everything about one connection takes its inbox, so that its hooks run in the order of its events.
+    Every call for one connection goes through its inbox, so its hooks run in the order of its events.
     """
 
     def __init__(
@@ -132,10 +132,10 @@ class Dispatcher:
     async def send(
         self, message: object, connections: Iterable[Connection | str] | None, data: dict[str, Any] | None
     ) -> Sent:
-        """Call `on_message` for a message that comes from no client, publish it, and return the counts of all nodes.
+        """Call `on_message` for a message that no client has sent, publish it, and return the counts of all nodes.
 
-        Raise `MessageError` if it cannot be encoded, `HookError` if the hook failed, `RecursionError` if it is
-        sent from within too many hooks.
+        Raise `MessageError` if it cannot be encoded, `HookError` if the hook failed, `RecursionError` if the
+        call is nested in too many hooks.
         """
         encoded = encode(message)
         if connections is not None and not isinstance(connections, Collection):
@@ -153,7 +153,7 @@ class Dispatcher:
         if call.error is not None:
             raise HookError("on_message") from call.error
         if message is None and event.message is None:
-            raise MessageError("there is none, and the listener made none")
+            raise MessageError("it is missing, and the listener has set none")
         return Sent(0, 0, 0) if call.publication is None else await call.publication.counted()
 
     def inside_hook(self) -> bool:
@@ -168,13 +168,13 @@ class Dispatcher:
         await self._runner.idle()
 
     def limit_close_hooks(self) -> None:
-        """Run at most `MAX_CLOSE_HOOKS` `on_client_close` hooks concurrently: all clients are about to be closed."""
+        """Run at most `MAX_CLOSE_HOOKS` `on_client_close` hooks concurrently, because all clients will be closed."""
         self._runner.limit_close_hooks()
 
     def discard(self, *, closes: bool) -> None:
         """Abandon the hooks that run and discard the messages that wait. Every `on_client_close` is still called.
 
-        Those that run are abandoned only with `closes`.
+        An `on_client_close` that runs is abandoned only with `closes`.
         """
         self._runner.discard(closes=closes)
 
@@ -267,7 +267,7 @@ def check_recipients(name: str, connections: object) -> None:
 
 
 def _line_of(error: BaseException) -> int:
-    """Return the line number of the innermost frame of its traceback."""
+    """Return the line number of the innermost frame of the traceback."""
     line = 0
     traceback = error.__traceback__
     while traceback is not None:

@@ -11,8 +11,7 @@ from wsgateway.messages import Sent
 class EventGateway(Protocol):
     """The gateway as a hook finds it at `event.gateway`.
 
-    It is the public type of that attribute. It is a Protocol although only `Gateway` implements it, because the module
-    of `Gateway` imports this one.
+    This is a Protocol although only `Gateway` implements it, because the module of `Gateway` imports this one.
     """
 
     @property
@@ -46,8 +45,8 @@ class Event:
     """The argument of every hook, which may change it.
 
     `conn` is None if the event belongs to no connection, such as a message from `/send`. `message` is `""` on open and
-    close. `connections` is None (everybody) until a hook sets it. `data` has the other keys of the request to `/send`.
-    `code` and `reason` are set on close. `on_handshake` sets `subprotocol` to one of `conn.subprotocols`.
+    close. `connections` is None (every connection) until a hook sets it. `data` has the other keys of the request to
+    `/send`. `code` and `reason` are set on close. `on_handshake` sets `subprotocol` to one of `conn.subprotocols`.
     """
 
     __slots__ = ("code", "conn", "connections", "data", "gateway", "message", "reason", "subprotocol")

@@ -111,15 +111,15 @@ class Hooks:
                 self._threads = ThreadPoolExecutor(MAX_HOOK_THREADS, thread_name_prefix=prefix)
             context = contextvars.copy_context()
             loop = asyncio.get_running_loop()
-            result = await loop.run_in_executor(self._threads, _call, context, function, args)
-            if inspect.isawaitable(result):  # a `def` around an `async def`, as decorators create
-                result = await result
-            return result
+            value = await loop.run_in_executor(self._threads, _call, context, function, args)
+            if inspect.isawaitable(value):  # a `def` around an `async def`, as decorators create
+                value = await value
+            return value
 
         return in_thread
 
     def close(self) -> None:
-        """Start no more threads. Those that still run are left behind."""
+        """Start no more threads. Threads that still run are left behind."""
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
             self._threads = None
@@ -133,7 +133,7 @@ def _call(context: contextvars.Context, function: Callable[..., object], args: t
 
 
 class ListenerName(NamedTuple):
-    """The parts of a listener's name: the module or file `where`, and an attribute of it, empty if there is none."""
+    """The parts of a listener's name: the module or file `where`, and an attribute of it, empty if it names none."""
 
     where: str
     attribute: str

@@ -1,7 +1,7 @@
 """Runs hooks: those of one inbox one at a time, in order, those of different inboxes concurrently.
 
-Each runs in a task of its own, started eagerly where Python can do that, so a hook that never awaits costs no event
-loop iteration. Knows nothing of what a hook is for.
+Each hook runs in a task of its own, started eagerly where Python can do that, so a hook that never awaits costs no
+event loop iteration. Knows nothing of what a hook is for.
 """
 
 import asyncio
@@ -113,7 +113,7 @@ class Runner:
     async def _run(self, call: Call) -> None:
         """Call the hook, then deliver. Whatever it raises becomes `call.error`, even `SystemExit` or `CancelledError`.
 
-        An error of a hook costs only its own event, and would otherwise end the task of its caller.
+        An error of a hook affects only its own event. Otherwise it would end the task of its caller.
         """
         assert call.function is not None
         current_call.set(call)

@@ -85,7 +85,7 @@ class Session:
 
     def counted(self, *, is_fragment: bool = False) -> None:
         """Count a control frame or a fragment as a message, and close a client that exceeds `message_rate`."""
-        # a message of too many fragments is closed with 1008, which says more than 3013
+        # a client that sends too many fragments is closed with 1008, which is more precise than 3013
         overdraft = MAX_FRAMES if is_fragment else 0
         if self._rate is not None and not self._rate.allows(time.monotonic(), overdraft=overdraft):
             self.conn.close_nowait(TOO_MANY, "too many messages")

@@ -1,4 +1,4 @@
-"""The attributes of uvicorn's protocols that this room rests on, none of which is documented."""
+"""The undocumented attributes of uvicorn's protocols that this room requires."""
 
 import functools
 import logging
@@ -45,7 +45,7 @@ NEEDED_HTTP = (
 """Attributes of uvicorn's HTTP protocol that `HttpProtocol` uses or overrides."""
 
 NEEDED_WEBSOCKET = ("close_timer", "conn", "connections", "loop", "request", "response", "stop_keepalive", "transport")
-"""Attributes of uvicorn's WebSocket protocol that taking over its socket rests on."""
+"""Attributes of uvicorn's WebSocket protocol that taking over its socket requires."""
 
 
 @functools.cache

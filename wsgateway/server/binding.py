@@ -20,7 +20,7 @@ UNAVAILABLE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 
 
 def bind(settings: Settings) -> list[socket.socket]:
-    """Return sockets that listen where `settings` say, one for each address that a host name resolves to.
+    """Return sockets that listen as `settings` require, one for each address that a host name resolves to.
 
     Raise `StartError`, which says what to do.
     """
@@ -37,7 +37,7 @@ def bind(settings: Settings) -> list[socket.socket]:
     listening: list[socket.socket] = []
     try:
         for family, host in addresses:
-            # all have the port that the system chose for the first, if it is 0 in the settings
+            # if the port is 0 in the settings, all have the port that the system chose for the first
             port = listening[0].getsockname()[1] if listening else settings.port
             try:
                 listening.append(_bind_tcp(family, host, port, is_only=len(addresses) == 1))

@@ -1,6 +1,6 @@
-"""The life of an HTTP connection: how many there may be, how long each may take, and how it is refused or closed.
+"""Limits the number of HTTP connections and the time of each, and refuses and closes them.
 
-It rests on attributes of uvicorn that are not documented. Does not know how a request is read.
+Relies on undocumented attributes of uvicorn. Does not know how a request is read.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ class Phase(enum.Enum):
     """A request that has not begun. The previous one may still be waiting for its response."""
 
     HANDSHAKE = enum.auto()
-    """A WebSocket, whose handshake was read and may be waiting for its turn."""
+    """A WebSocket, whose handshake was read and may be waiting for a later event loop iteration."""
 
     LAST = enum.auto()
     """Nothing: the last request of the connection was read."""
@@ -56,7 +56,7 @@ DISCARDING = (Phase.LAST, Phase.LINGERING, Phase.REFUSED)
 
 
 class PipelineFlow(FlowControl):
-    """Resumes reading only if no request waits, because uvicorn resumes after each response, which bounds nothing."""
+    """Resumes reading only if no request waits, because uvicorn resumes after each response, without a bound."""
 
     def __init__(self, transport: Any, pipeline: Sized) -> None:
         super().__init__(transport)
@@ -70,7 +70,7 @@ class PipelineFlow(FlowControl):
 class GuardedHttp(HttpToolsProtocol):
     """uvicorn's HTTP protocol, with a bound for the number of connections and for the time that each may take.
 
-    A slow request is answered with 408, a connection too many with 503; each time the socket is closed. Whenever no
+    A slow request is answered with 408, a connection over the limit with 503; then the socket is closed. Whenever no
     request is being read or answered, a timer runs, whatever bytes arrive.
     """
 
@@ -81,7 +81,7 @@ class GuardedHttp(HttpToolsProtocol):
     """Sockets of this server at the same time; 0 means any number."""
 
     max_file = 0
-    """Descriptors below this one are for sockets, the rest for any other file of the process; 0 means no limit."""
+    """Descriptors below this number are for sockets, the rest for other files of the process; 0 means no limit."""
 
     idle: "IdleSockets[GuardedHttp] | None" = None
     """The sockets of this server that have no request."""
@@ -142,7 +142,7 @@ class GuardedHttp(HttpToolsProtocol):
         return bool(self.max_file) and self.transport.get_extra_info("socket").fileno() >= self.max_file
 
     def _make_room(self) -> bool:
-        """Abort a socket of another address that has no request. Return False if there is none."""
+        """Abort a socket of another address that has no request. Return whether one was aborted."""
         oldest = self.idle.take_oldest(self.peer.host) if self.idle is not None else None
         if oldest is None:
             return False
@@ -185,7 +185,7 @@ class GuardedHttp(HttpToolsProtocol):
         if self.phase is Phase.BODY:
             if self._late_body_timer is None:
                 self._late_body_timer = self.loop.call_later(BODY_TIMEOUT, self.transport.abort)
-        elif self.phase is not Phase.HEAD:  # which has its own timer
+        elif self.phase is not Phase.HEAD:  # HEAD has its own timer
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
@@ -241,7 +241,7 @@ class GuardedHttp(HttpToolsProtocol):
             if self.pipeline or self.cycle.response_started:
                 self.transport.abort()
                 return
-            self.cycle.disconnected = True  # the body that cannot be read is that of the pending request
+            self.cycle.disconnected = True  # the body that cannot be read belongs to the pending request
             self.cycle.message_event.set()
         body = text.encode()
         headers = b"content-type: text/plain; charset=utf-8\r\nconnection: close\r\n" + header
@@ -260,7 +260,7 @@ class GuardedHttp(HttpToolsProtocol):
     def linger(self) -> None:
         """End the response, then discard what the client sends until it closes the connection.
 
-        It has `LINGER` seconds from the last time that it has read a part of the response.
+        The client has `LINGER` seconds from the last time that it has read a part of the response.
         """
         self.phase = Phase.LINGERING
         self.pipeline.clear()

@@ -18,7 +18,7 @@ FRAMING_HEADERS = frozenset({b"content-length", b"transfer-encoding"})
 
 LAST_HEADERS = frozenset({b"upgrade", b"expect"})
 """Headers that make a request the last of its connection, because a proxy and this server may disagree on the bytes
-that follow it: another protocol, or a body that the client sends only when it is asked to."""
+that follow it: another protocol, or a body that the client sends only after a 100 response."""
 
 TARGET_SCHEMES = frozenset({b"http", b"https", b"ws", b"wss"})
 """Schemes of a target in absolute form that this server serves."""
@@ -41,7 +41,7 @@ def framing_head(method: bytes, version: str, headers: RawHeaders) -> bytes:
 
 
 def split_target(target: bytes) -> tuple[bytes, bytes] | None:
-    """Return the host and the path of a target in absolute form, None if this server cannot serve it.
+    """Return the host and the path of a target in absolute form; None if this server cannot serve it.
 
     The path includes the query string. The host replaces the one of the header `Host` (RFC 9112 3.2.2).
     """
@@ -63,7 +63,7 @@ def handshake_mistake(method: str, version: str, target: bytes, headers: RawHead
     if method != "GET" or version != "1.1" or not target.isascii():
         return "a WebSocket begins with a GET of HTTP/1.1 and an address in ASCII (RFC 6455 4.1)", b""
     if _tokens(headers, b"upgrade") != {b"websocket"}:
-        return "a WebSocket handshake asks for no other Upgrade beside websocket (RFC 6455 4.1)", b""
+        return "a WebSocket handshake has no Upgrade other than websocket (RFC 6455 4.1)", b""
     if any(name == b"transfer-encoding" or (name == b"content-length" and value != b"0") for name, value in headers):
         return "a WebSocket handshake has no body", b""
     if any(name == b"sec-websocket-version" and value != b"13" for name, value in headers):

@@ -1,6 +1,6 @@
 """uvicorn's HTTP protocol, with limits for reading a request, and a shorter way to a WebSocket.
 
-It rests on attributes of uvicorn that are not documented. Knows nothing of the application that is served.
+Relies on undocumented attributes of uvicorn. Knows nothing of the application that is served.
 """
 
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ MAX_PIPELINED = 1000
 """Requests of one connection that wait for the response to the previous one."""
 
 TLS_RECORD = b"\x16\x03"
-"""The first bytes of a client that speaks TLS: a record of type handshake (RFC 8446 5.1)."""
+"""The first bytes of a client that uses TLS: a record of type handshake (RFC 8446 5.1)."""
 
 TOO_MUCH_AROUND_BODY = f"the request's trailers or chunk extensions are larger than {MAX_HEAD} bytes"
 
@@ -47,7 +47,7 @@ class HttpProtocol(GuardedHttp):
     """
 
     is_leaving = False
-    """Whether this server is about to stop, so that every request is the last of its connection."""
+    """Whether this server is about to stop, so every request is the last of its connection."""
 
     pacer: HandshakePacer | None = None
     """Limits how many handshakes of this server begin in one event loop iteration."""
@@ -78,7 +78,7 @@ class HttpProtocol(GuardedHttp):
             self.early += data
             return
         if self.cycle is None and not self.head_bytes and data.startswith(TLS_RECORD):
-            self.drop("a client speaks TLS (wss:// or https://) to a port without TLS: use ws:// or http://")
+            self.drop("a client uses TLS (wss:// or https://) on a port without TLS: use ws:// or http://")
             return
         head_before, self._has_progress = self.head_timer, False
         try:
@@ -88,7 +88,7 @@ class HttpProtocol(GuardedHttp):
                 self.refuse(400, f"Invalid HTTP request received: {exc}")
             return
         if self.phase is Phase.HEAD:
-            if self.head_timer is head_before:  # else the head begins somewhere in `data`
+            if self.head_timer is head_before:  # else the head begins within `data`
                 self.head_bytes += len(data)
             if self.head_bytes > MAX_HEAD:
                 self.refuse(431, f"the request's head is larger than {MAX_HEAD} bytes")
@@ -124,7 +124,7 @@ class HttpProtocol(GuardedHttp):
         self._unset_keepalive_if_required()
         super().on_message_begin()
         self.scope["extensions"] = {PEER: self.peer}  # type: ignore[dict-item]  # an entry of our own
-        if self.phase is not Phase.HEAD:  # the timer of the first head runs since the connection was made
+        if self.phase is not Phase.HEAD:  # the timer of the first head runs already
             self.await_head()
 
     def on_url(self, url: bytes) -> None:
@@ -164,7 +164,7 @@ class HttpProtocol(GuardedHttp):
 
     def _check_head(self) -> None:
         if len(self.pipeline) >= MAX_PIPELINED:
-            self.give_up(503, f"more than {MAX_PIPELINED} requests of this connection wait for their answers")
+            self.give_up(503, f"more than {MAX_PIPELINED} requests of this connection wait for their responses")
         if size_of(self.headers) > MAX_HEAD:
             self.give_up(431, f"the request's head is larger than {MAX_HEAD} bytes")
         if self.parser.get_method() == b"CONNECT":
@@ -177,7 +177,7 @@ class HttpProtocol(GuardedHttp):
             self.headers[:] = [(b"host", host), *(header for header in self.headers if header[0] != b"host")]
 
     def on_chunk_header(self) -> None:
-        """Called by the parser when another chunk of the body begins."""
+        """Note that another chunk of the body begins. Called by the parser."""
         self._has_progress = True
 
     def on_body(self, body: bytes) -> None:
@@ -212,7 +212,7 @@ class HttpProtocol(GuardedHttp):
             self.transport.pause_reading()
 
     def _begin_handshake(self) -> None:
-        """Pass the parsed request on. uvicorn would write it out for websockets to parse again."""
+        """Pass the parsed request on, which uvicorn would serialize for websockets to parse again."""
         if self.transport.is_closing():
             return
         self.unread_timer.cancel()
@@ -220,7 +220,7 @@ class HttpProtocol(GuardedHttp):
         self.transport.resume_reading()  # if it had to wait
         mistake = handshake_mistake(self.scope["method"], self.scope["http_version"], self.url, self.headers)
         if mistake is None and self.is_pending():
-            mistake = "a handshake has to wait for the answer to the request before it", b""
+            mistake = "a handshake has to wait for the response to the previous request", b""
         if mistake is not None:
             self.refuse(400, *mistake)
             return
@@ -270,7 +270,7 @@ def http_protocol(limits: HttpLimits, config: uvicorn.Config) -> type[HttpToolsP
     """Return `HttpProtocol` with `limits`, or uvicorn's own with one warning if `HttpProtocol` would not work."""
     missing = missing_http(config)
     if missing:
-        warn_once(", ".join(missing), "HTTP", "requests have no time limit and no limit of size")
+        warn_once(", ".join(missing), "HTTP", "requests have no limits of time and size")
         return HttpToolsProtocol
 
     class Limited(HttpProtocol):

@@ -26,7 +26,7 @@ class LingeringTransport:
 
 
 class ProgressTimer:
-    """Calls `stalled` once the client has read nothing of what was written for a number of seconds."""
+    """Calls `stalled` once the client has read nothing for a number of seconds."""
 
     __slots__ = ("_loop", "_stalled", "_timer", "_transport")
 
@@ -57,14 +57,14 @@ class ProgressTimer:
 class QuietClose(asyncio.Protocol):
     """The protocol of a WebSocket whose client broke RFC 6455, from the close frame to the end of its TCP connection.
 
-    It reads on and discards until the client is quiet, because a socket that is closed with unread bytes is reset, and
-    the close frame may be lost.
+    Reads and discards until the client is quiet. A socket that is closed with unread bytes is reset, so the close frame
+    could be lost.
     """
 
     __slots__ = ("_abort_timer", "_connections", "_loop", "_quiet_timer", "_transport")
 
     def __init__(self, transport: Any, connections: set[Any]) -> None:
-        """`connections` is the server's set of connections that it waits for."""
+        """`connections` is the set of connections that the server waits for."""
         self._transport = transport
         self._connections = connections
         self._loop = asyncio.get_running_loop()
@@ -84,4 +84,4 @@ class QuietClose(asyncio.Protocol):
         self._quiet_timer.cancel()
 
     def shutdown(self) -> None:
-        """Called by uvicorn, which waits until the client is quiet or aborted."""
+        """Do nothing. Called by uvicorn, which waits until the client is quiet or aborted."""

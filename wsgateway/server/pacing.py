@@ -17,7 +17,7 @@ HANDSHAKES_PER_ITERATION = 20
 class HandshakePacer:
     """Begins at most `HANDSHAKES_PER_ITERATION` handshakes in one iteration of the event loop.
 
-    So requests are served while thousands of clients reconnect.
+    Therefore requests are served while thousands of clients reconnect.
     """
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class IdleSockets(Generic[T]):
         self._most = 0
 
     def add(self, sock: T, address: str) -> None:
-        """Add `sock`, a client's at `address`, which has no request from now on. Make it the newest if it is known."""
+        """Add `sock`, of a client at `address`, which has no request from now on. Make it the newest if it is known."""
         sockets = self._sockets.setdefault(address, {})
         if sock in sockets:
             del sockets[sock]
@@ -75,7 +75,7 @@ class IdleSockets(Generic[T]):
                 del self._sockets[address]
 
     def take_oldest(self, newcomer: str) -> T | None:
-        """Remove and return the socket that a new client at the address `newcomer` replaces, None if there is none."""
+        """Remove and return the socket that a new client at the address `newcomer` replaces, or None."""
         if self._most <= len(self._sockets.get(newcomer, {})):
             return None
         address = next(iter(self._addresses[self._most]))

@@ -62,7 +62,7 @@ class FrameCutter:
 
 
 class ParserState(enum.Enum):
-    """How far the closing handshake of one client has come (RFC 6455 7.1)."""
+    """The state of the closing handshake of one client (RFC 6455 7.1)."""
 
     OPEN = enum.auto()
 
@@ -70,22 +70,22 @@ class ParserState(enum.Enum):
     """This side has begun to close, and the client has not answered."""
 
     CLOSE_RECEIVED = enum.auto()
-    """The client has sent a close frame. What follows it is discarded."""
+    """The client has sent a close frame. Later frames are discarded."""
 
     BROKEN = enum.auto()
-    """The client has broken the protocol. What follows is discarded."""
+    """The client has broken the protocol. Later frames are discarded."""
 
 
 class FrameParser:
     """Checks, unmasks, and inflates frames, joins fragments, and makes the answers to control frames.
 
-    It takes one frame at a time, so the caller can stop after any frame and keep the rest unparsed.
+    Takes one frame at a time, so the caller can stop after any frame and keep the rest unparsed.
     """
 
     __slots__ = ("_cutter", "_fragments", "_has_failed", "_is_binary", "_protocol")
 
     def __init__(self, *, max_size: int, deflate: Extension | None) -> None:
-        """`max_size` is that of an inflated message, in bytes. `deflate` was negotiated."""
+        """`max_size` is the limit of an inflated message, in bytes. `deflate` was negotiated."""
         self._protocol = Protocol(SERVER, max_size=max_size, logger=_quiet)
         if deflate is not None:
             self._protocol.extensions = [deflate]
@@ -109,7 +109,7 @@ class FrameParser:
 
     @property
     def close_sent(self) -> Close | None:
-        """The close frame among `answers`: of this side, or because the client has broken the protocol."""
+        """The close frame of this side, sent because of `close` or because the client has broken the protocol."""
         return self._protocol.close_sent
 
     @property
@@ -119,7 +119,7 @@ class FrameParser:
 
     @property
     def is_finished(self) -> bool:
-        """Whether what follows is discarded."""
+        """Whether later frames are discarded."""
         protocol = self._protocol
         return self._has_failed or protocol.parser_exc is not None or protocol.close_rcvd is not None
 
@@ -165,5 +165,5 @@ class FrameParser:
         self._protocol.send_close(code, reason)
 
     def answers(self) -> bytes:
-        """Take and return the frames that have to be written: pongs and a close frame."""
+        """Remove and return the frames that have to be written: pongs and a close frame."""
         return b"".join(self._protocol.data_to_send())

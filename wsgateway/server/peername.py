@@ -24,7 +24,7 @@ def plain_addresses(
 def peer_at(transport: Any, client: tuple[str, int] | None) -> SocketPeer:
     """Return the other end of `transport`, whose address is `client`.
 
-    On a Unix socket it has no address. The user of its process is known where the system has `SO_PEERCRED` (Linux).
+    On a Unix socket, the client has no address. Its user is known where the system has `SO_PEERCRED` (Linux).
     """
     if client is not None:
         return SocketPeer(client[0])

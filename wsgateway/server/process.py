@@ -43,7 +43,7 @@ def stop_at_signals(stop: asyncio.Event) -> None:
 
 
 def end_process(code: int) -> int:
-    """Return `code`, with which the process ends by itself, or end it here if a hook still runs in a thread."""
+    """Return `code` for the process to exit with, or end the process here if a hook still runs in a thread."""
     if has_running_hook():
         logger.warning("a hook still runs in a thread, which is left behind")
         logging.shutdown()

@@ -14,13 +14,13 @@ from wsgateway.auth.headers import list_elements
 from wsgateway.config.exposure import ALLOW_IPS
 
 SCHEMES = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}
-"""The scheme of a WebSocket, by the one that a proxy reports."""
+"""The scheme of a WebSocket, by the scheme that a proxy reports."""
 
 
 class ForwardedHeaders:
     """ASGI middleware that takes `client` and `scheme` from `X-Forwarded-For` and `X-Forwarded-Proto`.
 
-    It trusts proxies on loopback, or those that `FORWARDED_ALLOW_IPS` names, and every peer on a Unix socket, because
+    Trusts proxies on loopback, or those that `FORWARDED_ALLOW_IPS` names, and every peer on a Unix socket, because
     the permissions of that file determine which processes may connect.
     """
 
@@ -46,13 +46,13 @@ class ForwardedHeaders:
             scope["scheme"] = SCHEMES[scheme] if scope["type"] == "websocket" else scheme.replace("ws", "http")
         hops = [address for address in map(_address_in, list_elements(headers, b"x-forwarded-for")) if address]
         if hops:
-            # each proxy appends its own peer, so the client is the last one that is not a trusted proxy
+            # each proxy appends its own peer, so the client is the last address that is not a trusted proxy
             named = hops[:1] if self._trusted.always_trust else [hop for hop in hops if hop not in self._trusted]
             scope["client"] = (named[-1] if named else hops[0], 0)
 
 
 def _address_in(element: bytes) -> str:
-    """Return the IP address of an element such as `[2001:db8::1]:4711`, empty if it is not an address."""
+    """Return the IP address of an element such as `[2001:db8::1]:4711`; empty if `element` is not an address."""
     host = element.decode("latin-1")
     if host.startswith("["):
         host = host[1 : host.find("]")]

@@ -1,4 +1,4 @@
-"""The gateway's own server: uvicorn's, bound to sockets and run for a gateway or any other ASGI application."""
+"""The gateway's own server: uvicorn's server, bound to sockets and run for a gateway or another ASGI application."""
 
 import asyncio
 import socket
@@ -62,7 +62,7 @@ class Server(uvicorn.Server):
             await self.startup(sockets)
             self._is_ready.set()
             await self.main_loop()
-        except SystemExit as exc:  # uvicorn's way to say that the lifespan failed
+        except SystemExit as exc:  # uvicorn reports so that the lifespan failed
             raise StartError("the application's start-up failed, the log has the reason") from exc
         finally:
             if self.started:
@@ -81,7 +81,7 @@ class Server(uvicorn.Server):
             listening.listen(BACKLOG)  # asyncio has set it to `backlog`, its share of an iteration
 
     async def _startup_tls(self, sockets: list[socket.socket]) -> None:
-        """Do what uvicorn does, except that a client has `handshake_timeout` for its TLS handshake, not a minute."""
+        """Do the same as uvicorn, except that a client has `handshake_timeout` for its TLS handshake, not a minute."""
         await self.lifespan.startup()
         if self.lifespan.should_exit:
             sys.exit(3)  # as uvicorn does
@@ -99,9 +99,9 @@ class Server(uvicorn.Server):
         self.started = True
 
     async def _stop_accepting(self) -> None:
-        """Accept no more connections, but finish the handshakes of those that were accepted.
+        """Accept no more connections, but finish the handshakes of accepted ones.
 
-        Their clients are then closed with 1012 like all others, so a roll refuses none.
+        Their clients are then closed with 1012 like all others, so a rolling update refuses no client.
         """
         for server in self.servers:
             server.close()
@@ -131,7 +131,7 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
         for connection in tuple(self.server_state.connections):
             if isinstance(connection, HttpProtocol):
-                connection.transport.abort()  # its client does not read what was written before it was closed
+                connection.transport.abort()  # the client does not read the response
 
 
 @asynccontextmanager
@@ -140,8 +140,8 @@ async def serving(
 ) -> AsyncIterator[str]:
     """Serve `app`, a gateway or an application that mounts one, as `settings` say, and yield its URL.
 
-    A gateway is started once its port is bound, and has failed if it cannot be. Raise `StartError`. `inherited` are
-    sockets that another process has bound.
+    A gateway is started once its port is bound, and fails if the port cannot be bound. `inherited` are sockets that
+    another process has bound. Raise `StartError`.
     """
     gateway = app if isinstance(app, Gateway) else None
     try:
@@ -193,7 +193,7 @@ def _config(app: Any, settings: Settings, *, lifespan: Any) -> uvicorn.Config:
     log = app.log if isinstance(app, Gateway) else Log()
     config = uvicorn.Config(
         ForwardedHeaders(app),
-        proxy_headers=False,  # uvicorn's compares addresses as text, and trusts no peer on a Unix socket
+        proxy_headers=False,  # uvicorn's middleware compares addresses as text, and trusts no Unix socket
         ws=WebSocketProtocol,
         ws_max_size=settings.max_message_size,
         ws_ping_interval=settings.ping_interval,
@@ -225,7 +225,7 @@ def _config(app: Any, settings: Settings, *, lifespan: Any) -> uvicorn.Config:
 
 
 def _tls_of(log: Log) -> type[ssl.SSLObject]:
-    """Return a TLS endpoint that logs a client which speaks plain HTTP. asyncio closes it without a log line."""
+    """Return a TLS endpoint that logs clients that use plain HTTP. asyncio closes them without a log line."""
 
     class LoggedTls(ssl.SSLObject):
         def do_handshake(self) -> None:
@@ -233,7 +233,7 @@ def _tls_of(log: Log) -> type[ssl.SSLObject]:
                 super().do_handshake()
             except ssl.SSLError as exc:
                 if exc.reason == "HTTP_REQUEST":
-                    text = "a client speaks plain HTTP (ws:// or http://) to a port with TLS: use wss:// or https://"
+                    text = "a client uses plain HTTP (ws:// or http://) on a port with TLS: use wss:// or https://"
                     log.limited("http tls").warning("closed a connection: %s", text)
                 raise
 

@@ -27,10 +27,10 @@ MAX_INFLATED = 256 * 1024
 """Bytes of messages of one client that are inflated in one event loop iteration, as many as one read may bring."""
 
 FULL_READ = 250_000
-"""Bytes of a read after which libuv reads the same socket again in the same iteration. It reads 256,000 at most."""
+"""Bytes of a read after which libuv reads the same socket again in the same iteration. One read has at most 256,000."""
 
 CLOSE_TIMEOUT = 10.0
-"""Seconds that a client which reads has to answer a close frame."""
+"""Seconds that a client has to answer a close frame, if it reads."""
 
 SHARE = range(MAX_FRAMES)
 """Iterates over the frames of one client in one event loop iteration. Made once, for speed."""
@@ -39,8 +39,8 @@ SHARE = range(MAX_FRAMES)
 class Socket(asyncio.Protocol):
     """One client, from `websocket.accept` to the end of its TCP connection. Implements `transports.takeover.Wire`.
 
-    Reading is paused while the inbox is full, while the client does not read (its pings would be answered without end),
-    and once `MAX_FRAMES` of the client were handled in one event loop iteration. Until then received bytes wait in
+    Reading is paused while the inbox is full, while the client does not read (pongs would pile up without a bound), and
+    once `MAX_FRAMES` of the client were handled in one event loop iteration. Until then received bytes wait in
     `_rest`, at most one read, unparsed; at most one message was parsed and waits in `_message`.
     """
 
@@ -101,15 +101,15 @@ class Socket(asyncio.Protocol):
         self._go_on()
 
     def keep(self, data: bytes) -> None:
-        """Take `data`, which was received before this object existed, in the next event loop iteration."""
+        """Handle `data`, which was received before this object existed, in the next event loop iteration."""
         self._rest = bytearray(data)
         self._spend()
-        self._pause_or_resume()  # bytes that are read now would come before it
+        self._pause_or_resume()  # bytes that are read now would be handled before it
 
     def close(self, code: int, reason: str) -> None:
-        """Write a close frame past everything that waits, then abort unless the client answers (RFC 6455 7.1.1).
+        """Write a close frame, after everything that was written before, then abort if the client does not answer.
 
-        The client has `LINGER` seconds if it does not read, else `CLOSE_TIMEOUT`.
+        The client has `LINGER` seconds if it does not read, else `CLOSE_TIMEOUT` (RFC 6455 7.1.1).
         """
         if self._user is None:
             return
@@ -126,7 +126,7 @@ class Socket(asyncio.Protocol):
         self._transport.abort()
 
     def shutdown(self) -> None:
-        """Called by uvicorn, which then waits until all connections are closed."""
+        """Notify the gateway. Called by uvicorn, which then waits until all connections are closed."""
         if self._user is not None:
             self._user.shutdown()
         else:
@@ -174,7 +174,7 @@ class Socket(asyncio.Protocol):
     # Reading
 
     def _go_on(self) -> None:
-        """Hand on what was received while reading was paused, then read again if nothing forbids it."""
+        """Hand on what was received while reading was paused, then read again unless it must stay paused."""
         if self._message is not None and not self._is_held:
             message, self._message = self._message, None
             self._hand_on(*message)
@@ -228,7 +228,7 @@ class Socket(asyncio.Protocol):
     def _take_rest(self, data: bytes | bytearray, at: int) -> int:
         """Let websockets' parser take the frames of `data` from `at` on, and return where the next one begins.
 
-        That is the end of `data`, unless the inbox is full or the client has had its share of this iteration.
+        This is the end of `data`, unless the inbox is full or the client has had its share of this iteration.
         """
         if at == len(data) or self._is_held or self._is_spent:
             return at
@@ -287,7 +287,7 @@ class Socket(asyncio.Protocol):
                 self._write_answers(parser)
                 if self._deflate is None and parser.is_idle:
                     self._parser = None
-            case ParserState.CLOSE_SENT:  # pongs would wait behind it for a client that may not read
+            case ParserState.CLOSE_SENT:  # a client that may not read needs no pongs
                 parser.answers()
             case ParserState.CLOSE_RECEIVED:
                 assert parser.close_received is not None
@@ -332,7 +332,7 @@ class Socket(asyncio.Protocol):
 
     def _fail(self, parser: FrameParser) -> None:
         """Write a close frame, then discard what the client sends until it is quiet (RFC 6455 7.1.7)."""
-        if self._user is None:  # closed already, and the client answers with nonsense
+        if self._user is None:  # closed already, and the client has broken the protocol
             self._transport.abort()
             return
         assert parser.close_sent is not None

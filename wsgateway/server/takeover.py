@@ -1,4 +1,4 @@
-"""Takes over an accepted WebSocket from uvicorn's protocol. It rests on attributes of uvicorn that are not documented.
+"""Takes over an accepted WebSocket from uvicorn's protocol. Relies on undocumented attributes of uvicorn.
 
 Knows nothing of the application that is served.
 """
@@ -22,8 +22,8 @@ MAX_WINDOW_BITS = 15
 """The window of the one compressed form of a message, in powers of two (RFC 7692 7.1.2)."""
 
 _DEFLATE = ServerPerMessageDeflateFactory(server_no_context_takeover=True, client_no_context_takeover=True)
-"""Keeps no context between messages, so that a broadcast is compressed once for all clients, and no client costs a
-window while it is idle (RFC 7692 7.1.1)."""
+"""Keeps no context between messages, so a broadcast is compressed once for all clients, and an idle client costs no
+window (RFC 7692 7.1.1)."""
 
 
 def offer(scope: Any, protocol: Any) -> None:
@@ -36,7 +36,7 @@ def offer(scope: Any, protocol: Any) -> None:
 
 
 def offer_plain(scope: Any, send: Any) -> None:
-    """Do the same on uvicorn without `--ws`, where `send` is a method of its protocol unless a middleware wraps it."""
+    """Do the same as `offer` on uvicorn without `--ws`, if `send` is a method of its protocol, not of a middleware."""
     protocol = getattr(send, "__self__", None)
     if isinstance(protocol, WebSocketsSansIOProtocol) and EXTENSION not in scope.get("extensions", {}):
         offer(scope, protocol)
@@ -89,7 +89,7 @@ class UvicornTakeover:
         socket = Socket(transport, user, settings, connections=protocol.connections, deflate=self._deflate)
         transport.set_protocol(socket)
         transport.resume_reading()
-        early = getattr(protocol, "early", b"")  # uvicorn's own protocol has none
+        early = getattr(protocol, "early", b"")  # uvicorn's own protocol does not have it
         if early:
             socket.keep(early)
         return socket

@@ -1,4 +1,4 @@
-"""The state of a TCP connection, as the operating system reports it. Reads and writes nothing."""
+"""The state of a TCP connection, as the operating system reports it. Does not read or write."""
 
 import socket
 import sys
@@ -7,7 +7,7 @@ from typing import Any
 TCP_INFO = getattr(socket, "TCP_INFO", None) if sys.platform == "linux" else None
 
 BYTES_ACKED = slice(120, 128)
-"""Where `tcpi_bytes_acked` stands in Linux's `struct tcp_info`, to which the kernel only ever appends.
+"""The place of `tcpi_bytes_acked` in Linux's `struct tcp_info`, to which the kernel only appends.
 
 `SIOCOUTQ` does not replace it. Under TLS, encrypted bytes also wait in a buffer between the kernel's queue and the
 transport's own. A slow client empties that buffer while the other two stay equally full, so only the count of
@@ -16,7 +16,7 @@ acknowledged bytes shows that it reads.
 
 
 def acknowledged(sock: Any) -> int:
-    """Return how many bytes the other side of `sock` has acknowledged, or 0 where the system does not count them."""
+    """Return how many bytes the other side of `sock` has acknowledged; 0 if the system does not count them."""
     if TCP_INFO is None:
         return 0
     try:
@@ -26,6 +26,6 @@ def acknowledged(sock: Any) -> int:
 
 
 def unread(transport: Any) -> int:
-    """Return a number of bytes that gets smaller as the client takes what `transport` has written."""
+    """Return a number of bytes that becomes smaller whenever the client receives some of what was written."""
     size: int = transport.get_write_buffer_size()
     return size - acknowledged(transport.get_extra_info("socket"))

@@ -1,6 +1,6 @@
 """uvicorn's WebSocket protocol, which offers its sockets to a gateway and limits what a client may send.
 
-It rests on attributes of uvicorn that are not documented. Knows nothing of the application that is served.
+Relies on undocumented attributes of uvicorn. Knows nothing of the application that is served.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from wsgateway.server.takeover import offer
 from wsgateway.transports.peer import MAX_FRAMES
 
 HOP_HEADERS = frozenset({b"connection", b"upgrade"})
-"""Headers of a handshake that websockets is given in one form, because it does not parse every valid one."""
+"""Headers of a handshake that are passed to websockets in one form, because it does not parse every valid one."""
 
 MAX_EARLY = 64 * 1024
 """Bytes that a client may send behind its handshake before reading is paused until the handshake is accepted."""
@@ -43,9 +43,9 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     """uvicorn's WebSocket protocol, which offers its sockets to a gateway. Use it with any application:
     `uvicorn --ws wsgateway.server:WebSocketProtocol`.
 
-    It aborts a client that has stopped reading, because `transport.close()` would wait forever for its buffer to empty.
+    Aborts a client that has stopped reading, because `transport.close()` would wait forever for its buffer to empty.
 
-    It parses one frame at a time. It stops until the handshake is accepted, while the application has not received the
+    Parses one frame at a time. Stops until the handshake is accepted, while the application has not received the
     previous message, while the client does not read, and after `MAX_FRAMES` in one event loop iteration. Bytes that
     were received by then wait in `early`, and reading is paused.
     """
@@ -60,7 +60,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     peer = SocketPeer("")
     early: bytes | bytearray = b""
-    """Bytes of the client that must not be parsed yet, those behind its handshake included."""
+    """Bytes of the client that must not be parsed yet, including those behind its handshake."""
 
     is_held = False
     """Whether a `UvicornTakeover` is about to take the socket over."""
@@ -111,7 +111,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             end = cutter.cut(self.early, 0)
             data, self.early = bytes(self.early[:end]), self.early[end:]
             super().data_received(data)
-            if self.close_sent and cutter.is_between_frames:  # it still sends past the close frame
+            if self.close_sent and cutter.is_between_frames:  # the client still sends after the close frame
                 self._abort_later()
             self._count_frame()
         self._pause_or_resume()
@@ -209,7 +209,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
 
 def usual_key(headers: RawHeaders) -> str | None:
-    """Return the key of a handshake in the usual form (RFC 6455 4.2.1), None for any other, which may be wrong."""
+    """Return the key of a handshake in the usual form (RFC 6455 4.2.1); None for another form, which may be wrong."""
     values = dict(headers)
     key = values.get(b"sec-websocket-key", b"")
     if (

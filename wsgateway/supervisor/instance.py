@@ -15,7 +15,7 @@ from wsgateway.supervisor.workers import Workers, serving_workers
 
 
 class _Supervised:
-    """What instances and embedded gateways have in common."""
+    """The base of instances and embedded gateways."""
 
     gateway: Gateway | Observer
     url = ""
@@ -69,7 +69,7 @@ class Instance(_Supervised):
             await _drain(self.gateway)
 
     async def restart(self) -> None:
-        """Stop, load the listener anew, and start, from every state. Raise what `start` raises."""
+        """Stop, load the listener again, and start, from every state. Raise what `start` raises."""
         async with self._lock:
             self._check_enabled()
             await self._stop()
@@ -85,7 +85,7 @@ class Instance(_Supervised):
                 await self._start()
 
     async def roll(self) -> None:
-        """Replace the workers one after the other. Raise `GatewayConflict` if there are none, `StartError`."""
+        """Replace the workers one after the other. Raise `StartError`, and `GatewayConflict` without workers."""
         async with self._lock:
             if self.workers is None:
                 raise GatewayConflict(f"gateway [{self.id}] has no workers to replace: restart it, or set workers")
@@ -120,7 +120,7 @@ class Instance(_Supervised):
         self.url, self.workers = "", None
         if stack is not None:
             await stack.aclose()
-        await self.gateway.stop()  # one that has failed becomes STOPPED
+        await self.gateway.stop()  # a failed gateway becomes STOPPED
 
     def _workers_died(self, reason: str) -> None:
         self.gateway.fail(reason)
@@ -163,5 +163,5 @@ def _gateway_of(settings: Settings) -> Gateway | Observer:
 
 
 async def _drain(gateway: Gateway | Observer) -> None:
-    if gateway.state is not GatewayState.FAILED:  # it keeps its failure
+    if gateway.state is not GatewayState.FAILED:  # a failed gateway keeps its failure
         await gateway.stop()

@@ -22,10 +22,10 @@ from wsgateway.text import mask_url
 
 
 class Observer:
-    """Has what a supervisor needs of a `Gateway`: state, inspection, and `send`, which a worker does."""
+    """Offers what a supervisor uses of a `Gateway`: state, inspection, and `send`, which a worker carries out."""
 
     def __init__(self, settings: Settings) -> None:
-        """Raise `ConfigError` if the log cannot be written, or what the broker needs is not installed."""
+        """Raise `ConfigError` if the log cannot be written, or the broker's package is not installed."""
         self.settings = settings
         self.metrics = Metrics()
         self.log = GatewayLog(settings.id)
@@ -72,7 +72,7 @@ class Observer:
         return cluster
 
     async def stop(self) -> None:
-        """Leave the cluster. One that has failed while it watched stays FAILED until it is stopped again."""
+        """Leave the cluster. If the gateway has failed meanwhile, it stays FAILED until it is stopped again."""
         cluster, self.cluster = self.cluster, SingleNode()
         await cluster.aclose()
         has_failed = cluster.has_broker and self.failure
@@ -104,24 +104,26 @@ class Observer:
         if not self.cluster.has_broker:
             raise GatewayNotRunning(self.id)
         if message is None:
-            raise MessageError("there is none")  # it could not be told from one that the listener drops
+            raise MessageError(
+                "it is missing"
+            )  # None could not be distinguished from a message that the listener drops
         encoded, encoded_data = encode(message), encode(data or {})
         assert encoded is not None
         assert encoded_data is not None
         arguments = {
-            "payload": encoded.payload,  # as it is on the wire: MessagePack has no integers past 64 bits
+            "payload": encoded.payload,  # encoded, because integers in MessagePack have 64 bits at most
             "kind": "text" if isinstance(message, str) else "bytes" if encoded.text is None else "json",
             "ids": None if connections is None else [str(getattr(item, "id", item)) for item in connections],
             "data": encoded_data.text,
         }
         seconds = self.settings.hook_timeout + 2 * self.settings.broker_timeout
-        refused = NodeError("none of the processes that serve this gateway can be reached")
+        refused = NodeError("no worker of this gateway can be reached")
         for node in self.cluster.nodes.alive():
             if node.info.state == GatewayState.RUNNING and not node.is_late:
                 try:
                     return Sent(*await self.cluster.ask_within(seconds, node.id, "send", **arguments))
                 except NodeLate:
-                    raise  # it may have sent it
+                    raise  # the worker may have sent the message
                 except NodeError as exc:
-                    refused = exc  # as when it has begun to stop: another may serve
+                    refused = exc  # as when it has begun to stop; another worker may serve
         raise refused

@@ -1,4 +1,4 @@
-"""Which listeners may be set remotely: the patterns of `[admin] listeners`, such as `hooks/*.py:*` and `shop.*`."""
+"""Decides which listeners may be set remotely, by the patterns of `[admin] listeners`, such as `hooks/*.py:*`."""
 
 import re
 import sys
@@ -12,7 +12,7 @@ from wsgateway.listeners.loader import ListenerName, parse_name
 
 
 def is_allowed(name: str, patterns: Iterable[str]) -> bool:
-    """Return whether one of `patterns` allows the listener `name`. Look at files, but load none.
+    """Return whether one of `patterns` allows the listener `name`. Check files, but do not load them.
 
     In the path of a file `*` does not match a slash, and the file, resolved through every link, has to be below the
     folder with which the pattern begins. In the name of a module `*` matches identifiers and dots. A pattern without
@@ -42,14 +42,14 @@ _ODD = re.compile(r"[\\%:\x00-\x1f\x7f]")
 
 
 def _is_plain(asked: ListenerName) -> bool:
-    """Return whether the name is its own only spelling: without `..`, `//`, backslashes, or encoded characters."""
+    """Return whether the name has only one spelling: no `..`, `//`, backslashes, or encoded characters."""
     if not asked.is_file:
         return all(part.isidentifier() for part in asked.where.split("."))
     return _ARE_ODD.isdisjoint(asked.where.removeprefix("/").split("/")) and not _ODD.search(asked.where)
 
 
 def _split(pattern: str) -> tuple[str, str | None]:
-    """Return the part of `pattern` for the file or module, and that for the attribute, None if it has none."""
+    """Return the part of `pattern` for the file or module, and the part for the attribute, or None."""
     where, colon, attribute = pattern.rpartition(":")
     return (where, attribute) if colon else (pattern, None)
 
@@ -83,9 +83,9 @@ def _is_module(name: str, pattern: str) -> bool:
 
 
 def _is_elsewhere(parts: Sequence[str], package: Sequence[str]) -> bool:
-    """Return whether a module would come from another folder than the first that has `package`.
+    """Return whether a module would come from a folder other than the first that has `package`.
 
-    Without an `__init__.py` Python joins the folders of a package from the whole of `sys.path` (PEP 420), so a folder
+    Without an `__init__.py` Python joins the folders of a package from all of `sys.path` (PEP 420), so a folder
     that others can write to could add a module.
     """
     if not package:

@@ -1,13 +1,13 @@
 """Your listener: the gateway calls its hooks. Every hook is optional, and may be `def` or `async def`.
 
-Without a word from you a message goes to every connection. Run it with `wsgateway serve`.
+Unless a hook changes that, a message goes to every connection. Run it with `wsgateway serve`.
 """
 
 from wsgateway import Event
 
 
 class Listener:
-    """Made once, when the gateway starts: what it stores lasts between events."""
+    """Created once, when the gateway starts, so its attributes last between events."""
 
     def __init__(self) -> None:
         self.names: dict[str, str] = {}
@@ -22,7 +22,7 @@ class Listener:
     async def on_message(self, event: Event) -> None:
         """A client has sent a message, or `/send` was called (then `event.conn` is None). Nothing is sent yet.
 
-        Change `event.message`, or set `event.connections` to those who are to receive it.
+        Change `event.message`, or set `event.connections` to its recipients.
         """
         if event.conn is not None:
             event.message = f"{self.names[event.conn.id]}: {event.message}"
@@ -33,6 +33,6 @@ class Listener:
         self.names.pop(event.conn.id, None)
 
     # async def on_handshake(self, event: Event) -> None:
-    #     """A client wants to connect. Turn it away with an HTTP status (from wsgateway import Refused)."""
+    #     """A client asks to connect. Refuse it with an HTTP status (from wsgateway import Refused)."""
     #     if "session" not in event.conn.cookies:
     #         raise Refused(401, "log in first")

@@ -1,5 +1,7 @@
-"""The settings file of a supervisor: read as a whole, edited through `document`, and written atomically. Does not know
-what runs."""
+"""The settings file of a supervisor: read as a whole, edited through `document`, and written atomically.
+
+Does not know which gateways run.
+"""
 
 import os
 import tempfile
@@ -34,7 +36,7 @@ class Described:
     gateways: Mapping[str, Loaded]
     admin: AdminSettings
     warnings: tuple[str, ...] = ()
-    """Lines for the log, each once although it may concern several gateways."""
+    """Lines for the log, each once even if it concerns several gateways."""
 
 
 class Store:
@@ -102,13 +104,13 @@ class Store:
             return [str(only)], []
         folded = [name.casefold() for name in table]
         mistakes = [
-            Mistake("", f"gateways ({path})", f"[{name}] is there twice, ids differ not only in case")
+            Mistake("", f"gateways ({path})", f"[{name}] is there twice, ids must differ in more than case")
             for name in table
             if folded.count(name.casefold()) > 1
         ]
         if len(table) > 1:
             given = [name for name in ONE_GATEWAY_ONLY if name in flags or name in texts]
-            text = f"{path} describes several gateways, say with --id which one is meant"
+            text = f"{path} describes several gateways, choose one with --id"
             mistakes += [Mistake(name, "", text) for name in given]
         return list(table), mistakes
 
@@ -152,7 +154,7 @@ class Store:
         """Write `values` of the gateway, or remove it if they are None."""
         from wsgateway.supervisor.document import (
             Document,
-        )  # tomlkit: each worker imports this module and writes nothing
+        )  # imports tomlkit, which a worker never needs
 
         document = Document(None if self._path is None else read_settings(self._path), self.path)
         if not document.has_gateways:
@@ -195,7 +197,7 @@ def _check_served(gateway_id: str, described: Described) -> None:
 
 
 def _styled(text: str, path: Path) -> str:
-    """Return `text` with the byte order mark and the line endings of the file at `path`, if there is one."""
+    """Return `text` with the byte order mark and the line endings of the file at `path`, if it exists."""
     try:
         before = path.read_bytes()
     except FileNotFoundError:

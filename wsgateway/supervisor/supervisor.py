@@ -1,5 +1,7 @@
-"""The gateways of a settings file: created, started, stopped, restarted, rolled, edited, deleted. REST, the panel, and
-the command line call it. Does not know HTTP."""
+"""The gateways of a settings file: created, started, stopped, restarted, rolled, edited, and deleted.
+
+Called by REST, the panel, and the command line. Does not know HTTP.
+"""
 
 import asyncio
 import contextlib
@@ -41,8 +43,8 @@ class Supervisor:
         async with Supervisor("wsgateway.toml") as supervisor:
             await supervisor.restart("chat")
 
-    Entering starts the gateways whose `startup` is automatic. One that cannot start is FAILED, and the others run.
-    Leaving stops them all. `gateways` were created in code: they are listed, started, and stopped, but not edited.
+    Entering starts the gateways whose `startup` is automatic. If one cannot start, it is FAILED, and the others run.
+    Leaving stops them all. `gateways` were created in code. They can be listed, started, and stopped, but not edited.
     """
 
     def __init__(
@@ -94,7 +96,7 @@ class Supervisor:
 
     @property
     def has_store(self) -> bool:
-        """Whether there is a settings file, so that gateways can be created, edited, and deleted."""
+        """Whether there is a settings file, so gateways can be created, edited, and deleted."""
         return self._store is not None
 
     @property
@@ -103,7 +105,7 @@ class Supervisor:
         return self._embedded
 
     def new_settings(self) -> Settings:
-        """Return the settings of a new gateway: the shipped listener, and a port that no other one has. Blocks."""
+        """Return the settings of a new gateway: the shipped listener, and a port that no other gateway has. Blocks."""
         settings = Settings() if self._store is None else self._store.new_settings()
         taken = {supervised.settings.port for supervised in self.all()}
         port = next(port for port in range(settings.port, settings.port + 1000) if port not in taken)
@@ -147,12 +149,12 @@ class Supervisor:
     def _forget_action(self, task: asyncio.Task[None]) -> None:
         self._actions.discard(task)
         if not task.cancelled():
-            task.exception()  # else asyncio would log that nothing has retrieved it
+            task.exception()  # else asyncio would log that the exception was never retrieved
 
     # Actions. Each may be called twice
 
     def _check_loop(self, name: str) -> None:
-        """Raise `RuntimeError` on another event loop than the one that entered the supervisor."""
+        """Raise `RuntimeError` on an event loop other than the one that entered the supervisor."""
         if self._home is not None and not self._home.is_here():
             what = f"supervisor.{name}"
             instead = f"call it there, in a thread with asyncio.run_coroutine_threadsafe({what}(...), loop)"
@@ -161,7 +163,7 @@ class Supervisor:
     async def start(self, gateway_id: str) -> None:
         """Start the gateway. Raise `GatewayNotFound`, `GatewayConflict` if it is disabled, `StartError` if it fails.
 
-        This and every other action raise `RuntimeError` on another event loop than the supervisor's.
+        This and every other action raise `RuntimeError` on an event loop other than the supervisor's.
         """
         self._check_loop("start")
         await self._run_action(self.find(gateway_id).start())
@@ -172,7 +174,7 @@ class Supervisor:
         await self._run_action(self.find(gateway_id).stop())
 
     async def restart(self, gateway_id: str) -> None:
-        """Stop the gateway, and start it with its listener loaded anew. Raise what `start` raises."""
+        """Stop the gateway, and start it with its listener loaded again. Raise what `start` raises."""
         self._check_loop("restart")
         await self._run_action(self.find(gateway_id).restart())
 
@@ -189,7 +191,7 @@ class Supervisor:
                 try:
                     await self._run_action(instance.roll())
                 except GatewayError as exc:
-                    logger.error("[%s] not all workers were replaced, what ran runs on: %s", instance.id, exc)
+                    logger.error("[%s] not all workers were replaced, the others continue: %s", instance.id, exc)
 
     def _handle_failure(self, instance: Instance) -> None:
         self.begin(instance.release())
@@ -230,7 +232,7 @@ class Supervisor:
         instance = self._find_editable(gateway_id)
         _check_names(changes)
         if changes.get("id", instance.id) != instance.id:
-            raise ConfigError([Mistake("id", "", "it is fixed once the gateway is created")])
+            raise ConfigError([Mistake("id", "", "it cannot be changed once the gateway is created")])
         async with self._editing:
             values = {name: value for name, value in changes.items() if name != "id"}
             described = await asyncio.to_thread(self._require_store().put, instance.id, values)
@@ -350,7 +352,7 @@ def _check_values(values: Mapping[str, Any]) -> None:
 
 
 async def _await_all(actions: Sequence[Coroutine[Any, Any, None]]) -> None:
-    """Await all `actions`, also if some fail. Log what they raise, except for a failed start, which logs itself."""
+    """Await all `actions`, also if some fail. Log their errors, except for a failed start, which is logged already."""
     for error in await asyncio.gather(*actions, return_exceptions=True):
         if isinstance(error, BaseException) and not isinstance(error, StartError):
             logger.error("a gateway could not be changed: %r", error, exc_info=error)

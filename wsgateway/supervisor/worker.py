@@ -4,7 +4,7 @@
 
 It reads its settings as one line of JSON from standard input, serves on the inherited sockets LISTENING, and writes one
 line of JSON to the descriptor TELL: its `node`, or why it `failed`. SIGUSR1 closes its connections, and the process
-goes on. It ends with SIGTERM, or when standard input ends because the process that started it has ended.
+continues. It ends on SIGTERM, or when standard input ends because the process that started it has ended.
 """
 
 import asyncio
@@ -63,7 +63,7 @@ async def _serve(settings: Settings, listening: list[socket.socket], tell: int) 
 
 
 def _until_orphaned(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
-    """Stop when the process that started this one has ended. If this one is stopping already, end it immediately."""
+    """Stop when the parent process has ended. If this process is stopping already, end it immediately."""
     os.read(sys.stdin.fileno(), 1)
     if stop.is_set():
         flush_log()

@@ -29,19 +29,19 @@ START_TIMEOUT = 30.0
 """Seconds that a worker may take to start."""
 
 QUICK = 5.0
-"""Seconds. A worker that dies within them after its start has died quickly."""
+"""Seconds after its start. A worker that dies earlier has died quickly."""
 
 MAX_QUICK = 5
-"""Workers that may die quickly one after the other. After them the gateway has failed."""
+"""Workers that may die quickly one after the other. If more die, the gateway has failed."""
 
 END_TIMEOUT = 5.0
 """Seconds that a worker has to end if it could not start."""
 
 BACKOFF = 0.25
-"""Seconds until the next worker is started after two died quickly. They double with every further one."""
+"""Seconds until the next worker is started after two died quickly. They double with each further one."""
 
 MAX_BACKOFF = 5.0
-"""The maximum of these seconds."""
+"""The maximum of `BACKOFF` after it has doubled."""
 
 
 class Worker:
@@ -125,7 +125,7 @@ async def _end(process: asyncio.subprocess.Process, seconds: float) -> None:
 
 
 async def _read_line(descriptor: int) -> bytes:
-    """Return the first line that is written to the pipe, empty if the pipe ends before. Close it."""
+    """Return the first line that is written to the pipe; empty if the pipe ends before. Close the pipe."""
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader()
     pipe = os.fdopen(descriptor, "rb", 0)
@@ -184,11 +184,11 @@ class Workers:
                 continue
             self._add(new)
             self._workers.remove(old)
-            self._log.info("worker %d takes the place of %d", new.process.pid, old.process.pid)
+            self._log.info("worker %d replaces worker %d", new.process.pid, old.process.pid)
             await old.stop()
 
     async def drain(self) -> None:
-        """Let all workers close their connections, but not end. Wait until they have."""
+        """Let all workers close their connections, but not end. Wait until their nodes have left."""
         for worker in self._workers:
             worker.send_signal(signal.SIGUSR1)
         cluster = self._observer.cluster
@@ -229,7 +229,7 @@ class Workers:
             self._observer.cluster.died(worker.node)
         lived = time.monotonic() - worker.started
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
-        self._log.error("worker %d %s after %.1f s, another takes its place", worker.process.pid, how, lived)
+        self._log.error("worker %d %s after %.1f s and is replaced", worker.process.pid, how, lived)
         self._quick = self._quick + 1 if lived < QUICK else 0
         while not self._is_ending:
             if self._quick > MAX_QUICK:
@@ -249,11 +249,11 @@ class Workers:
 async def serving_workers(
     observer: Observer, settings: Settings, gave_up: Callable[[str], None]
 ) -> AsyncIterator[tuple[str, Workers]]:
-    """Serve as `settings` say with worker processes. Yield the URL and the workers. Raise `StartError`.
+    """Serve with worker processes, as `settings` require. Yield the URL and the workers. Raise `StartError`.
 
-    `observer` is the gateway that they serve, and sees them through the broker.
+    `observer` stands for the gateway that they serve, and sees them through the broker.
     """
-    assert isinstance(settings.listener, str | None)  # settings of a file name it
+    assert isinstance(settings.listener, str | None)  # a settings file contains its name
     try:
         listening = await asyncio.to_thread(bind, settings)
     except StartError as exc:

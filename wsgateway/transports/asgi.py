@@ -120,7 +120,7 @@ class AsgiTransport:
         return True
 
     async def run(self) -> None:
-        """Read and write until either side ends it."""
+        """Read and write until either side closes the connection."""
         closed_with = (1006, "")
         try:
             async with anyio.create_task_group() as tasks:
@@ -180,7 +180,7 @@ def _message_of(event: AsgiMessage) -> tuple[str | bytes, int]:
 def _close_of(event: AsgiMessage) -> tuple[int, str]:
     """Return code and reason of a `websocket.disconnect`.
 
-    uvicorn gives 1005 for a socket that ended without a close frame too, but a reason only with a frame.
+    uvicorn reports 1005 also for a socket that ended without a close frame, but a reason only with a frame.
     """
     code, reason = event.get("code", 1005), event.get("reason")
     if code == 1005 and reason is None:

@@ -39,7 +39,7 @@ class RefusedClient:
 class NativeTransport:
     """One WebSocket on the gateway's own server.
 
-    Messages are written directly to the socket, and through the outbox only while it is congested. What the client
+    Messages are written directly to the socket, or through the outbox while the socket is congested. What the client
     sends goes directly to the peer. An idle connection costs no task and no timer of this class.
     """
 

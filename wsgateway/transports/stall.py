@@ -1,4 +1,4 @@
-"""Notices a write that makes no progress."""
+"""Notices a write that makes no progress. Knows no sockets."""
 
 import asyncio
 from collections.abc import Callable

@@ -59,13 +59,13 @@ class WireUser(Protocol):
         """The `Wire` calls `received` and `counted` of this peer directly; the user itself calls `finished`."""
 
     def congested(self) -> None:
-        """The socket accepts no more."""
+        """Handle that the socket accepts no more."""
 
     def writable(self) -> None:
-        """The socket accepts more again."""
+        """Handle that the socket accepts more again."""
 
     def shutdown(self) -> None:
-        """The server is about to stop."""
+        """Handle that the server is about to stop."""
 
     def finished(self, code: int, reason: str) -> None:
-        """A close frame was received or is being written, or the socket is closed. Write nothing more. Called once."""
+        """Handle the end, as soon as a close frame is received or written, or the socket is closed. Called once."""

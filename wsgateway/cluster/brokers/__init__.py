@@ -51,10 +51,12 @@ def opener(url: str) -> Open:
     if "://" not in url or scheme not in DRIVERS:  # without a scheme, any part may be a password
         what = repr(mask_url(url)) if "://" in url else "it"
         kinds = "ipc://, redis://, rediss://, unix:// and nats://"
-        raise ConfigError([f"broker: {what} is none of {kinds}, as redis://host:6379"])
+        raise ConfigError([f"broker: {what} is not one of {kinds}; one looks like redis://host:6379"])
     module, package = DRIVERS[scheme]
     if find_spec(package) is None:
-        raise ConfigError([f"broker: {scheme}:// needs more than is installed: pip install 'wsgateway[{module}]'"])
+        raise ConfigError(
+            [f"broker: {scheme}:// requires a package that is not installed: pip install 'wsgateway[{module}]'"]
+        )
     driver = importlib.import_module(f"wsgateway.cluster.brokers.{module}")
     try:
         if scheme != "ipc":
@@ -67,7 +69,7 @@ def opener(url: str) -> Open:
 
 
 def _check_server(url: str) -> None:
-    """Raise `ValueError` if the host or port of `url` cannot be read for certain. Drivers would quote the password."""
+    """Raise `ValueError` unless host and port of `url` are unambiguous. Drivers would quote a password in errors."""
     try:
         parts = urlsplit(url)
         _ = parts.hostname, parts.port

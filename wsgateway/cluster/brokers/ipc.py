@@ -1,5 +1,8 @@
-"""Several processes of one host, over ZeroMQ on Unix sockets. One of them runs the proxy that forwards all messages:
-the parent of `wsgateway serve --workers`, else the first to get the lock; when it ends, another takes over."""
+"""The broker for several processes of one host: ZeroMQ on Unix sockets.
+
+One of the processes runs the proxy that forwards all messages: the parent of `wsgateway serve --workers`, else the
+first to get the lock. When that process ends, another takes over.
+"""
 
 import asyncio
 import fcntl
@@ -19,7 +22,7 @@ from wsgateway.cluster.envelopes import MAX_ENVELOPE
 from wsgateway.exceptions import BrokerError
 
 HIGH_WATER = 2_000
-"""Parcels of messages that wait for a process that does not read. Past them it loses some, which it notices."""
+"""Batches of messages that may wait for a process that does not read. If there are more, it loses some, and notices."""
 
 FLUSH_MS = 200
 """Milliseconds that the last messages have to be written when a link is closed."""
@@ -57,7 +60,7 @@ class Proxy:
                 socket.close(linger=0)
 
     def close(self) -> None:
-        """End the proxy. Another process may run it from now on. May be called twice."""
+        """Stop the proxy. Another process may run one from now on. May be called twice."""
         if self._lock >= 0:
             self._context.term()
             self._thread.join()
@@ -66,15 +69,15 @@ class Proxy:
 
 
 def take_proxy(folder: Path) -> Proxy | None:
-    """Make and return the proxy of `folder`, or None if another process has it. Raise `BrokerError`."""
+    """Create and return the proxy of `folder`; None if another process runs it. Raise `BrokerError`."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # the folder itself is locked: no file that a cleaner of temporary files could take away
+        # the folder itself is locked, because a lock file in it could be removed by a cleaner of temporary files
         lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        found = os.fstat(lock)
+        status = os.fstat(lock)
     except OSError as exc:
         raise BrokerError(f"cannot use the folder {folder}: {exc.strerror or exc}") from exc
-    if found.st_uid != os.getuid() or found.st_mode & 0o077:
+    if status.st_uid != os.getuid() or status.st_mode & 0o077:
         os.close(lock)
         raise BrokerError(f"the folder {folder} belongs to another user, or others may enter it: chmod 700")
     try:
@@ -107,7 +110,7 @@ class IpcLink:
     async def publish(self, batch: Sequence[tuple[str, bytes]]) -> None:
         try:
             first = 0
-            for place, (topic, _) in enumerate(batch, 1):  # what goes to one topic travels together
+            for place, (topic, _) in enumerate(batch, 1):  # consecutive messages of one topic are sent together
                 if place == len(batch) or batch[place][0] != topic:
                     parts = [_named(topic), *(data for _, data in batch[first:place])]
                     await self._out.send_multipart(parts)
@@ -122,7 +125,7 @@ class IpcLink:
                 either: set[asyncio.Future[Any]] = {received, self._lost}
                 await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if not received.done():
-                raise BrokerError("the process that handed messages on has ended")
+                raise BrokerError("the process that forwarded messages has ended")
             name, *parcel = received.result()
             topic = name[:-1].decode()
             return [(topic, data) for data in parcel]
@@ -132,7 +135,7 @@ class IpcLink:
             received.cancel()
 
     async def _watch(self) -> None:
-        """Notice that the proxy has ended. ZeroMQ would wait for a new one, which some process has to become."""
+        """Notice that the proxy has stopped. ZeroMQ would wait for another one, which a process first has to start."""
         await self._events.recv_multipart()
         if not self._lost.done():
             self._lost.set_result(None)
@@ -147,14 +150,14 @@ class IpcLink:
                 self._events.close(linger=0)
                 self._in.close(linger=0)
                 self._out.close()
-                await asyncio.to_thread(context.term)  # waits until what was sent has gone out, `FLUSH_MS` at most
+                await asyncio.to_thread(context.term)  # waits until everything is written, at most `FLUSH_MS`
         finally:
             if self._proxy is not None:
                 await asyncio.shield(asyncio.to_thread(self._proxy.close))
 
 
 def _named(topic: str) -> bytes:
-    """Return the name of `topic` for ZeroMQ, which compares prefixes, so no name may be the beginning of another."""
+    """Return the name of `topic` for ZeroMQ. No name may be a prefix of another, because ZeroMQ compares prefixes."""
     return topic.encode() + b"\0"
 
 
@@ -178,7 +181,7 @@ def folder_of(url: str) -> Path:
 
 
 def opener(url: str) -> Open:
-    """Return what opens links to the broker at `url`. Raise `ValueError` as `folder_of` does."""
+    """Return a function that opens links to the broker at `url`. Raise `ValueError` as `folder_of` does."""
     folder = folder_of(url)
 
     async def open_link(topics: Sequence[str]) -> Link:

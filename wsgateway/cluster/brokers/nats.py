@@ -39,7 +39,7 @@ class NatsLink:
         self._arrived: list[tuple[str, bytes]] = []
         self._something = asyncio.Event()
         self.failure: str | None = None
-        """Why the link is lost, if the client has said so."""
+        """Why the link is lost, if the client has reported it."""
 
         self._unconfirmed = 0
 
@@ -50,7 +50,7 @@ class NatsLink:
             await client.connect(
                 list(servers),
                 allow_reconnect=False,
-                max_reconnect_attempts=1,  # 0 would be for ever, at the first connect too
+                max_reconnect_attempts=1,  # 0 would mean no limit, at the first connect too
                 reconnect_time_wait=0,
                 connect_timeout=TIMEOUT,
                 error_cb=self._failed,
@@ -95,7 +95,7 @@ class NatsLink:
             try:
                 await self._client.close()
             except (Error, OSError):
-                pass  # it has gone already
+                pass  # it is closed already
 
     async def _received(self, message: Msg) -> None:
         self._arrived.append((message.subject, message.data))
@@ -111,12 +111,14 @@ class NatsLink:
 
 
 def opener(url: str) -> Open:
-    """Return what opens links to the broker at `url`, or at several of one cluster, with commas between them. Raise
-    `ValueError` for a URL without a host."""
+    """Return a function that opens links to the broker at `url`, or at one of several URLs with commas in between.
+
+    Raise `ValueError` for a URL without a host.
+    """
     scheme = url.partition("://")[0]
     servers = [part if "://" in part else f"{scheme}://{part}" for part in url.split(",")]
     if not all(urlsplit(server).hostname for server in servers):
-        raise ValueError("it names no host")
+        raise ValueError("it does not name a host")
 
     async def open_link(topics: Sequence[str]) -> Link:
         link = NatsLink()

@@ -50,16 +50,16 @@ class RedisLink:
             try:
                 await part.aclose()
             except (RedisError, OSError):
-                pass  # it has gone already
+                pass  # it is closed already
 
 
 def opener(url: str) -> Open:
-    """Return what opens links to the broker at `url`. Raise `ValueError` for a URL that redis-py cannot use."""
+    """Return a function that opens links to the broker at `url`. Raise `ValueError` if redis-py cannot use it."""
     if url.startswith("unix://") and not urlsplit(url).path:
-        raise ValueError("it names no socket, as unix:///run/redis.sock does")
+        raise ValueError("it does not name a socket, as unix:///run/redis.sock does")
 
     checks: dict[str, Any] = {}
-    if url.startswith("rediss://"):  # redis-py before 6 takes any valid certificate for every host
+    if url.startswith("rediss://"):  # redis-py before 6 accepts any valid certificate for every host
         checks = {"ssl_check_hostname": ("ssl_cert_reqs", "none") not in parse_qsl(urlsplit(url).query)}
 
     def client(timeout: float | None) -> "Redis":
@@ -74,7 +74,7 @@ def opener(url: str) -> Open:
         )
 
     async def open_link(topics: Sequence[str]) -> Link:
-        reading = client(None)  # it may be quiet for long
+        reading = client(None)  # it may wait for long
         pubsub = reading.pubsub()
         link = RedisLink(client(TIMEOUT), reading, pubsub)
         try:
@@ -91,5 +91,5 @@ def opener(url: str) -> Open:
         pool.make_connection()  # which connects to nothing yet
     except (TypeError, RedisError):
         names = ", ".join(name for name, _ in parse_qsl(urlsplit(url).query))
-        raise ValueError(f"redis-py does not know what stands behind its `?`: {names}") from None
+        raise ValueError(f"redis-py does not know a parameter of its query string: {names}") from None
     return open_link

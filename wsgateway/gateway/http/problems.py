@@ -1,4 +1,4 @@
-"""Requests read, and refusals answered as problem documents (RFC 9457). Knows no gateway."""
+"""Reads the bodies of requests, and answers refusals as problem documents (RFC 9457). Knows no gateway."""
 
 import asyncio
 from http import HTTPStatus
@@ -36,7 +36,7 @@ async def read_fields(request: Request, most: int, limit: str = "") -> dict[str,
 
 
 async def read_json(request: Request, most: int, limit: str = "") -> bytes:
-    """Return the body, of at most `most` bytes, which its type says is JSON. Raise `Refused`."""
+    """Return the body, of at most `most` bytes, if its content type is JSON. Raise `Refused`."""
     _check_json_type(request)
     return await read_body(request, most, limit)
 
@@ -63,7 +63,7 @@ def _check_json_type(request: Request) -> None:
 async def read_body(request: Request, most: int, limit: str = "") -> bytes:
     """Return the body, of at most `most` bytes, within `BODY_TIMEOUT` seconds.
 
-    Raise `Refused`, whose text names the setting `limit`, if the limit is one.
+    Raise `Refused`, whose text names the setting `limit`, if `most` comes from one.
     """
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and (len(announced) > 18 or int(announced) > most):

@@ -1,4 +1,4 @@
-"""The HTTP face of one gateway: `POST /send`, the test page, health, metrics and info. Errors are problem+json."""
+"""The HTTP routes of one gateway: `POST /send`, the test page, health, metrics, and info. Errors are problem+json."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ MAX_PAGE = 1000
 
 @dataclass(frozen=True, slots=True)
 class RouteContext:
-    """What the routes show of one gateway, and what guards them. `status` is its state, and why it has failed."""
+    """What the routes of one gateway use. `status` returns its state, and why it has failed."""
 
     settings: Settings
     version: str
@@ -51,9 +51,10 @@ class RouteContext:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One route as an ASGI application: host, key, method, then the handler. Errors become problems.
+    """One route as an ASGI application. Checks host, key, and method, then calls the handler. Errors become problems.
 
-    `guarded`: it needs a key. `any_host`: `allowed_hosts` does not count, because probes ask by address.
+    With `guarded`, the caller needs a key. With `any_host`, `allowed_hosts` does not apply, because probes use an
+    address.
     """
 
     context: RouteContext
@@ -149,7 +150,7 @@ class Routes:
         return JSONResponse({"status": "ok"})
 
     async def ready(self, _: Request) -> Response:
-        """Answer whether clients are taken: 503 with the reason in every other state, and without the broker."""
+        """Answer whether the gateway accepts clients: 503 with the reason in any other state or without the broker."""
         gateway_id = self._context.id
         state, failure = self._context.status()
         if state is not GatewayState.RUNNING:
@@ -189,7 +190,7 @@ class Routes:
         return answer(info)
 
     async def upgrade(self, request: Request) -> Response:
-        """Refuse a plain request where a WebSocket belongs. The test page asks so why a handshake was refused."""
+        """Refuse a plain request to a WebSocket's path. The test page uses it to show why a handshake was refused."""
         refusal = self._context.rules.check_origin(request.scope)
         if refusal is None and "sec-websocket-key" in request.headers:
             detail = (
@@ -202,7 +203,7 @@ class Routes:
         raise Refused.of(refusal)
 
     async def unknown(self, request: Request) -> Response:
-        """Refuse a path that leads nowhere."""
+        """Refuse a path that does not exist."""
         detail = (
             f"there is nothing at {request.url.path[:200]}; clients connect to /ws, and messages are posted to /send"
         )
@@ -211,7 +212,7 @@ class Routes:
     # The test page
 
     async def page(self, request: Request) -> Response:
-        """Answer with the test page. It never holds a key, it asks for one."""
+        """Answer with the test page. It never contains a key, but asks for one."""
         context = self._context
         needs_key = bool(context.settings.api_key)
         refusal = None if needs_key else context.rules.check_caller(request.scope)
@@ -231,7 +232,7 @@ class Routes:
         return testpage.page_file(name) if name in testpage.PAGE_TYPES else await self.unknown(request)
 
     async def page_connection(self, request: Request) -> Response:
-        """Answer with the id of the connection that the test page has made, which it knows by its random path."""
+        """Answer with the id of the connection that the test page has opened at a random path."""
         path = request.query_params.get("path", "")
         conn_id = next((conn.id for conn in self._context.connections if conn.path == path), None)
         if conn_id is None or not path.startswith("/ws/test-page/"):

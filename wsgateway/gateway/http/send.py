@@ -1,5 +1,7 @@
-"""`/send`, once for the data port, REST and the panel: what is read of a request, who may make it, and what an error
-becomes. Knows no gateway but by what it needs of one."""
+"""`/send`, written once for the data port, REST, and the panel: reads and checks a request, and pushes its message.
+
+Knows no more of a gateway than `SendGateway`.
+"""
 
 import json
 import time
@@ -59,7 +61,7 @@ class SendRequest:
 
 
 def take_id(fields: dict[str, Any]) -> str | None:
-    """Take the id of the addressed gateway out of `fields`. Raise `Refused`."""
+    """Remove the id of the addressed gateway from `fields`, and return it. Raise `Refused`."""
     gateway_id = fields.pop("id", None)
     if gateway_id is not None and not isinstance(gateway_id, str):
         raise Refused.of(Refusal(422, "body", f"id: use a string, not {_shown(gateway_id)}", "bad-body"))
@@ -67,7 +69,7 @@ def take_id(fields: dict[str, Any]) -> str | None:
 
 
 def read_request(fields: dict[str, Any]) -> SendRequest:
-    """Return what the JSON object `fields` asks for. Raise `Refused`."""
+    """Return the request in the JSON object `fields`. Raise `Refused`."""
     connections = fields.get("connections")
     if connections is not None and not isinstance(connections, list):
         detail = f"connections: use a list of connection ids, not {_shown(connections)}"
@@ -84,7 +86,7 @@ def _shown(value: object) -> str:
 
 
 async def push(gateway: SendGateway, request: SendRequest) -> SendAnswer:
-    """Send what is asked for. Raise `Refused`."""
+    """Push the message of `request`, and return its counts. Raise `Refused`."""
     try:
         sent = await gateway.send(request.message, connections=request.connections, data=request.data)
     except GatewayError as exc:
@@ -98,7 +100,7 @@ async def push(gateway: SendGateway, request: SendRequest) -> SendAnswer:
 
 
 def refusal_of(error: GatewayError) -> Refusal | None:
-    """Return how a request is refused that failed with `error`; None for errors that no push raises."""
+    """Return the refusal of a push that has failed with `error`; None for an error that no push raises."""
     match error:
         case GatewayStopping():
             return Refusal(503, "stopping", str(error), "not-running", (("retry-after", "5"),))
@@ -116,7 +118,7 @@ def refusal_of(error: GatewayError) -> Refusal | None:
 
 @dataclass(frozen=True, slots=True)
 class SendGuard:
-    """Who may push through one gateway on the data port, how often, and how much at once."""
+    """Checks requests to push through one gateway on the data port: the caller, the rate, and the size."""
 
     gateway: SendGateway
     rules: Rules
@@ -130,8 +132,8 @@ class SendGuard:
             raise Refused.of(refusal)
 
     def check_rate(self, scope: Scope) -> None:
-        """Count a request of the caller. Raise `Refused` past `send_rate`."""
-        key = self.rules.key_of(scope["headers"])  # None for local callers, where there is no key
+        """Count a request of the caller. Raise `Refused` if it exceeds `send_rate`."""
+        key = self.rules.key_of(scope["headers"])  # None for local callers, if no key is set
         if not self.rates.allows(key, time.monotonic()):
             detail = "too many requests with this key, try again later (send_rate)"
             raise Refused.of(Refusal(429, "send_rate", detail, "too-often", (("retry-after", "1"),)))

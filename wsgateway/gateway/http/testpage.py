@@ -1,4 +1,4 @@
-"""The test page: its files, their types and headers, and what it is told. Knows no gateway."""
+"""The test page: its files with their types and headers, and the facts that it shows. Knows no gateway."""
 
 import json
 from html import escape

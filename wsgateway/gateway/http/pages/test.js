@@ -19,7 +19,7 @@ const MEANINGS = {
   1007: "text that is not UTF-8 arrived",
   1008: "against the server's rules",
   1009: "a message was too big: max_message_size sets the limit",
-  1011: "the server failed: its log says why",
+  1011: "the server failed: its log has the reason",
   1012: "the gateway restarts or stops",
   1013: "the server is too busy: try again later",
   3008: "this client read too slowly: outbox_bytes, outbox_messages, send_timeout and slow_policy set the limit",
@@ -42,19 +42,19 @@ function explainClose(code, reason) {
     // most reasons are plain text
   }
   const meaning = MEANINGS[code] ?? (code < 3000 ? "a code of the WebSocket protocol" : "a code of the application's own");
-  const rule = back ? `A client may come back${wait}.` : "A client must not come back by itself.";
+  const rule = back ? `A client may reconnect${wait}.` : "A client must not reconnect by itself.";
   return `Closed with ${code}${text ? ` “${text}”` : ""}: ${meaning}. ${rule}`;
 }
 
 async function problemOf(response) {
   const type = response.headers.get("content-type") ?? "";
   const problem = type.startsWith("application/problem+json") ? await response.json().catch(() => null) : null;
-  if (!problem) return `HTTP ${response.status}, and not in the gateway's words: a proxy between may have answered.`;
+  if (!problem) return `HTTP ${response.status}, but not from the gateway: a proxy in between may have answered.`;
   const detail = (problem.detail ?? "no reason given").replace(/[^.!?]$/, "$&.");
   return `${problem.status} ${problem.title}: ${detail} More in ${problem.help ?? page.docs}.`;
 }
 
-// A browser hides the answer to a refused upgrade, so the same question is asked over plain HTTP.
+// A browser hides the answer to a refused handshake, so the page sends the same request over plain HTTP.
 async function explainRefusal() {
   try {
     const response = await fetch("ws", { method: "POST", cache: "no-store" });
@@ -64,8 +64,8 @@ async function explainRefusal() {
   } catch {
     return UNREACHABLE;
   }
-  return "Refused, though allowed_origins and allowed_hosts let this page in. So it was the listener's on_handshake, "
-    + `a limit, or a proxy between that passes no WebSockets on. The gateway's log says which; more in ${page.docs}.`;
+  return "Refused, although allowed_origins and allowed_hosts allow this page. The reason is the listener's on_handshake, "
+    + `a limit, or a proxy in between that does not pass WebSockets on. The gateway's log has it; more in ${page.docs}.`;
 }
 
 function hex(bytes, separator) {
@@ -158,7 +158,7 @@ class Client {
     if (why !== null && this.socket === null) this.show("refused", why);
   }
 
-  // Nothing is sent by itself on a connection, so its id is asked for, by a path that only this page knows.
+  // The gateway sends nothing by itself, so the page asks for the id of its connection, by a path that only it knows.
   async opened(socket, token) {
     this.show("open");
     this.row("note", "opened");
@@ -166,8 +166,8 @@ class Client {
     for (let attempt = 0; attempt < 5 && id === null; attempt += 1) {
       if (attempt) await new Promise((resolve) => { setTimeout(resolve, 100); });
       const asked = fetch(`pages/connection?path=/ws/test-page/${token}`, { cache: "no-store" });
-      const found = await asked.then((response) => (response.ok ? response.json() : {})).catch(() => ({}));
-      id = found.id ?? null;
+      const answer = await asked.then((response) => (response.ok ? response.json() : {})).catch(() => ({}));
+      id = answer.id ?? null;
       if (socket !== this.socket) return;
     }
     this.parts.id.textContent = id ?? "unknown";
@@ -201,7 +201,7 @@ const pushForm = document.querySelector("#push form");
 const asksForKey = !page.push_allowed && page.push_refusal === null;
 const clients = {};
 
-// JSON goes into the body as it was typed: read and written again, a large number would be another one.
+// JSON goes into the body as it was typed, because a large number would change if it were parsed and written again.
 function pushBody() {
   const { message, to, json } = pushForm.elements;
   let written = JSON.stringify(message.value);
@@ -219,7 +219,7 @@ function quoted(text) {
 
 function curlLine() {
   const words = ["curl -H 'content-type: application/json'"];
-  // The key is not written out: it was typed into a password field.
+  // The key is not written out, because it was typed into a password field.
   if (asksForKey) words.push('-H "authorization: Bearer $KEY"');
   words.push(`-d ${quoted(pushBody())}`, quoted(new URL("send", document.baseURI).href));
   return words.join(" ");
@@ -241,7 +241,7 @@ function showCurl() {
 async function push() {
   const key = pushForm.elements.key.value;
   const headers = { "content-type": "application/json" };
-  // fetch takes a header's characters for bytes, and the key goes over the wire in UTF-8.
+  // fetch sends each character of a header as one byte, and the gateway reads the key as UTF-8.
   if (key) headers.authorization = `Bearer ${String.fromCharCode(...new TextEncoder().encode(key))}`;
   try {
     const response = await fetch("send", { method: "POST", headers, body: pushBody(), cache: "no-store" });
@@ -254,15 +254,15 @@ async function push() {
 }
 
 async function copyCurl() {
-  let told = "Copied.";
+  let notice = "Copied.";
   try {
     await navigator.clipboard.writeText(byId("curl").textContent);
   } catch {
     // Over plain http a page has no clipboard, except on localhost.
     getSelection().selectAllChildren(byId("curl"));
-    if (!document.execCommand("copy")) told = "Selected: copy it with the keyboard.";
+    if (!document.execCommand("copy")) notice = "Selected: copy it with the keyboard.";
   }
-  byId("copied").textContent = told;
+  byId("copied").textContent = notice;
 }
 
 function start() {
