@@ -16,11 +16,10 @@ from wsgateway.gateway.drain import Drain
 from wsgateway.gateway.http.paths import sender_of
 from wsgateway.hub.connection import Connection, WatchedConnection
 from wsgateway.hub.hub import Hub
-from wsgateway.hub.loops import Home
-from wsgateway.hub.unawaited import is_development
 from wsgateway.limits import Rates
 from wsgateway.listeners.dispatcher import Dispatcher
 from wsgateway.logs import GatewayLog
+from wsgateway.loops import Home
 from wsgateway.metrics import Metrics
 from wsgateway.protocols import plain
 from wsgateway.protocols.session import STOPPING, Session
@@ -28,6 +27,7 @@ from wsgateway.transports.asgi import AsgiTransport
 from wsgateway.transports.native import NativeTransport
 from wsgateway.transports.peer import ClientTransport
 from wsgateway.transports.takeover import EXTENSION, Takeover
+from wsgateway.unawaited import is_development
 
 SPARE_DESCRIPTORS = 64
 """Open files that are not left to clients if `max_connections` is not set."""

@@ -17,14 +17,14 @@ from wsgateway.addresses import plain_address
 from wsgateway.closing import SLOW, check_close
 from wsgateway.config.settings import Settings
 from wsgateway.config.values import SlowPolicy
-from wsgateway.hub.loops import Home, call_from_thread, wrong_loop
 from wsgateway.hub.recording import Recording
 from wsgateway.hub.request import Headers, compact, cookies_of, headers_of, subprotocols_of
-from wsgateway.hub.unawaited import WatchedCoroutine, marked
 from wsgateway.limits import Backlog
 from wsgateway.logs import GatewayLog
+from wsgateway.loops import Home, call_from_thread, wrong_loop
 from wsgateway.messages import Message, encode
 from wsgateway.metrics import Metrics
+from wsgateway.unawaited import WatchedCoroutine, marked
 
 
 class Transport(Protocol):
@@ -176,7 +176,7 @@ class Connection:
         """
         home = self._home
         if get_ident() != home.thread or not home.loop.is_running():  # `is_here`, without another call
-            raise wrong_loop("conn.send", "in a thread, use conn.send_from_thread(...)")
+            raise wrong_loop("conn.send", "in a thread, use conn.send_from_thread(...)", owner="the gateway")
         encoded = encode(message)
         return encoded is not None and self.send_nowait(encoded)
 
@@ -195,6 +195,7 @@ class Connection:
                 "conn.close",
                 "call it in an async def hook, or in a thread with "
                 "asyncio.run_coroutine_threadsafe(conn.close(...), loop), where loop is the gateway's",
+                owner="the gateway",
             )
         check_close(code, reason)
         if self._close is None and self._on_close is None:
