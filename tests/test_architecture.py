@@ -69,7 +69,7 @@ ROOMS = {
         "process",
         "binding",
         "tcp",
-        "peername",
+        "remote_end",
         "pacing",
         "head",
         "attributes",

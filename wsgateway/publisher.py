@@ -64,7 +64,7 @@ class Publisher:
         if not self._cluster.is_up:
             raise BrokerError(f"the broker {self._name} is unavailable: {self._cluster.failure}")
         ids = None if connections is None else _ids(connections)
-        return await publish_to_nodes(self._cluster, encoded, ids, Sent(0, 0, 0)).counted()
+        return await publish_to_nodes(self._cluster, encoded, ids, Sent(0, 0, 0)).wait()
 
     def send(self, message: object, *, connections: Iterable[str] | None = None) -> Sent:
         """Call `asend` from code without `async`."""

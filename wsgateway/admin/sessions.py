@@ -12,7 +12,7 @@ from typing import Any
 
 from itsdangerous import BadSignature, Signer, TimestampSigner, URLSafeTimedSerializer
 
-from wsgateway.addresses import is_loopback, peer_of, plain_address
+from wsgateway.addresses import is_loopback, plain_address, remote_end_of
 from wsgateway.admin.passwords import MAX_ENDED
 from wsgateway.auth.admin import Access
 from wsgateway.limits import Rates
@@ -146,8 +146,8 @@ def sender_of(scope: Mapping[str, Any]) -> str:
     For a peer on loopback it is the peer's, and for one on a Unix socket it is empty, because any process of the host
     can send a forwarded header. For other peers a header is believed only if the operator has named the proxy.
     """
-    peer = peer_of(scope).host
-    return peer if not peer or is_loopback(peer) else client_of(scope)
+    host = remote_end_of(scope).host
+    return host if not host or is_loopback(host) else client_of(scope)
 
 
 def client_of(scope: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Protocol, assert_never
 from starlette.datastructures import QueryParams, State
 
 from wsgateway.addresses import plain_address
-from wsgateway.closing import SLOW, check_close
+from wsgateway.closing import TOO_SLOW, check_close
 from wsgateway.config.settings import Settings
 from wsgateway.config.values import SlowPolicy
 from wsgateway.hub.recording import Recording
@@ -270,11 +270,11 @@ class Connection:
     def close_too_slow(self) -> None:
         """Close a client that is too slow, and drop what waits in its outbox."""
         if self._close is None:
-            self._metrics.slow += 1
+            self._metrics.too_slow += 1
         self._drop(self._waiting.messages, SlowPolicy.DISCONNECT)
         self._outbox = None
         self._waiting.clear()
-        self.close_nowait(SLOW, "slow")
+        self.close_nowait(TOO_SLOW, "slow")
         self._transport.wake()  # a close that had begun already may have waited for what was dropped
 
     # For the transport and the hub
