@@ -68,7 +68,7 @@ def opened_to_strangers(url: str, api_key: str | None) -> str:
 
 
 def _caller_as(url: str, host: str, api_key: str | None) -> dict[str, Any] | None:
-    """Return how a gateway sees a caller that requests `/info` of `host`; None if the answer does not contain it."""
+    """Return how a gateway sees a caller that requests `/info` of `host`; None if that is not known."""
     try:
         shown = client.request("GET", f"{url}/info?limit=1", token=api_key, host=host)
     except (OSError, ValueError, SendError):
