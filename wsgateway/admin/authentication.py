@@ -31,7 +31,7 @@ class Authentication:
 
     @property
     def is_guarded(self) -> bool:
-        """Whether the application decides who has access."""
+        """Whether the application decides about access."""
         return self._guard is not None
 
     @property

@@ -38,7 +38,7 @@ class Credentials:
     ) -> None:
         """`folder` contains the file with passwords, `bound_host` is the address of the interface if it is known.
 
-        `is_guarded` is whether the application decides who has access.
+        `is_guarded` is whether the application decides about access.
         """
         self._supervisor = supervisor
         self._folder = folder or Path()

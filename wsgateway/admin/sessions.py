@@ -144,8 +144,9 @@ class Tries:
 def sender_of(scope: Mapping[str, Any]) -> str:
     """Return the address whose tries are counted together.
 
-    For a peer on loopback, return the peer's own address, and for a peer on a Unix socket an empty one, because any
-    process of the host can send a forwarded header. For other peers, a header counts only if the proxy is trusted.
+    For a peer on loopback, return its own address, and for a peer on a Unix socket an empty one. Any process of the
+    host can send a forwarded header, so the header does not count there. For other peers, it counts if the proxy is
+    trusted.
     """
     peer = peer_of(scope).host
     return peer if not peer or is_loopback(peer) else client_of(scope)

@@ -52,9 +52,9 @@ async def probe(url: str, *, api_key: str | None = None) -> Probe:
 def opened_to_strangers(url: str, api_key: str | None) -> str:
     """Return which request through `url` makes its caller local, in words; empty if no request does.
 
-    Only a local caller gets `/info` without a key. With a key, the answer contains whether its caller is local. A stranger
-    may send any `Host`. A proxy that forwards it is tested with `localhost`. On this host, a name that is
-    not local distinguishes a proxy that replaces `Host` from the gateway itself.
+    Only a local caller gets `/info` without a key. With a key, the answer contains whether its caller is local. A
+    stranger may send any `Host`. A proxy that forwards it is tested with `localhost`. On this host, a name that is not
+    local distinguishes a proxy that replaces `Host` from the gateway itself.
     """
     parts = urlsplit(url)
     names = [STRANGER] if is_loopback(parts.hostname or "") else [parts.netloc.rpartition("@")[2], "localhost"]

@@ -168,7 +168,7 @@ class Connection:
         return self._waiting.bytes
 
     async def send(self, message: object) -> bool:
-        """Send `message` to this client, past the listener. Never wait. None sends nothing.
+        """Send `message` to this client, without the listener. Never wait. None sends nothing.
 
         Return True if the outbox accepted it, False if the connection is closed or `slow_policy` dropped the message.
         Raise `MessageError`, a `ValueError`, if it cannot be encoded, and `RuntimeError` on an event loop other than

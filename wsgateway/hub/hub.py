@@ -8,9 +8,9 @@ in     1. `server.socket`: what one read brought while the inbox was full, at mo
           space. A message from `gateway.send` or `/send` has an inbox of its own.
 nodes  3. `cluster.bus`: OUTBOX_MESSAGES (10,000) envelopes or OUTBOX_BYTES (32 MiB); the oldest is
           dropped and counted.
-out    4. `Hub._pending`, broadcasts only: until the event loop iteration ends; past MAX_PENDING (64 KiB) they are
+out    4. `Hub._pending`, broadcasts only: until the event loop iteration ends; beyond MAX_PENDING (64 KiB) they are
           flushed early.
-       5. `Hub._rounds`: a fan-out to more than SLICE (2,000) connections is written over several iterations; past
+       5. `Hub._rounds`: a fan-out to more than SLICE (2,000) connections is written over several iterations; beyond
           MAX_ROUNDS (16) `deliver` writes before it returns.
        6. `hub.connection`, the outbox: `outbox_messages`, `outbox_bytes`; at either, `slow_policy` applies.
        7. The buffer of the server's transport: above its high-water mark the outbox is used instead; without progress
@@ -36,7 +36,7 @@ MAX_PENDING = 64 * 1024
 """Bytes of messages that wait to be joined into one write; the message that exceeds them is still joined."""
 
 MAX_ROUNDS = 16
-"""Joined writes that may wait behind each other during a large fan-out; past them, `deliver` writes some first."""
+"""Joined writes that may wait behind each other during a large fan-out; beyond that, `deliver` writes some first."""
 
 
 class Connections(Collection[Connection]):

@@ -143,7 +143,7 @@ class Runner:
         return self._handshake_timeout if call.hook == "on_handshake" else self._hook_timeout
 
     def _expire(self, inbox: Inbox, call: Call, reason: str = "") -> None:
-        """Abandon the hook and its event. A `def` hook, or one that swallows the cancellation, runs on."""
+        """Abandon the hook and its event. A `def` hook, or one that swallows the cancellation, continues to run."""
         if not reason:
             seconds = self._timeout_of(call)
             setting = "hook_timeout" if seconds == self._hook_timeout else "handshake_timeout"

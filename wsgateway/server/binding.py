@@ -22,7 +22,7 @@ UNAVAILABLE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 def bind(settings: Settings) -> list[socket.socket]:
     """Return sockets that listen as `settings` require, one for each address that a host name resolves to.
 
-    Raise `StartError`, which says what to do.
+    Raise `StartError` with advice.
     """
     if settings.uds:
         return [_bind_unix(Path(settings.uds), int(settings.uds_mode, 8))]

@@ -83,7 +83,7 @@ class NativeTransport:
         try:
             await send({"type": "websocket.accept", "subprotocol": subprotocol})
         except OSError:
-            pass  # the client has disconnected, which `take_over` finds out
+            pass  # the client has disconnected, which `take_over` notices
         self._wire = handshake.take_over(self, self._settings)
         return self._wire is not None
 

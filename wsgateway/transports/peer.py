@@ -34,7 +34,7 @@ class ClientTransport(Transport, Protocol):
     """Carries the bytes of one client, from the handshake to the end."""
 
     def attach(self, peer: Peer, conn: Connection) -> None:
-        """Hand what arrives to `peer`, and write what `conn` sends. Called once, before any other method."""
+        """Pass messages of the client to `peer`, and write those of `conn`. Called once, before any other method."""
 
     async def accept(self, subprotocol: str | None) -> bool:
         """Accept the handshake. Return False if the client has disconnected already."""
