@@ -250,7 +250,7 @@ async def test_the_pages_work_in_a_browser_below_a_prefix_that_a_proxy_removes(
             await expect(page.locator("#link")).to_have_text("live")
             await page.get_by_role("link", name="chat", exact=True).click()
             await expect(page.locator("#link")).to_have_text("live")
-            await page.get_by_role("link", name="To the content").focus()
+            await page.get_by_role("link", name="Skip to content").focus()
             await page.keyboard.press("Enter")
             assert page.url == f"https://127.0.0.1:{site.port}/live/gateways/chat#main"
             async with Client(supervisor.find("chat").url):

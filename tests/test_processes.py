@@ -176,7 +176,7 @@ async def test_the_panel_shows_all_processes_and_replaces_them(start: Any, peopl
         found = await server.ask("GET", "/gateways/default/connections")
         one = found["connections"][-1]["id"]
         shown = (await http.get(f"/gateways/default/connections/{one}")).text
-        assert f"It belongs to process {one[:8]}" in shown
+        assert f"Process {one[:8]} has this connection" in shown
         csrf = re.search(r'name="csrf" value="([^"]+)"', page)
         assert csrf
         answer = await http.post("/", data={"csrf": csrf[1], "id": "default", "action": "roll"})
@@ -506,5 +506,5 @@ async def test_a_publisher_takes_lists_of_ids_only() -> None:
             for connections in ("abc", ["a.b", 5]):
                 with pytest.raises(TypeError, match="not a list of connection ids"):
                     await publisher.asend("x", connections=connections)  # type: ignore[arg-type]  # which is the point
-    with pytest.raises(ConfigError, match="no URL"):
+    with pytest.raises(ConfigError, match="not a URL"):
         Publisher(None)  # type: ignore[arg-type]

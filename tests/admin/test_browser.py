@@ -197,7 +197,7 @@ async def test_why_did_ann_not_get_it(page: Page, tmp_path: Path) -> None:
             await page.get_by_role("searchbox").press_sequentially("ann")
             await expect(page.locator("#shown")).to_contain_text("1 to 1 of 1")
             await page.locator("#clients tbody a").click()
-            await expect(page.locator("#events")).to_contain_text("opened")
+            await expect(page.locator("#events tbody")).to_contain_text("opened")
             await ann.send("hello")
             await expect(page.locator("#events tbody tr")).to_have_count(3)
             await expect(page.locator("#events tbody tr").nth(1)).to_contain_text("in5")

@@ -28,3 +28,10 @@ def test_a_schema_names_what_is_required_and_refers_to_its_parts() -> None:
 def test_the_state_of_a_node_is_the_gateways_or_its_own() -> None:
     states = schemas_of([NodeList])["NodeInfo"]["properties"]["state"]["enum"]
     assert states == ["starting", "running", "stopping", "stopped", "failed", "lost", "left"]
+
+
+def test_a_lone_surrogate_in_a_user_becomes_a_question_mark() -> None:
+    conn = ConnectionInfo("a", "::1", "/ws", "native", 1.5, Queue(0, 0), "ann\ud800", 1, 2, 0)
+    shown = json.loads(encoded(conn))
+    assert shown["user"] == "ann?"
+    assert "query" not in shown

@@ -59,7 +59,7 @@ async def test_a_client_that_never_reads_is_closed_3008_and_the_others_receive_a
         await recorder.wait_for("on_client_open", 2)
         await flood(gateway, healthy, 100)
         await recorder.wait_for("on_client_close")
-        assert recorder.events[-1] == ("on_client_close", 3008) or ("on_client_close", 3008) in recorder.events
+        assert ("on_client_close", 3008) in recorder.events
         assert len(gateway.connections) == 1
         assert gateway.metrics.slow == 1
         assert gateway.metrics.dropped["disconnect"] > 0

@@ -17,7 +17,7 @@ from wsgateway.exceptions import GatewayError, GatewayNotRunning, GatewayStoppin
 from wsgateway.gateway.admission import deny
 from wsgateway.gateway.http.paths import relative_path, relative_scope, sender_of
 from wsgateway.gateway.http.routes import router
-from wsgateway.gateway.http.send import Door
+from wsgateway.gateway.http.send import SendGuard
 from wsgateway.gateway.registry import GatewayState, registry
 from wsgateway.gateway.running import Running, log_exposure, open_log, parts_of, reason_of, running
 from wsgateway.hub.connection import Connection
@@ -228,14 +228,14 @@ class Gateway:
     def _guard(self, rules: Rules) -> None:
         """Apply `rules` from now on."""
         self._rules = rules
-        self.door = Door(self, rules, self._parts.rates, self.settings.max_send_size)
+        self.send_guard = SendGuard(self, rules, self._parts.rates, self.settings.max_send_size)
         self._router = router(
-            self._parts.front(
+            self._parts.context(
                 rules,
                 status=lambda: (self.state, self.failure),
                 cluster=lambda: self.cluster,
-                door=self.door,
-                find_door=lambda gateway_id: self.find(gateway_id).door,
+                send_guard=self.send_guard,
+                find_guard=lambda gateway_id: self.find(gateway_id).send_guard,
             )
         )
 

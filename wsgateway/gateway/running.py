@@ -20,8 +20,8 @@ from wsgateway.exceptions import ConfigError, HookError, ListenerError, StartErr
 from wsgateway.gateway.admission import Admission
 from wsgateway.gateway.answers import Answers, SendMessage
 from wsgateway.gateway.drain import Drain
-from wsgateway.gateway.http.routes import Front
-from wsgateway.gateway.http.send import Door
+from wsgateway.gateway.http.routes import RouteContext
+from wsgateway.gateway.http.send import SendGuard
 from wsgateway.gateway.inspector import Inspector
 from wsgateway.gateway.registry import GatewayState
 from wsgateway.gateway.watchdog import Watchdog
@@ -50,17 +50,17 @@ class Parts:
     rates: Rates
     open_link: Open | None
 
-    def front(
+    def context(
         self,
         rules: Rules,
         *,
         status: Callable[[], tuple[GatewayState, str]],
         cluster: Callable[[], Cluster | SingleNode],
-        door: Door,
-        find_door: Callable[[str], Door],
-    ) -> Front:
+        send_guard: SendGuard,
+        find_guard: Callable[[str], SendGuard],
+    ) -> RouteContext:
         """Return what the HTTP routes use, guarded by `rules`."""
-        return Front(
+        return RouteContext(
             settings=self.settings,
             version=self.version,
             rules=rules,
@@ -70,8 +70,8 @@ class Parts:
             inspector=self.inspector,
             status=status,
             cluster=cluster,
-            door=door,
-            find_door=find_door,
+            send_guard=send_guard,
+            find_guard=find_guard,
         )
 
 

@@ -3,6 +3,7 @@
 Knows nothing of requests.
 """
 
+import json
 from collections.abc import Iterable
 from typing import Annotated, Any
 
@@ -180,8 +181,11 @@ class LogLines(Struct, frozen=True):
 
 
 def encoded(shape: Struct) -> bytes:
-    """Return `shape` as JSON."""
-    return msgspec.json.encode(shape)
+    """Return `shape` as JSON. A lone surrogate, as a listener may put into `conn.user`, becomes a question mark."""
+    try:
+        return msgspec.json.encode(shape)
+    except UnicodeEncodeError:
+        return json.dumps(msgspec.to_builtins(shape), ensure_ascii=False).encode(errors="replace")
 
 
 def connection_of(row: dict[str, Any]) -> ConnectionInfo:

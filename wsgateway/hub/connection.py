@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from threading import get_ident
-from typing import Any, Protocol
+from typing import Any, Protocol, assert_never
 
 from starlette.datastructures import QueryParams, State
 
@@ -238,13 +238,18 @@ class Connection:
             self.close_too_slow()
 
     def _make_space(self, size: int) -> bool:
-        if self._policy is SlowPolicy.DROP_OLDEST:
-            while self._outbox and not self._waiting.fits(size):
-                self._waiting.remove(len(self._outbox.popleft().payload))
+        """Apply `slow_policy` to a full outbox. Return False if the message that does not fit is dropped."""
+        match self._policy:
+            case SlowPolicy.DROP_OLDEST:
+                while self._outbox and not self._waiting.fits(size):
+                    self._waiting.remove(len(self._outbox.popleft().payload))
+                    self._drop(1, self._policy)
+                return True
+            case SlowPolicy.DROP_NEWEST | SlowPolicy.DISCONNECT:  # `after_put` closes the client
                 self._drop(1, self._policy)
-            return True
-        self._drop(1, self._policy)
-        return False
+                return False
+            case _:
+                assert_never(self._policy)
 
     def _drop(self, count: int, policy: SlowPolicy) -> None:
         self._metrics.dropped[policy] += count

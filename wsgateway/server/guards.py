@@ -17,7 +17,7 @@ from wsgateway.limits import BODY_TIMEOUT
 from wsgateway.logs import Log
 from wsgateway.server.lingering import ProgressTimer
 from wsgateway.server.pacing import IdleSockets
-from wsgateway.server.peer import peer_at, plain_addresses
+from wsgateway.server.peername import peer_at, plain_addresses
 
 
 class Phase(enum.Enum):

@@ -4,7 +4,6 @@ Knows neither uvicorn nor what a gateway does with a message.
 """
 
 import asyncio
-import os
 from typing import Any, assert_never
 
 from websockets.extensions import Extension
@@ -12,6 +11,7 @@ from websockets.frames import Frame, Opcode
 
 from wsgateway.config.grace import LINGER
 from wsgateway.config.settings import Settings
+from wsgateway.server.keepalive import Keepalive
 from wsgateway.server.lingering import QuietClose
 from wsgateway.server.parser import FrameParser, ParserState
 from wsgateway.server.tcp import acknowledged
@@ -28,9 +28,6 @@ MAX_INFLATED = 256 * 1024
 
 FULL_READ = 250_000
 """Bytes of a read after which libuv reads the same socket again in the same iteration. One read has at most 256,000."""
-
-GRACE = 0.05
-"""Seconds to read what waits in a socket whose pong is overdue, because the event loop may have been blocked."""
 
 CLOSE_TIMEOUT = 10.0
 """Seconds that a client has to answer a close frame, if it reads."""
@@ -52,20 +49,16 @@ class Socket(asyncio.Protocol):
         "_connections",
         "_deflate",
         "_is_held",
-        "_is_paused",
         "_is_spent",
+        "_keepalive",
         "_loop",
         "_message",
         "_parser",
         "_peer",
-        "_ping",
-        "_ping_timer",
-        "_pong_timer",
         "_rest",
         "_settings",
         "_transport",
         "_user",
-        "_was_paused",
         "deflates",
         "is_congested",
         "write",
@@ -90,11 +83,7 @@ class Socket(asyncio.Protocol):
         self._message: tuple[str | bytes, int] | None = None
         self._is_held = False  # the inbox is full
         self._is_spent = False  # the client has had its share of this iteration
-        self._is_paused = False
-        self._was_paused = False  # since the last ping
-        self._ping: bytes | None = None
-        self._ping_timer: asyncio.TimerHandle | None = self._loop.call_later(settings.ping_interval, self._send_ping)
-        self._pong_timer: asyncio.TimerHandle | None = None
+        self._keepalive = Keepalive(self, settings)
         self._abort_timer: asyncio.TimerHandle | None = None
         connections.add(self)
 
@@ -146,7 +135,7 @@ class Socket(asyncio.Protocol):
     # What asyncio calls
 
     def data_received(self, data: bytes) -> None:
-        if self._is_paused:  # asyncio had read it already
+        if self._keepalive.is_paused:  # asyncio had read it already
             self._rest = (self._rest or bytearray()) + data
             return
         if self._parser is None and self._deflate is None and self._user is not None:
@@ -287,6 +276,10 @@ class Socket(asyncio.Protocol):
         if self._peer is not None and not self._peer.received(message, size):
             self._is_held, self._message = True, (message, size)
 
+    def _handle_pong(self, payload: bytes) -> None:
+        if not self._keepalive.take_pong(payload) and self._peer is not None:  # a pong that answers nothing
+            self._peer.counted()
+
     def _answer_parser(self, parser: FrameParser) -> None:
         """Answer pings and a close frame, or fail the connection, once all messages are passed on."""
         match parser.state:
@@ -321,13 +314,13 @@ class Socket(asyncio.Protocol):
 
     def _pause_or_resume(self) -> None:
         must_pause = self._must_pause()
-        if must_pause == self._is_paused or self._transport.is_closing():
+        if must_pause == self._keepalive.is_paused or self._transport.is_closing():
             return
-        self._is_paused = must_pause
         if must_pause:
-            self._was_paused = True
+            self._keepalive.pause()
             self._transport.pause_reading()
         else:
+            self._keepalive.resume()
             self._transport.resume_reading()
 
     # The end
@@ -353,10 +346,7 @@ class Socket(asyncio.Protocol):
         user, self._user, self._peer = self._user, None, None
         if user is None:
             return
-        for timer in (self._ping_timer, self._pong_timer):
-            if timer is not None:
-                timer.cancel()
-        self._ping_timer = self._pong_timer = None
+        self._keepalive.stop()
         self._is_held, self._message = False, None
         if self._rest and not self._is_spent:
             self._spend()  # it may contain the close frame of the client
@@ -367,33 +357,3 @@ class Socket(asyncio.Protocol):
         if self._abort_timer is not None:
             self._abort_timer.cancel()
         self._abort_timer = self._loop.call_later(seconds, self._transport.abort)
-
-    # Keepalive
-
-    def _send_ping(self) -> None:
-        if self.is_congested:  # `send_timeout` applies instead
-            self._ping_timer = self._loop.call_later(self._settings.ping_interval, self._send_ping)
-            return
-        self._ping_timer = None
-        self._ping, self._was_paused = os.urandom(4), self._is_paused
-        self._pong_timer = self._loop.call_later(self._settings.pong_timeout, self._check_pong, GRACE)
-        self._transport.write(b"\x89\x04" + self._ping)
-
-    def _handle_pong(self, payload: bytes) -> None:
-        if payload == self._ping and self._pong_timer is not None:
-            self._ping = None
-            self._pong_timer.cancel()
-            self._pong_timer = None
-            self._ping_timer = self._loop.call_later(self._settings.ping_interval, self._send_ping)
-        elif self._peer is not None:  # a pong that answers nothing
-            self._peer.counted()
-
-    def _check_pong(self, grace: float) -> None:
-        """Abort in `grace` seconds, because the pong is overdue. If reading was paused, wait for the pong again."""
-        if self._was_paused:
-            self._was_paused = self._is_paused
-            self._pong_timer = self._loop.call_later(self._settings.pong_timeout, self._check_pong, GRACE)
-        elif grace:
-            self._pong_timer = self._loop.call_later(grace, self._check_pong, 0)
-        else:
-            self._transport.abort()

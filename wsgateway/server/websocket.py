@@ -19,7 +19,7 @@ from wsgateway.limits import BODY_TIMEOUT
 from wsgateway.server.guards import GuardedHttp
 from wsgateway.server.head import RawHeaders
 from wsgateway.server.parser import FrameCutter
-from wsgateway.server.peer import peer_at, plain_addresses
+from wsgateway.server.peername import peer_at, plain_addresses
 from wsgateway.server.takeover import offer
 from wsgateway.transports.peer import MAX_FRAMES
 

@@ -16,7 +16,7 @@ from wsgateway.exceptions import DOCS, GatewayNotFound, Refusal, Refused
 from wsgateway.gateway.http import testpage
 from wsgateway.gateway.http.paths import sender_of, way_up
 from wsgateway.gateway.http.problems import answer, decode_fields, problem, query_int, read_json
-from wsgateway.gateway.http.send import Door, push, read_request, take_id
+from wsgateway.gateway.http.send import SendGuard, push, read_request, take_id
 from wsgateway.gateway.inspector import Inspector
 from wsgateway.gateway.registry import GatewayState
 from wsgateway.gateway.shapes import Caller, InfoAnswer, ListedConnection, ReadyAnswer, listed
@@ -29,7 +29,7 @@ MAX_PAGE = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Front:
+class RouteContext:
     """What the routes of one gateway use. `status` returns its state, and why it has failed."""
 
     settings: Settings
@@ -41,8 +41,8 @@ class Front:
     inspector: Inspector
     status: Callable[[], tuple[GatewayState, str]]
     cluster: Callable[[], Cluster | SingleNode]
-    door: Door
-    find_door: Callable[[str], Door]
+    send_guard: SendGuard
+    find_guard: Callable[[str], SendGuard]
 
     @property
     def id(self) -> str:
@@ -57,7 +57,7 @@ class Endpoint:
     address.
     """
 
-    front: Front
+    context: RouteContext
     handler: Callable[[Request], Awaitable[Response]]
     methods: tuple[str, ...] = ()
     guarded: bool = False
@@ -75,7 +75,7 @@ class Endpoint:
         await response(scope, receive, send)
 
     def _check(self, request: Request) -> None:
-        rules = self.front.rules
+        rules = self.context.rules
         refusal = None if self.any_host else rules.check_host(request.scope)
         if refusal is None and self.guarded:
             refusal = rules.check_caller(request.scope)
@@ -88,8 +88,8 @@ class Endpoint:
 
     def _report(self, request: Request, refusal: Refusal) -> Response:
         """Count and log `refusal`, and return the answer."""
-        self.front.metrics.refusals[refusal.kind] += 1
-        self.front.log.limited(f"{self.handler.__name__} {refusal.kind}").warning(
+        self.context.metrics.refusals[refusal.kind] += 1
+        self.context.log.limited(f"{self.handler.__name__} {refusal.kind}").warning(
             "refused %s %s from %s: %s",
             request.method[:20],
             request.url.path[:200],
@@ -99,49 +99,49 @@ class Endpoint:
         return problem(refusal)
 
 
-def router(front: Front) -> ASGIApp:
+def router(context: RouteContext) -> ASGIApp:
     """Return the routes of a gateway, relative to where it is mounted."""
-    routes = Routes(front)
+    routes = Routes(context)
     read = ("GET", "HEAD")
     table = {
-        "/send": Endpoint(front, routes.send, ("POST",), guarded=True),
-        "/health": Endpoint(front, routes.health, read, any_host=True),
-        "/ready": Endpoint(front, routes.ready, read, any_host=True),
-        "/metrics": Endpoint(front, routes.metrics, read, guarded=True),
-        "/info": Endpoint(front, routes.info, read, guarded=True),
+        "/send": Endpoint(context, routes.send, ("POST",), guarded=True),
+        "/health": Endpoint(context, routes.health, read, any_host=True),
+        "/ready": Endpoint(context, routes.ready, read, any_host=True),
+        "/metrics": Endpoint(context, routes.metrics, read, guarded=True),
+        "/info": Endpoint(context, routes.info, read, guarded=True),
     }
-    if front.settings.test_page:
-        table["/"] = Endpoint(front, routes.page, read)
-        table["/pages/connection"] = Endpoint(front, routes.page_connection, read)
-        table["/pages/{name}"] = Endpoint(front, routes.page_file, read)
-    table["/ws"] = table["/ws/{path:path}"] = Endpoint(front, routes.upgrade)
-    unknown = Endpoint(front, routes.unknown)
+    if context.settings.test_page:
+        table["/"] = Endpoint(context, routes.page, read)
+        table["/pages/connection"] = Endpoint(context, routes.page_connection, read)
+        table["/pages/{name}"] = Endpoint(context, routes.page_file, read)
+    table["/ws"] = table["/ws/{path:path}"] = Endpoint(context, routes.upgrade)
+    unknown = Endpoint(context, routes.unknown)
     return Router([Route(path, app) for path, app in table.items()], redirect_slashes=False, default=unknown)
 
 
 class Routes:
     """The handlers of one gateway's routes."""
 
-    def __init__(self, front: Front) -> None:
-        self._front = front
+    def __init__(self, context: RouteContext) -> None:
+        self._context = context
 
     async def send(self, request: Request) -> Response:
         """Push a message through the gateway, or through the one that the body names, under its own rules."""
-        front, scope = self._front, request.scope
-        front.door.check_rate(scope)
-        body = await read_json(request, front.door.max_size, "max_send_size")
+        context, scope = self._context, request.scope
+        context.send_guard.check_rate(scope)
+        body = await read_json(request, context.send_guard.max_size, "max_send_size")
         fields = decode_fields(body)
         gateway_id = take_id(fields)
-        door = front.door if gateway_id is None else self._find_door(gateway_id)
-        if door.gateway is not front.door.gateway:
-            door.check_caller(scope)
-            door.check_rate(scope)
-            door.check_size(len(body))
-        return answer(await push(door.gateway, read_request(fields)))
+        send_guard = context.send_guard if gateway_id is None else self._find_guard(gateway_id)
+        if send_guard.gateway is not context.send_guard.gateway:
+            send_guard.check_caller(scope)
+            send_guard.check_rate(scope)
+            send_guard.check_size(len(body))
+        return answer(await push(send_guard.gateway, read_request(fields)))
 
-    def _find_door(self, gateway_id: str) -> Door:
+    def _find_guard(self, gateway_id: str) -> SendGuard:
         try:
-            return self._front.find_door(gateway_id)
+            return self._context.find_guard(gateway_id)
         except GatewayNotFound as exc:
             raise Refused.of(Refusal(404, "unknown_gateway", str(exc), "unknown-gateway")) from exc
 
@@ -151,47 +151,47 @@ class Routes:
 
     async def ready(self, _: Request) -> Response:
         """Answer whether the gateway accepts clients: 503 with the reason in any other state or without the broker."""
-        gateway_id = self._front.id
-        state, failure = self._front.status()
+        gateway_id = self._context.id
+        state, failure = self._context.status()
         if state is not GatewayState.RUNNING:
             reason = f": {failure}" if failure else ""
             return problem(Refusal(503, "not_ready", f"gateway [{gateway_id}] is {state}{reason}", "not-running"))
-        if not self._front.cluster().is_up:
+        if not self._context.cluster().is_up:
             detail = f"gateway [{gateway_id}] runs alone, its broker is unavailable: the log has the reason"
             return problem(Refusal(503, "not_ready", detail, "broker"))
         return answer(ReadyAnswer(gateway_id, state))
 
     async def metrics(self, _: Request) -> Response:
         """Answer with the counters, for Prometheus."""
-        text = prometheus_text(await self._front.inspector.samples())
+        text = prometheus_text(await self._context.inspector.samples())
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def info(self, request: Request) -> Response:
         """Answer with version, state, settings without secrets, and a page (`offset`, `limit`) of the connections."""
-        front, cluster = self._front, self._front.cluster()
+        context, cluster = self._context, self._context.cluster()
         offset = query_int(request, "offset", 0, 0, 2**31)
         limit = query_int(request, "limit", 100, 1, MAX_PAGE)
-        total, page = await front.inspector.page("", offset, limit)
+        total, page = await context.inspector.page("", offset, limit)
         connections: list[ListedConnection] = [listed(conn) for conn in page]
-        is_local = front.rules.why_not_local(request.scope) is None
+        is_local = context.rules.why_not_local(request.scope) is None
         info = InfoAnswer(
-            id=front.id,
-            version=front.version,
-            state=front.status()[0],
-            settings=front.settings.shown(),
+            id=context.id,
+            version=context.version,
+            state=context.status()[0],
+            settings=context.settings.shown(),
             caller=Caller(sender_of(request.scope), is_local),
             total=total,
             offset=offset,
             limit=limit,
             connections=connections,
             node=cluster.node if cluster.has_broker else UNSET,
-            nodes=await front.inspector.nodes() if cluster.has_broker else UNSET,
+            nodes=await context.inspector.nodes() if cluster.has_broker else UNSET,
         )
         return answer(info)
 
     async def upgrade(self, request: Request) -> Response:
         """Refuse a plain request to a WebSocket's path. The test page uses it to show why a handshake was refused."""
-        refusal = self._front.rules.check_origin(request.scope)
+        refusal = self._context.rules.check_origin(request.scope)
         if refusal is None and "sec-websocket-key" in request.headers:
             detail = (
                 "a handshake has Connection: Upgrade and Upgrade: websocket (RFC 6455 4.2.1); does a proxy drop them?"
@@ -213,15 +213,15 @@ class Routes:
 
     async def page(self, request: Request) -> Response:
         """Answer with the test page. It never contains a key, but asks for one."""
-        front = self._front
-        needs_key = bool(front.settings.api_key)
-        refusal = None if needs_key else front.rules.check_caller(request.scope)
+        context = self._context
+        needs_key = bool(context.settings.api_key)
+        refusal = None if needs_key else context.rules.check_caller(request.scope)
         facts: dict[str, object] = {
-            "id": front.id,
-            "version": front.version,
+            "id": context.id,
+            "version": context.version,
             "push_allowed": not needs_key and refusal is None,
             "push_refusal": None if refusal is None else refusal.detail,
-            "connections": len(front.connections),
+            "connections": len(context.connections),
             "docs": DOCS,
         }
         return testpage.page(facts, base=way_up(request.scope) + "/")
@@ -234,7 +234,7 @@ class Routes:
     async def page_connection(self, request: Request) -> Response:
         """Answer with the id of the connection that the test page has opened at a random path."""
         path = request.query_params.get("path", "")
-        conn_id = next((conn.id for conn in self._front.connections if conn.path == path), None)
+        conn_id = next((conn.id for conn in self._context.connections if conn.path == path), None)
         if conn_id is None or not path.startswith("/ws/test-page/"):
             return problem(Refusal(404, "unknown_path", "no test page is connected at that path", "wrong-path"))
         return JSONResponse({"id": conn_id})

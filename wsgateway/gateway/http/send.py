@@ -117,7 +117,7 @@ def refusal_of(error: GatewayError) -> Refusal | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
+class SendGuard:
     """Checks requests to push through one gateway on the data port: the caller, the rate, and the size."""
 
     gateway: SendGateway
