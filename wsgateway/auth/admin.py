@@ -14,7 +14,7 @@ KEY_SETTING = "[admin] token"
 
 
 class Access(enum.IntEnum):
-    """What a caller may do with the gateways of a supervisor."""
+    """The access of a caller to the gateways of a supervisor."""
 
     NONE = 0
     READ = 1

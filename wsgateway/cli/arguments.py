@@ -15,7 +15,7 @@ from wsgateway.config.settings import ADMIN_SPECS, CONFIG_FILE, SPECS, flag
 from wsgateway.config.values import did_you_mean, is_switch
 
 HELP: Mapping[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-"""How every command shows its help: as wide as the terminal, up to 100 columns."""
+"""Settings for the help of every command, which is as wide as the terminal, up to 100 columns."""
 
 
 class UnknownWords(click.UsageError):

@@ -12,7 +12,7 @@ from wsgateway.gateway.admission import SPARE_DESCRIPTORS
 
 
 class Severity(enum.StrEnum):
-    """How bad a finding is. A serious finding makes the command fail."""
+    """The severity of a finding. A serious finding makes the command fail."""
 
     SERIOUS = "serious"
     WARNING = "warning"
@@ -21,7 +21,7 @@ class Severity(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What is wrong and what to do about it, a sentence each. Neither contains a secret."""
+    """A problem and the advice for it, a sentence each. Neither contains a secret."""
 
     level: Severity
     what: str
@@ -43,7 +43,7 @@ def hint(what: str, advice: str) -> Finding:
     return Finding(Severity.HINT, what, advice)
 
 
-# What is installed
+# The installed packages
 
 Version = tuple[int, ...]
 
@@ -243,7 +243,7 @@ class Probe:
     address: str | None = None
     """The client's address as the gateway knows it; None if it could not be requested."""
     strangers: str = ""
-    """Which request of a stranger counts as local, in words; empty if no tested request does."""
+    """A request of a stranger that counts as local, in words; empty if no tested request does."""
 
 
 def check_probe(probe: Probe) -> Iterator[Finding]:

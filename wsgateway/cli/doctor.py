@@ -42,7 +42,7 @@ class Surroundings:
     """The facts about the proxy in front and the service manager, from the command line."""
 
     url: str | None
-    """Where clients reach the gateway, through the proxy."""
+    """URL at which clients reach the gateway, through the proxy."""
     proxy_timeout: float | None
     """Seconds of silence after which the proxy cuts a connection."""
     stop_timeout: float | None

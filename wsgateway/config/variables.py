@@ -30,7 +30,7 @@ _SERVICE = re.compile(
 link. Another one, `…_PORT`, may also be the variable of a setting."""
 
 _SERVICE_URL = re.compile(r"(?:tcp|udp|sctp)://", re.IGNORECASE)
-"""How the value of `…_PORT` begins if Kubernetes has set it."""
+"""Prefix of the value of `…_PORT` if Kubernetes has set it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""One connection: what its request carried, and its outbox.
+"""One connection: its request and its outbox.
 
 Knows neither sockets nor listeners. A transport carries the bytes, and `wake` notifies it.
 """
@@ -114,7 +114,7 @@ class Connection:
         state = "open" if self.is_open else "closed"
         return f"<Connection {self.id} {self.path!r} user={short(self.user)} address={self.address!r} {state}>"
 
-    # What the request carried
+    # The request
 
     @property
     def state(self) -> State:

@@ -21,7 +21,7 @@ from wsgateway.server.peername import peer_at, plain_addresses
 
 
 class Phase(enum.Enum):
-    """What the next bytes of a client belong to."""
+    """The part of a connection that the next bytes of a client belong to."""
 
     HEAD = enum.auto()
     """The head of a request. `head_timer` runs, for the first request also before its first byte."""
@@ -87,7 +87,7 @@ class GuardedHttp(HttpToolsProtocol):
     """The sockets of this server that have no request."""
 
     log: Log = Log()
-    """Where refusals are logged."""
+    """The log for refusals."""
 
     peer = SocketPeer("")
 

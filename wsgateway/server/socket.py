@@ -87,7 +87,7 @@ class Socket(asyncio.Protocol):
         self._abort_timer: asyncio.TimerHandle | None = None
         connections.add(self)
 
-    # What the gateway calls
+    # Called by the gateway
 
     def unwritten(self) -> int:
         size: int = self._transport.get_write_buffer_size()
@@ -132,7 +132,7 @@ class Socket(asyncio.Protocol):
         else:
             self._abort_within(LINGER)
 
-    # What asyncio calls
+    # Called by asyncio
 
     def data_received(self, data: bytes) -> None:
         if self._keepalive.is_paused:  # asyncio had read it already

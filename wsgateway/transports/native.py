@@ -116,7 +116,7 @@ class NativeTransport:
         assert handshake is not None
         return handshake
 
-    # What the connection calls
+    # Called by the connection
 
     def wake(self) -> None:
         wire = self._wire
@@ -127,7 +127,7 @@ class NativeTransport:
         elif self._conn.closing is not None and not self._conn.queued_messages:
             wire.close(*self._conn.closing)  # the outbox was dropped, so the close follows what was written
 
-    # What the wire calls
+    # Called by the wire
 
     def congested(self) -> None:
         self._hub.slow(self._conn)

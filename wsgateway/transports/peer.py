@@ -15,7 +15,7 @@ A frame may be as short as 6 bytes, and a read as long as 256 KB.
 
 
 class Peer(Protocol):
-    """What a transport knows of the rest of the gateway. `protocols.session.Session` implements it."""
+    """The part of the gateway that a transport knows. `protocols.session.Session` implements it."""
 
     def received(self, message: str | bytes, size: int) -> bool:
         """Handle a message of `size` bytes. Return False if it must be offered again after `ClientTransport.resume`."""
