@@ -36,7 +36,7 @@ class Chat:
         elif isinstance(event.message, str) and event.message.strip():
             event.message = {"type": "message", "from": event.conn.user, "text": event.message[:MAX_TEXT]}
         else:
-            event.connections = []  # not text, or empty: it is not sent
+            event.connections = []  # not text, or empty, so it is not sent
 
     async def on_client_close(self, event: Event) -> None:
         assert event.conn is not None

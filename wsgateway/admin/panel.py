@@ -1,4 +1,4 @@
-"""The panel as an ASGI application: its routes, and what is common to all of its answers."""
+"""The panel as an ASGI application: its routes, and the parts that are common to all answers."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace

@@ -37,7 +37,7 @@ _ALONE = SingleNode()
 
 
 class Gateway:
-    """A WebSocket gateway: mount it, `app.mount("/live", gateway)`, or serve it alone.
+    """A WebSocket gateway. Mount it with `app.mount("/live", gateway)`, or serve it alone.
 
     `options` are fields of `wsgateway.config.settings.Settings`; `settings` gives all of them. Nothing is read from
     files or the environment. Raise `ConfigError` with every mistake. The listener is made when the gateway starts.

@@ -98,7 +98,9 @@ class Connection:
         self._home = home or Home()
         self._metrics = metrics
         self._policy = settings.slow_policy
-        self._outbox: deque[Message] | None = None  # made when a message has to wait: an empty deque takes 700 bytes
+        self._outbox: deque[Message] | None = (
+            None  # made when a message has to wait, because an empty deque takes 700 bytes
+        )
         self._waiting = Backlog(settings.outbox_messages, settings.outbox_bytes)
         self._close: tuple[int, str] | None = None
         self._on_close: Callable[[Connection], None] | None = None

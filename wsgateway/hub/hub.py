@@ -48,7 +48,7 @@ class Connections(Collection[Connection]):
         self._by_id = by_id
 
     def __iter__(self) -> Iterator[Connection]:
-        return iter(tuple(self._by_id.values()))  # a snapshot: the body may send, and so close, a connection
+        return iter(tuple(self._by_id.values()))  # a snapshot, because the body may send, and so close, a connection
 
     def __len__(self) -> int:
         return len(self._by_id)

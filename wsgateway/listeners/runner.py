@@ -1,4 +1,4 @@
-"""Runs hooks: those of one inbox one at a time, in order, those of different inboxes concurrently.
+"""Runs hooks. Those of one inbox run one at a time, in order, those of different inboxes concurrently.
 
 Each hook runs in a task of its own, started eagerly where Python can do that, so a hook that never awaits costs no
 event loop iteration. Knows nothing of what a hook is for.
@@ -15,7 +15,7 @@ from typing import Any
 from wsgateway.listeners.inbox import AwaitedCall, Call, Inbox
 
 MAX_CLOSE_HOOKS = 100
-"""`on_client_close` hooks that run concurrently while a gateway drains: each may need a connection to a database."""
+"""`on_client_close` hooks that run concurrently while a gateway drains, because each may need a database connection."""
 
 current_call: ContextVar[Call | None] = ContextVar("wsgateway_current_call", default=None)
 """The call whose hook runs in this context."""

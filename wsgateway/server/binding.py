@@ -16,7 +16,7 @@ BACKLOG = 2048
 """Clients that wait in the system's queue until they are accepted."""
 
 UNAVAILABLE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
-"""Errors for which one of several addresses of a name is left out: the machine has no IPv6, or no IPv4."""
+"""Errors for which one of several addresses of a name is left out, because the machine has no IPv6 or no IPv4."""
 
 
 def bind(settings: Settings) -> list[socket.socket]:

@@ -42,13 +42,13 @@ class Phase(enum.Enum):
     """A WebSocket, whose handshake was read and may be waiting for a later event loop iteration."""
 
     LAST = enum.auto()
-    """Nothing: the last request of the connection was read."""
+    """Nothing, because the last request of the connection was read."""
 
     LINGERING = enum.auto()
-    """Nothing: the last response was written, and the client has time to read it."""
+    """Nothing, because the last response was written, and the client has time to read it."""
 
     REFUSED = enum.auto()
-    """Nothing: the client was refused."""
+    """Nothing, because the client was refused."""
 
 
 DISCARDING = (Phase.LAST, Phase.LINGERING, Phase.REFUSED)
