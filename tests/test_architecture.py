@@ -42,6 +42,7 @@ ROOMS = {
         "questions",
         "asking",
         "cluster",
+        "single",
     ],
     "hub": ["loops", "unawaited", "recording", "request", "connection", "hub", "pubsub"],
     "listeners": ["event", "hooks", "loader", "inbox", "runner", "dispatcher"],

@@ -10,7 +10,7 @@ from typing import Any, Unpack
 from starlette.types import Receive, Scope, Send
 
 from wsgateway.auth.rules import Rules
-from wsgateway.cluster.cluster import Cluster, SingleNode
+from wsgateway.cluster.single import AnyCluster, SingleNode
 from wsgateway.config.exposure import own_uid
 from wsgateway.config.settings import Options, Settings
 from wsgateway.exceptions import GatewayError, GatewayNotRunning, GatewayStopping, Refusal, StartError
@@ -103,7 +103,7 @@ class Gateway:
         return self._hub.connections
 
     @property
-    def cluster(self) -> Cluster | SingleNode:
+    def cluster(self) -> AnyCluster:
         """The nodes of this gateway; while it does not run, this process alone."""
         return _ALONE if self._running is None else self._running.cluster
 

@@ -10,7 +10,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from wsgateway.auth.rules import Rules
-from wsgateway.cluster.cluster import Cluster, SingleNode
+from wsgateway.cluster.single import AnyCluster
 from wsgateway.config.settings import Settings
 from wsgateway.exceptions import DOCS, GatewayNotFound, Refusal, Refused
 from wsgateway.gateway.http import testpage
@@ -40,7 +40,7 @@ class RouteContext:
     connections: Connections
     inspector: Inspector
     status: Callable[[], tuple[GatewayState, str]]
-    cluster: Callable[[], Cluster | SingleNode]
+    cluster: Callable[[], AnyCluster]
     send_guard: SendGuard
     find_guard: Callable[[str], SendGuard]
 
