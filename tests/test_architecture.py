@@ -1,4 +1,4 @@
-"""The rooms of the package, read from the imports: they point down only, and each dependency has its doorway."""
+"""The rooms of the package, by its imports, which only point down. Only doorways import a dependency."""
 
 import ast
 import re
@@ -44,6 +44,7 @@ ROOMS = {
         "questions",
         "asking",
         "cluster",
+        "single",
     ],
     "hub": ["recording", "request", "connection", "hub", "pubsub"],
     "listeners": ["event", "hooks", "loader", "inbox", "runner", "dispatcher"],
@@ -54,11 +55,11 @@ ROOMS = {
         "watchdog",
         "registry",
         "shapes",
+        "http.problems",
         "drain",
         "admission",
         "answers",
         "inspector",
-        "http.problems",
         "http.send",
         "http.testpage",
         "http.routes",
@@ -115,7 +116,7 @@ ROOMS = {
     ],
     "top": ["publisher", "testing", "app", "__init__", "__main__"],
 }
-"""The rooms in their order, and the modules of each in theirs: a module imports only what stands before it."""
+"""The rooms in their order, and the modules of each room in theirs. A module imports only modules before it."""
 
 FLAT = {"ground", "client", "top"}
 """Rooms whose modules are files at the top level."""
@@ -134,7 +135,7 @@ UNKNOWN = {
 """Rooms that a room may not know."""
 
 TEMPLATES = {"supervisor.starter"}
-"""Application code, which `wsgateway init` copies: it imports the public package."""
+"""Application code, which `wsgateway init` copies. It imports the public package."""
 
 DOORWAYS = {
     "starlette": {
@@ -228,7 +229,7 @@ PURE = {
     "cli.checks",
     "server.head",
 }
-"""Rules: they do no I/O and read no clock."""
+"""Modules that do no I/O and read no clock."""
 
 IMPURE = {"asyncio", "anyio", "socket", "time", "threading", "os", "logging"}
 

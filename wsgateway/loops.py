@@ -30,7 +30,7 @@ class Home:
 
 
 def wrong_loop(what: str, instead: str, *, owner: str) -> RuntimeError:
-    """Return the error for a call of `what` on an event loop other than its owner's. `instead` says what to do."""
+    """Return the error for a call of `what` on an event loop other than its owner's. `instead` is the advice."""
     return RuntimeError(f"{what} was called on another event loop than the one that {owner} runs on: {instead}")
 
 
@@ -73,8 +73,8 @@ async def call_on(
 ) -> None:
     """Run an ASGI application on `loop`, which runs in another thread, with `receive` and `send` of this thread.
 
-    The application does not wait until an accept was sent, so what it does next, such as making the client a recipient,
-    happens before the client can react.
+    The application does not wait until an accept was sent. Therefore its next step, such as making the client a
+    recipient, happens before the client can react.
     """
     here = asyncio.get_running_loop()
     accept: asyncio.Future[None] | None = None

@@ -8,7 +8,7 @@ import pytest
 from tests.hub.test_hub import connected
 from wsgateway import Gateway, Sent
 from wsgateway.cluster.acks import PendingAcks
-from wsgateway.cluster.cluster import SingleNode
+from wsgateway.cluster.single import SingleNode
 from wsgateway.hub.hub import Hub
 from wsgateway.hub.pubsub import PubSub
 from wsgateway.messages import Message

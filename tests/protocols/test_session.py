@@ -10,7 +10,7 @@ import anyio.lowlevel
 import pytest
 
 from wsgateway import Event, Gateway
-from wsgateway.cluster.cluster import SingleNode
+from wsgateway.cluster.single import SingleNode
 from wsgateway.exceptions import Refused
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.hub import Hub

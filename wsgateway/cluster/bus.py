@@ -16,7 +16,7 @@ from wsgateway.metrics import Metrics
 
 OUTBOX_MESSAGES = 10_000
 OUTBOX_BYTES = 32 * 1024 * 1024
-"""What may wait for a broker that is slow or unavailable. At either limit the oldest message is dropped."""
+"""Limits of the messages that wait for a slow or unavailable broker. At either limit, the oldest is dropped."""
 
 OPEN_TIMEOUT = 2.0
 """Seconds to open a link, and again until the first probe returns."""

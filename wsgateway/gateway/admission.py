@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import cast
 
@@ -14,6 +15,7 @@ from wsgateway.descriptors import UNLIMITED, file_limit
 from wsgateway.exceptions import Refusal, Refused
 from wsgateway.gateway.drain import Drain
 from wsgateway.gateway.http.paths import sender_of
+from wsgateway.gateway.http.problems import deny, report_refusal
 from wsgateway.hub.connection import Connection, WatchedConnection
 from wsgateway.hub.hub import Hub
 from wsgateway.limits import Rates
@@ -149,19 +151,18 @@ class Admission:
 
     def _report(self, scope: Scope, refused: Refused, conn: Connection) -> None:
         """Count and log a refused handshake."""
-        sender, refusal = sender_of(scope), refused.refusal
-        self._metrics.refusals[refusal.kind] += 1
+        refusal = refused.refusal
         if refusal.kind != "handshake":
-            log = self._log.limited(f"handshake {refusal.kind}")
-            log.warning("refused a handshake from %s: %s", sender, refusal)
+            report_refusal(scope, refusal, "a handshake", key="handshake", metrics=self._metrics, log=self._log)
         else:  # by the listener
+            self._metrics.refusals[refusal.kind] += 1
             log = self._log.limited(f"on_handshake {refused.status}")
-            log.warning("on_handshake refused %s: %s", sender, refused, extra={"conn": conn.id})
+            log.warning("on_handshake refused %s: %s", sender_of(scope), refused, extra={"conn": conn.id})
 
     async def _refuse(
         self, scope: Scope, send: Send, refused: Refused, conn: Connection, transport: ClientTransport
     ) -> None:
-        try:
+        with suppress(OSError):  # the client has disconnected
             if refused.close is not None:
                 # a browser that offered subprotocols reports 1006 unless one of them is chosen
                 chosen = next(iter(conn.subprotocols), None)
@@ -169,8 +170,6 @@ class Admission:
             else:
                 transport.release()
                 await deny(scope, send, refused.status, refused.reason)
-        except OSError:  # the client has disconnected
-            pass
 
     def _remove(self, session: Session) -> None:
         if session not in self._drain.sessions:
@@ -182,14 +181,11 @@ class Admission:
             del self._by_address[address]
 
 
-async def deny(scope: Scope, send: Send, status: int, detail: str) -> None:
-    """Answer a handshake with `status`, or with an empty 403 on a server without ASGI's `websocket.http.response`."""
-    if "websocket.http.response" not in scope.get("extensions", {}):
-        await send({"type": "websocket.close", "code": 1008, "reason": ""})
-        return
-    body = detail.encode(errors="replace")
-    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
-    if status in (429, 503):
-        headers.append((b"retry-after", b"5"))
-    await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
-    await send({"type": "websocket.http.response.body", "body": body})
+async def refuse(
+    scope: Scope, receive: Receive, send: Send, refusal: Refusal, *, metrics: Metrics, log: GatewayLog
+) -> None:
+    """Refuse a handshake that reaches no `Admission`."""
+    report_refusal(scope, refusal, "a handshake", key="handshake", metrics=metrics, log=log)
+    await receive()
+    with suppress(OSError):  # the client has disconnected
+        await deny(scope, send, refusal.status, str(refusal))

@@ -1,4 +1,4 @@
-"""One connection: what its request carried, and its outbox.
+"""One connection: its request and its outbox.
 
 Knows neither sockets nor listeners. A transport carries the bytes, and `wake` notifies it.
 """
@@ -98,7 +98,9 @@ class Connection:
         self._home = home or Home()
         self._metrics = metrics
         self._policy = settings.slow_policy
-        self._outbox: deque[Message] | None = None  # made when a message has to wait: an empty deque takes 700 bytes
+        self._outbox: deque[Message] | None = (
+            None  # made when a message has to wait, because an empty deque takes 700 bytes
+        )
         self._waiting = Backlog(settings.outbox_messages, settings.outbox_bytes)
         self._close: tuple[int, str] | None = None
         self._on_close: Callable[[Connection], None] | None = None
@@ -114,7 +116,7 @@ class Connection:
         state = "open" if self.is_open else "closed"
         return f"<Connection {self.id} {self.path!r} user={short(self.user)} address={self.address!r} {state}>"
 
-    # What the request carried
+    # The request
 
     @property
     def state(self) -> State:
@@ -168,7 +170,7 @@ class Connection:
         return self._waiting.bytes
 
     async def send(self, message: object) -> bool:
-        """Send `message` to this client, past the listener. Never wait. None sends nothing.
+        """Send `message` to this client, without the listener. Never wait. None sends nothing.
 
         Return True if the outbox accepted it, False if the connection is closed or `slow_policy` dropped the message.
         Raise `MessageError`, a `ValueError`, if it cannot be encoded, and `RuntimeError` on an event loop other than

@@ -8,9 +8,9 @@ in     1. `server.socket`: what one read brought while the inbox was full, at mo
           space. A message from `gateway.send` or `/send` has its own inbox, so it never waits behind another message.
 nodes  3. `cluster.bus`: OUTBOX_MESSAGES (10,000) envelopes or OUTBOX_BYTES (32 MiB); the oldest is
           dropped and counted.
-out    4. `Hub._pending`, broadcasts only: until the event loop iteration ends; past MAX_PENDING (64 KiB) they are
+out    4. `Hub._pending`, broadcasts only: until the event loop iteration ends; beyond MAX_PENDING (64 KiB) they are
           flushed early.
-       5. `Hub._rounds`: a fan-out to more than SLICE (2,000) connections is written over several iterations; past
+       5. `Hub._rounds`: a fan-out to more than SLICE (2,000) connections is written over several iterations; beyond
           MAX_ROUNDS (16) `deliver` writes before it returns.
        6. `hub.connection`, the outbox: `outbox_messages`, `outbox_bytes`; at either, `slow_policy` applies.
        7. The buffer of the server's transport: above its high-water mark the outbox is used instead; without progress
@@ -48,7 +48,7 @@ class Connections(Collection[Connection]):
         self._by_id = by_id
 
     def __iter__(self) -> Iterator[Connection]:
-        return iter(tuple(self._by_id.values()))  # a snapshot: the body may send, and so close, a connection
+        return iter(tuple(self._by_id.values()))  # a snapshot, because the body may send, and so close, a connection
 
     def __len__(self) -> int:
         return len(self._by_id)

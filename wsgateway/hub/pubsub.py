@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
 from wsgateway.cluster.acks import PendingAcks
-from wsgateway.cluster.cluster import Cluster, SingleNode
+from wsgateway.cluster.single import AnyCluster
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.hub import Hub
 from wsgateway.messages import Message, Sent
@@ -22,7 +22,7 @@ class Publication:
 
     __slots__ = ("_cluster", "_pending", "sent")
 
-    def __init__(self, sent: Sent, cluster: Cluster | SingleNode, pending: PendingAcks | None) -> None:
+    def __init__(self, sent: Sent, cluster: AnyCluster, pending: PendingAcks | None) -> None:
         self.sent = sent
         self._cluster = cluster
         self._pending = pending
@@ -34,9 +34,7 @@ class Publication:
         return await self._cluster.collect(self.sent, self._pending)
 
 
-def publish_to_nodes(
-    cluster: Cluster | SingleNode, message: Message, ids: Sequence[str] | None, sent: Sent
-) -> Publication:
+def publish_to_nodes(cluster: AnyCluster, message: Message, ids: Sequence[str] | None, sent: Sent) -> Publication:
     """Publish `message` to the other nodes, and request their counts.
 
     The recipients are all their connections, or those with `ids`. `sent` are the counts of this process.
@@ -47,7 +45,7 @@ def publish_to_nodes(
 class PubSub:
     """Publishes the messages of one gateway. Recipients that are closed or unknown are skipped, logged, and counted."""
 
-    def __init__(self, hub: Hub, cluster: Cluster | SingleNode) -> None:
+    def __init__(self, hub: Hub, cluster: AnyCluster) -> None:
         self._hub = hub
         self._cluster = cluster
 

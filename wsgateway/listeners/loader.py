@@ -43,8 +43,8 @@ class Hooks:
     def __init__(self, listener: object, settings: Settings, log: GatewayLog, *, reload: bool = False) -> None:
         """Load and create `listener`, given in any form that the setting allows. `reload` imports its module again.
 
-        Raise `ListenerError` if it cannot be found, loaded, or created, if it has no hook, if a hook that `settings`
-        name is missing, or if a hook cannot be called.
+        Raise `ListenerError` if the listener cannot be found, loaded, or created, or has no hook. Also raise it if a
+        hook that `settings` name is missing, or if a hook cannot be called.
         """
         self._threads: ThreadPoolExecutor | None = None
         self._gateway_id = settings.id

@@ -1,4 +1,4 @@
-"""Runs hooks: those of one inbox one at a time, in order, those of different inboxes concurrently.
+"""Runs hooks. Those of one inbox run one at a time, in order, those of different inboxes concurrently.
 
 Each hook runs in a task of its own, started eagerly where Python can do that, so a hook that never awaits costs no
 event loop iteration. Knows nothing of what a hook is for.
@@ -143,7 +143,7 @@ class Runner:
         return call.limit or self._limit
 
     def _expire(self, inbox: Inbox, call: Call, reason: str = "") -> None:
-        """Abandon the hook and its event. A `def` hook, or one that swallows the cancellation, runs on."""
+        """Abandon the hook and its event. A `def` hook, or one that swallows the cancellation, continues to run."""
         if not reason:
             setting, seconds = self._limit_of(call)
             reason = f"{call.hook} took longer than {setting}, {seconds:g} s"

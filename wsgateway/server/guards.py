@@ -21,7 +21,7 @@ from wsgateway.server.remote_end import plain_addresses, remote_end_at
 
 
 class Phase(enum.Enum):
-    """What the next bytes of a client belong to."""
+    """The part of a connection that the next bytes of a client belong to."""
 
     HEAD = enum.auto()
     """The head of a request. `head_timer` runs, for the first request also before its first byte."""
@@ -42,13 +42,13 @@ class Phase(enum.Enum):
     """A WebSocket, whose handshake was read and may be waiting for a later event loop iteration."""
 
     LAST = enum.auto()
-    """Nothing: the last request of the connection was read."""
+    """Nothing, because the last request of the connection was read."""
 
     LINGERING = enum.auto()
-    """Nothing: the last response was written, and the client has time to read it."""
+    """Nothing, because the last response was written, and the client has time to read it."""
 
     REFUSED = enum.auto()
-    """Nothing: the client was refused."""
+    """Nothing, because the client was refused."""
 
 
 DISCARDING = (Phase.LAST, Phase.LINGERING, Phase.REFUSED)
@@ -87,7 +87,7 @@ class GuardedHttp(HttpToolsProtocol):
     """The sockets of this server that have no request."""
 
     log: Log = Log()
-    """Where refusals are logged."""
+    """The log for refusals."""
 
     remote_end = RemoteEnd("")
 

@@ -42,8 +42,8 @@ class HttpProtocol(GuardedHttp):
     """uvicorn's HTTP protocol, with limits for everything that the application does not see of a request.
 
     A large request is answered with 431 or 414, and its socket is closed. A request with an `Upgrade` other than
-    websocket is parsed as if it had none, and is the last of its connection, because llhttp would take its body for the
-    next request.
+    websocket is parsed as if it had none, because llhttp would take its body for the next request. Such a request is
+    the last of its connection.
     """
 
     is_leaving = False

@@ -83,7 +83,7 @@ class NativeTransport:
         try:
             await send({"type": "websocket.accept", "subprotocol": subprotocol})
         except OSError:
-            pass  # the client has disconnected, which `take_over` finds out
+            pass  # the client has disconnected, which `take_over` notices
         self._wire = takeover.take_over(self, self._settings)
         return self._wire is not None
 
@@ -116,7 +116,7 @@ class NativeTransport:
         assert takeover is not None
         return takeover
 
-    # What the connection calls
+    # Called by the connection
 
     def wake(self) -> None:
         wire = self._wire
@@ -127,7 +127,7 @@ class NativeTransport:
         elif self._conn.closing is not None and not self._conn.queued_messages:
             wire.close(*self._conn.closing)  # the outbox was dropped, so the close follows what was written
 
-    # What the wire calls
+    # Called by the wire
 
     def congested(self) -> None:
         self._hub.slow(self._conn)
