@@ -23,6 +23,7 @@ from tests.raw import connect, head, masked, post, upgrade
 from tests.server.patient import Patient
 from tests.servers import OwnServer, PlainUvicorn
 from wsgateway import Event, Gateway
+from wsgateway.server.guards import HttpShared
 from wsgateway.server.http import HttpProtocol
 from wsgateway.testing import Client
 
@@ -50,7 +51,7 @@ async def test_a_head_is_not_refused_once_the_last_response_is_written(caplog: p
         return Response(headers={"connection": "close"})
 
     class Impatient(HttpProtocol):
-        request_timeout = 0.3
+        shared = HttpShared(request_timeout=0.3)
 
     app = Starlette(routes=[Route("/", last)])
     async with PlainUvicorn(http=Impatient)(app) as url, await connect(url) as raw:

@@ -1,11 +1,13 @@
 """Limits the number of HTTP connections and the time of each, and refuses and closes them.
 
-Relies on undocumented attributes of uvicorn. Does not know how a request is read.
+Owns the phase of a connection and its timers. Relies on undocumented attributes of uvicorn. Does not parse anything,
+because `server.http` reports what it has read.
 """
 
 import asyncio
 import enum
 from collections.abc import Sized
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from uvicorn.protocols.http.flow_control import FlowControl
@@ -16,7 +18,7 @@ from wsgateway.config.grace import LINGER
 from wsgateway.limits import BODY_TIMEOUT
 from wsgateway.logs import Log
 from wsgateway.server.lingering import ProgressTimer
-from wsgateway.server.pacing import IdleSockets
+from wsgateway.server.pacing import HandshakePacer, IdleSockets
 from wsgateway.server.remote_end import plain_addresses, remote_end_at
 
 
@@ -55,6 +57,32 @@ DISCARDING = (Phase.LAST, Phase.LINGERING, Phase.REFUSED)
 """Phases in which nothing is parsed."""
 
 
+@dataclass(slots=True)
+class HttpShared:
+    """What the HTTP connections of one server share: its limits, its queues, and whether it is about to stop."""
+
+    request_timeout: float = 10.0
+    """Seconds in which the head of a request has to arrive."""
+
+    max_sockets: int = 0
+    """Sockets of this server at the same time; 0 means any number."""
+
+    max_file: int = 0
+    """Descriptors below this number are for sockets, the rest for other files of the process; 0 means no limit."""
+
+    log: Log = field(default_factory=Log)
+    """The log for refusals."""
+
+    idle: "IdleSockets[GuardedHttp] | None" = None
+    """The sockets of this server that have no request."""
+
+    pacer: HandshakePacer | None = None
+    """Limits how many handshakes of this server begin in one event loop iteration."""
+
+    is_leaving: bool = False
+    """Whether this server is about to stop, so every request is the last of its connection."""
+
+
 class PipelineFlow(FlowControl):
     """Resumes reading only if no request waits, because uvicorn resumes after each response, without a bound."""
 
@@ -74,24 +102,12 @@ class GuardedHttp(HttpToolsProtocol):
     request is being read or answered, a timer runs, whatever bytes arrive.
     """
 
-    request_timeout = 10.0
-    """Seconds in which the head of a request has to arrive."""
-
-    max_sockets = 0
-    """Sockets of this server at the same time; 0 means any number."""
-
-    max_file = 0
-    """Descriptors below this number are for sockets, the rest for other files of the process; 0 means no limit."""
-
-    idle: "IdleSockets[GuardedHttp] | None" = None
-    """The sockets of this server that have no request."""
-
-    log: Log = Log()
-    """The log for refusals."""
+    shared = HttpShared()
 
     remote_end = RemoteEnd("")
 
     phase = Phase.HEAD
+    """Only methods of this class change it."""
 
     head_bytes = 0
     """Bytes of the present head that have arrived in earlier reads."""
@@ -120,34 +136,33 @@ class GuardedHttp(HttpToolsProtocol):
         if self._is_full() and not self._close_oldest_idle():
             self.refuse(503, "too many connections (max_connections)", b"retry-after: 5\r\n")
             return
-        if self.idle is not None:
-            self.idle.add(self, self.remote_end.host)
+        self._join_idle()
         self.await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.cancel_head_timer()
-        self.cancel_late_body_timer()
+        self._cancel_late_body_timer()
         self.unread_timer.cancel()
         if self._linger_timer is not None:
             self._linger_timer.cancel()
         self._unset_keepalive_if_required()
-        if self.idle is not None:
-            self.idle.discard(self, self.remote_end.host)
+        self.leave_idle()
         super().connection_lost(exc)
 
     def _is_full(self) -> bool:
-        if self.max_sockets and len(self.connections) > self.max_sockets:
+        if self.shared.max_sockets and len(self.connections) > self.shared.max_sockets:
             return True
         # the system gives a new file the lowest number that is free
-        return bool(self.max_file) and self.transport.get_extra_info("socket").fileno() >= self.max_file
+        return bool(self.shared.max_file) and self.transport.get_extra_info("socket").fileno() >= self.shared.max_file
 
     def _close_oldest_idle(self) -> bool:
         """Abort a socket of another address that has no request. Return whether one was aborted."""
-        oldest = self.idle.take_oldest(self.remote_end.host) if self.idle is not None else None
+        idle = self.shared.idle
+        oldest = idle.take_oldest(self.remote_end.host) if idle is not None else None
         if oldest is None:
             return False
         text = "all %d sockets are taken (max_connections): closed the oldest one without a request, from %s"
-        self.log.limited("evicted").warning(text, len(self.connections), oldest.remote_end.host)
+        self.shared.log.limited("evicted").warning(text, len(self.connections), oldest.remote_end.host)
         oldest.transport.abort()
         return True
 
@@ -175,13 +190,12 @@ class GuardedHttp(HttpToolsProtocol):
         if self.transport.is_closing():
             self.unread_timer.start(LINGER)
 
-    # Waiting for a request
+    # The phases of a request
 
     def await_request(self) -> None:
         """Wait for another request, or for the rest of the present one, once every request so far is answered."""
         self._unset_keepalive_if_required()
-        if self.idle is not None:
-            self.idle.add(self, self.remote_end.host)
+        self._join_idle()
         if self.phase is Phase.BODY:
             if self._late_body_timer is None:
                 self._late_body_timer = self.loop.call_later(BODY_TIMEOUT, self.transport.abort)
@@ -193,20 +207,48 @@ class GuardedHttp(HttpToolsProtocol):
     def await_head(self) -> None:
         self.phase = Phase.HEAD
         self.head_bytes = 0
-        self.head_timer = self.loop.call_later(self.request_timeout, self._refuse_slow_head)
+        self.head_timer = self.loop.call_later(self.shared.request_timeout, self._refuse_slow_head)
+
+    def begin_upgrade(self, *, is_websocket: bool) -> None:
+        """Note that the head asks for an upgrade."""
+        self.phase = Phase.HANDSHAKE if is_websocket else Phase.OTHER_UPGRADE
+
+    def reframe(self) -> None:
+        """Note that the framing headers of the present request are parsed again without the upgrade."""
+        self.phase = Phase.REFRAMING
+
+    def begin_body(self) -> None:
+        """Note that the head was read, so its body follows."""
+        self.phase = Phase.BODY
+
+    def end_request(self) -> None:
+        """Note that the body was read. Wait for the next request if the response was sent already."""
+        self._cancel_late_body_timer()
+        self.phase = Phase.IDLE if self.cycle.keep_alive else Phase.LAST
+        if self.phase is Phase.IDLE and self.cycle.response_complete:
+            self.await_request()
+
+    def leave_idle(self) -> None:
+        """Note that the connection has a request, or has ended."""
+        if self.shared.idle is not None:
+            self.shared.idle.discard(self, self.remote_end.host)
+
+    def _join_idle(self) -> None:
+        if self.shared.idle is not None:
+            self.shared.idle.add(self, self.remote_end.host)
 
     def cancel_head_timer(self) -> None:
         if self.head_timer is not None:
             self.head_timer.cancel()
             self.head_timer = None
 
-    def cancel_late_body_timer(self) -> None:
+    def _cancel_late_body_timer(self) -> None:
         if self._late_body_timer is not None:
             self._late_body_timer.cancel()
             self._late_body_timer = None
 
     def _refuse_slow_head(self) -> None:
-        self.refuse(408, f"the request did not arrive within {self.request_timeout:g} s (handshake_timeout)")
+        self.refuse(408, f"the request did not arrive within {self.shared.request_timeout:g} s (handshake_timeout)")
 
     # Refusing
 
@@ -233,7 +275,7 @@ class GuardedHttp(HttpToolsProtocol):
         self.phase = Phase.REFUSED
         self.cancel_head_timer()
         line = "refused a request from %s with %d: %s (docs/hardening.md)"
-        self.log.limited(f"http {status}").warning(line, self.remote_end.host or "a Unix socket", status, text)
+        self.shared.log.limited(f"http {status}").warning(line, self.remote_end.host or "a Unix socket", status, text)
         if self.is_pending():
             if not is_own_body:
                 self.cycle.keep_alive = False
@@ -254,7 +296,7 @@ class GuardedHttp(HttpToolsProtocol):
         """Close without a response, which the client could not read."""
         self.phase = Phase.REFUSED
         self.cancel_head_timer()
-        self.log.limited("http tls").warning("closed the connection of %s: %s", self.remote_end.host, text)
+        self.shared.log.limited("http tls").warning("closed the connection of %s: %s", self.remote_end.host, text)
         self.transport.close()
 
     def linger(self) -> None:
@@ -266,8 +308,7 @@ class GuardedHttp(HttpToolsProtocol):
         self.pipeline.clear()
         self.cancel_head_timer()
         self.unread_timer.cancel()
-        if self.idle is not None:
-            self.idle.add(self, self.remote_end.host)
+        self._join_idle()
         if self.transport.is_closing() or not self.transport.can_write_eof():  # as under TLS
             self._close()
             return

@@ -3,8 +3,9 @@
 Relies on undocumented attributes of uvicorn. Knows nothing of the application that is served.
 """
 
-from dataclasses import dataclass
-from typing import Any
+import asyncio
+from functools import partial
+from typing import Any, cast
 
 import httptools
 import uvicorn
@@ -12,9 +13,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from wsgateway.addresses import REMOTE_END
-from wsgateway.logs import Log
 from wsgateway.server.attributes import NEEDED_HTTP, warn_once
-from wsgateway.server.guards import DISCARDING, GuardedHttp, Phase
+from wsgateway.server.guards import DISCARDING, GuardedHttp, HttpShared, Phase
 from wsgateway.server.head import (
     MAX_HEAD,
     MAX_URL,
@@ -26,7 +26,6 @@ from wsgateway.server.head import (
     split_target,
 )
 from wsgateway.server.lingering import LingeringTransport
-from wsgateway.server.pacing import HandshakePacer, IdleSockets
 from wsgateway.server.websocket import WebSocketProtocol
 
 MAX_PIPELINED = 1000
@@ -46,12 +45,6 @@ class HttpProtocol(GuardedHttp):
     the last of its connection.
     """
 
-    is_leaving = False
-    """Whether this server is about to stop, so every request is the last of its connection."""
-
-    pacer: HandshakePacer | None = None
-    """Limits how many handshakes of this server begin in one event loop iteration."""
-
     early = b""
     """Bytes that the client has sent behind its handshake."""
 
@@ -61,6 +54,20 @@ class HttpProtocol(GuardedHttp):
 
     _has_progress = False
     """Whether the last read contains content of a body, or begins a chunk."""
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        shared: HttpShared | None = None,
+    ) -> None:
+        """uvicorn gives all arguments but `shared`."""
+        super().__init__(config, server_state, app_state, _loop)
+        if shared is not None:
+            self.shared = shared
 
     # Reading
 
@@ -111,7 +118,7 @@ class HttpProtocol(GuardedHttp):
         """Parse the request again with the body that it announces, because llhttp has ended it with its head."""
         head = framing_head(self.parser.get_method(), self.parser.get_http_version(), self.headers)
         self.parser = httptools.HttpRequestParser(self)
-        self.phase = Phase.REFRAMING
+        self.reframe()
         self.parser.feed_data(head)
         if rest:
             self.parser.feed_data(rest)
@@ -149,17 +156,16 @@ class HttpProtocol(GuardedHttp):
         if self.phase is not Phase.REFRAMING:
             self._check_head()
             if self.parser.should_upgrade():
-                self.phase = Phase.HANDSHAKE if asks_for_websocket(self.headers) else Phase.OTHER_UPGRADE
+                self.begin_upgrade(is_websocket=asks_for_websocket(self.headers))
                 self.scope["method"] = self.parser.get_method().decode("ascii")
                 self.scope["http_version"] = self.parser.get_http_version()
                 return
-        if self.idle is not None:
-            self.idle.discard(self, self.remote_end.host)
+        self.leave_idle()
         super().on_headers_complete()
-        self.phase = Phase.BODY
+        self.begin_body()
         self._trailer_bytes = self._overhead_bytes = 0
         self.cycle.transport = LingeringTransport(self.transport, self.linger)  # type: ignore[assignment]  # all it uses
-        if self.is_leaving or ends_connection(self.headers):
+        if self.shared.is_leaving or ends_connection(self.headers):
             self.cycle.keep_alive = False
 
     def _check_head(self) -> None:
@@ -187,11 +193,8 @@ class HttpProtocol(GuardedHttp):
     def on_message_complete(self) -> None:
         if self.phase is not Phase.BODY:
             return  # a head that asks for an upgrade is a whole message for llhttp
-        self.cancel_late_body_timer()
         super().on_message_complete()
-        self.phase = Phase.IDLE if self.cycle.keep_alive else Phase.LAST
-        if self.phase is Phase.IDLE and self.cycle.response_complete:
-            self.await_request()
+        self.end_request()
 
     def on_response_complete(self) -> None:
         if self.phase is Phase.LINGERING:  # a request that is queued behind this one does not begin either
@@ -204,11 +207,11 @@ class HttpProtocol(GuardedHttp):
     # To a WebSocket
 
     def handle_websocket_upgrade(self) -> None:
-        if self.idle is not None:
-            self.idle.discard(self, self.remote_end.host)
-        if self.pacer is None:
+        self.leave_idle()
+        pacer = self.shared.pacer
+        if pacer is None:
             self._begin_handshake()
-        elif not self.pacer.ask(self._begin_handshake, self.loop):
+        elif not pacer.ask(self._begin_handshake, self.loop):
             self.transport.pause_reading()
 
     def _begin_handshake(self) -> None:
@@ -256,27 +259,10 @@ def missing_http(config: uvicorn.Config) -> tuple[str, ...]:
     return tuple(name for name in NEEDED_HTTP if not hasattr(protocol, name))
 
 
-@dataclass(frozen=True, slots=True)
-class HttpLimits:
-    """The attributes of `HttpProtocol` that depend on the settings."""
-
-    request_timeout: float
-    max_sockets: int
-    max_file: int
-    log: Log
-
-
-def http_protocol(limits: HttpLimits, config: uvicorn.Config) -> type[HttpToolsProtocol]:
-    """Return `HttpProtocol` with `limits`, or uvicorn's own with one warning if `HttpProtocol` would not work."""
+def http_protocol(shared: HttpShared, config: uvicorn.Config) -> type[HttpToolsProtocol]:
+    """Return `HttpProtocol` with `shared`, or uvicorn's own with one warning if `HttpProtocol` would not work."""
     missing = missing_http(config)
     if missing:
         warn_once(", ".join(missing), "HTTP", "requests have no limits of time and size")
         return HttpToolsProtocol
-
-    class Limited(HttpProtocol):
-        request_timeout, max_sockets, max_file = limits.request_timeout, limits.max_sockets, limits.max_file
-        log = limits.log
-        pacer = HandshakePacer()
-        idle = IdleSockets[GuardedHttp]()
-
-    return Limited
+    return cast("type[HttpToolsProtocol]", partial(HttpProtocol, shared=shared))  # uvicorn only calls it

@@ -19,7 +19,9 @@ from wsgateway.gateway.admission import client_limit
 from wsgateway.gateway.gateway import Gateway
 from wsgateway.logs import Log
 from wsgateway.server.binding import BACKLOG, bind, unbind, url_of
-from wsgateway.server.http import HttpLimits, HttpProtocol, http_protocol, is_beginning, missing_http, takes_requests
+from wsgateway.server.guards import GuardedHttp, HttpShared
+from wsgateway.server.http import HttpProtocol, http_protocol, is_beginning, missing_http, takes_requests
+from wsgateway.server.pacing import HandshakePacer, IdleSockets
 from wsgateway.server.proxy_headers import ForwardedHeaders
 from wsgateway.server.websocket import WebSocketProtocol
 from wsgateway.transports.takeover import EXTENSION
@@ -35,9 +37,9 @@ SPARE_SOCKETS = 32
 class Server(uvicorn.Server):
     """uvicorn's server, which handles no signals and stops the gateway before it closes connections."""
 
-    def __init__(self, config: uvicorn.Config, gateway: Gateway | None, *, handshake_timeout: float) -> None:
+    def __init__(self, config: uvicorn.Config, gateway: Gateway | None, shared: HttpShared) -> None:
         super().__init__(config)
-        self._handshake_timeout = handshake_timeout
+        self._shared = shared
         self._gateway = gateway
         self._is_ready = asyncio.Event()
 
@@ -91,7 +93,7 @@ class Server(uvicorn.Server):
                 lambda: protocol(config=config, server_state=self.server_state, app_state=self.lifespan.state),
                 sock=listening,
                 ssl=config.ssl,
-                ssl_handshake_timeout=self._handshake_timeout,
+                ssl_handshake_timeout=self._shared.request_timeout,
                 backlog=config.backlog,
             )
             for listening in sockets
@@ -115,10 +117,8 @@ class Server(uvicorn.Server):
         Every response has `connection: close` from now on. If a proxy sent a request while its idle connection is being
         closed, the request would be lost. A POST would then be answered with 502, because a proxy must not repeat it.
         """
-        protocol = self.config.http_protocol_class
-        if issubclass(protocol, HttpProtocol):
-            protocol.is_leaving = True  # a class of this server's own
-            await self._wait_while(takes_requests, POOL_GRACE)
+        self._shared.is_leaving = True
+        await self._wait_while(takes_requests, POOL_GRACE)
 
     async def _wait_while(self, is_busy: Callable[[object], bool], seconds: float) -> None:
         """Wait until no connection `is_busy`, at most `seconds`."""
@@ -145,7 +145,8 @@ async def serving(
     """
     gateway = app if isinstance(app, Gateway) else None
     try:
-        config = _config(app, settings, lifespan="off" if gateway else "on")
+        shared = _shared(settings, Log() if gateway is None else gateway.log)
+        config = _config(app, settings, shared, lifespan="off" if gateway else "on")
         # in a thread, because a host name may have to be looked up
         listening = list(await asyncio.to_thread(bind, settings) if inherited is None else inherited)
     except StartError as exc:
@@ -156,7 +157,7 @@ async def serving(
         if gateway is not None:
             gateway.bound_to(url_of(settings, listening), None if settings.uds else settings.host)
             await gateway.start()
-        async with Server(config, gateway, handshake_timeout=settings.handshake_timeout).running(listening):
+        async with Server(config, gateway, shared).running(listening):
             yield url_of(settings, listening)
     finally:
         unbind(settings, listening)
@@ -164,7 +165,8 @@ async def serving(
 
 async def missing_of_uvicorn() -> tuple[str, ...]:
     """Return the attributes that uvicorn's HTTP protocol lacks, so that requests have no limits."""
-    return missing_http(_config(uvicorn.Server, Settings(), lifespan="off"))  # any callable, which is not called
+    # any callable, which is not called
+    return missing_http(_config(uvicorn.Server, Settings(), HttpShared(), lifespan="off"))
 
 
 async def offers_takeover() -> bool:
@@ -189,8 +191,18 @@ async def offers_takeover() -> bool:
     return is_offered
 
 
-def _config(app: Any, settings: Settings, *, lifespan: Any) -> uvicorn.Config:
-    log = app.log if isinstance(app, Gateway) else Log()
+def _shared(settings: Settings, log: Log) -> HttpShared:
+    return HttpShared(
+        settings.handshake_timeout,
+        max_sockets=client_limit(settings) + SPARE_SOCKETS,
+        max_file=file_limit() - SPARE_SOCKETS,
+        log=log,
+        idle=IdleSockets[GuardedHttp](),
+        pacer=HandshakePacer(),
+    )
+
+
+def _config(app: Any, settings: Settings, shared: HttpShared, *, lifespan: Any) -> uvicorn.Config:
     config = uvicorn.Config(
         ForwardedHeaders(app),
         proxy_headers=False,  # uvicorn's middleware compares addresses as text, and trusts no Unix socket
@@ -212,15 +224,9 @@ def _config(app: Any, settings: Settings, *, lifespan: Any) -> uvicorn.Config:
         config.load()
     except OSError as exc:
         raise StartError(f"cannot use ssl_keyfile and ssl_certfile: {exc.strerror or exc}") from exc
-    limits = HttpLimits(
-        settings.handshake_timeout,
-        max_sockets=client_limit(settings) + SPARE_SOCKETS,
-        max_file=file_limit() - SPARE_SOCKETS,
-        log=log,
-    )
     if config.ssl is not None:
-        config.ssl.sslobject_class = _tls_of(log)
-    config.http_protocol_class = http_protocol(limits, config)
+        config.ssl.sslobject_class = _tls_of(shared.log)
+    config.http_protocol_class = http_protocol(shared, config)
     return config
 
 
