@@ -57,8 +57,8 @@ class Observer:
         return self.settings.id
 
     async def start(self, broker: str) -> Cluster:
-        """Watch the workers over `broker` until `stop`, and return their cluster."""
-        self.failure = ""
+        """Watch the workers over `broker` until `stop`, and return their cluster. `mark_running` or `fail` follows."""
+        self.state, self.failure = GatewayState.STARTING, ""
         cluster = self.cluster = Cluster(
             opener(broker),
             gateway_id=self.id,
@@ -69,8 +69,11 @@ class Observer:
             timeout=self.settings.broker_timeout,
         )
         await cluster.start()
-        self.state = GatewayState.RUNNING
         return cluster
+
+    def mark_running(self) -> None:
+        """Become RUNNING, because the workers serve."""
+        self.state = GatewayState.RUNNING
 
     async def stop(self) -> None:
         """Leave the cluster. If the gateway has failed meanwhile, it stays FAILED until it is stopped again."""
@@ -85,8 +88,9 @@ class Observer:
 
     def fail(self, reason: str) -> None:
         """Become FAILED because of `reason`, which the log and the panel show."""
+        text = "failed: %s" if self.state is GatewayState.RUNNING else "cannot start: %s"
         self.state, self.failure = GatewayState.FAILED, reason
-        self.log.error("cannot start: %s", reason)
+        self.log.error(text, reason)
 
     async def send(
         self,
@@ -105,9 +109,8 @@ class Observer:
         if not self.cluster.has_broker:
             raise GatewayNotRunning(self.id)
         if message is None:
-            raise MessageError(
-                "it is missing"
-            )  # None could not be distinguished from a message that the listener drops
+            # None could not be distinguished from a message that the listener drops
+            raise MessageError("the message is None; send a value")
         encoded, encoded_data = encode(message), encode(data or {})
         assert encoded is not None
         assert encoded_data is not None
