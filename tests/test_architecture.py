@@ -189,6 +189,7 @@ DOORWAYS = {
         "encoding",
         "cluster.envelopes",
         "cluster.questions",
+        "gateway.answers",
         "gateway.shapes",
         "admin.handlers",
         "admin.openapi",

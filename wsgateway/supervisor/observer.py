@@ -6,6 +6,7 @@ from typing import Any
 
 from wsgateway.cluster.brokers import opener
 from wsgateway.cluster.cluster import Cluster
+from wsgateway.cluster.questions import Send
 from wsgateway.cluster.single import AnyCluster, SingleNode
 from wsgateway.config.settings import Settings
 from wsgateway.exceptions import GatewayNotRunning, MessageError, NodeError, NodeLate
@@ -114,18 +115,19 @@ class Observer:
         encoded, encoded_data = encode(message), encode(data or {})
         assert encoded is not None
         assert encoded_data is not None
-        arguments = {
-            "payload": encoded.payload,  # encoded, because integers in MessagePack have 64 bits at most
-            "kind": "text" if isinstance(message, str) else "bytes" if encoded.text is None else "json",
-            "ids": None if connections is None else [str(getattr(item, "id", item)) for item in connections],
-            "data": encoded_data.text,
-        }
+        assert encoded_data.text is not None
+        question = Send(
+            payload=encoded.payload,  # encoded, because integers in MessagePack have 64 bits at most
+            kind="text" if isinstance(message, str) else "bytes" if encoded.text is None else "json",
+            ids=None if connections is None else [str(getattr(item, "id", item)) for item in connections],
+            data=encoded_data.text,
+        )
         seconds = self.settings.hook_timeout + 2 * self.settings.broker_timeout
         refused = NodeError("no worker of this gateway can be reached")
         for node in self.cluster.nodes.alive():
             if node.info.state == GatewayState.RUNNING and not node.is_late:
                 try:
-                    return Sent(*await self.cluster.ask_within(seconds, node.id, "send", **arguments))
+                    return Sent(*await self.cluster.ask_within(seconds, node.id, question))
                 except NodeLate:
                     raise  # the worker may have sent the message
                 except NodeError as exc:

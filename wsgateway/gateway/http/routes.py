@@ -19,7 +19,7 @@ from wsgateway.gateway.http.problems import answer, decode_fields, problem, quer
 from wsgateway.gateway.http.send import SendGuard, push, read_request, take_id
 from wsgateway.gateway.inspector import Inspector
 from wsgateway.gateway.registry import GatewayState
-from wsgateway.gateway.shapes import Caller, InfoAnswer, ListedConnection, ReadyAnswer, listed
+from wsgateway.gateway.shapes import Caller, InfoAnswer, ReadyAnswer, listed
 from wsgateway.hub.hub import Connections
 from wsgateway.logs import GatewayLog
 from wsgateway.metrics import Metrics, prometheus_text
@@ -172,7 +172,6 @@ class Routes:
         offset = query_int(request, "offset", 0, 0, 2**31)
         limit = query_int(request, "limit", 100, 1, MAX_PAGE)
         total, page = await context.inspector.page("", offset, limit)
-        connections: list[ListedConnection] = [listed(conn) for conn in page]
         is_local = context.rules.why_not_local(request.scope) is None
         info = InfoAnswer(
             id=context.id,
@@ -183,7 +182,7 @@ class Routes:
             total=total,
             offset=offset,
             limit=limit,
-            connections=connections,
+            connections=[listed(conn) for conn in page],
             node=cluster.node if cluster.has_broker else UNSET,
             nodes=await context.inspector.nodes() if cluster.has_broker else UNSET,
         )
