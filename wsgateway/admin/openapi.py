@@ -1,5 +1,6 @@
-"""The OpenAPI 3.1 description of the REST interface, made of its operations, the shapes of their answers, and the
-declaration of the settings."""
+"""The OpenAPI 3.1 description of the REST interface, derived from its operations, the shapes of their answers, and the
+declaration of the settings.
+"""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass
@@ -19,7 +20,7 @@ from wsgateway.logs import LEVELS
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One operation of the interface: how it is routed, who may ask for it, and how it is described."""
+    """One operation of the interface: its route, the access that it requires, and its description."""
 
     method: str
     path: str
@@ -29,7 +30,7 @@ class Operation:
     """The content of the response for each status: a shape as JSON, a media type, or None for an empty body."""
     errors: tuple[int, ...] = ()
     body: str = ""
-    """The schema of the request's body, of `request_schemas`; empty if it has none."""
+    """The schema of the request's body, of `request_schemas`; empty without a body."""
     query: tuple[str, ...] = ()
     """The parameters of the query, of `_PARAMETERS`."""
     _: KW_ONLY

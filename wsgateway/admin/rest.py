@@ -1,5 +1,7 @@
-"""REST over a supervisor's gateways, below `/api`. One table of operations is the router, the rights, and the OpenAPI
-description; `handlers` has what they do. Errors are problem+json."""
+"""REST over a supervisor's gateways, below `/api`. Errors are problem+json.
+
+One table of operations defines routes, access, and OpenAPI description. `handlers` contains their code.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -64,7 +66,7 @@ OPERATIONS = (
               (404, 409, 422), query=("wait",), writes=True),
     Operation("POST", ONE + "/restart", Handlers.restart_gateway, "Restart", CHANGED,
               (404, 409, 422), query=("wait",), writes=True),
-    Operation("POST", ONE + "/roll", Handlers.roll_gateway, "Replace its workers one after the other", CHANGED,
+    Operation("POST", ONE + "/roll", Handlers.roll_gateway, "Replace the workers one after the other", CHANGED,
               (404, 409, 422), query=("wait",), writes=True),
     Operation("POST", "/api/reload", Handlers.reload, "Read the settings file again",
               {200: GatewayList, 202: GatewayList}, (409, 422), query=("wait",), writes=True),
@@ -106,7 +108,7 @@ class Api:
         self._app = Starlette(routes=[*routes, *sockets], exception_handlers={404: self._refuse_path})
 
     def check(self, scope: Scope, *, writes: bool) -> Refusal | None:
-        """Return None if the caller has the access it needs, else why not."""
+        """Return None if the caller has the required access, else the refusal."""
         has_password = self._credentials.passwords.is_set()
         return self._credentials.rules.check(scope, writes=writes, has_password=has_password)
 
@@ -118,7 +120,7 @@ class Api:
         return problem(refusal)
 
     async def _refuse_path(self, request: Request, _: Exception) -> Response:
-        detail = f"there is nothing at {request.url.path[:200]}; /api/openapi.json describes what there is"
+        detail = f"there is nothing at {request.url.path[:200]}; /api/openapi.json lists every path"
         return self.refuse(request.scope, Refusal(404, "unknown_path", detail, "wrong-path"))
 
     async def _refuse_websocket(self, socket: WebSocket) -> None:
@@ -152,7 +154,7 @@ class OperationEndpoint:
             return self.api.refuse(request.scope, refusal)
         if operation is None:
             allow = ", ".join(self.table)
-            detail = f"only {allow} is possible here"
+            detail = f"{request.method[:20]} is not allowed here, only {allow}"
             refusal = Refusal(405, "method", detail, "wrong-method", (("allow", allow),))
             return self.api.refuse(request.scope, refusal)
         try:

@@ -1,4 +1,4 @@
-"""One node of a gateway: what it reports to the other nodes, and what it does for them.
+"""One node of a gateway: its reports to the other nodes, and its services for them.
 
 The caller passes how to deliver messages. Knows no connections and no particular broker.
 """
@@ -57,7 +57,7 @@ NODE_LINES = 10
 
 @dataclass(slots=True)
 class Local:
-    """What a node does for the others.
+    """The services of a node for the other nodes.
 
     `deliver` sends a message to all connections of this node, or to those with the given ids. `describe` returns its
     status for a heartbeat.

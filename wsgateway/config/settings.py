@@ -52,14 +52,14 @@ class _Declared:
 class Settings(_Declared):
     """The settings of one gateway. Times are in seconds, sizes in bytes. Raises `ConfigError` with every mistake.
 
-    The `repr` masks secrets, so it can stand in a log or an error report.
+    The `repr` masks secrets, so it can appear in a log or an error report.
     """
 
     id: str = setting("default", "name of the gateway, unique without regard to case")
     host: str = setting("127.0.0.1", "address to listen on")
     port: int = setting(10125, "port to listen on; 0 means any free port", least=0, most=65535)
     uds: str | None = setting(None, "path of a Unix socket to listen on instead of a port")
-    uds_mode: str = setting("660", "permissions of the Unix socket, in octal; they decide who may connect")
+    uds_mode: str = setting("660", "permissions of the Unix socket, in octal; they restrict which users may connect")
     listener: object = setting(None, "`package.module:Name`, `package.module`, `path/file.py:Name`, or `path/file.py`")
     on_start: str = setting("on_start", "name of the hook for the start; an empty name turns the hook off")
     on_stop: str = setting("on_stop", "name of the hook for the stop")

@@ -27,7 +27,7 @@ _PATHS = frozenset({"uds", "log_file", "ssl_keyfile", "ssl_certfile", "password_
 
 
 class SlowPolicy(enum.StrEnum):
-    """What happens to a message that does not fit into a connection's outbox."""
+    """The policy for a message that does not fit into a connection's outbox."""
 
     DISCONNECT = "disconnect"
     DROP_OLDEST = "drop_oldest"

@@ -87,7 +87,7 @@ class Answers:
             messages_in=metrics.messages_in,
             messages_out=metrics.messages_out,
             dropped=sum(metrics.dropped.values()),
-            slow=metrics.slow,
+            slow=metrics.too_slow,
             errors=sum(metrics.hook_errors.values()),
         )
 

@@ -22,13 +22,13 @@ from wsgateway.gateway.registry import GatewayState, registry
 from wsgateway.gateway.running import Running, log_exposure, open_log, parts_of, reason_of, running
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.hub import Connections
-from wsgateway.hub.loops import Home, call_from_thread, call_on, wrong_loop
 from wsgateway.hub.recording import Recording
-from wsgateway.hub.unawaited import is_development, watched
 from wsgateway.listeners.dispatcher import check_recipients
 from wsgateway.logs import flush_log, warn_if_unseen
+from wsgateway.loops import Home, call_from_thread, call_on, wrong_loop
 from wsgateway.messages import Sent
 from wsgateway.transports.takeover import EXTENSION
+from wsgateway.unawaited import is_development, watched
 
 _ACTIVE = (GatewayState.STARTING, GatewayState.RUNNING, GatewayState.STOPPING)
 
@@ -37,7 +37,7 @@ _ALONE = SingleNode()
 
 
 class Gateway:
-    """A WebSocket gateway: mount it, `app.mount("/live", gateway)`, or serve it alone.
+    """A WebSocket gateway. Mount it with `app.mount("/live", gateway)`, or serve it alone.
 
     `options` are fields of `wsgateway.config.settings.Settings`; `settings` gives all of them. Nothing is read from
     files or the environment. Raise `ConfigError` with every mistake. The listener is made when the gateway starts.
@@ -136,7 +136,7 @@ class Gateway:
         """
         home = self._home
         if home is not None and not home.is_here() and self._runs_elsewhere():
-            raise wrong_loop("gateway.send", "in a thread, use gateway.send_from_thread(...)")
+            raise wrong_loop("gateway.send", "in a thread, use gateway.send_from_thread(...)", owner="the gateway")
         if connections is not None:
             check_recipients("connections", connections)
         if self._is_new:
@@ -326,7 +326,7 @@ class Gateway:
         """Belong to the caller's event loop from now on. Raise `RuntimeError` while running on another one."""
         if self._runs_elsewhere():
             instead = f"call it there, in a thread with asyncio.run_coroutine_threadsafe({what}(...), loop)"
-            raise wrong_loop(what, instead)
+            raise wrong_loop(what, instead, owner="the gateway")
         if self._home is None or not self._home.is_here():
             self._home, self._lock = Home(), asyncio.Lock()
 

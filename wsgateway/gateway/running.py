@@ -165,7 +165,7 @@ async def running(
         await cluster.start()
         try:
             yield Running(hooks, cluster, dispatcher, drain, admission, watchdog, metrics)
-        except GeneratorExit:  # the event loop ends before the gateway was stopped: nothing can be awaited any more
+        except GeneratorExit:  # the event loop ends before the gateway was stopped, so nothing can be awaited any more
             stack.pop_all()
             raise
 

@@ -1,6 +1,6 @@
 """Publishes messages to the connections of this process and to the other nodes of the gateway. Knows no hooks.
 
-Only `Publication.counted` waits.
+Only `Publication.wait` waits.
 """
 
 import enum
@@ -23,7 +23,7 @@ class Everybody(enum.Enum):
 EVERYBODY = Everybody.EVERYBODY
 
 Recipients: TypeAlias = Everybody | Iterable[Connection | str]
-"""`EVERYBODY`, or connections and ids: exactly these, in this order, each once. If it is empty, nothing is sent."""
+"""`EVERYBODY`, or connections and ids, in this order, each once. An empty iterable means no recipients."""
 
 
 class Publication:
@@ -36,7 +36,7 @@ class Publication:
         self._cluster = cluster
         self._pending = pending
 
-    async def counted(self) -> Sent:
+    async def wait(self) -> Sent:
         """Wait at most `broker_timeout` seconds for the counts of the other nodes, and return the counts of all."""
         if self._pending is None:
             return self.sent
@@ -44,9 +44,9 @@ class Publication:
 
 
 def publish_to_nodes(cluster: AnyCluster, message: Message, ids: Sequence[str] | None, sent: Sent) -> Publication:
-    """Publish `message` to the other nodes, for all their connections or for those with `ids`, and have it counted.
+    """Publish `message` to the other nodes, and request their counts.
 
-    `sent` are the counts of this process.
+    The recipients are all their connections, or those with `ids`. `sent` are the counts of this process.
     """
     return Publication(sent, cluster, cluster.publish(message, ids, acknowledge=True))
 
@@ -71,7 +71,7 @@ class PubSub:
         return sent
 
     def publish(self, message: Message, to: Recipients) -> Publication:
-        """Do the same as `publish_nowait`, and have the message counted, for which `Publication.counted` waits."""
+        """Publish `message`, and request counts from the other nodes. `Publication.wait` waits for them."""
         if to is EVERYBODY:
             return publish_to_nodes(self._cluster, message, None, self._hub.deliver(message, None))
         own, remote = self._cluster.split(to)

@@ -30,7 +30,7 @@ MAX_PAGE = 1000
 
 @dataclass(frozen=True, slots=True)
 class RouteContext:
-    """What the routes of one gateway use. `status` returns its state, and why it has failed."""
+    """The parts of one gateway that its routes use. `status` returns its state, and why it has failed."""
 
     settings: Settings
     version: str
