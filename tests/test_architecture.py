@@ -60,6 +60,7 @@ ROOMS = {
         "admission",
         "answers",
         "inspector",
+        "parts",
         "http.send",
         "http.testpage",
         "http.routes",

@@ -10,16 +10,11 @@ from wsgateway.cluster.questions import Send
 from wsgateway.cluster.single import AnyCluster, SingleNode
 from wsgateway.config.settings import Settings
 from wsgateway.exceptions import GatewayNotRunning, MessageError, NodeError, NodeLate
-from wsgateway.gateway.answers import Answers
-from wsgateway.gateway.inspector import Inspector
+from wsgateway.gateway.parts import create_parts, open_log
 from wsgateway.gateway.registry import GatewayState
-from wsgateway.gateway.running import open_log
 from wsgateway.hub.connection import Connection
-from wsgateway.hub.hub import Connections, Hub
 from wsgateway.listeners.dispatcher import check_recipients
-from wsgateway.logs import GatewayLog
 from wsgateway.messages import Sent, encode
-from wsgateway.metrics import Metrics
 from wsgateway.text import mask_url
 
 
@@ -29,27 +24,22 @@ class Observer:
     def __init__(self, settings: Settings) -> None:
         """Raise `ConfigError` if the log cannot be written, or the broker's package is not installed."""
         self.settings = settings
-        self.metrics = Metrics()
-        self.log = GatewayLog(settings.id)
         self.version = version("wsgateway")
         self.state = GatewayState.STOPPED
         self.failure = ""
         self.cluster: AnyCluster = SingleNode()
-        hub = Hub(self.metrics, self.log)
-        self.connections: Connections = hub.connections
-        """Always empty."""
-        answers = Answers(
-            settings.id,
+        parts = create_parts(
+            settings,
             version=self.version,
-            hub=hub,
-            metrics=self.metrics,
             state=lambda: self.state,
             cluster=lambda: self.cluster,
             send=lambda message, ids, data: self.send(message, connections=ids, data=data),
         )
-        self.inspector = Inspector(answers, lambda: self.cluster)
-        if settings.broker:
-            opener(settings.broker)
+        self.metrics = parts.metrics
+        self.log = parts.log
+        self.inspector = parts.inspector
+        self.connections = parts.hub.connections
+        """Always empty."""
         open_log(settings)
         self.log.info("initialized")
 
