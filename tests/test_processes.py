@@ -23,7 +23,6 @@ from tests.services import BROKERS, broker, redis
 from wsgateway import Gateway, testing
 from wsgateway.client import asend
 from wsgateway.exceptions import ConfigError, SendError
-from wsgateway.gateway.running import several_workers
 from wsgateway.publisher import Publisher
 
 CLIENTS = int(os.environ.get("CLIENTS", "60"))
@@ -483,21 +482,6 @@ async def test_workers_of_uvicorn(tmp_path: Path, options: str, warned: bool) ->
     finally:
         process.terminate()
         await process.wait()
-
-
-@pytest.mark.parametrize(
-    ("argv", "environ", "count"),
-    [
-        (["uvicorn", "app:app"], {}, 1),
-        (["uvicorn", "--workers", "4", "app:app"], {}, 4),
-        (["uvicorn", "--workers=3"], {"WEB_CONCURRENCY": "2"}, 3),
-        (["gunicorn", "-w", "8"], {}, 8),
-        (["uvicorn"], {"WEB_CONCURRENCY": "2"}, 2),
-        (["uvicorn", "--workers"], {"WEB_CONCURRENCY": "many"}, 1),
-    ],
-)
-def test_how_many_workers_a_command_line_says(argv: list[str], environ: dict[str, str], count: int) -> None:
-    assert several_workers(argv, environ) == count
 
 
 async def test_a_publisher_takes_lists_of_ids_only() -> None:

@@ -19,6 +19,7 @@ from wsgateway.admin import openapi
 from wsgateway.admin.credentials import Credentials
 from wsgateway.admin.handlers import Handlers
 from wsgateway.admin.openapi import Operation
+from wsgateway.cluster.questions import ConnectionInfo
 from wsgateway.exceptions import (
     ConfigError,
     GatewayConflict,
@@ -34,7 +35,6 @@ from wsgateway.gateway.http.problems import deny, problem
 from wsgateway.gateway.http.send import refusal_of
 from wsgateway.gateway.shapes import (
     Closed,
-    ConnectionInfo,
     ConnectionList,
     Drained,
     GatewayInfo,
