@@ -1,6 +1,6 @@
 """Close codes of a WebSocket (RFC 6455 7.4), and which a server may send. Knows nothing of connections."""
 
-SLOW = 3008
+TOO_SLOW = 3008
 """Closes a client that is too slow. It may reconnect."""
 
 TOO_MANY = 3013

@@ -26,10 +26,9 @@ from wsgateway.admin.visit import Visit
 from wsgateway.auth.admin import Access
 from wsgateway.config.settings import AdminSettings
 from wsgateway.exceptions import Refusal, Refused
-from wsgateway.gateway.admission import deny
 from wsgateway.gateway.gateway import Gateway
 from wsgateway.gateway.http.paths import relative_scope, sender_of, way_up
-from wsgateway.gateway.http.problems import read_body
+from wsgateway.gateway.http.problems import deny, read_body
 from wsgateway.logs import Log
 from wsgateway.supervisor.supervisor import Supervisor
 from wsgateway.text import escape_controls

@@ -29,9 +29,8 @@ from wsgateway.exceptions import (
     SettingForbidden,
     StartError,
 )
-from wsgateway.gateway.admission import deny
 from wsgateway.gateway.http.paths import sender_of
-from wsgateway.gateway.http.problems import problem
+from wsgateway.gateway.http.problems import deny, problem
 from wsgateway.gateway.http.send import refusal_of
 from wsgateway.gateway.shapes import (
     Closed,

@@ -12,7 +12,7 @@ from typing import Any
 
 from itsdangerous import BadSignature, Signer, TimestampSigner, URLSafeTimedSerializer
 
-from wsgateway.addresses import is_loopback, peer_of, plain_address
+from wsgateway.addresses import is_loopback, plain_address, remote_end_of
 from wsgateway.admin.passwords import MAX_ENDED
 from wsgateway.auth.admin import Access
 from wsgateway.limits import Rates
@@ -148,8 +148,8 @@ def sender_of(scope: Mapping[str, Any]) -> str:
     host can send a forwarded header, so the header does not count there. For other peers, it counts if the proxy is
     trusted.
     """
-    peer = peer_of(scope).host
-    return peer if not peer or is_loopback(peer) else client_of(scope)
+    host = remote_end_of(scope).host
+    return host if not host or is_loopback(host) else client_of(scope)
 
 
 def client_of(scope: Mapping[str, Any]) -> str:

@@ -25,7 +25,7 @@ from wsgateway.cluster.brokers import Open, opener
 from wsgateway.config.exposure import outside_of_environment
 from wsgateway.config.settings import Settings, serves_outside
 from wsgateway.config.sources import Loaded
-from wsgateway.descriptors import most_files_allowed
+from wsgateway.descriptors import hard_file_limit
 from wsgateway.exceptions import BrokerError, ConfigError, ListenerError
 from wsgateway.listeners.loader import Hooks
 from wsgateway.logs import GatewayLog
@@ -125,7 +125,7 @@ def _machine(described: Described, surroundings: Surroundings) -> Iterator[Findi
     seconds, source, is_assumed = _stop_timeout(surroundings.stop_timeout)
     for loaded in described.gateways.values():
         settings = loaded.settings
-        yield from checks.check_files(settings, most_files=most_files_allowed())
+        yield from checks.check_files(settings, most_files=hard_file_limit())
         yield from checks.check_drain(settings, stop_timeout=seconds, source=source, is_assumed=is_assumed)
         # the workers of `wsgateway serve` have a broker of their own; WEB_CONCURRENCY is read by uvicorn and gunicorn
         yield from checks.check_workers(os.environ.get("WEB_CONCURRENCY", ""), broker=settings.broker)

@@ -8,7 +8,7 @@ from wsgateway.admin.app import AdminApp
 from wsgateway.cli.terminal import discard_output
 from wsgateway.config.settings import Settings
 from wsgateway.config.values import Startup
-from wsgateway.descriptors import raise_most_files
+from wsgateway.descriptors import raise_file_limit
 from wsgateway.exceptions import GatewayError, ListenError, StartError
 from wsgateway.gateway.registry import GatewayState
 from wsgateway.logs import limit_repeats, log_to_terminal, logger, mask_queries
@@ -25,7 +25,7 @@ def run(store: Store) -> int:
     Raise `ConfigError`, and `StartError` if the admin interface cannot be served.
     """
     store.read()
-    raise_most_files()  # each client takes one
+    raise_file_limit()  # each client takes one
     log_to_terminal()
     mask_queries()
     limit_repeats()

@@ -34,7 +34,7 @@ BASE_BACKOFF = 0.1
 BATCH = 500
 """Messages that are passed to the link together."""
 
-TURN = 100
+READS_PER_ITERATION = 100
 """Messages that are read in one iteration of the event loop."""
 
 PROBE = b"\xc1"
@@ -195,7 +195,7 @@ class Bus:
                 else:
                     self._metrics.broker_received += 1
                     self._received(topic, data)
-            if count >= TURN:
+            if count >= READS_PER_ITERATION:
                 count = 0
                 await asyncio.sleep(0)  # `receive` may return without waiting
 

@@ -108,7 +108,7 @@ class Runner:
         self._busy.add(inbox)
         if slots is None:
             self._start_timer(inbox, call)
-        task.add_done_callback(partial(self._finish_later, inbox, call))
+        task.add_done_callback(partial(self._finish_task, inbox, call))
 
     async def _run(self, call: Call) -> None:
         """Call the hook, then deliver. Whatever it raises becomes `call.error`, even `SystemExit` or `CancelledError`.
@@ -156,7 +156,7 @@ class Runner:
             task.cancel()
         self._run_waiting(inbox)
 
-    def _finish_later(self, inbox: Inbox, call: Call, task: asyncio.Task[None]) -> None:
+    def _finish_task(self, inbox: Inbox, call: Call, task: asyncio.Task[None]) -> None:
         del task
         self._finish(inbox, call)
         self._run_waiting(inbox)

@@ -13,9 +13,9 @@ import uvicorn
 
 from wsgateway.config.grace import HANDSHAKE_GRACE, HTTP_GRACE, POOL_GRACE
 from wsgateway.config.settings import Settings
-from wsgateway.descriptors import most_files
+from wsgateway.descriptors import file_limit
 from wsgateway.exceptions import StartError
-from wsgateway.gateway.admission import most_clients
+from wsgateway.gateway.admission import client_limit
 from wsgateway.gateway.gateway import Gateway
 from wsgateway.logs import Log
 from wsgateway.server.binding import BACKLOG, bind, unbind, url_of
@@ -214,8 +214,8 @@ def _config(app: Any, settings: Settings, *, lifespan: Any) -> uvicorn.Config:
         raise StartError(f"cannot use ssl_keyfile and ssl_certfile: {exc.strerror or exc}") from exc
     limits = HttpLimits(
         settings.handshake_timeout,
-        max_sockets=most_clients(settings) + SPARE_SOCKETS,
-        max_file=most_files() - SPARE_SOCKETS,
+        max_sockets=client_limit(settings) + SPARE_SOCKETS,
+        max_file=file_limit() - SPARE_SOCKETS,
         log=log,
     )
     if config.ssl is not None:

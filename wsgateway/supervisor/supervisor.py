@@ -24,8 +24,8 @@ from wsgateway.exceptions import (
 )
 from wsgateway.gateway.gateway import Gateway
 from wsgateway.gateway.registry import GatewayState
-from wsgateway.hub.loops import Home, wrong_loop
 from wsgateway.logs import logger
+from wsgateway.loops import Home, wrong_loop
 from wsgateway.supervisor.instance import Embedded, Instance
 from wsgateway.supervisor.patterns import is_allowed
 from wsgateway.supervisor.store import Described, Store

@@ -29,7 +29,7 @@ class Home:
         return get_ident() == self.thread and self.loop.is_running()
 
 
-def wrong_loop(what: str, instead: str, *, owner: str = "the gateway") -> RuntimeError:
+def wrong_loop(what: str, instead: str, *, owner: str) -> RuntimeError:
     """Return the error for a call of `what` on an event loop other than its owner's. `instead` is the advice."""
     return RuntimeError(f"{what} was called on another event loop than the one that {owner} runs on: {instead}")
 
@@ -61,7 +61,7 @@ def call_from_thread(home: Home, call: Callable[[], Coroutine[Any, Any, T]]) -> 
 
 
 def _loop_ended() -> RuntimeError:
-    return RuntimeError("the event loop of the gateway has ended, so nothing can be sent from a thread any more")
+    return RuntimeError("the event loop has ended, so nothing can be sent from a thread any more")
 
 
 async def call_on(
@@ -99,12 +99,12 @@ async def call_on(
         else:
             await sending
 
-    async def called() -> None:
+    async def run_app() -> None:
         await app(scope, receive_here, send_here)
         if accept is not None:
             await accept
 
-    future = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(called(), loop))
+    future = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(run_app(), loop))
     try:
         while not (await asyncio.wait((future,), timeout=LOOP_CHECK))[0]:
             if loop.is_closed() or not loop.is_running():
