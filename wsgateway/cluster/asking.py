@@ -11,7 +11,7 @@ from wsgateway.exceptions import EnvelopeError, GatewayError, NodeError, NodeLat
 from wsgateway.logs import GatewayLog
 
 MAX_ASKED = 1000
-"""Requests of other nodes that one process handles concurrently. A further one is refused."""
+"""Requests of other nodes that one node handles concurrently. A further one is refused."""
 
 
 class Asks:

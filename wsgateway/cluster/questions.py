@@ -17,7 +17,7 @@ Ids = Annotated[list[str], msgspec.Meta(max_length=MAX_IDS)]
 Total = Annotated[float, msgspec.Meta(ge=0, le=2**63)]
 
 MAX_SERIES = 1000
-"""Samples of one metric in one process."""
+"""Samples of one metric in one node."""
 
 
 @dataclass(frozen=True, slots=True)
