@@ -86,7 +86,17 @@ ROOMS = {
         "http",
         "serving",
     ],
-    "supervisor": ["patterns", "document", "store", "observer", "workers", "worker", "instance", "supervisor"],
+    "supervisor": [
+        "patterns",
+        "changes",
+        "document",
+        "store",
+        "observer",
+        "workers",
+        "worker",
+        "instance",
+        "supervisor",
+    ],
     "admin": [
         "passwords",
         "sessions",
@@ -228,6 +238,7 @@ PURE = {
     "cluster.questions",
     "cluster.sequences",
     "gateway.shapes",
+    "supervisor.changes",
     "cli.checks",
     "server.head",
 }

@@ -85,7 +85,7 @@ def _shown(value: object) -> str:
     return json.dumps(value)[:60]
 
 
-async def push(gateway: SendGateway, request: SendRequest) -> SendAnswer:
+async def send_request(gateway: SendGateway, request: SendRequest) -> SendAnswer:
     """Push the message of `request`, and return its counts. Raise `Refused`."""
     try:
         sent = await gateway.send(request.message, connections=request.connections, data=request.data)
