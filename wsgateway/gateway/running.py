@@ -69,7 +69,7 @@ async def assemble(
         stack.push_async_callback(cluster.aclose)
         pubsub = PubSub(hub, cluster)
         dispatcher = Dispatcher(gateway, pubsub=pubsub, hooks=hooks, settings=settings, metrics=metrics, log=log)
-        drain = Drain(dispatcher, settings, log)
+        drain = Drain(dispatcher.runner, settings, log)
         admission = Admission(
             hub=hub,
             dispatcher=dispatcher,
