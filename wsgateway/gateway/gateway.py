@@ -127,7 +127,8 @@ class Gateway:
         connections: Iterable[Connection | str] | None = None,
         data: dict[str, Any] | None = None,
     ) -> Sent:
-        """Push `message` through `on_message` to `connections` (or their ids), or to those that the listener chooses.
+        """Call `on_message` with `message`, then send the result. Recipients are `connections` (or their ids), or every
+        connection, unless the hook changes them.
 
         Wait for the hook, never for a client. Raise `GatewayNotRunning`, `MessageError` (a `ValueError`) if the
         message cannot be encoded, `TypeError` if `connections` is one connection or id or not iterable, `HookError`

@@ -116,7 +116,7 @@ class Routes:
         self._context = context
 
     async def send(self, request: Request) -> Response:
-        """Push a message through the gateway, or through the one that the body names, under its own rules."""
+        """Send a message through the gateway, or through the one that the body names, under its own rules."""
         context, scope = self._context, request.scope
         context.send_guard.check_rate(scope)
         body = await read_json(request, context.send_guard.max_size, "max_send_size")
