@@ -52,6 +52,7 @@ ROOMS = {
     "protocols": ["session", "plain"],
     "gateway": [
         "http.paths",
+        "lifespan",
         "watchdog",
         "registry",
         "shapes",
@@ -154,6 +155,7 @@ DOORWAYS = {
         "hub.connection",
         "transports.native",
         "transports.asgi",
+        "gateway.lifespan",
         "gateway.http.paths",
         "gateway.http.problems",
         "gateway.http.send",
