@@ -175,7 +175,7 @@ async def test_the_panel_shows_all_processes_and_replaces_them(start: Any, peopl
         found = await server.ask("GET", "/gateways/default/connections")
         one = found["connections"][-1]["id"]
         shown = (await http.get(f"/gateways/default/connections/{one}")).text
-        assert f"Process {one[:8]} has this connection" in shown
+        assert f"This connection belongs to process {one[:8]}" in shown
         csrf = re.search(r'name="csrf" value="([^"]+)"', page)
         assert csrf
         answer = await http.post("/", data={"csrf": csrf[1], "id": "default", "action": "roll"})

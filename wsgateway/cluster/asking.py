@@ -16,7 +16,7 @@ Answering = Mapping[type[Question[Any]], Callable[[Any], Awaitable[Any]]]
 """The functions that answer the questions of other nodes, by the type of the question."""
 
 MAX_ASKED = 1000
-"""Questions of other nodes that one process answers concurrently. A further one is refused."""
+"""Questions of other nodes that one node answers concurrently. A further one is refused."""
 
 
 class Asks:

@@ -69,7 +69,7 @@ class Local:
 
 
 class Cluster:
-    """The nodes of one gateway, as one process sees them. Only `ask…` and `collect` wait for other nodes."""
+    """The nodes of one gateway, from the view of one of them. Only `ask…` and `collect` wait for other nodes."""
 
     has_broker = True
 

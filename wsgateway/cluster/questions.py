@@ -19,7 +19,7 @@ Ids = Annotated[list[str], msgspec.Meta(max_length=MAX_IDS)]
 Total = Annotated[float, msgspec.Meta(ge=0, le=2**63)]
 
 MAX_SERIES = 1000
-"""Samples of one metric in one process."""
+"""Samples of one metric in one node."""
 
 
 # The connections in answers and in REST
