@@ -52,6 +52,7 @@ ROOMS = {
     "protocols": ["session", "plain"],
     "gateway": [
         "http.paths",
+        "lifespan",
         "watchdog",
         "registry",
         "shapes",
@@ -86,7 +87,17 @@ ROOMS = {
         "http",
         "serving",
     ],
-    "supervisor": ["patterns", "document", "store", "observer", "workers", "worker", "instance", "supervisor"],
+    "supervisor": [
+        "patterns",
+        "changes",
+        "document",
+        "store",
+        "observer",
+        "workers",
+        "worker",
+        "instance",
+        "supervisor",
+    ],
     "admin": [
         "passwords",
         "sessions",
@@ -144,6 +155,7 @@ DOORWAYS = {
         "hub.connection",
         "transports.native",
         "transports.asgi",
+        "gateway.lifespan",
         "gateway.http.paths",
         "gateway.http.problems",
         "gateway.http.send",
@@ -228,6 +240,7 @@ PURE = {
     "cluster.questions",
     "cluster.sequences",
     "gateway.shapes",
+    "supervisor.changes",
     "cli.checks",
     "server.head",
 }

@@ -15,8 +15,9 @@ from tests import processes
 from tests.panels import admin, visitor
 from wsgateway.config.settings import SPECS
 from wsgateway.exceptions import ConfigError
+from wsgateway.supervisor.changes import HOST_ONLY
 from wsgateway.supervisor.store import Store
-from wsgateway.supervisor.supervisor import HOST_ONLY, Supervisor
+from wsgateway.supervisor.supervisor import Supervisor
 from wsgateway.testing import Client
 
 NOBODY = """

@@ -9,7 +9,7 @@ from wsgateway.admin.forms import GROUPS, by_field, changes_in, form_of
 from wsgateway.config.settings import SPECS
 from wsgateway.config.values import SlowPolicy
 from wsgateway.exceptions import ConfigError, Mistake
-from wsgateway.supervisor.supervisor import HOST_ONLY
+from wsgateway.supervisor.changes import HOST_ONLY
 
 
 def submitted_of(settings: Settings) -> dict[str, str]:

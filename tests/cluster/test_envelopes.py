@@ -35,6 +35,7 @@ from wsgateway.cluster.questions import (
     Search,
     Send,
     answer_of,
+    arguments_of,
     question_of,
 )
 from wsgateway.exceptions import EnvelopeError
@@ -208,3 +209,24 @@ def test_an_answer_of_the_right_form_passes(kind: type[Question[Any]], answer: A
 def test_an_answer_of_another_form_is_refused(kind: type[Question[Any]], answer: Any) -> None:
     with pytest.raises(EnvelopeError, match="answer: "):
         answer_of(kind, answer)
+
+
+def test_questions_and_rows_have_the_form_that_earlier_versions_know() -> None:
+    """Nodes of two versions work together while a server is upgraded."""
+    kinds: tuple[type[Question[Any]], ...] = (Search, Rows, Describe, Close, CollectSamples, CollectTotals, Send)
+    assert {kind.name: kind.__struct_fields__ for kind in kinds} == {
+        "search": ("search",),
+        "rows": ("search", "offset", "limit"),
+        "describe": ("id",),
+        "close": ("ids", "code", "reason"),
+        "samples": (),
+        "totals": (),
+        "send": ("payload", "kind", "ids", "data"),
+    }
+    asked = decode(encode(Ask(VERSION, "deadbeef", 1, 2, Rows.name, arguments_of(Rows("a", 0, 10)))))
+    assert isinstance(asked, Ask)
+    assert asked.arguments == {"search": "a", "offset": 0, "limit": 10}
+    row = answer_of(Rows, [ROW])
+    answered = decode(encode(Answer(VERSION, "deadbeef", 1, 2, row)))
+    assert isinstance(answered, Answer)
+    assert answered.value == [ROW]

@@ -7,7 +7,7 @@ from typing import Any
 from wsgateway.config.settings import SPECS, Settings
 from wsgateway.config.values import SlowPolicy, Startup, convert
 from wsgateway.exceptions import ConfigError, Mistake
-from wsgateway.supervisor.supervisor import HOST_ONLY
+from wsgateway.supervisor.changes import HOST_ONLY
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "Gateway": (

@@ -10,9 +10,9 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from wsgateway.config.values import Startup
 from wsgateway.exceptions import Refusal, Refused, StartError
+from wsgateway.gateway.answers import MAX_OFFSET, MAX_PAGE
 from wsgateway.gateway.http.problems import answer, query_int, read_fields
-from wsgateway.gateway.http.routes import MAX_PAGE
-from wsgateway.gateway.http.send import push, read_request
+from wsgateway.gateway.http.send import read_request, send_request
 from wsgateway.gateway.shapes import (
     ConnectionList,
     Drained,
@@ -38,9 +38,6 @@ AT_ONCE = 0.05
 RATE_INTERVAL = 1.0
 """Seconds between two events of the stream."""
 
-
-MAX_OFFSET = 2**31
-"""Connections that may be skipped."""
 
 MAX_LINES = 1000
 """Lines of the log in one answer."""
@@ -182,7 +179,7 @@ class Handlers:
 
     async def send(self, request: Request) -> Response:
         gateway = self._find(request).gateway
-        return answer(await push(gateway, read_request(await read_fields(request, MAX_BODY))))
+        return answer(await send_request(gateway, read_request(await read_fields(request, MAX_BODY))))
 
     # The log and the stream
 

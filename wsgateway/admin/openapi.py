@@ -10,10 +10,10 @@ from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
-from wsgateway.admin.handlers import MAX_LINES, MAX_OFFSET, MAX_WAIT, Handlers
+from wsgateway.admin.handlers import MAX_LINES, MAX_WAIT, Handlers
 from wsgateway.config.settings import SPECS
 from wsgateway.config.values import SlowPolicy, Startup
-from wsgateway.gateway.http.routes import MAX_PAGE
+from wsgateway.gateway.answers import MAX_OFFSET, MAX_PAGE
 from wsgateway.gateway.shapes import Problem, schemas_of
 from wsgateway.logs import LEVELS
 

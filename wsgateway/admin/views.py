@@ -26,8 +26,9 @@ from wsgateway.exceptions import (
     Refused,
     StartError,
 )
+from wsgateway.gateway.answers import MAX_OFFSET
 from wsgateway.gateway.http.problems import query_int
-from wsgateway.gateway.http.send import SendRequest, push
+from wsgateway.gateway.http.send import SendRequest, send_request
 from wsgateway.logs import LEVELS, Log, logger, tail
 from wsgateway.messages import decode_json
 from wsgateway.supervisor.instance import Embedded, Instance
@@ -188,7 +189,7 @@ class Views:
         self, visit: Visit, *, report: str = "", problems: Iterable[str] = (), status: int = 200
     ) -> Response:
         supervised = self._find_here(visit)
-        offset = query_int(visit.request, "offset", 0, 0, 2**31)
+        offset = query_int(visit.request, "offset", 0, 0, MAX_OFFSET)
         search = visit.request.query_params.get("search", "")[:200]
         inspector = supervised.gateway.inspector
         total, page = await inspector.page(search, offset, PAGE)
@@ -216,7 +217,7 @@ class Views:
         ids = visit.form.get("connection", []) if visit.field("to") == "selected" else None
         try:
             message = decode_json(text.encode()) if visit.field("json") else text
-            sent = await push(gateway, SendRequest(message, ids))
+            sent = await send_request(gateway, SendRequest(message, ids))
         except MessageError as exc:
             return await self.gateway(visit, problems=[f"The message cannot be sent: {exc}."], status=422)
         except Refused as exc:

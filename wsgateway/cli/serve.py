@@ -67,11 +67,11 @@ async def _run(store: Store) -> int:
             await stop.wait()
             watching.cancel()
         supervisor.begin_end()
-    return 3 if supervisor.gave_up.is_set() else 0
+    return 3 if supervisor.all_failed.is_set() else 0
 
 
 async def _stop_if_given_up(supervisor: Supervisor, stop: asyncio.Event) -> None:
-    await supervisor.gave_up.wait()
+    await supervisor.all_failed.wait()
     stop.set()
 
 

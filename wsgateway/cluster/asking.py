@@ -104,7 +104,7 @@ class Asks:
         return answers
 
     def handle_answer(self, answer: Answer) -> None:
-        """Pass an answer to its caller. Ignore answers of nodes that were not asked."""
+        """Pass an answer to its caller. Ignore an answer of a node that was not asked."""
         node_id, future = self._answers.get(answer.ask, ("", None))
         if future is None or future.done() or node_id != answer.origin:
             return

@@ -29,7 +29,7 @@ class NodeState(enum.StrEnum):
 
 @dataclass(slots=True)
 class Node:
-    """One node. `seen` is the time of its last heartbeat; `is_late` is whether the last request was not answered."""
+    """One node. `seen` is the time of its last heartbeat; `is_late` is whether its last answer was not in time."""
 
     id: str
     info: Info

@@ -133,7 +133,7 @@ class Admission:
         """Return why the client cannot be admitted now, or None."""
         if self._drain.is_begun:  # the handshake began before the drain
             return STOPPING
-        count, settings = len(self._drain.sessions), self._settings
+        count, settings = self._drain.count, self._settings
         if count >= self._client_limit * CROWDED and not self._is_crowded:
             self._is_crowded = True
             self._log.warning("%d of at most %d clients are connected (max_connections)", count, self._client_limit)
@@ -172,9 +172,8 @@ class Admission:
                 await deny(scope, send, refused.status, refused.reason)
 
     def _remove(self, session: Session) -> None:
-        if session not in self._drain.sessions:
+        if not self._drain.remove(session):
             return
-        self._drain.remove(session)
         address = session.conn.address
         self._by_address[address] -= 1
         if not self._by_address[address]:

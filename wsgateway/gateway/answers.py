@@ -37,8 +37,11 @@ from wsgateway.metrics import Metrics, Samples, samples
 CHUNK = 2000
 """Connections that are searched in one iteration of the event loop."""
 
-MAX_ROWS = 1000
-"""Connections that are described for another node in one answer."""
+MAX_PAGE = 1000
+"""Connections in one page, and in one answer to another node."""
+
+MAX_OFFSET = 2**31
+"""Connections that may be skipped before a page."""
 
 _BEGAN = time.monotonic()
 
@@ -175,7 +178,7 @@ class Answers:
 
     async def _answer_rows(self, question: Rows) -> list[ConnectionInfo]:
         matches = await self.matching(question.search)
-        end = question.offset + min(question.limit, MAX_ROWS)
+        end = question.offset + min(question.limit, MAX_PAGE)
         return [self.row(conn) for conn in matches[question.offset : end]]
 
     async def _answer_describe(self, question: Describe) -> ConnectionInfo | None:

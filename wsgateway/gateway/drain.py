@@ -46,7 +46,7 @@ class Drain:
     """The sessions of one running gateway, from their handshake to their end, and how they are all closed."""
 
     def __init__(self, runner: Runner, settings: Settings, log: GatewayLog) -> None:
-        self.sessions: set[Session] = set()
+        self._sessions: set[Session] = set()
         self.is_begun = False
         self._runner = runner
         self._seconds = settings.drain
@@ -54,16 +54,24 @@ class Drain:
         self._empty = asyncio.Event()
         self._empty.set()
 
+    @property
+    def count(self) -> int:
+        """The number of sessions, including those that are not open yet."""
+        return len(self._sessions)
+
     def add(self, session: Session) -> None:
         """Wait for `session` too, until `remove`."""
-        self.sessions.add(session)
+        self._sessions.add(session)
         self._empty.clear()
 
-    def remove(self, session: Session) -> None:
-        """Stop waiting for `session`, which has ended."""
-        self.sessions.discard(session)
-        if not self.sessions:
+    def remove(self, session: Session) -> bool:
+        """Stop waiting for `session`, which has ended. Return False if it was removed already."""
+        if session not in self._sessions:
+            return False
+        self._sessions.discard(session)
+        if not self._sessions:
             self._empty.set()
+        return True
 
     def begin(self) -> None:
         """Begin to close every connection (step 5). May be called twice."""
@@ -73,9 +81,9 @@ class Drain:
         self._runner.limit_close_hooks()
         rate = CLOSES_PER_SECOND
         if self._seconds:
-            rate = max(rate, int(2 * len(self.sessions) / self._seconds))
-        waiting = deque(self.sessions)
-        spread_ms = max(1000, 1000 * len(waiting) // rate)  # clients reconnect over as long a time as they are closed
+            rate = max(rate, int(2 * len(self._sessions) / self._seconds))
+        waiting = deque(self._sessions)
+        spread_ms = max(1000, 1000 * len(waiting) // rate)  # spread reconnects over the time that the closes take
         loop = asyncio.get_running_loop()
 
         def close_some() -> None:
@@ -90,7 +98,7 @@ class Drain:
     def begin_with_server(self) -> None:
         """Begin, because the server closes its sockets before it ends the lifespan, as uvicorn does."""
         if not self.is_begun:
-            self._log.info("the server is shutting down, %d connections are closed", len(self.sessions))
+            self._log.info("the server is shutting down, %d connections are closed", len(self._sessions))
             self.begin()
 
     async def wait(self) -> None:
@@ -125,5 +133,5 @@ class Drain:
             self._runner.discard(closes=True)
 
     def _abort(self) -> None:
-        for session in tuple(self.sessions):
+        for session in tuple(self._sessions):
             session.abort()

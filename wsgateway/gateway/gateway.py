@@ -18,6 +18,7 @@ from wsgateway.gateway.admission import refuse
 from wsgateway.gateway.http.paths import relative_path, relative_scope
 from wsgateway.gateway.http.routes import RouteContext, router
 from wsgateway.gateway.http.send import SendGuard
+from wsgateway.gateway.lifespan import run_lifespan
 from wsgateway.gateway.parts import create_parts, open_log
 from wsgateway.gateway.registry import GatewayState, registry
 from wsgateway.gateway.running import Running, assemble, log_exposure, reason_of
@@ -127,7 +128,8 @@ class Gateway:
         connections: Iterable[Connection | str] | None = None,
         data: dict[str, Any] | None = None,
     ) -> Sent:
-        """Push `message` through `on_message` to `connections` (or their ids), or to those that the listener chooses.
+        """Call `on_message` with `message`, then send the result. Recipients are `connections` (or their ids), or every
+        connection, unless the hook changes them.
 
         Wait for the hook, never for a client. Raise `GatewayNotRunning`, `MessageError` (a `ValueError`) if the
         message cannot be encoded, `TypeError` if `connections` is one connection or id or not iterable, `HookError`
@@ -353,7 +355,7 @@ class Gateway:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await self._handle_lifespan(receive, send)
+            await run_lifespan(receive, send, start=self.start, stop=self.stop)
             return
         home = self._home
         if home is not None and not home.is_here() and self._runs_elsewhere():
@@ -384,15 +386,3 @@ class Gateway:
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send, refusal: Refusal) -> None:
         await refuse(scope, receive, send, refusal, metrics=self.metrics, log=self.log)
-
-    async def _handle_lifespan(self, receive: Receive, send: Send) -> None:
-        await receive()
-        try:
-            await self.start()
-        except (StartError, RuntimeError) as exc:
-            await send({"type": "lifespan.startup.failed", "message": str(exc)})
-            return
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
-        await self.stop()
-        await send({"type": "lifespan.shutdown.complete"})

@@ -68,7 +68,7 @@ registry = Registry()
 
 
 async def send_gateway_message(gateway_id: str, data: dict[str, Any]) -> Sent:
-    """Send `data["message"]` through the gateway with that id, as the ancestor's `sendGatewayMessage` did.
+    """Send `data["message"]` through the gateway with that id, as Lucee's `sendGatewayMessage` does.
 
     `data["connections"]` names recipients; the listener finds all other keys of `data` in `event.data`. Raise
     `GatewayNotFound` and what `Gateway.send` raises.

@@ -116,7 +116,7 @@ def reason_of(error: Exception) -> str:
 
 
 def log_exposure(settings: Settings, rules: Rules, log: GatewayLog, *, is_served_alone: bool) -> None:
-    """Log which access is open, and whether several processes run without a broker."""
+    """Log which access is open, and warn if several processes run without a broker."""
     for opening in rules.openings(serves_outside(settings) or outside_of_process()):
         log.log(logging.WARNING if opening.is_loud else logging.INFO, "%s", opening.text)
     count = worker_count(sys.argv, os.environ)

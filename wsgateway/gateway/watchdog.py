@@ -55,7 +55,7 @@ class Watchdog:
     def _run(self, ended: threading.Event) -> None:
         while self._counters and not ended.wait(self._seconds):
             if self.loop.is_closed():
-                self._closed()
+                self._call_closed()
                 return
             if not self.loop.is_running():
                 continue
@@ -71,14 +71,14 @@ class Watchdog:
             stack = traceback.StackSummary.extract(traceback.walk_stack(frame), limit=STACK) if frame else None
             del frame  # it keeps the objects of the blocking code alive
             if self.loop.is_running() and not self._answered.wait(LATE):
-                self._blocked(asked, stack, ended)
+                self._report_block(asked, stack, ended)
 
-    def _closed(self) -> None:
+    def _call_closed(self) -> None:
         for closed in tuple(self._counters.values()):
             if closed is not None:
                 closed()
 
-    def _blocked(self, asked: float, stack: traceback.StackSummary | None, ended: threading.Event) -> None:
+    def _report_block(self, asked: float, stack: traceback.StackSummary | None, ended: threading.Event) -> None:
         """Log what blocks the loop, wait until the loop continues, and log that."""
         if stack:
             _log_stack(time.monotonic() - asked, stack)

@@ -38,11 +38,11 @@ class Instance(_Supervised):
 
     is_editable = True
 
-    def __init__(self, settings: Settings, gave_up: "Callable[[Instance], None]") -> None:
-        """`gave_up` is called when the gateway has failed because its workers die one after the other."""
+    def __init__(self, settings: Settings, on_failure: "Callable[[Instance], None]") -> None:
+        """`on_failure` is called when the gateway has failed because its workers die one after the other."""
         self.gateway = _gateway_of(settings)
         self.workers: Workers | None = None
-        self._gave_up = gave_up
+        self._on_failure = on_failure
         self._lock = asyncio.Lock()
         self._stack: AsyncExitStack | None = None
 
@@ -124,7 +124,7 @@ class Instance(_Supervised):
 
     def _workers_died(self, reason: str) -> None:
         self.gateway.fail(reason)
-        self._gave_up(self)
+        self._on_failure(self)
 
     async def release(self) -> None:
         """Release the port after the workers have died. The gateway stays FAILED, and may be started again."""

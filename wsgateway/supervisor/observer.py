@@ -90,7 +90,7 @@ class Observer:
         connections: Iterable[Connection | str] | None = None,
         data: dict[str, Any] | None = None,
     ) -> Sent:
-        """Have a worker push `message` through its listener.
+        """Have a worker call its `on_message` with `message`, and send the result.
 
         Raise `GatewayNotRunning`, `MessageError` if it cannot be encoded, `TypeError` if `connections` is one
         connection or id or not iterable, and `NodeError` if no worker can be reached or its hook failed.

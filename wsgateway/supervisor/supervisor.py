@@ -11,30 +11,24 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from wsgateway.config.settings import SPECS, AdminSettings, Settings, no_such_setting
-from wsgateway.config.values import Startup, convert_written
+from wsgateway.config.settings import AdminSettings, Settings
+from wsgateway.config.values import Startup
 from wsgateway.exceptions import (
     ConfigError,
     GatewayConflict,
     GatewayError,
     GatewayNotFound,
     Mistake,
-    SettingForbidden,
     StartError,
 )
 from wsgateway.gateway.gateway import Gateway
 from wsgateway.gateway.registry import GatewayState
 from wsgateway.logs import logger
 from wsgateway.loops import Home, wrong_loop
+from wsgateway.supervisor.changes import SHIPPED_LISTENER, check_names, check_remote_changes
 from wsgateway.supervisor.instance import Embedded, Instance
 from wsgateway.supervisor.patterns import is_allowed
 from wsgateway.supervisor.store import Described, Store
-
-SHIPPED_LISTENER = "wsgateway.supervisor.starter:Listener"
-"""The listener of a new gateway. `wsgateway init` writes a copy of it."""
-
-HOST_ONLY = frozenset({"broker", "log_file", "uds", "uds_mode", "ssl_keyfile", "ssl_certfile"})
-"""Settings that name files of the host or servers it connects to. They are changed in the settings file only."""
 
 
 class Supervisor:
@@ -67,7 +61,7 @@ class Supervisor:
         self._actions: set[asyncio.Task[None]] = set()
         self._home: Home | None = None
         self.admin = admin or AdminSettings()
-        self.gave_up = asyncio.Event()
+        self.all_failed = asyncio.Event()
         """Set when the last running gateway has failed because its workers died one after the other."""
         self.closing = asyncio.Event()
         """Set when the supervisor begins to stop, which ends event streams."""
@@ -112,25 +106,12 @@ class Supervisor:
         return replace(settings, listener=settings.listener or SHIPPED_LISTENER, port=port)
 
     def check_remote_changes(self, values: Mapping[str, Any], before: "Instance | Embedded | None" = None) -> None:
-        """Raise `SettingForbidden` for settings of `HOST_ONLY`, and for a listener that no pattern allows.
+        """Raise `SettingForbidden` or `ConfigError` unless `values` may be set by a remote caller.
 
-        Raise `ConfigError` for values that do not fit their setting. `before` is the gateway that is edited.
+        `before` is the gateway that is edited.
         """
-        _check_names(values)
-        forbidden = sorted(HOST_ONLY & values.keys())
-        if forbidden:
-            named = {name: "a server" if name == "broker" else "a file of the host" for name in forbidden}
-            raise SettingForbidden(
-                Mistake(name, "", f"names {what}, which is only set in the settings file")
-                for name, what in named.items()
-            )
-        _check_values(values)
-        listener = values.get("listener")
-        unchanged = before is not None and listener == before.settings.listener
-        if not listener or unchanged or self.may_name(listener):
-            return
-        text = f"{listener[:100]!r} may not be named here; add it to listeners in [admin]"
-        raise SettingForbidden([Mistake("listener", "", text)])
+        own = None if before is None else before.settings.listener
+        check_remote_changes(values, may_name=lambda listener: listener == own or self.may_name(listener))
 
     async def changed(self, seconds: float) -> None:
         """Wait until an action changes a gateway, the supervisor begins to stop, or `seconds` have passed."""
@@ -196,7 +177,7 @@ class Supervisor:
     def _handle_failure(self, instance: Instance) -> None:
         self.begin(instance.release())
         if not any(supervised.state in (GatewayState.STARTING, GatewayState.RUNNING) for supervised in self.all()):
-            self.gave_up.set()
+            self.all_failed.set()
         self._notify()
 
     async def drain(self) -> None:
@@ -230,7 +211,7 @@ class Supervisor:
         """
         self._check_loop("edit")
         instance = self._find_editable(gateway_id)
-        _check_names(changes)
+        check_names(changes)
         if changes.get("id", instance.id) != instance.id:
             raise ConfigError([Mistake("id", "", "it cannot be changed once the gateway is created")])
         async with self._editing:
@@ -330,25 +311,6 @@ class Supervisor:
         self.end_streams()
         await asyncio.gather(*self._actions, return_exceptions=True)
         await _await_all([instance.stop() for instance in self._instances.values()])
-
-
-def _check_names(values: Mapping[str, Any]) -> None:
-    unknown = [name for name in values if name not in SPECS]
-    if unknown:
-        raise ConfigError(Mistake(name[:100], "", no_such_setting(name)) for name in unknown)
-
-
-def _check_values(values: Mapping[str, Any]) -> None:
-    """Raise `ConfigError` for values that do not fit their setting. None fits every setting."""
-    mistakes: list[Mistake] = []
-    for name, value in values.items():
-        try:
-            if value is not None:
-                convert_written(SPECS[name], value)
-        except ValueError as exc:
-            mistakes.append(Mistake(name, "", str(exc)))
-    if mistakes:
-        raise ConfigError(mistakes)
 
 
 async def _await_all(actions: Sequence[Coroutine[Any, Any, None]]) -> None:

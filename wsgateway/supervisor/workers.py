@@ -139,17 +139,17 @@ async def _read_line(descriptor: int) -> bytes:
 class Workers:
     """Starts the workers of one gateway, and replaces those that die.
 
-    If too many die quickly one after the other it calls `gave_up` with the reason, and starts no more.
+    If too many die quickly one after the other it calls `on_failure` with the reason, and starts no more.
     """
 
     def __init__(
-        self, settings: Settings, listening: Sequence[socket], observer: Observer, gave_up: Callable[[str], None]
+        self, settings: Settings, listening: Sequence[socket], observer: Observer, on_failure: Callable[[str], None]
     ) -> None:
         self._settings = settings
         self._listening = listening
         self._log = observer.log
         self._observer = observer
-        self._gave_up = gave_up
+        self._on_failure = on_failure
         self._workers: list[Worker] = []
         self._watching: set[asyncio.Task[None]] = set()
         self._quick = 0
@@ -233,7 +233,7 @@ class Workers:
         self._quick = self._quick + 1 if lived < QUICK else 0
         while not self._is_ending:
             if self._quick > MAX_QUICK:
-                self._gave_up(f"{self._quick} workers died one after the other, the log has the reasons")
+                self._on_failure(f"{self._quick} workers died one after the other, the log has the reasons")
                 return
             if self._quick > 1:
                 await asyncio.sleep(min(MAX_BACKOFF, BACKOFF * 2 ** (self._quick - 2)))
@@ -247,7 +247,7 @@ class Workers:
 
 @asynccontextmanager
 async def serving_workers(
-    observer: Observer, settings: Settings, gave_up: Callable[[str], None]
+    observer: Observer, settings: Settings, on_failure: Callable[[str], None]
 ) -> AsyncIterator[tuple[str, Workers]]:
     """Serve with worker processes, as `settings` require. Yield the URL and the workers. Raise `StartError`.
 
@@ -263,7 +263,7 @@ async def serving_workers(
         broker = settings.broker or f"ipc://{Path(folder) / 'ipc'}"
         url = url_of(settings, listening)
         port = settings.port if settings.uds else listening[0].getsockname()[1]
-        workers = Workers(replace(settings, broker=broker, port=port), listening, observer, gave_up)
+        workers = Workers(replace(settings, broker=broker, port=port), listening, observer, on_failure)
         try:
             await observer.start(broker)
             await workers.start()

@@ -12,17 +12,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from wsgateway.auth.rules import Rules
 from wsgateway.cluster.single import AnyCluster
 from wsgateway.exceptions import DOCS, GatewayNotFound, Refusal, Refused
+from wsgateway.gateway.answers import MAX_OFFSET, MAX_PAGE
 from wsgateway.gateway.http import testpage
 from wsgateway.gateway.http.paths import sender_of, way_up
 from wsgateway.gateway.http.problems import answer, decode_fields, problem, query_int, read_json, report_refusal
-from wsgateway.gateway.http.send import SendGuard, push, read_request, take_id
+from wsgateway.gateway.http.send import SendGuard, read_request, send_request, take_id
 from wsgateway.gateway.parts import Parts
 from wsgateway.gateway.registry import GatewayState
 from wsgateway.gateway.shapes import Caller, InfoAnswer, ReadyAnswer, listed
 from wsgateway.metrics import prometheus_text
-
-MAX_PAGE = 1000
-"""Connections in one page of `/info`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +43,14 @@ class RouteContext:
 class Endpoint:
     """One route as an ASGI application. Checks host, key, and method, then calls the handler. Errors become problems.
 
-    With `guarded`, the caller needs a key. With `any_host`, `allowed_hosts` does not apply, because probes use an
-    address.
+    With `needs_key`, the caller needs a key, if one is set. With `any_host`, `allowed_hosts` does not apply, because
+    probes use an address.
     """
 
     context: RouteContext
     handler: Callable[[Request], Awaitable[Response]]
     methods: tuple[str, ...] = ()
-    guarded: bool = False
+    needs_key: bool = False
     any_host: bool = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -69,7 +67,7 @@ class Endpoint:
     def _check(self, request: Request) -> None:
         rules = self.context.rules
         refusal = None if self.any_host else rules.check_host(request.scope)
-        if refusal is None and self.guarded:
+        if refusal is None and self.needs_key:
             refusal = rules.check_caller(request.scope)
         if refusal is None and self.methods and request.method not in self.methods:
             allow = ", ".join(self.methods)
@@ -96,11 +94,11 @@ def router(context: RouteContext) -> ASGIApp:
     routes = Routes(context)
     read = ("GET", "HEAD")
     table = {
-        "/send": Endpoint(context, routes.send, ("POST",), guarded=True),
+        "/send": Endpoint(context, routes.send, ("POST",), needs_key=True),
         "/health": Endpoint(context, routes.health, read, any_host=True),
         "/ready": Endpoint(context, routes.ready, read, any_host=True),
-        "/metrics": Endpoint(context, routes.metrics, read, guarded=True),
-        "/info": Endpoint(context, routes.info, read, guarded=True),
+        "/metrics": Endpoint(context, routes.metrics, read, needs_key=True),
+        "/info": Endpoint(context, routes.info, read, needs_key=True),
     }
     if context.parts.settings.test_page:
         table["/"] = Endpoint(context, routes.page, read)
@@ -118,7 +116,7 @@ class Routes:
         self._context = context
 
     async def send(self, request: Request) -> Response:
-        """Push a message through the gateway, or through the one that the body names, under its own rules."""
+        """Send a message through the gateway, or through the one that the body names, under its own rules."""
         context, scope = self._context, request.scope
         context.send_guard.check_rate(scope)
         body = await read_json(request, context.send_guard.max_size, "max_send_size")
@@ -129,7 +127,7 @@ class Routes:
             send_guard.check_caller(scope)
             send_guard.check_rate(scope)
             send_guard.check_size(len(body))
-        return answer(await push(send_guard.gateway, read_request(fields)))
+        return answer(await send_request(send_guard.gateway, read_request(fields)))
 
     def _find_guard(self, gateway_id: str) -> SendGuard:
         try:
@@ -161,7 +159,7 @@ class Routes:
     async def info(self, request: Request) -> Response:
         """Answer with version, state, settings without secrets, and a page (`offset`, `limit`) of the connections."""
         context, cluster = self._context, self._context.cluster()
-        offset = query_int(request, "offset", 0, 0, 2**31)
+        offset = query_int(request, "offset", 0, 0, MAX_OFFSET)
         limit = query_int(request, "limit", 100, 1, MAX_PAGE)
         total, page = await context.parts.inspector.page("", offset, limit)
         is_local = context.rules.why_not_local(request.scope) is None

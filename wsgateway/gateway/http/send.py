@@ -1,4 +1,4 @@
-"""`/send`, written once for the data port, REST, and the panel: reads and checks a request, and pushes its message.
+"""`/send`, written once for the data port, REST, and the panel: reads and checks a request, and sends its message.
 
 Knows no more of a gateway than `SendGateway`.
 """
@@ -30,7 +30,7 @@ from wsgateway.limits import Rates
 from wsgateway.messages import Sent
 
 IGNORED_KEYS = frozenset({"conn", "action", "webSocketServerAction"})
-"""Keys that are dropped: those of the listener's own event, and those that controlled the ancestor's server."""
+"""Keys that are dropped: those of the listener's own event, and those that controlled the server of Lucee."""
 
 
 class SendGateway(Protocol):
@@ -53,7 +53,7 @@ class SendGateway(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SendRequest:
-    """A message to push. `connections` are ids, `data` is what the listener finds in `event.data`."""
+    """A message to send. `connections` are ids, `data` is what the listener finds in `event.data`."""
 
     message: object
     connections: list[str] | None = None
@@ -85,8 +85,8 @@ def _shown(value: object) -> str:
     return json.dumps(value)[:60]
 
 
-async def push(gateway: SendGateway, request: SendRequest) -> SendAnswer:
-    """Push the message of `request`, and return its counts. Raise `Refused`."""
+async def send_request(gateway: SendGateway, request: SendRequest) -> SendAnswer:
+    """Send the message of `request`, and return its counts. Raise `Refused`."""
     try:
         sent = await gateway.send(request.message, connections=request.connections, data=request.data)
     except GatewayError as exc:
@@ -100,7 +100,7 @@ async def push(gateway: SendGateway, request: SendRequest) -> SendAnswer:
 
 
 def refusal_of(error: GatewayError) -> Refusal | None:
-    """Return the refusal of a push that has failed with `error`; None for an error that no push raises."""
+    """Return the refusal of a message that could not be sent because of `error`; None for an unexpected error."""
     match error:
         case GatewayStopping():
             return Refusal(503, "stopping", str(error), "not-running", (("retry-after", "5"),))
@@ -118,7 +118,7 @@ def refusal_of(error: GatewayError) -> Refusal | None:
 
 @dataclass(frozen=True, slots=True)
 class SendGuard:
-    """Checks requests to push through one gateway on the data port: the caller, the rate, and the size."""
+    """Checks requests to send through one gateway on the data port: the caller, the rate, and the size."""
 
     gateway: SendGateway
     rules: Rules
@@ -126,7 +126,7 @@ class SendGuard:
     max_size: int
 
     def check_caller(self, scope: Scope) -> None:
-        """Raise `Refused` unless the caller may push."""
+        """Raise `Refused` unless the caller may send."""
         refusal = self.rules.check_host(scope) or self.rules.check_caller(scope)
         if refusal is not None:
             raise Refused.of(refusal)
