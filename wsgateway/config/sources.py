@@ -150,9 +150,10 @@ def admin_settings(
 
 def _with_new_path(value: object) -> object:
     """Return the value of `listener` or of `[admin] listeners` with the current path of the starter listener."""
-    if isinstance(value, str):
-        return value.replace(_OLD_STARTER, _STARTER)
-    return [_with_new_path(item) for item in value] if isinstance(value, (list, tuple)) else value
+    if isinstance(value, tuple):
+        return tuple(map(_with_new_path, value))
+    module, colon, name = value.partition(":") if isinstance(value, str) else ("", "", "")
+    return f"{_STARTER}{colon}{name}" if module == _OLD_STARTER else value
 
 
 class _Reading:
@@ -169,8 +170,8 @@ class _Reading:
     def take(self, name: str, value: object, source: str, *, text: bool = False) -> None:
         """Take the value of a setting. With `text` the source is a flag or a variable, which names the setting."""
         try:
-            value = _with_new_path(value) if name in ("listener", "listeners") else value
-            self.values[name] = convert_written(self.specs[name], value, text=text)
+            converted = convert_written(self.specs[name], value, text=text)
+            self.values[name] = _with_new_path(converted) if name in ("listener", "listeners") else converted
             self.sources[name] = source
         except ValueError as exc:
             self.mistakes.append(Mistake(name, source if text else f"{name} ({source})", str(exc)))
