@@ -29,7 +29,11 @@ def test_the_former_path_is_replaced_in_the_patterns_of_admin() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["my_wsgateway.starter.listener:Listener", "wsgateway.starter.listener_x:Listener", "wsgateway.starter.listener.py"],
+    [
+        "my_wsgateway.starter.listener:Listener",
+        "wsgateway.starter.listener_x:Listener",
+        "wsgateway.starter.listener.py",
+    ],
 )
 def test_another_name_that_contains_the_former_path_is_kept(name: str) -> None:
     loaded = load(defaults={"listener": name}, environ={}, flags={})
