@@ -22,7 +22,7 @@ from wsgateway.cli.terminal import to_json
 from wsgateway.cluster.brokers import Open, opener
 from wsgateway.config.exposure import outside_of_environment
 from wsgateway.config.settings import Settings, serves_outside
-from wsgateway.config.sources import Loaded
+from wsgateway.config.sources import Layer, Loaded
 from wsgateway.descriptors import most_files_allowed
 from wsgateway.exceptions import BrokerError, ConfigError, ListenerError
 from wsgateway.listeners.loader import Hooks
@@ -221,7 +221,7 @@ def _admin(store: Store, described: Described) -> Iterator[Finding]:
 def _gateway(loaded: Loaded) -> Iterator[Finding]:
     settings = loaded.settings
     outside = serves_outside(settings) or outside_of_environment(os.environ)
-    is_written = loaded.sources["local_access"].partition(",")[0] != "default"
+    is_written = loaded.sources["local_access"].layer is not Layer.DEFAULT
     yield from checks.check_access(settings, outside=outside, is_written=is_written)
     yield from checks.check_memory(settings)
     yield from _listener(settings)
