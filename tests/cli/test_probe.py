@@ -106,7 +106,7 @@ async def test_strangers_who_are_local_are_serious(change: Callable[[bytes], byt
     ):
         found = list(check_probe(await probe(front, api_key=api_key or None)))
     local = [finding for finding in found if "strangers are local" in finding.what]
-    assert [finding.level for finding in local] == [Severity.SERIOUS] * told
+    assert [finding.severity for finding in local] == [Severity.SERIOUS] * told
     assert KEY not in str(found)
 
 

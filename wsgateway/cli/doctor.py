@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -49,15 +49,19 @@ class Surroundings:
 
 def run(store: Store, surroundings: Surroundings, *, as_json: bool) -> int:
     """Print all findings, the worst first, and return the exit code: 1 if one is serious."""
-    findings = sorted(_find_all(store, surroundings), key=lambda finding: list(Severity).index(finding.level))
-    is_serious = any(finding.level is Severity.SERIOUS for finding in findings)
+    findings = sorted(_find_all(store, surroundings), key=lambda finding: list(Severity).index(finding.severity))
+    is_serious = any(finding.severity is Severity.SERIOUS for finding in findings)
     if as_json:
-        print(to_json([asdict(finding) for finding in findings], indent=2))
+        print(to_json([_fields_of(finding) for finding in findings], indent=2))
     else:
         for finding in findings:
             print("\n".join(escape_controls(line) for line in str(finding).splitlines()))
         print(f"{len(findings)} finding{'' if len(findings) == 1 else 's'}" if findings else "nothing found")
     return 1 if is_serious else 0
+
+
+def _fields_of(finding: Finding) -> dict[str, str]:
+    return {"level": finding.severity, "what": finding.what, "advice": finding.advice}
 
 
 def _find_all(store: Store, surroundings: Surroundings) -> Iterator[Finding]:
@@ -79,7 +83,7 @@ def _find_all(store: Store, surroundings: Surroundings) -> Iterator[Finding]:
             *_broker(settings),
             *checks.check_proxy_timeout(settings, surroundings.proxy_timeout),
         ):
-            yield Finding(finding.level, prefix + finding.what, finding.advice)
+            yield Finding(finding.severity, prefix + finding.what, finding.advice)
     for text in described.warnings:
         yield checks.warning(text, "correct or remove it")
     if surroundings.url and not surroundings.url.lower().startswith(("http://", "https://")):
