@@ -1,4 +1,4 @@
-"""What each operation of the REST interface does. `rest` lists the operations, and who may ask for them."""
+"""What each operation of the REST interface does. `operations` lists them, with the access that each requires."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
