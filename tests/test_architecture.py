@@ -85,7 +85,7 @@ ROOMS = {
     "supervisor": ["patterns", "document", "store", "observer", "workers", "worker", "instance", "supervisor"],
     "admin": [
         "passwords",
-        "sessions",
+        "logins",
         "credentials",
         "handlers",
         "operations",
@@ -149,6 +149,7 @@ DOORWAYS = {
         "gateway.admission",
         "gateway.gateway",
         "server.proxy_headers",
+        "admin.logins",
         "admin.handlers",
         "admin.operations",
         "admin.rest",
@@ -183,7 +184,7 @@ DOORWAYS = {
     "uvloop": {"server.process"},
     "tomlkit": {"supervisor.document"},
     "jinja2": {"admin.panel"},
-    "itsdangerous": {"admin.sessions"},
+    "itsdangerous": {"admin.logins"},
     "anyio": {"client", "transports.asgi", "publisher", "testing"},
     "msgspec": {
         "encoding",

@@ -26,8 +26,8 @@ from tests.panels import TOKEN, admin, visitor
 from tests.ports import free_port
 from wsgateway import Event, Gateway
 from wsgateway.admin import Panel
+from wsgateway.admin.logins import COOKIE, TRIES
 from wsgateway.admin.passwords import hash_password, write_password
-from wsgateway.admin.sessions import COOKIE, TRIES
 from wsgateway.admin.views import PAGES, Page, Views
 from wsgateway.auth.admin import Access
 from wsgateway.client import connect

@@ -33,7 +33,7 @@ MAX_WAIT = 60.0
 """Seconds that a request may wait for the action that it begins."""
 
 AT_ONCE = 0.05
-"""Seconds that every request waits, so that a mistake is its answer although it does not ask to wait."""
+"""Seconds that every request waits, so that an immediate refusal is returned even without `wait`."""
 
 RATE_INTERVAL = 1.0
 """Seconds between two events of the stream."""
@@ -68,7 +68,7 @@ class Handlers:
         fields = await read_fields(request, MAX_BODY)
         gateway_id = fields.pop("id", None)
         if not isinstance(gateway_id, str):
-            raise Refused.of(Refusal(422, "body", "id: the new gateway needs one, a text", "bad-body"))
+            raise Refused.of(Refusal(422, "body", "id: use a string, the name of the new gateway", "bad-body"))
         self._supervisor.check_remote_changes(fields)
         _seconds_to_wait(request)  # a mistake in it is found before anything is created
         settings = {name: value for name, value in fields.items() if value is not None}
@@ -134,8 +134,8 @@ class Handlers:
     async def _run_action(self, request: Request, action: Coroutine[Any, Any, None]) -> bool:
         """Begin `action`, wait for it as many seconds as `?wait=` says, and return whether it is done.
 
-        Raise what it raised. It is always waited for `AT_ONCE`, because what refuses it (an unknown id, a wrong
-        setting) has to be the answer also without `wait`.
+        Re-raise its error. Wait at least `AT_ONCE` seconds, so an immediate refusal (an unknown id, a wrong setting) is
+        returned even without `wait`.
         """
         try:
             seconds = _seconds_to_wait(request)

@@ -1,5 +1,5 @@
-"""What an open page is pushed over its WebSocket: totals of each gateway, once a second and at every change, and the
-figures and events of the one connection that it shows."""
+"""Pushes figures to open panel pages: the totals of each gateway, once a second and at every change, and the figures
+and events of the one connection that a page shows."""
 
 import asyncio
 import time
@@ -53,7 +53,7 @@ class Push(Struct):
     connection: LiveConnection | UnsetType | None = UNSET
 
 
-async def push(socket: WebSocket, supervisor: Supervisor, may_read: Callable[[], Awaitable[bool]]) -> None:
+async def push_figures(socket: WebSocket, supervisor: Supervisor, may_read: Callable[[], Awaitable[bool]]) -> None:
     """Push to one page until it is closed, its reader loses access, or the supervisor stops."""
     with _recorded(socket, supervisor) as recorded:
         await socket.accept()

@@ -30,7 +30,7 @@ from wsgateway.exceptions import (
 from wsgateway.gateway.admission import deny
 from wsgateway.gateway.http.paths import sender_of
 from wsgateway.gateway.http.problems import problem
-from wsgateway.gateway.http.send import refusal_of
+from wsgateway.gateway.http.send import refusal_of_send
 from wsgateway.logs import Log
 from wsgateway.supervisor.supervisor import Supervisor
 
@@ -121,7 +121,7 @@ def _refusal_of(error: GatewayError) -> Refusal:
         case ConfigError():
             return Refusal(422, "settings", str(error), "settings")
         case _:
-            refusal = refusal_of(error)
+            refusal = refusal_of_send(error)
             if refusal is None:
                 raise error
             return refusal

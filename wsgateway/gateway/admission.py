@@ -18,7 +18,7 @@ from wsgateway.hub.connection import Connection, WatchedConnection
 from wsgateway.hub.hub import Hub
 from wsgateway.hub.loops import Home
 from wsgateway.hub.unawaited import is_development
-from wsgateway.limits import Rates
+from wsgateway.limits import RateLimits
 from wsgateway.listeners.dispatcher import Dispatcher
 from wsgateway.logs import GatewayLog
 from wsgateway.metrics import Metrics
@@ -75,7 +75,7 @@ class Admission:
             text = "max_connections is %d, and %d open files are enough for %d clients: raise the limit (ulimit -n)"
             log.warning(text, settings.max_connections, most_files(), self._most)
         self._is_crowded = False
-        self._connects = Rates(settings.connect_rate, settings.connect_burst)
+        self._connects = RateLimits(settings.connect_rate, settings.connect_burst)
 
     async def admit(self, scope: Scope, receive: Receive, send: Send, *, path: str) -> None:
         """Admit one client, or refuse its handshake. On plain ASGI, return when the connection has ended."""

@@ -27,7 +27,7 @@ from wsgateway.gateway.registry import GatewayState
 from wsgateway.gateway.watchdog import Watchdog
 from wsgateway.hub.hub import Hub
 from wsgateway.hub.pubsub import PubSub
-from wsgateway.limits import Rates
+from wsgateway.limits import RateLimits
 from wsgateway.listeners.dispatcher import Dispatcher
 from wsgateway.listeners.event import EventGateway
 from wsgateway.listeners.loader import Hooks
@@ -47,7 +47,7 @@ class Parts:
     hub: Hub
     answers: Answers
     inspector: Inspector
-    rates: Rates
+    rates: RateLimits
     open_link: Open | None
 
     def context(
@@ -95,7 +95,7 @@ def parts_of(
         hub=hub,
         answers=answers,
         inspector=Inspector(answers, cluster),
-        rates=Rates(settings.send_rate, settings.send_burst),
+        rates=RateLimits(settings.send_rate, settings.send_burst),
         open_link=opener(settings.broker) if settings.broker else None,
     )
 

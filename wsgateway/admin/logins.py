@@ -4,18 +4,19 @@ import asyncio
 import secrets
 import time
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
 
 from itsdangerous import BadSignature, Signer, TimestampSigner, URLSafeTimedSerializer
+from starlette.types import Scope
 
-from wsgateway.addresses import is_loopback, peer_of, plain_address
+from wsgateway.addresses import is_loopback, peer_of
 from wsgateway.admin.passwords import MAX_ENDED
 from wsgateway.auth.admin import Access
-from wsgateway.limits import Rates
+from wsgateway.gateway.http.paths import sender_of
+from wsgateway.limits import RateLimits
 
 COOKIE = "wsgateway_session"
 
@@ -59,7 +60,7 @@ class Login:
     access: Access
 
 
-class Sessions:
+class Logins:
     """Makes and checks the cookies of logins, and the tokens of their forms."""
 
     def __init__(self, secret: Callable[[], str], has_ended: Callable[[str], bool] = lambda nonce: False) -> None:
@@ -118,7 +119,7 @@ class Tries:
     """Limits how often passwords are tried: by one sender, concurrently, and in total."""
 
     def __init__(self) -> None:
-        self._rates = Rates(TRIES_PER_SECOND, TRIES)
+        self._rates = RateLimits(TRIES_PER_SECOND, TRIES)
         self._waiting: Counter[str] = Counter()
         self._slots = asyncio.Semaphore(MAX_LOGINS)
 
@@ -140,17 +141,11 @@ class Tries:
                 del self._waiting[sender]
 
 
-def sender_of(scope: Mapping[str, Any]) -> str:
+def counted_address(scope: Scope) -> str:
     """Return the address whose tries are counted together.
 
     For a peer on loopback it is the peer's, and for one on a Unix socket it is empty, because any process of the host
     can send a forwarded header. For other peers a header is believed only if the operator has named the proxy.
     """
     peer = peer_of(scope).host
-    return peer if not peer or is_loopback(peer) else client_of(scope)
-
-
-def client_of(scope: Mapping[str, Any]) -> str:
-    """Return the address of the client for the log, as forwarded headers give it."""
-    client = scope.get("client")
-    return plain_address(client[0]) if client else "a Unix socket"
+    return peer if not peer or is_loopback(peer) else sender_of(scope)
