@@ -1,4 +1,4 @@
-"""Counts of the Autobahn|Testsuite's reports; exits 1 if a case has failed that may not."""
+"""Counts the results in reports of the Autobahn|Testsuite. Exits with 1 if a case has failed that must pass."""
 
 import json
 import sys
@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 ALLOWED = {"7.1.5"}
-"""See autobahn.sh."""
+"""Cases that may fail; autobahn.sh gives the reasons."""
 
 EXPECTED = 247
 """Cases of a run."""
@@ -15,7 +15,7 @@ GOOD = {"OK", "NON-STRICT", "INFORMATIONAL", "UNIMPLEMENTED"}
 
 
 def is_good(path: Path) -> bool:
-    """Print the counts of one report; whether no case has failed or is missing."""
+    """Print the counts of one report. Return whether no case has failed or is missing."""
     good = True
     for agent, cases in json.loads(path.read_text()).items():
         counts = Counter(case["behavior"] for case in cases.values())
@@ -32,5 +32,5 @@ def is_good(path: Path) -> bool:
 
 
 if __name__ == "__main__":
-    verdicts = [is_good(Path(name)) for name in sys.argv[1:]]  # all are printed
+    verdicts = [is_good(Path(name)) for name in sys.argv[1:]]  # a list, so all are printed
     sys.exit(not all(verdicts))

@@ -1,7 +1,7 @@
-"""`make bench-brokers`: what a broker costs, beside what else sends through Redis, in one run, alternating.
+"""`make bench-brokers`: measures the cost of a broker, and of other libraries that send through Redis, in alternation.
 
-Writes BROKERS.md beside this file. The gateway runs on the first core; the brokers and the load on the second, so that
-the gateway's CPU is counted alone.
+Writes BROKERS.md beside this file. The gateway runs on the first core, the brokers and the load on the second, so
+only the gateway's CPU is counted.
 """
 
 import argparse
@@ -48,7 +48,7 @@ SOCKETIO = Server("python-socketio, Redis manager", uvicorn("python_socketio_red
 
 @contextlib.contextmanager
 def service(program: str, *arguments: str) -> Iterator[str]:
-    """A broker on the second core; its host and port."""
+    """Run a broker on the second core, and yield its host and port."""
     path = shutil.which(program) or shutil.which(program, path="/usr/sbin")
     if path is None:
         sys.exit(f"{program} is not installed (Debian: {program})")
@@ -64,18 +64,18 @@ def service(program: str, *arguments: str) -> Iterator[str]:
 
 
 def fan_out(bench: Bench, brokers: dict[str, str], messages: int) -> None:
-    """One process and its clients, with each broker and with none."""
+    """Measure one process and its clients, with each broker and without one."""
     for name, url in {"none": "", **brokers}.items():
         extra = ("--broker", url) if url else ()
         with running(SERVE, "--no-admin-enabled", *extra) as (port, pid):
             for window in WINDOWS:
-                for _ in range(2):  # the first warms up
+                for _ in range(2):  # the first one warms up
                     figures = loaded(WSFAN, port, pid, "--conns", 1000, "--window", window, "--messages", messages)
                 bench.note("fan-out", f"wsgateway, {name}", str(window), figures[COST])
 
 
 def others(bench: Bench, redis: str, messages: int) -> None:
-    """The same work by what else sends through Redis."""
+    """Measure the same work by other libraries that send through Redis."""
     os.environ["BROKER"] = redis
     for server in (DJANGO, SOCKETIO):
         try:
@@ -90,9 +90,9 @@ def others(bench: Bench, redis: str, messages: int) -> None:
 
 
 async def latencies(post_to: int, listen_at: int, count: int) -> list[float]:
-    """Milliseconds from the first byte of `POST /send` at one gateway until a client of the other has the message."""
+    """Return the milliseconds from the first byte of `POST /send` at one node to its message at the other's client."""
     reader, writer = await asyncio.open_connection("127.0.0.1", post_to)
-    found = []
+    measured = []
     async with connect(f"ws://127.0.0.1:{listen_at}/ws", compression=None) as client:
         for number in range(count + 50):
             body = json.dumps({"message": number}).encode()
@@ -100,15 +100,15 @@ async def latencies(post_to: int, listen_at: int, count: int) -> list[float]:
             began = time.perf_counter()
             writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
             assert await client.recv() == str(number)
-            found.append((time.perf_counter() - began) * 1000)
+            measured.append((time.perf_counter() - began) * 1000)
             answer = await reader.readuntil(b"\r\n\r\n")
             await reader.readexactly(int(answer.lower().split(b"content-length: ")[1].split(b"\r")[0]))
     writer.close()
-    return found[50:]
+    return measured[50:]
 
 
 def across(bench: Bench, brokers: dict[str, str], count: int) -> None:
-    """From one process to another, beside the same inside one."""
+    """Measure the latency from one process to another, and inside one."""
     for name, url in brokers.items():
         with running(SERVE, "--no-admin-enabled", "--broker", url) as (one, _):
             with running(SERVE, "--no-admin-enabled", "--broker", url) as (two, _):

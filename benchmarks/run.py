@@ -1,7 +1,7 @@
-"""`make bench`: wsgateway beside what else does the job, on this machine, in one run, alternating.
+"""`make bench`: compares wsgateway with other libraries, on this machine, in alternation.
 
-Writes RESULTS.md and fan-out.svg beside this file. The server runs on the first core, the load on the second; what is
-compared is the server's CPU in microseconds for each delivery, as medians of `--rounds` rounds.
+Writes RESULTS.md and fan-out.svg beside this file. The server runs on the first core, the load on the second. The
+server's CPU in microseconds per delivery is compared, as medians of `--rounds` rounds.
 """
 
 import argparse
@@ -35,13 +35,13 @@ SIZES = (64, 1024, 16384)
 
 @dataclass(frozen=True)
 class Server:
-    """One competitor: how it is started, `{port}` being its port, and what wsfan has to say to it."""
+    """A server to compare: the command that starts it, with `{port}` for its port, and the options of wsfan for it."""
 
     name: str
     command: tuple[str, ...]
     load: tuple[str, ...] = ()
     scale: float = 1.0
-    """How many messages it is given, as a part of what the fast ones are."""
+    """The number of messages that it is given, as a fraction of those for fast servers."""
 
 
 def uvicorn(app: str) -> tuple[str, ...]:
@@ -83,7 +83,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def running(server: Server, *extra: str) -> Iterator[tuple[int, int]]:
-    """The server on the first core; its port and its process id."""
+    """Run the server on the first core, and yield its port and process id."""
     port = free_port()
     command = [part.format(port=port) for part in server.command]
     environment = {**os.environ, "NODE_PATH": str(BUILD / "node_modules")}
@@ -118,7 +118,7 @@ def wait_until_it_listens(port: int, process: subprocess.Popen[bytes]) -> None:
 
 
 def loaded(program: list[str], port: int, pid: int, *options: object) -> dict[str, float]:
-    """What a load generator on the second core has measured."""
+    """Run a load generator on the second core, and return what it has measured."""
     command = ["taskset", "-c", "1", *program, "--port", str(port), "--pid", str(pid), *map(str, options)]
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     if not found.stdout:
@@ -133,7 +133,7 @@ COST = "server_cpu_us_per_delivery"
 
 
 class Bench:
-    """Figures by table, row and column, each a list with one value a round."""
+    """Figures by table, row, and column, each a list with one value per round."""
 
     def __init__(self, rounds: int, messages: int) -> None:
         self.rounds = rounds
@@ -194,7 +194,7 @@ class Bench:
         listener = ("--listener", str(SERVERS / "echo_listener.py") + ":Listener")
         for server, extra, path in ((STARLETTE, (), "/echo"), (SERVE, listener, "/ws")):
             with running(server, *extra) as (port, pid):
-                for _ in range(2):  # the first warms up
+                for _ in range(2):  # the first one warms up
                     figures = loaded(WSFAN, port, pid, "--path", path, "--echo", "--messages", 60000, "--window", 200)
                 self.note("echo", server.name, "cost", figures[COST])
 
@@ -241,7 +241,7 @@ class Bench:
                     self.note("paced", server.name, column, figures[column])
 
     def generator(self) -> None:
-        """The load generator must not be the bottleneck."""
+        """Measure the load generator, which must not be the bottleneck."""
         for server in (LIMIT, SERVE):
             with running(server) as (port, pid):
                 figures = loaded(WSFAN, port, pid, "--messages", 3000, "--window", 64)
@@ -250,7 +250,7 @@ class Bench:
 
 
 def posted(port: int) -> float:
-    """Requests a second that `POST /send` answers, with nobody connected."""
+    """Return the requests per second that `POST /send` answers, without connections."""
     command = ["taskset", "-c", "1", sys.executable, str(HERE / "load" / "post.py"), str(port)]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
@@ -355,7 +355,7 @@ def report(bench: Bench) -> str:
 
 
 def chart(bench: Bench) -> str:
-    """Fan-out of 64 bytes as bars, one message on its way; shorter is better. The scale is logarithmic."""
+    """Return a bar chart of the fan-out of 64 bytes, with one message on its way. The scale is logarithmic."""
     rows = [(name, bench.median("fan-out 64", name, "1"), bench.median("fan-out 64", name, "16"))
             for name in dict.fromkeys(row for found, row, _ in bench.found if found == "fan-out 64")]  # fmt: skip
     found = sorted((one, many, name) for name, one, many in rows if one and many)
@@ -403,7 +403,7 @@ def machine() -> str:
 
 
 def prepare() -> list[Server]:
-    """Compile the load generator and the floor, fetch what Node needs; the servers that can be started."""
+    """Compile the load generator and `limit`, install packages of Node, and return the servers that can be started."""
     BUILD.mkdir(exist_ok=True)
     for name, libraries in (("wsfan", []), ("limit", ["-lcrypto"])):
         source = HERE / "load" / f"{name}.c"
@@ -427,7 +427,7 @@ def prepare() -> list[Server]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--messages", type=int, default=200, help="messages of 64 bytes that a fast server is given")
+    parser.add_argument("--messages", type=int, default=200, help="number of messages of 64 bytes for a fast server")
     options = parser.parse_args()
     if (os.cpu_count() or 1) < 2:
         sys.exit("the server and the load need a core each: this machine has one")

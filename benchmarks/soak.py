@@ -1,7 +1,7 @@
-"""`make soak`: load that lasts, on this machine: what is lost, how order, time and memory hold.
+"""`make soak`: long load on this machine, to find lost or disordered messages, and growing times and memory.
 
-Prints a line for each row with its figures, and exits 1 if anything was lost or a limit was missed. The server runs on
-the first core, the load on the last; both talk over 127.0.0.1 only.
+Prints a line with figures for each row, and exits with 1 if anything was lost or a limit was exceeded. The server runs
+on the first core, the load on the last; both use 127.0.0.1 only.
 
     make soak ARGS="--minutes 60"
     make soak ARGS="--rows crowd,large"
@@ -36,15 +36,15 @@ HANDSHAKE = (
 ASK_ID = b"\x81\x82\x00\x00\x00\x00id"
 
 AT_ONCE = 200
-"""Connects on their way at once, where a crowd is not what is measured."""
+"""Concurrent connects, in rows that do not measure a crowd."""
 
 PATIENCE = 60.0
-"""Seconds for what has to happen at all; what takes longer is lost."""
+"""Seconds to wait for an event. After them, it counts as lost."""
 
 
 @dataclass
 class Tally:
-    """What the clients of one row have received. `latencies` are seconds, where it `is_timed`."""
+    """The messages that the clients of one row have received. `latencies` are in seconds, if `is_timed`."""
 
     is_timed: bool = True
     received: int = 0
@@ -57,7 +57,7 @@ class Tally:
 
 
 class Client(asyncio.Protocol):
-    """A WebSocket that counts. Messages begin with a number, one more than that of the one before, and a time."""
+    """A WebSocket that counts messages. Each begins with a number, one more than the previous one, and a time."""
 
     def __init__(self, tally: Tally) -> None:
         loop = asyncio.get_running_loop()
@@ -70,7 +70,7 @@ class Client(asyncio.Protocol):
         self._is_open = False
         self._is_leaving = False
 
-    def connection_made(self, transport: Any) -> None:  # uvloop's is no asyncio.Transport
+    def connection_made(self, transport: Any) -> None:  # uvloop's is not an asyncio.Transport
         self.transport = transport
         transport.write(HANDSHAKE)
 
@@ -92,7 +92,7 @@ class Client(asyncio.Protocol):
         self._rest = data[at:]
 
     def _head(self, data: bytes) -> int:
-        """How much of `data` is the answer to the handshake, once it is whole."""
+        """Return the length of the response to the handshake in `data`; 0 if it is incomplete."""
         end = data.find(b"\r\n\r\n")
         if end < 0:
             return 0
@@ -118,7 +118,7 @@ class Client(asyncio.Protocol):
             self.id.set_result(payload.decode())
 
     def leave(self) -> None:
-        """End it, without a word."""
+        """Abort the connection without a close frame."""
         self._is_leaving = True
         self.transport.abort()
 
@@ -130,23 +130,23 @@ class Client(asyncio.Protocol):
 
 
 class Caller(asyncio.Protocol):
-    """Posts to /send over one connection, one after the other without waiting, so that order is that of the calls."""
+    """Posts to /send over one connection, without waiting for responses, so messages have the order of the calls."""
 
     def __init__(self) -> None:
         self.transport: Any
         self._answers: deque[asyncio.Future[None]] = deque()
         self._rest = b""
 
-    def connection_made(self, transport: Any) -> None:  # uvloop's is no asyncio.Transport
+    def connection_made(self, transport: Any) -> None:  # uvloop's is not an asyncio.Transport
         self.transport = transport
 
     @property
     def is_behind(self) -> bool:
-        """Whether so many calls wait for their answers that the server would refuse more of them."""
+        """Return whether so many calls wait for responses that the server would refuse more."""
         return len(self._answers) > 500
 
     def post(self, number: int, *, to: str = "", size: int = 64) -> asyncio.Future[None]:
-        """Push message `number` of `size` bytes; done once it is answered with 200."""
+        """Push message `number` of `size` bytes, and return a future that is done once the response is 200."""
         message = f"{number} {time.monotonic():.6f} ".ljust(size, "x")
         body = json.dumps({"message": message, **({"connections": [to]} if to else {})}).encode()
         head = "POST /send HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: "
@@ -178,19 +178,19 @@ class Server:
         self._proc = Path(f"/proc/{pid}")
 
     def memory(self, what: str = "VmRSS") -> float:
-        """MiB; `VmHWM`: at most since `forget_peak`."""
+        """Return MiB; for `VmHWM`, the maximum since `forget_peak`."""
         return int((self._proc / "status").read_text().partition(what + ":")[2].split()[0]) / 1024
 
     def forget_peak(self) -> None:
         (self._proc / "clear_refs").write_text("5")  # proc(5)
 
     def cpu(self) -> float:
-        """Seconds of CPU so far."""
+        """Return the seconds of CPU so far."""
         fields = (self._proc / "stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     async def client(self, tally: Tally, *, slow: bool = False) -> Client:
-        """An open WebSocket; a `slow` one reads nothing any more."""
+        """Return an open WebSocket. A `slow` one no longer reads."""
         sock = socket.socket()
         sock.setblocking(False)
         if slow:
@@ -205,7 +205,7 @@ class Server:
         return client
 
     async def clients(self, count: int, tally: Tally, *, at_once: int = AT_ONCE) -> list[Client]:
-        """`count` open WebSockets."""
+        """Return `count` open WebSockets."""
         room = asyncio.Semaphore(at_once)
 
         async def one() -> Client:
@@ -221,7 +221,7 @@ class Server:
 
 @contextmanager
 def serving(*options: str) -> Iterator[Server]:
-    """A server on the first core."""
+    """Run a server on the first core."""
     pinned = ["taskset", "-c", str(CORES[0])] if len(CORES) > 1 and shutil.which("taskset") else []
     command = [*pinned, sys.executable, "-m", "wsgateway", "serve", "--port", "0", "--no-admin-enabled"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WSGATEWAY_")}
@@ -247,7 +247,7 @@ def serving(*options: str) -> Iterator[Server]:
 
 @dataclass(frozen=True)
 class Result:
-    """What a row has shown: its figures, what was lost or out of order, and which limits were missed."""
+    """The outcome of a row: its figures, lost or disordered messages, and exceeded limits."""
 
     figures: str
     lost: str = ""
@@ -257,7 +257,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Plan:
-    """How large and how long. `minutes` for the row that lasts, of which `idle` takes ten at most."""
+    """The size and duration of the rows. `minutes` is for `churn`, and for `idle` up to ten."""
 
     minutes: float
     idle: int
@@ -273,7 +273,7 @@ SHORT = Plan(minutes=1 / 30, idle=500, many=200, crowd=500, large=100, churning=
 
 
 async def paced(caller: Caller, rate: float, count: int, act: Callable[[int], object]) -> None:
-    """Call `act`, which uses `caller`, with 0, 1, … `count - 1`, `rate` times a second, or as often as it can."""
+    """Call `act`, which uses `caller`, with 0, 1, … `count - 1`, `rate` times per second, or as often as possible."""
     loop = asyncio.get_running_loop()
     begun = loop.time()
     for number in range(count):
@@ -284,7 +284,7 @@ async def paced(caller: Caller, rate: float, count: int, act: Callable[[int], ob
 
 
 async def until(condition: Callable[[], bool]) -> bool:
-    """Whether `condition` came true before patience ended."""
+    """Return whether `condition` becomes true within `PATIENCE`."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
         if time.monotonic() > deadline:
@@ -294,7 +294,7 @@ async def until(condition: Callable[[], bool]) -> bool:
 
 
 def losses(tally: Tally, expected: int) -> str:
-    """What is wrong with `tally`, or nothing."""
+    """Return the losses in `tally` as text; empty without losses."""
     wrong = []
     if tally.received != expected:
         wrong.append(f"{expected - tally.received} of {expected} lost")
@@ -314,14 +314,14 @@ def joined(*texts: str) -> str:
 
 
 IDLE = 10.0
-"""Minutes of doing nothing, at most."""
+"""Maximum minutes without messages."""
 
 
 async def idle(plan: Plan) -> Result:
-    """Sockets that do nothing but answer pings."""
+    """Measure sockets that only answer pings."""
     with serving() as server:
         tally = Tally()
-        await (await server.clients(1, tally))[0].opened  # what is loaded once
+        await (await server.clients(1, tally))[0].opened  # loads what is loaded once
         before = server.memory()
         await server.clients(plan.idle, tally)
         await asyncio.sleep(2)
@@ -355,17 +355,17 @@ async def _delivered(tally: Tally, expected: int) -> Result:
 
 
 async def one(plan: Plan) -> Result:
-    """1,000 messages a second to one client."""
+    """Send 1,000 messages per second to one client."""
     return await _broadcast(1, 1000, plan.seconds)
 
 
 async def many(plan: Plan) -> Result:
-    """10 messages a second to 1,000 clients."""
+    """Send 10 messages per second to 1,000 clients."""
     return await _broadcast(plan.many, 10, plan.seconds)
 
 
 async def spread(plan: Plan) -> Result:
-    """1,000 messages a second, each to the next of 1,000 clients."""
+    """Send 1,000 messages per second, each to the next of 1,000 clients."""
     rate = plan.many
     with serving() as server:
         tally = Tally()
@@ -385,7 +385,7 @@ async def spread(plan: Plan) -> Result:
 
 
 async def crowd(plan: Plan) -> Result:
-    """All sockets are cut at once, and come back at once, while messages are pushed."""
+    """Abort all sockets at the same time, and reconnect all, while messages are pushed."""
     with serving() as server:
         tally = Tally()
         clients = await server.clients(plan.crowd, tally)
@@ -410,7 +410,7 @@ async def crowd(plan: Plan) -> Result:
         await pushing
         await caller.post(len(took))
         await until(lambda: all(client.last == len(took) for client in back))
-        tally.received = 0  # from here on all are there, and nothing is on its way
+        tally.received = 0  # from now on all are connected, and no message is on its way
         for number in range(10):
             await caller.post(len(took) + 1 + number)
         await until(lambda: tally.received >= 10 * len(back))
@@ -422,7 +422,7 @@ async def crowd(plan: Plan) -> Result:
 
 
 async def large(plan: Plan) -> Result:
-    """64 KiB to everybody, one in a hundred of whom does not read."""
+    """Send 64 KiB to all clients, of which one in a hundred does not read."""
     messages, slow = 20, plan.large // 100
     with serving() as server:
         tally = Tally()
@@ -450,7 +450,7 @@ WARM = 10.0
 
 
 async def churn(plan: Plan) -> Result:
-    """Five of 500 sockets a second make room for new ones, while 100 messages a second are pushed."""
+    """Replace five of 500 sockets per second, while 100 messages per second are pushed."""
     with serving() as server:
         tally = Tally(is_timed=False)
         clients = deque(await server.clients(plan.churning, tally))
@@ -481,7 +481,7 @@ async def churn(plan: Plan) -> Result:
         is_judged = plan.minutes >= 2 * WARM
         warm = WARM * 60 if is_judged else plan.minutes * 20
         growth = slope([(at, used) for at, used in memory if at >= warm]) * 3600
-        tally.received = 0  # how many each was there for is not known, that it missed none of them is
+        tally.received = 0  # the number is unknown, but the order of each client shows that none is missing
         return Result(
             f"memory {memory[-1][1]:.1f} MiB, {growth:+.2f} MiB an hour",
             joined(losses(tally, 0), still),
@@ -497,7 +497,7 @@ async def _all_have(clients: deque[Client], number: int) -> str:
 
 
 def slope(points: list[tuple[float, float]]) -> float:
-    """How steep the line through `points` is, by least squares."""
+    """Return the slope of the line through `points`, by least squares."""
     if len(points) < 2:
         return 0.0
     middle_x = sum(x for x, _ in points) / len(points)
@@ -518,7 +518,7 @@ ROWS: dict[str, Callable[[Plan], Awaitable[Result]]] = {
 
 
 def prepare() -> None:
-    """Room for all the sockets, and a core of its own."""
+    """Raise the limit of open files, and use a core of our own."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     if len(CORES) > 1:
@@ -526,10 +526,10 @@ def prepare() -> None:
 
 
 async def run(plan: Plan, rows: list[str], *, lenient: bool) -> bool:
-    """Run and print `rows`; whether nothing was lost and, unless `lenient`, no limit missed."""
+    """Run and print `rows`. Return whether nothing was lost and, unless `lenient`, no limit was exceeded."""
     own = asyncio.current_task()
     assert own is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, own.cancel)  # so that the server is ended too
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, own.cancel)  # so the server is stopped too
     passed = True
     for row in rows:
         result = await ROWS[row](plan)
@@ -543,9 +543,11 @@ async def run(plan: Plan, rows: list[str], *, lenient: bool) -> bool:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=FULL.minutes, help="of churn, ten of idle (%(default)g)")
-    parser.add_argument("--rows", default=",".join(ROWS), help="which (%(default)s)")
-    parser.add_argument("--short", action="store_true", help="small and in seconds, of which only losses are judged")
+    parser.add_argument(
+        "--minutes", type=float, default=FULL.minutes, help="minutes of churn, and of idle up to ten (%(default)g)"
+    )
+    parser.add_argument("--rows", default=",".join(ROWS), help="the rows to run (%(default)s)")
+    parser.add_argument("--short", action="store_true", help="run small rows for seconds, and check only for losses")
     options = parser.parse_args()
     rows = options.rows.split(",")
     unknown = sorted(set(rows) - set(ROWS))
@@ -561,7 +563,7 @@ def main() -> int:
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop's where it is installed, so that the load is less in the way of what it measures."""
+    """Return uvloop's factory if it is installed, so the load disturbs the measurement less."""
     try:
         import uvloop
     except ImportError:

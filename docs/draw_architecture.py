@@ -1,4 +1,4 @@
-"""Draws docs/architecture.svg from the imports of the package: its rooms, their modules, and which room uses which.
+"""Draws docs/architecture.svg from the imports of the package: the rooms, their modules, and the imports between rooms.
 
 Run it after a module was added, moved, or removed: `python docs/draw_architecture.py`. A test compares the result.
 """
@@ -14,7 +14,7 @@ PACKAGE = DOCS.parent / "wsgateway"
 PICTURE = DOCS / "architecture.svg"
 
 ENTRY_POINTS = {"__init__", "__main__", "app", "publisher", "testing"}
-"""Files at the top level that use the rooms; the other files there are the ground, and the client."""
+"""Files at the top level that use the rooms. The other files there are the ground, and the client."""
 
 ROW, CELL, LEFT, NAMES, WIDTH = 20, 26, 16, 150, 620
 STYLE = """
@@ -35,7 +35,7 @@ def room_of(module: str) -> str:
 
 
 def modules() -> dict[str, Path]:
-    """Return each module that has code, by its name without `wsgateway.`."""
+    """Return the path of each module that has code, by its name without `wsgateway.`."""
     paths = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in sorted(PACKAGE.rglob("*.py"))}
     return {
         name.removesuffix(".__init__"): path
@@ -60,15 +60,15 @@ def imports_of(path: Path) -> Iterator[str]:
 
 def uses() -> dict[str, set[str]]:
     """Return the rooms that each room imports from."""
-    found: dict[str, set[str]] = {}
+    imported: dict[str, set[str]] = {}
     for name, path in modules().items():
         if name != "supervisor.starter":  # application code that `wsgateway init` copies
-            found.setdefault(room_of(name), set()).update(map(room_of, imports_of(path)))
-    return {room: imported - {room} for room, imported in found.items()}
+            imported.setdefault(room_of(name), set()).update(map(room_of, imports_of(path)))
+    return {room: others - {room} for room, others in imported.items()}
 
 
 def in_order(graph: dict[str, set[str]]) -> list[str]:
-    """Return the rooms so that each stands below all that it imports from."""
+    """Return the rooms in an order in which each follows all rooms that it imports from."""
     order: list[str] = []
     while len(order) < len(graph):
         ready = [room for room in graph if room not in order and graph[room] <= set(order)]

@@ -1,4 +1,4 @@
-"""The rooms of the package, read from the imports: they point down only, and each dependency has its doorway."""
+"""The rooms of the package, by its imports, which only point down. Only doorways import a dependency."""
 
 import ast
 import re
@@ -21,6 +21,8 @@ ROOMS = {
         "exceptions",
         "logfile",
         "logs",
+        "loops",
+        "unawaited",
         "metrics",
         "limits",
         "encoding",
@@ -42,8 +44,9 @@ ROOMS = {
         "questions",
         "asking",
         "cluster",
+        "single",
     ],
-    "hub": ["loops", "unawaited", "recording", "request", "connection", "hub", "pubsub"],
+    "hub": ["recording", "request", "connection", "hub", "pubsub"],
     "listeners": ["event", "hooks", "loader", "inbox", "runner", "dispatcher"],
     "transports": ["stall", "peer", "takeover", "native", "asgi"],
     "protocols": ["session", "plain"],
@@ -52,11 +55,11 @@ ROOMS = {
         "watchdog",
         "registry",
         "shapes",
+        "http.problems",
         "drain",
         "admission",
         "answers",
         "inspector",
-        "http.problems",
         "http.send",
         "http.testpage",
         "http.routes",
@@ -67,7 +70,7 @@ ROOMS = {
         "process",
         "binding",
         "tcp",
-        "peername",
+        "remote_end",
         "pacing",
         "head",
         "attributes",
@@ -114,7 +117,7 @@ ROOMS = {
     ],
     "top": ["publisher", "testing", "app", "__init__", "__main__"],
 }
-"""The rooms in their order, and the modules of each in theirs: a module imports only what stands before it."""
+"""The rooms in their order, and the modules of each room in theirs. A module imports only modules before it."""
 
 FLAT = {"ground", "client", "top"}
 """Rooms whose modules are files at the top level."""
@@ -133,7 +136,7 @@ UNKNOWN = {
 """Rooms that a room may not know."""
 
 TEMPLATES = {"supervisor.starter"}
-"""Application code, which `wsgateway init` copies: it imports the public package."""
+"""Application code, which `wsgateway init` copies. It imports the public package."""
 
 DOORWAYS = {
     "starlette": {
@@ -229,7 +232,7 @@ PURE = {
     "cli.checks",
     "server.head",
 }
-"""Rules: they do no I/O and read no clock."""
+"""Modules that do no I/O and read no clock."""
 
 IMPURE = {"asyncio", "anyio", "socket", "time", "threading", "os", "logging"}
 

@@ -1,5 +1,7 @@
-"""A WebSocket gateway for Python web applications: it holds the connections, your listener decides who gets what,
-and anything can push with `POST /send`."""
+"""A WebSocket gateway for Python web applications.
+
+It holds the connections, your listener chooses the recipients, and any program can push with `POST /send`.
+"""
 
 from wsgateway.config.settings import Settings
 from wsgateway.exceptions import (

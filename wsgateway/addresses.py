@@ -55,11 +55,11 @@ def url_host(host: str) -> str:
     return f"[{plain}]" if ":" in plain else plain
 
 
-PEER = "wsgateway.peer"
-"""The entry in `scope["extensions"]` under which `wsgateway.server` puts a `SocketPeer`."""
+REMOTE_END = "wsgateway.peer"
+"""The entry in `scope["extensions"]` under which `wsgateway.server` puts a `RemoteEnd`."""
 
 
-class SocketPeer(NamedTuple):
+class RemoteEnd(NamedTuple):
     """The other end of a request's TCP connection or Unix socket, regardless of forwarded headers.
 
     `host` is its IP address, empty on a Unix socket. `uid` is the user of its process, known only on a Unix socket.
@@ -70,10 +70,10 @@ class SocketPeer(NamedTuple):
     is_unix: bool = False
 
 
-def peer_of(scope: Mapping[str, Any]) -> SocketPeer:
-    """Return the peer of a request. On other servers it is `scope["client"]`, which a forwarded header may set."""
-    peer = (scope.get("extensions") or {}).get(PEER)
-    if isinstance(peer, SocketPeer):
-        return peer
+def remote_end_of(scope: Mapping[str, Any]) -> RemoteEnd:
+    """Return the remote end of a request. On other servers, it is the `client` of `scope`, which a proxy may set."""
+    remote_end = (scope.get("extensions") or {}).get(REMOTE_END)
+    if isinstance(remote_end, RemoteEnd):
+        return remote_end
     client = scope.get("client")
-    return SocketPeer(plain_address(client[0]) if client else "")
+    return RemoteEnd(plain_address(client[0]) if client else "")

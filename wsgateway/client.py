@@ -176,7 +176,7 @@ class _Target(NamedTuple):
 
 
 _PATH_CHARACTERS = "/%:@!$&'()*+,;=~"
-"""Characters that stand in a path as they are; any other is percent-encoded."""
+"""Characters of a path that are not percent-encoded."""
 
 
 def _parse(url: str) -> _Target:

@@ -1,6 +1,6 @@
 """Close codes of a WebSocket (RFC 6455 7.4), and which a server may send. Knows nothing of connections."""
 
-SLOW = 3008
+TOO_SLOW = 3008
 """Closes a client that is too slow. It may reconnect."""
 
 TOO_MANY = 3013
@@ -10,7 +10,7 @@ SHUTDOWN = '{"reason":"shutdown","reconnect":true,"retry_after_ms":%d}'
 """The close reason when a gateway stops, in the form that clients of the Centrifuge family read."""
 
 MAX_CLOSE_REASON = 123
-"""Bytes of a close reason: a control frame carries 125, of which the code takes two (RFC 6455 5.5)."""
+"""Bytes of a close reason, because a control frame carries 125, of which the code takes two (RFC 6455 5.5)."""
 
 _CLOSE_CODES = frozenset({1000, 1001, 1008, 1011, 1012, 1013})
 

@@ -11,17 +11,17 @@ UNLIMITED = 10**9
 """Stands for a limit that is not set."""
 
 
-def most_files() -> int:
+def file_limit() -> int:
     """Return how many files and sockets this process may have open now, the soft limit."""
     return _limits()[0]
 
 
-def most_files_allowed() -> int:
+def hard_file_limit() -> int:
     """Return how many files and sockets this process may ask for, the hard limit."""
     return _limits()[1]
 
 
-def raise_most_files() -> None:
+def raise_file_limit() -> None:
     """Raise the soft limit to the hard one."""
     if resource is not None:
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

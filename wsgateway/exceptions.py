@@ -39,7 +39,7 @@ class Mistake(str):
 
     `setting` is the name of the setting, empty if the mistake is not about a single one. `source` is how the setting
     is written where its value comes from, such as `--port`, `WSGATEWAY_PORT`, or `port (wsgateway.toml)`; empty in
-    code. `text` says what is wrong.
+    code. `text` is the mistake itself.
     """
 
     __slots__ = ("setting", "source", "text")
@@ -90,7 +90,7 @@ class ListenerError(GatewayError):
 
 
 class StartError(GatewayError):
-    """A gateway that could not start; the message says why and what to do."""
+    """A gateway that could not start; the message contains the reason and what to do."""
 
 
 class ListenError(StartError):
@@ -132,8 +132,8 @@ class Refused(GatewayError):  # noqa: N818  reads well in a listener: raise Refu
     """Raised by `on_handshake` to refuse a handshake.
 
     `status` is any 4xx or 5xx; `reason` becomes the body of the response. Browsers hide both from the page. With
-    `close`, the connection is accepted and closed immediately with that code and `reason` instead, which a page can
-    read in its `close` event (3500 to 3999 and 4500 to 4999 tell clients not to reconnect).
+    `close`, the connection is accepted and closed immediately with that code and `reason` instead. A page can read both
+    in its `close` event. Codes 3500 to 3999 and 4500 to 4999 ask clients not to reconnect.
     Raise `ValueError` for a status, reason, or code that cannot be sent.
     """
 
@@ -204,7 +204,7 @@ class GatewayStopping(GatewayNotRunning):
 
 
 class GatewayConflict(GatewayError):  # noqa: N818  named as the answer 409 is
-    """A request that does not fit the state of a gateway; the message says why and what to do."""
+    """A request that does not fit the state of a gateway; the message contains the reason and what to do."""
 
 
 class HookError(GatewayError):
@@ -236,7 +236,7 @@ class SendError(GatewayError):
 
 
 class BrokerError(GatewayError):
-    """A broker that cannot be reached, or whose connection was lost; the message says why."""
+    """A broker that cannot be reached, or whose connection was lost; the message contains the reason."""
 
 
 class EnvelopeError(GatewayError):

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from wsgateway.closing import SLOW, TOO_MANY
+from wsgateway.closing import TOO_MANY, TOO_SLOW
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 HOOK_SECONDS = (0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0)
 """Upper bounds, in seconds, of the buckets of `wsgateway_hook_seconds`."""
 
-_CLOSE_LABELS = {code: str(code) for code in (*range(1000, 1016), SLOW, TOO_MANY)}
+_CLOSE_LABELS = {code: str(code) for code in (*range(1000, 1016), TOO_SLOW, TOO_MANY)}
 
 
 class Histogram:
@@ -43,7 +43,7 @@ class Metrics:
         self.bytes_out = 0
         self.queued = 0
         self.dropped: Counter[str] = Counter()
-        self.slow = 0
+        self.too_slow = 0
         self.skipped_recipients = 0
         self.hook_errors: Counter[str] = Counter()
         self.hook_seconds: dict[str, Histogram] = {}
@@ -140,7 +140,7 @@ def samples(
         "bytes_out_total": one(metrics.bytes_out),
         "queued_total": one(metrics.queued),
         "dropped_total": labelled("policy", metrics.dropped),
-        "slow_total": one(metrics.slow),
+        "slow_total": one(metrics.too_slow),
         "skipped_recipients_total": one(metrics.skipped_recipients),
         "hook_errors_total": labelled("hook", metrics.hook_errors),
         "hook_seconds": [*_histograms(metrics.hook_seconds, labels)],

@@ -10,9 +10,9 @@ _HOST = re.compile(r"(?:[\w.~-]*|\[[0-9A-Fa-f:.%\w]*\])(?::[0-9]{1,5})?")
 _NEXT_SERVER = re.compile(r",(?=(?:nats|tls|ws|wss)://)", re.IGNORECASE)
 
 
-def cut(text: str, most: int) -> str:
-    """Return `text`, or its first `most` characters and `…` if it is longer."""
-    return text if len(text) <= most else f"{text[:most]}…"
+def cut(text: str, length: int) -> str:
+    """Return `text`, or its first `length` characters and `…` if it is longer."""
+    return text if len(text) <= length else f"{text[:length]}…"
 
 
 def mask_query(text: str) -> str:

@@ -1,7 +1,7 @@
-"""A load generator for what wsfan does not do: TLS, compression, and messages at a given rate. Prints one line of JSON.
+"""A load generator for features that wsfan lacks: TLS, compression, and messages at a given rate.
 
-The first connection publishes, every frame that arrives anywhere is counted. Only the server's CPU is measured, so
-that it does not matter that this is Python.
+Prints one line of JSON. The first connection publishes, and all clients count the frames that arrive. Only the server's
+CPU is measured, so the speed of Python does not matter.
 """
 
 import argparse
@@ -16,7 +16,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Fan:
-    """What all clients have seen together."""
+    """The totals of all clients."""
 
     def __init__(self) -> None:
         self.frames = 0
@@ -72,7 +72,7 @@ class Client(asyncio.Protocol):
 
 
 def cpu_of(pid: int) -> float:
-    """Seconds of CPU that the process has used."""
+    """Return the seconds of CPU that the process has used."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS
 
@@ -139,8 +139,8 @@ def main() -> None:
     parser.add_argument("--conns", type=int, default=200)
     parser.add_argument("--messages", type=int, default=200)
     parser.add_argument("--size", type=int, default=1024, help="bytes of a message, 19 at least, 65,535 at most")
-    parser.add_argument("--window", type=int, default=4, help="messages on their way at once")
-    parser.add_argument("--rate", type=float, default=0, help="messages a second, instead of --window")
+    parser.add_argument("--window", type=int, default=4, help="messages on their way at the same time")
+    parser.add_argument("--rate", type=float, default=0, help="messages per second, instead of --window")
     parser.add_argument("--deflate", action="store_true", help="offer permessage-deflate")
     parser.add_argument("--tls", help="the certificate to trust, to connect over TLS")
     print(json.dumps(asyncio.run(run(parser.parse_args()))))

@@ -1,4 +1,4 @@
-"""`POST /send` as fast as eight connections can, one request after the other on each; prints requests a second."""
+"""`POST /send` as fast as eight connections can, one request after the other on each; prints requests per second."""
 
 import asyncio
 import sys

@@ -1,4 +1,4 @@
-"""wsgateway on the plain ASGI path, as wherever its own server is not: `send` is wrapped, as any middleware does."""
+"""wsgateway on plain ASGI, as under another server, because `send` is wrapped, as by a middleware."""
 
 from typing import Any
 

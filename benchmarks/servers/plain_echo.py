@@ -1,4 +1,4 @@
-"""The echo on the plain ASGI path: a mounted gateway under plain uvicorn, on a free port, which it prints."""
+"""The echo on plain ASGI: a mounted gateway under plain uvicorn, on a free port, which it prints."""
 
 import asyncio
 import socket

@@ -1,4 +1,4 @@
-"""python-socketio on uvicorn: an event that is emitted to everybody."""
+"""python-socketio on uvicorn: an event is emitted to all clients."""
 
 import socketio
 

@@ -1,4 +1,4 @@
-"""python-socketio with its Redis manager, on uvicorn: an event that is emitted to everybody. `BROKER` is Redis' URL."""
+"""python-socketio with its Redis manager, on uvicorn: an event is emitted to all clients. `BROKER` is Redis' URL."""
 
 import os
 

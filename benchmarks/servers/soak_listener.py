@@ -1,4 +1,4 @@
-"""For soak.py: tells a client its id when it asks. What is posted to /send goes to whom it names."""
+"""The listener for soak.py: sends a client its own id on request. Messages of /send go to the named recipients."""
 
 from wsgateway import Event
 

@@ -1,4 +1,4 @@
-"""Prices that a backend script pushes to every page that is open. See push_prices.py."""
+"""Prices that a backend script, push_prices.py, pushes to every open page."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A gateway in a FastAPI application: only who is logged in may connect, and a route pushes to all of them."""
+"""A gateway in a FastAPI application. Only logged-in users may connect, and a route pushes to all of them."""
 
 import argparse
 import os
@@ -21,7 +21,7 @@ serializer = URLSafeTimedSerializer(os.environ.get("SECRET_KEY") or secrets.toke
 
 
 def user_of(cookie: str) -> str | None:
-    """Who is logged in with this cookie, None if it was not signed here or is too old."""
+    """Return the user of a cookie; None if it was not signed here or is too old."""
     try:
         return str(serializer.loads(cookie, max_age=MAX_AGE))
     except BadSignature:
@@ -78,12 +78,12 @@ async def login(
 async def logout(response: Response, user: Annotated[str, Depends(logged_in)]) -> None:
     response.delete_cookie(COOKIE)
     for conn in [conn for conn in gateway.connections if conn.user == user]:
-        await conn.close(3500, "logged out")  # 3500 to 3999: do not come back
+        await conn.close(3500, "logged out")  # 3500 to 3999: do not reconnect
 
 
 @app.post("/orders")
 async def order(item: Annotated[str, Body(embed=True)], user: Annotated[str, Depends(logged_in)]) -> dict[str, int]:
-    """An ordinary route, which tells everybody who is connected what has happened."""
+    """Handle an ordinary request, and notify every connected client."""
     sent = await gateway.send({"from": "shop", "text": f"{user} has ordered {item}"})
     return {"told": sent.recipients}
 

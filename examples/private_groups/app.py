@@ -1,4 +1,4 @@
-"""Messages to everybody, to one group or to one person. The page chooses, the listener routes."""
+"""Messages to everybody, to one group, or to one person. The page chooses the recipients, the listener sets them."""
 
 import argparse
 import json
@@ -45,11 +45,11 @@ class Groups:
 
     async def on_message(self, event: Event) -> None:
         sender = event.conn
-        if sender is None:  # from this class
+        if sender is None:  # sent by `tell_who_is_here`
             return
         to, text = parse(event.message)
         if to != "everybody":
-            event.connections = self.members.get(to, set()) | {sender}  # who writes sees it too
+            event.connections = self.members.get(to, set()) | {sender}  # the sender receives it too
         event.message = {"type": "message", "from": sender.user, "to": to, "text": text}
 
     async def on_client_close(self, event: Event) -> None:
@@ -67,9 +67,9 @@ class Groups:
 
 
 def parse(message: object) -> tuple[str, str]:
-    """Recipient and text of what a client sent. Raises for anything else, and then nobody receives it."""
-    said = json.loads(message) if isinstance(message, str) else None
-    match said:
+    """Return the recipient and the text of a message. Raise `ValueError` if it has another form, so it is not sent."""
+    fields = json.loads(message) if isinstance(message, str) else None
+    match fields:
         case {"to": str(to), "text": str(text)}:
             return to, text
     raise ValueError('a message looks like {"to": "person:Ann", "text": "hi"}')

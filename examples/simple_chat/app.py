@@ -1,4 +1,4 @@
-"""A chat: everybody reads what anybody writes, and the server says who joins and who leaves."""
+"""A chat. Every client receives every message, and a notice when a client joins or leaves."""
 
 import argparse
 from pathlib import Path
@@ -17,7 +17,7 @@ MAX_TEXT = 2000
 
 
 class Chat:
-    """Clients send plain text and receive JSON objects, so what a client writes is never taken for a notice."""
+    """Clients send plain text and receive JSON objects, so no client can write a notice."""
 
     async def on_handshake(self, event: Event) -> None:
         assert event.conn is not None
@@ -31,12 +31,12 @@ class Chat:
         await event.gateway.send(f"{event.conn.user} joined")
 
     async def on_message(self, event: Event) -> None:
-        if event.conn is None:  # from the server: the notices of this class, or anybody's POST /send
+        if event.conn is None:  # from the server: a notice of this class, or a message of POST /send
             event.message = {"type": "notice", "text": event.message, "online": len(event.gateway.connections)}
         elif isinstance(event.message, str) and event.message.strip():
             event.message = {"type": "message", "from": event.conn.user, "text": event.message[:MAX_TEXT]}
         else:
-            event.connections = []  # nothing that can be read: nobody receives it
+            event.connections = []  # not text, or empty, so it is not sent
 
     async def on_client_close(self, event: Event) -> None:
         assert event.conn is not None

@@ -13,7 +13,7 @@ import anyio
 import pytest
 
 from tests import processes
-from wsgateway.addresses import MAX_ADDRESS, PEER, SocketPeer
+from wsgateway.addresses import MAX_ADDRESS, REMOTE_END, RemoteEnd
 from wsgateway.admin.logins import (
     TRIES,
     TRIES_AT_ONCE,
@@ -301,7 +301,7 @@ async def test_one_address_tries_few_passwords_at_the_same_time() -> None:
     ],
 )
 def test_a_forwarded_address_counts_only_if_another_host_forwards_it(peer: str, client: str, sender: str) -> None:
-    assert counted_address({"client": (client, 0), "extensions": {PEER: SocketPeer(peer)}}) == sender
+    assert counted_address({"client": (client, 0), "extensions": {REMOTE_END: RemoteEnd(peer)}}) == sender
 
 
 def test_the_command_sets_it_and_prints_a_hash(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from wsgateway.addresses import PEER, SocketPeer
+from wsgateway.addresses import REMOTE_END, RemoteEnd
 from wsgateway.auth.admin import AdminRules
 from wsgateway.auth.rules import Rules
 from wsgateway.config.settings import AdminSettings, Settings
@@ -200,14 +200,14 @@ def test_no_other_address_is_local(client: str | None) -> None:
 @pytest.mark.parametrize(("uid", "is_local"), [(1000, True), (0, True), (1001, False), (None, False)])
 def test_on_a_unix_socket_the_user_decides(uid: int | None, is_local: bool) -> None:
     rules = Rules(Settings(local_access=True), uid=1000)
-    asked = {**scope(("host", "localhost"), client="127.0.0.1"), "extensions": {PEER: SocketPeer("", uid)}}
+    asked = {**scope(("host", "localhost"), client="127.0.0.1"), "extensions": {REMOTE_END: RemoteEnd("", uid)}}
     assert (rules.check_caller(asked) is None) is is_local
     forwarded = {**asked, "headers": [*asked["headers"], (b"x-forwarded-for", b"127.0.0.1")]}
     assert rules.check_caller(forwarded) is not None
 
 
 def test_the_socket_counts_and_not_what_forwarded_headers_say() -> None:
-    asked = {**scope(("host", "localhost"), client="127.0.0.1"), "extensions": {PEER: SocketPeer("203.0.113.9")}}
+    asked = {**scope(("host", "localhost"), client="127.0.0.1"), "extensions": {REMOTE_END: RemoteEnd("203.0.113.9")}}
     assert Rules(Settings(local_access=True)).check_caller(asked) is not None
 
 

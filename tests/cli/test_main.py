@@ -142,7 +142,7 @@ FAILED_STARTS = {
         ["--listener", "chat"],
         ["cannot be called with one event"],
     ),
-    "a key file without a key": ({"key": "\n"}, [], ["WSGATEWAY_API_KEY_FILE: there is no key in 'key'"]),
+    "a key file without a key": ({"key": "\n"}, [], ["WSGATEWAY_API_KEY_FILE: 'key' does not contain a key"]),
     "an empty key": ({}, ["--api-key", ""], ["--api-key: it is empty"]),
     "a file in UTF-16": ({"wsgateway.toml": "port\0"}, [], ["wsgateway.toml is UTF-16 or binary, save it as UTF-8"]),
     "on_start raises": ({"chat.py": "def on_start(event): 1 / 0\n"}, ["--listener", "chat"], ["on_start failed"]),

@@ -50,7 +50,7 @@ CHANGES: dict[str, tuple[Callable[[bytes], bytes], list[str]]] = {
     "a good one": (lambda head: head, []),
     "no upgrade": (
         lambda head: re.sub(rb"(?im)^(upgrade|connection):.*\r\n", b"", head),
-        ["does not pass the upgrade to a WebSocket on: a handshake is 400"],
+        ["does not forward the upgrade to a WebSocket: a handshake is 400"],
     ),
     "another host": (
         lambda head: re.sub(rb"(?im)^host:.*\r\n", b"Host: inside:80\r\n", head),
@@ -128,7 +128,7 @@ async def test_a_page_that_answers_everything_is_no_gateway() -> None:
 
 async def test_nobody_behind_the_address() -> None:
     (found,) = check_probe(await probe("http://127.0.0.1:1"))
-    assert "nobody answers" in found.what
+    assert "no server answers" in found.what
 
 
 async def test_the_address_that_arrives_is_asked_for_with_the_key() -> None:

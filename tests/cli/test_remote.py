@@ -109,7 +109,7 @@ def test_the_file_is_read_again(running: Running, by_signal: bool) -> None:
     file.write_text("[gateways\nx = 1\n")
     if by_signal:
         running.served.process.send_signal(signal.SIGHUP)
-        wait_for_line(running, "every gateway goes on as before")
+        wait_for_line(running, "every gateway continues as before")
         replace(file, good + "[gateways.news]\nport = 0\n")
         running.served.process.send_signal(signal.SIGHUP)
         wait_for_line(running, "1 gateways were changed")

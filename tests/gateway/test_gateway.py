@@ -280,6 +280,28 @@ async def test_a_start_that_was_cancelled_can_be_begun_again() -> None:
         assert await ann.receive() == "hi"
 
 
+async def test_a_stop_that_was_cancelled_is_finished() -> None:
+    class Listener:
+        async def on_client_close(self, event: Event) -> None:
+            await anyio.sleep(60)  # it is abandoned
+
+    gateway = Gateway(listener=Listener)
+    async with serve(gateway) as url:
+        async with Client(url):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(gateway.stop(), 0.05)
+            assert gateway.state == "stopped"
+            with anyio.fail_after(5):
+                while gateway.connections:
+                    await anyio.sleep(0.01)
+        await gateway.start()
+        async with Client(url) as ann:
+            await ann.send("hi")
+            assert await ann.receive() == "hi"
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(gateway.stop(), 0.05)
+
+
 async def test_a_property_in_the_place_of_a_hook_fails_the_start_and_is_not_evaluated() -> None:
     class Listener:
         @property

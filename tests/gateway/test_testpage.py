@@ -347,7 +347,9 @@ async def test_a_message_over_the_limit_names_the_setting(page: Page) -> None:
     async with serve(Gateway(max_message_size=10)) as url:
         await visit(page, url)
         await type_and_send(page, "A", "more than ten bytes")
-        await expect(notice(page, "A")).to_have_text(re.compile("Closed with 1009.*max_message_size.*must not come"))
+        await expect(notice(page, "A")).to_have_text(
+            re.compile("Closed with 1009.*max_message_size.*must not reconnect")
+        )
 
 
 async def test_a_client_disconnects_and_connects_again_under_a_new_id(page: Page) -> None:

@@ -159,7 +159,7 @@ async def test_a_client_that_could_not_be_written_to_meanwhile_is_not_slow() -> 
         with anyio.move_on_after(1):
             while True:
                 await asyncio.get_running_loop().sock_recv(sock, 1 << 20)
-        assert gateway.metrics.slow == 0
+        assert gateway.metrics.too_slow == 0
         assert len(gateway.connections) == 1
 
 

@@ -61,7 +61,7 @@ async def test_a_client_that_never_reads_is_closed_3008_and_the_others_receive_a
         await recorder.wait_for("on_client_close")
         assert ("on_client_close", 3008) in recorder.events
         assert len(gateway.connections) == 1
-        assert gateway.metrics.slow == 1
+        assert gateway.metrics.too_slow == 1
         assert gateway.metrics.dropped["disconnect"] > 0
         assert gateway.metrics.closes["3008"] == 1
 

@@ -8,7 +8,7 @@ import pytest
 from tests.hub.test_hub import connected
 from wsgateway import Gateway, Sent
 from wsgateway.cluster.acks import PendingAcks
-from wsgateway.cluster.cluster import SingleNode
+from wsgateway.cluster.single import SingleNode
 from wsgateway.hub.hub import Hub
 from wsgateway.hub.pubsub import EVERYBODY, PubSub
 from wsgateway.messages import Message
@@ -68,5 +68,5 @@ async def test_nobody_receives_what_is_published_to_an_empty_list() -> None:
 async def test_a_counted_publication_has_the_other_nodes_count() -> None:
     pubsub, cluster, connections = made(2)
     for to in (EVERYBODY, [connections[0], "far1"], [connections[0]]):
-        assert (await pubsub.publish(MESSAGE, to).counted()).queued in (1, 2)
+        assert (await pubsub.publish(MESSAGE, to).wait()).queued in (1, 2)
     assert cluster.published == [(None, True), (["far1"], True)]

@@ -219,9 +219,12 @@ class Generating:
     [
         (wrong(on_message=property(explode)), ["on_message of Chat is a property"]),
         (wrong(on_message=functools.cached_property(explode)), ["is a property"]),
-        (wrong(on_message=Exploding()), ["on_message of Chat is not a function but a Exploding"]),
-        (wrong(on_message="chat"), ["on_message of Chat is not a function but a str"]),
-        (types.SimpleNamespace(on_message=[]), ["is not a function but a list"]),
+        (
+            wrong(on_message=Exploding()),
+            ["on_message of Chat has type Exploding, which is not callable; define it as a method"],
+        ),
+        (wrong(on_message="chat"), ["on_message of Chat has type str, which"]),
+        (types.SimpleNamespace(on_message=[]), ["has type list, which"]),
         (wrong(on_message=lambda: None), ["cannot be called with one event", "on_message(self, event)"]),
         (wrong(on_message=lambda self: None), ["cannot be called with one event"]),
         (wrong(on_message=lambda self, event, more: None), ["cannot be called with one event"]),

@@ -8,7 +8,8 @@ import pytest
 
 from wsgateway.config.settings import Settings
 from wsgateway.exceptions import ListenerError
-from wsgateway.listeners.loader import HOOKS, Hooks
+from wsgateway.listeners.hooks import HOOKS
+from wsgateway.listeners.loader import Hooks
 from wsgateway.logs import GatewayLog
 
 LOG = GatewayLog("test")
@@ -111,8 +112,8 @@ def test_a_configured_hook_that_is_missing_stops_the_start_with_the_nearest() ->
         Hooks(Chat, Settings(on_message="on_mesage"), LOG)
 
 
-def test_a_hook_that_is_no_function_stops_the_start() -> None:
-    with pytest.raises(ListenerError, match="not a function"):
+def test_a_hook_that_is_not_callable_stops_the_start() -> None:
+    with pytest.raises(ListenerError, match="has type str, which is not callable"):
         Hooks(types.SimpleNamespace(on_message="x"), Settings(), LOG)
 
 

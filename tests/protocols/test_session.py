@@ -1,5 +1,6 @@
 """A session between a transport that is none and a real gateway: what it checks, and what it calls when."""
 
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -9,7 +10,7 @@ import anyio.lowlevel
 import pytest
 
 from wsgateway import Event, Gateway
-from wsgateway.cluster.cluster import SingleNode
+from wsgateway.cluster.single import SingleNode
 from wsgateway.exceptions import Refused
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.hub import Hub
@@ -152,6 +153,11 @@ async def test_the_code_of_this_side_counts_if_it_closed_first() -> None:
         ({"max_message_size": 3}, ["abcd"], (1009, "message too big")),
         ({"message_rate": 0.001, "message_burst": 2}, ["a", "b"], None),
         ({"message_rate": 0.001, "message_burst": 2}, ["a", "b", "c"], (3013, "too many messages")),
+        (
+            {"message_rate": 0.001, "message_burst": 1, "max_message_size": 3},
+            ["a", "too long"],
+            (1009, "message too big"),
+        ),
     ],
 )
 async def test_size_and_rate_of_messages(
@@ -175,6 +181,16 @@ async def test_messages_past_the_close_are_dropped() -> None:
     assert made.session.received("late", 4)
     await made.dispatcher.idle()
     assert listener.count("on_message") == 0
+
+
+async def test_a_message_past_the_close_does_not_use_the_rate() -> None:
+    made = Made(RecordingListener(), message_rate=0.001, message_burst=1)
+    await made.connect()
+    made.conn.close_nowait(1000, "")
+    bucket = made.session._rate
+    assert bucket is not None
+    assert made.session.received("late", 4)
+    assert bucket.allows(time.monotonic())
 
 
 @asynccontextmanager

@@ -11,7 +11,7 @@ import pytest
 
 from tests.raw import Raw, upgrade
 from wsgateway import Gateway
-from wsgateway.addresses import PEER, SocketPeer
+from wsgateway.addresses import REMOTE_END, RemoteEnd
 from wsgateway.server.proxy_headers import ForwardedHeaders
 from wsgateway.server.serving import serving
 
@@ -24,7 +24,7 @@ async def seen(
     client: tuple[str, int] | None = ("127.0.0.1", 1),
     trusted: str | None = None,
     kind: str = "websocket",
-    peer: SocketPeer | None = None,
+    peer: RemoteEnd | None = None,
 ) -> tuple[str, str]:
     """The client's address and the scheme as an application sees them."""
     scopes: list[dict[str, Any]] = []
@@ -33,7 +33,7 @@ async def seen(
         scopes.append(scope)
 
     scope: dict[str, Any] = {"type": kind, "scheme": "ws" if kind == "websocket" else "http", "client": client}
-    scope |= {"headers": list(headers), "extensions": {} if peer is None else {PEER: peer}}
+    scope |= {"headers": list(headers), "extensions": {} if peer is None else {REMOTE_END: peer}}
     await ForwardedHeaders(app, trusted)(scope, None, None)  # type: ignore[arg-type]  # the application uses neither
     found = scopes[0]["client"]
     return (found[0] if found else ""), scopes[0]["scheme"]
@@ -114,12 +114,12 @@ async def test_the_variable_of_uvicorn_names_who_is_believed(monkeypatch: pytest
 @pytest.mark.parametrize("uid", [None, os.getuid(), 65534])
 async def test_every_peer_on_a_unix_socket_is_believed(uid: int | None) -> None:
     headers = [*forwarded_for("203.0.113.1"), *proto("https")]
-    assert await seen(headers, client=None, peer=SocketPeer("", uid, is_unix=True)) == ("203.0.113.1", "wss")
+    assert await seen(headers, client=None, peer=RemoteEnd("", uid, is_unix=True)) == ("203.0.113.1", "wss")
 
 
 async def test_a_client_without_an_address_is_not_taken_for_one_on_a_unix_socket() -> None:
     headers = [*forwarded_for("203.0.113.1"), *proto("https")]
-    assert await seen(headers, client=None, peer=SocketPeer("")) == ("", "ws")
+    assert await seen(headers, client=None, peer=RemoteEnd("")) == ("", "ws")
 
 
 async def test_the_page_of_a_site_passes_its_tls_proxy_over_a_unix_socket(tmp_path: Path) -> None:

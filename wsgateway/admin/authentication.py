@@ -1,4 +1,4 @@
-"""Which access the sender of a request to the panel has: by the application's guard, a login, or as a local caller."""
+"""Decides the access of a request to the panel: by the application's guard, by a login, or as a local caller."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -16,13 +16,13 @@ HostGuard = Callable[[HTTPConnection], Awaitable[Access] | Access]
 """A guard of the application that mounts the panel. It returns the access of the sender of a request."""
 
 NOT_LOCAL = (
-    "No password is set, so that only callers on this host are let in (local_access), and {}. To let others in, run: "
-    "wsgateway password (for a mounted panel give it password_hash or guard)."
+    "No password is set, so only callers on this host have access (local_access), and {}. To give others access, run: "
+    "wsgateway password (for a mounted panel, pass password_hash or guard)."
 )
 
 
 class Authentication:
-    """Decides which access a request has, and keeps the logins of browsers."""
+    """Decides the access of requests, and keeps the logins of browsers."""
 
     def __init__(self, credentials: Credentials, guard: HostGuard | None) -> None:
         self._credentials = credentials
@@ -31,7 +31,7 @@ class Authentication:
 
     @property
     def is_guarded(self) -> bool:
-        """Whether the application decides who has access."""
+        """Whether the application decides about access."""
         return self._guard is not None
 
     @property
@@ -44,7 +44,7 @@ class Authentication:
         return self.logins.read(connection.cookies.get(connection.scope["wsgateway.cookie"], ""))
 
     async def access_of(self, connection: HTTPConnection) -> Access:
-        """Return the access of the sender. Raise `Refused` if no sender at that address may have access."""
+        """Return the access of the sender. Raise `Refused` if no login could help."""
         rules = self._credentials.rules
         refusal = rules.check_page(connection.scope)
         if refusal is not None:
@@ -61,7 +61,7 @@ class Authentication:
         return Access.FULL
 
     async def access_for(self, password: str) -> Access:
-        """Return the access that `password`, or a token in its place, gives."""
+        """Return the access that `password` gives, which may also be a token."""
         return await self._credentials.access_for(password)
 
     def remember(self, response: Response, visit: Visit, login: Login) -> None:

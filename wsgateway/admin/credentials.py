@@ -1,5 +1,7 @@
-"""The tokens, passwords, and addresses that give access to the admin interface, as the settings have them now. Knows no
-pages."""
+"""The tokens, passwords, and addresses that give access to the admin interface, by the current settings.
+
+Knows no pages.
+"""
 
 import asyncio
 import logging
@@ -14,17 +16,17 @@ from wsgateway.supervisor.supervisor import Supervisor
 
 LOUD = (
     "panel: local_access is true although %s: callers on this host need no password, and if a proxy on this host adds "
-    "no forwarded header, every client of that proxy counts as a local caller; set a password (docs/admin.md#who-may)"
+    "no forwarded header, every client of that proxy counts as one; set a password (docs/admin.md#who-may)"
 )
 
 CLOSED = (
-    "panel: no password is set, and nobody is let in, because %s: set one (wsgateway password), or local_access = true "
-    "for callers on this host"
+    "panel: no password is set, and every caller is refused, because %s: set one (wsgateway password), or "
+    "local_access = true for callers on this host"
 )
 
 
 class Credentials:
-    """What gives access to the gateways of a supervisor. REST and the panel share one, which follows every reload."""
+    """The credentials for the gateways of a supervisor. REST and the panel share one object, which follows reloads."""
 
     def __init__(
         self,
@@ -36,7 +38,7 @@ class Credentials:
     ) -> None:
         """`folder` contains the file with passwords, `bound_host` is the address of the interface if it is known.
 
-        `is_guarded` says that the application decides who has access.
+        `is_guarded` is whether the application decides about access.
         """
         self._supervisor = supervisor
         self._folder = folder or Path()
@@ -61,7 +63,7 @@ class Credentials:
         return passwords.secret(repr((self._admin.token, self._admin.read_token)))
 
     async def access_for(self, password: str) -> Access:
-        """Return the access that `password`, or a token in its place, gives."""
+        """Return the access that `password` gives, which may also be a token."""
         by_password = await asyncio.to_thread(self.passwords.access_of, password)
         return max(by_password, self.rules.access_of(password))
 

@@ -1,4 +1,4 @@
-"""The form of a gateway, made of the declaration of its settings. Does not know pages."""
+"""The form of a gateway, derived from the declaration of its settings. Does not know pages."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -89,7 +89,7 @@ def _text(value: object) -> str:
 
 
 def settings_in(submitted: Mapping[str, str], before: Settings) -> dict[str, Any]:
-    """Return the settings of a new gateway in the form; `before` is what it was filled with. Raise `ConfigError`."""
+    """Return the settings of a new gateway from the form, which has shown `before`. Raise `ConfigError`."""
     mistakes = _mistakes_of_id(submitted.get("id", "").strip())
     try:
         changes = changes_in(submitted, before)
@@ -114,7 +114,7 @@ KEEP = object()
 
 
 def changes_in(submitted: Mapping[str, str], before: Settings) -> dict[str, Any]:
-    """Return what the form changes of `before`. None resets a setting to its default. Raise `ConfigError`."""
+    """Return the settings that the form changes. None resets a setting to its default. Raise `ConfigError`."""
     changes: dict[str, Any] = {}
     mistakes: list[Mistake] = []
     for name in (name for names in GROUPS.values() for name in names if name != "id"):

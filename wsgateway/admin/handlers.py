@@ -1,4 +1,4 @@
-"""What each operation of the REST interface does. `operations` lists them, with the access that each requires."""
+"""The handlers of the REST interface. `operations` lists them, with the access that each requires."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
@@ -33,7 +33,7 @@ MAX_WAIT = 60.0
 """Seconds that a request may wait for the action that it begins."""
 
 AT_ONCE = 0.05
-"""Seconds that every request waits, so that an immediate refusal is returned even without `wait`."""
+"""Seconds that every request waits, so a mistake is reported even without `wait`."""
 
 RATE_INTERVAL = 1.0
 """Seconds between two events of the stream."""
@@ -68,9 +68,9 @@ class Handlers:
         fields = await read_fields(request, MAX_BODY)
         gateway_id = fields.pop("id", None)
         if not isinstance(gateway_id, str):
-            raise Refused.of(Refusal(422, "body", "id: use a string, the name of the new gateway", "bad-body"))
+            raise Refused.of(Refusal(422, "body", "id: use a string, the id of the new gateway", "bad-body"))
         self._supervisor.check_remote_changes(fields)
-        _seconds_to_wait(request)  # a mistake in it is found before anything is created
+        _seconds_to_wait(request)  # raises before anything is created
         settings = {name: value for name, value in fields.items() if value is not None}
         created = await self._supervisor.create(gateway_id.strip(), settings)
         is_done = True
@@ -78,7 +78,7 @@ class Handlers:
             try:
                 is_done = await self._run_action(request, self._supervisor.start(created.id))
             except StartError:
-                pass  # it is created; its state and failure say why it does not run
+                pass  # it is created; its state and failure show why it does not run
         info = await gateway_info(self._supervisor.find(created.id), has_settings=True)
         return answer_action(request, info, is_done=is_done, status=201)
 
@@ -127,15 +127,15 @@ class Handlers:
         return int(sum(counts["connections"] for counts in totals))
 
     async def _change(self, request: Request, action: Coroutine[Any, Any, None]) -> Response:
-        """Run `action`, and answer with the gateway as it is then."""
+        """Run `action`, and answer with the gateway as it is afterwards."""
         is_done = await self._run_action(request, action)
         return answer_action(request, await gateway_info(self._find(request), has_settings=True), is_done=is_done)
 
     async def _run_action(self, request: Request, action: Coroutine[Any, Any, None]) -> bool:
-        """Begin `action`, wait for it as many seconds as `?wait=` says, and return whether it is done.
+        """Begin `action`, wait for it for the seconds in `?wait=`, and return whether it is done.
 
-        Re-raise its error. Wait at least `AT_ONCE` seconds, so an immediate refusal (an unknown id, a wrong setting) is
-        returned even without `wait`.
+        Re-raise its error. Wait at least `AT_ONCE` seconds, so an unknown id or a wrong setting is reported even
+        without `wait`.
         """
         try:
             seconds = _seconds_to_wait(request)
@@ -191,7 +191,7 @@ class Handlers:
         gateway_id = request.query_params.get("gateway")
         level = request.query_params.get("level", "INFO").upper()
         if level not in LEVELS:
-            raise Refused.of(Refusal(422, "query", f"level: it has to be one of {', '.join(LEVELS)}", "bad-body"))
+            raise Refused.of(Refusal(422, "query", f"level: use one of {', '.join(LEVELS)}", "bad-body"))
         return answer(LogLines(await asyncio.to_thread(tail, count, gateway=gateway_id, level=level)))
 
     async def events(self, _: Request) -> Response:
@@ -214,7 +214,7 @@ def answer_action(request: Request, shape: Struct, *, is_done: bool, status: int
 
 
 async def gateway_info(supervised: Instance | Embedded, *, has_settings: bool = False) -> GatewayInfo:
-    """Return what the gateway does in all its processes, and with `has_settings` its settings without secrets."""
+    """Return the state and totals of the gateway, and with `has_settings` its settings without secrets."""
     gateway, settings = supervised.gateway, supervised.settings
     totals = await gateway.inspector.totals()
     return GatewayInfo(
@@ -234,13 +234,13 @@ async def gateway_info(supervised: Instance | Embedded, *, has_settings: bool = 
 
 
 def _read_close(fields: Mapping[str, Any]) -> tuple[list[str] | None, int, str]:
-    """Return ids, code, and reason of the connections to close; None as ids is all of them. Raise `Refused`."""
+    """Return ids, code, and reason of the connections to close; None as ids means all. Raise `Refused`."""
     ids, is_all = fields.get("connections"), fields.get("all", False)
     code, reason = fields.get("code", 1000), fields.get("reason", "")
     if not (is_all is True and ids is None) and not (is_all is False and isinstance(ids, list)):
-        raise Refused.of(Refusal(422, "body", 'say which: {"connections": [ids]} or {"all": true}', "bad-body"))
+        raise Refused.of(Refusal(422, "body", 'use {"connections": [ids]} or {"all": true}', "bad-body"))
     if not isinstance(code, int) or isinstance(code, bool) or not isinstance(reason, str):
-        raise Refused.of(Refusal(422, "body", "code is a number, reason a text", "bad-body"))
+        raise Refused.of(Refusal(422, "body", "use a number as code, and a string as reason", "bad-body"))
     return None if ids is None else [str(item) for item in ids], code, reason
 
 
@@ -251,5 +251,5 @@ def _seconds_to_wait(request: Request) -> float:
     except ValueError:
         seconds = -1.0
     if not 0 <= seconds <= MAX_WAIT:
-        raise Refused.of(Refusal(422, "query", f"wait: seconds, from 0 to {MAX_WAIT:g}", "bad-body"))
+        raise Refused.of(Refusal(422, "query", f"wait: use seconds, from 0 to {MAX_WAIT:g}", "bad-body"))
     return seconds

@@ -1,5 +1,6 @@
-"""Pushes figures to open panel pages: the totals of each gateway, once a second and at every change, and the figures
-and events of the one connection that a page shows."""
+"""Pushes figures to an open page over its WebSocket: totals of each gateway, once per second and at every change, and
+the figures and events of the connection that the page shows.
+"""
 
 import asyncio
 import time
@@ -33,7 +34,7 @@ SEND_TIMEOUT = 10.0
 
 
 class LiveConnection(Struct, rename={"received": "in", "sent": "out"}):
-    """The connection that a page shows. Once it is closed its figures are unset, if they were of another process."""
+    """The connection that a page shows. Once it is closed, its figures are unset if another process had it."""
 
     open: bool
     events: list[list[object]] = []
@@ -46,7 +47,7 @@ class LiveConnection(Struct, rename={"received": "in", "sent": "out"}):
 
 
 class Push(Struct):
-    """One push: the totals of each gateway, and the connection that the page shows, if there is one."""
+    """One push: the totals of each gateway, and the connection that the page shows, if any."""
 
     now: float
     gateways: list[dict[str, Any]]
@@ -93,7 +94,7 @@ async def _push_all(
 
 
 async def totals(supervisor: Supervisor) -> list[dict[str, Any]]:
-    """Return the state of each gateway, and counters of all its processes from which a page makes rates."""
+    """Return the state of each gateway, and counters of all its nodes from which a page computes rates."""
     gateways = []
     for supervised in supervisor.all():
         gateway = supervised.gateway
@@ -112,7 +113,7 @@ class _Recorded:
         self._pushed = 0
 
     def figures(self) -> LiveConnection:
-        """Return what the connection did, with the events since the last call."""
+        """Return the figures of the connection, with the events since the last call."""
         conn, events = self._conn, self._recording.since(self._pushed)
         self._pushed = self._recording.total
         return LiveConnection(
@@ -143,7 +144,7 @@ def _recorded(socket: WebSocket, supervisor: Supervisor) -> Iterator[_Recorded |
 
 
 async def _figures_elsewhere(socket: WebSocket, supervisor: Supervisor) -> LiveConnection | None:
-    """Return what the connection of another process did; None if that process does not answer."""
+    """Return the figures of a connection of another node; None if that node does not answer."""
     try:
         gateway = supervisor.find(socket.query_params.get("gateway", "")).gateway
         info = await gateway.inspector.describe(socket.query_params.get("connection", ""))

@@ -12,7 +12,7 @@ from hashlib import sha256
 from itsdangerous import BadSignature, Signer, TimestampSigner, URLSafeTimedSerializer
 from starlette.types import Scope
 
-from wsgateway.addresses import is_loopback, peer_of
+from wsgateway.addresses import is_loopback, remote_end_of
 from wsgateway.admin.passwords import MAX_ENDED
 from wsgateway.auth.admin import Access
 from wsgateway.gateway.http.paths import sender_of
@@ -25,7 +25,7 @@ MAX_AGE = 12 * 3600
 
 TRIES = 5
 TRIES_PER_SECOND = 0.2
-"""Tries of a password from one address: a burst, and how many per second after it."""
+"""Tries of a password from one address: the size of a burst, and the rate after it."""
 
 TRIES_AT_ONCE = 2
 """Passwords of one address that are tried at the same time. Others are refused and not counted, so a burst of wrong
@@ -35,7 +35,7 @@ MAX_LOGINS = 2
 """Passwords that are tried at the same time, because each takes 32 MiB and a thread. The rest wait in FIFO order."""
 
 MAX_WAITING = 100
-"""Passwords that are tried or wait for it."""
+"""Passwords that are tried or wait to be tried."""
 
 
 def date_of_cookies() -> int:
@@ -66,7 +66,7 @@ class Logins:
     def __init__(self, secret: Callable[[], str], has_ended: Callable[[str], bool] = lambda nonce: False) -> None:
         """`secret` returns the text that signs cookies. When it changes, all logins end.
 
-        `has_ended` says whether another process has ended the login with a nonce.
+        `has_ended` returns whether another process has ended the login with a nonce.
         """
         self._secret = secret
         self._has_ended = has_ended
@@ -78,7 +78,8 @@ class Logins:
     def end(self, login: Login) -> None:
         """Log out, so that no copy of the cookie is valid from now on.
 
-        At most `MAX_ENDED` are remembered. A login without access is not, because it gives no more than a new one.
+        At most `MAX_ENDED` logins are remembered. A login without access is not remembered, because it is worth no more
+        than a new one.
         """
         if login.access is Access.NONE:
             return
@@ -144,8 +145,9 @@ class Tries:
 def counted_address(scope: Scope) -> str:
     """Return the address whose tries are counted together.
 
-    For a peer on loopback it is the peer's, and for one on a Unix socket it is empty, because any process of the host
-    can send a forwarded header. For other peers a header is believed only if the operator has named the proxy.
+    For a peer on loopback, return its own address, and for a peer on a Unix socket an empty one. Any process of the
+    host can send a forwarded header, so the header does not count there. For other peers, it counts if the proxy is
+    trusted.
     """
-    peer = peer_of(scope).host
-    return peer if not peer or is_loopback(peer) else sender_of(scope)
+    host = remote_end_of(scope).host
+    return host if not host or is_loopback(host) else sender_of(scope)

@@ -1,5 +1,6 @@
-"""The OpenAPI 3.1 description of the REST interface, made of its operations, the shapes of their answers, and the
-declaration of the settings."""
+"""The OpenAPI 3.1 description of the REST interface, derived from its operations, the shapes of their answers, and the
+declaration of the settings.
+"""
 
 from collections.abc import Iterable, Mapping
 from typing import Any

@@ -23,7 +23,7 @@ from wsgateway.gateway.shapes import (
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One operation of the interface: how it is routed, who may ask for it, and how it is described."""
+    """One operation of the interface: its route, the access that it requires, and its description."""
 
     method: str
     path: str
@@ -33,7 +33,7 @@ class Operation:
     """The content of the response for each status: a shape as JSON, a media type, or None for an empty body."""
     errors: tuple[int, ...] = ()
     body: str = ""
-    """The schema of the request's body, of `openapi.request_schemas`; empty if it has none."""
+    """The schema of the request's body, of `openapi.request_schemas`; empty without a body."""
     query: tuple[str, ...] = ()
     """The parameters of the query, of `openapi.PARAMETERS`."""
     _: KW_ONLY
@@ -65,7 +65,7 @@ OPERATIONS = (
               (404, 409, 422), query=("wait",), writes=True),
     Operation("POST", ONE + "/restart", Handlers.restart_gateway, "Restart", CHANGED,
               (404, 409, 422), query=("wait",), writes=True),
-    Operation("POST", ONE + "/roll", Handlers.roll_gateway, "Replace its workers one after the other", CHANGED,
+    Operation("POST", ONE + "/roll", Handlers.roll_gateway, "Replace the workers one after the other", CHANGED,
               (404, 409, 422), query=("wait",), writes=True),
     Operation("POST", "/api/reload", Handlers.reload, "Read the settings file again",
               {200: GatewayList, 202: GatewayList}, (409, 422), query=("wait",), writes=True),

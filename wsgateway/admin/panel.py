@@ -1,4 +1,4 @@
-"""The panel as an ASGI application: its routes, and what is common to all of its answers."""
+"""The panel as an ASGI application: its routes, and the parts that are common to all answers."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -26,10 +26,9 @@ from wsgateway.admin.visit import Visit
 from wsgateway.auth.admin import Access
 from wsgateway.config.settings import AdminSettings
 from wsgateway.exceptions import Refusal, Refused
-from wsgateway.gateway.admission import deny
 from wsgateway.gateway.gateway import Gateway
 from wsgateway.gateway.http.paths import relative_scope, sender_of, way_up
-from wsgateway.gateway.http.problems import read_body
+from wsgateway.gateway.http.problems import deny, read_body
 from wsgateway.logs import Log
 from wsgateway.supervisor.supervisor import Supervisor
 from wsgateway.text import escape_controls
@@ -53,12 +52,12 @@ METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 class Panel:
     """The panel of a supervisor, or of gateways that were created in code: `app.mount("/panel", Panel([gateway]))`.
 
-    `guard`, if given, decides who has which access, and replaces the login. Without one a `password_hash` (printed by
-    `wsgateway password --hash`) is asked for, and without that only callers on this host are let in. `allowed_origins`
-    are those of the panel's own pages, if a proxy serves them under a scheme or name that the application does not
-    know. `local_access` says whether callers on this host need neither guard nor password. If it is not given, they do
-    as soon as `allowed_origins`, a gateway's settings, `FORWARDED_ALLOW_IPS`, or the server's command line says that
-    others are served, too. The `[admin]` table of a supervisor says both.
+    `guard` returns the access of each request, and replaces the login. Without a guard, the panel asks for the password
+    of `password_hash` (printed by `wsgateway password --hash`). Without a password, only callers on this host have
+    access. `allowed_origins` are the origins of the panel's own pages, if a proxy serves them under a scheme or name
+    that the application does not know. `local_access` is whether callers on this host need neither guard nor password.
+    If it is not given, they need one as soon as `allowed_origins`, a gateway's settings, `FORWARDED_ALLOW_IPS`, or the
+    server's command line shows that other hosts are served, too. The `[admin]` table of a supervisor sets both.
     """
 
     def __init__(
@@ -132,7 +131,7 @@ class Panel:
             try:
                 return await self._answer(request, table)
             except ClientDisconnect:
-                return Response(status_code=400)  # nobody reads it
+                return Response(status_code=400)  # the client has disconnected
 
         return Route(path, endpoint, methods=METHODS)
 
@@ -143,11 +142,11 @@ class Panel:
             visit = replace(visit, access=await self._authentication.access_of(request))
             page = table.get("GET" if request.method == "HEAD" else request.method)
             if page is None:
-                raise refused(405, f"This page cannot be asked with {request.method}.")
+                raise refused(405, f"This page does not accept {request.method}.")
             if visit.access is Access.NONE and page.access is not Access.NONE and visit.asks_for_password:
                 return visit.redirect("/login")
             if visit.access < page.access:
-                raise refused(403, "You may only look here." if visit.access else "You may not see this page.")
+                raise refused(403, "You have read-only access." if visit.access else "You may not see this page.")
             if request.method == "POST":
                 visit = replace(visit, form=await self._read_form(visit))
             response = await page.view(self._views, visit)
@@ -161,16 +160,16 @@ class Panel:
         return Visit(request, login, authentication.asks_for_password, self._render)
 
     def _with_cookie(self, visit: Visit, response: Response) -> Response:
-        """Let the browser keep the login of `visit` if it is new, and `response` does not set another one."""
+        """Let the browser keep the login of `visit` if it is new and `response` does not set another one."""
         if "set-cookie" not in response.headers and self._authentication.login_of(visit.request) is None:
             self._authentication.remember(response, visit, visit.login)
         return response
 
     async def _read_form(self, visit: Visit) -> dict[str, list[str]]:
-        """Return the submitted form. Raise `Refused` unless it is one of this session."""
+        """Return the submitted form. Raise `Refused` unless it belongs to this session."""
         request = visit.request
         if request.headers.get("content-type", "").partition(";")[0].strip() != "application/x-www-form-urlencoded":
-            raise refused(415, "This takes a form only.")
+            raise refused(415, "This page accepts only a form.")
         body = await read_body(request, MAX_FORM)
         try:
             pairs = parse_qsl(body.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=5000)
@@ -180,7 +179,10 @@ class Panel:
         for name, value in pairs:
             form.setdefault(name, []).append(value)
         if not self._authentication.logins.is_own_form(visit.login, form.pop("csrf", [""])[0]):
-            raise refused(403, "This form is not of your session, or too old: go back, reload the page, try again.")
+            raise refused(
+                403,
+                "This form does not belong to your session, or is too old: go back, reload the page, and try again.",
+            )
         return form
 
     def _render(self, visit: Visit, template: str, status: int, values: dict[str, Any]) -> Response:
@@ -200,7 +202,7 @@ class Panel:
     def _refuse(self, visit: Visit, refusal: Refusal) -> Response:
         """Log `refusal`, and return its page."""
         self._log_refusal(visit.request.scope, refusal)
-        title = "Not here" if refusal.status == 404 else "Refused"
+        title = "Not found" if refusal.status == 404 else "Refused"
         return visit.page("message.html", status=refusal.status, title=title, text=str(refusal))
 
     async def _refuse_path(self, request: Request, _: Exception) -> Response:
@@ -208,7 +210,7 @@ class Panel:
         return self._refuse(self._begin_visit(request), Refusal(404, "page", text))
 
     async def _refuse_method(self, request: Request, _: Exception) -> Response:
-        text = f"This cannot be asked with {request.method[:20]}."
+        text = f"This page does not accept {request.method[:20]}."
         return self._refuse(self._begin_visit(request), Refusal(405, "page", text))
 
     def _log_refusal(self, scope: Scope, refusal: Refusal) -> None:
@@ -254,5 +256,5 @@ class Panel:
 
 
 def _printable(value: object) -> object:
-    """Return what a template prints, without control characters: text of a client may be copied into a terminal."""
+    """Return `value` without control characters, because a user may copy the text of a client into a terminal."""
     return escape_controls(value) if isinstance(value, str) and not isinstance(value, Markup) else value

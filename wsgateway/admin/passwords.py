@@ -1,5 +1,7 @@
-"""The panel's passwords, hashed with scrypt (RFC 7914) and kept in a file that only its owner may read, with the
-logins that were ended. Does not know cookies or pages."""
+"""The panel's passwords, hashed with scrypt (RFC 7914), and ended logins, in a file that only its owner may read.
+
+Does not know cookies or pages.
+"""
 
 import base64
 import hashlib
@@ -33,7 +35,7 @@ MAX_LENGTH = 1024
 """Characters of a password."""
 
 MAX_ENDED = 2000
-"""Logins that are remembered after they were ended. After them the oldest is forgotten."""
+"""Ended logins that are remembered. If there are more, the oldest is forgotten."""
 
 LOCK_TIMEOUT = 2.0
 """Seconds to wait for another process that has locked the file. It only replaces a small file."""
@@ -49,7 +51,7 @@ def hash_password(password: str) -> str:
 
 
 def matches(password: str, hashed: str) -> bool:
-    """Return whether `hashed` is a hash of `password`. False if it cannot be read."""
+    """Return whether `hashed` is a hash of `password`; False if it cannot be parsed."""
     try:
         name, log2_n, r, p, salt, key = hashed.split(":")
         if name != "scrypt" or len(password) > MAX_LENGTH:
@@ -61,7 +63,7 @@ def matches(password: str, hashed: str) -> bool:
 
 
 def _is_weak(hashed: str) -> bool:
-    """Return whether a hash that matched took less work than a new one takes."""
+    """Return whether a hash that matched takes less work than a new one."""
     log2_n, r, p = map(int, hashed.split(":")[1:4])
     return (r * p << log2_n) < (R * P << LOG2_N)
 
@@ -118,7 +120,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _lock(path: Path) -> int | None:
-    """Return a descriptor that holds the lock, -1 if there is nothing to lock, or None to try again."""
+    """Return a descriptor that holds the lock, -1 if the file does not exist, or None to try again."""
     if fcntl is None:  # pragma: no cover  Windows
         return -1
     try:
@@ -155,7 +157,7 @@ class Passwords:
         self._content, self._seen, self._is_broken = {}, None, False
 
     def is_set(self) -> bool:
-        """Return whether a password is set. A file that cannot be read counts as one, and nobody can log in."""
+        """Return whether a password is set. A file that cannot be read counts as one, but no login succeeds."""
         self._refresh()
         return self._is_broken or any(self._hashes().values())
 
@@ -166,7 +168,7 @@ class Passwords:
         return hashlib.sha256("\n".join((base, *self._hashes().values(), more)).encode()).hexdigest()
 
     def access_of(self, password: str) -> Access:
-        """Return the access that `password` gives. Call it in a thread: it takes 250 ms for each password."""
+        """Return the access that `password` gives. Call it in a thread, because each password takes 250 ms."""
         self._refresh()
         hashes = self._hashes()
         best = max(
@@ -176,17 +178,17 @@ class Passwords:
         if best and not self._has_warned and _is_weak(hashes[best.name.lower()]):
             self._has_warned = True
             logger.warning(
-                "the hash of the panel's password costs less work than new ones, set it again: wsgateway password"
+                "the hash of the panel's password takes less work than a new one, set it again: wsgateway password"
             )
         return best
 
     def has_ended(self, nonce: str) -> bool:
-        """Return whether the file says that the login with this nonce was ended."""
+        """Return whether the login with this nonce was ended, according to the file."""
         self._refresh()
         return nonce in self._content.get("ended", ())
 
     def keep_ended(self, nonce: str, *, now: int, until: int) -> None:
-        """Write into the file that the login with this nonce was ended `now`, and would have been valid `until` then.
+        """Record in the file that the login with this nonce was ended at `now`. It would have expired at `until`.
 
         Both are seconds since the epoch, by the clock that dates cookies. Without a file nothing is written, because
         the secret that signs logins ends with the process. Call it in a thread, because it blocks.
@@ -224,9 +226,9 @@ class Passwords:
         try:
             self._content, self._is_broken = _read(self._path), False
             if not any(self._hashes().values()):
-                raise ValueError("there is no password in it")
+                raise ValueError("it does not contain a password")
         except (OSError, ValueError) as exc:
             self._content, self._is_broken = {}, True
-            logger.error("the panel's passwords cannot be read, nobody can log in: %s: %s", self._path, exc)
+            logger.error("the panel's passwords cannot be read, so no login succeeds: %s: %s", self._path, exc)
         if status.st_mode & 0o077:
-            logger.warning("%s can be read by others than its owner: chmod 600 it", self._path)
+            logger.warning("%s can be read by users other than its owner: chmod 600 it", self._path)

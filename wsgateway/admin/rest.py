@@ -1,5 +1,7 @@
-"""REST over a supervisor's gateways, below `/api`: routes a request to its operation, if the caller has access. Errors
-are problem+json."""
+"""REST over a supervisor's gateways, below `/api`: calls the operation of each request whose sender has access.
+
+Errors are problem+json.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,9 +29,8 @@ from wsgateway.exceptions import (
     SettingForbidden,
     StartError,
 )
-from wsgateway.gateway.admission import deny
 from wsgateway.gateway.http.paths import sender_of
-from wsgateway.gateway.http.problems import problem
+from wsgateway.gateway.http.problems import deny, problem
 from wsgateway.gateway.http.send import refusal_of_send
 from wsgateway.logs import Log
 from wsgateway.supervisor.supervisor import Supervisor
@@ -51,7 +52,7 @@ class Api:
         self._app = Starlette(routes=[*routes, *sockets], exception_handlers={404: self._refuse_path})
 
     def check(self, scope: Scope, *, writes: bool) -> Refusal | None:
-        """Return None if the caller has the access it needs, else why not."""
+        """Return None if the caller has the required access, else the refusal."""
         has_password = self._credentials.passwords.is_set()
         return self._credentials.rules.check(scope, writes=writes, has_password=has_password)
 
@@ -63,7 +64,7 @@ class Api:
         return problem(refusal)
 
     async def _refuse_path(self, request: Request, _: Exception) -> Response:
-        detail = f"there is nothing at {request.url.path[:200]}; /api/openapi.json describes what there is"
+        detail = f"there is nothing at {request.url.path[:200]}; /api/openapi.json lists every path"
         return self.refuse(request.scope, Refusal(404, "unknown_path", detail, "wrong-path"))
 
     async def _refuse_websocket(self, socket: WebSocket) -> None:
@@ -97,7 +98,7 @@ class OperationEndpoint:
             return self.api.refuse(request.scope, refusal)
         if operation is None:
             allow = ", ".join(self.table)
-            detail = f"only {allow} is possible here"
+            detail = f"{request.method[:20]} is not allowed here, only {allow}"
             refusal = Refusal(405, "method", detail, "wrong-method", (("allow", allow),))
             return self.api.refuse(request.scope, refusal)
         try:

@@ -41,7 +41,7 @@ LOG_LINES = 300
 """Lines of the log on its page."""
 
 WAIT = 2.0
-"""Seconds to wait for an action, so that its page can say why it is refused. After them the states show the rest."""
+"""Seconds to wait for an action, so its page can show why it is refused. Later, the states show the outcome."""
 
 LABELS = {"start": "Start", "stop": "Stop", "restart": "Restart", "delete": "Delete", "reload": "Reload configuration"}
 """The buttons of the list of gateways, by action."""
@@ -52,7 +52,7 @@ OF_EMBEDDED = ("start", "stop", "restart")
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page or action: how it is routed, the method that answers, and the access it requires."""
+    """One page or action: its route, the method that answers, and the access that it requires."""
 
     method: str
     path: str
@@ -110,7 +110,7 @@ class Views:
         return await self._run_actions(visit, [action(supervised.id) for supervised in selected])
 
     async def _run_actions(self, visit: Visit, actions: list[Coroutine[Any, Any, None]]) -> Response:
-        """Begin all `actions`. Show the gateways, with the reason of each that is refused."""
+        """Begin all `actions`. Show the gateways, with the reason of each refused action."""
         tasks = [self._supervisor.begin(action) for action in actions]
         await asyncio.wait(tasks, timeout=WAIT)
         errors = [task.exception() for task in tasks if task.done()]
@@ -147,7 +147,7 @@ class Views:
             if task.done():
                 task.result()
         except StartError:
-            pass  # it is changed; its state and failure say why it does not run
+            pass  # it is changed; its state and failure show why it does not run
         except (ConfigError, GatewayConflict) as exc:
             return self._form(visit, edited, edited.settings, exc)
         return visit.redirect(f"/gateways/{edited.id}")
@@ -196,7 +196,7 @@ class Views:
         return visit.page(
             "gateway.html",
             status=status,
-            found=supervised,
+            supervised=supervised,
             settings=supervised.settings.shown(),
             total=total,
             rows=[self._rates.row_of(info) for info in page],
@@ -252,7 +252,7 @@ class Views:
             raise refused(404, "No connection with that id is open. Nothing is kept of closed connections.")
         return visit.page(
             "connection.html",
-            found=supervised,
+            supervised=supervised,
             row=self._rates.row_of(info),
             node=supervised.gateway.inspector.node_of(info.id),
         )
@@ -263,7 +263,7 @@ class Views:
         query = visit.request.query_params
         level = query.get("level", "INFO")
         if level not in LEVELS:
-            raise refused(422, f"level: it has to be one of {', '.join(LEVELS)}.")
+            raise refused(422, f"level: use one of {', '.join(LEVELS)}.")
         gateway = query.get("gateway", "")
         lines = await asyncio.to_thread(tail, LOG_LINES, gateway=gateway or None, level=level)
         known = [supervised.id for supervised in self._supervisor.all()]
@@ -292,7 +292,11 @@ class Views:
             return await self.login(visit, problem="This is not the password.", status=401)
         response = visit.redirect("/")
         self._authentication.remember(response, visit, self._authentication.logins.begin(access))
-        logger.info("panel: logged in from %s, %s", sender, "to read" if access is Access.READ else "with full rights")
+        logger.info(
+            "panel: logged in from %s, %s",
+            sender,
+            "with read-only access" if access is Access.READ else "with full access",
+        )
         await self._authentication.end(visit.login)  # the browser has replaced its cookie
         return response
 

@@ -1,4 +1,4 @@
-"""One request to a page of the panel: who asks, with which form, and the ways to answer."""
+"""One request to a page of the panel: its login, access, and form, and the ways to answer."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -45,11 +45,11 @@ class Visit:
         return self.render(self, template, status, values)
 
     def redirect(self, path: str) -> Response:
-        """Return the answer to a form that leads to the page `path`."""
+        """Return the answer to a form, which leads to the page `path`."""
         return RedirectResponse(f"{self.base}{path}", 303)
 
     def field(self, name: str) -> str:
-        """Return the last value of `name` in the form, empty if it has none."""
+        """Return the last value of `name` in the form; empty without one."""
         return self.form.get(name, [""])[-1]
 
     def fields(self) -> dict[str, str]:

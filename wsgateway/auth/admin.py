@@ -14,7 +14,7 @@ KEY_SETTING = "[admin] token"
 
 
 class Access(enum.IntEnum):
-    """What a caller may do with the gateways of a supervisor."""
+    """The access of a caller to the gateways of a supervisor."""
 
     NONE = 0
     READ = 1
@@ -22,7 +22,7 @@ class Access(enum.IntEnum):
 
 
 class AdminRules:
-    """The rules of the admin interface: callers with a token, or local callers if no token is set, may manage gateways.
+    """The rules of the admin interface. Callers with a token, or local callers if no token is set, may manage gateways.
 
     `bound_host` is the address that the interface listens on, if it is known. `outside` is another sign that it
     serves other hosts. `uid` is the user of this process.

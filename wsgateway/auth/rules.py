@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from wsgateway.addresses import is_loopback, peer_of
+from wsgateway.addresses import is_loopback, remote_end_of
 from wsgateway.auth.forwarding import forwarded_header, sign_of_proxy
 from wsgateway.auth.headers import HeaderPairs, single_value, text_of, values_of
 from wsgateway.config.origins import MAX_ORIGIN, normalized_origin
@@ -169,10 +169,10 @@ class Rules:
 
     def why_not_local(self, scope: Mapping[str, Any]) -> str | None:
         """Return why the caller is not local; None for a program on this host or a page of a loopback origin."""
-        peer = peer_of(scope)
-        if peer.host and not is_loopback(peer.host):
+        remote_end = remote_end_of(scope)
+        if remote_end.host and not is_loopback(remote_end.host):
             return "this one is not on loopback"
-        if not peer.host and (peer.uid is None or peer.uid not in (self._uid, 0)):
+        if not remote_end.host and (remote_end.uid is None or remote_end.uid not in (self._uid, 0)):
             return "this one is not on loopback, nor a process of the gateway's user or of root on its Unix socket"
         sign = sign_of_proxy(scope)
         if sign is not None:

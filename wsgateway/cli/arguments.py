@@ -1,6 +1,6 @@
 """The grammar of the command line, on click. Knows no command.
 
-click by itself takes `-5` for an option, stops at the first mistake, and quotes words that may be secrets.
+Without this module, click takes `-5` for an option, stops at the first mistake, and quotes words that may be secrets.
 """
 
 import re
@@ -15,11 +15,11 @@ from wsgateway.config.settings import ADMIN_SPECS, CONFIG_FILE, SPECS, flag
 from wsgateway.config.values import did_you_mean, is_switch
 
 HELP: Mapping[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-"""How every command shows its help: as wide as the terminal, up to 100 columns."""
+"""Settings for the help of every command, which is as wide as the terminal, up to 100 columns."""
 
 
 class UnknownWords(click.UsageError):
-    """Words that a command does not know. `ctx.params` holds the values of the other words."""
+    """Words that are not known to a command. `ctx.params` holds the values of the other words."""
 
     def __init__(self, sentences: Sequence[str], ctx: click.Context) -> None:
         super().__init__("\n".join(sentences), ctx)
@@ -34,7 +34,7 @@ class Argument(click.Argument):
 
 
 def seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
-    """Return `value` as a number of seconds that can be waited for. The callback of an option."""
+    """Return `value` as a number of seconds to wait. The callback of an option."""
     if value is None:
         return None
     try:
@@ -47,13 +47,13 @@ def seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> fl
 
 
 class Command(click.Command):
-    """A command whose unknown words are reported all at once, after its options have been read."""
+    """A command that reports all its unknown words together, after its options have been read."""
 
     def __init__(self, name: str, text: str, callback: Callable[..., int], params: Sequence[click.Parameter]) -> None:
         super().__init__(
             name,
             help=text,
-            short_help=text,  # which click does not cut
+            short_help=text,  # not cut by click
             callback=callback,
             params=list(params),
             context_settings={**HELP, "allow_extra_args": True},

@@ -1,4 +1,4 @@
-"""Judges what `wsgateway doctor` has measured: facts in, findings with advice out. No I/O."""
+"""Checks what `wsgateway doctor` has measured, and returns findings with advice. No I/O."""
 
 import enum
 import re
@@ -12,7 +12,7 @@ from wsgateway.gateway.admission import SPARE_DESCRIPTORS
 
 
 class Severity(enum.StrEnum):
-    """How bad a finding is. A serious one makes the command fail."""
+    """The severity of a finding. A serious finding makes the command fail."""
 
     SERIOUS = "serious"
     WARNING = "warning"
@@ -21,7 +21,7 @@ class Severity(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What is wrong and what to do about it, a sentence each. Neither contains a secret."""
+    """A problem and the advice for it, a sentence each. Neither contains a secret."""
 
     severity: Severity
     what: str
@@ -43,7 +43,7 @@ def hint(what: str, advice: str) -> Finding:
     return Finding(Severity.HINT, what, advice)
 
 
-# What is installed
+# The installed packages
 
 Version = tuple[int, ...]
 
@@ -58,7 +58,7 @@ OLDEST = {"uvicorn": (0, 52, 1), "websockets": (15, 0), "starlette": (0, 46), "h
 
 
 def check_versions(versions: Mapping[str, str | None], *, python: Version, has_uvloop_here: bool) -> Iterator[Finding]:
-    """Check `versions` by package, None for one that is missing. `has_uvloop_here`: uvloop exists for this system."""
+    """Check `versions` by package, None for a missing one. `has_uvloop_here` is whether uvloop supports this system."""
     for name, oldest in OLDEST.items():
         version = versions.get(name)
         required = ".".join(map(str, oldest))
@@ -81,7 +81,7 @@ def check_versions(versions: Mapping[str, str | None], *, python: Version, has_u
 
 
 def check_paths(*, version: str, has_fast_path: bool, missing_http: tuple[str, ...]) -> Iterator[Finding]:
-    """Check that uvicorn `version` has the attributes which the native protocol and the HTTP limits rest on."""
+    """Check that uvicorn `version` has the attributes that the native protocol and the HTTP limits require."""
     advice = "install a version of uvicorn that wsgateway knows, or a newer wsgateway"
     if not has_fast_path:
         text = f"uvicorn {version} does not let the gateway take over sockets, so the slower plain ASGI path is used"
@@ -149,8 +149,8 @@ SHORT_KEY = 20
 def check_access(settings: Settings, *, outside: str | None = None, is_written: bool = False) -> Iterator[Finding]:
     """Check the origins, hosts, and keys of one gateway.
 
-    `outside` is the reason why the gateway is taken to serve other machines, None if there is no such reason.
-    `is_written` says whether `local_access` was set explicitly.
+    `outside` is the reason why the gateway seems to serve other machines, or None. `is_written` is whether
+    `local_access` was set explicitly.
     """
     if settings.local_access and is_written and not settings.api_key:
         yield _about_local_access("/send, /metrics and /info answer", outside, "set an api_key, or remove local_access")
@@ -168,8 +168,8 @@ def check_access(settings: Settings, *, outside: str | None = None, is_written: 
         text += "name was rebound to your address counts as the same origin"
         yield warning(text, 'name your hosts: allowed_hosts = ["example.com"]')
     if is_public and not settings.api_key:
-        text = f"{settings.host} can be reached from other machines, and api_key is not set: /send answers "
-        text += "local callers only" if settings.local_access else "nobody"
+        text = f"{settings.host} can be reached from other machines, and api_key is not set: /send "
+        text += "answers local callers only" if settings.local_access else "refuses every caller"
         yield warning(text, NEW_KEY)
     if is_public and not settings.ssl_certfile:
         text = f"{settings.host} can be reached from other machines without TLS: "
@@ -186,7 +186,7 @@ def _about_local_access(opens: str, outside: str | None, advice: str) -> Finding
 
 
 def check_admin(admin: AdminSettings, *, has_password: bool, outside: str | None = None) -> Iterator[Finding]:
-    """Check the admin interface. `outside` is the reason why it is taken to serve other machines, if there is one."""
+    """Check the admin interface. `outside` is the reason why it seems to serve other machines, or None."""
     if not admin.enabled:
         return
     tokens = (*admin.token, *admin.read_token)
@@ -195,12 +195,12 @@ def check_admin(admin: AdminSettings, *, has_password: bool, outside: str | None
         yield serious(text, NEW_KEY.replace("API_KEY", "ADMIN_TOKEN"))
     if admin.local_access and not tokens and not has_password:
         advice = "set [admin] token or a password (wsgateway password), or remove local_access"
-        yield _about_local_access("the panel and REST let in", outside, advice)
+        yield _about_local_access("the panel and REST admit", outside, advice)
     if is_loopback(admin.host):
         return
     if not tokens and not has_password:
-        text = f"the admin interface is on {admin.host} and has neither token nor password: it answers "
-        text += "local callers only" if admin.local_access else "nobody"
+        text = f"the admin interface is on {admin.host} and has neither token nor password: it "
+        text += "answers local callers only" if admin.local_access else "refuses every caller"
         yield warning(text, "bind it to 127.0.0.1, or set [admin] token")
     else:
         text = f"the admin interface is on {admin.host} without TLS: its password can be read in transit"
@@ -224,7 +224,7 @@ def check_certificate(name: str, *, ends: float | None, now: float, problem: str
         yield warning(text, "renew it and restart the gateway")
 
 
-# What stands in front
+# The proxy in front
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,21 +241,21 @@ class Probe:
     without_origin: int = 0
     """Status of the same handshake without an `Origin`."""
     address: str | None = None
-    """The client's address as the gateway knows it; None if the gateway could not be asked."""
+    """The client's address as the gateway knows it; None if it could not be requested."""
     strangers: str = ""
-    """Which request of a stranger counts as local, in words; empty if none of those that were tried does."""
+    """A request of a stranger that counts as local, in words; empty if no tested request does."""
 
 
 def check_probe(probe: Probe) -> Iterator[Finding]:
     """Check the answers of a proxy."""
     reason = f": {probe.detail}" if probe.detail else ""
     if probe.ready == 0 and probe.upgrade == 0:
-        yield serious(f"nobody answers at {probe.url}{reason}", "is the address right, and is the gateway running?")
+        yield serious(f"no server answers at {probe.url}{reason}", "is the address right, and is the gateway running?")
         return
     if 300 <= probe.ready <= 399:
         text = f"{probe.url} answers with a redirect ({probe.ready}){reason}"
         yield serious(
-            text, "give the clients and doctor the URL that it points to, because not every client follows a redirect"
+            text, "give the clients and doctor the URL of the redirect, because not every client follows a redirect"
         )
         return
     if probe.ready != 200:
@@ -266,10 +266,10 @@ def check_probe(probe: Probe) -> Iterator[Finding]:
     advice = "set api_key and local_access = false, let the proxy set X-Forwarded-For, and name the proxy in "
     advice += "uvicorn's FORWARDED_ALLOW_IPS (docs/troubleshooting.md#not-local)"
     if probe.strangers:
-        text = f"strangers are local: the gateway takes a caller through {probe.url} for one on its own host: "
+        text = f"strangers are local: to the gateway, a caller through {probe.url} seems to be on its own host: "
         yield serious(text + probe.strangers, advice)
     elif probe.address is not None and is_loopback(probe.address):
-        text = "strangers are local: the gateway takes every client of the proxy for one on its own host, "
+        text = "strangers are local: to the gateway, every client of the proxy seems to be on its own host, "
         yield serious(text + "because its address does not arrive", advice)
 
 
@@ -279,10 +279,10 @@ def _not_upgraded(probe: Probe, reason: str) -> Finding:
         advice = "let the proxy forward Host and set X-Forwarded-Proto, or add the origin to allowed_origins"
         return serious(text, advice)
     if probe.upgrade in (200, 400, 404, 426):
-        text = f"the proxy does not pass the upgrade to a WebSocket on: a handshake is {probe.upgrade}{reason}"
+        text = f"the proxy does not forward the upgrade to a WebSocket: a handshake is {probe.upgrade}{reason}"
         advice = "use HTTP/1.1 to the gateway, with Upgrade and Connection (docs/deployment.md#behind-a-proxy)"
         return serious(text, advice)
-    return serious(f"a WebSocket handshake at {probe.url}/ws is {probe.upgrade}{reason}", "look at the proxy's log")
+    return serious(f"a WebSocket handshake at {probe.url}/ws is {probe.upgrade}{reason}", "check the proxy's log")
 
 
 def check_proxy_timeout(settings: Settings, proxy_timeout: float | None) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""The commands of `wsgateway`. Each imports what it needs when it runs, which halves the time of most commands."""
+"""The commands of `wsgateway`. Each imports its modules when it runs, which halves the time of most commands."""
 
 import json
 import os
@@ -27,7 +27,7 @@ SERVE_DEFAULTS = {"local_access": True, "log_file": "WebSocket.log"}
 
 
 def store_of(options: Mapping[str, Any]) -> "Store":
-    """Return the store of the settings, in which the `options` of the command line win. It reads them later."""
+    """Return the store of the settings, in which the `options` of the command line win. It reads the file later."""
     from wsgateway.supervisor.store import Store
 
     sys.path.insert(0, str(Path.cwd()))  # where listeners are found
@@ -158,7 +158,7 @@ def _password(*, read_only: bool, hash_only: bool, config: str | None) -> int:
     except OSError as exc:
         complain(f"the password cannot be saved: {exc}")
         return 1
-    print(f"saved in {path}; it is valid from now on, and everybody has to log in again")
+    print(f"saved in {path}; it is valid from now on, and all users have to log in again")
     if not admin.token:
         print("REST and commands like `wsgateway list` now need a token: set [admin] token in the settings file")
     return 0
@@ -197,7 +197,7 @@ def _send(*, message: str, as_json: bool, to: tuple[str, ...], gateway: str | No
         complain(exc)
         return 2
     except OSError as exc:
-        complain(f"nobody answers at {mask_url(url)}: {exc}; is the gateway running?")
+        complain(f"no server answers at {mask_url(url)}: {exc}; is the gateway running?")
         return 1
     print(f"recipients {sent.recipients}, queued {sent.queued}, dropped {sent.dropped}")
     return 0

@@ -1,5 +1,7 @@
-"""The command `wsgateway doctor`: examines the installed packages, this machine, the settings, and a proxy in front,
-and prints the findings of `checks`."""
+"""The command `wsgateway doctor`: examines the installed packages, this machine, the settings, and a proxy in front.
+
+Prints the findings of `checks`.
+"""
 
 import asyncio
 import os
@@ -23,7 +25,7 @@ from wsgateway.cluster.brokers import Open, opener
 from wsgateway.config.exposure import outside_of_environment
 from wsgateway.config.settings import Settings, serves_outside
 from wsgateway.config.sources import Layer, Loaded
-from wsgateway.descriptors import most_files_allowed
+from wsgateway.descriptors import hard_file_limit
 from wsgateway.exceptions import BrokerError, ConfigError, ListenerError
 from wsgateway.listeners.loader import Hooks
 from wsgateway.logs import GatewayLog
@@ -37,10 +39,10 @@ KUBERNETES_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What the command line says about the proxy in front and about the service manager."""
+    """The facts about the proxy in front and the service manager, from the command line."""
 
     url: str | None
-    """Where clients reach the gateway, through the proxy."""
+    """URL at which clients reach the gateway, through the proxy."""
     proxy_timeout: float | None
     """Seconds of silence after which the proxy cuts a connection."""
     stop_timeout: float | None
@@ -127,7 +129,7 @@ def _machine(described: Described, surroundings: Surroundings) -> Iterator[Findi
     seconds, source, is_assumed = _stop_timeout(surroundings.stop_timeout)
     for loaded in described.gateways.values():
         settings = loaded.settings
-        yield from checks.check_files(settings, most_files=most_files_allowed())
+        yield from checks.check_files(settings, most_files=hard_file_limit())
         yield from checks.check_drain(settings, stop_timeout=seconds, source=source, is_assumed=is_assumed)
         # the workers of `wsgateway serve` have a broker of their own; WEB_CONCURRENCY is read by uvicorn and gunicorn
         yield from checks.check_workers(os.environ.get("WEB_CONCURRENCY", ""), broker=settings.broker)
@@ -138,7 +140,7 @@ BROKER_SECONDS = 5.0
 
 
 def _broker(settings: Settings) -> Iterator[Finding]:
-    """Check that the broker's URL is valid, that its driver is installed, and that it answers."""
+    """Check that the broker's URL is valid, that its driver is installed, and that the broker answers."""
     url = settings.broker or ("ipc://" if settings.workers > 1 else None)
     if url is None:
         return
@@ -149,7 +151,7 @@ def _broker(settings: Settings) -> Iterator[Finding]:
             yield checks.serious(mistake, "the gateway does not start with it, see docs/processes.md#which-broker")
         return
     if url.startswith("ipc://"):
-        return  # it has no server: the first process creates its sockets
+        return  # it has no server, because the first process creates the sockets
     try:
         asyncio.run(_open_once(open_link))
     except (BrokerError, TimeoutError) as exc:
@@ -165,7 +167,7 @@ async def _open_once(open_link: Open) -> None:
 
 
 def _stop_timeout(given: float | None) -> tuple[float | None, str, bool]:
-    """Return the seconds from SIGTERM to SIGKILL, what sends them, and whether the number is only assumed."""
+    """Return the seconds from SIGTERM to SIGKILL, the sender of the signals, and whether the number is only assumed."""
     if given is not None:
         return given, "--stop-timeout", False
     if "KUBERNETES_SERVICE_HOST" in os.environ:
@@ -176,7 +178,7 @@ def _stop_timeout(given: float | None) -> tuple[float | None, str, bool]:
 
 
 def _systemd_unit() -> str | None:
-    """Return the systemd unit of this process, otherwise the name that an installed unit has by default."""
+    """Return the systemd unit of this process, otherwise the default name of an installed unit."""
     try:
         group = Path("/proc/self/cgroup").read_text(encoding="ascii").strip().rpartition("/")[2]
     except OSError:
@@ -263,19 +265,21 @@ def _certificate(certfile: str, keyfile: str) -> Iterator[Finding]:
 
 
 def certificate_ends(certfile: str, keyfile: str) -> float | None:
-    """Return when the certificate expires, in seconds since the epoch, as a TLS handshake in memory shows it.
+    """Return when the certificate expires, in seconds since the epoch, by a TLS handshake in memory.
 
     Raise `OSError` if the files cannot be read, do not belong together, or are not valid now.
     """
     server_context, client_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     server_context.load_cert_chain(certfile, keyfile)
     client_context.check_hostname = False
-    client_context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # trusts the certificate itself, whoever signed it
+    client_context.verify_flags |= (
+        ssl.VERIFY_X509_PARTIAL_CHAIN
+    )  # trusts the certificate itself, regardless of its signer
     client_context.load_verify_locations(certfile)
     received, sent = ssl.MemoryBIO(), ssl.MemoryBIO()
     server = server_context.wrap_bio(received, sent, server_side=True)
     client = client_context.wrap_bio(sent, received)
-    for _ in range(4):  # the flights of a handshake, and one to spare
+    for _ in range(4):  # the flights of a handshake, and a spare one
         for side in (client, server):
             try:
                 side.do_handshake()

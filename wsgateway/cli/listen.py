@@ -13,7 +13,7 @@ from wsgateway.text import escape_controls, mask_url
 
 
 def run(url: str) -> int:
-    """Listen at `url` until the connection is closed or Ctrl-C is pressed; the exit code."""
+    """Listen at `url` until the connection is closed or Ctrl-C is pressed, and return the exit code."""
     with contextlib.suppress(KeyboardInterrupt):
         return asyncio.run(_listen(client.websocket_url(url)))
     return 0
@@ -52,7 +52,7 @@ def _reason_of(error: Exception) -> str:
     if isinstance(error, InvalidStatus):
         status, target = error.response.status_code, error.response.headers.get("location", "")
         if target and 300 <= status <= 399:
-            return f"the server answers {status} and points to {mask_url(target)}; give that URL if it is yours"
+            return f"the server answers {status} and redirects to {mask_url(target)}; give that URL if it is yours"
     return str(error)
 
 

@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    """Run a command without click's own `main`, which prints errors and exits in its own way."""
+    """Run a command without click's own `main`, which would print errors and exit itself."""
     try:
         with command_line.make_context("wsgateway", arguments) as ctx:
             code: int = command_line.invoke(ctx)
@@ -80,7 +80,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _report(error: click.UsageError) -> int:
-    """Print what is wrong with the command line, and also what is wrong with the settings."""
+    """Print the mistakes of the command line, and also those of the settings."""
     complain(usage_sentence(error))
     if isinstance(error, UnknownWords) and error.ctx is not None and "config" in error.ctx.params:
         try:

@@ -1,4 +1,4 @@
-"""Probes the proxy in front of a gateway, with requests that a page and its visitor make. It judges no answer."""
+"""Probes the proxy in front of a gateway, with requests of a page and its visitor. Does not judge the answers."""
 
 import asyncio
 import os
@@ -50,11 +50,11 @@ async def probe(url: str, *, api_key: str | None = None) -> Probe:
 
 
 def opened_to_strangers(url: str, api_key: str | None) -> str:
-    """Return which request through `url` makes its caller local, in words; empty if none does.
+    """Return which request through `url` makes its caller local, in words; empty if no request does.
 
-    Only a local caller gets `/info` without a key; with a key, the answer says whether its caller is local. A stranger
-    may send any `Host`. A proxy that forwards it is tested with `localhost`, and one that replaces it with a name that
-    is not local, which distinguishes the proxy from the gateway itself on this host.
+    Only a local caller gets `/info` without a key. With a key, the answer contains whether its caller is local. A
+    stranger may send any `Host`. A proxy that forwards it is tested with `localhost`. On this host, a name that is not
+    local distinguishes a proxy that replaces `Host` from the gateway itself.
     """
     parts = urlsplit(url)
     names = [STRANGER] if is_loopback(parts.hostname or "") else [parts.netloc.rpartition("@")[2], "localhost"]
@@ -63,12 +63,12 @@ def opened_to_strangers(url: str, api_key: str | None) -> str:
             return f"a request for the host {name!r} gets /info without a key"
         shown = _caller_as(url, name, api_key) if api_key else None
         if shown is not None and shown["local"] is True:
-            return f"a request for the host {name!r} counts as local, so only the api_key keeps strangers out"
+            return f"a request for the host {name!r} counts as local, so only the api_key protects it from strangers"
     return ""
 
 
 def _caller_as(url: str, host: str, api_key: str | None) -> dict[str, Any] | None:
-    """Return how a gateway sees the caller of `/info` who asks for `host`; None if the answer does not say."""
+    """Return how a gateway sees a caller that requests `/info` of `host`; None if that is not known."""
     try:
         shown = client.request("GET", f"{url}/info?limit=1", token=api_key, host=host)
     except (OSError, ValueError, SendError):

@@ -113,7 +113,7 @@ def _carry_out(remote: Remote, run: Callable[[], int]) -> int:
         return 2
     except Unanswered as exc:
         where = mask_url(remote.url)
-        complain(f"nobody answers at {where}: {exc}; does `wsgateway serve` run, with its admin interface?")
+        complain(f"no server answers at {where}: {exc}; does `wsgateway serve` run, with its admin interface?")
     return 1
 
 
@@ -157,11 +157,11 @@ BUSY = frozenset({GatewayState.STARTING, GatewayState.RUNNING, GatewayState.STOP
         ["--timeout"],
         callback=seconds,
         metavar="SECONDS",
-        help="stop waiting after so many seconds (the server's own limit)",
+        help="seconds to wait at most (the server's own limit)",
     ),
 )
 def _drain(remote: Remote, timeout: float | None) -> int:
-    """Drain the server. Return 1 if clients are left after `timeout`; the server then goes on draining."""
+    """Drain the server. Return 1 if clients are left after `timeout`; the server then continues to drain."""
     until = math.inf if timeout is None else time.monotonic() + timeout
     closed = 0
     while True:
@@ -283,7 +283,7 @@ def _settings_of(changes: Sequence[str]) -> dict[str, Any]:
     return values
 
 
-# Its processes and connections
+# Its nodes and connections
 
 
 NODES = {
@@ -342,11 +342,11 @@ def _close(
     remote: Remote, gateway_id: str, connections: Sequence[str], all_of_them: bool, code: int, reason: str
 ) -> int:
     if bool(connections) == all_of_them:
-        raise ValueError("which connections? give their ids, or --all")
+        raise ValueError("name the connections to close by their ids, or use --all")
     body: dict[str, Any] = {"code": code, "reason": reason}
     body |= {"all": True} if all_of_them else {"connections": list(connections)}
     answer = remote.ask("POST", _path_of(gateway_id) + "/connections/close", body)
-    rest = "" if answer["complete"] else ", but not every process has answered; run the command again"
+    rest = "" if answer["complete"] else ", but not every node has answered; run the command again"
     remote.show(answer, f"{answer['closed']} closed{rest}")
     if all_of_them or answer["closed"]:
         return 0

@@ -8,7 +8,7 @@ from wsgateway.admin.app import AdminApp
 from wsgateway.cli.terminal import discard_output
 from wsgateway.config.settings import Settings
 from wsgateway.config.values import Startup
-from wsgateway.descriptors import raise_most_files
+from wsgateway.descriptors import raise_file_limit
 from wsgateway.exceptions import GatewayError, ListenError, StartError
 from wsgateway.gateway.registry import GatewayState
 from wsgateway.logs import limit_repeats, log_to_terminal, logger, mask_queries
@@ -20,12 +20,12 @@ from wsgateway.text import escape_controls
 
 
 def run(store: Store) -> int:
-    """Serve the gateways of `store` until a signal, and return the exit code: 3 if none that should run does.
+    """Serve the gateways of `store` until a signal, and return the exit code: 3 if no gateway that should run does.
 
     Raise `ConfigError`, and `StartError` if the admin interface cannot be served.
     """
     store.read()
-    raise_most_files()  # each client is one
+    raise_file_limit()  # each client takes one
     log_to_terminal()
     mask_queries()
     limit_repeats()
@@ -61,7 +61,7 @@ async def _run(store: Store) -> int:
         try:
             print("\n".join(map(escape_controls, _welcome(supervisor, admin).splitlines())), flush=True)
         except OSError:
-            discard_output()  # its reader has ended, or a disk is full; the server goes on
+            discard_output()  # its reader has ended, or a disk is full; the server continues
         async with asyncio.TaskGroup() as tasks:
             watching = tasks.create_task(_stop_if_given_up(supervisor, stop))
             await stop.wait()
@@ -79,7 +79,7 @@ async def _reload(supervisor: Supervisor) -> None:
     try:
         await supervisor.reload()
     except GatewayError as exc:
-        logger.error("the settings file is not applied, every gateway goes on as before: %s", exc)
+        logger.error("the settings file is not applied, every gateway continues as before: %s", exc)
 
 
 async def _serve_admin(supervisor: Supervisor, store: Store, stack: AsyncExitStack) -> str:

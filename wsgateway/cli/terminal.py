@@ -1,5 +1,7 @@
-"""Standard input and output of the commands. Text from other people never controls a terminal, and a character that
-cannot be shown never ends a command."""
+"""Standard input and output of the commands.
+
+Text from other people never controls a terminal, and a character that cannot be shown never ends a command.
+"""
 
 import io
 import json
@@ -22,7 +24,7 @@ def prepare_output() -> None:
 
 def discard_output() -> None:
     """Discard everything that is still written to standard output, because its reader has ended (`| head`)."""
-    with suppress(OSError, ValueError, AttributeError):  # standard output may be no file at all
+    with suppress(OSError, ValueError, AttributeError):  # standard output may not be a file
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, sys.stdout.fileno())
         os.close(null)
@@ -62,9 +64,9 @@ def read_line() -> str:
 
 
 def read_lines() -> Iterator[str]:
-    """Yield each line of standard input without its line end. Print a complaint for each that is not UTF-8.
+    """Yield each line of standard input without its line end. Print a complaint for each line that is not UTF-8.
 
-    Meant for a daemon thread: it shares no lock with `sys.stdin`, which the interpreter closes when it exits.
+    Meant for a daemon thread, because it shares no lock with `sys.stdin`, which the interpreter closes when it exits.
     """
     if sys.stdin is None:
         return

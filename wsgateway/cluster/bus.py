@@ -16,7 +16,7 @@ from wsgateway.metrics import Metrics
 
 OUTBOX_MESSAGES = 10_000
 OUTBOX_BYTES = 32 * 1024 * 1024
-"""What may wait for a broker that is slow or unavailable. At either limit the oldest message is dropped."""
+"""Limits of the messages that wait for a slow or unavailable broker. At either limit, the oldest is dropped."""
 
 OPEN_TIMEOUT = 2.0
 """Seconds to open a link, and again until the first probe returns."""
@@ -34,7 +34,7 @@ BASE_BACKOFF = 0.1
 BATCH = 500
 """Messages that are passed to the link together."""
 
-TURN = 100
+READS_PER_ITERATION = 100
 """Messages that are read in one iteration of the event loop."""
 
 PROBE = b"\xc1"
@@ -195,7 +195,7 @@ class Bus:
                 else:
                     self._metrics.broker_received += 1
                     self._received(topic, data)
-            if count >= TURN:
+            if count >= READS_PER_ITERATION:
                 count = 0
                 await asyncio.sleep(0)  # `receive` may return without waiting
 

@@ -1,4 +1,4 @@
-"""One node of a gateway: what it reports to the other nodes, and what it does for them.
+"""One node of a gateway: its reports to the other nodes, and its services for them.
 
 The caller passes how to deliver messages. Knows no connections and no particular broker.
 """
@@ -34,7 +34,7 @@ from wsgateway.cluster.envelopes import (
 )
 from wsgateway.cluster.nodes import Nodes, NodeState, node_of
 from wsgateway.cluster.sequences import Sequences
-from wsgateway.exceptions import EnvelopeError, NodeError
+from wsgateway.exceptions import EnvelopeError
 from wsgateway.logs import GatewayLog
 from wsgateway.messages import Message, Sent
 from wsgateway.metrics import Metrics
@@ -54,7 +54,7 @@ NODE_LINES = 10
 
 @dataclass(slots=True)
 class Local:
-    """What a node does for the others.
+    """The services of a node for the other nodes.
 
     `deliver` sends a message to all connections of this node, or to those with the given ids. `operations` are the
     functions that other nodes may call, by name.
@@ -63,50 +63,6 @@ class Local:
     deliver: Callable[[Message, Sequence[str] | None], Sent]
     describe: Callable[[], Info]
     operations: Mapping[str, Callable[[dict[str, Any]], Awaitable[Any]]]
-
-
-class SingleNode:
-    """The cluster of a gateway without a broker, whose only node is this process. Has the methods of `Cluster`."""
-
-    node = ""
-    is_up = True
-    is_serving = True
-    has_broker = False
-    failure = ""
-
-    def __init__(self) -> None:
-        self.nodes = Nodes()
-
-    async def start(self) -> None:
-        """Do nothing, because there is no broker to join."""
-
-    async def aclose(self) -> None:
-        """Do nothing, because there is no broker to leave."""
-
-    def notify(self) -> None:
-        """Do nothing, because there is no other node."""
-
-    def is_remote(self, conn_id: str) -> bool:
-        return False
-
-    def split(self, recipients: Iterable[Any]) -> tuple[Iterable[Any], Sequence[str]]:
-        """Return all `recipients` as those of this node."""
-        return recipients, ()
-
-    def publish(self, message: Message, ids: Sequence[str] | None, *, acknowledge: bool) -> PendingAcks | None:
-        """Do nothing, because there is no other node."""
-
-    async def collect(self, here: Sent, pending: PendingAcks) -> Sent:
-        return here
-
-    async def ask(self, node_id: str, operation: str, **arguments: Any) -> Any:
-        raise NodeError(f"node {node_id!r} cannot be reached, the gateway has no broker")
-
-    async def ask_within(self, seconds: float, node_id: str, operation: str, **arguments: Any) -> Any:
-        raise NodeError(f"node {node_id!r} cannot be reached, the gateway has no broker")
-
-    async def ask_all(self, operation: str, **arguments: Any) -> dict[str, Any]:
-        return {}
 
 
 class Cluster:

@@ -37,7 +37,7 @@ Name = Annotated[str, msgspec.Meta(max_length=255, pattern=r"\A[^\x00-\x1f\x7f-\
 
 
 class Info(msgspec.Struct, frozen=True, kw_only=True):
-    """What a node reports about itself. `age` is seconds since its process began."""
+    """The report of a node about itself. `age` is seconds since its process began."""
 
     host: Name
     pid: Annotated[int, msgspec.Meta(ge=0, le=2**32)]
@@ -73,7 +73,7 @@ class Delivery(_Envelope, frozen=True, tag=1):
 
 
 class Ack(_Envelope, frozen=True, tag=2):
-    """How many recipients a message had in one node."""
+    """The number of recipients that a message had in one node."""
 
     ask: Count
     recipients: Count

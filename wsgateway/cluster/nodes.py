@@ -20,7 +20,7 @@ def node_of(conn_id: str) -> str:
 
 
 class NodeState(enum.StrEnum):
-    """Whether a node is alive. `lost`: its heartbeat is overdue, or it was seen dying. `left`: it has reported that."""
+    """Whether a node is alive; LOST if its heartbeat is overdue or it was seen dying, LEFT if it has left by itself."""
 
     ALIVE = "alive"
     LOST = "lost"

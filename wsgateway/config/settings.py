@@ -59,7 +59,7 @@ class _Declared:
 class Settings(_Declared):
     """The settings of one gateway. Times are in seconds, sizes in bytes. Raises `ConfigError` with every mistake.
 
-    The `repr` masks secrets, so it can stand in a log or an error report.
+    The `repr` masks secrets, so it can appear in a log or an error report.
     """
 
     id: str = setting("default", "name of the gateway, unique without regard to case", kind=Kind.ID)
@@ -67,7 +67,7 @@ class Settings(_Declared):
     port: int = setting(10125, "port to listen on; 0 means any free port", least=0, most=65535)
     uds: str | None = setting(None, "path of a Unix socket to listen on instead of a port", kind=Kind.PATH)
     uds_mode: str = setting(
-        "660", "permissions of the Unix socket, in octal; they decide who may connect", kind=Kind.MODE
+        "660", "permissions of the Unix socket, in octal; they restrict which users may connect", kind=Kind.MODE
     )
     listener: object = setting(
         None, "`package.module:Name`, `package.module`, `path/file.py:Name`, or `path/file.py`", kind=Kind.LISTENER

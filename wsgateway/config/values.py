@@ -46,7 +46,7 @@ class Kind(enum.Enum):
 
 
 class SlowPolicy(enum.StrEnum):
-    """What happens to a message that does not fit into a connection's outbox."""
+    """The policy for a message that does not fit into a connection's outbox."""
 
     DISCONNECT = "disconnect"
     DROP_OLDEST = "drop_oldest"

@@ -30,7 +30,7 @@ _SERVICE = re.compile(
 link. Another one, `…_PORT`, may also be the variable of a setting."""
 
 _SERVICE_URL = re.compile(r"(?:tcp|udp|sctp)://", re.IGNORECASE)
-"""How the value of `…_PORT` begins if Kubernetes has set it."""
+"""Prefix of the value of `…_PORT` if Kubernetes has set it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ def read_secret(name: str, path: str) -> str | tuple[str, ...]:
     except ValueError as exc:
         raise ValueError(f"cannot read {name} from {path!r}: the file {exc}") from None
     if not words:
-        raise ValueError(f"there is no {content} in {path!r}, write one into it, or remove the variable")
+        raise ValueError(f"{path!r} does not contain a {content}, write one into it, or remove the variable")
     return tuple(words) if name == "api_key" else " ".join(words)
 
 

@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import cast
 
@@ -10,17 +11,17 @@ from starlette.types import Receive, Scope, Send
 
 from wsgateway.auth.rules import Rules
 from wsgateway.config.settings import Settings
-from wsgateway.descriptors import UNLIMITED, most_files
+from wsgateway.descriptors import UNLIMITED, file_limit
 from wsgateway.exceptions import Refusal, Refused
 from wsgateway.gateway.drain import Drain
 from wsgateway.gateway.http.paths import sender_of
+from wsgateway.gateway.http.problems import deny, report_refusal
 from wsgateway.hub.connection import Connection, WatchedConnection
 from wsgateway.hub.hub import Hub
-from wsgateway.hub.loops import Home
-from wsgateway.hub.unawaited import is_development
 from wsgateway.limits import RateLimits
 from wsgateway.listeners.dispatcher import Dispatcher
 from wsgateway.logs import GatewayLog
+from wsgateway.loops import Home
 from wsgateway.metrics import Metrics
 from wsgateway.protocols import plain
 from wsgateway.protocols.session import STOPPING, Session
@@ -28,6 +29,7 @@ from wsgateway.transports.asgi import AsgiTransport
 from wsgateway.transports.native import NativeTransport
 from wsgateway.transports.peer import ClientTransport
 from wsgateway.transports.takeover import EXTENSION, Takeover
+from wsgateway.unawaited import is_development
 
 SPARE_DESCRIPTORS = 64
 """Open files that are not left to clients if `max_connections` is not set."""
@@ -36,9 +38,9 @@ CROWDED = 0.8
 """Fraction of `max_connections` from which a warning is logged."""
 
 
-def most_clients(settings: Settings) -> int:
+def client_limit(settings: Settings) -> int:
     """Return how many clients this process can have: `max_connections`, or fewer if it may not open enough files."""
-    return min(settings.max_connections or UNLIMITED, max(1, most_files() - SPARE_DESCRIPTORS))
+    return min(settings.max_connections or UNLIMITED, max(1, file_limit() - SPARE_DESCRIPTORS))
 
 
 class Admission:
@@ -70,10 +72,10 @@ class Admission:
         self._on_ended = self._remove  # bound once, not for each client
         self._server_stops = drain.begin_with_server
         self._by_address: Counter[str] = Counter()
-        self._most = most_clients(settings)
-        if settings.max_connections > self._most:
+        self._client_limit = client_limit(settings)
+        if settings.max_connections > self._client_limit:
             text = "max_connections is %d, and %d open files are enough for %d clients: raise the limit (ulimit -n)"
-            log.warning(text, settings.max_connections, most_files(), self._most)
+            log.warning(text, settings.max_connections, file_limit(), self._client_limit)
         self._is_crowded = False
         self._connects = RateLimits(settings.connect_rate, settings.connect_burst)
 
@@ -132,13 +134,15 @@ class Admission:
         if self._drain.is_begun:  # the handshake began before the drain
             return STOPPING
         count, settings = len(self._drain.sessions), self._settings
-        if count >= self._most * CROWDED and not self._is_crowded:
+        if count >= self._client_limit * CROWDED and not self._is_crowded:
             self._is_crowded = True
-            self._log.warning("%d of at most %d clients are connected (max_connections)", count, self._most)
-        elif count < self._most * CROWDED * 0.9:
+            self._log.warning("%d of at most %d clients are connected (max_connections)", count, self._client_limit)
+        elif count < self._client_limit * CROWDED * 0.9:
             self._is_crowded = False
-        if count >= self._most:
-            return Refusal(503, "capacity", f"{self._most} clients are connected, try again later (max_connections)")
+        if count >= self._client_limit:
+            return Refusal(
+                503, "capacity", f"{self._client_limit} clients are connected, try again later (max_connections)"
+            )
         if address and 0 < settings.max_connections_per_address <= self._by_address[address]:
             return Refusal(429, "per_address", "too many clients from this address (max_connections_per_address)")
         if not self._connects.allows(address, time.monotonic()):
@@ -147,19 +151,18 @@ class Admission:
 
     def _report(self, scope: Scope, refused: Refused, conn: Connection) -> None:
         """Count and log a refused handshake."""
-        sender, refusal = sender_of(scope), refused.refusal
-        self._metrics.refusals[refusal.kind] += 1
+        refusal = refused.refusal
         if refusal.kind != "handshake":
-            log = self._log.limited(f"handshake {refusal.kind}")
-            log.warning("refused a handshake from %s: %s", sender, refusal)
+            report_refusal(scope, refusal, "a handshake", key="handshake", metrics=self._metrics, log=self._log)
         else:  # by the listener
+            self._metrics.refusals[refusal.kind] += 1
             log = self._log.limited(f"on_handshake {refused.status}")
-            log.warning("on_handshake refused %s: %s", sender, refused, extra={"conn": conn.id})
+            log.warning("on_handshake refused %s: %s", sender_of(scope), refused, extra={"conn": conn.id})
 
     async def _refuse(
         self, scope: Scope, send: Send, refused: Refused, conn: Connection, transport: ClientTransport
     ) -> None:
-        try:
+        with suppress(OSError):  # the client has disconnected
             if refused.close is not None:
                 # a browser that offered subprotocols reports 1006 unless one of them is chosen
                 chosen = next(iter(conn.subprotocols), None)
@@ -167,8 +170,6 @@ class Admission:
             else:
                 transport.release()
                 await deny(scope, send, refused.status, refused.reason)
-        except OSError:  # the client has disconnected
-            pass
 
     def _remove(self, session: Session) -> None:
         if session not in self._drain.sessions:
@@ -180,14 +181,11 @@ class Admission:
             del self._by_address[address]
 
 
-async def deny(scope: Scope, send: Send, status: int, detail: str) -> None:
-    """Answer a handshake with `status`, or with an empty 403 on a server without ASGI's `websocket.http.response`."""
-    if "websocket.http.response" not in scope.get("extensions", {}):
-        await send({"type": "websocket.close", "code": 1008, "reason": ""})
-        return
-    body = detail.encode(errors="replace")
-    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
-    if status in (429, 503):
-        headers.append((b"retry-after", b"5"))
-    await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
-    await send({"type": "websocket.http.response.body", "body": body})
+async def refuse(
+    scope: Scope, receive: Receive, send: Send, refusal: Refusal, *, metrics: Metrics, log: GatewayLog
+) -> None:
+    """Refuse a handshake that reaches no `Admission`."""
+    report_refusal(scope, refusal, "a handshake", key="handshake", metrics=metrics, log=log)
+    await receive()
+    with suppress(OSError):  # the client has disconnected
+        await deny(scope, send, refusal.status, str(refusal))

@@ -10,9 +10,9 @@ from typing import Any
 
 from wsgateway.auth.masking import shown_headers, shown_parameters, shown_subprotocols
 from wsgateway.closing import check_close
-from wsgateway.cluster.cluster import Cluster, SingleNode
 from wsgateway.cluster.envelopes import Info
 from wsgateway.cluster.questions import Close, Describe, Rows, Search, Send, arguments_of
+from wsgateway.cluster.single import AnyCluster
 from wsgateway.exceptions import EnvelopeError
 from wsgateway.gateway.registry import GatewayState
 from wsgateway.hub.connection import Connection
@@ -43,7 +43,7 @@ class Answers:
         hub: Hub,
         metrics: Metrics,
         state: Callable[[], GatewayState],
-        cluster: Callable[[], Cluster | SingleNode],
+        cluster: Callable[[], AnyCluster],
         send: SendMessage,
     ) -> None:
         self._gateway_id = gateway_id
@@ -74,7 +74,7 @@ class Answers:
             messages_in=metrics.messages_in,
             messages_out=metrics.messages_out,
             dropped=sum(metrics.dropped.values()),
-            slow=metrics.slow,
+            slow=metrics.too_slow,
             errors=sum(metrics.hook_errors.values()),
         )
 

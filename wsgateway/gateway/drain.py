@@ -94,13 +94,21 @@ class Drain:
             self.begin()
 
     async def wait(self) -> None:
-        """Wait until no connection and no running hook is left. After `drain` seconds, abandon the rest (step 7)."""
+        """Wait until no connection and no running hook is left. After `drain` seconds, abandon the rest (step 7).
+
+        If the caller is cancelled, abandon the rest immediately.
+        """
         try:
             async with asyncio.timeout(self._seconds):
                 await self._until_idle()
         except TimeoutError:
             self._log.warning("after %g s (drain), the remaining connections and hooks are abandoned", self._seconds)
             await self._abandon()
+        except asyncio.CancelledError:
+            self._log.warning("the stop was cancelled, the remaining connections and hooks are abandoned")
+            self._abort()
+            self._dispatcher.discard(closes=True)
+            raise
 
     async def _until_idle(self) -> None:
         await self._empty.wait()
@@ -108,11 +116,14 @@ class Drain:
 
     async def _abandon(self) -> None:
         """Abort sockets and abandon hooks. The `on_client_close` of the aborted sockets are abandoned last."""
-        for session in tuple(self.sessions):
-            session.abort()
+        self._abort()
         self._dispatcher.discard(closes=False)
         try:
             async with asyncio.timeout(LINGER):
                 await self._until_idle()
         except TimeoutError:
             self._dispatcher.discard(closes=True)
+
+    def _abort(self) -> None:
+        for session in tuple(self.sessions):
+            session.abort()

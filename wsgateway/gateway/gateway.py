@@ -10,25 +10,25 @@ from typing import Any, Unpack
 from starlette.types import Receive, Scope, Send
 
 from wsgateway.auth.rules import Rules
-from wsgateway.cluster.cluster import Cluster, SingleNode
+from wsgateway.cluster.single import AnyCluster, SingleNode
 from wsgateway.config.exposure import own_uid
 from wsgateway.config.settings import Options, Settings
 from wsgateway.exceptions import GatewayError, GatewayNotRunning, GatewayStopping, Refusal, StartError
-from wsgateway.gateway.admission import deny
-from wsgateway.gateway.http.paths import relative_path, relative_scope, sender_of
+from wsgateway.gateway.admission import refuse
+from wsgateway.gateway.http.paths import relative_path, relative_scope
 from wsgateway.gateway.http.routes import router
 from wsgateway.gateway.http.send import SendGuard
 from wsgateway.gateway.registry import GatewayState, registry
 from wsgateway.gateway.running import Running, log_exposure, open_log, parts_of, reason_of, running
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.hub import Connections
-from wsgateway.hub.loops import Home, call_from_thread, call_on, wrong_loop
 from wsgateway.hub.recording import Recording
-from wsgateway.hub.unawaited import is_development, watched
 from wsgateway.listeners.dispatcher import check_recipients
 from wsgateway.logs import flush_log, warn_if_unseen
+from wsgateway.loops import Home, call_from_thread, call_on, wrong_loop
 from wsgateway.messages import Sent
 from wsgateway.transports.takeover import EXTENSION
+from wsgateway.unawaited import is_development, watched
 
 _ACTIVE = (GatewayState.STARTING, GatewayState.RUNNING, GatewayState.STOPPING)
 
@@ -37,7 +37,7 @@ _ALONE = SingleNode()
 
 
 class Gateway:
-    """A WebSocket gateway: mount it, `app.mount("/live", gateway)`, or serve it alone.
+    """A WebSocket gateway. Mount it with `app.mount("/live", gateway)`, or serve it alone.
 
     `options` are fields of `wsgateway.config.settings.Settings`; `settings` gives all of them. Nothing is read from
     files or the environment. Raise `ConfigError` with every mistake. The listener is made when the gateway starts.
@@ -103,7 +103,7 @@ class Gateway:
         return self._hub.connections
 
     @property
-    def cluster(self) -> Cluster | SingleNode:
+    def cluster(self) -> AnyCluster:
         """The nodes of this gateway; while it does not run, this process alone."""
         return _ALONE if self._running is None else self._running.cluster
 
@@ -136,7 +136,7 @@ class Gateway:
         """
         home = self._home
         if home is not None and not home.is_here() and self._runs_elsewhere():
-            raise wrong_loop("gateway.send", "in a thread, use gateway.send_from_thread(...)")
+            raise wrong_loop("gateway.send", "in a thread, use gateway.send_from_thread(...)", owner="the gateway")
         if connections is not None:
             check_recipients("connections", connections)
         if self._is_new:
@@ -287,15 +287,17 @@ class Gateway:
             if self.state is not GatewayState.RUNNING or self._running is None:
                 return
             self._state = GatewayState.STOPPING
-            async with self._stack.pop_all():
-                self.log.info("stopping%s, %d connections are closed", self._where, len(self.connections))
-                self._running.cluster.notify()
-                self._running.drain.begin()
-                await self._running.drain.wait()
-                with suppress(GatewayError):  # it is logged, and the gateway still stops
-                    await self._running.dispatcher.run("on_stop")
-            self._state = GatewayState.STOPPED
-            self.log.info("stopped%s", self._where)
+            try:
+                async with self._stack.pop_all():
+                    self.log.info("stopping%s, %d connections are closed", self._where, len(self.connections))
+                    self._running.cluster.notify()
+                    self._running.drain.begin()
+                    await self._running.drain.wait()
+                    with suppress(GatewayError):  # it is logged, and the gateway still stops
+                        await self._running.dispatcher.run("on_stop")
+            finally:  # also if the caller is cancelled
+                self._state = GatewayState.STOPPED
+                self.log.info("stopped%s", self._where)
             await asyncio.to_thread(flush_log)  # some servers end the process by a signal next, without `atexit`
 
     @asynccontextmanager
@@ -324,7 +326,7 @@ class Gateway:
         """Belong to the caller's event loop from now on. Raise `RuntimeError` while running on another one."""
         if self._runs_elsewhere():
             instead = f"call it there, in a thread with asyncio.run_coroutine_threadsafe({what}(...), loop)"
-            raise wrong_loop(what, instead)
+            raise wrong_loop(what, instead, owner="the gateway")
         if self._home is None or not self._home.is_here():
             self._home, self._lock = Home(), asyncio.Lock()
 
@@ -380,12 +382,7 @@ class Gateway:
             await self._running.admission.admit(scope, receive, send, path=path)
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send, refusal: Refusal) -> None:
-        self.metrics.refusals[refusal.kind] += 1
-        log = self.log.limited(f"handshake {refusal.kind}")
-        log.warning("refused a handshake from %s: %s", sender_of(scope), refusal)
-        await receive()
-        with suppress(OSError):  # the client has disconnected
-            await deny(scope, send, refusal.status, str(refusal))
+        await refuse(scope, receive, send, refusal, metrics=self.metrics, log=self.log)
 
     async def _handle_lifespan(self, receive: Receive, send: Send) -> None:
         await receive()

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from wsgateway.closing import check_close
-from wsgateway.cluster.cluster import Cluster, SingleNode
 from wsgateway.cluster.envelopes import Info
 from wsgateway.cluster.nodes import NodeState, node_of
+from wsgateway.cluster.single import AnyCluster
 from wsgateway.exceptions import NodeError
 from wsgateway.gateway.answers import Answers
 from wsgateway.gateway.registry import GatewayState
@@ -22,13 +22,13 @@ from wsgateway.metrics import Samples
 class Inspector:
     """Inspects one gateway in all its nodes. A node that does not answer in time is left out, and logged."""
 
-    def __init__(self, answers: Answers, cluster: Callable[[], Cluster | SingleNode]) -> None:
+    def __init__(self, answers: Answers, cluster: Callable[[], AnyCluster]) -> None:
         self._answers = answers
         self._current_cluster = cluster
         self._counting: asyncio.Future[dict[str, dict[str, float]]] | None = None
 
     @property
-    def _cluster(self) -> Cluster | SingleNode:
+    def _cluster(self) -> AnyCluster:
         return self._current_cluster()
 
     # The nodes
@@ -57,7 +57,7 @@ class Inspector:
         others = (await self._count_others(self._cluster)).values()
         return {name: value + sum(totals.get(name, 0) for totals in others) for name, value in own.items()}
 
-    async def _count_others(self, cluster: Cluster | SingleNode) -> dict[str, dict[str, float]]:
+    async def _count_others(self, cluster: AnyCluster) -> dict[str, dict[str, float]]:
         """Return the totals of every other node. Concurrent callers share one request."""
         if not cluster.has_broker:
             return {}

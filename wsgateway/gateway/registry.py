@@ -1,4 +1,4 @@
-"""What the gateways of one process share: the started gateways by id, and the watchdog of each event loop.
+"""The state that the gateways of one process share: the started gateways by id, and the watchdog of each event loop.
 
 The only module state of the package. Knows no gateway.
 """

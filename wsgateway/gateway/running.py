@@ -13,7 +13,8 @@ from pathlib import Path
 
 from wsgateway.auth.rules import Rules
 from wsgateway.cluster.brokers import Open, opener
-from wsgateway.cluster.cluster import Cluster, Local, SingleNode
+from wsgateway.cluster.cluster import Cluster, Local
+from wsgateway.cluster.single import AnyCluster, SingleNode
 from wsgateway.config.exposure import outside_of_process
 from wsgateway.config.settings import Settings, serves_outside
 from wsgateway.exceptions import ConfigError, HookError, ListenerError, StartError
@@ -55,7 +56,7 @@ class Parts:
         rules: Rules,
         *,
         status: Callable[[], tuple[GatewayState, str]],
-        cluster: Callable[[], Cluster | SingleNode],
+        cluster: Callable[[], AnyCluster],
         send_guard: SendGuard,
         find_guard: Callable[[str], SendGuard],
     ) -> RouteContext:
@@ -80,7 +81,7 @@ def parts_of(
     *,
     version: str,
     state: Callable[[], GatewayState],
-    cluster: Callable[[], Cluster | SingleNode],
+    cluster: Callable[[], AnyCluster],
     send: SendMessage,
 ) -> Parts:
     """Create the parts that exist from the beginning. Raise `ConfigError` if the broker's package is not installed."""
@@ -115,7 +116,7 @@ class Running:
     """The parts of a gateway that exist only while it runs."""
 
     hooks: Hooks
-    cluster: Cluster | SingleNode
+    cluster: AnyCluster
     dispatcher: Dispatcher
     drain: Drain
     admission: Admission
@@ -164,12 +165,12 @@ async def running(
         await cluster.start()
         try:
             yield Running(hooks, cluster, dispatcher, drain, admission, watchdog, metrics)
-        except GeneratorExit:  # the event loop ends before the gateway was stopped: nothing can be awaited any more
+        except GeneratorExit:  # the event loop ends before the gateway was stopped, so nothing can be awaited any more
             stack.pop_all()
             raise
 
 
-def _cluster_of(parts: Parts) -> Cluster | SingleNode:
+def _cluster_of(parts: Parts) -> AnyCluster:
     """Return the cluster of a gateway, which has a single node without a broker."""
     if parts.open_link is None:
         return SingleNode()

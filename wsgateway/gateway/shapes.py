@@ -146,7 +146,7 @@ class GatewayList(Struct, frozen=True):
 
 
 class Drained(Struct, frozen=True):
-    """How many connections a drain has closed."""
+    """The number of connections that a drain has closed."""
 
     closed: Count
     gateways: list[GatewayInfo]
@@ -168,7 +168,7 @@ class ConnectionList(Struct, frozen=True):
 
 
 class Closed(Struct, frozen=True):
-    """How many connections are being closed, and whether every node has answered."""
+    """The number of connections that are being closed, and whether every node has answered."""
 
     closed: Count
     complete: bool

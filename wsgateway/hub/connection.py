@@ -1,4 +1,4 @@
-"""One connection: what its request carried, and its outbox.
+"""One connection: its request and its outbox.
 
 Knows neither sockets nor listeners. A transport carries the bytes, and `wake` notifies it.
 """
@@ -14,17 +14,17 @@ from typing import Any, Protocol, assert_never
 from starlette.datastructures import QueryParams, State
 
 from wsgateway.addresses import plain_address
-from wsgateway.closing import SLOW, check_close
+from wsgateway.closing import TOO_SLOW, check_close
 from wsgateway.config.settings import Settings
 from wsgateway.config.values import SlowPolicy
-from wsgateway.hub.loops import Home, call_from_thread, wrong_loop
 from wsgateway.hub.recording import Recording
 from wsgateway.hub.request import Headers, compact, cookies_of, headers_of, subprotocols_of
-from wsgateway.hub.unawaited import WatchedCoroutine, marked
 from wsgateway.limits import Backlog
 from wsgateway.logs import GatewayLog
+from wsgateway.loops import Home, call_from_thread, wrong_loop
 from wsgateway.messages import Message, encode
 from wsgateway.metrics import Metrics
+from wsgateway.unawaited import WatchedCoroutine, marked
 
 
 class Transport(Protocol):
@@ -98,7 +98,9 @@ class Connection:
         self._home = home or Home()
         self._metrics = metrics
         self._policy = settings.slow_policy
-        self._outbox: deque[Message] | None = None  # made when a message has to wait: an empty deque takes 700 bytes
+        self._outbox: deque[Message] | None = (
+            None  # made when a message has to wait, because an empty deque takes 700 bytes
+        )
         self._waiting = Backlog(settings.outbox_messages, settings.outbox_bytes)
         self._close: tuple[int, str] | None = None
         self._on_close: Callable[[Connection], None] | None = None
@@ -114,7 +116,7 @@ class Connection:
         state = "open" if self.is_open else "closed"
         return f"<Connection {self.id} {self.path!r} user={short(self.user)} address={self.address!r} {state}>"
 
-    # What the request carried
+    # The request
 
     @property
     def state(self) -> State:
@@ -168,7 +170,7 @@ class Connection:
         return self._waiting.bytes
 
     async def send(self, message: object) -> bool:
-        """Send `message` to this client, past the listener. Never wait. None sends nothing.
+        """Send `message` to this client, without the listener. Never wait. None sends nothing.
 
         Return True if the outbox accepted it, False if the connection is closed or `slow_policy` dropped the message.
         Raise `MessageError`, a `ValueError`, if it cannot be encoded, and `RuntimeError` on an event loop other than
@@ -176,7 +178,7 @@ class Connection:
         """
         home = self._home
         if get_ident() != home.thread or not home.loop.is_running():  # `is_here`, without another call
-            raise wrong_loop("conn.send", "in a thread, use conn.send_from_thread(...)")
+            raise wrong_loop("conn.send", "in a thread, use conn.send_from_thread(...)", owner="the gateway")
         encoded = encode(message)
         return encoded is not None and self.send_nowait(encoded)
 
@@ -195,6 +197,7 @@ class Connection:
                 "conn.close",
                 "call it in an async def hook, or in a thread with "
                 "asyncio.run_coroutine_threadsafe(conn.close(...), loop), where loop is the gateway's",
+                owner="the gateway",
             )
         check_close(code, reason)
         if self._close is None and self._on_close is None:
@@ -269,11 +272,11 @@ class Connection:
     def close_too_slow(self) -> None:
         """Close a client that is too slow, and drop what waits in its outbox."""
         if self._close is None:
-            self._metrics.slow += 1
+            self._metrics.too_slow += 1
         self._drop(self._waiting.messages, SlowPolicy.DISCONNECT)
         self._outbox = None
         self._waiting.clear()
-        self.close_nowait(SLOW, "slow")
+        self.close_nowait(TOO_SLOW, "slow")
         self._transport.wake()  # a close that had begun already may have waited for what was dropped
 
     # For the transport and the hub

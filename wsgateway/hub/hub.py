@@ -5,12 +5,12 @@ Every place where a message may wait, in the order in which it travels, with its
 in     1. `server.socket`: what one read brought while the inbox was full, at most 256 KB; reading is paused.
           `transports.asgi`: one message while the inbox is full; the rest waits in the server.
        2. `listeners.inbox`: INBOX_MESSAGES (32) messages or INBOX_BYTES (128 KiB); reading is paused until there is
-          space. A message from `gateway.send` or `/send` has an inbox of its own.
+          space. A message from `gateway.send` or `/send` has its own inbox, so it never waits behind another message.
 nodes  3. `cluster.bus`: OUTBOX_MESSAGES (10,000) envelopes or OUTBOX_BYTES (32 MiB); the oldest is
           dropped and counted.
-out    4. `Hub._pending`, broadcasts only: until the event loop iteration ends; past MAX_PENDING (64 KiB) they are
+out    4. `Hub._pending`, broadcasts only: until the event loop iteration ends; beyond MAX_PENDING (64 KiB) they are
           flushed early.
-       5. `Hub._rounds`: a fan-out to more than SLICE (2,000) connections is written over several iterations; past
+       5. `Hub._rounds`: a fan-out to more than SLICE (2,000) connections is written over several iterations; beyond
           MAX_ROUNDS (16) `deliver` writes before it returns.
        6. `hub.connection`, the outbox: `outbox_messages`, `outbox_bytes`; at either, `slow_policy` applies.
        7. The buffer of the server's transport: above its high-water mark the outbox is used instead; without progress
@@ -33,10 +33,10 @@ SLICE = 2000
 """Connections that are written to without letting the event loop serve others in between."""
 
 MAX_PENDING = 64 * 1024
-"""Bytes of messages that wait to be joined into one write; the message that exceeds them is still joined."""
+"""Bytes at which pending broadcasts are flushed early. The message that crosses the limit is included."""
 
 MAX_ROUNDS = 16
-"""Joined writes that may wait behind each other during a large fan-out; past them, `deliver` writes some first."""
+"""Maximum rounds that wait during a large fan-out. Beyond it, `deliver` writes the oldest before it returns."""
 
 
 class Connections(Collection[Connection]):
@@ -48,7 +48,7 @@ class Connections(Collection[Connection]):
         self._by_id = by_id
 
     def __iter__(self) -> Iterator[Connection]:
-        return iter(tuple(self._by_id.values()))  # a snapshot: the body may send, and so close, a connection
+        return iter(tuple(self._by_id.values()))  # a snapshot, because the body may send, and so close, a connection
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -66,7 +66,7 @@ Write = Callable[[bytes], None]
 
 
 def _written(data: bytes) -> None:
-    """Do nothing. It replaces the `write` of a recipient that was written to early."""
+    """Do nothing. It replaces the `write` of a recipient that has already received this round."""
 
 
 class Round:
@@ -81,18 +81,18 @@ class Round:
         self._cursor = iter(self._writes)
         self._places: dict[Connection, int] | None = None  # made by the first `write_to`, which most rounds never see
 
-    def write(self, most: int) -> int:
-        """Write to the next `most` connections. Return how many were waiting.
+    def write(self, limit: int) -> int:
+        """Write to the next `limit` connections. Return how many were waiting.
 
         A write may call anything, including this method.
         """
         waiting, data = length_hint(self._cursor), self.data
-        for write in self._cursor if waiting <= most else islice(self._cursor, most):
+        for write in self._cursor if waiting <= limit else islice(self._cursor, limit):
             write(data)
         return waiting
 
     def write_to(self, conn: Connection) -> bool:
-        """Write to `conn` now. Return False if it is not a recipient or was written to already."""
+        """Write to `conn` now. Return False if it is not a recipient or has already received this round."""
         position = len(self._writes) - length_hint(self._cursor)  # exact for the iterator of a list
         if position and self._recipients[position - 1] is conn:  # the caller runs within the write to `conn`
             return False

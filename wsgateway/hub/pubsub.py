@@ -1,6 +1,6 @@
 """Publishes messages to the connections of this process and to the other nodes of the gateway. Knows no hooks.
 
-Only `Publication.counted` waits.
+Only `Publication.wait` waits.
 """
 
 import enum
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
 from wsgateway.cluster.acks import PendingAcks
-from wsgateway.cluster.cluster import Cluster, SingleNode
+from wsgateway.cluster.single import AnyCluster
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.hub import Hub
 from wsgateway.messages import Message, Sent
@@ -23,7 +23,7 @@ class Everybody(enum.Enum):
 EVERYBODY = Everybody.EVERYBODY
 
 Recipients: TypeAlias = Everybody | Iterable[Connection | str]
-"""`EVERYBODY`, or connections and ids: exactly these, in this order, each once. If it is empty, nothing is sent."""
+"""`EVERYBODY`, or connections and ids, in this order, each once. An empty iterable means no recipients."""
 
 
 class Publication:
@@ -31,24 +31,22 @@ class Publication:
 
     __slots__ = ("_cluster", "_pending", "sent")
 
-    def __init__(self, sent: Sent, cluster: Cluster | SingleNode, pending: PendingAcks | None) -> None:
+    def __init__(self, sent: Sent, cluster: AnyCluster, pending: PendingAcks | None) -> None:
         self.sent = sent
         self._cluster = cluster
         self._pending = pending
 
-    async def counted(self) -> Sent:
+    async def wait(self) -> Sent:
         """Wait at most `broker_timeout` seconds for the counts of the other nodes, and return the counts of all."""
         if self._pending is None:
             return self.sent
         return await self._cluster.collect(self.sent, self._pending)
 
 
-def publish_to_nodes(
-    cluster: Cluster | SingleNode, message: Message, ids: Sequence[str] | None, sent: Sent
-) -> Publication:
-    """Publish `message` to the other nodes, for all their connections or for those with `ids`, and have it counted.
+def publish_to_nodes(cluster: AnyCluster, message: Message, ids: Sequence[str] | None, sent: Sent) -> Publication:
+    """Publish `message` to the other nodes, and request their counts.
 
-    `sent` are the counts of this process.
+    The recipients are all their connections, or those with `ids`. `sent` are the counts of this process.
     """
     return Publication(sent, cluster, cluster.publish(message, ids, acknowledge=True))
 
@@ -56,7 +54,7 @@ def publish_to_nodes(
 class PubSub:
     """Publishes the messages of one gateway. Recipients that are closed or unknown are skipped, logged, and counted."""
 
-    def __init__(self, hub: Hub, cluster: Cluster | SingleNode) -> None:
+    def __init__(self, hub: Hub, cluster: AnyCluster) -> None:
         self._hub = hub
         self._cluster = cluster
 
@@ -73,7 +71,7 @@ class PubSub:
         return sent
 
     def publish(self, message: Message, to: Recipients) -> Publication:
-        """Do the same as `publish_nowait`, and have the message counted, for which `Publication.counted` waits."""
+        """Publish `message`, and request counts from the other nodes. `Publication.wait` waits for them."""
         if to is EVERYBODY:
             return publish_to_nodes(self._cluster, message, None, self._hub.deliver(message, None))
         own, remote = self._cluster.split(to)

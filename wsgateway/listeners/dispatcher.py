@@ -66,7 +66,7 @@ class Dispatcher:
             handshake_timeout=min(settings.hook_timeout, settings.handshake_timeout),
             deliver=self._deliver,
             finished=self._finish,
-            returned=hooks.has_returned,
+            returned=hooks.warn_of_returned,
         )
         self._push = self._runner.push
 
@@ -153,8 +153,8 @@ class Dispatcher:
         if call.error is not None:
             raise HookError("on_message") from call.error
         if message is None and event.message is None:
-            raise MessageError("it is missing, and the listener has set none")
-        return Sent(0, 0, 0) if call.publication is None else await call.publication.counted()
+            raise MessageError("the message is None, and on_message did not set event.message")
+        return Sent(0, 0, 0) if call.publication is None else await call.publication.wait()
 
     def inside_hook(self) -> bool:
         """Return whether the caller runs inside one of this gateway's hooks."""

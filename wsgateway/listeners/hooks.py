@@ -47,7 +47,9 @@ def find_hook(listener: object, hook: str, name: str) -> Any:
         return None
     if not callable(function):
         kind = type(function).__qualname__
-        raise ListenerError(f"{name} of {described(listener)} is not a function but a {kind}, make it a method")
+        raise ListenerError(
+            f"{name} of {described(listener)} has type {kind}, which is not callable; define it as a method"
+        )
     _check_call(listener, hook, name, function)
     return function
 

@@ -81,7 +81,7 @@ class Inbox:
     __slots__ = ("_when_space", "backlog", "calls", "running")
 
     def __init__(self) -> None:
-        self.calls: deque[Call] | None = None  # made when a call has to wait: an empty deque takes 700 bytes
+        self.calls: deque[Call] | None = None  # made when a call has to wait, because an empty deque takes 700 bytes
         self.running: Call | None = None
         self.backlog = Backlog(INBOX_MESSAGES, INBOX_BYTES)
         self._when_space: Callable[[], None] | None = None

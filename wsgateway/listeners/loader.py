@@ -20,8 +20,7 @@ from typing import Any, NamedTuple
 from wsgateway.config.settings import Settings
 from wsgateway.config.values import did_you_mean
 from wsgateway.exceptions import ListenerError
-from wsgateway.listeners.hooks import HOOKS as HOOKS
-from wsgateway.listeners.hooks import advice, described, find_hook, hooks_in, is_async, names_of, near_misses
+from wsgateway.listeners.hooks import HOOKS, advice, described, find_hook, hooks_in, is_async, names_of, near_misses
 from wsgateway.logs import GatewayLog
 
 Hook = Callable[..., Awaitable[object]]
@@ -44,8 +43,8 @@ class Hooks:
     def __init__(self, listener: object, settings: Settings, log: GatewayLog, *, reload: bool = False) -> None:
         """Load and create `listener`, given in any form that the setting allows. `reload` imports its module again.
 
-        Raise `ListenerError` if it cannot be found, loaded, or created, if it has no hook, if a hook that `settings`
-        name is missing, or if a hook cannot be called.
+        Raise `ListenerError` if the listener cannot be found, loaded, or created, or has no hook. Also raise it if a
+        hook that `settings` name is missing, or if a hook cannot be called.
         """
         self._threads: ThreadPoolExecutor | None = None
         self._gateway_id = settings.id
@@ -78,7 +77,7 @@ class Hooks:
     def __getitem__(self, hook: str) -> "Hook | None":
         return self._hooks[hook]
 
-    def has_returned(self, hook: str, value: object) -> None:
+    def warn_of_returned(self, hook: str, value: object) -> None:
         """Warn once for each hook that it has returned `value`, which is not None and is ignored."""
         if hook in self._have_returned:
             return

@@ -1,4 +1,4 @@
-"""Runs hooks: those of one inbox one at a time, in order, those of different inboxes concurrently.
+"""Runs hooks. Those of one inbox run one at a time, in order, those of different inboxes concurrently.
 
 Each hook runs in a task of its own, started eagerly where Python can do that, so a hook that never awaits costs no
 event loop iteration. Knows nothing of what a hook is for.
@@ -15,7 +15,7 @@ from typing import Any
 from wsgateway.listeners.inbox import AwaitedCall, Call, Inbox
 
 MAX_CLOSE_HOOKS = 100
-"""`on_client_close` hooks that run concurrently while a gateway drains: each may need a connection to a database."""
+"""`on_client_close` hooks that run concurrently while a gateway drains, because each may need a database connection."""
 
 current_call: ContextVar[Call | None] = ContextVar("wsgateway_current_call", default=None)
 """The call whose hook runs in this context."""
@@ -108,7 +108,7 @@ class Runner:
         self._busy.add(inbox)
         if slots is None:
             self._start_timer(inbox, call)
-        task.add_done_callback(partial(self._finish_later, inbox, call))
+        task.add_done_callback(partial(self._finish_task, inbox, call))
 
     async def _run(self, call: Call) -> None:
         """Call the hook, then deliver. Whatever it raises becomes `call.error`, even `SystemExit` or `CancelledError`.
@@ -143,7 +143,7 @@ class Runner:
         return self._handshake_timeout if call.hook == "on_handshake" else self._hook_timeout
 
     def _expire(self, inbox: Inbox, call: Call, reason: str = "") -> None:
-        """Abandon the hook and its event. A `def` hook, or one that swallows the cancellation, runs on."""
+        """Abandon the hook and its event. A `def` hook, or one that swallows the cancellation, continues to run."""
         if not reason:
             seconds = self._timeout_of(call)
             setting = "hook_timeout" if seconds == self._hook_timeout else "handshake_timeout"
@@ -156,7 +156,7 @@ class Runner:
             task.cancel()
         self._run_waiting(inbox)
 
-    def _finish_later(self, inbox: Inbox, call: Call, task: asyncio.Task[None]) -> None:
+    def _finish_task(self, inbox: Inbox, call: Call, task: asyncio.Task[None]) -> None:
         del task
         self._finish(inbox, call)
         self._run_waiting(inbox)

@@ -69,18 +69,20 @@ class Session:
     def received(self, message: str | bytes, size: int) -> bool:
         """Call `on_message` for `message`, of `size` bytes. Drop the message if the close has begun.
 
-        Return False if the inbox is full. The transport then resumes reading once the inbox has space.
+        Return False if the inbox is full. The transport then resumes reading once the inbox has space. The size is
+        checked before the rate, as on the native server.
         """
-        if self._inbox.is_full:
+        if self.conn.closing is not None:
+            return True
+        if size > self._settings.max_message_size:
+            self.conn.close_nowait(1009, "message too big")
+        elif self._inbox.is_full:
             self._inbox.when_space(self._transport.resume)
             return False
-        if self._rate is not None:
-            self.counted()
-        if self.conn.closing is None:
-            if size > self._settings.max_message_size:
-                self.conn.close_nowait(1009, "message too big")
-            else:
-                self._dispatcher.received(self.conn, self._inbox, message, size)
+        elif self._rate is not None and not self._rate.allows(time.monotonic()):
+            self.conn.close_nowait(TOO_MANY, "too many messages")
+        else:
+            self._dispatcher.received(self.conn, self._inbox, message, size)
         return True
 
     def counted(self, *, is_fragment: bool = False) -> None:

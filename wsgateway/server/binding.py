@@ -16,13 +16,13 @@ BACKLOG = 2048
 """Clients that wait in the system's queue until they are accepted."""
 
 UNAVAILABLE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
-"""Errors for which one of several addresses of a name is left out: the machine has no IPv6, or no IPv4."""
+"""Errors for which one of several addresses of a name is left out, because the machine has no IPv6 or no IPv4."""
 
 
 def bind(settings: Settings) -> list[socket.socket]:
     """Return sockets that listen as `settings` require, one for each address that a host name resolves to.
 
-    Raise `StartError`, which says what to do.
+    Raise `StartError` with advice.
     """
     if settings.uds:
         return [_bind_unix(Path(settings.uds), int(settings.uds_mode, 8))]

@@ -11,17 +11,17 @@ from typing import Any, NoReturn
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from wsgateway.addresses import SocketPeer
+from wsgateway.addresses import RemoteEnd
 from wsgateway.config.grace import LINGER
 from wsgateway.limits import BODY_TIMEOUT
 from wsgateway.logs import Log
 from wsgateway.server.lingering import ProgressTimer
 from wsgateway.server.pacing import IdleSockets
-from wsgateway.server.peername import peer_at, plain_addresses
+from wsgateway.server.remote_end import plain_addresses, remote_end_at
 
 
 class Phase(enum.Enum):
-    """What the next bytes of a client belong to."""
+    """The part of a connection that the next bytes of a client belong to."""
 
     HEAD = enum.auto()
     """The head of a request. `head_timer` runs, for the first request also before its first byte."""
@@ -42,13 +42,13 @@ class Phase(enum.Enum):
     """A WebSocket, whose handshake was read and may be waiting for a later event loop iteration."""
 
     LAST = enum.auto()
-    """Nothing: the last request of the connection was read."""
+    """Nothing, because the last request of the connection was read."""
 
     LINGERING = enum.auto()
-    """Nothing: the last response was written, and the client has time to read it."""
+    """Nothing, because the last response was written, and the client has time to read it."""
 
     REFUSED = enum.auto()
-    """Nothing: the client was refused."""
+    """Nothing, because the client was refused."""
 
 
 DISCARDING = (Phase.LAST, Phase.LINGERING, Phase.REFUSED)
@@ -87,9 +87,9 @@ class GuardedHttp(HttpToolsProtocol):
     """The sockets of this server that have no request."""
 
     log: Log = Log()
-    """Where refusals are logged."""
+    """The log for refusals."""
 
-    peer = SocketPeer("")
+    remote_end = RemoteEnd("")
 
     phase = Phase.HEAD
 
@@ -112,16 +112,16 @@ class GuardedHttp(HttpToolsProtocol):
         super().connection_made(transport)
         self.unread_timer = ProgressTimer(self.loop, transport, transport.abort)
         self.client, self.server = plain_addresses(self.client, self.server)
-        self.peer = peer_at(transport, self.client)
+        self.remote_end = remote_end_at(transport, self.client)
         self.flow = PipelineFlow(transport, self.pipeline)
-        if self.client is None and not self.peer.is_unix:
+        if self.client is None and not self.remote_end.is_unix:
             transport.abort()  # the client has reset the connection, so its address is unknown
             return
-        if self._is_full() and not self._make_room():
+        if self._is_full() and not self._close_oldest_idle():
             self.refuse(503, "too many connections (max_connections)", b"retry-after: 5\r\n")
             return
         if self.idle is not None:
-            self.idle.add(self, self.peer.host)
+            self.idle.add(self, self.remote_end.host)
         self.await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -132,7 +132,7 @@ class GuardedHttp(HttpToolsProtocol):
             self._linger_timer.cancel()
         self._unset_keepalive_if_required()
         if self.idle is not None:
-            self.idle.discard(self, self.peer.host)
+            self.idle.discard(self, self.remote_end.host)
         super().connection_lost(exc)
 
     def _is_full(self) -> bool:
@@ -141,13 +141,13 @@ class GuardedHttp(HttpToolsProtocol):
         # the system gives a new file the lowest number that is free
         return bool(self.max_file) and self.transport.get_extra_info("socket").fileno() >= self.max_file
 
-    def _make_room(self) -> bool:
+    def _close_oldest_idle(self) -> bool:
         """Abort a socket of another address that has no request. Return whether one was aborted."""
-        oldest = self.idle.take_oldest(self.peer.host) if self.idle is not None else None
+        oldest = self.idle.take_oldest(self.remote_end.host) if self.idle is not None else None
         if oldest is None:
             return False
         text = "all %d sockets are taken (max_connections): closed the oldest one without a request, from %s"
-        self.log.limited("evicted").warning(text, len(self.connections), oldest.peer.host)
+        self.log.limited("evicted").warning(text, len(self.connections), oldest.remote_end.host)
         oldest.transport.abort()
         return True
 
@@ -181,7 +181,7 @@ class GuardedHttp(HttpToolsProtocol):
         """Wait for another request, or for the rest of the present one, once every request so far is answered."""
         self._unset_keepalive_if_required()
         if self.idle is not None:
-            self.idle.add(self, self.peer.host)
+            self.idle.add(self, self.remote_end.host)
         if self.phase is Phase.BODY:
             if self._late_body_timer is None:
                 self._late_body_timer = self.loop.call_later(BODY_TIMEOUT, self.transport.abort)
@@ -233,7 +233,7 @@ class GuardedHttp(HttpToolsProtocol):
         self.phase = Phase.REFUSED
         self.cancel_head_timer()
         line = "refused a request from %s with %d: %s (docs/hardening.md)"
-        self.log.limited(f"http {status}").warning(line, self.peer.host or "a Unix socket", status, text)
+        self.log.limited(f"http {status}").warning(line, self.remote_end.host or "a Unix socket", status, text)
         if self.is_pending():
             if not is_own_body:
                 self.cycle.keep_alive = False
@@ -254,7 +254,7 @@ class GuardedHttp(HttpToolsProtocol):
         """Close without a response, which the client could not read."""
         self.phase = Phase.REFUSED
         self.cancel_head_timer()
-        self.log.limited("http tls").warning("closed the connection of %s: %s", self.peer.host, text)
+        self.log.limited("http tls").warning("closed the connection of %s: %s", self.remote_end.host, text)
         self.transport.close()
 
     def linger(self) -> None:
@@ -267,7 +267,7 @@ class GuardedHttp(HttpToolsProtocol):
         self.cancel_head_timer()
         self.unread_timer.cancel()
         if self.idle is not None:
-            self.idle.add(self, self.peer.host)
+            self.idle.add(self, self.remote_end.host)
         if self.transport.is_closing() or not self.transport.can_write_eof():  # as under TLS
             self._close()
             return

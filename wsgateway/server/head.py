@@ -14,7 +14,7 @@ MAX_URL = 8 * 1024
 """Bytes of a request's path and query string."""
 
 FRAMING_HEADERS = frozenset({b"content-length", b"transfer-encoding"})
-"""Headers that say where a body ends (RFC 9112 6)."""
+"""Headers that determine where a body ends (RFC 9112 6)."""
 
 LAST_HEADERS = frozenset({b"upgrade", b"expect"})
 """Headers that make a request the last of its connection, because a proxy and this server may disagree on the bytes

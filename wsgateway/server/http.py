@@ -11,7 +11,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from wsgateway.addresses import PEER
+from wsgateway.addresses import REMOTE_END
 from wsgateway.logs import Log
 from wsgateway.server.attributes import NEEDED_HTTP, warn_once
 from wsgateway.server.guards import DISCARDING, GuardedHttp, Phase
@@ -42,8 +42,8 @@ class HttpProtocol(GuardedHttp):
     """uvicorn's HTTP protocol, with limits for everything that the application does not see of a request.
 
     A large request is answered with 431 or 414, and its socket is closed. A request with an `Upgrade` other than
-    websocket is parsed as if it had none, and is the last of its connection, because llhttp would take its body for the
-    next request.
+    websocket is parsed as if it had none, because llhttp would take its body for the next request. Such a request is
+    the last of its connection.
     """
 
     is_leaving = False
@@ -123,7 +123,7 @@ class HttpProtocol(GuardedHttp):
             raise ValueError("the connection ends with the request before")
         self._unset_keepalive_if_required()
         super().on_message_begin()
-        self.scope["extensions"] = {PEER: self.peer}  # type: ignore[dict-item]  # an entry of our own
+        self.scope["extensions"] = {REMOTE_END: self.remote_end}  # type: ignore[dict-item]  # an entry of our own
         if self.phase is not Phase.HEAD:  # the timer of the first head runs already
             self.await_head()
 
@@ -154,7 +154,7 @@ class HttpProtocol(GuardedHttp):
                 self.scope["http_version"] = self.parser.get_http_version()
                 return
         if self.idle is not None:
-            self.idle.discard(self, self.peer.host)
+            self.idle.discard(self, self.remote_end.host)
         super().on_headers_complete()
         self.phase = Phase.BODY
         self._trailer_bytes = self._overhead_bytes = 0
@@ -205,7 +205,7 @@ class HttpProtocol(GuardedHttp):
 
     def handle_websocket_upgrade(self) -> None:
         if self.idle is not None:
-            self.idle.discard(self, self.peer.host)
+            self.idle.discard(self, self.remote_end.host)
         if self.pacer is None:
             self._begin_handshake()
         elif not self.pacer.ask(self._begin_handshake, self.loop):

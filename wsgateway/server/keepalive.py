@@ -1,4 +1,4 @@
-"""Pings a client, and disconnects one that does not answer. Knows no frames but its own ping."""
+"""Pings a client, and disconnects it if no pong arrives. Knows no frames but its own ping."""
 
 import asyncio
 import os
@@ -11,9 +11,9 @@ GRACE = 0.05
 
 
 class Keepalive:
-    """Pings one client every `ping_interval` seconds, and aborts its connection if there is no pong in `pong_timeout`.
+    """Pings one client every `ping_interval` seconds, and aborts its connection if no pong arrives in `pong_timeout`.
 
-    While the client is not read from, no pong is overdue, because it may be among the unread bytes.
+    While reading is paused, no pong is overdue, because it may be among the unread bytes.
     """
 
     __slots__ = ("_payload", "_ping_timer", "_pong_timer", "_settings", "_was_paused", "_wire", "is_paused")
@@ -34,7 +34,7 @@ class Keepalive:
         self.is_paused = self._was_paused = True
 
     def resume(self) -> None:
-        """Note that the client is read from again."""
+        """Note that reading has resumed."""
         self.is_paused = False
 
     def take_pong(self, payload: bytes) -> bool:

@@ -47,14 +47,14 @@ class HandshakePacer:
 class IdleSockets(Generic[T]):
     """The sockets of a server that have no request, by address, the oldest first.
 
-    When the server is full, the address with the most of these sockets loses one to a new client of another address. A
-    new client whose own address has as many is refused.
+    When the server is full, the oldest idle socket of the address with most of them is closed. A client
+    from that address is refused.
     """
 
     def __init__(self) -> None:
         self._sockets: dict[str, dict[T, None]] = {}
         self._addresses: defaultdict[int, dict[str, None]] = defaultdict(dict)  # by the number of their idle sockets
-        self._most = 0
+        self._max_idle = 0
 
     def add(self, sock: T, address: str) -> None:
         """Add `sock`, of a client at `address`, which has no request from now on. Make it the newest if it is known."""
@@ -76,9 +76,9 @@ class IdleSockets(Generic[T]):
 
     def take_oldest(self, newcomer: str) -> T | None:
         """Remove and return the socket that a new client at the address `newcomer` replaces, or None."""
-        if self._most <= len(self._sockets.get(newcomer, {})):
+        if self._max_idle <= len(self._sockets.get(newcomer, {})):
             return None
-        address = next(iter(self._addresses[self._most]))
+        address = next(iter(self._addresses[self._max_idle]))
         oldest = next(iter(self._sockets[address]))
         self.discard(oldest, address)
         return oldest
@@ -87,9 +87,9 @@ class IdleSockets(Generic[T]):
         self._addresses[before].pop(address, None)
         if after:
             self._addresses[after][address] = None
-        if after > self._most:
-            self._most = after
-        elif before == self._most and not self._addresses[before]:
-            self._most = after  # the address that had the most still has one less
+        if after > self._max_idle:
+            self._max_idle = after
+        elif before == self._max_idle and not self._addresses[before]:
+            self._max_idle = after  # the address that had the maximum still has one less
         if not self._addresses[before]:
             del self._addresses[before]

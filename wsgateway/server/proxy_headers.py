@@ -9,7 +9,7 @@ from ipaddress import ip_address
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from wsgateway.addresses import peer_of, plain_address
+from wsgateway.addresses import plain_address, remote_end_of
 from wsgateway.auth.headers import list_elements
 from wsgateway.config.exposure import ALLOW_IPS
 
@@ -33,8 +33,8 @@ class ForwardedHeaders:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan":
-            peer = peer_of(scope)
-            if peer.is_unix or peer.host in self._trusted:
+            remote_end = remote_end_of(scope)
+            if remote_end.is_unix or remote_end.host in self._trusted:
                 self._apply(scope)
         await self._app(scope, receive, send)
 

@@ -13,9 +13,9 @@ import uvicorn
 
 from wsgateway.config.grace import HANDSHAKE_GRACE, HTTP_GRACE, POOL_GRACE
 from wsgateway.config.settings import Settings
-from wsgateway.descriptors import most_files
+from wsgateway.descriptors import file_limit
 from wsgateway.exceptions import StartError
-from wsgateway.gateway.admission import most_clients
+from wsgateway.gateway.admission import client_limit
 from wsgateway.gateway.gateway import Gateway
 from wsgateway.logs import Log
 from wsgateway.server.binding import BACKLOG, bind, unbind, url_of
@@ -25,7 +25,7 @@ from wsgateway.server.websocket import WebSocketProtocol
 from wsgateway.transports.takeover import EXTENSION
 
 ACCEPTS = 4
-"""Sockets that asyncio's event loop accepts in one iteration. A socket past the limit is closed some iterations later,
+"""Sockets that asyncio's event loop accepts in one iteration. A socket over the limit is closed some iterations later,
 and counts as spare until then."""
 
 SPARE_SOCKETS = 32
@@ -62,7 +62,7 @@ class Server(uvicorn.Server):
             await self.startup(sockets)
             self._is_ready.set()
             await self.main_loop()
-        except SystemExit as exc:  # uvicorn reports so that the lifespan failed
+        except SystemExit as exc:  # raised by uvicorn if the lifespan has failed
             raise StartError("the application's start-up failed, the log has the reason") from exc
         finally:
             if self.started:
@@ -112,8 +112,8 @@ class Server(uvicorn.Server):
     async def _leave_proxies(self) -> None:
         """Keep serving until no HTTP connection is left in the pool of a proxy, which then uses the other nodes.
 
-        Every response says `connection: close` from now on. A request that a proxy sends while its idle connection is
-        being closed would be lost, and a POST answered with 502, because a proxy must not send it a second time.
+        Every response has `connection: close` from now on. If a proxy sent a request while its idle connection is being
+        closed, the request would be lost. A POST would then be answered with 502, because a proxy must not repeat it.
         """
         protocol = self.config.http_protocol_class
         if issubclass(protocol, HttpProtocol):
@@ -138,7 +138,7 @@ class Server(uvicorn.Server):
 async def serving(
     app: Any, settings: Settings, *, inherited: Sequence[socket.socket] | None = None
 ) -> AsyncIterator[str]:
-    """Serve `app`, a gateway or an application that mounts one, as `settings` say, and yield its URL.
+    """Serve `app`, a gateway or an application that mounts one, as `settings` require, and yield its URL.
 
     A gateway is started once its port is bound, and fails if the port cannot be bound. `inherited` are sockets that
     another process has bound. Raise `StartError`.
@@ -214,8 +214,8 @@ def _config(app: Any, settings: Settings, *, lifespan: Any) -> uvicorn.Config:
         raise StartError(f"cannot use ssl_keyfile and ssl_certfile: {exc.strerror or exc}") from exc
     limits = HttpLimits(
         settings.handshake_timeout,
-        max_sockets=most_clients(settings) + SPARE_SOCKETS,
-        max_file=most_files() - SPARE_SOCKETS,
+        max_sockets=client_limit(settings) + SPARE_SOCKETS,
+        max_file=file_limit() - SPARE_SOCKETS,
         log=log,
     )
     if config.ssl is not None:

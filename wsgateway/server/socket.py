@@ -1,4 +1,4 @@
-"""An accepted WebSocket on the gateway's own server, which reads whole messages and leaves other frames to websockets.
+"""An accepted WebSocket on the gateway's server. Parses whole messages itself, and leaves other frames to websockets.
 
 Knows neither uvicorn nor what a gateway does with a message.
 """
@@ -39,9 +39,9 @@ SHARE = range(MAX_FRAMES)
 class Socket(asyncio.Protocol):
     """One client, from `websocket.accept` to the end of its TCP connection. Implements `transports.takeover.Wire`.
 
-    Reading is paused while the inbox is full, while the client does not read (pongs would pile up without a bound), and
-    once `MAX_FRAMES` of the client were handled in one event loop iteration. Until then received bytes wait in
-    `_rest`, at most one read, unparsed; at most one message was parsed and waits in `_message`.
+    Reading is paused while the inbox is full, and once `MAX_FRAMES` of the client were handled in one event loop
+    iteration. It is also paused while the client does not read, because pongs would pile up. Meanwhile, received bytes
+    wait in `_rest`, at most one read, unparsed; at most one message was parsed and waits in `_message`.
     """
 
     __slots__ = (
@@ -87,7 +87,7 @@ class Socket(asyncio.Protocol):
         self._abort_timer: asyncio.TimerHandle | None = None
         connections.add(self)
 
-    # What the gateway calls
+    # Called by the gateway
 
     def unwritten(self) -> int:
         size: int = self._transport.get_write_buffer_size()
@@ -96,7 +96,7 @@ class Socket(asyncio.Protocol):
         return size
 
     def read_on(self) -> None:
-        """Hand on what was received while the inbox was full, then read again."""
+        """Pass on what was received while the inbox was full, then read again."""
         self._is_held = False
         self._go_on()
 
@@ -132,7 +132,7 @@ class Socket(asyncio.Protocol):
         else:
             self._abort_within(LINGER)
 
-    # What asyncio calls
+    # Called by asyncio
 
     def data_received(self, data: bytes) -> None:
         if self._keepalive.is_paused:  # asyncio had read it already
@@ -174,7 +174,7 @@ class Socket(asyncio.Protocol):
     # Reading
 
     def _go_on(self) -> None:
-        """Hand on what was received while reading was paused, then read again unless it must stay paused."""
+        """Pass on what was received while reading was paused, then read again unless it must stay paused."""
         if self._message is not None and not self._is_held:
             message, self._message = self._message, None
             self._hand_on(*message)
@@ -281,7 +281,7 @@ class Socket(asyncio.Protocol):
             self._peer.counted()
 
     def _answer_parser(self, parser: FrameParser) -> None:
-        """Answer pings and a close frame, or fail the connection, once all messages are handed on."""
+        """Answer pings and a close frame, or fail the connection, once all messages are passed on."""
         match parser.state:
             case ParserState.OPEN:
                 self._write_answers(parser)
@@ -342,7 +342,7 @@ class Socket(asyncio.Protocol):
         self._transport.set_protocol(QuietClose(self._transport, self._connections))
 
     def _finish(self, code: int, reason: str) -> None:
-        """Hand on, keep alive, and send nothing more. Only a close frame may be written after this."""
+        """Pass on, ping, and send nothing more. Only a close frame may be written after this."""
         user, self._user, self._peer = self._user, None, None
         if user is None:
             return

@@ -13,13 +13,13 @@ from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 from websockets.utils import accept_key
 
-from wsgateway.addresses import PEER, SocketPeer
+from wsgateway.addresses import REMOTE_END, RemoteEnd
 from wsgateway.config.grace import LINGER
 from wsgateway.limits import BODY_TIMEOUT
 from wsgateway.server.guards import GuardedHttp
 from wsgateway.server.head import RawHeaders
 from wsgateway.server.parser import FrameCutter
-from wsgateway.server.peername import peer_at, plain_addresses
+from wsgateway.server.remote_end import plain_addresses, remote_end_at
 from wsgateway.server.takeover import offer
 from wsgateway.transports.peer import MAX_FRAMES
 
@@ -58,7 +58,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     _is_unparsed = False
     """Whether websockets' parser still waits for a request, because `wsgateway.server.http` has parsed it."""
 
-    peer = SocketPeer("")
+    remote_end = RemoteEnd("")
     early: bytes | bytearray = b""
     """Bytes of the client that must not be parsed yet, including those behind its handshake."""
 
@@ -68,7 +68,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self.client, self.server = plain_addresses(self.client, self.server)
-        self.peer = peer_at(transport, self.client)
+        self.remote_end = remote_end_at(transport, self.client)
 
     def upgraded(self, http: GuardedHttp, target: str, raw: RawHeaders, early: bytes) -> None:
         """Take over the connection of `http`, which has parsed and checked a handshake for `target` with headers `raw`.
@@ -76,7 +76,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         The client has sent `early` behind the handshake.
         """
         self.transport, self.server, self.client = http.transport, http.server, http.client
-        self.peer, self.early = http.peer, early
+        self.remote_end, self.early = http.remote_end, early
         self.scheme = "wss" if http.scheme == "https" else "ws"
         self.connections.add(self)
         self._is_unparsed = True
@@ -134,8 +134,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         """Pause reading, also if uvicorn has just resumed it, or resume it if it was paused here."""
         if self.transport.is_closing():
             return
-        most = 0 if self.handshake_complete else MAX_EARLY
-        must_pause = len(self.early) > most or self._is_spent or not self.writable.is_set()
+        max_early = 0 if self.handshake_complete else MAX_EARLY
+        must_pause = len(self.early) > max_early or self._is_spent or not self.writable.is_set()
         if must_pause:
             self.transport.pause_reading()
         elif self._is_paused and not self.read_paused and not self.is_held:
@@ -159,7 +159,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self._read_on()
 
     async def run_asgi(self) -> None:
-        self.scope["extensions"][PEER] = self.peer  # type: ignore[assignment]  # an entry of our own
+        self.scope["extensions"][REMOTE_END] = self.remote_end  # type: ignore[assignment]  # an entry of our own
         offer(self.scope, self)
         await super().run_asgi()
         if self.transport.is_closing() and self in self.connections:

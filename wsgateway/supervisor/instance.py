@@ -1,4 +1,4 @@
-"""The gateways of a supervisor: an instance has a port of its own, an embedded gateway is served by the application."""
+"""The gateways of a supervisor. An instance has a port of its own; the application serves an embedded gateway."""
 
 import asyncio
 from collections.abc import Callable

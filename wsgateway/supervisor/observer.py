@@ -5,7 +5,8 @@ from importlib.metadata import version
 from typing import Any
 
 from wsgateway.cluster.brokers import opener
-from wsgateway.cluster.cluster import Cluster, SingleNode
+from wsgateway.cluster.cluster import Cluster
+from wsgateway.cluster.single import AnyCluster, SingleNode
 from wsgateway.config.settings import Settings
 from wsgateway.exceptions import GatewayNotRunning, MessageError, NodeError, NodeLate
 from wsgateway.gateway.answers import Answers
@@ -32,7 +33,7 @@ class Observer:
         self.version = version("wsgateway")
         self.state = GatewayState.STOPPED
         self.failure = ""
-        self.cluster: Cluster | SingleNode = SingleNode()
+        self.cluster: AnyCluster = SingleNode()
         hub = Hub(self.metrics, self.log)
         self.connections: Connections = hub.connections
         """Always empty."""

@@ -17,8 +17,8 @@ _ODD = re.compile(r"[\\%:\x00-\x1f\x7f]")
 def is_allowed(name: str, patterns: Iterable[str]) -> bool:
     """Return whether one of `patterns` allows the listener `name`. Check files, but do not load them.
 
-    In the path of a file `*` does not match a slash, and the file, resolved through every link, has to be below the
-    folder with which the pattern begins. In the name of a module `*` matches identifiers and dots. A pattern without
+    In the path of a file, `*` does not match a slash. The file, with every link resolved, has to be below the folder
+    with which the pattern begins. In the name of a module `*` matches identifiers and dots. A pattern without
     `.py` allows only modules. A pattern without an attribute allows the module or file itself and, if it is for modules
     and ends with `*`, every attribute.
     """
@@ -84,8 +84,8 @@ def _is_module(name: str, pattern: str) -> bool:
 def _is_elsewhere(parts: Sequence[str], package: Sequence[str]) -> bool:
     """Return whether a module would come from a folder other than the first that has `package`.
 
-    Without an `__init__.py` Python joins the folders of a package from all of `sys.path` (PEP 420), so a folder
-    that others can write to could add a module.
+    Without an `__init__.py`, Python joins the folders of a package from all of `sys.path` (PEP 420). Therefore a folder
+    that other users can write to could add a module.
     """
     if not package:
         return False

@@ -1,4 +1,4 @@
-"""Your listener: the gateway calls its hooks. Every hook is optional, and may be `def` or `async def`.
+"""Your listener. The gateway calls its hooks. Every hook is optional, and may be `def` or `async def`.
 
 By default, a message goes to every connection. Run it with `wsgateway serve`.
 """

@@ -24,8 +24,8 @@ from wsgateway.exceptions import (
 )
 from wsgateway.gateway.gateway import Gateway
 from wsgateway.gateway.registry import GatewayState
-from wsgateway.hub.loops import Home, wrong_loop
 from wsgateway.logs import logger
+from wsgateway.loops import Home, wrong_loop
 from wsgateway.supervisor.instance import Embedded, Instance
 from wsgateway.supervisor.patterns import is_allowed
 from wsgateway.supervisor.store import Described, Store
@@ -90,7 +90,7 @@ class Supervisor:
         return self.find(gateway_id).state
 
     def may_name(self, listener: str) -> bool:
-        """Return whether `listener` may be set remotely: a gateway of the file has it, or a pattern allows it."""
+        """Return whether `listener` may be set remotely, because a gateway of the file or a pattern names it."""
         named = [instance.settings.listener for instance in self._instances.values()]
         return listener in (SHIPPED_LISTENER, *named) or is_allowed(listener, self.admin.listeners)
 

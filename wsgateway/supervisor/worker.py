@@ -2,8 +2,8 @@
 
     python -m wsgateway.supervisor.worker TELL LISTENING…
 
-It reads its settings as one line of JSON from standard input, serves on the inherited sockets LISTENING, and writes one
-line of JSON to the descriptor TELL: its `node`, or why it `failed`. SIGUSR1 closes its connections, and the process
+It reads its settings as one line of JSON from standard input, and serves on the inherited sockets LISTENING. It writes
+one line of JSON to the descriptor TELL: its `node`, or why it `failed`. SIGUSR1 closes its connections, and the process
 continues. It ends on SIGTERM, or when standard input ends because the process that started it has ended.
 """
 

@@ -1,1 +1,1 @@
-"""How bytes reach one client, on the gateway's own server or over plain ASGI. Does not know what a message means."""
+"""Carries the bytes of one client, on the gateway's own server or plain ASGI. Does not know what a message means."""

@@ -151,7 +151,7 @@ class AsgiTransport:
         self._writer.wake()
 
     async def _read_all(self) -> tuple[int, str]:
-        """Hand messages to the peer until the client has closed. Return its code and reason.
+        """Pass messages to the peer until the client has closed. Return its code and reason.
 
         `receive` may return without waiting, so other clients are served after every `MAX_FRAMES` messages.
         """

@@ -45,11 +45,11 @@ class NativeTransport:
 
     __slots__ = (
         "_conn",
-        "_handshake",
         "_hub",
         "_server_stops",
         "_settings",
         "_stall",
+        "_takeover",
         "_unwritten",
         "_wire",
         "peer",
@@ -61,17 +61,17 @@ class NativeTransport:
     peer: Peer
 
     def __init__(
-        self, handshake: Takeover, send: Send, *, hub: Hub, settings: Settings, server_stops: Callable[[], None]
+        self, takeover: Takeover, send: Send, *, hub: Hub, settings: Settings, server_stops: Callable[[], None]
     ) -> None:
         """`server_stops` is called when the server is about to stop."""
-        self._handshake: tuple[Takeover, Send] | None = (handshake, send)
+        self._takeover: tuple[Takeover, Send] | None = (takeover, send)
         self._hub = hub
         self._settings = settings
         self._server_stops = server_stops
         self._wire: Wire | None = None
         self._unwritten = 0
         self._stall: Stall | None = None
-        handshake.hold(compression=settings.compression)
+        takeover.hold(compression=settings.compression)
 
     def attach(self, peer: Peer, conn: Connection) -> None:
         self.peer, self._conn = peer, conn
@@ -79,12 +79,12 @@ class NativeTransport:
     # From the handshake to the end
 
     async def accept(self, subprotocol: str | None) -> bool:
-        handshake, send = self._take_handshake()
+        takeover, send = self._use_takeover()
         try:
             await send({"type": "websocket.accept", "subprotocol": subprotocol})
         except OSError:
-            pass  # the client has disconnected, which `take_over` finds out
-        self._wire = handshake.take_over(self, self._settings)
+            pass  # the client has disconnected, which `take_over` notices
+        self._wire = takeover.take_over(self, self._settings)
         return self._wire is not None
 
     async def run(self) -> None:
@@ -92,15 +92,15 @@ class NativeTransport:
         self.wake()
 
     async def accept_and_close(self, subprotocol: str | None, code: int, reason: str) -> None:
-        handshake, send = self._take_handshake()
+        takeover, send = self._use_takeover()
         await send({"type": "websocket.accept", "subprotocol": subprotocol})
-        wire = handshake.take_over(RefusedClient(), self._settings)
+        wire = takeover.take_over(RefusedClient(), self._settings)
         if wire is not None:
             wire.close(code, reason)
 
     def release(self) -> None:
-        handshake, _ = self._take_handshake()
-        handshake.release()
+        takeover, _ = self._use_takeover()
+        takeover.release()
 
     def abort(self) -> None:
         if self._wire is not None:
@@ -110,13 +110,13 @@ class NativeTransport:
         if self._wire is not None:
             self._wire.read_on()
 
-    def _take_handshake(self) -> tuple[Takeover, Send]:
-        """Return the handshake and forget it, because `send` keeps the server's own protocol in memory."""
-        handshake, self._handshake = self._handshake, None
-        assert handshake is not None
-        return handshake
+    def _use_takeover(self) -> tuple[Takeover, Send]:
+        """Return the takeover and `send`, and forget both, because `send` keeps the server's own protocol in memory."""
+        takeover, self._takeover = self._takeover, None
+        assert takeover is not None
+        return takeover
 
-    # What the connection calls
+    # Called by the connection
 
     def wake(self) -> None:
         wire = self._wire
@@ -127,7 +127,7 @@ class NativeTransport:
         elif self._conn.closing is not None and not self._conn.queued_messages:
             wire.close(*self._conn.closing)  # the outbox was dropped, so the close follows what was written
 
-    # What the wire calls
+    # Called by the wire
 
     def congested(self) -> None:
         self._hub.slow(self._conn)

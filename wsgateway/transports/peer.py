@@ -15,7 +15,7 @@ A frame may be as short as 6 bytes, and a read as long as 256 KB.
 
 
 class Peer(Protocol):
-    """What a transport knows of the rest of the gateway. `protocols.session.Session` implements it."""
+    """The part of the gateway that a transport knows. `protocols.session.Session` implements it."""
 
     def received(self, message: str | bytes, size: int) -> bool:
         """Handle a message of `size` bytes. Return False if it must be offered again after `ClientTransport.resume`."""
@@ -34,7 +34,7 @@ class ClientTransport(Transport, Protocol):
     """Carries the bytes of one client, from the handshake to the end."""
 
     def attach(self, peer: Peer, conn: Connection) -> None:
-        """Hand what arrives to `peer`, and write what `conn` sends. Called once, before any other method."""
+        """Pass messages of the client to `peer`, and write those of `conn`. Called once, before any other method."""
 
     async def accept(self, subprotocol: str | None) -> bool:
         """Accept the handshake. Return False if the client has disconnected already."""

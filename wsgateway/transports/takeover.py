@@ -23,7 +23,7 @@ class Takeover(Protocol):
         """Read on, because the handshake is refused over ASGI."""
 
     def take_over(self, user: "WireUser", settings: Settings) -> "Wire | None":
-        """Take the socket away from ASGI, after the accept. Return None if the client has disconnected already."""
+        """Take over the socket from ASGI, after the accept. Return None if the client has disconnected already."""
 
 
 class Wire(Protocol):
@@ -42,7 +42,7 @@ class Wire(Protocol):
         """Return a number of bytes that becomes smaller whenever the client receives some of what waits for it."""
 
     def read_on(self) -> None:
-        """Hand on messages again, after `Peer.received` has returned False."""
+        """Pass on messages again, after `Peer.received` has returned False."""
 
     def close(self, code: int, reason: str) -> None:
         """Write a close frame, after everything that was written before, and abort if the client does not answer."""

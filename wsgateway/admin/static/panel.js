@@ -1,4 +1,4 @@
-// Keeps the pages live. They work without it, because forms and links are plain.
+// Keeps the pages live. They also work without this script, because forms and links are plain.
 "use strict";
 
 const { gateway, connection } = document.body.dataset;
@@ -8,7 +8,7 @@ let before = null;
 let states = null; // unknown until the first push, because the page may be older
 
 function text(selector, root, value) {
-  for (const found of root.querySelectorAll(selector)) found.textContent = value;
+  for (const element of root.querySelectorAll(selector)) element.textContent = value;
 }
 
 function clock(seconds) {
@@ -17,12 +17,12 @@ function clock(seconds) {
   return (days ? `${days}d ` : "") + `${pair((seconds % 86400) / 3600)}:${pair((seconds % 3600) / 60)}:${pair(seconds % 60)}`;
 }
 
-// Computes the rates of each gateway since the push before. A restarted gateway begins at zero
+// Computes the rates of each gateway since the previous push. A restarted gateway begins at zero
 function measured(pushed) {
   const seconds = before ? pushed.now - before.now : 0;
-  if (before && seconds < 0.9) return false; // something changed, too early for a rate
+  if (before && seconds < 0.9) return false; // a push because of a change, too early for a rate
   for (const now of pushed.gateways) {
-    const last = before && before.gateways.find((found) => found.id === now.id);
+    const last = before && before.gateways.find((each) => each.id === now.id);
     const rate = (name) => (last && seconds ? Math.max(0, now[name] - last[name]) / seconds : null);
     const hooks = last ? now.hooks - last.hooks : 0;
     const points = series.get(now.id) || { time: [], connections: [], in: [], out: [], dropped: [], hook: [] };
@@ -45,7 +45,7 @@ const newest = (points, name) => (points && points[name].length ? points[name][p
 
 function showList(pushed) {
   for (const row of document.querySelectorAll("tr[data-gateway]")) {
-    const now = pushed.gateways.find((found) => found.id === row.dataset.gateway);
+    const now = pushed.gateways.find((each) => each.id === row.dataset.gateway);
     if (!now) continue;
     const points = series.get(now.id);
     text("[data-total=connections]", row, now.connections);
@@ -84,7 +84,7 @@ function drawCharts() {
 }
 
 function showGateway(pushed) {
-  const now = pushed.gateways.find((found) => found.id === gateway);
+  const now = pushed.gateways.find((each) => each.id === gateway);
   if (!now) return;
   for (const name of ["connections", "in", "out", "dropped"]) text(`[data-total=${name}]`, document, now[name]);
   charts = charts || drawCharts();
@@ -108,19 +108,19 @@ function showConnection(own) {
   while (body.rows.length > 100) body.deleteRow(-1);
 }
 
-let turn = 0;
+let refreshes = 0;
 
 function take(pushed) {
   const isMeasured = measured(pushed);
   if (document.querySelector("tr[data-gateway]")) showList(pushed);
   if (document.getElementById("charts")) showGateway(pushed);
   if (connection && pushed.connection) showConnection(pushed.connection);
-  const found = JSON.stringify(pushed.gateways.map(({ id, state, failure }) => [id, state, failure]));
-  if (states !== found) htmx.trigger(document.body, "changed");
-  states = found;
+  const current = JSON.stringify(pushed.gateways.map(({ id, state, failure }) => [id, state, failure]));
+  if (states !== current) htmx.trigger(document.body, "changed");
+  states = current;
   const follow = document.getElementById("follow");
-  turn += Number(isMeasured);
-  if (isMeasured && turn % 2 && !document.hidden && !(follow && !follow.checked)) htmx.trigger(document.body, "refreshed");
+  refreshes += Number(isMeasured);
+  if (isMeasured && refreshes % 2 && !document.hidden && !(follow && !follow.checked)) htmx.trigger(document.body, "refreshed");
 }
 
 let wait = 500;
@@ -145,7 +145,7 @@ function watch() {
   };
 }
 
-// A refresh replaces the content of an element and not the element, so that a change that comes meanwhile waits for it.
+// A refresh replaces the content of an element and not the element, so a change that arrives meanwhile waits for it.
 // Selected boxes and the position in the log survive a refresh
 let selected = new Set();
 let scrolled = null;
@@ -159,7 +159,7 @@ document.addEventListener("htmx:beforeSwap", (event) => {
 });
 document.addEventListener("htmx:afterSwap", () => {
   for (const box of document.querySelectorAll("tbody input[type=checkbox]")) if (selected.has(box.value)) box.checked = true;
-  const again = focused && Array.from(document.querySelectorAll("main a, main button, main input, #log")).find((found) => nameOf(found) === focused);
+  const again = focused && Array.from(document.querySelectorAll("main a, main button, main input, #log")).find((element) => nameOf(element) === focused);
   if (again) again.focus({ preventScroll: true });
   const log = document.getElementById("log");
   if (log && scrolled !== null) log.scrollTop = Math.min(scrolled, log.scrollHeight);

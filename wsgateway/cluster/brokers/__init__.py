@@ -43,7 +43,7 @@ DRIVERS = {
 
 
 def opener(url: str) -> Open:
-    """Return a function that opens links to the broker at `url`. Raise `ConfigError`, which says what to do."""
+    """Return a function that opens links to the broker at `url`. Raise `ConfigError` with advice."""
     if not isinstance(url, str):
         raise ConfigError(["broker: it is not a URL such as redis://host:6379"])
     scheme = url.partition("://")[0].lower()

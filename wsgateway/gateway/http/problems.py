@@ -1,4 +1,7 @@
-"""Reads the bodies of requests, and answers refusals as problem documents (RFC 9457). Knows no gateway."""
+"""Reads the bodies of requests, reports refusals, and answers them: as problem documents (RFC 9457), or to a handshake.
+
+Knows no gateway.
+"""
 
 import asyncio
 from http import HTTPStatus
@@ -7,11 +10,15 @@ from typing import Any
 from msgspec import UNSET, Struct
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.types import Scope, Send
 
 from wsgateway.exceptions import DOCS, MessageError, Refusal, Refused
+from wsgateway.gateway.http.paths import sender_of
 from wsgateway.gateway.shapes import Problem, encoded
 from wsgateway.limits import BODY_TIMEOUT
+from wsgateway.logs import GatewayLog
 from wsgateway.messages import decode_json
+from wsgateway.metrics import Metrics
 
 
 def answer(shape: Struct, status: int = 200, *, headers: dict[str, str] | None = None) -> Response:
@@ -30,15 +37,34 @@ def problem(refusal: Refusal) -> Response:
     return Response(encoded(shape), refusal.status, dict(refusal.headers), "application/problem+json")
 
 
-async def read_fields(request: Request, most: int, limit: str = "") -> dict[str, Any]:
-    """Return the JSON object in the body, of at most `most` bytes. Raise `Refused`; `limit` names the setting."""
-    return decode_fields(await read_json(request, most, limit))
+def report_refusal(scope: Scope, refusal: Refusal, what: str, *, key: str, metrics: Metrics, log: GatewayLog) -> None:
+    """Count and log the refusal of `what`. Lines with the same `key` and kind are logged once per second."""
+    metrics.refusals[refusal.kind] += 1
+    log.limited(f"{key} {refusal.kind}").warning("refused %s from %s: %s", what, sender_of(scope), refusal)
 
 
-async def read_json(request: Request, most: int, limit: str = "") -> bytes:
-    """Return the body, of at most `most` bytes, if its content type is JSON. Raise `Refused`."""
+async def deny(scope: Scope, send: Send, status: int, detail: str) -> None:
+    """Answer a handshake with `status`, or with an empty 403 on a server without ASGI's `websocket.http.response`."""
+    if "websocket.http.response" not in scope.get("extensions", {}):
+        await send({"type": "websocket.close", "code": 1008, "reason": ""})
+        return
+    body = detail.encode(errors="replace")
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
+    if status in (429, 503):
+        headers.append((b"retry-after", b"5"))
+    await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": body})
+
+
+async def read_fields(request: Request, max_size: int, setting: str = "") -> dict[str, Any]:
+    """Return the JSON object in the body, of at most `max_size` bytes. Raise `Refused` as `read_body` does."""
+    return decode_fields(await read_json(request, max_size, setting))
+
+
+async def read_json(request: Request, max_size: int, setting: str = "") -> bytes:
+    """Return the body, of at most `max_size` bytes, if its content type is JSON. Raise `Refused`."""
     _check_json_type(request)
-    return await read_body(request, most, limit)
+    return await read_body(request, max_size, setting)
 
 
 def decode_fields(body: bytes) -> dict[str, Any]:
@@ -60,37 +86,37 @@ def _check_json_type(request: Request) -> None:
         raise Refused.of(Refusal(415, "type", detail, "bad-body"))
 
 
-async def read_body(request: Request, most: int, limit: str = "") -> bytes:
-    """Return the body, of at most `most` bytes, within `BODY_TIMEOUT` seconds.
+async def read_body(request: Request, max_size: int, setting: str = "") -> bytes:
+    """Return the body, of at most `max_size` bytes, within `BODY_TIMEOUT` seconds.
 
-    Raise `Refused`, whose text names the setting `limit`, if `most` comes from one.
+    Raise `Refused`. If `setting` defines the limit, its name is in the text.
     """
     announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and (len(announced) > 18 or int(announced) > most):
-        raise too_large(most, limit)
+    if announced.isdecimal() and (len(announced) > 18 or int(announced) > max_size):
+        raise too_large(max_size, setting)
     try:
         async with asyncio.timeout(BODY_TIMEOUT):
-            return await _read(request, most, limit)
+            return await _read(request, max_size, setting)
     except TimeoutError:
         detail = f"the body did not arrive within {BODY_TIMEOUT:g} s"
         raise Refused.of(Refusal(408, "timeout", detail, "too-slow", (("connection", "close"),))) from None
 
 
-def too_large(most: int, limit: str = "") -> Refused:
-    """Return the refusal of a body of more than `most` bytes, which the setting `limit` allows."""
-    what = f"{limit}, {most} bytes" if limit else f"{most} bytes"
+def too_large(max_size: int, setting: str = "") -> Refused:
+    """Return the refusal of a body of more than `max_size` bytes, the limit that `setting` defines."""
+    what = f"{setting}, {max_size} bytes" if setting else f"{max_size} bytes"
     return Refused.of(Refusal(413, "size", f"the body is larger than {what}", "too-large"))
 
 
-async def _read(request: Request, most: int, limit: str) -> bytes:
+async def _read(request: Request, max_size: int, setting: str) -> bytes:
     body = bytearray()
     while True:
         event = await request.receive()
         if event["type"] == "http.disconnect":
             raise ClientDisconnect
         body += event.get("body", b"")
-        if len(body) > most:
-            raise too_large(most, limit)
+        if len(body) > max_size:
+            raise too_large(max_size, setting)
         if not event.get("more_body", False):
             return bytes(body)
 

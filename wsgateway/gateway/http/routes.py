@@ -10,12 +10,12 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from wsgateway.auth.rules import Rules
-from wsgateway.cluster.cluster import Cluster, SingleNode
+from wsgateway.cluster.single import AnyCluster
 from wsgateway.config.settings import Settings
 from wsgateway.exceptions import DOCS, GatewayNotFound, Refusal, Refused
 from wsgateway.gateway.http import testpage
 from wsgateway.gateway.http.paths import sender_of, way_up
-from wsgateway.gateway.http.problems import answer, decode_fields, problem, query_int, read_json
+from wsgateway.gateway.http.problems import answer, decode_fields, problem, query_int, read_json, report_refusal
 from wsgateway.gateway.http.send import SendGuard, push, read_request, take_id
 from wsgateway.gateway.inspector import Inspector
 from wsgateway.gateway.registry import GatewayState
@@ -30,7 +30,7 @@ MAX_PAGE = 1000
 
 @dataclass(frozen=True, slots=True)
 class RouteContext:
-    """What the routes of one gateway use. `status` returns its state, and why it has failed."""
+    """The parts of one gateway that its routes use. `status` returns its state, and why it has failed."""
 
     settings: Settings
     version: str
@@ -40,7 +40,7 @@ class RouteContext:
     connections: Connections
     inspector: Inspector
     status: Callable[[], tuple[GatewayState, str]]
-    cluster: Callable[[], Cluster | SingleNode]
+    cluster: Callable[[], AnyCluster]
     send_guard: SendGuard
     find_guard: Callable[[str], SendGuard]
 
@@ -88,13 +88,13 @@ class Endpoint:
 
     def _report(self, request: Request, refusal: Refusal) -> Response:
         """Count and log `refusal`, and return the answer."""
-        self.context.metrics.refusals[refusal.kind] += 1
-        self.context.log.limited(f"{self.handler.__name__} {refusal.kind}").warning(
-            "refused %s %s from %s: %s",
-            request.method[:20],
-            request.url.path[:200],
-            sender_of(request.scope),
+        report_refusal(
+            request.scope,
             refusal,
+            f"{request.method[:20]} {request.url.path[:200]}",
+            key=self.handler.__name__,
+            metrics=self.context.metrics,
+            log=self.context.log,
         )
         return problem(refusal)
 

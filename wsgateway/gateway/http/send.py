@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from starlette.types import Scope
 
 from wsgateway.auth.rules import Rules
-from wsgateway.cluster.cluster import Cluster, SingleNode
+from wsgateway.cluster.single import AnyCluster
 from wsgateway.exceptions import (
     GatewayError,
     GatewayNotRunning,
@@ -40,7 +40,7 @@ class SendGateway(Protocol):
     def id(self) -> str: ...
 
     @property
-    def cluster(self) -> Cluster | SingleNode: ...
+    def cluster(self) -> AnyCluster: ...
 
     async def send(
         self,

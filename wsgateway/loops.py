@@ -29,8 +29,8 @@ class Home:
         return get_ident() == self.thread and self.loop.is_running()
 
 
-def wrong_loop(what: str, instead: str, *, owner: str = "the gateway") -> RuntimeError:
-    """Return the error for a call of `what` on an event loop other than its owner's. `instead` says what to do."""
+def wrong_loop(what: str, instead: str, *, owner: str) -> RuntimeError:
+    """Return the error for a call of `what` on an event loop other than its owner's. `instead` is the advice."""
     return RuntimeError(f"{what} was called on another event loop than the one that {owner} runs on: {instead}")
 
 
@@ -61,7 +61,7 @@ def call_from_thread(home: Home, call: Callable[[], Coroutine[Any, Any, T]]) -> 
 
 
 def _loop_ended() -> RuntimeError:
-    return RuntimeError("the event loop of the gateway has ended, so nothing can be sent from a thread any more")
+    return RuntimeError("the event loop has ended, so nothing can be sent from a thread any more")
 
 
 async def call_on(
@@ -73,8 +73,8 @@ async def call_on(
 ) -> None:
     """Run an ASGI application on `loop`, which runs in another thread, with `receive` and `send` of this thread.
 
-    The application does not wait until an accept was sent, so what it does next, such as making the client a recipient,
-    happens before the client can react.
+    The application does not wait until an accept was sent. Therefore its next step, such as making the client a
+    recipient, happens before the client can react.
     """
     here = asyncio.get_running_loop()
     accept: asyncio.Future[None] | None = None
@@ -99,12 +99,12 @@ async def call_on(
         else:
             await sending
 
-    async def called() -> None:
+    async def run_app() -> None:
         await app(scope, receive_here, send_here)
         if accept is not None:
             await accept
 
-    future = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(called(), loop))
+    future = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(run_app(), loop))
     try:
         while not (await asyncio.wait((future,), timeout=LOOP_CHECK))[0]:
             if loop.is_closed() or not loop.is_running():

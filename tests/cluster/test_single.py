@@ -2,8 +2,8 @@
 
 import pytest
 
-from wsgateway.cluster.cluster import SingleNode
 from wsgateway.cluster.nodes import node_of
+from wsgateway.cluster.single import SingleNode
 from wsgateway.exceptions import NodeError
 from wsgateway.messages import Message
 

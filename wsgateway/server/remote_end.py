@@ -4,7 +4,7 @@ import socket
 import struct
 from typing import Any
 
-from wsgateway.addresses import SocketPeer, plain_address
+from wsgateway.addresses import RemoteEnd, plain_address
 
 _CREDENTIALS = struct.Struct("3i")
 """Linux's `struct ucred`: process, user, group."""
@@ -21,17 +21,17 @@ def plain_addresses(
     return client, server
 
 
-def peer_at(transport: Any, client: tuple[str, int] | None) -> SocketPeer:
+def remote_end_at(transport: Any, client: tuple[str, int] | None) -> RemoteEnd:
     """Return the other end of `transport`, whose address is `client`.
 
     On a Unix socket, the client has no address. Its user is known where the system has `SO_PEERCRED` (Linux).
     """
     if client is not None:
-        return SocketPeer(client[0])
+        return RemoteEnd(client[0])
     sock = transport.get_extra_info("socket")
     if sock is None or sock.family != getattr(socket, "AF_UNIX", None):
-        return SocketPeer("")  # the client has already reset the connection
+        return RemoteEnd("")  # the client has already reset the connection
     if not hasattr(socket, "SO_PEERCRED"):
-        return SocketPeer("", is_unix=True)
+        return RemoteEnd("", is_unix=True)
     _, uid, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-    return SocketPeer("", uid, is_unix=True)
+    return RemoteEnd("", uid, is_unix=True)
