@@ -11,6 +11,8 @@ PATHS = [
     "wsgateway.app:app",
     "wsgateway.auth:Access",
     "wsgateway.client:connect",
+    "wsgateway.config:AdminSettings",
+    "wsgateway.config:Settings",
     "wsgateway.client:send",
     "wsgateway.logs:QueryMask",
     "wsgateway.logs:limit_repeats",
