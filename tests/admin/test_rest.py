@@ -1,4 +1,4 @@
-"""The REST interface: who may, what it answers, and its description."""
+"""The REST interface: access, answers, and description."""
 
 import json
 import subprocess
