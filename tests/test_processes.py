@@ -23,7 +23,6 @@ from tests.services import BROKERS, broker, redis
 from wsgateway import Gateway, testing
 from wsgateway.client import asend
 from wsgateway.exceptions import ConfigError, SendError
-from wsgateway.gateway.running import several_workers
 from wsgateway.publisher import Publisher
 
 CLIENTS = int(os.environ.get("CLIENTS", "60"))
@@ -176,7 +175,7 @@ async def test_the_panel_shows_all_processes_and_replaces_them(start: Any, peopl
         found = await server.ask("GET", "/gateways/default/connections")
         one = found["connections"][-1]["id"]
         shown = (await http.get(f"/gateways/default/connections/{one}")).text
-        assert f"Process {one[:8]} has this connection" in shown
+        assert f"This connection belongs to process {one[:8]}" in shown
         csrf = re.search(r'name="csrf" value="([^"]+)"', page)
         assert csrf
         answer = await http.post("/", data={"csrf": csrf[1], "id": "default", "action": "roll"})
@@ -483,21 +482,6 @@ async def test_workers_of_uvicorn(tmp_path: Path, options: str, warned: bool) ->
     finally:
         process.terminate()
         await process.wait()
-
-
-@pytest.mark.parametrize(
-    ("argv", "environ", "count"),
-    [
-        (["uvicorn", "app:app"], {}, 1),
-        (["uvicorn", "--workers", "4", "app:app"], {}, 4),
-        (["uvicorn", "--workers=3"], {"WEB_CONCURRENCY": "2"}, 3),
-        (["gunicorn", "-w", "8"], {}, 8),
-        (["uvicorn"], {"WEB_CONCURRENCY": "2"}, 2),
-        (["uvicorn", "--workers"], {"WEB_CONCURRENCY": "many"}, 1),
-    ],
-)
-def test_how_many_workers_a_command_line_says(argv: list[str], environ: dict[str, str], count: int) -> None:
-    assert several_workers(argv, environ) == count
 
 
 async def test_a_publisher_takes_lists_of_ids_only() -> None:

@@ -74,7 +74,7 @@ Sample = tuple[str, dict[str, str], float]
 """The suffix of a sample's name, its labels, and its value."""
 
 Samples = dict[str, list[Sample]]
-"""The samples of each family in one process."""
+"""The samples of each family in one node."""
 
 FAMILIES = {
     "connections": ("gauge", "Connections that are open."),
@@ -173,7 +173,7 @@ def _histograms(histograms: Mapping[str, Histogram], labels: dict[str, str]) -> 
 
 
 def prometheus_text(processes: Sequence[Samples]) -> bytes:
-    """Return the samples of each process in Prometheus' text format 0.0.4."""
+    """Return the samples of each node in Prometheus' text format 0.0.4."""
     from prometheus_client import CollectorRegistry, generate_latest  # an import of 1 MB that most processes never need
 
     registry = CollectorRegistry(auto_describe=False)

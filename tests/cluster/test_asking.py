@@ -1,4 +1,4 @@
-"""Requests between two nodes, and what becomes of them."""
+"""Questions between two nodes, and their answers."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -7,34 +7,37 @@ from typing import Any
 import anyio
 import pytest
 
-from wsgateway.cluster.asking import MAX_ASKED, Asks
+from wsgateway.cluster.asking import MAX_ASKED, Answering, Asks
 from wsgateway.cluster.envelopes import VERSION, Answer, Ask, Envelope, Info
 from wsgateway.cluster.nodes import Nodes
+from wsgateway.cluster.questions import Question, Search
 from wsgateway.exceptions import GatewayConflict, NodeError, NodeLate
 from wsgateway.logs import GatewayLog
 
 INFO = Info(host="h", pid=1, version="1", age=0.0, state="running")
 A, B = "a" * 8, "b" * 8
 
-Operation = Callable[[dict[str, Any]], Awaitable[Any]]
+FOUR = Search("four")
+
+Answerer = Callable[[Any], Awaitable[Any]]
 
 
 class Pair:
     """The nodes A and B. What one sends, the other handles in the next iteration, unless `is_cut`."""
 
-    def __init__(self, **operations: Operation) -> None:
+    def __init__(self, answering: Answering) -> None:
         self.is_up = True
         self.is_cut = False
         self.sent: list[Envelope] = []
         self.nodes = Nodes()
         self.nodes.see(B, INFO, 0)
-        self.a, self.b = self._asks(A, self.nodes, {}), self._asks(B, Nodes(), operations)
+        self.a, self.b = self._asks(A, self.nodes, {}), self._asks(B, Nodes(), answering)
 
-    def _asks(self, node: str, nodes: Nodes, operations: dict[str, Operation]) -> Asks:
+    def _asks(self, node: str, nodes: Nodes, answering: Answering) -> Asks:
         return Asks(
             node,
             nodes,
-            operations=operations,
+            answering=answering,
             publish=self._publish,
             is_up=lambda: self.is_up,
             timeout=0.05,
@@ -53,78 +56,87 @@ class Pair:
         return True
 
 
-async def double(arguments: dict[str, Any]) -> Any:
-    return 2 * arguments["number"]
+async def length(question: Search) -> int:
+    return len(question.search)
 
 
 async def test_an_answer_reaches_its_caller() -> None:
-    pair = Pair(double=double)
-    assert await pair.a.ask(B, "double", {"number": 4}) == 8
-    assert await pair.a.ask_all("double", {"number": 5}) == {B: 10}
+    pair = Pair({Search: length})
+    assert await pair.a.ask(B, FOUR) == 4
+    assert await pair.a.ask_all(Search("three")) == {B: 5}
 
 
 async def test_an_unknown_node_or_an_unavailable_broker_is_not_asked() -> None:
-    pair = Pair()
+    pair = Pair({Search: length})
     with pytest.raises(NodeError, match="cannot be reached"):
-        await pair.a.ask("c" * 8, "double", {})
+        await pair.a.ask("c" * 8, FOUR)
     pair.is_up = False
     with pytest.raises(NodeError, match="cannot be reached"):
-        await pair.a.ask(B, "double", {})
+        await pair.a.ask(B, FOUR)
     assert pair.sent == []
 
 
 async def test_a_node_that_does_not_answer_is_late_and_then_left_out() -> None:
-    pair = Pair(double=double)
+    pair = Pair({Search: length})
     pair.is_cut = True
     with pytest.raises(NodeLate, match=r"within 0.05 s"):
-        await pair.a.ask(B, "double", {"number": 1})
+        await pair.a.ask(B, FOUR)
     pair.is_cut = False
-    assert await pair.a.ask_all("double", {"number": 1}) == {}
+    assert await pair.a.ask_all(FOUR) == {}
     pair.nodes.see(B, INFO, 1)
-    assert await pair.a.ask_all("double", {"number": 1}) == {B: 2}
+    assert await pair.a.ask_all(FOUR) == {B: 4}
 
 
-async def raises_conflict(arguments: dict[str, Any]) -> Any:
+async def raise_conflict(question: Question[Any]) -> Any:
     raise GatewayConflict("it is stopped")
 
 
-async def raises_bug(arguments: dict[str, Any]) -> Any:
+async def raise_bug(question: Question[Any]) -> Any:
     raise ZeroDivisionError("secret")
 
 
-async def returns_set(arguments: dict[str, Any]) -> Any:
+async def return_set(question: Question[Any]) -> Any:
     return {1}
 
 
+async def return_text(question: Question[Any]) -> Any:
+    return "not a number"
+
+
 @pytest.mark.parametrize(
-    ("operation", "text"),
+    ("answer", "text"),
     [
-        ("raises_conflict", "it is stopped"),
-        ("raises_bug", "it failed there, the log has the reason"),
-        ("returns_set", "its answer cannot be sent"),
-        ("unknown", "does not know the operation 'unknown'"),
-        ("totals", "an answer that cannot be used"),
+        (raise_conflict, "it is stopped"),
+        (raise_bug, "it failed there, the log has the reason"),
+        (return_set, "its answer cannot be sent"),
+        (return_text, "an answer that cannot be used"),
+        (None, "does not support the question 'search'"),
     ],
 )
-async def test_a_request_that_fails_there_is_an_error_here(operation: str, text: str) -> None:
-    pair = Pair(raises_conflict=raises_conflict, raises_bug=raises_bug, returns_set=returns_set, totals=returns_text)
+async def test_a_question_that_fails_there_is_an_error_here(answer: Answerer | None, text: str) -> None:
+    pair = Pair({} if answer is None else {Search: answer})
     with pytest.raises(NodeError, match=text) as caught:
-        await pair.a.ask(B, operation, {})
+        await pair.a.ask(B, FOUR)
     assert "secret" not in str(caught.value)
 
 
-async def returns_text(arguments: dict[str, Any]) -> Any:
-    return "not a mapping of totals"
+async def test_a_question_with_wrong_arguments_is_refused() -> None:
+    pair = Pair({Search: length})
+    pair.b.handle(Ask(VERSION, A, 1, 1, "search", {"search": 4}))
+    await anyio.wait_all_tasks_blocked()
+    [refused] = pair.sent
+    assert isinstance(refused, Answer)
+    assert refused.error.startswith("the question has wrong arguments")
 
 
 async def test_only_the_node_that_was_asked_can_answer() -> None:
-    pair = Pair(double=double)
+    pair = Pair({Search: length})
     pair.is_cut = True
     async with anyio.create_task_group() as tasks:
         answers: list[Any] = []
 
         async def ask() -> None:
-            answers.append(await pair.a.ask_within(10, B, "double", {"number": 1}))
+            answers.append(await pair.a.ask_within(10, B, FOUR))
 
         tasks.start_soon(ask)
         await anyio.wait_all_tasks_blocked()
@@ -134,16 +146,16 @@ async def test_only_the_node_that_was_asked_can_answer() -> None:
     assert answers == [2]
 
 
-async def test_a_node_handles_a_limited_number_of_requests_until_it_is_closed() -> None:
-    async def wait(arguments: dict[str, Any]) -> Any:
+async def test_a_node_answers_a_limited_number_of_questions_until_it_is_closed() -> None:
+    async def wait(question: Search) -> Any:
         await anyio.sleep_forever()
 
-    pair = Pair(wait=wait)
+    pair = Pair({Search: wait})
     for number in range(MAX_ASKED + 1):
-        pair.b.handle(Ask(VERSION, A, 1, number, "wait", {}))
+        pair.b.handle(Ask(VERSION, A, 1, number, "search", {"search": ""}))
     [refused] = pair.sent
     assert isinstance(refused, Answer)
-    assert (refused.ask, "too many" in refused.error) == (MAX_ASKED, True)
+    assert (refused.ask, "busy" in refused.error) == (MAX_ASKED, True)
     with anyio.fail_after(10):
         await pair.b.aclose()
         await pair.b.aclose()

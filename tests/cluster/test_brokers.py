@@ -37,6 +37,7 @@ from wsgateway.cluster.envelopes import (
     decode,
     encode,
 )
+from wsgateway.cluster.questions import Question
 from wsgateway.exceptions import BrokerError, NodeError
 from wsgateway.gateway.answers import info_of
 from wsgateway.logs import GatewayLog
@@ -144,6 +145,18 @@ def test_an_extra_that_is_missing_says_how_to_install_it(monkeypatch: pytest.Mon
 # The cluster over it
 
 
+class Double(Question[int], frozen=True):
+    name = "double"
+    answer = int
+
+    number: int
+
+
+class Triple(Question[int], frozen=True):
+    name = "triple"
+    answer = int
+
+
 class Member:
     """A process of a gateway as far as its cluster goes: it keeps what it is given."""
 
@@ -155,7 +168,7 @@ class Member:
         self.asked = 0
         self.hold: anyio.Event | None = None
         self._open = opener(url)
-        local = Local(self.deliver, lambda: info_of("1", "running", connections=3), {"double": self.double})
+        local = Local(self.deliver, lambda: info_of("1", "running", connections=3), {Double: self.double})
         self.cluster = Cluster(
             self.open_link,
             gateway_id="Test.1",
@@ -176,13 +189,13 @@ class Member:
         self.changed = asyncio.Event()
         return Sent(5, 4, 1)
 
-    async def double(self, arguments: dict[str, Any]) -> int:
+    async def double(self, question: Double) -> int:
         self.asked += 1
         if self.hold is not None:
             await self.hold.wait()
-        if arguments["number"] < 0:
+        if question.number < 0:
             raise ValueError("negative")
-        return 2 * int(arguments["number"])
+        return 2 * question.number
 
     async def has(self, count: int) -> None:
         with anyio.fail_after(20):
@@ -241,14 +254,14 @@ async def test_named_recipients_are_found_where_they_are(service: Service) -> No
 
 async def test_one_process_can_be_asked(service: Service) -> None:
     async with members(service.url, 2) as (one, two):
-        assert await one.cluster.ask(two.cluster.node, "double", number=21) == 42
-        assert await one.cluster.ask_all("double", number=1) == {two.cluster.node: 2}
+        assert await one.cluster.ask(two.cluster.node, Double(21)) == 42
+        assert await one.cluster.ask_all(Double(1)) == {two.cluster.node: 2}
         with pytest.raises(NodeError, match="the log has the reason"):
-            await one.cluster.ask(two.cluster.node, "double", number=-1)
-        with pytest.raises(NodeError, match="does not know the operation 'triple'"):
-            await one.cluster.ask(two.cluster.node, "triple")
+            await one.cluster.ask(two.cluster.node, Double(-1))
+        with pytest.raises(NodeError, match="does not support the question 'triple'"):
+            await one.cluster.ask(two.cluster.node, Triple())
         with pytest.raises(NodeError, match="cannot be reached"):
-            await one.cluster.ask("0" * 8, "double", number=1)
+            await one.cluster.ask("0" * 8, Double(1))
 
 
 async def test_one_that_leaves_is_not_waited_for(service: Service) -> None:
@@ -434,7 +447,7 @@ async def test_an_answer_counts_from_the_process_that_was_asked_only(service: Se
             answers: list[Any] = []
 
             async def ask() -> None:
-                answers.append(await one.cluster.ask(two.cluster.node, "double", number=21))
+                answers.append(await one.cluster.ask(two.cluster.node, Double(21)))
 
             tasks.start_soon(ask)
             with anyio.fail_after(20):

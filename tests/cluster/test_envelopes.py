@@ -25,7 +25,18 @@ from wsgateway.cluster.envelopes import (
     origin_of,
 )
 from wsgateway.cluster.nodes import Nodes, NodeState
-from wsgateway.cluster.questions import Close, Rows, Search, Send, arguments_of, check_answer
+from wsgateway.cluster.questions import (
+    Close,
+    CollectSamples,
+    CollectTotals,
+    Describe,
+    Question,
+    Rows,
+    Search,
+    Send,
+    answer_of,
+    question_of,
+)
 from wsgateway.exceptions import EnvelopeError
 
 INFO = Info(host="host", pid=1, version="1", age=1.0, state="running")
@@ -137,9 +148,9 @@ def test_few_nodes_are_known_and_those_that_live_stay() -> None:
         (Send, {"payload": b"x", "kind": "xml", "ids": None, "data": "{}"}),
     ],
 )
-def test_wrong_arguments_are_named(kind: type, arguments: dict[str, Any]) -> None:
+def test_wrong_arguments_are_named(kind: type[Question[Any]], arguments: dict[str, Any]) -> None:
     with pytest.raises(EnvelopeError, match="arguments: "):
-        arguments_of(kind, arguments)
+        question_of(kind, arguments)
 
 
 ROW: dict[str, Any] = {
@@ -157,41 +168,43 @@ ROW: dict[str, Any] = {
 
 
 @pytest.mark.parametrize(
-    ("operation", "answer"),
+    ("kind", "answer"),
     [
-        ("search", 5),
-        ("rows", [ROW, {**ROW, "more": "of a later version"}]),
-        ("describe", None),
-        ("describe", {**ROW, "headers": {}}),
-        ("totals", {"connections": 1, "hook_seconds": 0.5}),
-        ("samples", {"broker_up": [["", {"gateway": "a"}, True]], "hook_seconds": [["_bucket", {"le": "+Inf"}, 1]]}),
-        ("send", [1, 1, 0, 1, True]),
-        ("something else", object()),
+        (Search, 5),
+        (Rows, [ROW, {**ROW, "more": "of a later version"}]),
+        (Describe, None),
+        (Describe, {**ROW, "headers": {}}),
+        (CollectTotals, {"connections": 1, "hook_seconds": 0.5}),
+        (
+            CollectSamples,
+            {"broker_up": [["", {"gateway": "a"}, True]], "hook_seconds": [["_bucket", {"le": "+Inf"}, 1]]},
+        ),
+        (Send, [1, 1, 0, 1, True]),
     ],
 )
-def test_an_answer_of_the_right_form_passes(operation: str, answer: Any) -> None:
-    check_answer(operation, answer)
+def test_an_answer_of_the_right_form_passes(kind: type[Question[Any]], answer: Any) -> None:
+    answer_of(kind, answer)
 
 
 @pytest.mark.parametrize(
-    ("operation", "answer"),
+    ("kind", "answer"),
     [
-        ("search", [1]),
-        ("search", -1),
-        ("rows", {}),
-        ("rows", [{"id": "x"}]),
-        ("rows", [{**ROW, "age": math.nan}]),
-        ("describe", "x"),
-        ("close", None),
-        ("totals", {"connections": math.nan}),
-        ("totals", []),
-        ("samples", {"nodes": [["\nup 1", {}, 1]]}),
-        ("samples", {"nodes": [["", {"gateway\n": "a"}, 1]]}),
-        ("samples", {"nodes": [["", {"code": f"{number}"}, 1] for number in range(1001)]}),
-        ("send", [1, 1]),
-        ("send", None),
+        (Search, [1]),
+        (Search, -1),
+        (Rows, {}),
+        (Rows, [{"id": "x"}]),
+        (Rows, [{**ROW, "age": math.nan}]),
+        (Describe, "x"),
+        (Close, None),
+        (CollectTotals, {"connections": math.nan}),
+        (CollectTotals, []),
+        (CollectSamples, {"nodes": [["\nup 1", {}, 1]]}),
+        (CollectSamples, {"nodes": [["", {"gateway\n": "a"}, 1]]}),
+        (CollectSamples, {"nodes": [["", {"code": f"{number}"}, 1] for number in range(1001)]}),
+        (Send, [1, 1]),
+        (Send, None),
     ],
 )
-def test_an_answer_of_another_form_is_refused(operation: str, answer: Any) -> None:
+def test_an_answer_of_another_form_is_refused(kind: type[Question[Any]], answer: Any) -> None:
     with pytest.raises(EnvelopeError, match="answer: "):
-        check_answer(operation, answer)
+        answer_of(kind, answer)

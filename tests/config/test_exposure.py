@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from wsgateway.config.exposure import outside_of_command, outside_of_environment, own_uid
+from wsgateway.config.exposure import outside_of_command, outside_of_environment, own_uid, worker_count
 
 
 @pytest.mark.parametrize("value", ["127.0.0.1", "10.0.0.0/8", "*"])
@@ -62,3 +62,18 @@ def test_the_variables_of_uvicorn_are_read_too() -> None:
 
 def test_the_user_of_this_process() -> None:
     assert own_uid() == os.geteuid()
+
+
+@pytest.mark.parametrize(
+    ("argv", "environ", "count"),
+    [
+        (["uvicorn", "app:app"], {}, 1),
+        (["uvicorn", "--workers", "4", "app:app"], {}, 4),
+        (["uvicorn", "--workers=3"], {"WEB_CONCURRENCY": "2"}, 3),
+        (["gunicorn", "-w", "8"], {}, 8),
+        (["uvicorn"], {"WEB_CONCURRENCY": "2"}, 2),
+        (["uvicorn", "--workers"], {"WEB_CONCURRENCY": "many"}, 1),
+    ],
+)
+def test_how_many_workers_a_command_line_says(argv: list[str], environ: dict[str, str], count: int) -> None:
+    assert worker_count(argv, environ) == count

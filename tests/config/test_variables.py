@@ -175,7 +175,7 @@ def test_an_empty_secret_in_the_file_or_a_flag_is_a_mistake(setting: str, tmp_pa
 @pytest.mark.parametrize(("variable", "what"), [("API_KEY", "key"), ("BROKER", "URL")])
 def test_a_file_without_a_secret_is_a_mistake(data: bytes, variable: str, what: str) -> None:
     Path("secret").write_bytes(data)
-    with pytest.raises(ConfigError, match=f"WSGATEWAY_{variable}_FILE: there is no {what} in 'secret'"):
+    with pytest.raises(ConfigError, match=f"WSGATEWAY_{variable}_FILE: 'secret' does not contain a {what}"):
         load(defaults={}, environ={f"WSGATEWAY_{variable}_FILE": "secret"}, flags={})
 
 

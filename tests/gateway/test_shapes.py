@@ -2,7 +2,8 @@
 
 import json
 
-from wsgateway.gateway.shapes import ConnectionInfo, GatewayList, NodeList, Queue, SendAnswer, encoded, schemas_of
+from wsgateway.cluster.questions import ConnectionInfo, Queue
+from wsgateway.gateway.shapes import GatewayList, NodeList, SendAnswer, encoded, schemas_of
 
 
 def test_an_answer_has_its_keys_in_the_declared_order() -> None:

@@ -10,7 +10,7 @@ from wsgateway import Gateway, Sent
 from wsgateway.cluster.acks import PendingAcks
 from wsgateway.cluster.single import SingleNode
 from wsgateway.hub.hub import Hub
-from wsgateway.hub.pubsub import EVERYBODY, PubSub
+from wsgateway.hub.pubsub import PubSub
 from wsgateway.messages import Message
 
 MESSAGE = Message(b"hi", "hi")
@@ -41,14 +41,15 @@ def made(count: int) -> tuple[PubSub, TwoNodes, list[Any]]:
 
 async def test_everybody_is_every_connection_and_the_other_nodes() -> None:
     pubsub, cluster, _ = made(3)
-    assert pubsub.publish_nowait(MESSAGE, EVERYBODY) == Sent(3, 3, 0)
+    assert pubsub.publish_nowait(MESSAGE, None) == Sent(3, 3, 0)
     assert cluster.published == [(None, False)]
 
 
 async def test_everybody_but_one_leaves_out_that_one() -> None:
     pubsub, cluster, connections = made(3)
-    assert pubsub.publish_nowait(MESSAGE, EVERYBODY, but=connections[0]) == Sent(2, 2, 0)
-    assert cluster.published == [(None, False)]
+    assert pubsub.publish_nowait(MESSAGE, None, but=connections[0]) == Sent(2, 2, 0)
+    assert pubsub.publish(MESSAGE, None, but=connections[0]).sent == Sent(2, 2, 0)
+    assert cluster.published == [(None, False), (None, True)]
 
 
 @pytest.mark.parametrize("remote", [[], ["far1", "far2"]], ids=["here", "there too"])
@@ -67,6 +68,6 @@ async def test_nobody_receives_what_is_published_to_an_empty_list() -> None:
 
 async def test_a_counted_publication_has_the_other_nodes_count() -> None:
     pubsub, cluster, connections = made(2)
-    for to in (EVERYBODY, [connections[0], "far1"], [connections[0]]):
+    for to in (None, [connections[0], "far1"], [connections[0]]):
         assert (await pubsub.publish(MESSAGE, to).wait()).queued in (1, 2)
     assert cluster.published == [(None, True), (["far1"], True)]

@@ -7,7 +7,7 @@ from typing import Any
 import anyio
 
 from wsgateway import Event, Gateway
-from wsgateway.listeners.inbox import AwaitedCall, Call, Inbox
+from wsgateway.listeners.inbox import AwaitedCall, Call, CloseCall, Inbox, TimeLimit
 from wsgateway.listeners.runner import MAX_CLOSE_HOOKS, Runner
 
 EVENT = Event(Gateway())
@@ -23,8 +23,7 @@ class Runs:
         self.delivered: list[Call] = []
         self._follow = follow
         self.runner = Runner(
-            hook_timeout=hook_timeout,
-            handshake_timeout=hook_timeout,
+            limit=TimeLimit("hook_timeout", hook_timeout),
             deliver=self.delivered.append,
             finished=self._finish,
             returned=lambda hook, value: None,
@@ -40,7 +39,7 @@ class Runs:
 
     def close(self, hook: Callable[[Event], Awaitable[object]]) -> Call:
         """Push a call of `on_client_close`, in an inbox of its own."""
-        call = Call("on_client_close", hook, EVENT)
+        call = CloseCall("on_client_close", hook, EVENT)
         self.runner.push(Inbox(), call)
         return call
 
@@ -86,6 +85,19 @@ async def test_a_hook_that_takes_too_long_is_abandoned_and_delivers_nothing() ->
     assert call.has_expired
     assert str(call.error) == "on_message took longer than hook_timeout, 0.01 s"
     assert runs.delivered == []
+
+
+async def test_a_call_may_have_a_time_limit_of_its_own() -> None:
+    runs = Runs()
+
+    async def sleep(event: Event) -> None:
+        await anyio.sleep_forever()
+
+    call = AwaitedCall("on_handshake", sleep, EVENT, limit=TimeLimit("handshake_timeout", 0.01))
+    runs.runner.push(Inbox(), call)
+    with anyio.fail_after(10):
+        await call.future
+    assert str(call.error) == "on_handshake took longer than handshake_timeout, 0.01 s"
 
 
 async def test_the_time_of_a_close_hook_begins_once_it_has_a_slot() -> None:

@@ -94,7 +94,7 @@ async def test_the_plain_protocol_runs_on_handshake_before_the_accept_and_joins_
     listener = Listener()
     made = Made(listener)
     await made.connect()
-    await made.dispatcher.idle()
+    await made.dispatcher.runner.idle()
     assert listener.events == [("on_handshake", (0, [])), ("on_client_open", "")]
     assert made.transport.calls == ["accept None", "run"]
     assert made.session.is_open
@@ -128,7 +128,7 @@ async def test_the_end_leaves_the_hub_and_calls_the_hook_once() -> None:
     made = Made(listener)
     await made.connect()
     made.session.finished(4007, "lunch")
-    await made.dispatcher.idle()
+    await made.dispatcher.runner.idle()
     assert listener.events == [("on_client_open", ""), ("on_client_close", 4007)]
     assert made.ended == [made.session]
     assert len(made.hub.connections) == 0
@@ -142,7 +142,7 @@ async def test_the_code_of_this_side_counts_if_it_closed_first() -> None:
     await made.connect()
     made.conn.close_nowait(4001, "bye")
     made.session.finished(1006, "")
-    await made.dispatcher.idle()
+    await made.dispatcher.runner.idle()
     assert listener.events[-1] == ("on_client_close", 4001)
 
 
@@ -168,7 +168,7 @@ async def test_size_and_rate_of_messages(
     await made.connect()
     for message in messages:
         assert made.session.received(message, len(message))
-    await made.dispatcher.idle()
+    await made.dispatcher.runner.idle()
     assert made.conn.closing == closing
     assert listener.count("on_message") == len(messages) - (closing is not None)
 
@@ -179,7 +179,7 @@ async def test_messages_past_the_close_are_dropped() -> None:
     await made.connect()
     made.conn.close_nowait(1000, "")
     assert made.session.received("late", 4)
-    await made.dispatcher.idle()
+    await made.dispatcher.runner.idle()
     assert listener.count("on_message") == 0
 
 
@@ -222,5 +222,5 @@ async def test_a_full_inbox_pauses_reading_until_it_has_space() -> None:
             while "resume" not in made.transport.calls:
                 await anyio.lowlevel.checkpoint()
         assert made.session.received("x", 1)
-        await made.dispatcher.idle()
+        await made.dispatcher.runner.idle()
         assert made.transport.calls.count("resume") == 1

@@ -18,15 +18,21 @@ async def test_it_has_the_state_of_what_it_observes_until_it_is_stopped(broker: 
     observer.prepare()
     assert str(observer.state) == "starting"
     await observer.start(broker)
-    assert (observer.state, await observer.inspector.nodes()) == ("running", [])
+    assert (observer.state, await observer.inspector.nodes()) == ("starting", [])
+    observer.mark_running()
+    assert str(observer.state) == "running"
     await observer.stop()
     assert str(observer.state) == "stopped"
 
 
-async def test_one_that_fails_keeps_its_reason_until_it_is_stopped_again(broker: str) -> None:
+async def test_one_that_fails_keeps_its_reason_until_it_is_stopped_again(
+    broker: str, caplog: pytest.LogCaptureFixture
+) -> None:
     observer = Observer(Settings(workers=2))
     await observer.start(broker)
+    observer.mark_running()
     observer.fail("all workers died")
+    assert caplog.messages[-1] == "[default] failed: all workers died"
     await observer.stop()
     assert (observer.state, observer.failure) == ("failed", "all workers died")
     await observer.stop()

@@ -195,7 +195,7 @@ async def test_editing_restarts_what_ran_and_tells_its_clients_to_come_back(supe
 async def test_the_id_is_fixed_and_unique_without_regard_to_case(supervisor: Supervisor) -> None:
     with pytest.raises(GatewayConflict, match="already"):
         await supervisor.create("A", {})
-    with pytest.raises(ConfigError, match="fixed"):
+    with pytest.raises(ConfigError, match="cannot be changed once"):
         await supervisor.edit("a", {"id": "z"})
     with pytest.raises(ConfigError, match="is not an id"):
         await supervisor.create("../x", {})

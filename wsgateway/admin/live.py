@@ -34,7 +34,7 @@ SEND_TIMEOUT = 10.0
 
 
 class LiveConnection(Struct, rename={"received": "in", "sent": "out"}):
-    """The connection that a page shows. Once it is closed, its figures are unset if another process had it."""
+    """The connection that a page shows. Once it is closed, its figures are unset if another node had it."""
 
     open: bool
     events: list[list[object]] = []

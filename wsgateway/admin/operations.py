@@ -8,9 +8,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from wsgateway.admin.handlers import Handlers
+from wsgateway.cluster.questions import ConnectionInfo
 from wsgateway.gateway.shapes import (
     Closed,
-    ConnectionInfo,
     ConnectionList,
     Drained,
     GatewayInfo,

@@ -3,7 +3,8 @@
 import time
 from typing import Any
 
-from wsgateway.gateway.shapes import ConnectionInfo, fields_of
+from wsgateway.cluster.questions import ConnectionInfo
+from wsgateway.gateway.shapes import fields_of
 
 MAX_CONNECTIONS = 10_000
 """Connections whose counts are remembered, from when they were last shown."""

@@ -342,7 +342,7 @@ def _close(
     remote: Remote, gateway_id: str, connections: Sequence[str], all_of_them: bool, code: int, reason: str
 ) -> int:
     if bool(connections) == all_of_them:
-        raise ValueError("name the connections to close by their ids, or use --all")
+        raise ValueError("name the connections to close: their ids, or --all")
     body: dict[str, Any] = {"code": code, "reason": reason}
     body |= {"all": True} if all_of_them else {"connections": list(connections)}
     answer = remote.ask("POST", _path_of(gateway_id) + "/connections/close", body)

@@ -1,4 +1,4 @@
-"""The processes of one gateway, and the brokers that carry messages between them.
+"""The nodes of one gateway, and the brokers that carry messages between them.
 
 Does not know connections or hooks.
 """

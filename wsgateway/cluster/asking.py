@@ -1,24 +1,28 @@
-"""Requests between the nodes of a gateway, and their answers. Knows no topics; the caller passes how to publish."""
+"""Questions between the nodes of a gateway, and their answers. Knows no topics; the caller passes how to publish."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from wsgateway.cluster.envelopes import MAX_ERROR, VERSION, Answer, Ask, Envelope
 from wsgateway.cluster.nodes import Nodes
-from wsgateway.cluster.questions import check_answer
+from wsgateway.cluster.questions import Question, answer_of, arguments_of, question_of
 from wsgateway.exceptions import EnvelopeError, GatewayError, NodeError, NodeLate
 from wsgateway.logs import GatewayLog
 
+A = TypeVar("A")
+
+Answering = Mapping[type[Question[Any]], Callable[[Any], Awaitable[Any]]]
+"""The functions that answer the questions of other nodes, by the type of the question."""
+
 MAX_ASKED = 1000
-"""Requests of other nodes that one process handles concurrently. A further one is refused."""
+"""Questions of other nodes that one node answers concurrently. A further one is refused."""
 
 
 class Asks:
-    """The requests that the process `node` sends to other nodes, and those of other nodes that it answers.
+    """The questions that the process `node` asks other nodes, and those of other nodes that it answers.
 
-    `operations` are the functions that other nodes may call, by name. `publish` sends an envelope with its number to
-    one node. `is_up` returns whether the broker is available.
+    `publish` sends an envelope with its number to one node. `is_up` returns whether the broker is available.
     """
 
     def __init__(
@@ -26,7 +30,7 @@ class Asks:
         node: str,
         nodes: Nodes,
         *,
-        operations: Mapping[str, Callable[[dict[str, Any]], Awaitable[Any]]],
+        answering: Answering,
         publish: Callable[[str, Callable[[int], Envelope]], bool],
         is_up: Callable[[], bool],
         timeout: float,
@@ -34,7 +38,7 @@ class Asks:
     ) -> None:
         self._node = node
         self._nodes = nodes
-        self._operations = operations
+        self._answering = {kind.name: (kind, function) for kind, function in answering.items()}
         self._publish = publish
         self._is_up = is_up
         self._timeout = timeout
@@ -44,7 +48,7 @@ class Asks:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def aclose(self) -> None:
-        """Abandon the requests of other nodes. May be called twice."""
+        """Abandon the questions of other nodes. May be called twice."""
         for task in tuple(self._tasks):
             task.cancel()
         if self._tasks:
@@ -52,31 +56,31 @@ class Asks:
 
     # Asking
 
-    async def ask(self, node_id: str, operation: str, arguments: dict[str, Any]) -> Any:
+    async def ask(self, node_id: str, question: Question[A]) -> A:
         """Ask another node and return its answer. Raise `NodeError` if it refuses, `NodeLate` if it is late."""
         try:
-            return await self.ask_within(self._timeout, node_id, operation, arguments)
+            return await self.ask_within(self._timeout, node_id, question)
         except NodeLate:
             late = self._nodes.get(node_id)
             if late is not None:
                 late.is_late = True
             raise
 
-    async def ask_within(self, seconds: float, node_id: str, operation: str, arguments: dict[str, Any]) -> Any:
-        """Do the same as `ask`, but wait at most `seconds`, because the operation may take long."""
+    async def ask_within(self, seconds: float, node_id: str, question: Question[A]) -> A:
+        """Do the same as `ask`, but wait at most `seconds`, because the answer may take long."""
         if not self._is_up() or self._nodes.get(node_id) is None:
             raise NodeError(f"node {node_id!r} cannot be reached")
         self._count += 1
         number = self._count
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._answers[number] = node_id, answer
+        name, arguments = question.name, arguments_of(question)
         try:
-            if not self._publish(node_id, lambda seq: Ask(VERSION, self._node, seq, number, operation, arguments)):
-                raise NodeError(f"the request {operation} cannot be sent to node {node_id!r}")
+            if not self._publish(node_id, lambda seq: Ask(VERSION, self._node, seq, number, name, arguments)):
+                raise NodeError(f"the question {name} cannot be sent to node {node_id!r}")
             async with asyncio.timeout(seconds):
                 value = await answer
-            check_answer(operation, value)
-            return value
+            return answer_of(type(question), value)
         except TimeoutError:
             raise NodeLate(f"node {node_id!r} has not answered within {seconds:g} s") from None
         except EnvelopeError as exc:
@@ -84,19 +88,17 @@ class Asks:
         finally:
             del self._answers[number]
 
-    async def ask_all(self, operation: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    async def ask_all(self, question: Question[A]) -> dict[str, A]:
         """Return the answers of the other nodes, by node. A node that is late is left out, and skipped until its next
         heartbeat."""
         nodes = [node for node in self._nodes.alive() if not node.is_late]
-        results = await asyncio.gather(
-            *(self.ask(node.id, operation, arguments) for node in nodes), return_exceptions=True
-        )
+        results = await asyncio.gather(*(self.ask(node.id, question) for node in nodes), return_exceptions=True)
         answers = {}
         for node, answer in zip(nodes, results, strict=True):
             if isinstance(answer, BaseException):
                 if not isinstance(answer, NodeError):
                     raise answer
-                self._log.limited(f"asked for {operation}").warning("%s: %s", operation, answer)
+                self._log.limited(f"asked for {question.name}").warning("%s: %s", question.name, answer)
             else:
                 answers[node.id] = answer
         return answers
@@ -114,33 +116,34 @@ class Asks:
     # Answering
 
     def handle(self, ask: Ask) -> None:
-        """Begin to handle a request of another node, and answer when it is done."""
+        """Begin to answer a question of another node."""
         if len(self._tasks) >= MAX_ASKED:
-            self._log.limited("asked").warning("refused a request of node %s: too many at the same time", ask.origin)
-            self._reply(ask, None, "it is handling too many requests of other nodes")
+            text = "refused a question of node %s: more than %d questions are being answered"
+            self._log.limited("asked").warning(text, ask.origin, MAX_ASKED)
+            self._reply(ask, None, "the node is busy, try again later")
             return
         task = asyncio.create_task(self._do(ask))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _do(self, ask: Ask) -> None:
-        operation = self._operations.get(ask.operation)
         value: Any = None
         error = ""
         try:
-            if operation is None:
-                raise NodeError(f"this process does not know the operation {ask.operation[:40]!r}")
-            value = await operation(ask.arguments)
+            if ask.question not in self._answering:
+                raise NodeError(f"this node does not support the question {ask.question[:40]!r}")
+            kind, answer = self._answering[ask.question]
+            value = await answer(question_of(kind, ask.arguments))
         except EnvelopeError as exc:
             text = "node %s asked for %s with wrong %s"
-            self._log.limited(f"wrong {ask.operation}").warning(text, ask.origin, ask.operation, exc)
-            error = f"the request has wrong {exc}"
+            self._log.limited(f"wrong {ask.question}").warning(text, ask.origin, ask.question, exc)
+            error = f"the question has wrong {exc}"
         except GatewayError as exc:
             error = str(exc)
         except Exception as exc:
             text = "node %s asked for %s: %r"
-            log = self._log.limited(f"failed {ask.operation}")
-            log.error(text, ask.origin, ask.operation, exc, exc_info=exc)
+            log = self._log.limited(f"failed {ask.question}")
+            log.error(text, ask.origin, ask.question, exc, exc_info=exc)
             error = "it failed there, the log has the reason"
         if not self._reply(ask, value, error):
             self._reply(ask, None, "its answer cannot be sent, the log has the reason")

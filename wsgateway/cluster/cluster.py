@@ -8,15 +8,15 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from wsgateway.cluster import envelopes
 from wsgateway.cluster.acks import Acks, PendingAcks
-from wsgateway.cluster.asking import Asks
+from wsgateway.cluster.asking import Answering, Asks
 from wsgateway.cluster.brokers import Open
 from wsgateway.cluster.bus import Bus
 from wsgateway.cluster.envelopes import (
@@ -33,11 +33,14 @@ from wsgateway.cluster.envelopes import (
     Leave,
 )
 from wsgateway.cluster.nodes import Nodes, NodeState, node_of
+from wsgateway.cluster.questions import Question
 from wsgateway.cluster.sequences import Sequences
 from wsgateway.exceptions import EnvelopeError
 from wsgateway.logs import GatewayLog
 from wsgateway.messages import Message, Sent
 from wsgateway.metrics import Metrics
+
+A = TypeVar("A")
 
 MEETING = 0.25
 """Seconds in which the other nodes answer a new one. A node that takes longer is known from its next heartbeat."""
@@ -56,17 +59,17 @@ NODE_LINES = 10
 class Local:
     """The services of a node for the other nodes.
 
-    `deliver` sends a message to all connections of this node, or to those with the given ids. `operations` are the
-    functions that other nodes may call, by name.
+    `deliver` sends a message to all connections of this node, or to those with the given ids. `describe` returns its
+    status for a heartbeat.
     """
 
     deliver: Callable[[Message, Sequence[str] | None], Sent]
     describe: Callable[[], Info]
-    operations: Mapping[str, Callable[[dict[str, Any]], Awaitable[Any]]]
+    answering: Answering
 
 
 class Cluster:
-    """The nodes of one gateway, as one process sees them. Only `ask…` and `collect` wait for other nodes."""
+    """The nodes of one gateway, from the view of one of them. Only `ask…` and `collect` wait for other nodes."""
 
     has_broker = True
 
@@ -106,7 +109,7 @@ class Cluster:
         self._asks = Asks(
             self.node,
             self.nodes,
-            operations={} if local is None else local.operations,
+            answering={} if local is None else local.answering,
             publish=lambda node_id, make: self._publish(self._each + node_id, make),
             is_up=lambda: self.is_up,
             timeout=timeout,
@@ -238,19 +241,19 @@ class Cluster:
         """Return the counts of all nodes that acknowledge within `timeout`, added to those of this process, `here`."""
         return await self._acks.collect(here, pending, self.timeout)
 
-    async def ask(self, node_id: str, operation: str, **arguments: Any) -> Any:
+    async def ask(self, node_id: str, question: Question[A]) -> A:
         """Ask another node and return its answer. Raise `NodeError` if the node is unreachable or refuses, `NodeLate`
-        if it does not answer within `timeout` seconds; it may still act on the request."""
-        return await self._asks.ask(node_id, operation, arguments)
+        if it does not answer within `timeout` seconds; it may still act on the question."""
+        return await self._asks.ask(node_id, question)
 
-    async def ask_within(self, seconds: float, node_id: str, operation: str, **arguments: Any) -> Any:
-        """Do the same as `ask`, but wait at most `seconds`, because the operation may take long."""
-        return await self._asks.ask_within(seconds, node_id, operation, arguments)
+    async def ask_within(self, seconds: float, node_id: str, question: Question[A]) -> A:
+        """Do the same as `ask`, but wait at most `seconds`, because the answer may take long."""
+        return await self._asks.ask_within(seconds, node_id, question)
 
-    async def ask_all(self, operation: str, **arguments: Any) -> dict[str, Any]:
+    async def ask_all(self, question: Question[A]) -> dict[str, A]:
         """Return the answers of the other nodes, by node. A node that is late is left out, and skipped until its next
         heartbeat."""
-        return await self._asks.ask_all(operation, arguments)
+        return await self._asks.ask_all(question)
 
     def _publish(self, topic: str, make: Callable[[int], Envelope]) -> bool:
         number = self._sequences.next(topic)

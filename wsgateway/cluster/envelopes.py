@@ -95,15 +95,15 @@ class Leave(_Envelope, frozen=True, tag=4):
 
 
 class Ask(_Envelope, frozen=True, tag=5):
-    """A request to one node, which answers it."""
+    """A question to one node, which answers it."""
 
     ask: Count
-    operation: Annotated[str, msgspec.Meta(max_length=100)]
+    question: Annotated[str, msgspec.Meta(max_length=100)]
     arguments: dict[str, Any]
 
 
 class Answer(_Envelope, frozen=True, tag=6):
-    """The answer to an `Ask`. `error` is empty if the operation has succeeded."""
+    """The answer to an `Ask`. `error` is empty if the node has answered."""
 
     ask: Count
     value: Any

@@ -29,7 +29,7 @@ class NodeState(enum.StrEnum):
 
 @dataclass(slots=True)
 class Node:
-    """One process. `seen` is the time of its last heartbeat; `is_late` is whether the last request was not answered."""
+    """One node. `seen` is the time of its last heartbeat; `is_late` is whether the last request was not answered."""
 
     id: str
     info: Info
@@ -39,7 +39,7 @@ class Node:
 
 
 class Nodes:
-    """The other processes of one gateway, by id: at most `MAX_NODES`."""
+    """The other nodes of one gateway by id, at most `MAX_NODES`."""
 
     def __init__(self) -> None:
         self._nodes: dict[str, Node] = {}

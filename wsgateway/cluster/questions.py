@@ -1,89 +1,111 @@
-"""The requests that a node may make of another, and the form of the answers. Both are checked on arrival.
+"""The questions that a node may ask another one, and the form of their answers. Both are checked on arrival.
 
-Does not know how they are sent, nor how a request is handled.
+Does not know how a question is sent, nor how it is answered.
 """
 
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypedDict, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from wsgateway.cluster.envelopes import MAX_IDS, Count
 from wsgateway.exceptions import EnvelopeError
+from wsgateway.metrics import Samples
 
-T = TypeVar("T")
+A = TypeVar("A", covariant=True)
+Q = TypeVar("Q", bound="Question[Any]")
 
 Ids = Annotated[list[str], msgspec.Meta(max_length=MAX_IDS)]
 Total = Annotated[float, msgspec.Meta(ge=0, le=2**63)]
 
 MAX_SERIES = 1000
-"""Samples of one metric in one process."""
+"""Samples of one metric in one node."""
 
 
-@dataclass(frozen=True, slots=True)
-class Search:
+# The connections in answers and in REST
+
+
+class Queue(msgspec.Struct, frozen=True):
+    """The messages that wait to be written to a connection."""
+
+    messages: Count
+    bytes: Count
+
+
+class ListedConnection(msgspec.Struct, frozen=True):
+    """An open connection, as `/info` lists it."""
+
+    id: str
+    address: str
+    path: str
+    transport: str
+    age: Total
+    queue: Queue
+
+
+class ConnectionInfo(ListedConnection, frozen=True):
+    """An open connection. `headers`, `query`, and `subprotocols` are included only in the answer for a single one."""
+
+    user: str | None
+    messages_in: Count
+    messages_out: Count
+    dropped: Count
+    headers: dict[str, str] | UnsetType = UNSET
+    query: list[str] | UnsetType = UNSET
+    subprotocols: list[str] | UnsetType = UNSET
+
+
+# The questions
+
+
+class Question(msgspec.Struct, Generic[A], frozen=True):
+    """The base of all questions. The fields of a question are its arguments, and `A` is the type of its answer.
+
+    `name` names the question in an envelope. `answer` is the type that an answer is checked against.
+    """
+
+    name: ClassVar[str]
+    answer: ClassVar[Any]
+
+
+class Search(Question[int], frozen=True):
     """Count the connections that match `search`."""
+
+    name = "search"
+    answer = Count
 
     search: str
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
+class Rows(Question[list[ConnectionInfo]], frozen=True):
     """List the connections that match `search`, at most `limit`, from `offset` on."""
+
+    name = "rows"
+    answer = list[ConnectionInfo]
 
     search: str
     offset: Count
     limit: Count
 
 
-@dataclass(frozen=True, slots=True)
-class Describe:
-    """Describe the connection `id`."""
+class Describe(Question[ConnectionInfo | None], frozen=True):
+    """Describe the connection `id`. The answer is None if it is not open."""
+
+    name = "describe"
+    answer = ConnectionInfo | None
 
     id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Close:
-    """Close the connections with `ids`, or all."""
+class Close(Question[int], frozen=True):
+    """Close the connections with `ids`, or all, and count them."""
+
+    name = "close"
+    answer = Count
 
     ids: Ids | None
     code: int
     reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Push a message through the listener. `payload` is the encoded message, `data` a JSON object."""
-
-    payload: bytes
-    kind: Literal["text", "bytes", "json"]
-    ids: Ids | None
-    data: str
-
-
-class _Queue(TypedDict):
-    messages: Count
-    bytes: Count
-
-
-class _Row(TypedDict):
-    id: str
-    address: str
-    path: str
-    transport: str
-    age: Total
-    queue: _Queue
-    user: str | None
-    messages_in: Count
-    messages_out: Count
-    dropped: Count
-
-
-class _Description(_Row, total=False):
-    headers: dict[str, str]
-    query: list[str]
-    subprotocols: list[str]
 
 
 _Label = Annotated[str, msgspec.Meta(max_length=50, pattern=r"\A[a-z_]+\Z")]
@@ -91,29 +113,57 @@ _Labels = Annotated[dict[_Label, Annotated[str, msgspec.Meta(max_length=2000)]],
 _Sample = tuple[Literal["", "_bucket", "_sum", "_count"], _Labels, Total | bool]
 _Series = Annotated[list[_Sample], msgspec.Meta(max_length=MAX_SERIES)]
 
-_ANSWERS: dict[str, Any] = {
-    "search": Count,
-    "rows": list[_Row],
-    "describe": _Description | None,
-    "close": Count,
-    "samples": dict[str, _Series],
-    "totals": dict[str, Total],
-    "send": tuple[Count, Count, Count, Count, bool],
-}
+
+class CollectSamples(Question[Samples], frozen=True):
+    """Return the metrics of the process."""
+
+    name = "samples"
+    answer = dict[str, _Series]
 
 
-def arguments_of(kind: type[T], arguments: dict[str, Any]) -> T:
-    """Return `arguments` as a `kind`. Raise `EnvelopeError` if they do not fit."""
+class CollectTotals(Question[dict[str, float]], frozen=True):
+    """Return the number of connections, and counters from which a page computes rates."""
+
+    name = "totals"
+    answer = dict[str, Total]
+
+
+class Send(Question[tuple[int, int, int, int, bool]], frozen=True):
+    """Send a message through the listener, and return its counts.
+
+    `payload` is the encoded message, `data` a JSON object.
+    """
+
+    name = "send"
+    answer = tuple[Count, Count, Count, Count, bool]
+
+    payload: bytes
+    kind: Literal["text", "bytes", "json"]
+    ids: Ids | None
+    data: str
+
+
+def arguments_of(question: Question[Any]) -> dict[str, Any]:
+    """Return the arguments of `question`, as an envelope contains them."""
+    return msgspec.structs.asdict(question)
+
+
+def question_of(kind: type[Q], arguments: dict[str, Any]) -> Q:
+    """Return the question of type `kind` with `arguments`. Raise `EnvelopeError` if they do not fit."""
     try:
-        return msgspec.convert(arguments, kind, builtin_types=(bytes,))  # else a `str` is read as base64
+        question: Q = msgspec.convert(arguments, kind, builtin_types=(bytes,))  # else a `str` is read as base64
     except (msgspec.ValidationError, RecursionError) as exc:
         raise EnvelopeError("arguments", str(exc)) from exc
+    return question
 
 
-def check_answer(operation: str, answer: Any) -> None:
-    """Raise `EnvelopeError` unless `answer` has the form for `operation`. Unknown keys are allowed."""
-    if operation in _ANSWERS:
-        try:
-            msgspec.convert(answer, _ANSWERS[operation])
-        except (msgspec.ValidationError, RecursionError) as exc:
-            raise EnvelopeError("answer", str(exc)) from exc
+def answer_of(kind: type[Question[A]], value: Any) -> A:
+    """Return `value` as an answer to a question of type `kind`. Raise `EnvelopeError` if it has another form.
+
+    Unknown keys are ignored.
+    """
+    try:
+        answer: A = msgspec.convert(value, kind.answer)
+    except (msgspec.ValidationError, RecursionError) as exc:
+        raise EnvelopeError("answer", str(exc)) from exc
+    return answer

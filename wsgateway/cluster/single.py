@@ -1,13 +1,16 @@
 """The cluster of a gateway without a broker, and the type of either kind of cluster."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from wsgateway.cluster.acks import PendingAcks
 from wsgateway.cluster.cluster import Cluster
 from wsgateway.cluster.nodes import Nodes
+from wsgateway.cluster.questions import Question
 from wsgateway.exceptions import NodeError
 from wsgateway.messages import Message, Sent
+
+A = TypeVar("A")
 
 
 class SingleNode:
@@ -44,13 +47,13 @@ class SingleNode:
     async def collect(self, here: Sent, pending: PendingAcks) -> Sent:
         return here
 
-    async def ask(self, node_id: str, operation: str, **arguments: Any) -> Any:
+    async def ask(self, node_id: str, question: Question[A]) -> A:
         raise NodeError(f"node {node_id!r} cannot be reached, the gateway has no broker")
 
-    async def ask_within(self, seconds: float, node_id: str, operation: str, **arguments: Any) -> Any:
+    async def ask_within(self, seconds: float, node_id: str, question: Question[A]) -> A:
         raise NodeError(f"node {node_id!r} cannot be reached, the gateway has no broker")
 
-    async def ask_all(self, operation: str, **arguments: Any) -> dict[str, Any]:
+    async def ask_all(self, question: Question[A]) -> dict[str, A]:
         return {}
 
 

@@ -14,7 +14,7 @@ ALLOW_IPS = "FORWARDED_ALLOW_IPS"
 """The variable that names trusted proxies, as in uvicorn: addresses, networks, or `*`."""
 
 _SERVERS = frozenset({"uvicorn", "gunicorn", "hypercorn", "daphne", "granian", "fastapi"})
-_SHORT_OPTIONS = {"-b": "bind"}
+_SHORT_OPTIONS = {"-b": "bind", "-w": "workers"}
 
 
 def outside_of_environment(environ: Mapping[str, str]) -> str | None:
@@ -46,6 +46,16 @@ def outside_of_command(argv: Sequence[str], environ: Mapping[str, str]) -> str |
 def outside_of_process() -> str | None:
     """Return what shows that this process serves other machines, if it runs a server other than wsgateway's."""
     return outside_of_environment(os.environ) or outside_of_command(sys.argv, os.environ)
+
+
+def worker_count(argv: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Return the number of workers in `argv` or `WEB_CONCURRENCY`, 1 if neither gives one.
+
+    uvicorn and gunicorn hand their command line on to their workers, and read `WEB_CONCURRENCY`.
+    """
+    counts = [value for name, value in _options(argv) if name == "workers"]
+    count = counts[-1] if counts else environ.get("WEB_CONCURRENCY", "")
+    return int(count) if count.isascii() and count.isdecimal() and len(count) < 6 else 1
 
 
 def own_uid() -> int | None:

@@ -5,13 +5,26 @@ import json
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from typing import Any
+
+import msgspec
 
 from wsgateway.auth.masking import shown_headers, shown_parameters, shown_subprotocols
 from wsgateway.closing import check_close
+from wsgateway.cluster.asking import Answering
 from wsgateway.cluster.envelopes import Info
-from wsgateway.cluster.questions import Close, Describe, Rows, Search, Send, arguments_of
+from wsgateway.cluster.questions import (
+    Close,
+    CollectSamples,
+    CollectTotals,
+    ConnectionInfo,
+    Describe,
+    Queue,
+    Rows,
+    Search,
+    Send,
+)
 from wsgateway.cluster.single import AnyCluster
 from wsgateway.exceptions import EnvelopeError
 from wsgateway.gateway.registry import GatewayState
@@ -33,7 +46,7 @@ SendMessage = Callable[[object, Collection[str] | None, dict[str, Any]], Awaitab
 
 
 class Answers:
-    """Answers for one node of one gateway. `operations` are the functions that other nodes may call, by name."""
+    """Answers for one node of one gateway. `answering` answers the questions of other nodes."""
 
     def __init__(
         self,
@@ -54,18 +67,18 @@ class Answers:
         self._state = state
         self._cluster = cluster
         self._send_message = send
-        self.operations: dict[str, Callable[[dict[str, Any]], Awaitable[Any]]] = {
-            "search": self._answer_search,
-            "rows": self._answer_rows,
-            "describe": self._answer_describe,
-            "close": self._answer_close,
-            "samples": self._answer_samples,
-            "totals": self._answer_totals,
-            "send": self._answer_send,
+        self.answering: Answering = {
+            Search: self._answer_search,
+            Rows: self._answer_rows,
+            Describe: self._answer_describe,
+            Close: self._answer_close,
+            CollectSamples: self._answer_samples,
+            CollectTotals: self._answer_totals,
+            Send: self._answer_send,
         }
 
     def info(self) -> Info:
-        """Return the state of this node for its heartbeats."""
+        """Return the status of this node for its heartbeats."""
         metrics = self._metrics
         return info_of(
             self._version,
@@ -118,32 +131,32 @@ class Answers:
                 await asyncio.sleep(0)
         return matches
 
-    def row(self, conn: Connection) -> dict[str, Any]:
-        """Return the fields of `shapes.ConnectionInfo` for `conn`, in the form that nodes exchange."""
-        return {
-            "id": conn.id,
-            "address": conn.address,
-            "path": conn.path,
-            "transport": conn.transport,
-            "age": round(max(0.0, time.monotonic() - conn.opened_clock), 3),
-            "queue": {"messages": conn.queued_messages, "bytes": conn.queued_bytes},
-            "user": None if conn.user is None else str(conn.user),
-            "messages_in": conn.messages_in,
-            "messages_out": self._hub.messages_out(conn),
-            "dropped": conn.dropped,
-        }
+    def row(self, conn: Connection) -> ConnectionInfo:
+        """Return what is shown of `conn` in a list."""
+        return ConnectionInfo(
+            id=conn.id,
+            address=conn.address,
+            path=conn.path,
+            transport=conn.transport,
+            age=round(max(0.0, time.monotonic() - conn.opened_clock), 3),
+            queue=Queue(conn.queued_messages, conn.queued_bytes),
+            user=None if conn.user is None else str(conn.user),
+            messages_in=conn.messages_in,
+            messages_out=self._hub.messages_out(conn),
+            dropped=conn.dropped,
+        )
 
-    def describe(self, conn_id: str) -> dict[str, Any] | None:
+    def describe(self, conn_id: str) -> ConnectionInfo | None:
         """Return the open connection with that id and what its handshake carried; None if it is not open."""
         conn = self._connections.get(conn_id)
         if conn is None:
             return None
-        return {
-            **self.row(conn),
-            "headers": shown_headers(conn.headers),
-            "query": shown_parameters(conn.query_string),
-            "subprotocols": shown_subprotocols(conn.subprotocols),
-        }
+        return msgspec.structs.replace(
+            self.row(conn),
+            headers=shown_headers(conn.headers),
+            query=shown_parameters(conn.query_string),
+            subprotocols=shown_subprotocols(conn.subprotocols),
+        )
 
     def close(self, ids: Iterable[str] | None, code: int, reason: str) -> int:
         """Begin to close the connections with `ids`, or all, and return how many. Raise `ValueError`."""
@@ -155,52 +168,48 @@ class Answers:
             conn.close_nowait(code, reason)
         return len(closing)
 
-    # Requests of other nodes
+    # Questions of other nodes
 
-    async def _answer_search(self, arguments: dict[str, Any]) -> int:
-        return len(await self.matching(arguments_of(Search, arguments).search))
+    async def _answer_search(self, question: Search) -> int:
+        return len(await self.matching(question.search))
 
-    async def _answer_rows(self, arguments: dict[str, Any]) -> list[dict[str, Any]]:
-        asked = arguments_of(Rows, arguments)
-        matches = await self.matching(asked.search)
-        return [self.row(conn) for conn in matches[asked.offset : asked.offset + min(asked.limit, MAX_ROWS)]]
+    async def _answer_rows(self, question: Rows) -> list[ConnectionInfo]:
+        matches = await self.matching(question.search)
+        end = question.offset + min(question.limit, MAX_ROWS)
+        return [self.row(conn) for conn in matches[question.offset : end]]
 
-    async def _answer_describe(self, arguments: dict[str, Any]) -> dict[str, Any] | None:
-        return self.describe(arguments_of(Describe, arguments).id)
+    async def _answer_describe(self, question: Describe) -> ConnectionInfo | None:
+        return self.describe(question.id)
 
-    async def _answer_close(self, arguments: dict[str, Any]) -> int:
-        asked = arguments_of(Close, arguments)
+    async def _answer_close(self, question: Close) -> int:
         try:
-            return self.close(asked.ids, asked.code, asked.reason)
+            return self.close(question.ids, question.code, question.reason)
         except ValueError as exc:
             raise EnvelopeError("arguments", str(exc)) from exc
 
-    async def _answer_samples(self, arguments: dict[str, Any]) -> Samples:
-        del arguments
+    async def _answer_samples(self, _: CollectSamples) -> Samples:
         return self.samples()
 
-    async def _answer_totals(self, arguments: dict[str, Any]) -> dict[str, float]:
-        del arguments
+    async def _answer_totals(self, _: CollectTotals) -> dict[str, float]:
         return self.totals()
 
-    async def _answer_send(self, arguments: dict[str, Any]) -> Sequence[Any]:
-        asked = arguments_of(Send, arguments)
+    async def _answer_send(self, question: Send) -> Sent:
         try:
-            message: object = asked.payload
-            if asked.kind == "text":
-                message = asked.payload.decode()
-            elif asked.kind == "json":
-                message = json.loads(asked.payload)
-            data = json.loads(asked.data)
+            message: object = question.payload
+            if question.kind == "text":
+                message = question.payload.decode()
+            elif question.kind == "json":
+                message = json.loads(question.payload)
+            data = json.loads(question.data)
         except (ValueError, RecursionError) as exc:
             raise EnvelopeError("arguments", str(exc)) from exc
         if not isinstance(data, dict):
             raise EnvelopeError("arguments", "data is not a JSON object")
-        return list(await self._send_message(message, asked.ids, data))
+        return await self._send_message(message, question.ids, data)
 
 
 def info_of(version: str, state: str, **counts: int) -> Info:
-    """Return what this process reports about itself."""
+    """Return the status of this process for its heartbeat."""
     return Info(
         host=socket.gethostname(),
         pid=os.getpid(),

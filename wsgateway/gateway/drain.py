@@ -31,7 +31,7 @@ from random import randrange
 from wsgateway.closing import SHUTDOWN
 from wsgateway.config.grace import LINGER
 from wsgateway.config.settings import Settings
-from wsgateway.listeners.dispatcher import Dispatcher
+from wsgateway.listeners.runner import Runner
 from wsgateway.logs import GatewayLog
 from wsgateway.protocols.session import Session
 
@@ -45,10 +45,10 @@ TICK = 0.1
 class Drain:
     """The sessions of one running gateway, from their handshake to their end, and how they are all closed."""
 
-    def __init__(self, dispatcher: Dispatcher, settings: Settings, log: GatewayLog) -> None:
+    def __init__(self, runner: Runner, settings: Settings, log: GatewayLog) -> None:
         self.sessions: set[Session] = set()
         self.is_begun = False
-        self._dispatcher = dispatcher
+        self._runner = runner
         self._seconds = settings.drain
         self._log = log
         self._empty = asyncio.Event()
@@ -70,7 +70,7 @@ class Drain:
         if self.is_begun:
             return
         self.is_begun = True
-        self._dispatcher.limit_close_hooks()
+        self._runner.limit_close_hooks()
         rate = CLOSES_PER_SECOND
         if self._seconds:
             rate = max(rate, int(2 * len(self.sessions) / self._seconds))
@@ -107,22 +107,22 @@ class Drain:
         except asyncio.CancelledError:
             self._log.warning("the stop was cancelled, the remaining connections and hooks are abandoned")
             self._abort()
-            self._dispatcher.discard(closes=True)
+            self._runner.discard(closes=True)
             raise
 
     async def _until_idle(self) -> None:
         await self._empty.wait()
-        await self._dispatcher.idle()
+        await self._runner.idle()
 
     async def _abandon(self) -> None:
         """Abort sockets and abandon hooks. The `on_client_close` of the aborted sockets are abandoned last."""
         self._abort()
-        self._dispatcher.discard(closes=False)
+        self._runner.discard(closes=False)
         try:
             async with asyncio.timeout(LINGER):
                 await self._until_idle()
         except TimeoutError:
-            self._dispatcher.discard(closes=True)
+            self._runner.discard(closes=True)
 
     def _abort(self) -> None:
         for session in tuple(self.sessions):

@@ -16,10 +16,11 @@ from wsgateway.config.settings import Options, Settings
 from wsgateway.exceptions import GatewayError, GatewayNotRunning, GatewayStopping, Refusal, StartError
 from wsgateway.gateway.admission import refuse
 from wsgateway.gateway.http.paths import relative_path, relative_scope
-from wsgateway.gateway.http.routes import router
+from wsgateway.gateway.http.routes import RouteContext, router
 from wsgateway.gateway.http.send import SendGuard
+from wsgateway.gateway.parts import create_parts, open_log
 from wsgateway.gateway.registry import GatewayState, registry
-from wsgateway.gateway.running import Running, log_exposure, open_log, parts_of, reason_of, running
+from wsgateway.gateway.running import Running, assemble, log_exposure, reason_of
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.hub import Connections
 from wsgateway.hub.recording import Recording
@@ -31,9 +32,6 @@ from wsgateway.transports.takeover import EXTENSION
 from wsgateway.unawaited import is_development, watched
 
 _ACTIVE = (GatewayState.STARTING, GatewayState.RUNNING, GatewayState.STOPPING)
-
-_ALONE = SingleNode()
-"""The cluster of a gateway that does not run."""
 
 
 class Gateway:
@@ -59,12 +57,13 @@ class Gateway:
         self._url = ""
         self._is_new = True
         self._running: Running | None = None
+        self._alone = SingleNode()
         self._stack = AsyncExitStack()
         self._lock = asyncio.Lock()
         self._home: Home | None = None
         self._forgetting = threading.Lock()
         self._asked_by_hooks: set[asyncio.Task[None]] = set()
-        self._parts = parts_of(
+        self._parts = create_parts(
             self.settings,
             version=self.version,
             state=lambda: self.state,
@@ -75,7 +74,7 @@ class Gateway:
         self.metrics = self._parts.metrics
         self.log = self._parts.log
         self.inspector = self._parts.inspector
-        self._guard(Rules(self.settings, uid=own_uid()))
+        self._apply(Rules(self.settings, uid=own_uid()))
         open_log(self.settings)
         if is_development(verbose=self.settings.verbose):
             for name in ("send", "start", "stop", "restart"):
@@ -105,7 +104,7 @@ class Gateway:
     @property
     def cluster(self) -> AnyCluster:
         """The nodes of this gateway; while it does not run, this process alone."""
-        return _ALONE if self._running is None else self._running.cluster
+        return self._alone if self._running is None else self._running.cluster
 
     def messages_out(self, conn: Connection) -> int:
         """Return how many messages were written to `conn` so far."""
@@ -178,7 +177,7 @@ class Gateway:
         """
         self._enter_loop("gateway.start")
         async with self._lock:
-            if self.state is GatewayState.RUNNING:
+            if self._state is GatewayState.RUNNING:
                 return
             self._state, self.failure = GatewayState.STARTING, ""
             warn_if_unseen()
@@ -200,12 +199,12 @@ class Gateway:
         registry.check_free(self)
         watchdog = registry.watchdog_of(asyncio.get_running_loop())
         async with AsyncExitStack() as stack:
-            parts = running(self, self._parts, self._rules, watchdog=watchdog, reload=reload)
-            self._running = await stack.enter_async_context(parts)
+            assembled = assemble(self, self._parts, self._rules, watchdog=watchdog, reload=reload)
+            running = self._running = await stack.enter_async_context(assembled)
             stack.callback(setattr, self, "_running", None)
-            await self._running.dispatcher.run("on_start")
+            await running.dispatcher.run("on_start")
             log_exposure(self.settings, self._rules, self.log, is_served_alone=bool(self._url))
-            self._running.watch_loop()
+            running.watch_loop()
             self._stack = stack.pop_all()
         registry.add(self)
 
@@ -223,14 +222,15 @@ class Gateway:
     def bound_to(self, url: str, host: str | None) -> None:
         """Expect to be served at `url`, on the address `host`, None on a Unix socket."""
         self._url = url
-        self._guard(Rules(self.settings, bound_host=host, uid=own_uid()))
+        self._apply(Rules(self.settings, bound_host=host, uid=own_uid()))
 
-    def _guard(self, rules: Rules) -> None:
-        """Apply `rules` from now on."""
+    def _apply(self, rules: Rules) -> None:
+        """Check callers of the HTTP routes, and clients of the next start, by `rules`."""
         self._rules = rules
         self.send_guard = SendGuard(self, rules, self._parts.rates, self.settings.max_send_size)
         self._router = router(
-            self._parts.context(
+            RouteContext(
+                self._parts,
                 rules,
                 status=lambda: (self.state, self.failure),
                 cluster=lambda: self.cluster,
@@ -282,19 +282,20 @@ class Gateway:
 
     async def _stop(self) -> None:
         async with self._lock:
-            if self.state is GatewayState.FAILED:
+            running = self._running
+            if self._state is GatewayState.FAILED:
                 self._state = GatewayState.STOPPED
-            if self.state is not GatewayState.RUNNING or self._running is None:
+            if self._state is not GatewayState.RUNNING or running is None:
                 return
             self._state = GatewayState.STOPPING
             try:
                 async with self._stack.pop_all():
                     self.log.info("stopping%s, %d connections are closed", self._where, len(self.connections))
-                    self._running.cluster.notify()
-                    self._running.drain.begin()
-                    await self._running.drain.wait()
+                    running.cluster.notify()
+                    running.drain.begin()
+                    await running.drain.wait()
                     with suppress(GatewayError):  # it is logged, and the gateway still stops
-                        await self._running.dispatcher.run("on_stop")
+                        await running.dispatcher.run("on_stop")
             finally:  # also if the caller is cancelled
                 self._state = GatewayState.STOPPED
                 self.log.info("stopped%s", self._where)

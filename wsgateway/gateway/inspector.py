@@ -6,21 +6,21 @@ Knows no HTTP, nor how a node answers.
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from wsgateway.closing import check_close
 from wsgateway.cluster.envelopes import Info
 from wsgateway.cluster.nodes import NodeState, node_of
+from wsgateway.cluster.questions import Close, CollectSamples, CollectTotals, ConnectionInfo, Describe, Rows, Search
 from wsgateway.cluster.single import AnyCluster
 from wsgateway.exceptions import NodeError
 from wsgateway.gateway.answers import Answers
 from wsgateway.gateway.registry import GatewayState
-from wsgateway.gateway.shapes import Closed, ConnectionInfo, NodeInfo, connection_of
+from wsgateway.gateway.shapes import Closed, NodeInfo
 from wsgateway.metrics import Samples
 
 
 class Inspector:
-    """Inspects one gateway in all its nodes. A node that does not answer in time is left out, and logged."""
+    """Inspects a gateway across all its nodes. A node that does not answer in time is left out, and logged."""
 
     def __init__(self, answers: Answers, cluster: Callable[[], AnyCluster]) -> None:
         self._answers = answers
@@ -62,18 +62,18 @@ class Inspector:
         if not cluster.has_broker:
             return {}
         if self._counting is None or self._counting.get_loop().is_closed():
-            self._counting = asyncio.ensure_future(cluster.ask_all("totals"))
-            self._counting.add_done_callback(self._counted)
+            self._counting = asyncio.ensure_future(cluster.ask_all(CollectTotals()))
+            self._counting.add_done_callback(self._forget_counting)
         return await asyncio.shield(self._counting)
 
-    def _counted(self, _: object) -> None:
+    def _forget_counting(self, _: object) -> None:
         self._counting = None
 
     async def samples(self) -> list[Samples]:
         """Return the metrics of each node."""
         cluster = self._cluster
         own = [self._answers.samples()] if cluster.is_serving else []
-        return [*own, *(await cluster.ask_all("samples")).values()]
+        return [*own, *(await cluster.ask_all(CollectSamples())).values()]
 
     # The connections
 
@@ -81,8 +81,8 @@ class Inspector:
         """Return how many connections match `search`, and a page of them, in the same order on every node."""
         own = await self._answers.matching(search)
         cluster = self._cluster
-        totals: dict[str, int] = {**await cluster.ask_all("search", search=search), cluster.node: len(own)}
-        rows: list[dict[str, Any]] = []
+        totals: dict[str, int] = {**await cluster.ask_all(Search(search)), cluster.node: len(own)}
+        rows: list[ConnectionInfo] = []
         passed = 0
         for node_id, total in sorted(totals.items()):
             missing, skip = limit - len(rows), max(0, offset - passed)
@@ -90,20 +90,18 @@ class Inspector:
                 rows += [self._answers.row(conn) for conn in own[skip : skip + missing]]
             elif missing > 0 and skip < total:
                 try:
-                    rows += await cluster.ask(node_id, "rows", search=search, offset=skip, limit=missing)
+                    rows += await cluster.ask(node_id, Rows(search, skip, missing))
                 except NodeError:
                     pass  # it has left meanwhile
             passed += total
-        return passed, [connection_of(row) for row in rows]
+        return passed, rows
 
     async def describe(self, conn_id: str) -> ConnectionInfo | None:
         """Return one connection with its headers, whichever node has it; None if it is not open. Raise `NodeError`."""
         cluster = self._cluster
         if cluster.is_remote(conn_id):
-            row = await cluster.ask(node_of(conn_id), "describe", id=conn_id)
-        else:
-            row = self._answers.describe(conn_id)
-        return None if row is None else connection_of(row)
+            return await cluster.ask(node_of(conn_id), Describe(conn_id))
+        return self._answers.describe(conn_id)
 
     def node_of(self, conn_id: str) -> str:
         """Return the id of the other node that has the connection; empty for a connection of this node."""
@@ -118,7 +116,7 @@ class Inspector:
         check_close(code, reason)
         cluster = self._cluster
         if ids is None:
-            others: dict[str, int] = await cluster.ask_all("close", ids=None, code=code, reason=reason)
+            others = await cluster.ask_all(Close(None, code, reason))
             is_complete = cluster.is_up and len(others) >= len(cluster.nodes.alive())
             return Closed(sum(others.values()) + self._answers.close(None, code, reason), is_complete)
         own, remote = cluster.split(ids)
@@ -126,7 +124,7 @@ class Inspector:
         for node_id in dict.fromkeys(map(node_of, remote)):
             theirs = [conn_id for conn_id in remote if node_of(conn_id) == node_id]
             try:
-                closed += await cluster.ask(node_id, "close", ids=theirs, code=code, reason=reason)
+                closed += await cluster.ask(node_id, Close(theirs, code, reason))
             except NodeError:
                 if cluster.nodes.get(node_id) is not None:
                     raise

@@ -6,109 +6,27 @@ Knows neither the states of a gateway nor ASGI.
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from wsgateway.auth.rules import Rules
-from wsgateway.cluster.brokers import Open, opener
 from wsgateway.cluster.cluster import Cluster, Local
 from wsgateway.cluster.single import AnyCluster, SingleNode
-from wsgateway.config.exposure import outside_of_process
+from wsgateway.config.exposure import outside_of_process, worker_count
 from wsgateway.config.settings import Settings, serves_outside
-from wsgateway.exceptions import ConfigError, HookError, ListenerError, StartError
+from wsgateway.exceptions import HookError, ListenerError, StartError
 from wsgateway.gateway.admission import Admission
-from wsgateway.gateway.answers import Answers, SendMessage
 from wsgateway.gateway.drain import Drain
-from wsgateway.gateway.http.routes import RouteContext
-from wsgateway.gateway.http.send import SendGuard
-from wsgateway.gateway.inspector import Inspector
-from wsgateway.gateway.registry import GatewayState
+from wsgateway.gateway.parts import Parts
 from wsgateway.gateway.watchdog import Watchdog
-from wsgateway.hub.hub import Hub
 from wsgateway.hub.pubsub import PubSub
-from wsgateway.limits import RateLimits
 from wsgateway.listeners.dispatcher import Dispatcher
 from wsgateway.listeners.event import EventGateway
 from wsgateway.listeners.loader import Hooks
-from wsgateway.logs import GatewayLog, log_to_file
+from wsgateway.logs import GatewayLog
 from wsgateway.metrics import Metrics
 from wsgateway.text import mask_url
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """The parts of a gateway that exist from the beginning, whether it runs or not."""
-
-    settings: Settings
-    version: str
-    metrics: Metrics
-    log: GatewayLog
-    hub: Hub
-    answers: Answers
-    inspector: Inspector
-    rates: RateLimits
-    open_link: Open | None
-
-    def context(
-        self,
-        rules: Rules,
-        *,
-        status: Callable[[], tuple[GatewayState, str]],
-        cluster: Callable[[], AnyCluster],
-        send_guard: SendGuard,
-        find_guard: Callable[[str], SendGuard],
-    ) -> RouteContext:
-        """Return what the HTTP routes use, guarded by `rules`."""
-        return RouteContext(
-            settings=self.settings,
-            version=self.version,
-            rules=rules,
-            metrics=self.metrics,
-            log=self.log,
-            connections=self.hub.connections,
-            inspector=self.inspector,
-            status=status,
-            cluster=cluster,
-            send_guard=send_guard,
-            find_guard=find_guard,
-        )
-
-
-def parts_of(
-    settings: Settings,
-    *,
-    version: str,
-    state: Callable[[], GatewayState],
-    cluster: Callable[[], AnyCluster],
-    send: SendMessage,
-) -> Parts:
-    """Create the parts that exist from the beginning. Raise `ConfigError` if the broker's package is not installed."""
-    metrics, log = Metrics(), GatewayLog(settings.id)
-    hub = Hub(metrics, log)
-    answers = Answers(settings.id, version=version, hub=hub, metrics=metrics, state=state, cluster=cluster, send=send)
-    return Parts(
-        settings=settings,
-        version=version,
-        metrics=metrics,
-        log=log,
-        hub=hub,
-        answers=answers,
-        inspector=Inspector(answers, cluster),
-        rates=RateLimits(settings.send_rate, settings.send_burst),
-        open_link=opener(settings.broker) if settings.broker else None,
-    )
-
-
-def open_log(settings: Settings) -> None:
-    """Write the log also to the `log_file` of `settings`. Raise `ConfigError` if it cannot be written."""
-    if settings.log_file:
-        try:
-            log_to_file(Path(settings.log_file))
-        except OSError as exc:
-            text = f"log_file: {settings.log_file!r} cannot be written: {exc.strerror}"
-            raise ConfigError([text]) from exc
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +52,7 @@ class Running:
 
 
 @asynccontextmanager
-async def running(
+async def assemble(
     gateway: EventGateway, parts: Parts, rules: Rules, *, watchdog: Watchdog, reload: bool
 ) -> AsyncIterator[Running]:
     """Create the parts of `gateway`, and join its cluster. On exit, leave the cluster, then release the parts.
@@ -151,7 +69,7 @@ async def running(
         stack.push_async_callback(cluster.aclose)
         pubsub = PubSub(hub, cluster)
         dispatcher = Dispatcher(gateway, pubsub=pubsub, hooks=hooks, settings=settings, metrics=metrics, log=log)
-        drain = Drain(dispatcher, settings, log)
+        drain = Drain(dispatcher.runner, settings, log)
         admission = Admission(
             hub=hub,
             dispatcher=dispatcher,
@@ -179,7 +97,7 @@ def _cluster_of(parts: Parts) -> AnyCluster:
         parts.open_link,
         gateway_id=settings.id,
         broker=mask_url(settings.broker or ""),
-        local=Local(parts.hub.deliver_to_ids, answers.info, answers.operations),
+        local=Local(parts.hub.deliver_to_ids, answers.info, answers.answering),
         metrics=parts.metrics,
         log=parts.log,
         timeout=settings.broker_timeout,
@@ -201,24 +119,10 @@ def log_exposure(settings: Settings, rules: Rules, log: GatewayLog, *, is_served
     """Log which access is open, and whether several processes run without a broker."""
     for opening in rules.openings(serves_outside(settings) or outside_of_process()):
         log.log(logging.WARNING if opening.is_loud else logging.INFO, "%s", opening.text)
-    count = several_workers(sys.argv, os.environ)
+    count = worker_count(sys.argv, os.environ)
     if count > 1 and not settings.broker and not is_served_alone:  # `wsgateway serve` has no such count
         log.warning(
             "%d worker processes and no broker: a message reaches only the clients of the process that receives it, "
             'set broker = "ipc://" (docs/processes.md)',
             count,
         )
-
-
-def several_workers(argv: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Return how many processes the server that was started with `argv` runs, as far as `argv` and `environ` show.
-
-    uvicorn and gunicorn hand their command line on to their workers, and read `WEB_CONCURRENCY`.
-    """
-    count = environ.get("WEB_CONCURRENCY", "")
-    for word, following in zip(argv, [*argv[1:], ""], strict=True):
-        if word in ("--workers", "-w"):
-            count = following
-        elif word.startswith("--workers="):
-            count = word.partition("=")[2]
-    return int(count) if count.isascii() and count.isdecimal() and len(count) < 6 else 1

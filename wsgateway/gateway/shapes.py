@@ -11,6 +11,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from wsgateway.cluster.nodes import NodeState
+from wsgateway.cluster.questions import ConnectionInfo, ListedConnection
 from wsgateway.config.values import Startup
 from wsgateway.gateway.registry import GatewayState
 
@@ -18,36 +19,6 @@ Count = Annotated[int, Meta(ge=0)]
 Seconds = Annotated[float, Meta(ge=0)]
 NodeStatus = Annotated[str, Meta(extra_json_schema={"enum": [*GatewayState, NodeState.LOST, NodeState.LEFT]})]
 """The state of the gateway in a node that is alive, else the state of the node."""
-
-
-class Queue(Struct, frozen=True):
-    """The messages that wait to be written to a connection."""
-
-    messages: Count
-    bytes: Count
-
-
-class ListedConnection(Struct, frozen=True):
-    """An open connection, as `/info` lists it."""
-
-    id: str
-    address: str
-    path: str
-    transport: str
-    age: Seconds
-    queue: Queue
-
-
-class ConnectionInfo(ListedConnection, frozen=True):
-    """An open connection. Only the answer for a single one has `headers`, `query`, and `subprotocols`."""
-
-    user: str | None
-    messages_in: Count
-    messages_out: Count
-    dropped: Count
-    headers: dict[str, str] | UnsetType = UNSET
-    query: list[str] | UnsetType = UNSET
-    subprotocols: list[str] | UnsetType = UNSET
 
 
 class NodeInfo(Struct, frozen=True, kw_only=True):
@@ -186,11 +157,6 @@ def encoded(shape: Struct) -> bytes:
         return msgspec.json.encode(shape)
     except UnicodeEncodeError:
         return json.dumps(msgspec.to_builtins(shape), ensure_ascii=False).encode(errors="replace")
-
-
-def connection_of(row: dict[str, Any]) -> ConnectionInfo:
-    """Return the connection that a node describes in `row`."""
-    return msgspec.convert(row, ConnectionInfo)
 
 
 def listed(conn: ConnectionInfo) -> ListedConnection:

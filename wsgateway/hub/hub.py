@@ -308,7 +308,7 @@ class Hub:
         self._pending_bytes = 0
 
     def deliver_to_ids(self, message: Message, ids: Sequence[str] | None) -> Sent:
-        """Send `message`, which another process has published, to the open connections with `ids`, or to every one."""
+        """Send `message`, which another node has published, to the open connections with `ids`, or to every one."""
         return self.deliver(message, None if ids is None else self.resolve(ids))
 
     def deliver(

@@ -3,7 +3,6 @@
 Only `Publication.wait` waits.
 """
 
-import enum
 from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
@@ -13,17 +12,9 @@ from wsgateway.hub.connection import Connection
 from wsgateway.hub.hub import Hub
 from wsgateway.messages import Message, Sent
 
-
-class Everybody(enum.Enum):
-    """The recipients of a broadcast: every open connection in every node."""
-
-    EVERYBODY = "everybody"
-
-
-EVERYBODY = Everybody.EVERYBODY
-
-Recipients: TypeAlias = Everybody | Iterable[Connection | str]
-"""`EVERYBODY`, or connections and ids, in this order, each once. An empty iterable means no recipients."""
+Recipients: TypeAlias = Iterable[Connection | str] | None
+"""Connections and ids, in this order, each once. None means every open connection of every node, an empty iterable
+means no recipients."""
 
 
 class Publication:
@@ -59,8 +50,11 @@ class PubSub:
         self._cluster = cluster
 
     def publish_nowait(self, message: Message, to: Recipients, *, but: Connection | None = None) -> Sent:
-        """Publish `message` to every connection except `but`, or to the recipients `to`. Return this node's counts."""
-        if to is EVERYBODY:
+        """Publish `message` to the recipients `to`, and return the counts of this node.
+
+        If `to` is None, `but` is left out.
+        """
+        if to is None:
             sent = self._hub.deliver(message, None, but=but)
             self._cluster.publish(message, None, acknowledge=False)
             return sent
@@ -70,10 +64,10 @@ class PubSub:
             self._cluster.publish(message, remote, acknowledge=False)
         return sent
 
-    def publish(self, message: Message, to: Recipients) -> Publication:
+    def publish(self, message: Message, to: Recipients, *, but: Connection | None = None) -> Publication:
         """Publish `message`, and request counts from the other nodes. `Publication.wait` waits for them."""
-        if to is EVERYBODY:
-            return publish_to_nodes(self._cluster, message, None, self._hub.deliver(message, None))
+        if to is None:
+            return publish_to_nodes(self._cluster, message, None, self._hub.deliver(message, None, but=but))
         own, remote = self._cluster.split(to)
         sent = self._hub.deliver(message, self._hub.resolve(own))
         if not remote:

@@ -11,9 +11,9 @@ from wsgateway.auth.masking import shown_subprotocols
 from wsgateway.config.settings import Settings
 from wsgateway.exceptions import HookError, MessageError, Refused
 from wsgateway.hub.connection import Connection, short
-from wsgateway.hub.pubsub import EVERYBODY, PubSub
+from wsgateway.hub.pubsub import PubSub
 from wsgateway.listeners.event import Event, EventGateway
-from wsgateway.listeners.inbox import AwaitedCall, Call, Inbox
+from wsgateway.listeners.inbox import AwaitedCall, Call, CloseCall, Inbox, TimeLimit
 from wsgateway.listeners.loader import Hooks
 from wsgateway.listeners.runner import Runner, current_call
 from wsgateway.logs import GatewayLog
@@ -61,14 +61,16 @@ class Dispatcher:
         self._inbox = Inbox()
         self._count = 0
         self._on_message = hooks["on_message"]
-        self._runner = Runner(
-            hook_timeout=settings.hook_timeout,
-            handshake_timeout=min(settings.hook_timeout, settings.handshake_timeout),
+        limit = TimeLimit("hook_timeout", settings.hook_timeout)
+        handshake_limit = TimeLimit("handshake_timeout", settings.handshake_timeout)
+        self._handshake_limit = min(limit, handshake_limit, key=lambda each: each.seconds)
+        self.runner = Runner(
+            limit=limit,
             deliver=self._deliver,
             finished=self._finish,
             returned=hooks.warn_of_returned,
         )
-        self._push = self._runner.push
+        self._push = self.runner.push
 
     # One event after the other
 
@@ -81,7 +83,9 @@ class Dispatcher:
     async def handshake(self, conn: Connection, inbox: Inbox) -> str | None:
         """Call `on_handshake` and return the subprotocol that it has chosen. Raise `Refused` also if it fails."""
         event = Event(self._gateway, conn)
-        call = await self._run_hook(inbox, AwaitedCall("on_handshake", self._hooks["on_handshake"], event))
+        on_handshake = self._hooks["on_handshake"]
+        call = AwaitedCall("on_handshake", on_handshake, event, limit=self._handshake_limit)
+        await self._run_hook(inbox, call)
         error = call.error
         if error is None and event.subprotocol is not None and event.subprotocol not in conn.subprotocols:
             offered = shown_subprotocols(conn.subprotocols)
@@ -125,7 +129,8 @@ class Dispatcher:
             conn.recording.add("closed", None, f"{code} {reason}".rstrip())
         if self._verbose:
             self._log.info("closed with %d %r", code, reason, extra={"conn": conn.id})
-        self._push_hook(inbox, "on_client_close", Event(self._gateway, conn, code=code, reason=reason))
+        event = Event(self._gateway, conn, code=code, reason=reason)
+        self._push_hook(inbox, "on_client_close", event, kind=CloseCall)
         if self._count == 0:
             self._push_hook(self._inbox, "on_last_close", Event(self._gateway, conn))
 
@@ -161,29 +166,12 @@ class Dispatcher:
         call = current_call.get()
         return call is not None and not call.is_finished and call.event.gateway is self._gateway
 
-    # The end of a gateway
-
-    async def idle(self) -> None:
-        """Wait until no hook runs."""
-        await self._runner.idle()
-
-    def limit_close_hooks(self) -> None:
-        """Run at most `MAX_CLOSE_HOOKS` `on_client_close` hooks concurrently, because all clients will be closed."""
-        self._runner.limit_close_hooks()
-
-    def discard(self, *, closes: bool) -> None:
-        """Abandon the hooks that run and discard the messages that wait. Every `on_client_close` is still called.
-
-        An `on_client_close` that runs is abandoned only with `closes`.
-        """
-        self._runner.discard(closes=closes)
-
     # Around a hook
 
-    def _push_hook(self, inbox: Inbox, hook: str, event: Event) -> None:
+    def _push_hook(self, inbox: Inbox, hook: str, event: Event, *, kind: type[Call] = Call) -> None:
         function = self._hooks[hook]
         if function is not None:
-            self._push(inbox, Call(hook, function, event))
+            self._push(inbox, kind(hook, function, event))
 
     async def _run_hook(self, inbox: Inbox, call: AwaitedCall) -> AwaitedCall:
         self._push(inbox, call)
@@ -195,30 +183,21 @@ class Dispatcher:
         if call.hook != "on_message":
             return
         event = call.event
+        awaited = call if isinstance(call, AwaitedCall) else None
         try:
-            if isinstance(call, AwaitedCall):
-                self._publish_counted(call)
-                return
-            message = encode(event.message)
+            message = encode(event.message) if awaited is None else awaited.encode_message()
             to = event.connections
             if to is not None and not isinstance(to, list):
                 check_recipients("event.connections", to)
-            if message is not None and to is None:
-                but = None if self._echo_sender else event.conn
-                self._pubsub.publish_nowait(message, EVERYBODY, but=but)
-            elif message is not None and to is not None:
-                self._pubsub.publish_nowait(message, to)
+            if message is None:
+                return
+            but = None if to is not None or self._echo_sender else event.conn
+            if awaited is None:
+                self._pubsub.publish_nowait(message, to, but=but)
+            else:
+                awaited.publication = self._pubsub.publish(message, to, but=but)
         except Exception as exc:
             call.error = exc
-
-    def _publish_counted(self, call: AwaitedCall) -> None:
-        event, encoded = call.event, call.encoded
-        message = encoded[1] if encoded is not None and encoded[0] is event.message else encode(event.message)
-        to = event.connections
-        if to is not None:
-            check_recipients("event.connections", to)
-        if message is not None:
-            call.publication = self._pubsub.publish(message, EVERYBODY if to is None else to)
 
     def _finish(self, call: Call) -> Call | None:
         """Record and report `call`, which has finished. Return the call of `on_error` that has to follow."""

@@ -139,7 +139,7 @@ def hooks_in(owner: object, hooks: Iterable[str]) -> list[str]:
 
 
 def advice(listener: object, hooks: Iterable[str], *, place: str, module: ModuleType | None) -> str:
-    """Return what `listener` has instead of `hooks`, and what to write.
+    """Return advice for a listener without `hooks`: the names that it has instead, and what to write.
 
     `module` is the module that the setting names, if any, and `place` its name there: `chat.py` or `shop.chat`.
     """

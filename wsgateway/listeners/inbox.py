@@ -3,18 +3,26 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from typing import ClassVar, NamedTuple
 
 from wsgateway.hub.pubsub import Publication
 from wsgateway.limits import Backlog
 from wsgateway.listeners.event import Event
 from wsgateway.listeners.loader import Hook
-from wsgateway.messages import Message
+from wsgateway.messages import Message, encode
 
 INBOX_MESSAGES = 32
 """Messages that may wait for one connection's hooks before reading pauses."""
 
 INBOX_BYTES = 128 * 1024
 """Bytes of messages that may wait for one connection's hooks before reading pauses."""
+
+
+class TimeLimit(NamedTuple):
+    """The time that a hook may take, and the name of the setting that limits it."""
+
+    setting: str
+    seconds: float
 
 
 class Call:
@@ -37,6 +45,12 @@ class Call:
         "timer",
     )
 
+    is_close: ClassVar[bool] = False
+    """Whether the call reports the end of a connection. It is never discarded, and abandoned last."""
+
+    limit: TimeLimit | None = None
+    """The time limit of this call, if it is not the one of every other call."""
+
     def __init__(self, hook: str, function: Hook | None, event: Event, size: int = 0) -> None:
         self.hook = hook
         self.function = function
@@ -57,7 +71,7 @@ class AwaitedCall(Call):
     `publication` is None if nothing was published.
     """
 
-    __slots__ = ("depth", "encoded", "future", "publication")
+    __slots__ = ("depth", "encoded", "future", "limit", "publication")
 
     def __init__(
         self,
@@ -65,14 +79,29 @@ class AwaitedCall(Call):
         function: Hook | None,
         event: Event,
         *,
+        limit: TimeLimit | None = None,
         depth: int = 0,
         encoded: tuple[object, Message | None] | None = None,
     ) -> None:
         super().__init__(hook, function, event)
+        self.limit = limit
         self.depth = depth
         self.encoded = encoded
         self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.publication: Publication | None = None
+
+    def encode_message(self) -> Message | None:
+        """Return the encoding of the event's message. Raise `MessageError`."""
+        message, encoded = self.event.message, self.encoded
+        return encoded[1] if encoded is not None and encoded[0] is message else encode(message)
+
+
+class CloseCall(Call):
+    """The call that reports the end of a connection."""
+
+    __slots__ = ()
+
+    is_close = True
 
 
 class Inbox:
@@ -115,4 +144,4 @@ class Inbox:
 
     def discard_messages(self) -> None:
         """Discard the messages that wait. Every other hook is still called."""
-        self.calls = deque(call for call in self.calls or () if call.hook != "on_message")
+        self.calls = deque(call for call in self.calls or () if not call.size)

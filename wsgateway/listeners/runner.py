@@ -12,10 +12,10 @@ from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
-from wsgateway.listeners.inbox import AwaitedCall, Call, Inbox
+from wsgateway.listeners.inbox import AwaitedCall, Call, Inbox, TimeLimit
 
 MAX_CLOSE_HOOKS = 100
-"""`on_client_close` hooks that run concurrently while a gateway drains, because each may need a database connection."""
+"""Close hooks that run concurrently while a gateway drains, because each may need a connection to a database."""
 
 current_call: ContextVar[Call | None] = ContextVar("wsgateway_current_call", default=None)
 """The call whose hook runs in this context."""
@@ -27,18 +27,18 @@ class Runner:
     def __init__(
         self,
         *,
-        hook_timeout: float,
-        handshake_timeout: float,
+        limit: TimeLimit,
         deliver: Callable[[Call], None],
         finished: Callable[[Call], Call | None],
         returned: Callable[[str, object], None],
     ) -> None:
-        """`deliver` is called after each hook that has not failed, `finished` after every hook.
+        """`limit` applies to each call without one of its own.
+
+        `deliver` is called after each hook that has not failed, `finished` after every hook.
 
         `finished` returns a call that has to follow, or None. `returned` is called with what a hook has returned.
         """
-        self._hook_timeout = hook_timeout
-        self._handshake_timeout = handshake_timeout
+        self._limit = limit
         self._deliver = deliver
         self._finished = finished
         self._returned = returned
@@ -65,20 +65,20 @@ class Runner:
             await self._idle
 
     def limit_close_hooks(self) -> None:
-        """From now on run at most `MAX_CLOSE_HOOKS` `on_client_close` hooks concurrently. The rest wait in order."""
+        """From now on run at most `MAX_CLOSE_HOOKS` calls that report a close concurrently. The rest wait in order."""
         running = [inbox.running for inbox in self._busy if inbox.running is not None]
-        self._slot_holders = {call for call in running if call.hook == "on_client_close"}
+        self._slot_holders = {call for call in running if call.is_close}
         self._close_slots = asyncio.Semaphore(max(0, MAX_CLOSE_HOOKS - len(self._slot_holders)))
 
     def discard(self, *, closes: bool) -> None:
         """Abandon the hooks that run, discard the messages that wait, and lift the limit of `limit_close_hooks`.
 
-        Every `on_client_close` is still called, and those that run are abandoned only with `closes`.
+        Calls that report a close are still made, and those that run are abandoned only with `closes`.
         """
         for inbox in tuple(self._busy):
             inbox.discard_messages()
             call = inbox.running
-            if call is not None and call.timer is not None and (closes or call.hook != "on_client_close"):
+            if call is not None and call.timer is not None and (closes or not call.is_close):
                 self._expire(inbox, call, f"{call.hook} is abandoned, because the gateway stops and drain has passed")
         slots, self._close_slots = self._close_slots, None
         self._slot_holders.clear()
@@ -99,7 +99,7 @@ class Runner:
             self._finish(inbox, call)
             return
         call.started = time.perf_counter()
-        slots = self._close_slots if call.hook == "on_client_close" else None
+        slots = self._close_slots if call.is_close else None
         task = eager_task(self._run(call) if slots is None else self._run_in_slot(inbox, call, slots))
         if task.done():
             self._finish(inbox, call)
@@ -137,16 +137,15 @@ class Runner:
         await self._run(call)
 
     def _start_timer(self, inbox: Inbox, call: Call) -> None:
-        call.timer = asyncio.get_running_loop().call_later(self._timeout_of(call), self._expire, inbox, call)
+        call.timer = asyncio.get_running_loop().call_later(self._limit_of(call).seconds, self._expire, inbox, call)
 
-    def _timeout_of(self, call: Call) -> float:
-        return self._handshake_timeout if call.hook == "on_handshake" else self._hook_timeout
+    def _limit_of(self, call: Call) -> TimeLimit:
+        return call.limit or self._limit
 
     def _expire(self, inbox: Inbox, call: Call, reason: str = "") -> None:
         """Abandon the hook and its event. A `def` hook, or one that swallows the cancellation, continues to run."""
         if not reason:
-            seconds = self._timeout_of(call)
-            setting = "hook_timeout" if seconds == self._hook_timeout else "handshake_timeout"
+            setting, seconds = self._limit_of(call)
             reason = f"{call.hook} took longer than {setting}, {seconds:g} s"
         call.has_expired = True
         call.error = TimeoutError(reason)

@@ -16,11 +16,9 @@ class Keepalive:
     While reading is paused, no pong is overdue, because it may be among the unread bytes.
     """
 
-    __slots__ = ("_payload", "_ping_timer", "_pong_timer", "_settings", "_was_paused", "_wire", "is_paused")
+    __slots__ = ("_payload", "_ping_timer", "_pong_timer", "_settings", "_was_paused", "_wire")
 
     def __init__(self, wire: Wire, settings: Settings) -> None:
-        self.is_paused = False
-        """Whether reading is paused. The owner changes it with `pause` and `resume`."""
         self._wire: Wire | None = wire
         self._settings = settings
         self._payload: bytes | None = None  # of the ping that is not answered yet
@@ -29,13 +27,9 @@ class Keepalive:
         self._pong_timer: asyncio.TimerHandle | None = None
         self._ping_later()
 
-    def pause(self) -> None:
-        """Note that reading is paused."""
-        self.is_paused = self._was_paused = True
-
-    def resume(self) -> None:
-        """Note that reading has resumed."""
-        self.is_paused = False
+    def paused(self) -> None:
+        """Handle that reading is paused, so the pong may be among the unread bytes."""
+        self._was_paused = True
 
     def take_pong(self, payload: bytes) -> bool:
         """Return whether a pong with `payload` answers the ping. If so, the next ping is due in `ping_interval`."""
@@ -66,7 +60,7 @@ class Keepalive:
             self._ping_later()
             return
         self._ping_timer = None
-        self._payload, self._was_paused = os.urandom(4), self.is_paused
+        self._payload, self._was_paused = os.urandom(4), self._wire.is_paused
         self._check_pong_in(self._settings.pong_timeout, grace=GRACE)
         self._wire.write(b"\x89\x04" + self._payload)
 
@@ -74,7 +68,7 @@ class Keepalive:
         """Abort in `grace` seconds, because the pong is overdue. If reading was paused, wait `pong_timeout` again."""
         assert self._wire is not None
         if self._was_paused:
-            self._was_paused = self.is_paused
+            self._was_paused = self._wire.is_paused
             self._check_pong_in(self._settings.pong_timeout, grace=GRACE)
         elif grace:
             self._check_pong_in(grace, grace=0)

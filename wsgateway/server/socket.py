@@ -14,7 +14,7 @@ from wsgateway.config.settings import Settings
 from wsgateway.server.keepalive import Keepalive
 from wsgateway.server.lingering import QuietClose
 from wsgateway.server.parser import FrameParser, ParserState
-from wsgateway.server.tcp import acknowledged
+from wsgateway.server.tcp import unread
 from wsgateway.transports.peer import MAX_FRAMES, Peer
 from wsgateway.transports.takeover import WireUser
 
@@ -61,6 +61,7 @@ class Socket(asyncio.Protocol):
         "_user",
         "deflates",
         "is_congested",
+        "is_paused",
         "write",
     )
 
@@ -71,6 +72,7 @@ class Socket(asyncio.Protocol):
         self.write = transport.write
         self.deflates = deflate is not None
         self.is_congested = False
+        self.is_paused = False
         self._transport = transport
         self._user: WireUser | None = user
         self._peer: Peer | None = user.peer
@@ -90,9 +92,9 @@ class Socket(asyncio.Protocol):
     # Called by the gateway
 
     def unwritten(self) -> int:
+        if self._transport.get_extra_info("ssl_object") is not None:  # encrypted bytes are not in its buffer
+            return unread(self._transport)
         size: int = self._transport.get_write_buffer_size()
-        if self._transport.get_extra_info("ssl_object") is not None:  # encrypted bytes are not in it
-            size -= acknowledged(self._transport.get_extra_info("socket"))
         return size
 
     def read_on(self) -> None:
@@ -135,7 +137,7 @@ class Socket(asyncio.Protocol):
     # Called by asyncio
 
     def data_received(self, data: bytes) -> None:
-        if self._keepalive.is_paused:  # asyncio had read it already
+        if self.is_paused:  # asyncio had read it already
             self._rest = (self._rest or bytearray()) + data
             return
         if self._parser is None and self._deflate is None and self._user is not None:
@@ -314,13 +316,13 @@ class Socket(asyncio.Protocol):
 
     def _pause_or_resume(self) -> None:
         must_pause = self._must_pause()
-        if must_pause == self._keepalive.is_paused or self._transport.is_closing():
+        if must_pause == self.is_paused or self._transport.is_closing():
             return
+        self.is_paused = must_pause
         if must_pause:
-            self._keepalive.pause()
+            self._keepalive.paused()
             self._transport.pause_reading()
         else:
-            self._keepalive.resume()
             self._transport.resume_reading()
 
     # The end

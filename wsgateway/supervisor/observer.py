@@ -6,19 +6,15 @@ from typing import Any
 
 from wsgateway.cluster.brokers import opener
 from wsgateway.cluster.cluster import Cluster
+from wsgateway.cluster.questions import Send
 from wsgateway.cluster.single import AnyCluster, SingleNode
 from wsgateway.config.settings import Settings
 from wsgateway.exceptions import GatewayNotRunning, MessageError, NodeError, NodeLate
-from wsgateway.gateway.answers import Answers
-from wsgateway.gateway.inspector import Inspector
+from wsgateway.gateway.parts import create_parts, open_log
 from wsgateway.gateway.registry import GatewayState
-from wsgateway.gateway.running import open_log
 from wsgateway.hub.connection import Connection
-from wsgateway.hub.hub import Connections, Hub
 from wsgateway.listeners.dispatcher import check_recipients
-from wsgateway.logs import GatewayLog
 from wsgateway.messages import Sent, encode
-from wsgateway.metrics import Metrics
 from wsgateway.text import mask_url
 
 
@@ -28,27 +24,22 @@ class Observer:
     def __init__(self, settings: Settings) -> None:
         """Raise `ConfigError` if the log cannot be written, or the broker's package is not installed."""
         self.settings = settings
-        self.metrics = Metrics()
-        self.log = GatewayLog(settings.id)
         self.version = version("wsgateway")
         self.state = GatewayState.STOPPED
         self.failure = ""
         self.cluster: AnyCluster = SingleNode()
-        hub = Hub(self.metrics, self.log)
-        self.connections: Connections = hub.connections
-        """Always empty."""
-        answers = Answers(
-            settings.id,
+        parts = create_parts(
+            settings,
             version=self.version,
-            hub=hub,
-            metrics=self.metrics,
             state=lambda: self.state,
             cluster=lambda: self.cluster,
             send=lambda message, ids, data: self.send(message, connections=ids, data=data),
         )
-        self.inspector = Inspector(answers, lambda: self.cluster)
-        if settings.broker:
-            opener(settings.broker)
+        self.metrics = parts.metrics
+        self.log = parts.log
+        self.inspector = parts.inspector
+        self.connections = parts.hub.connections
+        """Always empty."""
         open_log(settings)
         self.log.info("initialized")
 
@@ -57,8 +48,8 @@ class Observer:
         return self.settings.id
 
     async def start(self, broker: str) -> Cluster:
-        """Watch the workers over `broker` until `stop`, and return their cluster."""
-        self.failure = ""
+        """Watch the workers over `broker` until `stop`, and return their cluster. `mark_running` or `fail` follows."""
+        self.state, self.failure = GatewayState.STARTING, ""
         cluster = self.cluster = Cluster(
             opener(broker),
             gateway_id=self.id,
@@ -69,8 +60,11 @@ class Observer:
             timeout=self.settings.broker_timeout,
         )
         await cluster.start()
-        self.state = GatewayState.RUNNING
         return cluster
+
+    def mark_running(self) -> None:
+        """Become RUNNING, because the workers serve."""
+        self.state = GatewayState.RUNNING
 
     async def stop(self) -> None:
         """Leave the cluster. If the gateway has failed meanwhile, it stays FAILED until it is stopped again."""
@@ -85,8 +79,9 @@ class Observer:
 
     def fail(self, reason: str) -> None:
         """Become FAILED because of `reason`, which the log and the panel show."""
+        text = "failed: %s" if self.state is GatewayState.RUNNING else "cannot start: %s"
         self.state, self.failure = GatewayState.FAILED, reason
-        self.log.error("cannot start: %s", reason)
+        self.log.error(text, reason)
 
     async def send(
         self,
@@ -105,24 +100,24 @@ class Observer:
         if not self.cluster.has_broker:
             raise GatewayNotRunning(self.id)
         if message is None:
-            raise MessageError(
-                "it is missing"
-            )  # None could not be distinguished from a message that the listener drops
+            # None could not be distinguished from a message that the listener drops
+            raise MessageError("the message is None; send a value")
         encoded, encoded_data = encode(message), encode(data or {})
         assert encoded is not None
         assert encoded_data is not None
-        arguments = {
-            "payload": encoded.payload,  # encoded, because integers in MessagePack have 64 bits at most
-            "kind": "text" if isinstance(message, str) else "bytes" if encoded.text is None else "json",
-            "ids": None if connections is None else [str(getattr(item, "id", item)) for item in connections],
-            "data": encoded_data.text,
-        }
+        assert encoded_data.text is not None
+        question = Send(
+            payload=encoded.payload,  # encoded, because integers in MessagePack have 64 bits at most
+            kind="text" if isinstance(message, str) else "bytes" if encoded.text is None else "json",
+            ids=None if connections is None else [str(getattr(item, "id", item)) for item in connections],
+            data=encoded_data.text,
+        )
         seconds = self.settings.hook_timeout + 2 * self.settings.broker_timeout
         refused = NodeError("no worker of this gateway can be reached")
         for node in self.cluster.nodes.alive():
             if node.info.state == GatewayState.RUNNING and not node.is_late:
                 try:
-                    return Sent(*await self.cluster.ask_within(seconds, node.id, "send", **arguments))
+                    return Sent(*await self.cluster.ask_within(seconds, node.id, question))
                 except NodeLate:
                     raise  # the worker may have sent the message
                 except NodeError as exc:

@@ -195,7 +195,7 @@ class Supervisor:
 
     def _handle_failure(self, instance: Instance) -> None:
         self.begin(instance.release())
-        if not any(supervised.state is GatewayState.RUNNING for supervised in self.all()):
+        if not any(supervised.state in (GatewayState.STARTING, GatewayState.RUNNING) for supervised in self.all()):
             self.gave_up.set()
         self._notify()
 

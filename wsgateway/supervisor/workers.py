@@ -267,6 +267,7 @@ async def serving_workers(
         try:
             await observer.start(broker)
             await workers.start()
+            observer.mark_running()
             yield url, workers
         except (ConfigError, StartError) as exc:  # ConfigError: the broker's library is not installed
             observer.fail(str(exc))

@@ -35,6 +35,9 @@ class Wire(Protocol):
     is_congested: bool
     """Whether the socket accepts no more, so what is written now waits in memory."""
 
+    is_paused: bool
+    """Whether nothing is read from the client, because its inbox is full or it does not read."""
+
     deflates: bool
     """Whether the client accepts compressed messages."""
 

@@ -11,18 +11,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from wsgateway.auth.rules import Rules
 from wsgateway.cluster.single import AnyCluster
-from wsgateway.config.settings import Settings
 from wsgateway.exceptions import DOCS, GatewayNotFound, Refusal, Refused
 from wsgateway.gateway.http import testpage
 from wsgateway.gateway.http.paths import sender_of, way_up
 from wsgateway.gateway.http.problems import answer, decode_fields, problem, query_int, read_json, report_refusal
 from wsgateway.gateway.http.send import SendGuard, push, read_request, take_id
-from wsgateway.gateway.inspector import Inspector
+from wsgateway.gateway.parts import Parts
 from wsgateway.gateway.registry import GatewayState
-from wsgateway.gateway.shapes import Caller, InfoAnswer, ListedConnection, ReadyAnswer, listed
-from wsgateway.hub.hub import Connections
-from wsgateway.logs import GatewayLog
-from wsgateway.metrics import Metrics, prometheus_text
+from wsgateway.gateway.shapes import Caller, InfoAnswer, ReadyAnswer, listed
+from wsgateway.metrics import prometheus_text
 
 MAX_PAGE = 1000
 """Connections in one page of `/info`."""
@@ -32,13 +29,8 @@ MAX_PAGE = 1000
 class RouteContext:
     """The parts of one gateway that its routes use. `status` returns its state, and why it has failed."""
 
-    settings: Settings
-    version: str
+    parts: Parts
     rules: Rules
-    metrics: Metrics
-    log: GatewayLog
-    connections: Connections
-    inspector: Inspector
     status: Callable[[], tuple[GatewayState, str]]
     cluster: Callable[[], AnyCluster]
     send_guard: SendGuard
@@ -46,7 +38,7 @@ class RouteContext:
 
     @property
     def id(self) -> str:
-        return self.settings.id
+        return self.parts.settings.id
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +85,8 @@ class Endpoint:
             refusal,
             f"{request.method[:20]} {request.url.path[:200]}",
             key=self.handler.__name__,
-            metrics=self.context.metrics,
-            log=self.context.log,
+            metrics=self.context.parts.metrics,
+            log=self.context.parts.log,
         )
         return problem(refusal)
 
@@ -110,7 +102,7 @@ def router(context: RouteContext) -> ASGIApp:
         "/metrics": Endpoint(context, routes.metrics, read, guarded=True),
         "/info": Endpoint(context, routes.info, read, guarded=True),
     }
-    if context.settings.test_page:
+    if context.parts.settings.test_page:
         table["/"] = Endpoint(context, routes.page, read)
         table["/pages/connection"] = Endpoint(context, routes.page_connection, read)
         table["/pages/{name}"] = Endpoint(context, routes.page_file, read)
@@ -163,7 +155,7 @@ class Routes:
 
     async def metrics(self, _: Request) -> Response:
         """Answer with the counters, for Prometheus."""
-        text = prometheus_text(await self._context.inspector.samples())
+        text = prometheus_text(await self._context.parts.inspector.samples())
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def info(self, request: Request) -> Response:
@@ -171,21 +163,20 @@ class Routes:
         context, cluster = self._context, self._context.cluster()
         offset = query_int(request, "offset", 0, 0, 2**31)
         limit = query_int(request, "limit", 100, 1, MAX_PAGE)
-        total, page = await context.inspector.page("", offset, limit)
-        connections: list[ListedConnection] = [listed(conn) for conn in page]
+        total, page = await context.parts.inspector.page("", offset, limit)
         is_local = context.rules.why_not_local(request.scope) is None
         info = InfoAnswer(
             id=context.id,
-            version=context.version,
+            version=context.parts.version,
             state=context.status()[0],
-            settings=context.settings.shown(),
+            settings=context.parts.settings.shown(),
             caller=Caller(sender_of(request.scope), is_local),
             total=total,
             offset=offset,
             limit=limit,
-            connections=connections,
+            connections=[listed(conn) for conn in page],
             node=cluster.node if cluster.has_broker else UNSET,
-            nodes=await context.inspector.nodes() if cluster.has_broker else UNSET,
+            nodes=await context.parts.inspector.nodes() if cluster.has_broker else UNSET,
         )
         return answer(info)
 
@@ -214,14 +205,14 @@ class Routes:
     async def page(self, request: Request) -> Response:
         """Answer with the test page. It never contains a key, but asks for one."""
         context = self._context
-        needs_key = bool(context.settings.api_key)
+        needs_key = bool(context.parts.settings.api_key)
         refusal = None if needs_key else context.rules.check_caller(request.scope)
         facts: dict[str, object] = {
             "id": context.id,
-            "version": context.version,
+            "version": context.parts.version,
             "push_allowed": not needs_key and refusal is None,
             "push_refusal": None if refusal is None else refusal.detail,
-            "connections": len(context.connections),
+            "connections": len(context.parts.hub.connections),
             "docs": DOCS,
         }
         return testpage.page(facts, base=way_up(request.scope) + "/")
@@ -234,7 +225,7 @@ class Routes:
     async def page_connection(self, request: Request) -> Response:
         """Answer with the id of the connection that the test page has opened at a random path."""
         path = request.query_params.get("path", "")
-        conn_id = next((conn.id for conn in self._context.connections if conn.path == path), None)
+        conn_id = next((conn.id for conn in self._context.parts.hub.connections if conn.path == path), None)
         if conn_id is None or not path.startswith("/ws/test-page/"):
             return problem(Refusal(404, "unknown_path", "no test page is connected at that path", "wrong-path"))
         return JSONResponse({"id": conn_id})

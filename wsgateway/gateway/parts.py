@@ -1,0 +1,67 @@
+"""The parts of a gateway that exist from its creation, whether it runs or not. Knows no HTTP and no states."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsgateway.cluster.brokers import Open, opener
+from wsgateway.cluster.single import AnyCluster
+from wsgateway.config.settings import Settings
+from wsgateway.exceptions import ConfigError
+from wsgateway.gateway.answers import Answers, SendMessage
+from wsgateway.gateway.inspector import Inspector
+from wsgateway.gateway.registry import GatewayState
+from wsgateway.hub.hub import Hub
+from wsgateway.limits import RateLimits
+from wsgateway.logs import GatewayLog, log_to_file
+from wsgateway.metrics import Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The parts of a gateway that exist from its creation."""
+
+    settings: Settings
+    version: str
+    metrics: Metrics
+    log: GatewayLog
+    hub: Hub
+    answers: Answers
+    inspector: Inspector
+    rates: RateLimits
+    open_link: Open | None
+
+
+def create_parts(
+    settings: Settings,
+    *,
+    version: str,
+    state: Callable[[], GatewayState],
+    cluster: Callable[[], AnyCluster],
+    send: SendMessage,
+) -> Parts:
+    """Create the parts that exist from the beginning. Raise `ConfigError` if the broker's package is not installed."""
+    metrics, log = Metrics(), GatewayLog(settings.id)
+    hub = Hub(metrics, log)
+    answers = Answers(settings.id, version=version, hub=hub, metrics=metrics, state=state, cluster=cluster, send=send)
+    return Parts(
+        settings=settings,
+        version=version,
+        metrics=metrics,
+        log=log,
+        hub=hub,
+        answers=answers,
+        inspector=Inspector(answers, cluster),
+        rates=RateLimits(settings.send_rate, settings.send_burst),
+        open_link=opener(settings.broker) if settings.broker else None,
+    )
+
+
+def open_log(settings: Settings) -> None:
+    """Write the log also to the `log_file` of `settings`. Raise `ConfigError` if it cannot be written."""
+    if settings.log_file:
+        try:
+            log_to_file(Path(settings.log_file))
+        except OSError as exc:
+            text = f"log_file: {settings.log_file!r} cannot be written: {exc.strerror}"
+            raise ConfigError([text]) from exc
