@@ -153,7 +153,7 @@ async def test_a_cookie_of_16_kilobytes_passes(site: Site) -> None:
         assert (await ann.receive_json())["cookie"] == 16_384
 
 
-async def test_a_large_message_passes_and_one_that_is_too_large_is_told_so_by_the_gateway(site: Site) -> None:
+async def test_a_large_message_passes_and_the_gateway_refuses_one_that_is_too_large(site: Site) -> None:
     limit = Settings().max_send_size
     async with site.client() as ann:
         await ann.receive_json()
@@ -418,7 +418,7 @@ def given(instruction: str) -> str:
     return found
 
 
-def test_the_image_runs_serve_as_somebody_else_than_root_and_is_told_to_stop() -> None:
+def test_the_image_runs_serve_as_a_user_other_than_root_and_stops_by_a_signal() -> None:
     command = json.loads(given("CMD"))
     assert command == ["wsgateway", "serve", "--host", "0.0.0.0"]
     assert arguments_are_known(command)

@@ -85,7 +85,7 @@ def lines_with(served: Served, text: str) -> list[str]:
     return [line for line in served.stderr.splitlines() if text in line]
 
 
-async def test_more_clients_than_files_are_refused_and_who_is_inside_stays(tmp_path: Path, env: dict[str, str]) -> None:
+async def test_more_clients_than_files_are_refused_and_connected_ones_stay(tmp_path: Path, env: dict[str, str]) -> None:
     options = ("--no-echo-sender", "--max-connections", "5000")
     with serving(*options, command=LIMITED, cwd=tmp_path, env=env) as served:
         async with Client(served.url) as ann, Client(served.url) as bob:

@@ -35,7 +35,7 @@ async def test_on_handshake_has_a_limit_of_its_own(serve: Serve) -> None:
                 pass
 
 
-async def test_more_than_max_connections_are_503_and_told_when_to_come_back(serve: Serve) -> None:
+async def test_more_than_max_connections_are_503_with_a_retry_after(serve: Serve) -> None:
     gateway = Gateway(RecordingListener(), max_connections=2)
     async with serve(gateway) as url:
         async with Client(url), Client(url):
@@ -69,7 +69,7 @@ async def test_refusals_of_a_crowd_are_counted_each_and_logged_once_a_second(cap
     assert 1 <= sum("refused a handshake" in record.getMessage() for record in caplog.records) < 20
 
 
-async def test_a_crowd_is_told_in_the_log_once(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_crowd_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     async with own(Gateway(max_connections=5)) as url:
         clients = [await handshake(url) for _ in range(5)]
         assert sum("max_connections" in record.getMessage() for record in caplog.records) == 1

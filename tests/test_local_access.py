@@ -1,4 +1,4 @@
-"""Who needs no key: callers on the same host, and only while nothing speaks of clients elsewhere."""
+"""Callers without a key: only those on the same host, and only while no setting shows clients on other hosts."""
 
 import logging
 import os

@@ -79,7 +79,7 @@ async def test_a_connection_refuses_another_loop_and_goes_on(name: str) -> None:
         assert await ann.receive() == "still here"
 
 
-async def test_a_def_hook_is_told_what_to_use() -> None:
+async def test_the_error_of_a_def_hook_says_what_to_use() -> None:
     class Listener:
         def on_message(self, event: Event) -> None:
             assert event.conn is not None
@@ -146,7 +146,7 @@ def test_a_thread_does_not_wait_for_a_loop_that_does_not_run() -> None:
         runner.run(gateway.stop())
 
 
-def test_a_thread_is_told_that_the_loop_was_closed() -> None:
+def test_a_thread_gets_an_error_if_the_loop_was_closed() -> None:
     with paused() as (_, gateway, conn):
         pass
     with pytest.raises(GatewayNotRunning):
@@ -157,7 +157,7 @@ def test_a_thread_is_told_that_the_loop_was_closed() -> None:
         run_elsewhere(lambda: conn.send("x"))
 
 
-def test_a_thread_that_waits_is_told_that_the_loop_ended() -> None:
+def test_a_thread_that_waits_gets_an_error_if_the_loop_ends() -> None:
     waiting = threading.Event()
 
     class Listener:

@@ -358,7 +358,7 @@ async def test_one_that_was_given_up_frees_its_port_and_can_be_started_again(sta
         assert (await asend(server.url + "/send", "hi")).nodes == 2
 
 
-def test_a_listener_that_cannot_be_loaded_is_told_once_with_3(tmp_path: Path) -> None:
+def test_a_listener_that_cannot_be_loaded_is_reported_once_with_3(tmp_path: Path) -> None:
     (tmp_path / "bad.py").write_text("import nowhere\n")
     done = run("serve", "--port", "0", "--admin-port", "0", "--workers", "2", "--listener", "bad.py", cwd=tmp_path)
     assert done.returncode == 3
@@ -374,7 +374,7 @@ async def test_workers_end_when_their_parent_is_killed(start: Any, people: Crowd
             await anyio.sleep(0.02)  # they are nobody's children now
 
 
-async def test_sigterm_ends_all_with_0_and_every_client_is_told(start: Any, people: Crowd) -> None:
+async def test_sigterm_ends_all_with_0_and_closes_every_client(start: Any, people: Crowd) -> None:
     server = start()
     pids = [node["pid"] for node in await server.has_workers(2)]
     clients = await spread(people, server, 20)

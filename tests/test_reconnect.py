@@ -1,4 +1,4 @@
-"""`reconnect.js` of the examples in a real browser: pages come back by themselves, unless they are told not to."""
+"""`reconnect.js` of the examples in a real browser: pages reconnect by themselves, unless the close says not to."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -48,7 +48,7 @@ async def test_it_comes_back_later_each_time(browser: Browser, code: int, reason
 
 
 @pytest.mark.parametrize(("code", "reason"), STAYS)
-async def test_it_stays_away_as_long_as_it_is_told(browser: Browser, code: int, reason: str) -> None:
+async def test_it_does_not_reconnect_while_the_close_reason_says_so(browser: Browser, code: int, reason: str) -> None:
     gateway = Gateway(listener=Closing, max_message_size=10)
     async with serve(gateway) as url, tabs(browser, url + "/health", 1) as (page,):
         await page.clock.install()

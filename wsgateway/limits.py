@@ -41,7 +41,7 @@ class Bucket:
         self._seen = now
 
 
-class Rates:
+class RateLimits:
     """A `Bucket` for each of many senders, by address or key. A `rate` of 0 means no limit.
 
     The length of a sender's name is bounded, because `plain_address` cuts addresses and keys are those configured.

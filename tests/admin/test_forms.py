@@ -65,7 +65,7 @@ def test_a_secret_is_never_shown_and_stays_unless_it_is_taken_away() -> None:
     assert changes_in({**submitted_of(before), "api_key.remove": "yes"}, before) == {"api_key": None}
 
 
-def test_all_mistakes_are_told_at_once_each_at_its_field() -> None:
+def test_all_mistakes_are_reported_together_each_at_its_field() -> None:
     form = {**submitted_of(Settings()), "port": "much", "slow_policy": "wait", "drain": "-1"}
     with pytest.raises(ConfigError) as caught:
         changes_in(form, Settings())

@@ -1,4 +1,4 @@
-"""The panel's pages over HTTP: who may see and do what, and what they say."""
+"""The panel's pages over HTTP: the access that they require, and their content."""
 
 import asyncio
 import json
@@ -26,8 +26,8 @@ from tests.panels import TOKEN, admin, visitor
 from tests.ports import free_port
 from wsgateway import Event, Gateway
 from wsgateway.admin import Panel
+from wsgateway.admin.logins import COOKIE, TRIES
 from wsgateway.admin.passwords import hash_password, write_password
-from wsgateway.admin.sessions import COOKIE, TRIES
 from wsgateway.admin.views import PAGES, Page, Views
 from wsgateway.auth.admin import Access
 from wsgateway.client import connect
@@ -397,20 +397,20 @@ async def test_the_guard_of_the_host_replaces_the_log_in(access: Access) -> None
             assert ('name="action"' in shown.text) is (access is Access.FULL)
 
 
-async def test_what_is_pushed_is_for_those_who_may_look(tmp_path: Path) -> None:
+async def test_only_pages_with_access_are_pushed_to(tmp_path: Path) -> None:
     write_password(tmp_path / "wsgateway.password", "correct horse", Access.FULL)
-    async with admin(tmp_path, FILE) as (_, url), visitor(url) as somebody:
+    async with admin(tmp_path, FILE) as (_, url), visitor(url) as browser:
         live = f"ws{url[4:]}/live"
         with pytest.raises(websockets.InvalidStatus):
             await connect(live)
-        await somebody.submit("/login", {"password": "correct horse"})
-        cookie = {"Cookie": f"{COOKIE}={somebody.http.cookies[COOKIE]}"}
+        await browser.submit("/login", {"password": "correct horse"})
+        cookie = {"Cookie": f"{COOKIE}={browser.http.cookies[COOKIE]}"}
         with pytest.raises(websockets.InvalidStatus):
             await connect(live, additional_headers=cookie, origin=Origin("https://evil.example"))
         async with connect(live, additional_headers=cookie) as socket:
             pushed = json.loads(await socket.recv())
             assert [(found["id"], found["state"]) for found in pushed["gateways"]] == [("chat", "running")]
-            await somebody.submit("/", {}, action="/logout")
+            await browser.submit("/", {}, action="/logout")
             with anyio.fail_after(10), pytest.raises(websockets.ConnectionClosed):
                 while True:
                     await socket.recv()
@@ -469,7 +469,7 @@ async def test_every_refusal_is_a_warning(
     assert f"panel: refused {method} {path.partition('?')[0]} from 127.0.0.1: " in line.getMessage()
 
 
-async def test_a_connection_is_recorded_while_somebody_looks_and_costs_nothing_else() -> None:
+async def test_a_connection_is_recorded_while_a_page_shows_it_and_costs_nothing_else() -> None:
     class Listener:
         async def on_message(self, event: Event) -> None:
             event.connections = [event.conn] if event.conn else None

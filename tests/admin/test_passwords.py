@@ -1,4 +1,4 @@
-"""The panel's passwords and sessions."""
+"""The passwords of the panel, and the logins that their file ends."""
 
 import codecs
 import fcntl
@@ -9,24 +9,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import anyio
 import pytest
 
 from tests import processes
-from wsgateway.addresses import MAX_ADDRESS, REMOTE_END, RemoteEnd
+from wsgateway.admin.logins import Login, Logins
 from wsgateway.admin.passwords import MAX_ENDED, Passwords, hash_password, matches, write_password
-from wsgateway.admin.sessions import (
-    TRIES,
-    TRIES_AT_ONCE,
-    TRIES_PER_SECOND,
-    Login,
-    Sessions,
-    TooManyTries,
-    Tries,
-    sender_of,
-)
 from wsgateway.auth.admin import Access
-from wsgateway.limits import Rates
 
 OLD_HASH = "scrypt:15:8:1:1uvC07JMHx2_yE6YpnSjRA==:lErBY26issNhAMoNfYW4m0zfBhvou6AvgaRmKa53x_k="
 """`correct horse`, hashed with less work than today."""
@@ -105,72 +93,52 @@ def test_a_file_that_cannot_be_read_lets_nobody_in(tmp_path: Path) -> None:
 def test_a_new_password_ends_every_session(tmp_path: Path) -> None:
     path = tmp_path / "passwords"
     write_password(path, "the old one", Access.FULL)
-    sessions = Sessions(Passwords(path=path).secret)
-    cookie = sessions.cookie_of(sessions.begin(Access.FULL))
-    assert sessions.read(cookie) is not None
+    logins = Logins(Passwords(path=path).secret)
+    cookie = logins.cookie_of(logins.begin(Access.FULL))
+    assert logins.read(cookie) is not None
     write_password(path, "the new one", Access.FULL)
-    assert sessions.read(cookie) is None
+    assert logins.read(cookie) is None
 
 
 def test_a_session_outlives_a_restart_of_the_server(tmp_path: Path) -> None:
     path = tmp_path / "passwords"
     write_password(path, "correct horse", Access.FULL)
-    before, after = Sessions(Passwords(path=path).secret), Sessions(Passwords(path=path).secret)
+    before, after = Logins(Passwords(path=path).secret), Logins(Passwords(path=path).secret)
     session = before.begin(Access.READ)
     assert after.read(before.cookie_of(session)) == session
 
 
-def test_a_session_that_was_ended_or_forged_is_none() -> None:
-    sessions = Sessions(lambda: "secret")
-    session = sessions.begin(Access.FULL)
-    cookie = sessions.cookie_of(session)
-    assert Sessions(lambda: "another").read(cookie) is None
-    assert sessions.read(cookie[:-1]) is None
-    sessions.end(session)
-    assert sessions.read(cookie) is None
-
-
-def ended_with(passwords: Passwords, sessions: Sessions, session: Login) -> None:
-    sessions.end(session)
+def ended_with(passwords: Passwords, logins: Logins, session: Login) -> None:
+    logins.end(session)
     passwords.keep_ended(session.nonce, now=NOW, until=NOW + 60)
 
 
-def sessions_of(passwords: Passwords) -> Sessions:
-    return Sessions(passwords.secret, passwords.has_ended)
+def logins_of(passwords: Passwords) -> Logins:
+    return Logins(passwords.secret, passwords.has_ended)
 
 
 def test_a_session_that_was_ended_stays_so_after_a_restart_and_elsewhere(tmp_path: Path) -> None:
     path = tmp_path / "passwords"
     write_password(path, "correct horse", Access.FULL)
     here, elsewhere = Passwords(path=path), Passwords(path=path)
-    sessions, others = sessions_of(here), sessions_of(elsewhere)
-    one, other = sessions.begin(Access.FULL), sessions.begin(Access.FULL)
-    assert others.read(sessions.cookie_of(one)) == one
-    ended_with(here, sessions, one)
-    for known in (others, sessions_of(Passwords(path=path))):
-        assert known.read(sessions.cookie_of(one)) is None
-        assert known.read(sessions.cookie_of(other)) == other
+    logins, others = logins_of(here), logins_of(elsewhere)
+    one, other = logins.begin(Access.FULL), logins.begin(Access.FULL)
+    assert others.read(logins.cookie_of(one)) == one
+    ended_with(here, logins, one)
+    for known in (others, logins_of(Passwords(path=path))):
+        assert known.read(logins.cookie_of(one)) is None
+        assert known.read(logins.cookie_of(other)) == other
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert here.access_of("correct horse") is Access.FULL
 
 
 def test_without_a_file_every_session_ends_with_its_process() -> None:
     before, after = Passwords(full=OLD_HASH), Passwords(full=OLD_HASH)
-    sessions = sessions_of(before)
-    session = sessions.begin(Access.FULL)
-    ended_with(before, sessions, session)
-    assert sessions.read(sessions.cookie_of(session)) is None
-    assert sessions_of(after).read(sessions.cookie_of(session)) is None
-
-
-def test_only_sessions_that_were_logged_in_are_remembered_and_not_for_ever() -> None:
-    sessions = Sessions(lambda: "secret")
-    for _ in range(1000):
-        sessions.end(sessions.begin())
-    assert not sessions._ended
-    for _ in range(MAX_ENDED + 10):
-        sessions.end(sessions.begin(Access.READ))
-    assert len(sessions._ended) == MAX_ENDED
+    logins = logins_of(before)
+    session = logins.begin(Access.FULL)
+    ended_with(before, logins, session)
+    assert logins.read(logins.cookie_of(session)) is None
+    assert logins_of(after).read(logins.cookie_of(session)) is None
 
 
 def test_the_file_keeps_few_of_the_sessions_that_were_ended(tmp_path: Path) -> None:
@@ -235,73 +203,6 @@ def test_a_file_of_another_kind_lets_nobody_in(tmp_path: Path, text: str) -> Non
     assert passwords.is_set()
     assert not passwords.has_ended("x")
     assert passwords.access_of("correct horse") is Access.NONE
-
-
-def test_a_form_belongs_to_one_session() -> None:
-    sessions = Sessions(lambda: "secret")
-    one, other = sessions.begin(), sessions.begin()
-    assert sessions.is_own_form(one, sessions.csrf_of(one))
-    assert not sessions.is_own_form(other, sessions.csrf_of(one))
-    assert not sessions.is_own_form(one, "")
-    assert not sessions.is_own_form(one, "é")
-
-
-def test_tries_are_limited_for_each_address_and_come_back() -> None:
-    tries = Rates(TRIES_PER_SECOND, TRIES)
-    assert [tries.allows("a", 0.0) for _ in range(TRIES + 1)] == [True] * TRIES + [False]
-    assert tries.allows("b", 0.0)
-    assert tries.allows("a", 6.0)
-
-
-def test_time_in_which_a_password_is_tried_allows_no_more_tries() -> None:
-    tries = Rates(TRIES_PER_SECOND, TRIES)
-    for second in range(0, 10 * TRIES, 10):
-        assert tries.allows("a", second)
-        tries.skip("a", second + 10)  # a slow machine
-    assert not tries.allows("a", 10 * TRIES)
-
-
-async def test_one_address_tries_few_passwords_at_the_same_time() -> None:
-    tries, free = Tries(), anyio.Event()
-    tried = []
-
-    async def wait(sender: str) -> None:
-        async with tries.slot(sender):
-            tried.append(sender)
-            await free.wait()
-
-    with anyio.fail_after(10):
-        async with anyio.create_task_group() as tasks:
-            for _ in range(TRIES_AT_ONCE):
-                tasks.start_soon(wait, "attacker")
-            await anyio.wait_all_tasks_blocked()
-            for _ in range(100):
-                with pytest.raises(TooManyTries):
-                    async with tries.slot("attacker"):
-                        pass
-            tasks.start_soon(wait, "owner")  # it waits for a slot
-            await anyio.wait_all_tasks_blocked()
-            free.set()
-        async with tries.slot("attacker"):  # what was refused did not count
-            pass
-    assert tried == ["attacker"] * TRIES_AT_ONCE + ["owner"]
-    assert not tries._waiting
-
-
-@pytest.mark.parametrize(
-    ("peer", "client", "sender"),
-    [
-        ("127.0.0.1", "203.0.113.9", "127.0.0.1"),
-        ("127.0.0.2", "203.0.113.9", "127.0.0.2"),
-        ("::1", "x" * 30_000, "::1"),
-        ("", "203.0.113.9", ""),
-        ("10.0.0.2", "203.0.113.9", "203.0.113.9"),
-        ("10.0.0.2", "::ffff:203.0.113.9", "203.0.113.9"),
-        ("10.0.0.2", "x" * 30_000, "x" * MAX_ADDRESS),
-    ],
-)
-def test_a_forwarded_address_counts_only_if_another_host_forwards_it(peer: str, client: str, sender: str) -> None:
-    assert sender_of({"client": (client, 0), "extensions": {REMOTE_END: RemoteEnd(peer)}}) == sender
 
 
 def test_the_command_sets_it_and_prints_a_hash(tmp_path: Path) -> None:

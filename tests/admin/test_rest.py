@@ -1,4 +1,4 @@
-"""The REST interface: who may, what it answers, and its description."""
+"""The REST interface: access, answers, and description."""
 
 import json
 import subprocess
@@ -17,8 +17,8 @@ from tests.servers import free_socket
 from wsgateway import Event, Gateway, Settings
 from wsgateway.admin.credentials import Credentials
 from wsgateway.admin.handlers import Handlers
-from wsgateway.admin.openapi import Operation
-from wsgateway.admin.rest import OPERATIONS, Api
+from wsgateway.admin.operations import OPERATIONS, Operation
+from wsgateway.admin.rest import Api
 from wsgateway.server.serving import serving
 from wsgateway.supervisor.store import Store
 from wsgateway.supervisor.supervisor import Supervisor

@@ -211,7 +211,7 @@ def test_the_socket_counts_and_not_what_forwarded_headers_say() -> None:
     assert Rules(Settings(local_access=True)).check_caller(asked) is not None
 
 
-def test_a_refused_caller_is_told_the_sign_and_the_settings() -> None:
+def test_a_refusal_names_the_sign_and_the_settings() -> None:
     asked = scope(("host", "localhost"), ("x-envoy-internal", "true"), client="127.0.0.1")
     refusal = Rules(Settings(local_access=True)).check_caller(asked)
     assert refusal is not None

@@ -115,9 +115,9 @@ FINDINGS: dict[str, tuple[Callable[[], Iterable[Finding]], Severity, str]] = {
 
 @pytest.mark.parametrize("name", FINDINGS)
 def test_one_finding_with_its_advice(name: str) -> None:
-    find, level, text = FINDINGS[name]
+    find, severity, text = FINDINGS[name]
     (found,) = find()
-    assert (found.level, bool(found.advice)) == (level, True)
+    assert (found.severity, bool(found.advice)) == (severity, True)
     assert text in found.what
     assert KEY not in str(found)
     assert "secret" not in found.what

@@ -41,7 +41,7 @@ def test_when_a_certificate_ends(tmp_path: Path) -> None:
     assert certificate_ends(*certificate_files(tmp_path, ends)) == ends.timestamp()
 
 
-def test_a_certificate_that_has_ended_or_another_key_is_told(tmp_path: Path) -> None:
+def test_a_certificate_that_has_expired_or_another_key_is_reported(tmp_path: Path) -> None:
     cert, key = certificate_files(tmp_path, datetime.now(UTC) - timedelta(days=1))
     with pytest.raises(OSError, match="expired"):
         certificate_ends(cert, key)

@@ -209,7 +209,7 @@ def test_wrong_usage_is_2(arguments: list[str], tmp_path: Path) -> None:
     assert failed.stderr
 
 
-def test_an_unknown_flag_is_told_with_the_nearest_and_all_other_mistakes(tmp_path: Path) -> None:
+def test_an_unknown_flag_is_reported_with_the_nearest_and_all_other_mistakes(tmp_path: Path) -> None:
     failed = run("serve", "--prot", "1", "--drain", "x", cwd=tmp_path)
     assert "--prot is not known, did you mean --port?" in failed.stderr
     assert "--drain: 'x'" in failed.stderr

@@ -99,14 +99,14 @@ def renamed(head: bytes) -> bytes:
     ],
     ids=["passes all on", "says so", "says so and renames", "HTTP/1.0", "says nothing and renames"],
 )
-async def test_strangers_who_are_local_are_serious(change: Callable[[bytes], bytes], told: bool, api_key: str) -> None:
+async def test_strangers_that_are_local_are_serious(change: Callable[[bytes], bytes], told: bool, api_key: str) -> None:
     async with (
         OwnServer()(Gateway(local_access=True, api_key=[api_key] if api_key else [])) as url,
         proxy(url, change) as front,
     ):
         found = list(check_probe(await probe(front, api_key=api_key or None)))
     local = [finding for finding in found if "strangers are local" in finding.what]
-    assert [finding.level for finding in local] == [Severity.SERIOUS] * told
+    assert [finding.severity for finding in local] == [Severity.SERIOUS] * told
     assert KEY not in str(found)
 
 

@@ -130,7 +130,7 @@ async def test_a_server_that_is_away_is_a_broker_error(url: str) -> None:
         ("redis://host?foo=bar", "does not know a parameter"),
     ],
 )
-def test_a_url_that_cannot_be_used_is_told_when_the_gateway_is_built(url: str, said: str) -> None:
+def test_a_url_that_cannot_be_used_is_reported_when_the_gateway_is_made(url: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said) as error:
         Gateway(broker=url)
     assert "secret" not in str(error.value)
@@ -780,7 +780,7 @@ async def test_the_outbox_is_bounded_and_the_oldest_are_dropped() -> None:
     await one.cluster.aclose()
 
 
-async def test_a_message_that_is_too_large_for_the_broker_is_told(tmp_path: Path) -> None:
+async def test_a_message_that_is_too_large_for_the_broker_is_logged(tmp_path: Path) -> None:
     with broker("nats", tmp_path) as service:
         async with members(service.url, 2) as (one, two):
             pending = one.cluster.publish(Message(b"x" * 1_048_576), None, acknowledge=True)

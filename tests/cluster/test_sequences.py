@@ -28,7 +28,7 @@ def test_a_gap_is_what_was_lost(sequences: Sequences) -> None:
     assert [sequences.lost_before("a", "all", number) for number in (5, 6, 9)] == [0, 0, 2]
 
 
-def test_a_double_is_told_by_origin_and_topic(sequences: Sequences) -> None:
+def test_a_duplicate_is_recognized_by_origin_and_topic(sequences: Sequences) -> None:
     sequences.lost_before("a", "all", 5)
     assert sequences.lost_before("b", "all", 5) + sequences.lost_before("a", "room", 5) == 0
     with pytest.raises(EnvelopeError, match="double"):

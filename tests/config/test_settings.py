@@ -85,7 +85,7 @@ def test_texts_become_what_the_setting_is(text: str) -> None:
     assert settings.slow_policy == "drop_oldest"
 
 
-def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+def test_all_mistakes_are_reported_together(tmp_path: Path) -> None:
     (tmp_path / "x.toml").write_text('prot = 1\nport = "1"\nverbose = 1\n')
     with pytest.raises(ConfigError) as error:
         read({"drain": "-1"}, {"WSGATEWAY_PING_INTERVAL": "often", "WSGATEWAY_LOG_FIEL": "x"}, "x.toml")

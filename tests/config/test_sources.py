@@ -27,6 +27,25 @@ def test_the_former_path_is_replaced_in_the_patterns_of_admin() -> None:
     assert admin_settings({}, None, {"WSGATEWAY_ADMIN_LISTENERS": f"{OLD},shop.*"}, {}).listeners == (NEW, "shop.*")
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "my_wsgateway.starter.listener:Listener",
+        "wsgateway.starter.listener_x:Listener",
+        "wsgateway.starter.listener.py",
+    ],
+)
+def test_another_name_that_contains_the_former_path_is_kept(name: str) -> None:
+    loaded = load(defaults={"listener": name}, environ={}, flags={})
+    assert loaded.settings.listener == name
+    assert admin_settings({"admin": {"listeners": [name]}}, None, {}, {}).listeners == (name,)
+
+
+def test_the_former_module_without_a_name_is_replaced() -> None:
+    loaded = load(defaults={"listener": "wsgateway.starter.listener"}, environ={}, flags={})
+    assert loaded.settings.listener == "wsgateway.supervisor.starter"
+
+
 def test_a_settings_file_with_the_former_path_is_served(tmp_path: Path) -> None:
     (tmp_path / "wsgateway.toml").write_text(f'[gateways.a]\nport = 0\nlistener = "{OLD}"\n')
     with serving("--no-admin-enabled", cwd=tmp_path) as served:

@@ -103,7 +103,7 @@ def test_a_setting_that_is_misspelled_is_still_a_line_of_its_own() -> None:
         ("WSGATEWAY_ADMIN_TOKEN", " , "),
     ],
 )
-def test_an_empty_secret_is_not_set_and_is_told(variable: str, text: str) -> None:
+def test_an_empty_secret_is_not_set_and_is_reported(variable: str, text: str) -> None:
     found = read_variables({variable: text})
     assert found.texts == found.files == {}
     assert found.empty_secret(of_admin=SECRETS[variable]) == variable

@@ -1,4 +1,4 @@
-"""Before the end: nobody new is taken, and those who are there go over time."""
+"""The end of a gateway: new clients are refused, and connections are closed over time."""
 
 import json
 import tomllib

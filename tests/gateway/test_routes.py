@@ -183,7 +183,7 @@ async def test_http_1_0_is_taken_for_a_proxy() -> None:
             assert (await stream.receive()).startswith(b"HTTP/1.1 403")
 
 
-async def test_a_gateway_made_in_code_answers_nobody_until_it_is_told(http: httpx.AsyncClient) -> None:
+async def test_a_gateway_made_in_code_refuses_every_caller_by_default(http: httpx.AsyncClient) -> None:
     async with serve(Gateway()) as url:
         for path in ("/send", "/metrics", "/info"):
             answer = await http.get(url + path)

@@ -1,4 +1,4 @@
-"""A loop that stands still: who blocks it is told, and nobody is dropped for it."""
+"""A blocked event loop: the log names the code that blocks it, and no client is closed for it."""
 
 import asyncio
 import logging
@@ -66,7 +66,7 @@ def said(lines: Lines, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return lines.said
 
 
-async def test_a_blocked_loop_is_told_once_with_the_stack_of_who_blocks_it(said: list[str]) -> None:
+async def test_a_blocked_loop_is_logged_once_with_the_stack_of_the_code_that_blocks_it(said: list[str]) -> None:
     metrics = Metrics()
     dog = Watchdog(asyncio.get_running_loop(), seconds=0.05)
     dog.watch(metrics)
@@ -86,7 +86,7 @@ async def test_a_blocked_loop_is_told_once_with_the_stack_of_who_blocks_it(said:
     dog.unwatch(metrics)
 
 
-async def test_each_block_is_told(said: list[str]) -> None:
+async def test_each_block_is_logged(said: list[str]) -> None:
     metrics = Metrics()
     dog = Watchdog(asyncio.get_running_loop(), seconds=0.05)
     dog.watch(metrics)

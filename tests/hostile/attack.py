@@ -1,5 +1,5 @@
-"""What every attack has around it: a bystander who must notice nothing, and a server that must be afterwards what it
-was before."""
+"""The surroundings of every attack: a bystander that must not be affected, and a server that must be unchanged
+afterwards."""
 
 import json
 import os
@@ -118,7 +118,7 @@ async def state_of(target: Target) -> State:
 
 
 class Bystander:
-    """A healthy client, and who pushes to it. Both keep on through the attack."""
+    """A healthy client, and a caller that pushes to it. Both continue during the attack."""
 
     def __init__(self, peer: Peer, caller: Peer) -> None:
         self.latencies: list[float] = []

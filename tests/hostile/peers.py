@@ -146,7 +146,7 @@ CLOSE = frame(0x88, b"\x03\xe8")
 
 @dataclass(frozen=True)
 class Answer:
-    """What a caller was told."""
+    """The answer that a caller has got."""
 
     status: int
     head: bytes

@@ -1,7 +1,7 @@
-"""Who calls `POST /send` with what it should not take.
+"""Requests to `POST /send` that it must refuse.
 
-That every route of `/api` and of the panel denies by default, made from the route tables, is in tests/test_api.py and
-tests/test_admin_panel.py, the limit for tries to log in in tests/test_admin_panel.py and tests/test_admin_passwords.py.
+That every route of `/api` and of the panel denies by default is tested in tests/admin/test_rest.py and
+tests/admin/test_panel.py, the limit for tries to log in in tests/admin/test_panel.py and tests/admin/test_passwords.py.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The clock of the wall goes back an hour: what lasts is measured on the one that does not."""
+"""The time of day may be set back an hour, so durations are measured on the monotonic clock."""
 
 import ast
 from pathlib import Path
@@ -7,12 +7,12 @@ PACKAGE = Path(__file__).parent.parent.parent / "wsgateway"
 
 WALL = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "datetime.today", "date.today"}
 
-TOLD = {"cli/doctor.py": 1, "hub/connection.py": 1, "hub/recording.py": 1}
-"""Where a time of day is wanted, which somebody is told: when a connection opened, when something happened,
-until when a certificate is valid."""
+SHOWN = {"cli/doctor.py": 1, "hub/connection.py": 1, "hub/recording.py": 1}
+"""The uses of the time of day, which are shown to readers: when a connection opened, when an event happened, and until
+when a certificate is valid."""
 
 
-def test_only_what_is_told_to_somebody_is_the_time_of_day() -> None:
+def test_only_a_time_that_is_shown_is_the_time_of_day() -> None:
     found: dict[str, int] = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -20,4 +20,4 @@ def test_only_what_is_told_to_somebody_is_the_time_of_day() -> None:
                 name = path.relative_to(PACKAGE).as_posix()
                 found[name] = found.get(name, 0) + 1
             assert not (isinstance(node, ast.ImportFrom) and node.module in ("time", "datetime")), path
-    assert found == TOLD
+    assert found == SHOWN

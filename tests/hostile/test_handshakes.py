@@ -28,7 +28,7 @@ async def test_a_malformed_handshake_is_400(target: Target) -> None:
             assert status == 400 or (target.is_plain and 400 <= status < 500), what
 
 
-async def test_a_wrong_version_is_told_the_right_one(own: Target) -> None:
+async def test_a_client_of_a_wrong_version_gets_the_right_one(own: Target) -> None:
     """RFC 6455 4.2.2. websockets, and so plain uvicorn, leaves it out."""
     async with under_attack(own) as attack:
         peer = await attack.peer()
@@ -73,7 +73,7 @@ async def test_an_on_handshake_that_sleeps_is_503_and_its_places_are_free(target
 
 
 async def test_a_head_of_twenty_megabytes_is_not_kept(own: Target) -> None:
-    """Plain uvicorn keeps it (B6). That it is told 431 where it stops to listen is in tests/test_guards.py."""
+    """Plain uvicorn keeps it (B6). That the answer is 431 is tested in tests/server/test_http.py."""
     async with under_attack(own, held=True) as attack:
         peer = await attack.peer()
         with pytest.raises(ConnectionError):

@@ -60,7 +60,7 @@ async def test_many_messages_of_one_turn_arrive_in_order_with_targeted_ones_betw
         assert [int(str(message).split()[0]) for message in received] == list(range(300))
 
 
-async def test_a_message_is_not_sent_to_who_comes_after_it_nor_lost_for_who_leaves(serve: Serve) -> None:
+async def test_a_message_is_not_sent_to_a_later_connection_nor_lost_for_one_that_leaves(serve: Serve) -> None:
     class Listener(RecordingListener):
         async def on_message(self, event: Event) -> None:
             if event.conn is None:

@@ -21,7 +21,7 @@ LIMITS = (0, 2_000, 150_000, 10**9)
 
 
 class History:
-    """Random events on `count` connections of one gateway, and who should have received what."""
+    """Random events on `count` connections of one gateway, and the messages that each should have received."""
 
     def __init__(self, seed: int, *, reentrant: float = 0, **settings: Any) -> None:
         self.random = Random(seed)

@@ -1,4 +1,4 @@
-"""Who receives a message: everybody or named recipients, here and in other processes."""
+"""The recipients of a message: every connection or named ones, in this node and in others."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any

@@ -311,7 +311,7 @@ async def test_endless_nesting_raises(kind: str) -> None:
     assert depths[-1] == "x" * 9
 
 
-async def test_threads_send_and_the_loop_is_told_not_to() -> None:
+async def test_threads_send_and_the_loop_may_not() -> None:
     class Listener:
         def on_message(self, event: Event) -> None:
             if event.conn:

@@ -184,7 +184,7 @@ class NeedsConn:
         event.connections = [event.conn.id]  # type: ignore[union-attr]  # the mistake that is tested
 
 
-async def test_a_hook_that_needs_a_connection_is_told_how_to_check(caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_error_of_a_hook_that_needs_a_connection_says_how_to_check(caplog: pytest.LogCaptureFixture) -> None:
     gateway = Gateway(listener=NeedsConn, local_access=True)
     async with serve(gateway) as url, Client(url) as ann, httpx.AsyncClient() as http:
         with pytest.raises(HookError, match=r"for a message without a connection \(event.conn is None\)"):

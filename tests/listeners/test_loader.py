@@ -96,7 +96,7 @@ def test_names_of_hooks_come_from_the_settings_and_an_empty_one_is_off() -> None
         ("needs:Chat", ["without arguments", "give an instance"]),
     ],
 )
-def test_a_listener_that_cannot_be_loaded_is_told_in_a_sentence(name: str, words: list[str], folder: Path) -> None:
+def test_a_listener_that_cannot_be_loaded_is_reported_in_a_sentence(name: str, words: list[str], folder: Path) -> None:
     (folder / "chat_module.py").write_text(SOURCE)
     (folder / "broken.py").write_text("1 / 0")
     (folder / "exits.py").write_text("import sys; sys.exit(5)")

@@ -101,16 +101,21 @@ async def test_a_call_may_have_a_time_limit_of_its_own() -> None:
 
 
 async def test_the_time_of_a_close_hook_begins_once_it_has_a_slot() -> None:
-    runs = Runs(hook_timeout=1)
+    runs = Runs(hook_timeout=0.05)
 
     async def sleep(event: Event) -> None:
-        await anyio.sleep(0.6)
+        await anyio.sleep_forever()
+
+    async def take_a_moment(event: Event) -> None:
+        await anyio.sleep(0)
 
     runs.runner.limit_close_hooks()
-    calls = [runs.close(sleep) for _ in range(2 * MAX_CLOSE_HOOKS)]
+    holders = [runs.close(sleep) for _ in range(MAX_CLOSE_HOOKS)]
+    waiting = [runs.close(take_a_moment) for _ in range(MAX_CLOSE_HOOKS)]  # they wait for as long as a hook may take
     await runs.idle()
-    assert len(runs.finished) == len(calls)
-    assert not any(call.has_expired for call in calls)
+    assert all(call.has_expired for call in holders)
+    assert not any(call.has_expired for call in waiting)
+    assert len(runs.finished) == 2 * MAX_CLOSE_HOOKS
 
 
 async def test_a_close_hook_that_swallows_its_cancellation_gives_its_slot_back() -> None:

@@ -5,8 +5,8 @@ import logging
 import socket
 import sys
 import tracemalloc
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +38,21 @@ async def test_a_head_that_arrives_slowly_behind_an_answer_has_its_own_time_limi
             await anyio.wait_all_tasks_blocked()
             listener.release.set()
             assert (await raw.receive_until(b"}")).startswith(b"HTTP/1.1 200 ")
-            await anyio.sleep(0.4)  # longer than an idle connection lasts
+            await idle_connection_ended(url)
             await raw.send(b"alhost\r\n\r\n")
             assert (await raw.receive_until(b"}")).startswith(b"HTTP/1.1 200 ")
 
 
+async def idle_connection_ended(url: str) -> None:
+    """Wait until the server has closed a connection that was idle from now on."""
+    async with await connect(url) as raw:
+        await raw.send(head("GET /health HTTP/1.1"))
+        await raw.receive_all()
+
+
 async def test_a_head_is_not_refused_once_the_last_response_is_written(caplog: pytest.LogCaptureFixture) -> None:
-    release = anyio.Event()
+    release, ended = anyio.Event(), anyio.Event()
+    timers: list[object] = []
 
     async def last(request: Request) -> Response:
         await release.wait()
@@ -53,13 +61,20 @@ async def test_a_head_is_not_refused_once_the_last_response_is_written(caplog: p
     class Impatient(HttpProtocol):
         shared = HttpShared(request_timeout=0.3)
 
+        def connection_lost(self, exc: Exception | None) -> None:
+            timers.append(self.head_timer)
+            super().connection_lost(exc)
+            ended.set()
+
     app = Starlette(routes=[Route("/", last)])
     async with PlainUvicorn(http=Impatient)(app) as url, await connect(url) as raw:
         await raw.send(head("GET / HTTP/1.1") + b"GET / HTTP/1.1\r\nHo")
         await anyio.wait_all_tasks_blocked()
         release.set()
         assert b"HTTP/1.1 408" not in await raw.receive_all()
-        await anyio.sleep(0.5)  # longer than the time limit of a head
+    with anyio.fail_after(10):
+        await ended.wait()
+    assert timers == [None]
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
@@ -110,18 +125,35 @@ async def test_the_second_request_of_a_connection_has_the_limit_too() -> None:
         assert (await raw.receive_some()).startswith(b"HTTP/1.1 408 ")
 
 
+@contextmanager
+def logged(text: str) -> Iterator[anyio.Event]:
+    """An event that is set as soon as a line with `text` is logged."""
+    event = anyio.Event()
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if text in record.getMessage():
+                event.set()
+
+    handler = Handler()
+    logging.getLogger("wsgateway").addHandler(handler)
+    try:
+        yield event
+    finally:
+        logging.getLogger("wsgateway").removeHandler(handler)
+
+
 @pytest.mark.parametrize(("rest", "status"), [(b"X: " + b"a" * 100_000, 431), (b"Ho", 408)], ids=["large", "slow"])
 async def test_a_head_that_is_refused_while_an_answer_is_pending_ends_the_connection_after_it(
-    rest: bytes, status: int, caplog: pytest.LogCaptureFixture
+    rest: bytes, status: int
 ) -> None:
     listener = Patient()
     gateway = Gateway(listener, local_access=True, handshake_timeout=0.2 if status == 408 else 10)
     async with own(gateway) as url, await connect(url) as raw:
-        await raw.send(post({"message": 1}) + b"GET / HTTP/1.1\r\n")
-        await raw.send(rest)
-        with anyio.fail_after(10):
-            while f"with {status}" not in caplog.text:
-                await anyio.sleep(0.01)  # the log notifies nobody
+        with anyio.fail_after(10), logged(f"with {status}") as refused:
+            await raw.send(post({"message": 1}) + b"GET / HTTP/1.1\r\n")
+            await raw.send(rest)
+            await refused.wait()
         listener.release.set()
         answers = await raw.receive_all()
     assert answers.startswith(b"HTTP/1.1 200 ")
@@ -209,7 +241,7 @@ async def test_a_websocket_is_not_ended_by_the_keep_alive_of_a_request_before_it
         await raw.receive_until(b"}")
         await raw.send(upgrade())
         assert (await raw.receive_until(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
-        await anyio.sleep(0.4)  # the timer that must not be left
+        await idle_connection_ended(url)
         await raw.send(masked(0x81, b"hello"))
         assert await raw.receive_exactly(7) == b"\x81\x05hello"
 

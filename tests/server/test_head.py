@@ -94,7 +94,7 @@ async def test_a_handshake_that_is_none_is_refused(changed: dict[str, str], stat
         assert answer.split()[1] == b"%d" % status
 
 
-async def test_another_version_is_told_the_right_one() -> None:
+async def test_a_client_of_another_version_gets_the_right_one() -> None:
     async with own(Gateway()) as url, await connect(url) as raw:
         await raw.send(upgrade().replace(b"Version: 13", b"Version: 8"))
         assert b"\r\nsec-websocket-version: 13\r\n" in await raw.receive_until(b"\r\n\r\n")

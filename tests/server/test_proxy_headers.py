@@ -103,7 +103,7 @@ async def test_a_stranger_is_not_believed(peer: str) -> None:
     assert scheme == "ws"
 
 
-async def test_the_variable_of_uvicorn_names_who_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_variable_of_uvicorn_names_the_trusted_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORWARDED_ALLOW_IPS", "10.0.0.0/8")
     headers = [*forwarded_for("203.0.113.1"), *proto("https")]
     assert (await seen(headers, client=("::ffff:10.1.2.3", 1)))[1] == "wss"

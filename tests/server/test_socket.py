@@ -17,7 +17,7 @@ LONG = "the same words again and again, " * 40
 OFFER = "Sec-WebSocket-Extensions: permessage-deflate"
 
 
-async def test_a_broadcast_is_compressed_for_those_who_negotiated_it() -> None:
+async def test_a_broadcast_is_compressed_for_the_connections_that_negotiated_it() -> None:
     async with serve(Gateway(compression=True)) as url:
         ann, head = await handshake(url, OFFER)
         async with ann, Client(url, compression=None) as bob:

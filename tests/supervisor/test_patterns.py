@@ -151,7 +151,7 @@ def test_a_folder_of_the_module_path_adds_nothing_to_a_package_without_an_init(
 
 
 @pytest.mark.parametrize("pattern", ["hooks/*", "../hooks/*.py:*", "./x.py", "a//b.py", "C:\\x.py", "shop..x", ""])
-def test_a_pattern_that_allows_nothing_is_told(pattern: str) -> None:
+def test_a_pattern_that_allows_nothing_is_reported(pattern: str) -> None:
     assert "allows nothing" in next(warnings_about([pattern]))
 
 

@@ -73,7 +73,7 @@ def test_a_broken_file_is_refused_with_line_and_column_and_not_overwritten(path:
     assert path.read_text() == broken
 
 
-def test_mistakes_in_all_gateways_are_told_at_once(path: Path) -> None:
+def test_the_mistakes_of_all_gateways_are_reported_together(path: Path) -> None:
     path.write_text(FILE + "\n[gateways.CHAT]\nprot = 1\n[gateways.other]\nhook_timeout = 'x'\n")
     with pytest.raises(ConfigError) as caught:
         Store(str(path)).read()

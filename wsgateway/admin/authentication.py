@@ -7,7 +7,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
 from wsgateway.admin.credentials import Credentials
-from wsgateway.admin.sessions import MAX_AGE, Login, Sessions, date_of_cookies
+from wsgateway.admin.logins import MAX_AGE, Login, Logins, date_of_cookies
 from wsgateway.admin.visit import Visit
 from wsgateway.auth.admin import Access
 from wsgateway.exceptions import Refusal, Refused
@@ -27,7 +27,7 @@ class Authentication:
     def __init__(self, credentials: Credentials, guard: HostGuard | None) -> None:
         self._credentials = credentials
         self._guard = guard
-        self.sessions = Sessions(credentials.secret, lambda nonce: credentials.passwords.has_ended(nonce))
+        self.logins = Logins(credentials.secret, lambda nonce: credentials.passwords.has_ended(nonce))
 
     @property
     def is_guarded(self) -> bool:
@@ -41,7 +41,7 @@ class Authentication:
         return self._credentials.passwords.is_set() or self._credentials.rules.has_token
 
     def login_of(self, connection: HTTPConnection) -> Login | None:
-        return self.sessions.read(connection.cookies.get(connection.scope["wsgateway.cookie"], ""))
+        return self.logins.read(connection.cookies.get(connection.scope["wsgateway.cookie"], ""))
 
     async def access_of(self, connection: HTTPConnection) -> Access:
         """Return the access of the sender. Raise `Refused` if no login could help."""
@@ -68,7 +68,7 @@ class Authentication:
         """Let the browser keep `login`."""
         response.set_cookie(
             visit.cookie,
-            self.sessions.cookie_of(login),
+            self.logins.cookie_of(login),
             max_age=MAX_AGE,
             secure=visit.request.url.scheme == "https",
             httponly=True,
@@ -77,7 +77,7 @@ class Authentication:
 
     async def end(self, login: Login) -> None:
         """Log `login` out, also in other processes with the same password file, and after a restart."""
-        self.sessions.end(login)
+        self.logins.end(login)
         if login.access is not Access.NONE:
             now = date_of_cookies()
             await asyncio.to_thread(self._credentials.passwords.keep_ended, login.nonce, now=now, until=now + MAX_AGE)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from wsgateway.config.settings import SPECS, Settings
-from wsgateway.config.values import SlowPolicy, Startup, convert
+from wsgateway.config.values import Kind, SlowPolicy, Startup, convert, kind_of
 from wsgateway.exceptions import ConfigError, Mistake
 from wsgateway.supervisor.changes import HOST_ONLY
 
@@ -22,7 +22,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "message_burst", "connect_rate", "connect_burst", "send_rate", "send_burst",
         "handshake_timeout", "hook_timeout", "compression",
     ),
-    "Names of hooks": tuple(name for name in SPECS if name.startswith("on_")),
+    "Names of hooks": tuple(name for name, spec in SPECS.items() if kind_of(spec) is Kind.HOOK),
 }  # fmt: skip
 """Every setting that can be changed remotely, as the form groups them."""
 
@@ -139,7 +139,7 @@ def _submitted(name: str, submitted: Mapping[str, str]) -> Any:
     if kind == "secret" and not text:
         return None if submitted.get(f"{name}.remove") else KEEP
     if not text:
-        return "" if name.startswith("on_") else None  # an empty name turns a hook off
+        return "" if kind_of(SPECS[name]) is Kind.HOOK else None  # an empty name turns a hook off
     return convert(SPECS[name], text, text=True)
 
 

@@ -1,4 +1,4 @@
-"""The handlers of the REST interface. `rest` lists the operations, and the access that each requires."""
+"""The handlers of the REST interface. `operations` lists them, with the access that each requires."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
@@ -131,8 +131,8 @@ class Handlers:
     async def _run_action(self, request: Request, action: Coroutine[Any, Any, None]) -> bool:
         """Begin `action`, wait for it for the seconds in `?wait=`, and return whether it is done.
 
-        Raise what it raised. Wait at least `AT_ONCE`, so an unknown id or a wrong setting is reported even without
-        `wait`.
+        Re-raise its error. Wait at least `AT_ONCE` seconds, so an unknown id or a wrong setting is reported even
+        without `wait`.
         """
         try:
             seconds = _seconds_to_wait(request)

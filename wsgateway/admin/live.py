@@ -1,4 +1,4 @@
-"""Pushes live data to an open page over its WebSocket: totals of each gateway, once per second and at every change, and
+"""Pushes figures to an open page over its WebSocket: totals of each gateway, once per second and at every change, and
 the figures and events of the connection that the page shows.
 """
 
@@ -54,7 +54,7 @@ class Push(Struct):
     connection: LiveConnection | UnsetType | None = UNSET
 
 
-async def push(socket: WebSocket, supervisor: Supervisor, may_read: Callable[[], Awaitable[bool]]) -> None:
+async def push_figures(socket: WebSocket, supervisor: Supervisor, may_read: Callable[[], Awaitable[bool]]) -> None:
     """Push to one page until it is closed, its reader loses access, or the supervisor stops."""
     with _recorded(socket, supervisor) as recorded:
         await socket.accept()

@@ -2,45 +2,18 @@
 declaration of the settings.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import KW_ONLY, dataclass
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from msgspec import Struct
-from starlette.requests import Request
-from starlette.responses import Response
 
-from wsgateway.admin.handlers import MAX_LINES, MAX_WAIT, Handlers
+from wsgateway.admin.handlers import MAX_LINES, MAX_WAIT
+from wsgateway.admin.operations import Operation
 from wsgateway.config.settings import SPECS
 from wsgateway.config.values import SlowPolicy, Startup
 from wsgateway.gateway.answers import MAX_OFFSET, MAX_PAGE
 from wsgateway.gateway.shapes import Problem, schemas_of
 from wsgateway.logs import LEVELS
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """One operation of the interface: its route, the access that it requires, and its description."""
-
-    method: str
-    path: str
-    handler: Callable[[Handlers, Request], Awaitable[Response]]
-    summary: str
-    answers: Mapping[int, type[Struct] | str | None]
-    """The content of the response for each status: a shape as JSON, a media type, or None for an empty body."""
-    errors: tuple[int, ...] = ()
-    body: str = ""
-    """The schema of the request's body, of `request_schemas`; empty without a body."""
-    query: tuple[str, ...] = ()
-    """The parameters of the query, of `_PARAMETERS`."""
-    _: KW_ONLY
-    writes: bool = False
-    """Whether it requires full access. Every operation requires access to read."""
-
-    @property
-    def name(self) -> str:
-        return self.handler.__name__
-
 
 TEXT = {"type": "string"}
 TEXTS = {"type": "array", "items": TEXT}
@@ -48,7 +21,7 @@ TEXTS = {"type": "array", "items": TEXT}
 ALWAYS = (400, 401, 403)
 """Errors of every operation: a host that is not allowed, no token or a wrong one, a caller without access."""
 
-_PARAMETERS: dict[str, dict[str, Any]] = {
+PARAMETERS: dict[str, dict[str, Any]] = {
     "wait": {
         "description": "seconds to wait until the action is done; if it takes longer, the answer is 202",
         "schema": {"type": "number", "minimum": 0, "maximum": MAX_WAIT},
@@ -92,7 +65,7 @@ def _operation(operation: Operation) -> dict[str, Any]:
         responses[str(status)] = {"description": "a problem", "content": problem}
     in_path = [part[1:-1] for part in operation.path.split("/") if part.startswith("{")]
     parameters = [{"name": name, "in": "path", "required": True, "schema": TEXT} for name in in_path]
-    parameters += [{"name": name, "in": "query", **_PARAMETERS[name]} for name in operation.query]
+    parameters += [{"name": name, "in": "query", **PARAMETERS[name]} for name in operation.query]
     described: dict[str, Any] = {"operationId": operation.name, "summary": operation.summary, "responses": responses}
     if parameters:
         described["parameters"] = parameters

@@ -19,8 +19,8 @@ from starlette.websockets import WebSocket
 
 from wsgateway.admin.authentication import Authentication, HostGuard
 from wsgateway.admin.credentials import Credentials
-from wsgateway.admin.live import MAX_VIEWERS, push
-from wsgateway.admin.sessions import cookie_name
+from wsgateway.admin.live import MAX_VIEWERS, push_figures
+from wsgateway.admin.logins import cookie_name
 from wsgateway.admin.views import PAGES, Page, Views, refused
 from wsgateway.admin.visit import Visit
 from wsgateway.auth.admin import Access
@@ -156,7 +156,7 @@ class Panel:
 
     def _begin_visit(self, request: Request) -> Visit:
         authentication = self._authentication
-        login = authentication.login_of(request) or authentication.sessions.begin()
+        login = authentication.login_of(request) or authentication.logins.begin()
         return Visit(request, login, authentication.asks_for_password, self._render)
 
     def _with_cookie(self, visit: Visit, response: Response) -> Response:
@@ -178,7 +178,7 @@ class Panel:
         form: dict[str, list[str]] = {}
         for name, value in pairs:
             form.setdefault(name, []).append(value)
-        if not self._authentication.sessions.is_own_form(visit.login, form.pop("csrf", [""])[0]):
+        if not self._authentication.logins.is_own_form(visit.login, form.pop("csrf", [""])[0]):
             raise refused(
                 403,
                 "This form does not belong to your session, or is too old: go back, reload the page, and try again.",
@@ -190,7 +190,7 @@ class Panel:
             root=visit.base,
             base=".",  # links are relative to `<base>`, in the fragments of another page too
             here=visit.here,
-            csrf=self._authentication.sessions.csrf_of(visit.login),
+            csrf=self._authentication.logins.csrf_of(visit.login),
             may_write=visit.access is Access.FULL,
             may_read=visit.access is not Access.NONE,
             asks_for_password=visit.asks_for_password,
@@ -234,7 +234,7 @@ class Panel:
 
         self._viewers += 1
         try:
-            await push(socket, self._supervisor, may_read)
+            await push_figures(socket, self._supervisor, may_read)
         finally:
             self._viewers -= 1
 

@@ -1,6 +1,6 @@
-"""REST over a supervisor's gateways, below `/api`. Errors are problem+json.
+"""REST over a supervisor's gateways, below `/api`: calls the operation of each request whose sender has access.
 
-One table of operations defines routes, access, and OpenAPI description. `handlers` contains their code.
+Errors are problem+json.
 """
 
 from collections.abc import Mapping
@@ -18,8 +18,7 @@ from starlette.websockets import WebSocket
 from wsgateway.admin import openapi
 from wsgateway.admin.credentials import Credentials
 from wsgateway.admin.handlers import Handlers
-from wsgateway.admin.openapi import Operation
-from wsgateway.cluster.questions import ConnectionInfo
+from wsgateway.admin.operations import OPERATIONS, Operation
 from wsgateway.exceptions import (
     ConfigError,
     GatewayConflict,
@@ -32,64 +31,9 @@ from wsgateway.exceptions import (
 )
 from wsgateway.gateway.http.paths import sender_of
 from wsgateway.gateway.http.problems import deny, problem
-from wsgateway.gateway.http.send import refusal_of
-from wsgateway.gateway.shapes import (
-    Closed,
-    ConnectionList,
-    Drained,
-    GatewayInfo,
-    GatewayList,
-    LogLines,
-    NodeList,
-    SendAnswer,
-)
+from wsgateway.gateway.http.send import refusal_of_send
 from wsgateway.logs import Log
 from wsgateway.supervisor.supervisor import Supervisor
-
-ONE = "/api/gateways/{gateway_id}"
-CLIENTS = ONE + "/connections"
-CHANGED = {200: GatewayInfo, 202: GatewayInfo}
-
-OPERATIONS = (
-    Operation("GET", "/api/gateways", Handlers.list_gateways, "All gateways", {200: GatewayList}),
-    Operation("POST", "/api/gateways", Handlers.create_gateway, "Create a gateway",
-              {201: GatewayInfo, 202: GatewayInfo}, (400, 403, 408, 409, 413, 415, 422), "NewGateway", ("wait",),
-              writes=True),
-    Operation("GET", ONE, Handlers.show_gateway, "One gateway with its settings", {200: GatewayInfo}, (404,)),
-    Operation("PATCH", ONE, Handlers.edit_gateway, "Change settings; null resets one to its default", CHANGED,
-              (400, 403, 404, 408, 409, 413, 415, 422), "Changes", ("wait",), writes=True),
-    Operation("DELETE", ONE, Handlers.delete_gateway, "Stop a gateway and delete it", {202: GatewayInfo, 204: None},
-              (404, 409, 422), query=("wait",), writes=True),
-    Operation("POST", ONE + "/start", Handlers.start_gateway, "Start", CHANGED,
-              (404, 409, 422), query=("wait",), writes=True),
-    Operation("POST", ONE + "/stop", Handlers.stop_gateway, "Stop", CHANGED,
-              (404, 409, 422), query=("wait",), writes=True),
-    Operation("POST", ONE + "/restart", Handlers.restart_gateway, "Restart", CHANGED,
-              (404, 409, 422), query=("wait",), writes=True),
-    Operation("POST", ONE + "/roll", Handlers.roll_gateway, "Replace the workers one after the other", CHANGED,
-              (404, 409, 422), query=("wait",), writes=True),
-    Operation("POST", "/api/reload", Handlers.reload, "Read the settings file again",
-              {200: GatewayList, 202: GatewayList}, (409, 422), query=("wait",), writes=True),
-    Operation("GET", ONE + "/nodes", Handlers.list_nodes, "The nodes of a gateway; none without a broker",
-              {200: NodeList}, (404,)),
-    Operation("POST", "/api/drain", Handlers.drain, "Refuse new clients, and close all connections over time",
-              {200: Drained, 202: Drained}, (422,), query=("wait",), writes=True),
-    Operation("GET", CLIENTS, Handlers.list_connections, "A page of the connections", {200: ConnectionList},
-              (404, 422), query=("offset", "limit", "search")),
-    Operation("GET", CLIENTS + "/{connection_id}", Handlers.show_connection, "One connection", {200: ConnectionInfo},
-              (404, 503)),
-    Operation("POST", CLIENTS + "/close", Handlers.close_connections, "Close connections, or all", {200: Closed},
-              (400, 404, 408, 413, 415, 422, 503), "Close", writes=True),
-    Operation("DELETE", CLIENTS + "/{connection_id}", Handlers.close_connection, "Close one connection", {204: None},
-              (404, 503), writes=True),
-    Operation("POST", ONE + "/send", Handlers.send, "Push a message", {200: SendAnswer},
-              (400, 404, 408, 409, 413, 415, 422, 500, 503), "Message", writes=True),
-    Operation("GET", "/api/log", Handlers.show_log, "The end of the log", {200: LogLines}, (422,),
-              query=("lines", "gateway", "level")),
-    Operation("GET", "/api/events", Handlers.events, "States and rates, as server-sent events",
-              {200: "text/event-stream"}),
-    Operation("GET", "/api/openapi.json", Handlers.description, "This description", {200: "application/json"}),
-)  # fmt: skip
 
 
 class Api:
@@ -178,7 +122,7 @@ def _refusal_of(error: GatewayError) -> Refusal:
         case ConfigError():
             return Refusal(422, "settings", str(error), "settings")
         case _:
-            refusal = refusal_of(error)
+            refusal = refusal_of_send(error)
             if refusal is None:
                 raise error
             return refusal

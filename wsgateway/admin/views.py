@@ -9,8 +9,8 @@ from starlette.responses import Response
 
 from wsgateway.admin.authentication import Authentication
 from wsgateway.admin.forms import by_field, changes_in, form_of, settings_in
+from wsgateway.admin.logins import TooManyTries, Tries, counted_address
 from wsgateway.admin.rates import MessageRates
-from wsgateway.admin.sessions import TooManyTries, Tries, client_of, sender_of
 from wsgateway.admin.visit import Visit
 from wsgateway.auth.admin import Access
 from wsgateway.config.settings import Settings
@@ -27,6 +27,7 @@ from wsgateway.exceptions import (
     StartError,
 )
 from wsgateway.gateway.answers import MAX_OFFSET
+from wsgateway.gateway.http.paths import sender_of
 from wsgateway.gateway.http.problems import query_int
 from wsgateway.gateway.http.send import SendRequest, send_request
 from wsgateway.logs import LEVELS, Log, logger, tail
@@ -278,23 +279,23 @@ class Views:
 
     async def log_in(self, visit: Visit) -> Response:
         scope = visit.request.scope
-        client = client_of(scope)
+        sender = sender_of(scope)
         try:
-            async with self._tries.slot(sender_of(scope)):
+            async with self._tries.slot(counted_address(scope)):
                 access = await self._authentication.access_for(visit.field("password"))
         except TooManyTries:
-            self._log.limited("many tries").warning("panel: too many passwords tried from %s", client)
+            self._log.limited("many tries").warning("panel: too many passwords tried from %s", sender)
             response = await self.login(visit, problem="Too many tries. Wait some seconds, then try again.", status=429)
             response.headers["retry-after"] = "5"
             return response
         if access is Access.NONE:
-            self._log.limited("wrong password").warning("panel: wrong password from %s", client)
+            self._log.limited("wrong password").warning("panel: wrong password from %s", sender)
             return await self.login(visit, problem="This is not the password.", status=401)
         response = visit.redirect("/")
-        self._authentication.remember(response, visit, self._authentication.sessions.begin(access))
+        self._authentication.remember(response, visit, self._authentication.logins.begin(access))
         logger.info(
             "panel: logged in from %s, %s",
-            client,
+            sender,
             "with read-only access" if access is Access.READ else "with full access",
         )
         await self._authentication.end(visit.login)  # the browser has replaced its cookie

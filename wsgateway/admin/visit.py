@@ -8,7 +8,7 @@ from urllib.parse import quote
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from wsgateway.admin.sessions import Login
+from wsgateway.admin.logins import Login
 from wsgateway.auth.admin import Access
 
 

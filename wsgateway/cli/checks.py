@@ -23,12 +23,12 @@ class Severity(enum.StrEnum):
 class Finding:
     """A problem and the advice for it, a sentence each. Neither contains a secret."""
 
-    level: Severity
+    severity: Severity
     what: str
     advice: str
 
     def __str__(self) -> str:
-        return f"{self.level}: {self.what}\n  {self.advice}"
+        return f"{self.severity}: {self.what}\n  {self.advice}"
 
 
 def serious(what: str, advice: str) -> Finding:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from wsgateway.cli.terminal import to_json
 from wsgateway.cluster.brokers import Open, opener
 from wsgateway.config.exposure import outside_of_environment
 from wsgateway.config.settings import Settings, serves_outside
-from wsgateway.config.sources import Loaded
+from wsgateway.config.sources import Layer, Loaded
 from wsgateway.descriptors import hard_file_limit
 from wsgateway.exceptions import BrokerError, ConfigError, ListenerError
 from wsgateway.listeners.loader import Hooks
@@ -51,15 +51,19 @@ class Surroundings:
 
 def run(store: Store, surroundings: Surroundings, *, as_json: bool) -> int:
     """Print all findings, the worst first, and return the exit code: 1 if one is serious."""
-    findings = sorted(_find_all(store, surroundings), key=lambda finding: list(Severity).index(finding.level))
-    is_serious = any(finding.level is Severity.SERIOUS for finding in findings)
+    findings = sorted(_find_all(store, surroundings), key=lambda finding: list(Severity).index(finding.severity))
+    is_serious = any(finding.severity is Severity.SERIOUS for finding in findings)
     if as_json:
-        print(to_json([asdict(finding) for finding in findings], indent=2))
+        print(to_json([_fields_of(finding) for finding in findings], indent=2))
     else:
         for finding in findings:
             print("\n".join(escape_controls(line) for line in str(finding).splitlines()))
         print(f"{len(findings)} finding{'' if len(findings) == 1 else 's'}" if findings else "nothing found")
     return 1 if is_serious else 0
+
+
+def _fields_of(finding: Finding) -> dict[str, str]:
+    return {"level": finding.severity, "what": finding.what, "advice": finding.advice}
 
 
 def _find_all(store: Store, surroundings: Surroundings) -> Iterator[Finding]:
@@ -81,7 +85,7 @@ def _find_all(store: Store, surroundings: Surroundings) -> Iterator[Finding]:
             *_broker(settings),
             *checks.check_proxy_timeout(settings, surroundings.proxy_timeout),
         ):
-            yield Finding(finding.level, prefix + finding.what, finding.advice)
+            yield Finding(finding.severity, prefix + finding.what, finding.advice)
     for text in described.warnings:
         yield checks.warning(text, "correct or remove it")
     if surroundings.url and not surroundings.url.lower().startswith(("http://", "https://")):
@@ -223,7 +227,7 @@ def _admin(store: Store, described: Described) -> Iterator[Finding]:
 def _gateway(loaded: Loaded) -> Iterator[Finding]:
     settings = loaded.settings
     outside = serves_outside(settings) or outside_of_environment(os.environ)
-    is_written = loaded.sources["local_access"].partition(",")[0] != "default"
+    is_written = loaded.sources["local_access"].layer is not Layer.DEFAULT
     yield from checks.check_access(settings, outside=outside, is_written=is_written)
     yield from checks.check_memory(settings)
     yield from _listener(settings)

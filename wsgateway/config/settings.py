@@ -9,7 +9,7 @@ from dataclasses import Field, dataclass, field, fields
 from typing import Any, Self, TypedDict
 
 from wsgateway.addresses import is_loopback
-from wsgateway.config.values import SlowPolicy, Startup, convert, did_you_mean, is_secret, plain_value
+from wsgateway.config.values import Kind, SlowPolicy, Startup, convert, did_you_mean, is_secret, kind_of, plain_value
 from wsgateway.exceptions import ConfigError, Mistake, UnknownSetting
 from wsgateway.text import mask_url
 
@@ -20,10 +20,17 @@ CONFIG_FILE = "wsgateway.toml"
 
 
 def setting(
-    default: Any, text: str, *, least: float | None = None, most: float | None = None, secret: bool = False
+    default: Any,
+    text: str,
+    *,
+    kind: Kind | None = None,
+    least: float | None = None,
+    most: float | None = None,
+    secret: bool = False,
 ) -> Any:
-    """Return a field with its default, help text, and range. A `secret` value must never be shown."""
-    return field(default=default, metadata={"help": text, "least": least, "most": most, "secret": secret})
+    """Return a field with its default, help text, kind, and range. A `secret` value must never be shown."""
+    metadata = {"help": text, "kind": kind, "least": least, "most": most, "secret": secret}
+    return field(default=default, metadata=metadata)
 
 
 class _Declared:
@@ -55,31 +62,51 @@ class Settings(_Declared):
     The `repr` masks secrets, so it can appear in a log or an error report.
     """
 
-    id: str = setting("default", "name of the gateway, unique without regard to case")
-    host: str = setting("127.0.0.1", "address to listen on")
+    id: str = setting("default", "name of the gateway, unique without regard to case", kind=Kind.ID)
+    host: str = setting("127.0.0.1", "address to listen on", kind=Kind.BIND_HOST)
     port: int = setting(10125, "port to listen on; 0 means any free port", least=0, most=65535)
-    uds: str | None = setting(None, "path of a Unix socket to listen on instead of a port")
-    uds_mode: str = setting("660", "permissions of the Unix socket, in octal; they restrict which users may connect")
-    listener: object = setting(None, "`package.module:Name`, `package.module`, `path/file.py:Name`, or `path/file.py`")
-    on_start: str = setting("on_start", "name of the hook for the start; an empty name turns the hook off")
-    on_stop: str = setting("on_stop", "name of the hook for the stop")
-    on_handshake: str = setting("on_handshake", "name of the hook for a handshake")
-    on_client_open: str = setting("on_client_open", "name of the hook for a connection that has opened")
-    on_message: str = setting("on_message", "name of the hook for a message, from a client or from `/send`")
-    on_client_close: str = setting("on_client_close", "name of the hook for a connection that has closed")
-    on_error: str = setting("on_error", "name of the hook for a hook that has raised")
-    on_first_open: str = setting("on_first_open", "name of the hook for the first connection of this process to open")
-    on_last_close: str = setting("on_last_close", "name of the hook for the last connection of this process to close")
+    uds: str | None = setting(None, "path of a Unix socket to listen on instead of a port", kind=Kind.PATH)
+    uds_mode: str = setting(
+        "660", "permissions of the Unix socket, in octal; they restrict which users may connect", kind=Kind.MODE
+    )
+    listener: object = setting(
+        None, "`package.module:Name`, `package.module`, `path/file.py:Name`, or `path/file.py`", kind=Kind.LISTENER
+    )
+    on_start: str = setting(
+        "on_start", "name of the hook for the start; an empty name turns the hook off", kind=Kind.HOOK
+    )
+    on_stop: str = setting("on_stop", "name of the hook for the stop", kind=Kind.HOOK)
+    on_handshake: str = setting("on_handshake", "name of the hook for a handshake", kind=Kind.HOOK)
+    on_client_open: str = setting("on_client_open", "name of the hook for a connection that has opened", kind=Kind.HOOK)
+    on_message: str = setting(
+        "on_message", "name of the hook for a message, from a client or from `/send`", kind=Kind.HOOK
+    )
+    on_client_close: str = setting(
+        "on_client_close", "name of the hook for a connection that has closed", kind=Kind.HOOK
+    )
+    on_error: str = setting("on_error", "name of the hook for a hook that has raised", kind=Kind.HOOK)
+    on_first_open: str = setting(
+        "on_first_open", "name of the hook for the first connection of this process to open", kind=Kind.HOOK
+    )
+    on_last_close: str = setting(
+        "on_last_close", "name of the hook for the last connection of this process to close", kind=Kind.HOOK
+    )
     broker: str | None = setting(
-        None, "URL of the broker between processes: `ipc://`, `redis://`, `rediss://`, `unix://`, or `nats://`"
+        None,
+        "URL of the broker between processes: `ipc://`, `redis://`, `rediss://`, `unix://`, or `nats://`",
+        kind=Kind.URL,
     )
     broker_timeout: float = setting(1.0, "seconds to wait for the answers of other processes", least=0.01)
     workers: int = setting(1, "with `wsgateway serve`: number of processes that share the port", least=1, most=256)
     startup: Startup = setting("automatic", "with `wsgateway serve`: automatic, manual, or disabled")
     hook_timeout: float = setting(10.0, "seconds a hook may take before it is cancelled and logged", least=0.001)
     echo_sender: bool = setting(True, "whether a client's own message is also sent back to it")
-    allowed_origins: tuple[str, ...] = setting((), "origins of other sites whose pages may connect; `*` allows all")
-    allowed_hosts: tuple[str, ...] = setting((), "host names that requests may ask for; empty allows all")
+    allowed_origins: tuple[str, ...] = setting(
+        (), "origins of other sites whose pages may connect; `*` allows all", kind=Kind.ORIGINS
+    )
+    allowed_hosts: tuple[str, ...] = setting(
+        (), "host names that requests may ask for; empty allows all", kind=Kind.HOSTS
+    )
     api_key: tuple[str, ...] = setting((), "keys for `/send`, `/metrics`, and `/info`", secret=True)
     local_access: bool = setting(
         False,
@@ -119,14 +146,18 @@ class Settings(_Declared):
         0.0, "requests to `/send` per second with one key; more get 429; 0 means no limit", least=0
     )
     send_burst: int = setting(0, "burst size for `send_rate`; 0 means one second's worth", least=0)
-    handshake_timeout: float = setting(10.0, "seconds until a request must have arrived and be accepted", least=0.05)
+    handshake_timeout: float = setting(
+        10.0, "maximum seconds for the head of a request to arrive, and for `on_handshake`", least=0.05
+    )
     drain: float = setting(30.0, "maximum seconds for connections and hooks to finish when the gateway stops", least=0)
     compression: bool = setting(False, "whether messages are compressed for clients that support it (RFC 7692)")
     test_page: bool = setting(True, "whether `GET /` answers with the test page")
     verbose: bool = setting(False, "whether every open, close, and message is logged")
-    log_file: str | None = setting(None, "path of the log; `WebSocket.log` with `wsgateway serve`; empty means no file")
-    ssl_keyfile: str | None = setting(None, "path of the private key for TLS")
-    ssl_certfile: str | None = setting(None, "path of the certificate for TLS")
+    log_file: str | None = setting(
+        None, "path of the log; `WebSocket.log` with `wsgateway serve`; empty means no file", kind=Kind.PATH
+    )
+    ssl_keyfile: str | None = setting(None, "path of the private key for TLS", kind=Kind.PATH)
+    ssl_certfile: str | None = setting(None, "path of the certificate for TLS", kind=Kind.PATH)
 
     def __post_init__(self) -> None:
         mistakes = _convert_fields(self)
@@ -145,20 +176,26 @@ class AdminSettings(_Declared):
     """The settings of the admin interface: `[admin]` in the file. Raises `ConfigError` with every mistake."""
 
     enabled: bool = setting(True, "whether the admin interface is served")
-    host: str = setting("127.0.0.1", "address that the admin interface listens on")
+    host: str = setting("127.0.0.1", "address that the admin interface listens on", kind=Kind.BIND_HOST)
     port: int = setting(10120, "port of the admin interface; 0 means any free port", least=0, most=65535)
     token: tuple[str, ...] = setting((), "tokens with full access", secret=True)
     read_token: tuple[str, ...] = setting((), "tokens with read-only access", secret=True)
     password_hash: str = setting("", "the panel's password as `wsgateway password --hash` prints it", secret=True)
     read_password_hash: str = setting("", "the same for a read-only password", secret=True)
     password_file: str = setting(
-        "wsgateway.password", "file in which `wsgateway password` keeps passwords, next to the settings file"
+        "wsgateway.password",
+        "file in which `wsgateway password` keeps passwords, next to the settings file",
+        kind=Kind.PATH,
     )
     listeners: tuple[str, ...] = setting(
         (), "patterns of listeners that may be set remotely, besides those in the file"
     )
-    allowed_hosts: tuple[str, ...] = setting((), "host names that requests may ask for; empty allows all")
-    allowed_origins: tuple[str, ...] = setting((), "origins of other sites whose pages may send requests")
+    allowed_hosts: tuple[str, ...] = setting(
+        (), "host names that requests may ask for; empty allows all", kind=Kind.HOSTS
+    )
+    allowed_origins: tuple[str, ...] = setting(
+        (), "origins of other sites whose pages may send requests", kind=Kind.ORIGINS
+    )
     local_access: bool | None = setting(
         None,
         "whether callers on this host need no token while neither token nor password is set; unless you set it, it is "
@@ -265,7 +302,7 @@ def _convert_fields(settings: "Settings | AdminSettings", table: str = "") -> li
     mistakes: list[Mistake] = []
     for spec in fields(settings):
         value = getattr(settings, spec.name)
-        if spec.name == "listener" and not isinstance(value, str):
+        if kind_of(spec) is Kind.LISTENER and not isinstance(value, str):
             continue  # an object of the application, which may be anything
         try:
             object.__setattr__(settings, spec.name, convert(spec, value))
@@ -282,9 +319,9 @@ def _shown_fields(settings: Any) -> dict[str, object]:
 def _shown(spec: Field[Any], value: object) -> object:
     if spec.metadata["secret"]:
         return "***" if value else None
-    if spec.name == "listener" and not isinstance(value, (str, type(None))):
-        kind = value if isinstance(value, type) else type(value)
-        return f"{kind.__module__}.{kind.__qualname__}"
+    if kind_of(spec) is Kind.LISTENER and not isinstance(value, (str, type(None))):
+        listener_class = value if isinstance(value, type) else type(value)
+        return f"{listener_class.__module__}.{listener_class.__qualname__}"
     if is_secret(spec) and value is not None:
         return mask_url(value) if isinstance(value, str) else "***"
     return plain_value(value)

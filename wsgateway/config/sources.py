@@ -1,10 +1,11 @@
 """Reads settings from the defaults, the file, the environment, and the command line; a later source wins."""
 
+import enum
 import tomllib
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from wsgateway.config.exposure import outside_of_environment
 from wsgateway.config.files import read_text
@@ -27,12 +28,37 @@ _STARTER = "wsgateway.supervisor.starter"
 """The module of the listener that the panel writes for a new gateway; `_OLD_STARTER` is its former path."""
 
 
+class Layer(enum.Enum):
+    """The kinds of sources, of which a later one wins."""
+
+    DEFAULT = enum.auto()
+    FILE = enum.auto()
+    ENVIRONMENT = enum.auto()
+    FLAG = enum.auto()
+
+
+class Source(str):
+    """Where the value of a setting comes from, as the reader sees it, such as `--port`. `layer` is its kind."""
+
+    __slots__ = ("layer",)
+
+    layer: Layer
+
+    def __new__(cls, layer: Layer, text: str) -> Self:
+        source = super().__new__(cls, text)
+        source.layer = layer
+        return source
+
+
+DEFAULT = Source(Layer.DEFAULT, "default")
+
+
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """Settings, the source of each, and warnings."""
 
     settings: Settings
-    sources: Mapping[str, str]
+    sources: Mapping[str, Source]
     warnings: tuple[str, ...]
 
 
@@ -96,7 +122,7 @@ def layered(
     """Return the same as `load`, for `tables` of the file. `gateway` is the id of one of several gateways in it."""
     reading = _Reading(SPECS)
     for name, value in defaults.items():
-        reading.take(name, value, "default")
+        reading.take(name, value, DEFAULT)
     variables = read_variables(environ)
     reading.warnings.extend(variables.warnings)
     gateway_id = gateway or flags.get("id") or variables.texts.get("id")
@@ -104,7 +130,7 @@ def layered(
     _take_environ(variables, reading)
     for name, value in flags.items():
         if name in SPECS:
-            reading.take(name, value, flag(name), text=isinstance(value, str))
+            reading.take(name, value, Source(Layer.FLAG, flag(name)), text=isinstance(value, str))
     if not reading.mistakes:
         try:
             settings = _with_local_access(Settings(**reading.values), environ, reading.sources)
@@ -114,15 +140,15 @@ def layered(
     raise ConfigError(reading.mistakes)
 
 
-def _with_local_access(settings: Settings, environ: Mapping[str, str], sources: dict[str, str]) -> Settings:
+def _with_local_access(settings: Settings, environ: Mapping[str, str], sources: dict[str, Source]) -> Settings:
     """Return `settings`, without keyless access if it is only the default and the gateway is reachable from outside.
 
     Another setting or the environment shows whether it is reachable.
     """
     outside = serves_outside(settings) or outside_of_environment(environ)
-    if outside is None or not settings.local_access or sources["local_access"] != "default":
+    if outside is None or not settings.local_access or sources["local_access"].layer is not Layer.DEFAULT:
         return settings
-    sources["local_access"] = f"default, because {outside}"
+    sources["local_access"] = Source(Layer.DEFAULT, f"default, because {outside}")
     return replace(settings, local_access=False)
 
 
@@ -138,9 +164,9 @@ def admin_settings(
     variables = read_variables(environ)
     for name, spec in ADMIN_SPECS.items():
         if name in variables.texts:
-            reading.take(spec.name, variables.texts[name], variable_of(name), text=True)
+            reading.take(spec.name, variables.texts[name], Source(Layer.ENVIRONMENT, variable_of(name)), text=True)
         if name in flags:
-            reading.take(spec.name, flags[name], flag(name), text=isinstance(flags[name], str))
+            reading.take(spec.name, flags[name], Source(Layer.FLAG, flag(name)), text=isinstance(flags[name], str))
     if reading.mistakes:
         raise ConfigError(reading.mistakes)
     if variables.empty_secret(of_admin=True) is not None and reading.values.get("local_access") is None:
@@ -150,9 +176,10 @@ def admin_settings(
 
 def _with_new_path(value: object) -> object:
     """Return the value of `listener` or of `[admin] listeners` with the current path of the starter listener."""
-    if isinstance(value, str):
-        return value.replace(_OLD_STARTER, _STARTER)
-    return [_with_new_path(item) for item in value] if isinstance(value, (list, tuple)) else value
+    if isinstance(value, tuple):
+        return tuple(map(_with_new_path, value))
+    module, colon, name = value.partition(":") if isinstance(value, str) else ("", "", "")
+    return f"{_STARTER}{colon}{name}" if module == _OLD_STARTER else value
 
 
 class _Reading:
@@ -162,15 +189,15 @@ class _Reading:
         self.specs = specs
         self.is_admin = is_admin
         self.values: dict[str, Any] = {}
-        self.sources = dict.fromkeys(specs, "default")
+        self.sources = dict.fromkeys(specs, DEFAULT)
         self.mistakes: list[Mistake] = []
         self.warnings: list[str] = []
 
-    def take(self, name: str, value: object, source: str, *, text: bool = False) -> None:
+    def take(self, name: str, value: object, source: Source, *, text: bool = False) -> None:
         """Take the value of a setting. With `text` the source is a flag or a variable, which names the setting."""
         try:
-            value = _with_new_path(value) if name in ("listener", "listeners") else value
-            self.values[name] = convert_written(self.specs[name], value, text=text)
+            converted = convert_written(self.specs[name], value, text=text)
+            self.values[name] = _with_new_path(converted) if name in ("listener", "listeners") else converted
             self.sources[name] = source
         except ValueError as exc:
             self.mistakes.append(Mistake(name, source if text else f"{name} ({source})", str(exc)))
@@ -180,9 +207,9 @@ def _take_environ(variables: Variables, reading: _Reading) -> None:
     """Take the variables of a gateway's settings. A secret in a file of its own wins."""
     for name, text in variables.texts.items():
         if name in SPECS:
-            reading.take(name, text, variable_of(name), text=True)
+            reading.take(name, text, Source(Layer.ENVIRONMENT, variable_of(name)), text=True)
     for name, path in variables.files.items():
-        source = variable_of(name) + "_FILE"
+        source = Source(Layer.ENVIRONMENT, variable_of(name) + "_FILE")
         try:
             value = read_secret(name, path)
         except ValueError as exc:
@@ -190,8 +217,8 @@ def _take_environ(variables: Variables, reading: _Reading) -> None:
         else:
             reading.take(name, value, source, text=True)
     empty = variables.empty_secret(of_admin=False)
-    if empty is not None and reading.sources["local_access"] == "default":
-        reading.take("local_access", False, f"default, because {empty} is empty")
+    if empty is not None and reading.sources["local_access"].layer is Layer.DEFAULT:
+        reading.take("local_access", False, Source(Layer.DEFAULT, f"default, because {empty} is empty"))
 
 
 def _take_file(tables: dict[str, Any], path: str, gateway_id: str | None, reading: _Reading) -> None:
@@ -218,7 +245,7 @@ def _take_file(tables: dict[str, Any], path: str, gateway_id: str | None, readin
 def _take_table(table: Mapping[str, object], place: str, reading: _Reading, *, is_top: bool = False) -> None:
     for name, value in table.items():
         if name in reading.specs:
-            reading.take(name, value, place)
+            reading.take(name, value, Source(Layer.FILE, place))
         elif is_top and isinstance(value, Mapping):
             reading.mistakes.append(Mistake("", f"{name} ({place})", _no_such_table(name, value)))
         else:

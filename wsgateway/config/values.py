@@ -23,7 +23,26 @@ _FALSE = frozenset({"false", "0", "no", "off"})
 
 _ID = re.compile(r"\w[\w.-]{0,63}")
 _MODE = re.compile(r"0?[0-7]{3}")
-_PATHS = frozenset({"uds", "log_file", "ssl_keyfile", "ssl_certfile", "password_file", "listener"})
+
+
+class Kind(enum.Enum):
+    """What the text of a setting is, where its type does not say it."""
+
+    ID = enum.auto()
+    BIND_HOST = enum.auto()
+    """A name or address to listen on."""
+    HOSTS = enum.auto()
+    ORIGINS = enum.auto()
+    MODE = enum.auto()
+    """Permissions of a file, in octal."""
+    HOOK = enum.auto()
+    """The name of a method; an empty name turns the hook off."""
+    LISTENER = enum.auto()
+    """The name of a listener, which may be the path of a file. Code may also give the listener itself."""
+    PATH = enum.auto()
+    """The path of a file."""
+    URL = enum.auto()
+    """A URL, which may contain a password."""
 
 
 class SlowPolicy(enum.StrEnum):
@@ -44,12 +63,18 @@ class Startup(enum.StrEnum):
 
 def is_switch(spec: Field[Any]) -> bool:
     """Return whether the setting is on or off, so that its flag takes no value."""
-    return _kind(spec) is bool
+    return _type_of(spec) is bool
 
 
 def is_secret(spec: Field[Any]) -> bool:
     """Return whether values of the setting are secret, or may contain a secret."""
-    return spec.metadata["secret"] or spec.name == "broker"
+    return spec.metadata["secret"] or kind_of(spec) is Kind.URL
+
+
+def kind_of(spec: Field[Any]) -> Kind | None:
+    """Return what the text of the setting is; None if its type says it."""
+    kind: Kind | None = spec.metadata["kind"]
+    return kind
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -88,25 +113,25 @@ def convert(spec: Field[Any], value: object, *, text: bool = False) -> Any:
 
     Raise `ValueError`, which never quotes a secret. A listener must be text here, because only code can give another.
     """
-    kind = _kind(spec)
+    annotated, kind = _type_of(spec), kind_of(spec)
     if text and isinstance(value, str):
-        value = _from_text(kind, value)
-    if kind == tuple[str, ...]:
+        value = _from_text(annotated, value)
+    if annotated == tuple[str, ...]:
         return _strings(spec, value)
-    if kind == str | None or spec.name == "listener":
+    if annotated == str | None or kind is Kind.LISTENER:
         return None if value is None else _text(spec, value) or None
-    if kind in (SlowPolicy, Startup):
-        if not isinstance(value, str) or value not in list(kind):
-            raise ValueError(f"{_quoted(spec, value)} is not one of {', '.join(kind)}")
-        return kind(value)
-    if kind is str:
+    if annotated in (SlowPolicy, Startup):
+        if not isinstance(value, str) or value not in list(annotated):
+            raise ValueError(f"{_quoted(spec, value)} is not one of {', '.join(annotated)}")
+        return annotated(value)
+    if annotated is str:
         return _string(spec, value)
-    if kind is bool:
+    if annotated is bool:
         return None if value is None and spec.default is None else _boolean(spec, value)
-    return _number(spec, kind, value)
+    return _number(spec, annotated, value)
 
 
-def _kind(spec: Field[Any]) -> Any:
+def _type_of(spec: Field[Any]) -> Any:
     """Return the type of the setting's values. A switch that may be unset is a switch."""
     return bool if spec.type == bool | None else spec.type
 
@@ -122,13 +147,13 @@ def _quoted(spec: Field[Any], value: object) -> str:
     return cut(text, MAX_QUOTED)
 
 
-def _from_text(kind: Any, text: str) -> object:
-    if kind is bool:
+def _from_text(annotated: Any, text: str) -> object:
+    if annotated is bool:
         lowered = text.strip().lower()
         return True if lowered in _TRUE else False if lowered in _FALSE else text
-    if kind in (int, float):
+    if annotated in (int, float):
         try:
-            return kind(text)
+            return annotated(text)
         except ValueError:
             return text
     return text
@@ -143,23 +168,24 @@ def _boolean(spec: Field[Any], value: object) -> bool:
     raise ValueError(f"{_quoted(spec, value)} is neither true nor false")
 
 
-def _number(spec: Field[Any], kind: type[int] | type[float], value: object) -> int | float:
+def _number(spec: Field[Any], annotated: type[int] | type[float], value: object) -> int | float:
     least, most = spec.metadata["least"], spec.metadata["most"]
     allowed = f"{least:g} or more" if most is None else f"from {least:g} to {most:g}"
-    if isinstance(value, str) and not isinstance(_from_text(kind, value), str):
+    if isinstance(value, str) and not isinstance(_from_text(annotated, value), str):
         raise ValueError(f"{_quoted(spec, value)} is text, write the number without quotes")
-    if isinstance(value, bool) or not isinstance(value, (int, kind)) or value != value:  # NaN
-        whole = "a whole number" if kind is int else "a number"
+    if isinstance(value, bool) or not isinstance(value, (int, annotated)) or value != value:  # NaN
+        whole = "a whole number" if annotated is int else "a number"
         raise ValueError(f"{_quoted(spec, value)} is not {whole}, {allowed}")
     if value < least or (most is not None and value > most):
         raise ValueError(f"{_quoted(spec, value)} is not {allowed}")
-    if value > (MAX_WHOLE if kind is int else sys.float_info.max):
+    if value > (MAX_WHOLE if annotated is int else sys.float_info.max):
         raise ValueError(f"{_quoted(spec, value)} is too large, write a smaller number")
-    return kind(value)
+    return annotated(value)
 
 
 def _text(spec: Field[Any], value: object) -> str:
-    if isinstance(value, os.PathLike) and spec.name in _PATHS:
+    is_path = kind_of(spec) in (Kind.PATH, Kind.LISTENER)
+    if isinstance(value, os.PathLike) and is_path:
         value = os.fspath(value)
     if not isinstance(value, str):
         advice = ", write it in quotes" if isinstance(value, (int, float)) else ""
@@ -167,7 +193,7 @@ def _text(spec: Field[Any], value: object) -> str:
     if "\0" in value:
         raise ValueError(f"{_quoted(spec, value)} contains a NUL character")
     try:
-        if spec.name in _PATHS:
+        if is_path:
             os.fsencode(value)  # the name of a file need not be UTF-8
         else:
             value.encode()
@@ -177,19 +203,19 @@ def _text(spec: Field[Any], value: object) -> str:
 
 
 def _string(spec: Field[Any], value: object) -> str:
-    value = _text(spec, value).strip()
-    if spec.name == "id" and not _ID.fullmatch(value):
+    value, kind = _text(spec, value).strip(), kind_of(spec)
+    if kind is Kind.ID and not _ID.fullmatch(value):
         raise ValueError(
             f"{_quoted(spec, value)} is not an id; an id has 1 to 64 letters, digits, `_`, `-`, and `.`, "
             "and does not begin with `-` or `.`"
         )
-    if spec.name == "host" and not value:
+    if kind is Kind.BIND_HOST and not value:
         raise ValueError("it is empty, write 127.0.0.1 for this machine only, or 0.0.0.0 for every address")
-    if spec.name == "uds_mode" and not _MODE.fullmatch(value):
+    if kind is Kind.MODE and not _MODE.fullmatch(value):
         raise ValueError(
             f"{_quoted(spec, value)} is not a mode; one has three octal digits, such as 660 for owner and group"
         )
-    if spec.name.startswith("on_") and value and not value.isidentifier():
+    if kind is Kind.HOOK and value and not value.isidentifier():
         raise ValueError(f"{_quoted(spec, value)} is not the name of a method")
     return value
 
@@ -206,7 +232,7 @@ def _strings(spec: Field[Any], value: object) -> tuple[str, ...]:
     parts = [_text(spec, part) for part in parts]
     if is_secret(spec) and any(part != part.strip() or not part.isprintable() for part in parts):
         raise ValueError("a key with spaces around it or control characters in it cannot be sent in a header")
-    if spec.name in ("allowed_origins", "allowed_hosts"):
+    if kind_of(spec) in (Kind.ORIGINS, Kind.HOSTS):
         return tuple(_address(spec, part.strip()) for part in parts)
     return tuple(parts)
 
@@ -215,7 +241,7 @@ def _address(spec: Field[Any], text: str) -> str:
     """Return an origin or a host name in the form in which it is compared, which may be longer than `text`."""
     address = text
     if len(text) <= MAX_ORIGIN:
-        address = normalized_origin(text) if spec.name == "allowed_origins" else ascii_host(text)
+        address = normalized_origin(text) if kind_of(spec) is Kind.ORIGINS else ascii_host(text)
     if len(address) > MAX_ORIGIN:
         raise ValueError(f"{_quoted(spec, text)} is too long, it may have at most {MAX_ORIGIN} characters")
     return address

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from wsgateway.config.files import read_text
 from wsgateway.config.settings import ADMIN_SPECS, ENV, SPECS
-from wsgateway.config.values import did_you_mean, is_switch, parts_of
+from wsgateway.config.values import Kind, did_you_mean, is_switch, kind_of, parts_of
 
 CONFIG = ENV + "CONFIG"
 
@@ -73,7 +73,7 @@ def read_variables(environ: Mapping[str, str]) -> Variables:
             files[_FILES[variable]] = text
         elif variable != CONFIG:
             texts[_VARIABLES[variable]] = text
-            if not text.strip() and _VARIABLES[variable].startswith("on_"):
+            if not text.strip() and kind_of(_SETTINGS[_VARIABLES[variable]]) is Kind.HOOK:
                 warnings.append(f"{variable} is empty, so the hook is turned off")
     if services:
         warnings.insert(0, _warning_about_services(services))
@@ -147,7 +147,7 @@ def _is_of_secret(variable: str) -> bool:
 def _is_empty(variable: str, text: str) -> bool:
     """Return whether the variable counts as not set. An empty name turns a hook off; an empty log file means none."""
     name = _VARIABLES.get(variable, "")
-    if name == "log_file" or name.startswith("on_"):
+    if name == "log_file" or (name and kind_of(_SETTINGS[name]) is Kind.HOOK):
         return False
     is_list = name in _SETTINGS and isinstance(_SETTINGS[name].default, tuple)
     return not (parts_of(text) if is_list else text.strip())

@@ -18,7 +18,7 @@ from wsgateway.gateway.http.paths import sender_of
 from wsgateway.gateway.http.problems import deny, report_refusal
 from wsgateway.hub.connection import Connection, WatchedConnection
 from wsgateway.hub.hub import Hub
-from wsgateway.limits import Rates
+from wsgateway.limits import RateLimits
 from wsgateway.listeners.dispatcher import Dispatcher
 from wsgateway.logs import GatewayLog
 from wsgateway.loops import Home
@@ -77,7 +77,7 @@ class Admission:
             text = "max_connections is %d, and %d open files are enough for %d clients: raise the limit (ulimit -n)"
             log.warning(text, settings.max_connections, file_limit(), self._client_limit)
         self._is_crowded = False
-        self._connects = Rates(settings.connect_rate, settings.connect_burst)
+        self._connects = RateLimits(settings.connect_rate, settings.connect_burst)
 
     async def admit(self, scope: Scope, receive: Receive, send: Send, *, path: str) -> None:
         """Admit one client, or refuse its handshake. On plain ASGI, return when the connection has ended."""

@@ -12,7 +12,7 @@ from wsgateway.gateway.answers import Answers, SendMessage
 from wsgateway.gateway.inspector import Inspector
 from wsgateway.gateway.registry import GatewayState
 from wsgateway.hub.hub import Hub
-from wsgateway.limits import Rates
+from wsgateway.limits import RateLimits
 from wsgateway.logs import GatewayLog, log_to_file
 from wsgateway.metrics import Metrics
 
@@ -28,7 +28,7 @@ class Parts:
     hub: Hub
     answers: Answers
     inspector: Inspector
-    rates: Rates
+    rates: RateLimits
     open_link: Open | None
 
 
@@ -52,7 +52,7 @@ def create_parts(
         hub=hub,
         answers=answers,
         inspector=Inspector(answers, cluster),
-        rates=Rates(settings.send_rate, settings.send_burst),
+        rates=RateLimits(settings.send_rate, settings.send_burst),
         open_link=opener(settings.broker) if settings.broker else None,
     )
 

@@ -10,6 +10,9 @@ from pathlib import Path
 
 from wsgateway.listeners.loader import ListenerName, parse_name
 
+_ARE_ODD = frozenset({"", ".", ".."})
+_ODD = re.compile(r"[\\%:\x00-\x1f\x7f]")
+
 
 def is_allowed(name: str, patterns: Iterable[str]) -> bool:
     """Return whether one of `patterns` allows the listener `name`. Check files, but do not load them.
@@ -35,10 +38,6 @@ def warnings_about(patterns: Iterable[str]) -> Iterator[str]:
         if is_odd or not _ARE_ODD.isdisjoint(parts):
             advice = "write a file as hooks/*.py:*, a module as shop.*"
             yield f"listeners ([admin]): {pattern[:100]!r} allows nothing, {advice}"
-
-
-_ARE_ODD = frozenset({"", ".", ".."})
-_ODD = re.compile(r"[\\%:\x00-\x1f\x7f]")
 
 
 def _is_plain(asked: ListenerName) -> bool:

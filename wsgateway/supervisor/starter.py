@@ -1,6 +1,6 @@
 """Your listener. The gateway calls its hooks. Every hook is optional, and may be `def` or `async def`.
 
-Unless a hook changes that, a message goes to every connection. Run it with `wsgateway serve`.
+By default, a message goes to every connection. Run it with `wsgateway serve`.
 """
 
 from wsgateway import Event
@@ -33,6 +33,6 @@ class Listener:
         self.names.pop(event.conn.id, None)
 
     # async def on_handshake(self, event: Event) -> None:
-    #     """A client asks to connect. Refuse it with an HTTP status (from wsgateway import Refused)."""
+    #     """A client asks to connect. Refuse the handshake with an HTTP status (from wsgateway import Refused)."""
     #     if "session" not in event.conn.cookies:
     #         raise Refused(401, "log in first")

@@ -13,6 +13,7 @@ from typing import Any
 from wsgateway.config.files import BYTE_ORDER_MARK
 from wsgateway.config.settings import CONFIG_FILE, ENV, SPECS, AdminSettings, Settings
 from wsgateway.config.sources import (
+    Layer,
     Loaded,
     admin_settings,
     config_path,
@@ -185,7 +186,7 @@ class Store:
 
 def _given_by_flags(loaded: Loaded) -> dict[str, object]:
     """Return the settings that flags have given to the only gateway, as TOML writes them."""
-    names = [name for name in SPECS if loaded.sources[name].startswith("--") and name != "id"]
+    names = [name for name in SPECS if loaded.sources[name].layer is Layer.FLAG and name != "id"]
     return {name: _plain(getattr(loaded.settings, name)) for name in names}
 
 

@@ -26,7 +26,7 @@ from wsgateway.exceptions import (
 from wsgateway.gateway.http.problems import too_large
 from wsgateway.gateway.shapes import SendAnswer
 from wsgateway.hub.connection import Connection
-from wsgateway.limits import Rates
+from wsgateway.limits import RateLimits
 from wsgateway.messages import Sent
 
 IGNORED_KEYS = frozenset({"conn", "action", "webSocketServerAction"})
@@ -90,7 +90,7 @@ async def send_request(gateway: SendGateway, request: SendRequest) -> SendAnswer
     try:
         sent = await gateway.send(request.message, connections=request.connections, data=request.data)
     except GatewayError as exc:
-        refusal = refusal_of(exc)
+        refusal = refusal_of_send(exc)
         if refusal is None:
             raise
         raise Refused.of(refusal) from exc
@@ -99,7 +99,7 @@ async def send_request(gateway: SendGateway, request: SendRequest) -> SendAnswer
     return SendAnswer(id=gateway.id, recipients=sent.recipients, queued=sent.queued, dropped=sent.dropped)
 
 
-def refusal_of(error: GatewayError) -> Refusal | None:
+def refusal_of_send(error: GatewayError) -> Refusal | None:
     """Return the refusal of a message that could not be sent because of `error`; None for an unexpected error."""
     match error:
         case GatewayStopping():
@@ -122,7 +122,7 @@ class SendGuard:
 
     gateway: SendGateway
     rules: Rules
-    rates: Rates
+    rates: RateLimits
     max_size: int
 
     def check_caller(self, scope: Scope) -> None:

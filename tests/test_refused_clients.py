@@ -1,4 +1,4 @@
-"""A client that was turned away and goes on sending without reading is cut off, and nothing piles up for it."""
+"""A refused client that goes on sending without reading is aborted, and nothing is kept for it."""
 
 import tracemalloc
 from collections.abc import AsyncIterator
@@ -39,7 +39,7 @@ REFUSING: list[Serve] = [OwnServer(), OwnApplication()]
 
 @pytest.mark.parametrize("sent", SENT)
 @pytest.mark.parametrize("serve", REFUSING, ids=lambda serve: serve.name)
-async def test_a_client_that_is_turned_away_and_goes_on_sending_is_cut_off(serve: Serve, sent: str) -> None:
+async def test_a_refused_client_that_goes_on_sending_is_aborted(serve: Serve, sent: str) -> None:
     async with serve(Gateway(Refusing())) as url:
         ann, head = await handshake(url)
         async with ann:
@@ -56,7 +56,7 @@ async def test_a_client_that_is_turned_away_and_goes_on_sending_is_cut_off(serve
 
 
 @pytest.mark.parametrize("serve", REFUSING, ids=lambda serve: serve.name)
-async def test_a_client_that_is_turned_away_may_answer_the_close(serve: Serve) -> None:
+async def test_a_refused_client_may_answer_the_close(serve: Serve) -> None:
     async with serve(Gateway(Refusing())) as url:
         async with Client(url) as bob:
             assert await bob.closed() == (3500, "log in first")
@@ -66,7 +66,7 @@ async def test_a_client_that_is_turned_away_may_answer_the_close(serve: Serve) -
             assert await read_to_the_end(ann) == b"\x88\x0e\x0d\xaclog in first"
 
 
-async def test_a_server_stops_while_one_that_was_turned_away_keeps_silent() -> None:
+async def test_a_server_stops_while_a_refused_client_sends_nothing() -> None:
     async with OwnServer()(Gateway(Refusing())) as url:
         ann, _ = await handshake(url)
     with anyio.fail_after(8):
@@ -75,7 +75,7 @@ async def test_a_server_stops_while_one_that_was_turned_away_keeps_silent() -> N
 
 
 @pytest.mark.parametrize("sent", SENT)
-async def test_a_client_that_is_turned_away_and_floods_does_not_starve_the_others(sent: str) -> None:
+async def test_a_refused_client_that_floods_does_not_starve_the_others(sent: str) -> None:
     class Listener:
         async def on_handshake(self, event: Event) -> None:
             if event.conn is not None and event.conn.path != "/ws/in":

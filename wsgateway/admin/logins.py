@@ -4,18 +4,19 @@ import asyncio
 import secrets
 import time
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
 
 from itsdangerous import BadSignature, Signer, TimestampSigner, URLSafeTimedSerializer
+from starlette.types import Scope
 
-from wsgateway.addresses import is_loopback, plain_address, remote_end_of
+from wsgateway.addresses import is_loopback, remote_end_of
 from wsgateway.admin.passwords import MAX_ENDED
 from wsgateway.auth.admin import Access
-from wsgateway.limits import Rates
+from wsgateway.gateway.http.paths import sender_of
+from wsgateway.limits import RateLimits
 
 COOKIE = "wsgateway_session"
 
@@ -59,7 +60,7 @@ class Login:
     access: Access
 
 
-class Sessions:
+class Logins:
     """Makes and checks the cookies of logins, and the tokens of their forms."""
 
     def __init__(self, secret: Callable[[], str], has_ended: Callable[[str], bool] = lambda nonce: False) -> None:
@@ -119,7 +120,7 @@ class Tries:
     """Limits how often passwords are tried: by one sender, concurrently, and in total."""
 
     def __init__(self) -> None:
-        self._rates = Rates(TRIES_PER_SECOND, TRIES)
+        self._rates = RateLimits(TRIES_PER_SECOND, TRIES)
         self._waiting: Counter[str] = Counter()
         self._slots = asyncio.Semaphore(MAX_LOGINS)
 
@@ -141,7 +142,7 @@ class Tries:
                 del self._waiting[sender]
 
 
-def sender_of(scope: Mapping[str, Any]) -> str:
+def counted_address(scope: Scope) -> str:
     """Return the address whose tries are counted together.
 
     For a peer on loopback, return its own address, and for a peer on a Unix socket an empty one. Any process of the
@@ -149,10 +150,4 @@ def sender_of(scope: Mapping[str, Any]) -> str:
     trusted.
     """
     host = remote_end_of(scope).host
-    return host if not host or is_loopback(host) else client_of(scope)
-
-
-def client_of(scope: Mapping[str, Any]) -> str:
-    """Return the address of the client for the log, from forwarded headers if the proxy is trusted."""
-    client = scope.get("client")
-    return plain_address(client[0]) if client else "a Unix socket"
+    return host if not host or is_loopback(host) else sender_of(scope)

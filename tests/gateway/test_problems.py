@@ -1,0 +1,105 @@
+"""Bodies that are read, and refusals that are answered."""
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+from starlette.requests import ClientDisconnect, Request
+
+from wsgateway.exceptions import Refusal, Refused
+from wsgateway.gateway.http.problems import deny, problem, query_int, read_fields, report_refusal
+from wsgateway.logs import GatewayLog
+from wsgateway.metrics import Metrics
+
+JSON = {"content-type": "application/json"}
+
+
+def request(*parts: bytes, headers: dict[str, str] | None = None, query: str = "", cut: bool = False) -> Request:
+    """Return a request whose body arrives in `parts`. With `cut` the client disconnects after them."""
+    events: list[dict[str, Any]] = [{"type": "http.request", "body": part, "more_body": True} for part in parts]
+    events.append({"type": "http.disconnect"} if cut else {"type": "http.request", "body": b"", "more_body": False})
+
+    async def receive() -> dict[str, Any]:
+        return events.pop(0)
+
+    pairs: Iterable[tuple[str, str]] = (JSON if headers is None else headers).items()
+    raw = [(name.encode(), value.encode()) for name, value in pairs]
+    return Request({"type": "http", "method": "POST", "headers": raw, "query_string": query.encode()}, receive)
+
+
+async def test_the_fields_of_a_body_that_arrives_in_parts_are_read() -> None:
+    assert await read_fields(request(b'{"a"', b": 1}"), 100) == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status"),
+    [
+        (b"[]", JSON, 400),
+        (b"{", JSON, 400),
+        (b"{}", {}, 415),
+        (b"{}", {"content-type": "application/json; charset=latin-1"}, 415),
+        (b"{}", {**JSON, "content-length": "101"}, 413),
+        (b"{}", {**JSON, "content-length": "9" * 5000}, 413),
+        (b" " * 101, JSON, 413),
+    ],
+)
+async def test_a_body_that_cannot_be_used_is_refused(body: bytes, headers: dict[str, str], status: int) -> None:
+    with pytest.raises(Refused) as caught:
+        await read_fields(request(body, headers=headers), 100, "max_send_size")
+    assert caught.value.status == status
+    assert (status == 413) is ("max_send_size, 100 bytes" in str(caught.value))
+
+
+async def test_a_client_that_disconnects_gets_no_answer() -> None:
+    with pytest.raises(ClientDisconnect):
+        await read_fields(request(b"{", cut=True), 100)
+
+
+@pytest.mark.parametrize(("query", "number"), [("", 7), ("n=0", 0), ("n=10", 10)])
+def test_a_number_of_the_query_is_read(query: str, number: int) -> None:
+    assert query_int(request(query=query), "n", 7, 0, 10) == number
+
+
+@pytest.mark.parametrize("text", ["", "11", "-1", "1.0", "x", "\u0661", "9" * 5000])
+def test_a_number_of_the_query_that_is_out_of_range_is_refused(text: str) -> None:
+    with pytest.raises(Refused, match="n: use a whole number from 0 to 10"):
+        query_int(request(query=f"n={text}"), "n", 7, 0, 10)
+
+
+def test_a_problem_names_the_documentation() -> None:
+    answer = problem(Refusal(429, "send_rate", "too often", "too-often", (("retry-after", "1"),)))
+    assert json.loads(bytes(answer.body)) == {
+        "title": "Too Many Requests",
+        "status": 429,
+        "detail": "too often",
+        "help": "docs/troubleshooting.md#too-often",
+    }
+    assert (answer.media_type, answer.headers["retry-after"]) == ("application/problem+json", "1")
+
+
+@pytest.mark.parametrize(
+    ("extensions", "status"), [({}, None), ({"websocket.http.response": {}}, 503)], ids=["old server", "new server"]
+)
+async def test_a_handshake_is_denied_as_the_server_can(extensions: dict[str, Any], status: int | None) -> None:
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await deny({"extensions": extensions}, send, 503, "full \ud800")
+    assert sent[0].get("status") == status
+    if status is None:
+        assert [message["type"] for message in sent] == ["websocket.close"]
+    else:
+        assert (b"retry-after", b"5") in sent[0]["headers"]
+        assert sent[1]["body"] == b"full ?"
+
+
+def test_a_refusal_is_counted_always_and_logged_once_per_second(caplog: pytest.LogCaptureFixture) -> None:
+    metrics, log = Metrics(), GatewayLog("chat")
+    for _ in range(3):
+        refusal = Refusal(403, "origin", "not from there")
+        report_refusal({"client": ("192.0.2.1", 5)}, refusal, "a handshake", key="handshake", metrics=metrics, log=log)
+    assert metrics.refusals["origin"] == 3
+    assert caplog.messages == ["[chat] refused a handshake from 192.0.2.1: not from there"]
