@@ -23,9 +23,9 @@ from tests.proxies import bare_nginx
 from tests.raw import connect
 from wsgateway import Gateway, Settings
 from wsgateway.admin import Panel
+from wsgateway.admin.api import Api
 from wsgateway.admin.credentials import Credentials
 from wsgateway.admin.passwords import hash_password
-from wsgateway.admin.rest import Api
 from wsgateway.config.sources import Loaded, load
 from wsgateway.server.serving import serving as serving_gateway
 from wsgateway.supervisor.store import Store

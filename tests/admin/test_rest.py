@@ -15,10 +15,10 @@ from openapi_spec_validator import validate
 from tests import processes
 from tests.servers import free_socket
 from wsgateway import Event, Gateway, Settings
+from wsgateway.admin.api import Api
 from wsgateway.admin.credentials import Credentials
 from wsgateway.admin.handlers import Handlers
-from wsgateway.admin.operations import OPERATIONS, Operation
-from wsgateway.admin.rest import Api
+from wsgateway.admin.rest import OPERATIONS, Operation
 from wsgateway.server.serving import serving
 from wsgateway.supervisor.store import Store
 from wsgateway.supervisor.supervisor import Supervisor

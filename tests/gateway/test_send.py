@@ -6,7 +6,7 @@ import pytest
 
 from wsgateway import Event, Gateway, Refused, Settings
 from wsgateway.auth.rules import Rules
-from wsgateway.gateway.http.send import SendGuard, SendRequest, send_request, read_request, take_id
+from wsgateway.gateway.http.send import SendGuard, SendRequest, read_request, send_request, take_id
 from wsgateway.limits import RateLimits
 
 

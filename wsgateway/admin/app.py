@@ -4,9 +4,9 @@ from pathlib import Path
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from wsgateway.admin.api import Api
 from wsgateway.admin.credentials import Credentials
 from wsgateway.admin.panel import Panel
-from wsgateway.admin.rest import Api
 from wsgateway.supervisor.supervisor import Supervisor
 
 

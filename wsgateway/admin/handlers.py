@@ -1,4 +1,4 @@
-"""The handlers of the REST interface. `operations` lists them, with the access that each requires."""
+"""The handlers of the REST interface. `rest` lists them, with the access that each requires."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping

@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import Struct
 
 from wsgateway.admin.handlers import MAX_LINES, MAX_WAIT
-from wsgateway.admin.operations import Operation
+from wsgateway.admin.rest import Operation
 from wsgateway.config.settings import SPECS
 from wsgateway.config.values import SlowPolicy, Startup
 from wsgateway.gateway.answers import MAX_OFFSET, MAX_PAGE

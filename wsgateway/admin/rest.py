@@ -1,132 +1,91 @@
-"""REST over a supervisor's gateways, below `/api`: calls the operation of each request whose sender has access.
+"""The operations of the REST interface. This one table is the router, the rights, and the OpenAPI description."""
 
-Errors are problem+json.
-"""
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import KW_ONLY, dataclass
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from importlib.metadata import version
-from typing import Any
-
-from starlette.applications import Starlette
-from starlette.requests import ClientDisconnect, Request
+from msgspec import Struct
+from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route, WebSocketRoute
-from starlette.types import Receive, Scope, Send
-from starlette.websockets import WebSocket
 
-from wsgateway.admin import openapi
-from wsgateway.admin.credentials import Credentials
 from wsgateway.admin.handlers import Handlers
-from wsgateway.admin.operations import OPERATIONS, Operation
-from wsgateway.exceptions import (
-    ConfigError,
-    GatewayConflict,
-    GatewayError,
-    GatewayNotFound,
-    Refusal,
-    Refused,
-    SettingForbidden,
-    StartError,
+from wsgateway.cluster.questions import ConnectionInfo
+from wsgateway.gateway.shapes import (
+    Closed,
+    ConnectionList,
+    Drained,
+    GatewayInfo,
+    GatewayList,
+    LogLines,
+    NodeList,
+    SendAnswer,
 )
-from wsgateway.gateway.http.paths import sender_of
-from wsgateway.gateway.http.problems import deny, problem
-from wsgateway.gateway.http.send import refusal_of_send
-from wsgateway.logs import Log
-from wsgateway.supervisor.supervisor import Supervisor
 
 
-class Api:
-    """The interface of one supervisor, as an ASGI application."""
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One operation of the interface: its route, the access that it requires, and its description."""
 
-    def __init__(self, supervisor: Supervisor, credentials: Credentials) -> None:
-        self._credentials = credentials
-        self._log = Log()
-        handlers = Handlers(supervisor, _describe)
-        paths = dict.fromkeys(operation.path for operation in OPERATIONS)
-        routes = []
-        for path in sorted(paths, key=lambda path: path.count("{")):  # `/connections/close` before `/{connection_id}`
-            table = {operation.method: operation for operation in OPERATIONS if operation.path == path}
-            routes.append(Route(path, OperationEndpoint(self, table, handlers)))
-        sockets = [WebSocketRoute("/{path:path}", self._refuse_websocket)]
-        self._app = Starlette(routes=[*routes, *sockets], exception_handlers={404: self._refuse_path})
+    method: str
+    path: str
+    handler: Callable[[Handlers, Request], Awaitable[Response]]
+    summary: str
+    answers: Mapping[int, type[Struct] | str | None]
+    """The content of the response for each status: a shape as JSON, a media type, or None for an empty body."""
+    errors: tuple[int, ...] = ()
+    body: str = ""
+    """The schema of the request's body, of `openapi.request_schemas`; empty without a body."""
+    query: tuple[str, ...] = ()
+    """The parameters of the query, of `openapi.PARAMETERS`."""
+    _: KW_ONLY
+    writes: bool = False
+    """Whether it requires full access. Every operation requires access to read."""
 
-    def check(self, scope: Scope, *, writes: bool) -> Refusal | None:
-        """Return None if the caller has the required access, else the refusal."""
-        has_password = self._credentials.passwords.is_set()
-        return self._credentials.rules.check(scope, writes=writes, has_password=has_password)
-
-    def refuse(self, scope: Scope, refusal: Refusal) -> Response:
-        """Log `refusal`, and return it as an answer."""
-        request = f"{scope.get('method', 'a WebSocket')[:20]} {scope['path'][:200]}"
-        log = self._log.limited(f"admin {refusal.kind} {refusal.status}")
-        log.warning("admin: refused %s from %s: %s", request, sender_of(scope), refusal)
-        return problem(refusal)
-
-    async def _refuse_path(self, request: Request, _: Exception) -> Response:
-        detail = f"there is nothing at {request.url.path[:200]}; /api/openapi.json lists every path"
-        return self.refuse(request.scope, Refusal(404, "unknown_path", detail, "wrong-path"))
-
-    async def _refuse_websocket(self, socket: WebSocket) -> None:
-        refusal = Refusal(404, "unknown_path", f"there is no WebSocket at {socket.url.path[:200]}", "wrong-path")
-        self.refuse(socket.scope, refusal)
-        await socket.receive()
-        await deny(socket.scope, socket.send, refusal.status, str(refusal))
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._app(scope, receive, send)
+    @property
+    def name(self) -> str:
+        return self.handler.__name__
 
 
-@dataclass(frozen=True)
-class OperationEndpoint:
-    """The operations of one path. Access is checked before anything else, also for a method that no operation has."""
+ONE = "/api/gateways/{gateway_id}"
+CLIENTS = ONE + "/connections"
+CHANGED = {200: GatewayInfo, 202: GatewayInfo}
 
-    api: Api
-    table: Mapping[str, Operation]
-    handlers: Handlers
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive)
-        response = await self._answer(request)
-        if response is not None:
-            await response(scope, receive, send)
-
-    async def _answer(self, request: Request) -> Response | None:
-        operation = self.table.get(request.method)
-        refusal = self.api.check(request.scope, writes=operation is None or operation.writes)
-        if refusal is not None:
-            return self.api.refuse(request.scope, refusal)
-        if operation is None:
-            allow = ", ".join(self.table)
-            detail = f"{request.method[:20]} is not allowed here, only {allow}"
-            refusal = Refusal(405, "method", detail, "wrong-method", (("allow", allow),))
-            return self.api.refuse(request.scope, refusal)
-        try:
-            return await operation.handler(self.handlers, request)
-        except ClientDisconnect:
-            return None
-        except GatewayError as exc:
-            return self.api.refuse(request.scope, _refusal_of(exc))
-
-
-def _refusal_of(error: GatewayError) -> Refusal:
-    match error:
-        case Refused():
-            return error.refusal
-        case GatewayNotFound():
-            return Refusal(404, "unknown_gateway", str(error), "unknown-gateway")
-        case GatewayConflict() | StartError():
-            return Refusal(409, "conflict", str(error), "not-running")
-        case SettingForbidden():
-            return Refusal(403, "settings", str(error), "settings")
-        case ConfigError():
-            return Refusal(422, "settings", str(error), "settings")
-        case _:
-            refusal = refusal_of_send(error)
-            if refusal is None:
-                raise error
-            return refusal
-
-
-def _describe() -> dict[str, Any]:
-    return openapi.description(OPERATIONS, version=version("wsgateway"))
+OPERATIONS = (
+    Operation("GET", "/api/gateways", Handlers.list_gateways, "All gateways", {200: GatewayList}),
+    Operation("POST", "/api/gateways", Handlers.create_gateway, "Create a gateway",
+              {201: GatewayInfo, 202: GatewayInfo}, (400, 403, 408, 409, 413, 415, 422), "NewGateway", ("wait",),
+              writes=True),
+    Operation("GET", ONE, Handlers.show_gateway, "One gateway with its settings", {200: GatewayInfo}, (404,)),
+    Operation("PATCH", ONE, Handlers.edit_gateway, "Change settings; null resets one to its default", CHANGED,
+              (400, 403, 404, 408, 409, 413, 415, 422), "Changes", ("wait",), writes=True),
+    Operation("DELETE", ONE, Handlers.delete_gateway, "Stop a gateway and delete it", {202: GatewayInfo, 204: None},
+              (404, 409, 422), query=("wait",), writes=True),
+    Operation("POST", ONE + "/start", Handlers.start_gateway, "Start", CHANGED,
+              (404, 409, 422), query=("wait",), writes=True),
+    Operation("POST", ONE + "/stop", Handlers.stop_gateway, "Stop", CHANGED,
+              (404, 409, 422), query=("wait",), writes=True),
+    Operation("POST", ONE + "/restart", Handlers.restart_gateway, "Restart", CHANGED,
+              (404, 409, 422), query=("wait",), writes=True),
+    Operation("POST", ONE + "/roll", Handlers.roll_gateway, "Replace the workers one after the other", CHANGED,
+              (404, 409, 422), query=("wait",), writes=True),
+    Operation("POST", "/api/reload", Handlers.reload, "Read the settings file again",
+              {200: GatewayList, 202: GatewayList}, (409, 422), query=("wait",), writes=True),
+    Operation("GET", ONE + "/nodes", Handlers.list_nodes, "The nodes of a gateway; none without a broker",
+              {200: NodeList}, (404,)),
+    Operation("POST", "/api/drain", Handlers.drain, "Refuse new clients, and close all connections over time",
+              {200: Drained, 202: Drained}, (422,), query=("wait",), writes=True),
+    Operation("GET", CLIENTS, Handlers.list_connections, "A page of the connections", {200: ConnectionList},
+              (404, 422), query=("offset", "limit", "search")),
+    Operation("GET", CLIENTS + "/{connection_id}", Handlers.show_connection, "One connection", {200: ConnectionInfo},
+              (404, 503)),
+    Operation("POST", CLIENTS + "/close", Handlers.close_connections, "Close connections, or all", {200: Closed},
+              (400, 404, 408, 413, 415, 422, 503), "Close", writes=True),
+    Operation("DELETE", CLIENTS + "/{connection_id}", Handlers.close_connection, "Close one connection", {204: None},
+              (404, 503), writes=True),
+    Operation("POST", ONE + "/send", Handlers.send, "Push a message", {200: SendAnswer},
+              (400, 404, 408, 409, 413, 415, 422, 500, 503), "Message", writes=True),
+    Operation("GET", "/api/log", Handlers.show_log, "The end of the log", {200: LogLines}, (422,),
+              query=("lines", "gateway", "level")),
+    Operation("GET", "/api/events", Handlers.events, "States and rates, as server-sent events",
+              {200: "text/event-stream"}),
+    Operation("GET", "/api/openapi.json", Handlers.description, "This description", {200: "application/json"}),
+)  # fmt: skip
