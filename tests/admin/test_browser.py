@@ -312,12 +312,12 @@ async def test_without_scripts_the_pages_work_too(browser: Browser, tmp_path: Pa
     await context.close()
 
 
-async def test_screenshots_for_the_documentation(page: Page, tmp_path: Path) -> None:
+async def test_screenshots_for_the_documentation(page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With `WRITE_README=1` they are written to docs/panel; every page has to be there in any case."""
-    listener = tmp_path / "listener.py"
-    listener.write_text(LISTENER.format(closed=str(tmp_path / "closed")))
+    monkeypatch.chdir(tmp_path)
+    Path("listener.py").write_text(LISTENER.format(closed="closed"))
     text = (
-        f'log_file = "{tmp_path}/WebSocket.log"\n[gateways.chat]\nport = 0\nlistener = "{listener}:Listener"\n'
+        'log_file = "WebSocket.log"\n[gateways.chat]\nport = 0\nlistener = "listener.py:Listener"\n'
         '[gateways.prices]\nport = 0\n[gateways.game]\nstartup = "manual"\nport = 10127\n'
     )
     folder, ticks = (SCREENSHOTS, 15) if os.environ.get("WRITE_README") else (tmp_path, 1)
