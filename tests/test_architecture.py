@@ -14,22 +14,18 @@ DOCS = PACKAGE.parent / "docs"
 
 ROOMS = {
     "ground": [
-        "addresses",
         "closing",
-        "descriptors",
         "text",
         "exceptions",
         "logfile",
         "logs",
-        "loops",
-        "unawaited",
         "metrics",
         "limits",
         "encoding",
         "messages",
     ],
     "client": ["client"],
-    "config": ["origins", "files", "exposure", "values", "settings", "variables", "grace", "sources"],
+    "config": ["addresses", "origins", "files", "exposure", "values", "settings", "variables", "grace", "sources"],
     "auth": ["headers", "forwarding", "rules", "admin", "masking"],
     "cluster": [
         "envelopes",
@@ -46,11 +42,12 @@ ROOMS = {
         "cluster",
         "single",
     ],
-    "hub": ["recording", "request", "connection", "hub", "pubsub"],
+    "hub": ["loops", "unawaited", "recording", "request", "connection", "hub", "pubsub"],
     "listeners": ["event", "hooks", "loader", "inbox", "runner", "dispatcher"],
     "transports": ["stall", "peer", "takeover", "native", "asgi"],
     "protocols": ["session", "plain"],
     "gateway": [
+        "descriptors",
         "http.paths",
         "lifespan",
         "watchdog",
@@ -223,7 +220,7 @@ DOORWAYS = {
 """The modules that may import each dependency."""
 
 PURE = {
-    "addresses",
+    "config.addresses",
     "closing",
     "exceptions",
     "text",

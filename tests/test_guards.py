@@ -12,7 +12,7 @@ from websockets.exceptions import InvalidStatus
 from tests.raw import handshake
 from tests.servers import OwnServer, PlainUvicorn, Serve
 from wsgateway import Event, Gateway
-from wsgateway.addresses import MAX_ADDRESS
+from wsgateway.config.addresses import MAX_ADDRESS
 from wsgateway.testing import Client, RecordingListener
 
 own = OwnServer()

@@ -11,9 +11,9 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from wsgateway.cluster.brokers import opener
 from wsgateway.cluster.cluster import Cluster
 from wsgateway.exceptions import BrokerError, MessageError
+from wsgateway.hub.loops import Home, wrong_loop
 from wsgateway.hub.pubsub import publish_to_nodes
 from wsgateway.logs import GatewayLog
-from wsgateway.loops import Home, wrong_loop
 from wsgateway.messages import Sent, encode
 from wsgateway.metrics import Metrics
 from wsgateway.text import mask_url

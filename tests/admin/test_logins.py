@@ -3,7 +3,6 @@
 import anyio
 import pytest
 
-from wsgateway.addresses import MAX_ADDRESS, REMOTE_END, RemoteEnd
 from wsgateway.admin.logins import (
     TRIES,
     TRIES_AT_ONCE,
@@ -15,6 +14,7 @@ from wsgateway.admin.logins import (
 )
 from wsgateway.admin.passwords import MAX_ENDED
 from wsgateway.auth.admin import Access
+from wsgateway.config.addresses import MAX_ADDRESS, REMOTE_END, RemoteEnd
 from wsgateway.limits import RateLimits
 
 

@@ -2,9 +2,9 @@ from typing import Any
 
 import pytest
 
-from wsgateway.addresses import REMOTE_END, RemoteEnd
 from wsgateway.auth.admin import AdminRules
 from wsgateway.auth.rules import Rules
+from wsgateway.config.addresses import REMOTE_END, RemoteEnd
 from wsgateway.config.settings import AdminSettings, Settings
 
 

@@ -9,7 +9,7 @@ from wsgateway import Settings
 from wsgateway.cli import checks
 from wsgateway.cli.checks import Finding, Probe, Severity
 from wsgateway.config.settings import AdminSettings
-from wsgateway.descriptors import UNLIMITED
+from wsgateway.gateway.descriptors import UNLIMITED
 
 SERIOUS, WARNING, HINT = Severity
 KEY = "k" * 22

@@ -6,8 +6,8 @@ import pytest
 from websockets.exceptions import InvalidStatus
 
 from wsgateway import Event, Gateway, Refused, Settings
-from wsgateway.descriptors import file_limit
 from wsgateway.gateway.admission import SPARE_DESCRIPTORS, client_limit
+from wsgateway.gateway.descriptors import file_limit
 from wsgateway.testing import Client, RecordingListener, serve
 
 

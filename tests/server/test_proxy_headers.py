@@ -11,7 +11,7 @@ import pytest
 
 from tests.raw import Raw, upgrade
 from wsgateway import Gateway
-from wsgateway.addresses import REMOTE_END, RemoteEnd
+from wsgateway.config.addresses import REMOTE_END, RemoteEnd
 from wsgateway.server.proxy_headers import ForwardedHeaders
 from wsgateway.server.serving import serving
 

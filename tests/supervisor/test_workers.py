@@ -102,7 +102,7 @@ HANGING = """
 import time
 
 def on_start(event):
-    time.sleep(1000)
+    time.sleep(1000)  # hangs on purpose: the process is ended long before
 """
 
 

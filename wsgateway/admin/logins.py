@@ -12,9 +12,9 @@ from hashlib import sha256
 from itsdangerous import BadSignature, Signer, TimestampSigner, URLSafeTimedSerializer
 from starlette.types import Scope
 
-from wsgateway.addresses import is_loopback, remote_end_of
 from wsgateway.admin.passwords import MAX_ENDED
 from wsgateway.auth.admin import Access
+from wsgateway.config.addresses import is_loopback, remote_end_of
 from wsgateway.gateway.http.paths import sender_of
 from wsgateway.limits import RateLimits
 

@@ -4,9 +4,9 @@ import enum
 from collections.abc import Mapping
 from typing import Any
 
-from wsgateway.addresses import is_loopback
 from wsgateway.auth.headers import values_of
 from wsgateway.auth.rules import Rules
+from wsgateway.config.addresses import is_loopback
 from wsgateway.config.settings import AdminSettings, Settings, serves_outside
 from wsgateway.exceptions import Refusal
 

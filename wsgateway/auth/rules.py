@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from wsgateway.addresses import is_loopback, remote_end_of
 from wsgateway.auth.forwarding import forwarded_header, sign_of_proxy
 from wsgateway.auth.headers import HeaderPairs, single_value, text_of, values_of
+from wsgateway.config.addresses import is_loopback, remote_end_of
 from wsgateway.config.origins import MAX_ORIGIN, normalized_origin
 from wsgateway.config.settings import Settings
 from wsgateway.exceptions import DOCS, Refusal

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from wsgateway.addresses import is_loopback
+from wsgateway.config.addresses import is_loopback
 from wsgateway.config.grace import seconds_to_stop
 from wsgateway.config.settings import AdminSettings, Settings
 from wsgateway.gateway.admission import SPARE_DESCRIPTORS

@@ -25,8 +25,8 @@ from wsgateway.cluster.brokers import Open, opener
 from wsgateway.config.exposure import outside_of_environment
 from wsgateway.config.settings import Settings, serves_outside
 from wsgateway.config.sources import Layer, Loaded
-from wsgateway.descriptors import hard_file_limit
 from wsgateway.exceptions import BrokerError, ConfigError, ListenerError
+from wsgateway.gateway.descriptors import hard_file_limit
 from wsgateway.listeners.loader import Hooks
 from wsgateway.logs import GatewayLog
 from wsgateway.server.serving import missing_of_uvicorn, offers_takeover

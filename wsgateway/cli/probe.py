@@ -6,8 +6,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from wsgateway import client
-from wsgateway.addresses import is_loopback
 from wsgateway.cli.checks import Probe
+from wsgateway.config.addresses import is_loopback
 from wsgateway.exceptions import SendError
 from wsgateway.text import mask_url
 

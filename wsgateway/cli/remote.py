@@ -10,9 +10,9 @@ from urllib.parse import quote, urlencode
 
 import click
 
-from wsgateway.addresses import url_host
 from wsgateway.cli.arguments import Argument, Command, seconds
 from wsgateway.cli.terminal import complain, to_json
+from wsgateway.config.addresses import url_host
 from wsgateway.config.settings import ENV, SPECS
 from wsgateway.config.sources import admin_settings, config_path, read_tables
 from wsgateway.config.values import convert, did_you_mean, plain_value

@@ -8,8 +8,8 @@ from wsgateway.admin.app import AdminApp
 from wsgateway.cli.terminal import discard_output
 from wsgateway.config.settings import Settings
 from wsgateway.config.values import Startup
-from wsgateway.descriptors import raise_file_limit
 from wsgateway.exceptions import GatewayError, ListenError, StartError
+from wsgateway.gateway.descriptors import raise_file_limit
 from wsgateway.gateway.registry import GatewayState
 from wsgateway.logs import limit_repeats, log_to_terminal, logger, mask_queries
 from wsgateway.server.process import end_process, loop_factory, stop_at_signals

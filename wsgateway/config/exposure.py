@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
 
-from wsgateway.addresses import is_loopback
+from wsgateway.config.addresses import is_loopback
 
 ALLOW_IPS = "FORWARDED_ALLOW_IPS"
 """The variable that names trusted proxies, as in uvicorn: addresses, networks, or `*`."""

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, Self, TypedDict
 
-from wsgateway.addresses import is_loopback
+from wsgateway.config.addresses import is_loopback
 from wsgateway.config.values import Kind, SlowPolicy, Startup, convert, did_you_mean, is_secret, kind_of, plain_value
 from wsgateway.exceptions import ConfigError, Mistake, UnknownSetting
 from wsgateway.text import mask_url

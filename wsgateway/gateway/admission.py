@@ -11,17 +11,18 @@ from starlette.types import Receive, Scope, Send
 
 from wsgateway.auth.rules import Rules
 from wsgateway.config.settings import Settings
-from wsgateway.descriptors import UNLIMITED, file_limit
 from wsgateway.exceptions import Refusal, Refused
+from wsgateway.gateway.descriptors import UNLIMITED, file_limit
 from wsgateway.gateway.drain import Drain
 from wsgateway.gateway.http.paths import sender_of
 from wsgateway.gateway.http.problems import deny, report_refusal
 from wsgateway.hub.connection import Connection, WatchedConnection
 from wsgateway.hub.hub import Hub
+from wsgateway.hub.loops import Home
+from wsgateway.hub.unawaited import is_development
 from wsgateway.limits import RateLimits
 from wsgateway.listeners.dispatcher import Dispatcher
 from wsgateway.logs import GatewayLog
-from wsgateway.loops import Home
 from wsgateway.metrics import Metrics
 from wsgateway.protocols import plain
 from wsgateway.protocols.session import STOPPING, Session
@@ -29,7 +30,6 @@ from wsgateway.transports.asgi import AsgiTransport
 from wsgateway.transports.native import NativeTransport
 from wsgateway.transports.peer import ClientTransport
 from wsgateway.transports.takeover import EXTENSION, Takeover
-from wsgateway.unawaited import is_development
 
 SPARE_DESCRIPTORS = 64
 """Open files that are not left to clients if `max_connections` is not set."""

@@ -24,13 +24,13 @@ from wsgateway.gateway.registry import GatewayState, registry
 from wsgateway.gateway.running import Running, assemble, log_exposure, reason_of
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.hub import Connections
+from wsgateway.hub.loops import Home, call_from_thread, call_on, wrong_loop
 from wsgateway.hub.recording import Recording
+from wsgateway.hub.unawaited import is_development, watched
 from wsgateway.listeners.dispatcher import check_recipients
 from wsgateway.logs import flush_log, warn_if_unseen
-from wsgateway.loops import Home, call_from_thread, call_on, wrong_loop
 from wsgateway.messages import Sent
 from wsgateway.transports.takeover import EXTENSION
-from wsgateway.unawaited import is_development, watched
 
 _ACTIVE = (GatewayState.STARTING, GatewayState.RUNNING, GatewayState.STOPPING)
 

@@ -13,18 +13,18 @@ from typing import Any, Protocol, assert_never
 
 from starlette.datastructures import QueryParams, State
 
-from wsgateway.addresses import plain_address
 from wsgateway.closing import TOO_SLOW, check_close
+from wsgateway.config.addresses import plain_address
 from wsgateway.config.settings import Settings
 from wsgateway.config.values import SlowPolicy
+from wsgateway.hub.loops import Home, call_from_thread, wrong_loop
 from wsgateway.hub.recording import Recording
 from wsgateway.hub.request import Headers, compact, cookies_of, headers_of, subprotocols_of
+from wsgateway.hub.unawaited import WatchedCoroutine, marked
 from wsgateway.limits import Backlog
 from wsgateway.logs import GatewayLog
-from wsgateway.loops import Home, call_from_thread, wrong_loop
 from wsgateway.messages import Message, encode
 from wsgateway.metrics import Metrics
-from wsgateway.unawaited import WatchedCoroutine, marked
 
 
 class Transport(Protocol):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from wsgateway.addresses import url_host
+from wsgateway.config.addresses import url_host
 from wsgateway.config.settings import Settings
 from wsgateway.exceptions import ListenError, StartError
 

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from wsgateway.addresses import RemoteEnd
+from wsgateway.config.addresses import RemoteEnd
 from wsgateway.config.grace import LINGER
 from wsgateway.limits import BODY_TIMEOUT
 from wsgateway.logs import Log

@@ -12,7 +12,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from wsgateway.addresses import REMOTE_END
+from wsgateway.config.addresses import REMOTE_END
 from wsgateway.server.attributes import NEEDED_HTTP, warn_once
 from wsgateway.server.guards import DISCARDING, GuardedHttp, HttpShared, Phase
 from wsgateway.server.head import (

@@ -9,8 +9,8 @@ from ipaddress import ip_address
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from wsgateway.addresses import plain_address, remote_end_of
 from wsgateway.auth.headers import list_elements
+from wsgateway.config.addresses import plain_address, remote_end_of
 from wsgateway.config.exposure import ALLOW_IPS
 
 SCHEMES = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}

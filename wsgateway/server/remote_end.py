@@ -4,7 +4,7 @@ import socket
 import struct
 from typing import Any
 
-from wsgateway.addresses import RemoteEnd, plain_address
+from wsgateway.config.addresses import RemoteEnd, plain_address
 
 _CREDENTIALS = struct.Struct("3i")
 """Linux's `struct ucred`: process, user, group."""

@@ -13,9 +13,9 @@ import uvicorn
 
 from wsgateway.config.grace import HANDSHAKE_GRACE, HTTP_GRACE, POOL_GRACE
 from wsgateway.config.settings import Settings
-from wsgateway.descriptors import file_limit
 from wsgateway.exceptions import StartError
 from wsgateway.gateway.admission import client_limit
+from wsgateway.gateway.descriptors import file_limit
 from wsgateway.gateway.gateway import Gateway
 from wsgateway.logs import Log
 from wsgateway.server.binding import BACKLOG, bind, unbind, url_of

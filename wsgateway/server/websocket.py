@@ -13,7 +13,7 @@ from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 from websockets.utils import accept_key
 
-from wsgateway.addresses import REMOTE_END, RemoteEnd
+from wsgateway.config.addresses import REMOTE_END, RemoteEnd
 from wsgateway.config.grace import LINGER
 from wsgateway.limits import BODY_TIMEOUT
 from wsgateway.server.guards import GuardedHttp

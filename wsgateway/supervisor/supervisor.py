@@ -23,8 +23,8 @@ from wsgateway.exceptions import (
 )
 from wsgateway.gateway.gateway import Gateway
 from wsgateway.gateway.registry import GatewayState
+from wsgateway.hub.loops import Home, wrong_loop
 from wsgateway.logs import logger
-from wsgateway.loops import Home, wrong_loop
 from wsgateway.supervisor.changes import SHIPPED_LISTENER, check_names, check_remote_changes
 from wsgateway.supervisor.instance import Embedded, Instance
 from wsgateway.supervisor.patterns import is_allowed

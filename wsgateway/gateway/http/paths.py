@@ -5,7 +5,7 @@ from urllib.parse import quote, unquote
 
 from starlette.types import Scope
 
-from wsgateway.addresses import plain_address
+from wsgateway.config.addresses import plain_address
 
 
 def sender_of(scope: Scope) -> str:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from wsgateway.addresses import MAX_ADDRESS, is_loopback, plain_address, url_host
+from wsgateway.config.addresses import MAX_ADDRESS, is_loopback, plain_address, url_host
 
 
 @pytest.mark.parametrize(

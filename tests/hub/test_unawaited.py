@@ -99,7 +99,9 @@ async def test_frameworks_take_them_for_coroutine_functions() -> None:
         assert await reader.read()
 
 
-@pytest.mark.skipif(sys.flags.dev_mode, reason="this is development mode")
+@pytest.mark.skipif(
+    sys.flags.dev_mode, reason="python -X dev wraps the methods, and this test is about methods that are not wrapped"
+)
 async def test_outside_development_mode_they_are_plain_coroutine_functions() -> None:
     gateway = Gateway()
     async with serve(gateway) as url, Client(url) as ann:
