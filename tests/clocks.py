@@ -2,8 +2,11 @@
 
 import asyncio
 import selectors
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Callable, Coroutine
+from functools import wraps
+from typing import Any, ParamSpec
+
+P = ParamSpec("P")
 
 
 class JumpingSelector(selectors.DefaultSelector):
@@ -19,7 +22,7 @@ class JumpingSelector(selectors.DefaultSelector):
 
 
 class JumpingLoop(asyncio.SelectorEventLoop):
-    """`block` moves the clock on without an iteration, as code does that blocks the loop."""
+    """An event loop whose clock begins at 0, and jumps to the next timer if nothing else is ready."""
 
     def __init__(self) -> None:
         self.selector = JumpingSelector()
@@ -28,18 +31,30 @@ class JumpingLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self.selector.now
 
-    def block(self, seconds: float) -> None:
-        self.selector.now += seconds
+
+def jumping(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """Run a test on a `JumpingLoop`, where `pass_time` takes no time."""
+
+    @wraps(test)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        with asyncio.Runner(loop_factory=JumpingLoop) as runner:
+            runner.run(test(*args, **kwargs))
+
+    return run
 
 
-def run_jumping(main: Coroutine[Any, Any, None]) -> None:
-    """Run `main` on a `JumpingLoop` that begins at 0."""
-    with asyncio.Runner(loop_factory=JumpingLoop) as runner:
-        runner.run(main)
+async def pass_time(seconds: float) -> None:
+    """Move the clock on, and run the timers that are due by then. The test does not wait for it."""
+    jumping_loop()
+    await asyncio.sleep(seconds)
 
 
 def block(seconds: float) -> None:
-    """Block the `JumpingLoop` of the caller."""
+    """Move the clock on without an iteration, as code does that blocks the event loop."""
+    jumping_loop().selector.now += seconds
+
+
+def jumping_loop() -> JumpingLoop:
     loop = asyncio.get_running_loop()
-    assert isinstance(loop, JumpingLoop)
-    loop.block(seconds)
+    assert isinstance(loop, JumpingLoop), "mark the test with @jumping"
+    return loop

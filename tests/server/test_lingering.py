@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.clocks import run_jumping
+from tests.clocks import jumping, pass_time
 from wsgateway.config.grace import LINGER
 from wsgateway.server.lingering import QUIET, LingeringTransport, ProgressTimer, QuietClose
 
@@ -45,42 +45,36 @@ def transport() -> Iterator[RecordingTransport]:
         yield RecordingTransport(here)
 
 
-def test_a_client_that_reads_nothing_is_noticed(transport: RecordingTransport) -> None:
-    async def main() -> None:
-        timer = ProgressTimer(asyncio.get_running_loop(), transport, transport.abort)
-        timer.start(30)
-        timer.start(1)  # it runs already
-        await asyncio.sleep(100)
-        assert transport.ends == [("aborted", 30)]
-
-    run_jumping(main())
+@jumping
+async def test_a_client_that_reads_nothing_is_noticed(transport: RecordingTransport) -> None:
+    timer = ProgressTimer(asyncio.get_running_loop(), transport, transport.abort)
+    timer.start(30)
+    timer.start(1)  # it runs already
+    await pass_time(100)
+    assert transport.ends == [("aborted", 30)]
 
 
-def test_a_client_that_reads_a_little_has_as_long_again(transport: RecordingTransport) -> None:
-    async def main() -> None:
-        timer = ProgressTimer(asyncio.get_running_loop(), transport, transport.abort)
-        timer.start(30)
-        await asyncio.sleep(29)
-        transport.unread -= 1
-        await asyncio.sleep(100)
-        assert transport.ends == [("aborted", 60)]
-
-    run_jumping(main())
+@jumping
+async def test_a_client_that_reads_a_little_has_as_long_again(transport: RecordingTransport) -> None:
+    timer = ProgressTimer(asyncio.get_running_loop(), transport, transport.abort)
+    timer.start(30)
+    await pass_time(29)
+    transport.unread -= 1
+    await pass_time(100)
+    assert transport.ends == [("aborted", 60)]
 
 
-def test_a_cancelled_timer_can_be_started_again(transport: RecordingTransport) -> None:
-    async def main() -> None:
-        timer = ProgressTimer(asyncio.get_running_loop(), transport, transport.abort)
-        timer.start(30)
-        timer.cancel()
-        timer.cancel()
-        await asyncio.sleep(100)
-        assert transport.ends == []
-        timer.start(5)
-        await asyncio.sleep(100)
-        assert transport.ends == [("aborted", 105)]
-
-    run_jumping(main())
+@jumping
+async def test_a_cancelled_timer_can_be_started_again(transport: RecordingTransport) -> None:
+    timer = ProgressTimer(asyncio.get_running_loop(), transport, transport.abort)
+    timer.start(30)
+    timer.cancel()
+    timer.cancel()
+    await pass_time(100)
+    assert transport.ends == []
+    timer.start(5)
+    await pass_time(100)
+    assert transport.ends == [("aborted", 105)]
 
 
 def test_the_response_cycle_closes_with_what_it_was_given(transport: RecordingTransport) -> None:
@@ -91,32 +85,28 @@ def test_the_response_cycle_closes_with_what_it_was_given(transport: RecordingTr
     assert not lingering.is_closing()
 
 
-def test_a_client_that_broke_the_protocol_is_closed_once_it_is_quiet(transport: RecordingTransport) -> None:
-    async def main() -> None:
-        connections: set[object] = set()
-        protocol = QuietClose(transport, connections)
-        assert connections == {protocol}
-        await asyncio.sleep(QUIET / 2)
+@jumping
+async def test_a_client_that_broke_the_protocol_is_closed_once_it_is_quiet(transport: RecordingTransport) -> None:
+    connections: set[object] = set()
+    protocol = QuietClose(transport, connections)
+    assert connections == {protocol}
+    await pass_time(QUIET / 2)
+    protocol.data_received(b"x")
+    await pass_time(QUIET * 0.9)
+    assert transport.ends == []
+    await pass_time(QUIET)
+    assert transport.ends == [("closed", QUIET * 1.5)]
+    protocol.connection_lost(None)
+    assert connections == set()
+    await pass_time(2 * LINGER)
+    assert len(transport.ends) == 1
+
+
+@jumping
+async def test_a_client_that_broke_the_protocol_and_is_never_quiet_is_aborted(transport: RecordingTransport) -> None:
+    protocol = QuietClose(transport, set())
+    while not transport.ends:
+        await pass_time(QUIET / 2)
         protocol.data_received(b"x")
-        await asyncio.sleep(QUIET * 0.9)
-        assert transport.ends == []
-        await asyncio.sleep(QUIET)
-        assert transport.ends == [("closed", QUIET * 1.5)]
-        protocol.connection_lost(None)
-        assert connections == set()
-        await asyncio.sleep(2 * LINGER)
-        assert len(transport.ends) == 1
-
-    run_jumping(main())
-
-
-def test_a_client_that_broke_the_protocol_and_is_never_quiet_is_aborted(transport: RecordingTransport) -> None:
-    async def main() -> None:
-        protocol = QuietClose(transport, set())
-        while not transport.ends:
-            await asyncio.sleep(QUIET / 2)
-            protocol.data_received(b"x")
-        assert transport.ends == [("aborted", LINGER)]
-        protocol.connection_lost(None)
-
-    run_jumping(main())
+    assert transport.ends == [("aborted", LINGER)]
+    protocol.connection_lost(None)

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from tests.clocks import block, run_jumping
+from tests.clocks import block, jumping, pass_time
 from wsgateway.limits import BLOCKED_LOOP
 from wsgateway.transports.stall import Stall
 
@@ -26,52 +26,46 @@ class Watched:
     [((0,), [5]), ((3, 0), [8]), ((5, 5, 0), [15]), ((None, 0), []), ((2, None), [])],
     ids=["no progress", "a later write", "progress twice", "no write", "written meanwhile"],
 )
-def test_a_write_without_progress_is_reported_once(left: tuple[float | None, ...], stalled_at: list[float]) -> None:
-    async def main() -> None:
-        watched = Watched(*left)
+@jumping
+async def test_a_write_without_progress_is_reported_once(
+    left: tuple[float | None, ...], stalled_at: list[float]
+) -> None:
+    watched = Watched(*left)
+    watched.stall.watch()
+    await pass_time(60)
+    assert watched.stalled_at == stalled_at
+
+
+@jumping
+async def test_one_timer_serves_many_writes_and_the_next_one_starts_it_again() -> None:
+    watched = Watched(None, 0)
+    for _ in range(3):
         watched.stall.watch()
-        await asyncio.sleep(60)
-        assert watched.stalled_at == stalled_at
-
-    run_jumping(main())
-
-
-def test_one_timer_serves_many_writes_and_the_next_one_starts_it_again() -> None:
-    async def main() -> None:
-        watched = Watched(None, 0)
-        for _ in range(3):
-            watched.stall.watch()
-        await asyncio.sleep(10)
-        assert watched.left == [0]
-        watched.stall.watch()
-        await asyncio.sleep(10)
-        assert watched.stalled_at == [15]
-
-    run_jumping(main())
+    await pass_time(10)
+    assert watched.left == [0]
+    watched.stall.watch()
+    await pass_time(10)
+    assert watched.stalled_at == [15]
 
 
-def test_a_blocked_event_loop_proves_nothing() -> None:
-    async def main() -> None:
-        watched = Watched(0, 0)
-        watched.stall.watch()
-        block(5 + BLOCKED_LOOP + 0.1)
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        assert watched.left == [0]
-        assert watched.stalled_at == []
-        await asyncio.sleep(10)
-        assert len(watched.stalled_at) == 1
-
-    run_jumping(main())
+@jumping
+async def test_a_blocked_event_loop_proves_nothing() -> None:
+    watched = Watched(0, 0)
+    watched.stall.watch()
+    block(5 + BLOCKED_LOOP + 0.1)
+    await pass_time(0)
+    await pass_time(0)
+    assert watched.left == [0]
+    assert watched.stalled_at == []
+    await pass_time(10)
+    assert len(watched.stalled_at) == 1
 
 
-def test_nothing_is_checked_after_cancel() -> None:
-    async def main() -> None:
-        watched = Watched(0)
-        watched.stall.cancel()  # before the first write, too
-        watched.stall.watch()
-        watched.stall.cancel()
-        await asyncio.sleep(60)
-        assert watched.left == [0]
-
-    run_jumping(main())
+@jumping
+async def test_nothing_is_checked_after_cancel() -> None:
+    watched = Watched(0)
+    watched.stall.cancel()  # before the first write, too
+    watched.stall.watch()
+    watched.stall.cancel()
+    await pass_time(60)
+    assert watched.left == [0]
