@@ -74,9 +74,7 @@ class Acks:
                 await asyncio.shield(pending.done)
         except TimeoutError:
             for node_id in pending.missing:
-                late = self._nodes.get(node_id)
-                if late is not None:
-                    late.is_late = True
+                self._nodes.set_late(node_id, is_late=True)
         finally:
             self.end(pending)
         counts = [here, *pending.counts]
@@ -90,9 +88,7 @@ class Acks:
 
     def add(self, ack: Ack) -> None:
         """Record the acknowledgement of another node."""
-        node = self._nodes.get(ack.origin)
-        if node is not None:
-            node.is_late = False
+        self._nodes.set_late(ack.origin, is_late=False)
         pending = self._pending.get(ack.ask)
         if pending is None or ack.origin not in pending.missing:
             return

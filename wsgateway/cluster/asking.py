@@ -61,9 +61,7 @@ class Asks:
         try:
             return await self.ask_within(self._timeout, node_id, question)
         except NodeLate:
-            late = self._nodes.get(node_id)
-            if late is not None:
-                late.is_late = True
+            self._nodes.set_late(node_id, is_late=True)
             raise
 
     async def ask_within(self, seconds: float, node_id: str, question: Question[A]) -> A:

@@ -79,13 +79,9 @@ class Bus:
         self._task: asyncio.Task[None] | None = None
         self._is_ending = False
         self._max_payload = 0
-        self._failure: str | None = ""  # the last reason that was logged; None while it is up
         self.is_up = False
-
-    @property
-    def failure(self) -> str:
+        self.failure = ""
         """Why the broker is unavailable; empty while it is available, or was not tried yet."""
-        return self._failure or ""
 
     async def start(self) -> None:
         """Open the link, and keep trying if that fails. Return when the link is up, or the first try has failed."""
@@ -259,7 +255,7 @@ class Bus:
 
     def _up(self) -> None:
         self.is_up = True
-        self._failure = None
+        self.failure = ""
         self._log.info("the broker %s is connected", self._name)
         self._changed(True)
         self._tried.set()
@@ -267,12 +263,12 @@ class Bus:
 
     def _down(self, reason: str) -> None:
         was_up, self.is_up = self.is_up, False
-        if self._failure is None or self._failure == "":
+        if not self.failure:
             self._log.error(
                 "the broker %s is unavailable: %s; this process continues alone until the broker returns",
                 self._name,
                 reason.rstrip("."),
             )
-        self._failure = reason
+        self.failure = reason
         if was_up:
             self._changed(False)

@@ -87,7 +87,7 @@ class Cluster:
         """`broker` is its name for the log. Without `local` the process only publishes and is not a node."""
         self.node = secrets.token_hex(NODE_ID // 2)
         self.nodes = Nodes()
-        self.timeout = timeout
+        self._timeout = timeout
         self._local = local
         self._own = self.node.encode()
         self._metrics = metrics
@@ -239,7 +239,7 @@ class Cluster:
 
     async def collect(self, here: Sent, pending: PendingAcks) -> Sent:
         """Return the counts of all nodes that acknowledge within `timeout`, added to those of this process, `here`."""
-        return await self._acks.collect(here, pending, self.timeout)
+        return await self._acks.collect(here, pending, self._timeout)
 
     async def ask(self, node_id: str, question: Question[A]) -> A:
         """Ask another node and return its answer. Raise `NodeError` if the node is unreachable or refuses, `NodeLate`

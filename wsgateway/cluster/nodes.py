@@ -73,6 +73,12 @@ class Nodes:
         if known is not None:
             known.state, known.seen = state, now
 
+    def set_late(self, node_id: str, *, is_late: bool) -> None:
+        """Record whether the last answer of a node that is alive was not in time."""
+        node = self.get(node_id)
+        if node is not None:
+            node.is_late = is_late
+
     def get(self, node_id: str) -> Node | None:
         """Return the node with that id, if it is alive."""
         known = self._nodes.get(node_id)

@@ -74,7 +74,7 @@ def _options(words: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 def _is_inside(address: str) -> bool:
     """Return whether a server bound to `address` serves only this host. It may have a port, or be a Unix socket."""
-    if address.startswith(("unix:", "fd:", "fd://")):
+    if address.startswith(("unix:", "fd:")):
         return True
     host, _, port = address.rpartition(":")
     return is_loopback(address) or (port.isdecimal() and is_loopback(host))

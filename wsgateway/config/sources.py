@@ -110,6 +110,11 @@ def parse_tables(text: str, path: Path) -> dict[str, Any]:
         raise ConfigError([f"{path} is not TOML: {exc}"]) from exc
 
 
+def is_table_of_tables(value: object) -> bool:
+    """Return whether `value` has the form of `[gateways]`, which has a table for each gateway."""
+    return isinstance(value, dict) and all(isinstance(table, dict) for table in value.values())
+
+
 def layered(
     tables: Mapping[str, Any],
     path: Path | None,
@@ -226,7 +231,7 @@ def _take_file(tables: dict[str, Any], path: str, gateway_id: str | None, readin
     gateways = tables.pop("gateways", {})
     tables.pop("admin", None)
     _take_table(tables, path, reading, is_top=True)
-    if not isinstance(gateways, dict) or not all(isinstance(table, dict) for table in gateways.values()):
+    if not is_table_of_tables(gateways):
         reading.mistakes.append(Mistake("", f"gateways ({path})", "each gateway is a table [gateways.ID]"))
         return
     gateway_id = gateway_id or tables.get("id")

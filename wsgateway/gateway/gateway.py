@@ -328,8 +328,7 @@ class Gateway:
     def _enter_loop(self, what: str) -> None:
         """Belong to the caller's event loop from now on. Raise `RuntimeError` while running on another one."""
         if self._runs_elsewhere():
-            instead = f"call it there, in a thread with asyncio.run_coroutine_threadsafe({what}(...), loop)"
-            raise wrong_loop(what, instead, owner="the gateway")
+            raise wrong_loop(what, owner="the gateway")
         if self._home is None or not self._home.is_here():
             self._home, self._lock = Home(), asyncio.Lock()
 

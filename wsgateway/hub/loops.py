@@ -29,8 +29,10 @@ class Home:
         return get_ident() == self.thread and self.loop.is_running()
 
 
-def wrong_loop(what: str, instead: str, *, owner: str) -> RuntimeError:
-    """Return the error for a call of `what` on an event loop other than its owner's. `instead` is the advice."""
+def wrong_loop(what: str, instead: str = "", *, owner: str) -> RuntimeError:
+    """Return the error for a call of `what` on an event loop other than its owner's. `instead` is better advice than
+    to call it there."""
+    instead = instead or f"call it there, in a thread with asyncio.run_coroutine_threadsafe({what}(...), loop)"
     return RuntimeError(f"{what} was called on another event loop than the one that {owner} runs on: {instead}")
 
 

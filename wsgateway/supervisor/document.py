@@ -10,7 +10,7 @@ import tomlkit
 from tomlkit.exceptions import TOMLKitError
 from tomlkit.items import Table
 
-from wsgateway.config.sources import parse_tables
+from wsgateway.config.sources import is_table_of_tables, parse_tables
 from wsgateway.exceptions import ConfigError
 
 
@@ -26,7 +26,7 @@ class Document:
         self._tables: dict[str, Any] = {} if text is None else parse_tables(text, path)
         with self._editing():
             self._toml = tomlkit.parse(text or "")
-        if self.has_gateways and not _is_table_of_tables(self._tables["gateways"]):
+        if self.has_gateways and not is_table_of_tables(self._tables["gateways"]):
             raise ConfigError([f"gateways ({path}): each gateway is a table [gateways.ID]"])
 
     @property
@@ -115,10 +115,6 @@ def _append(table: Table, setting: str, value: object) -> None:
         trailing.append(body.pop())
     table.append(setting, value)
     body.extend(reversed(trailing))
-
-
-def _is_table_of_tables(value: object) -> bool:
-    return isinstance(value, dict) and all(isinstance(table, dict) for table in value.values())
 
 
 def _is_same(one: Any, other: Any) -> bool:

@@ -116,10 +116,7 @@ class Instance(_Supervised):
         self._stack = stack
 
     async def _stop(self) -> None:
-        stack, self._stack = self._stack, None
-        self.url, self.workers = "", None
-        if stack is not None:
-            await stack.aclose()
+        await self._release()
         await self.gateway.stop()  # a failed gateway becomes STOPPED
 
     def _workers_died(self, reason: str) -> None:
@@ -129,10 +126,14 @@ class Instance(_Supervised):
     async def release(self) -> None:
         """Release the port after the workers have died. The gateway stays FAILED, and may be started again."""
         async with self._lock:
-            if self._stack is not None and self.state is GatewayState.FAILED:
-                stack, self._stack = self._stack, None
-                self.url, self.workers = "", None
-                await stack.aclose()
+            if self.state is GatewayState.FAILED:
+                await self._release()
+
+    async def _release(self) -> None:
+        stack, self._stack = self._stack, None
+        self.url, self.workers = "", None
+        if stack is not None:
+            await stack.aclose()
 
 
 class Embedded(_Supervised):

@@ -47,10 +47,10 @@ class Observer:
     def id(self) -> str:
         return self.settings.id
 
-    async def start(self, broker: str) -> Cluster:
-        """Watch the workers over `broker` until `stop`, and return their cluster. `mark_running` or `fail` follows."""
+    async def start(self, broker: str) -> None:
+        """Watch the workers over `broker` until `stop`. `mark_running` or `fail` has to follow."""
         self.state, self.failure = GatewayState.STARTING, ""
-        cluster = self.cluster = Cluster(
+        cluster = Cluster(
             opener(broker),
             gateway_id=self.id,
             broker=mask_url(broker),
@@ -59,8 +59,8 @@ class Observer:
             log=self.log,
             timeout=self.settings.broker_timeout,
         )
+        self.cluster = cluster
         await cluster.start()
-        return cluster
 
     def mark_running(self) -> None:
         """Become RUNNING, because the workers serve."""

@@ -137,9 +137,7 @@ class Supervisor:
     def _check_loop(self, name: str) -> None:
         """Raise `RuntimeError` on an event loop other than the one that entered the supervisor."""
         if self._home is not None and not self._home.is_here():
-            what = f"supervisor.{name}"
-            instead = f"call it there, in a thread with asyncio.run_coroutine_threadsafe({what}(...), loop)"
-            raise wrong_loop(what, instead, owner="the supervisor")
+            raise wrong_loop(f"supervisor.{name}", owner="the supervisor")
 
     async def start(self, gateway_id: str) -> None:
         """Start the gateway. Raise `GatewayNotFound`, `GatewayConflict` if it is disabled, `StartError` if it fails.

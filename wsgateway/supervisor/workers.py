@@ -155,10 +155,6 @@ class Workers:
         self._quick = 0
         self._is_ending = False
 
-    @property
-    def pids(self) -> list[int]:
-        return [worker.process.pid for worker in self._workers]
-
     async def start(self) -> None:
         """Start all workers. Raise `StartError`, and end all, if one cannot start."""
         starting = [start_worker(self._settings, self._listening) for _ in range(self._settings.workers)]

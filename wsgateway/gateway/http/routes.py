@@ -223,7 +223,8 @@ class Routes:
     async def page_connection(self, request: Request) -> Response:
         """Answer with the id of the connection that the test page has opened at a random path."""
         path = request.query_params.get("path", "")
-        conn_id = next((conn.id for conn in self._context.parts.hub.connections if conn.path == path), None)
-        if conn_id is None or not path.startswith("/ws/test-page/"):
+        connections = self._context.parts.hub.connections if path.startswith("/ws/test-page/") else ()
+        conn_id = next((conn.id for conn in connections if conn.path == path), None)
+        if conn_id is None:
             return problem(Refusal(404, "unknown_path", "no test page is connected at that path", "wrong-path"))
         return JSONResponse({"id": conn_id})
