@@ -57,9 +57,6 @@ class Message:
                     self._deflated = _framed(0xC1 if self.text is not None else 0xC2, data)
         return self._deflated
 
-    def __len__(self) -> int:
-        return len(self.payload)
-
 
 class Sent(NamedTuple):
     """The result of one message: how many `recipients` were chosen, and for how many it was `queued` or `dropped`.
