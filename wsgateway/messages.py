@@ -124,7 +124,7 @@ def decode_json(body: bytes) -> Any:
         if body.count(b"[") + body.count(b"{") > MAX_DEPTH:
             _check_depth(value)
         if _SURROGATE_ESCAPE.search(body):
-            json.dumps(value, ensure_ascii=False).encode()
+            ENCODER.encode(value).encode()
     except UnicodeDecodeError as exc:
         raise MessageError(f"the body is not UTF-8: byte {exc.start} is 0x{body[exc.start]:02x}") from exc
     except UnicodeEncodeError as exc:
