@@ -21,7 +21,7 @@ import pytest
 
 from tests.processes import environment, run, serving
 from wsgateway.logfile import MAX_WAITING, LogThread, SharedFile
-from wsgateway.logs import LogFile, flush_log, log_to_file, logger, tail
+from wsgateway.logs import LineFormatter, flush_log, log_to_file, logger, tail
 from wsgateway.testing import Client
 
 
@@ -44,7 +44,8 @@ def umask(mask: int) -> Iterator[None]:
 
 @contextmanager
 def threaded(path: Path) -> Iterator[LogThread]:
-    handler = LogThread(LogFile(path))
+    handler = LogThread(SharedFile(path))
+    handler.setFormatter(LineFormatter())
     try:
         yield handler
     finally:
@@ -55,7 +56,7 @@ def threaded(path: Path) -> Iterator[LogThread]:
 @pytest.mark.parametrize(("mask", "expected"), [(0o000, 0o640), (0o022, 0o640), (0o077, 0o600)])
 def test_no_other_user_may_read_a_file_or_a_rotated_one(tmp_path: Path, mask: int, expected: int) -> None:
     file = SharedFile(tmp_path / "WebSocket.log")
-    file.maxBytes = 1000
+    file.max_bytes = 1000
     with umask(mask):
         for number in range(100):
             file.write([f"{number} {'x' * 100}"])
@@ -77,7 +78,7 @@ def test_the_mode_of_a_file_that_exists_stays(tmp_path: Path) -> None:
 
 def test_rotated_files_are_in_order_and_complete(tmp_path: Path) -> None:
     file = SharedFile(tmp_path / "WebSocket.log")
-    file.maxBytes = 100
+    file.max_bytes = 100
     for number in range(60):
         file.write([f"line {number:03d}"])
     file.close()
@@ -89,7 +90,7 @@ def test_rotated_files_are_in_order_and_complete(tmp_path: Path) -> None:
 def test_a_rotation_that_is_hindered_loses_nothing_and_happens_at_twice_the_size(tmp_path: Path) -> None:
     path = tmp_path / "WebSocket.log"
     file = SharedFile(path)
-    file.maxBytes = 1000
+    file.max_bytes = 1000
     file.write(["x" * 1200])
     with path.open() as other:
         fcntl.flock(other, fcntl.LOCK_EX)
@@ -106,7 +107,7 @@ def test_a_link_to_a_file_elsewhere_is_rotated_there(tmp_path: Path) -> None:
     (tmp_path / "far").mkdir()
     (tmp_path / "WebSocket.log").symlink_to(tmp_path / "far" / "real.log")
     file = SharedFile(tmp_path / "WebSocket.log")
-    file.maxBytes = 10
+    file.max_bytes = 10
     for text in ("first, and long", "second"):
         file.write([text])
     file.close()
@@ -137,7 +138,6 @@ class StuckFile(SharedFile):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self.goes_on = threading.Event()
-        self.setFormatter(logging.Formatter("%(message)s"))
 
     def open(self) -> None:
         assert self.goes_on.wait(60)
@@ -179,7 +179,8 @@ def test_lines_of_many_threads_are_all_written_and_those_of_each_in_order(tmp_pa
 
 
 def test_a_line_after_the_end_is_written_all_the_same(tmp_path: Path) -> None:
-    handler = LogThread(LogFile(tmp_path / "WebSocket.log"))
+    handler = LogThread(SharedFile(tmp_path / "WebSocket.log"))
+    handler.setFormatter(LineFormatter())
     handler.handle(record("before"))
     handler.close()
     handler.handle(record("after"))

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from wsgateway.logs import GatewayLog, LineFormatter, LogFile, QueryMask, RepeatFilter, Repeats
+from wsgateway.logfile import SharedFile
+from wsgateway.logs import GatewayLog, LineFormatter, QueryMask, RepeatFilter, Repeats
 
 
 def line(message: str, *args: object, **extra: str) -> str:
@@ -73,27 +74,26 @@ def test_a_log_that_cannot_be_written_is_counted_and_never_raised(
 ) -> None:
     folder = tmp_path / "logs"
     folder.mkdir()
-    handler = LogFile(folder / "WebSocket.log")
-    record = logging.LogRecord("wsgateway", logging.INFO, "", 1, "x", (), None)
-    handler.handle(record)
+    file = SharedFile(folder / "WebSocket.log")
+    file.write(["x"])
     for path in folder.iterdir():
         path.unlink()
     folder.rmdir()
-    handler.handle(record)
-    assert handler.failures == 1
+    file.write(["x"])
+    assert file.failures == 1
     folder.mkdir()
-    handler.handle(record)
+    file.write(["x"])
     assert "x" in (folder / "WebSocket.log").read_text()
-    handler.close()
+    file.close()
     assert capsys.readouterr().err == ""
 
 
 def write_lines(path: Path, name: str) -> None:
-    handler = LogFile(path)
-    handler.maxBytes = 20_000
+    file = SharedFile(path)
+    file.max_bytes = 20_000
     for number in range(500):
-        handler.handle(logging.LogRecord("wsgateway", logging.INFO, "", 1, "%s %d", (name, number), None))
-    handler.close()
+        file.write([f"2026-01-01T00:00:00.000Z INFO    {name} {number}"])
+    file.close()
 
 
 def test_several_processes_rotate_one_file_without_losing_a_line(tmp_path: Path) -> None:

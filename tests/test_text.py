@@ -1,15 +1,30 @@
 import json
+from typing import Any
 
 import pytest
 
 from wsgateway import Gateway
 from wsgateway.config.settings import Settings
 from wsgateway.exceptions import ConfigError
-from wsgateway.text import cut, escape_controls, mask_query, mask_url
+from wsgateway.text import cut, escape_controls, mask_query, mask_url, short
 
 
 def test_a_long_text_is_cut() -> None:
     assert (cut("abc", 3), cut("abcd", 3)) == ("abc", "abc…")
+
+
+class Rude:
+    def __repr__(self) -> str:
+        raise LookupError
+
+
+@pytest.mark.parametrize(
+    "value", ["x" * 10**7, b"\x00" * 10**7, list(range(10**6)), {"a": {"b": Rude()}}, Rude(), [Rude()], "\n\x1b\ud800"]
+)
+def test_any_value_is_shown_shortly(value: Any) -> None:
+    text = short(value)
+    assert len(text) <= 60
+    assert text.isprintable()
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from websockets.asyncio.client import connect as websockets_connect
 from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI
 from websockets.typing import Origin
 
+from wsgateway.encoding import ENCODER
 from wsgateway.exceptions import MessageError, SendError
 from wsgateway.messages import Sent
 from wsgateway.text import cut, mask_url
@@ -268,7 +269,7 @@ class _Deadline:
 
 def _encode(body: object) -> bytes:
     try:
-        return json.dumps(body, allow_nan=False, ensure_ascii=False).encode()
+        return ENCODER.encode(body).encode()
     except UnicodeEncodeError as exc:
         raise MessageError(
             f"the message contains a lone surrogate, {exc.object[exc.start]!a}, which is not valid text"

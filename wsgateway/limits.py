@@ -14,13 +14,16 @@ MAX_REMEMBERED = 10_000
 
 
 class Bucket:
-    """A token bucket: allows `rate` events per second, and a burst of `burst`. The caller passes the time."""
+    """A token bucket: allows `rate` events per second, and a burst of `burst`. The caller passes the time.
+
+    A `burst` of 0 means one second's worth.
+    """
 
     __slots__ = ("_burst", "_left", "_rate", "_seen")
 
     def __init__(self, rate: float, burst: float, now: float) -> None:
         self._rate = rate
-        self._burst = max(1.0, burst)
+        self._burst = max(1.0, burst or rate)
         self._left = self._burst
         self._seen = now
 
@@ -49,7 +52,7 @@ class RateLimits:
 
     def __init__(self, rate: float, burst: float) -> None:
         self._rate = rate
-        self._burst = burst or rate
+        self._burst = burst
         self._buckets: OrderedDict[Hashable, Bucket] = OrderedDict()
 
     def allows(self, sender: Hashable, now: float) -> bool:

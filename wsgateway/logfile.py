@@ -37,7 +37,7 @@ FLUSH_SECONDS = 2.0
 """Seconds that a process waits for the disk when it ends."""
 
 
-class SharedFile(logging.Handler):
+class SharedFile:
     """Appends lines to a file and rotates it. Several processes may share the file.
 
     Lines are appended without a lock, by one `write` that starts at the end of the file (`O_APPEND`), so no other
@@ -46,24 +46,11 @@ class SharedFile(logging.Handler):
     """
 
     def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.baseFilename = os.path.abspath(path)  # noqa: PTH100  as `logging.FileHandler` does
-        self.maxBytes = MAX_LOG_FILE
+        self.path = Path(os.path.abspath(path))  # noqa: PTH100  so that one file has one path, without `..`
+        self.max_bytes = MAX_LOG_FILE
         self.failures = 0
         self._descriptor = -1
         self._is_torn = False
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            line = self.format(record)
-        except Exception:
-            self.handleError(record)
-        else:
-            self.write([line])
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
-        del record
-        self.failures += 1
 
     def write(self, lines: Sequence[str]) -> None:
         """Append `lines`. Count those that cannot be written."""
@@ -77,29 +64,29 @@ class SharedFile(logging.Handler):
             while done < len(data):
                 done += os.write(self._descriptor, data[done:])
         except OSError:
-            self._close_file()
+            self.close()
         ends = list(accumulate(map(len, pieces)))
         self.failures += sum(end > done for end in ends)
         if done:
             self._is_torn = done not in ends
         if fcntl is None:  # pragma: no cover  Windows does not rename an open file
-            self._close_file()
+            self.close()
 
     def open(self) -> None:
         """Open the file at the path, and rotate it first if it is full. Raise `OSError`."""
         if self._descriptor >= 0 and not self._is_at_path():
-            self._close_file()
+            self.close()
         if self._descriptor < 0:
             self._descriptor = self._open_file()
-        if self._size() >= self.maxBytes and self._rotate():
-            self._close_file()
+        if self._size() >= self.max_bytes and self._rotate():
+            self.close()
             self._descriptor = self._open_file()
 
     def _open_file(self) -> int:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
-        return os.open(self.baseFilename, flags, MODE)
+        return os.open(self.path, flags, MODE)
 
-    def _close_file(self) -> None:
+    def close(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             with suppress(OSError):
@@ -108,7 +95,7 @@ class SharedFile(logging.Handler):
     def _is_at_path(self) -> bool:
         """Return whether the open file is still the one at the path, neither rotated nor removed."""
         try:
-            return os.path.samestat(os.fstat(self._descriptor), os.stat(self.baseFilename))  # noqa: PTH116
+            return os.path.samestat(os.fstat(self._descriptor), self.path.stat())
         except OSError:
             return False
 
@@ -123,7 +110,7 @@ class SharedFile(logging.Handler):
         Another process may hold the lock because it rotates the file, or in order to block the rotation. At twice the
         limit, the lock is ignored.
         """
-        if not self._take_lock() and self._size() < 2 * self.maxBytes:
+        if not self._take_lock() and self._size() < 2 * self.max_bytes:
             return False
         try:
             if self._is_at_path():  # else another process has rotated it
@@ -147,8 +134,8 @@ class SharedFile(logging.Handler):
 
     def _rename(self) -> None:
         if fcntl is None:  # pragma: no cover
-            self._close_file()
-        real = os.path.realpath(self.baseFilename)
+            self.close()
+        real = os.path.realpath(self.path)
         aside = f"{real}.rotating"
         with suppress(FileNotFoundError):
             os.replace(aside, f"{real}.1")  # noqa: PTH105  left by a process that ended in between
@@ -157,10 +144,6 @@ class SharedFile(logging.Handler):
             with suppress(FileNotFoundError):
                 os.replace(f"{real}.{number}", f"{real}.{number + 1}")  # noqa: PTH105
         os.replace(aside, f"{real}.1")  # noqa: PTH105
-
-    def close(self) -> None:
-        self._close_file()
-        super().close()
 
 
 class LogThread(logging.Handler):
@@ -175,7 +158,6 @@ class LogThread(logging.Handler):
     def __init__(self, file: SharedFile) -> None:
         super().__init__()
         self.file = file
-        self.setFormatter(file.formatter)
         self._lost = 0
         self._is_closed = False
         self._reset()

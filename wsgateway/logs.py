@@ -156,14 +156,6 @@ def _indented(text: str) -> str:
     return "\n".join("    " + escape_controls(cut(line, MAX_TEXT)) for line in text.splitlines())
 
 
-class LogFile(SharedFile):
-    """`WebSocket.log`: one file for all gateways of a host."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self.setFormatter(LineFormatter())
-
-
 def log_to_terminal() -> None:
     """Print the lines of gateways, and warnings of uvicorn and asyncio, on standard error."""
     console = logging.StreamHandler()
@@ -176,12 +168,14 @@ def log_to_file(path: Path) -> None:
 
     A second call for the same file does nothing. Raise `OSError` if the file cannot be written.
     """
-    file = LogFile(path)
+    file = SharedFile(path)
     file.open()  # an error in the thread would only be counted
-    if any(handler.file.baseFilename == file.baseFilename for handler in _file_handlers()):
+    if any(handler.file.path == file.path for handler in _file_handlers()):
         file.close()
     else:
-        _add_handler(LogThread(file))
+        handler = LogThread(file)
+        handler.setFormatter(LineFormatter())
+        _add_handler(handler)
 
 
 def log_failures() -> int:
@@ -232,7 +226,7 @@ def _end_of_file() -> list[str]:
     if not handlers:
         return []
     try:
-        with Path(handlers[0].file.baseFilename).open("rb") as file:
+        with handlers[0].file.path.open("rb") as file:
             size = file.seek(0, 2)
             file.seek(max(0, size - MAX_TAIL))
             return file.read().decode("utf-8", "replace").splitlines()

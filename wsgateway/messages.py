@@ -57,9 +57,6 @@ class Message:
                     self._deflated = _framed(0xC1 if self.text is not None else 0xC2, data)
         return self._deflated
 
-    def __len__(self) -> int:
-        return len(self.payload)
-
 
 class Sent(NamedTuple):
     """The result of one message: how many `recipients` were chosen, and for how many it was `queued` or `dropped`.
@@ -127,7 +124,7 @@ def decode_json(body: bytes) -> Any:
         if body.count(b"[") + body.count(b"{") > MAX_DEPTH:
             _check_depth(value)
         if _SURROGATE_ESCAPE.search(body):
-            json.dumps(value, ensure_ascii=False).encode()
+            ENCODER.encode(value).encode()
     except UnicodeDecodeError as exc:
         raise MessageError(f"the body is not UTF-8: byte {exc.start} is 0x{body[exc.start]:02x}") from exc
     except UnicodeEncodeError as exc:

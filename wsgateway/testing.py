@@ -10,6 +10,7 @@ have a time limit.
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -107,5 +108,4 @@ class Client:
 
 def replaced(settings: Settings) -> Settings:
     """Return `settings` with a free port of loopback."""
-    values = {name: getattr(settings, name) for name in settings.__slots__}
-    return Settings(**{**values, "host": "127.0.0.1", "port": 0, "uds": None})
+    return replace(settings, host="127.0.0.1", port=0, uds=None)

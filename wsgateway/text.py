@@ -1,6 +1,7 @@
 """Text for people: cut, without secrets, and without control characters. No I/O."""
 
 import re
+import reprlib
 
 # Each expression takes time proportional to the length of the text, because a remote peer may have written it.
 _WORD = re.compile(r"[^ \t\r\n]+")
@@ -9,10 +10,24 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 _HOST = re.compile(r"(?:[\w.~-]*|\[[0-9A-Fa-f:.%\w]*\])(?::[0-9]{1,5})?")
 _NEXT_SERVER = re.compile(r",(?=(?:nats|tls|ws|wss)://)", re.IGNORECASE)
 
+MAX_SHOWN = 60
+"""Maximum number of characters of a value that a `repr` shows."""
+
 
 def cut(text: str, length: int) -> str:
     """Return `text`, or its first `length` characters and `…` if it is longer."""
     return text if len(text) <= length else f"{text[:length]}…"
+
+
+def short(value: object) -> str:
+    """Return `repr(value)`, cut to `MAX_SHOWN` characters. Never raise, whatever the value's own `repr` does."""
+    if isinstance(value, (str, bytes)):
+        value = value[:MAX_SHOWN]  # a long one takes milliseconds
+    try:
+        text = reprlib.repr(value) if isinstance(value, (dict, list, tuple, set)) else repr(value)
+    except Exception as exc:
+        text = f"<{type(value).__name__}, whose repr raised {type(exc).__name__}>"
+    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + "…"
 
 
 def mask_query(text: str) -> str:

@@ -10,7 +10,6 @@ import pytest
 from starlette.requests import Request
 
 from wsgateway import Event, Gateway, HookError, Refused
-from wsgateway.hub.connection import short
 from wsgateway.testing import Client, RecordingListener, serve
 
 # repr
@@ -77,20 +76,6 @@ async def test_an_event_without_a_connection_shows_the_names_in_its_data() -> No
         "<Event gateway='default' conn=None message={'a': [1]} data=['token']>",
         f"<Event gateway='default' conn=None message=b'{'x' * 57}… connections=[]>",
     ]
-
-
-class Rude:
-    def __repr__(self) -> str:
-        raise LookupError
-
-
-@pytest.mark.parametrize(
-    "value", ["x" * 10**7, b"\x00" * 10**7, list(range(10**6)), {"a": {"b": Rude()}}, Rude(), [Rude()], "\n\x1b\ud800"]
-)
-def test_any_value_is_shown_shortly(value: Any) -> None:
-    text = short(value)
-    assert len(text) <= 60
-    assert text.isprintable()
 
 
 # Recipients and messages that are none

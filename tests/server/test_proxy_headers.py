@@ -12,6 +12,7 @@ import pytest
 from tests.raw import Raw, upgrade
 from wsgateway import Gateway
 from wsgateway.config.addresses import REMOTE_END, RemoteEnd
+from wsgateway.config.exposure import ALLOW_IPS
 from wsgateway.server.proxy_headers import ForwardedHeaders
 from wsgateway.server.serving import serving
 
@@ -34,7 +35,11 @@ async def seen(
 
     scope: dict[str, Any] = {"type": kind, "scheme": "ws" if kind == "websocket" else "http", "client": client}
     scope |= {"headers": list(headers), "extensions": {} if peer is None else {REMOTE_END: peer}}
-    await ForwardedHeaders(app, trusted)(scope, None, None)  # type: ignore[arg-type]  # the application uses neither
+    with pytest.MonkeyPatch.context() as patch:
+        if trusted is not None:
+            patch.setenv(ALLOW_IPS, trusted)
+        middleware = ForwardedHeaders(app)
+    await middleware(scope, None, None)  # type: ignore[arg-type]  # the application uses neither
     found = scopes[0]["client"]
     return (found[0] if found else ""), scopes[0]["scheme"]
 

@@ -3,7 +3,6 @@
 Knows neither sockets nor listeners. A transport carries the bytes, and `wake` notifies it.
 """
 
-import reprlib
 import secrets
 import time
 from collections import deque
@@ -25,6 +24,7 @@ from wsgateway.limits import Backlog
 from wsgateway.logs import GatewayLog
 from wsgateway.messages import Message, encode
 from wsgateway.metrics import Metrics
+from wsgateway.text import short
 
 
 class Transport(Protocol):
@@ -348,18 +348,3 @@ class WatchedConnection(Connection):
     @marked
     def close(self, code: int = 1000, reason: str = "") -> Coroutine[Any, Any, None]:
         return WatchedCoroutine(super().close(code, reason), self._log, what="conn.close", conn=self.id, depth=2)
-
-
-MAX_SHOWN = 60
-"""Maximum number of characters of a value that a `repr` shows."""
-
-
-def short(value: object) -> str:
-    """Return `repr(value)`, cut to `MAX_SHOWN` characters. Never raise, whatever the value's own `repr` does."""
-    if isinstance(value, (str, bytes)):
-        value = value[:MAX_SHOWN]  # a long one takes milliseconds
-    try:
-        text = reprlib.repr(value) if isinstance(value, (dict, list, tuple, set)) else repr(value)
-    except Exception as exc:
-        text = f"<{type(value).__name__}, whose repr raised {type(exc).__name__}>"
-    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + "…"

@@ -23,11 +23,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from operator import length_hint
 
-from wsgateway.hub.connection import Connection, short
+from wsgateway.hub.connection import Connection
 from wsgateway.hub.recording import Recording
 from wsgateway.logs import GatewayLog
 from wsgateway.messages import Message, Sent
 from wsgateway.metrics import Metrics
+from wsgateway.text import short
 
 SLICE = 2000
 """Connections that are written to without letting the event loop serve others in between."""

@@ -53,7 +53,7 @@ def call_from_thread(home: Home, call: Callable[[], Coroutine[Any, Any, T]]) -> 
         coroutine.close()
         raise _loop_ended() from None
     while not wait((future,), LOOP_CHECK).done:
-        if loop.is_closed() or not loop.is_running():
+        if not loop.is_running():
             future.cancel()
             raise _loop_ended()
     try:
@@ -109,7 +109,7 @@ async def call_on(
     future = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(run_app(), loop))
     try:
         while not (await asyncio.wait((future,), timeout=LOOP_CHECK))[0]:
-            if loop.is_closed() or not loop.is_running():
+            if not loop.is_running():
                 raise _loop_ended()
         await future
     finally:

@@ -10,7 +10,7 @@ from typing import Any
 from wsgateway.auth.masking import shown_subprotocols
 from wsgateway.config.settings import Settings
 from wsgateway.exceptions import HookError, MessageError, Refused
-from wsgateway.hub.connection import Connection, short
+from wsgateway.hub.connection import Connection
 from wsgateway.hub.pubsub import PubSub
 from wsgateway.listeners.event import Event, EventGateway
 from wsgateway.listeners.inbox import AwaitedCall, Call, CloseCall, Inbox, TimeLimit
@@ -19,6 +19,7 @@ from wsgateway.listeners.runner import Runner, current_call
 from wsgateway.logs import GatewayLog
 from wsgateway.messages import Sent, encode
 from wsgateway.metrics import Metrics
+from wsgateway.text import short
 
 MAX_NESTED_SENDS = 8
 """Maximum depth of nested calls of `gateway.send`, each in the `on_message` of the one around it."""

@@ -3,9 +3,10 @@
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-from wsgateway.hub.connection import Connection, short
+from wsgateway.hub.connection import Connection
 from wsgateway.hub.hub import Connections
 from wsgateway.messages import Sent
+from wsgateway.text import short
 
 
 class EventGateway(Protocol):

@@ -173,5 +173,8 @@ def _candidates(module: ModuleType, hooks: Iterable[str]) -> dict[str, tuple[str
 
 
 def _defined(module: ModuleType) -> dict[str, object]:
-    kinds = {name: value if isinstance(value, type) else type(value) for name, value in names_of(module).items()}
-    return {name: value for name, value in names_of(module).items() if kinds[name].__module__ == module.__name__}
+    return {
+        name: value
+        for name, value in names_of(module).items()
+        if (value if isinstance(value, type) else type(value)).__module__ == module.__name__
+    }

@@ -46,7 +46,7 @@ class Session:
         self._ended = ended
         self._inbox = Inbox()
         rate = settings.message_rate
-        self._rate = Bucket(rate, settings.message_burst or rate, time.monotonic()) if rate else None
+        self._rate = Bucket(rate, settings.message_burst, conn.opened_clock) if rate else None
         transport.attach(self, conn)
 
     async def handshake(self) -> str | None:

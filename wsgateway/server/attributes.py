@@ -1,11 +1,10 @@
 """The undocumented attributes of uvicorn's protocols that this room requires."""
 
 import functools
-import logging
 
 import uvicorn
 
-logger = logging.getLogger("wsgateway")
+from wsgateway.logs import logger
 
 NEEDED_HTTP = (
     "app_state",

@@ -24,10 +24,9 @@ class ForwardedHeaders:
     the permissions of that file determine which processes may connect.
     """
 
-    def __init__(self, app: ASGIApp, trusted: str | None = None) -> None:
-        """`trusted` has the form of `FORWARDED_ALLOW_IPS`. None reads that variable."""
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        allowed = trusted if trusted is not None else os.environ.get(ALLOW_IPS, "127.0.0.1,::1")
+        allowed = os.environ.get(ALLOW_IPS, "127.0.0.1,::1")
         # only for its set of trusted hosts: as a middleware it compares addresses as text
         self._trusted = ProxyHeadersMiddleware(app, allowed).trusted_hosts  # type: ignore[arg-type]  # its own ASGI types
 

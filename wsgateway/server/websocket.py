@@ -97,19 +97,21 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         if not self.handshake_initiated:  # uvicorn's own HTTP protocol has written out the request
             super().data_received(data)
             return
-        self.early = bytearray(self.early) + data
+        self.early += data
         self._read_on()
 
     def _read_on(self) -> None:
         """Parse what was received, as far as that is allowed now."""
         cutter = self._cutter = self._cutter or FrameCutter()
+        self.early = bytearray(self.early)  # so that removing a frame does not copy the rest
         while self.early and self._may_parse():
             if self._is_unparsed:
                 self._is_unparsed = False
                 self.conn.receive_data(b"GET / HTTP/1.1\r\n\r\n")
                 self.conn.events_received()
             end = cutter.cut(self.early, 0)
-            data, self.early = bytes(self.early[:end]), self.early[end:]
+            data = bytes(self.early[:end])
+            del self.early[:end]
             super().data_received(data)
             if self.close_sent and cutter.is_between_frames:  # the client still sends after the close frame
                 self._abort_later()
