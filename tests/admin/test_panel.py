@@ -214,6 +214,15 @@ async def test_a_password_in_the_file_counts_after_a_reload(tmp_path: Path) -> N
         assert "Gateways" in (await somebody.submit("/login", {"password": "correct horse"})).text
 
 
+async def test_a_reload_in_the_panel_that_replaces_a_token_ends_its_login(tmp_path: Path) -> None:
+    text = FILE + '[admin]\ntoken = ["{}"]\n'
+    async with admin(tmp_path, text.format("the first")) as (_, url), visitor(url) as somebody:
+        assert "New gateway" in (await somebody.submit("/login", {"password": "the first"})).text
+        (tmp_path / "wsgateway.toml").write_text(text.format("the second"))
+        assert (await somebody.submit("/", {"action": "reload"})).url.path == "/login"
+        assert (await somebody.get("/")).url.path == "/login"
+
+
 async def test_a_password_closes_rest_without_a_token_too(tmp_path: Path) -> None:
     async with admin(tmp_path, FILE) as (_, url), httpx.AsyncClient(base_url=url) as http:
         assert (await http.get("/api/gateways")).status_code == 200
