@@ -323,7 +323,7 @@ async def test_what_clients_say_is_text_on_every_page(tmp_path: Path) -> None:
             await socket.close(4000, "<script>bye\r\n")
         with anyio.fail_after(5):
             while "&lt;script&gt;bye" not in (await http.get("/log")).text:
-                await asyncio.sleep(0)
+                await asyncio.sleep(0)  # nothing reports a new line of the log
         assert "<script>" not in (await http.get("/log")).text
 
 
@@ -504,7 +504,7 @@ async def test_a_connection_is_recorded_while_a_page_shows_it_and_costs_nothing_
             assert (pushed["in"], pushed["out"], pushed["dropped"]) == (1, 2, 0)
         with anyio.fail_after(10):
             while conn.recording is not None:
-                await asyncio.sleep(0)
+                await asyncio.sleep(0)  # nothing reports the end of a recording
         await gateway.send("after")
         assert await client.receive() == "after"
         assert gateway.messages_out(conn) == 3
