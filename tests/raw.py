@@ -73,18 +73,22 @@ async def connect(url: str, *, buffer: int = 0) -> Raw:
     return Raw(await anyio.abc.SocketStream.from_socket(sock))
 
 
+def head(first: str, *headers: str, host: str = "localhost") -> bytes:
+    """The head of a request to `host`, whose first line is `first`."""
+    return "\r\n".join([first, f"Host: {host}", *headers, "\r\n"]).encode()
+
+
 def upgrade(*headers: str, path: str = "/ws", host: str = "localhost") -> bytes:
     """A handshake as every client sends it, and `headers`."""
-    lines = [
+    return head(
         f"GET {path} HTTP/1.1",
-        f"Host: {host}",
         "Upgrade: websocket",
         "Connection: Upgrade",
         f"Sec-WebSocket-Key: {KEY}",
         "Sec-WebSocket-Version: 13",
         *(header for header in headers if header),
-    ]
-    return "\r\n".join([*lines, "\r\n"]).encode()
+        host=host,
+    )
 
 
 async def handshake(url: str, *headers: str, path: str = "/ws", buffer: int = 0) -> tuple[Raw, bytes]:
@@ -95,22 +99,11 @@ async def handshake(url: str, *headers: str, path: str = "/ws", buffer: int = 0)
     return raw, head
 
 
-def head(first: str, *headers: str) -> bytes:
-    """The head of a request to localhost, whose first line is `first`."""
-    return "\r\n".join([first, "Host: localhost", *headers, "\r\n"]).encode()
-
-
 def post(body: object, *headers: str, path: str = "/send") -> bytes:
     """A `POST` of `body`, as JSON unless it is bytes."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    lines = [
-        f"POST {path} HTTP/1.1",
-        "Host: localhost",
-        "Content-Type: application/json",
-        f"Content-Length: {len(data)}",
-        *headers,
-    ]
-    return "\r\n".join([*lines, "\r\n"]).encode() + data
+    lines = [f"POST {path} HTTP/1.1", "Content-Type: application/json", f"Content-Length: {len(data)}"]
+    return head(*lines, *headers) + data
 
 
 def masked(first: int, payload: bytes, *, mask: bytes = b"\x01\x02\x03\x04") -> bytes:

@@ -80,7 +80,7 @@ class PlainUvicorn:
             while not server.started:
                 if task.done():
                     task.result()
-                await anyio.sleep(0.01)
+                await anyio.sleep(0.01)  # uvicorn does not report it
         try:
             yield f"http://127.0.0.1:{listening.getsockname()[1]}"
         finally:
@@ -109,7 +109,7 @@ class Hypercorn:
                 except OSError:
                     if task.done():
                         task.result()
-                    await anyio.sleep(0.01)
+                    await anyio.sleep(0.01)  # hypercorn does not report it
         try:
             yield f"http://127.0.0.1:{port}"
         finally:

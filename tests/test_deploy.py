@@ -109,7 +109,7 @@ async def both_count(site: Site) -> None:
     """Wait until two processes, no more, count what is sent."""
     with anyio.fail_after(60):
         while (sent := await send(site, "is anybody there?"))["nodes"] != 2 or not sent["complete"]:
-            await anyio.sleep(0.02)
+            await anyio.sleep(0.02)  # other processes meet
 
 
 # Through the proxies
@@ -291,7 +291,7 @@ async def answered(statuses: list[int], count: int) -> None:
     wanted = len(statuses) + count
     with anyio.fail_after(60):
         while len(statuses) < wanted:
-            await anyio.sleep(0.01)
+            await anyio.sleep(0.01)  # a list that another task fills
 
 
 @pytest.mark.parametrize("proxy", PROXIES)
@@ -300,9 +300,9 @@ async def test_a_roll_answers_every_call(proxy: Proxy, tmp_path: Path) -> None:
         served.process.send_signal(signal.SIGUSR2)
         with anyio.fail_after(120):
             while len(replaced := re.findall(r"replaces worker (\d+)", served.stderr)) < 2:
-                await anyio.sleep(0.02)
+                await anyio.sleep(0.02)  # another process writes it
             while any(Path(f"/proc/{pid}").exists() for pid in replaced):
-                await anyio.sleep(0.02)
+                await anyio.sleep(0.02)  # the end of processes that are not children of this one
     assert set(statuses) == {200}
 
 
@@ -331,7 +331,7 @@ async def test_when_one_server_ends_its_clients_come_back_to_the_other(proxy: Pr
             if proxy is caddy:  # before 2.11.2 it cannot send a POST elsewhere until it knows
                 with anyio.fail_after(60):
                     while "HTTP request failed" not in (tmp_path / "proxy.txt").read_text():
-                        await anyio.sleep(0.1)
+                        await anyio.sleep(0.1)  # another process writes it
             assert (await send(site, "all here"))["queued"] == 4 + sum(node != ended for node in nodes)
 
 
@@ -398,7 +398,7 @@ async def test_a_reload_of_the_unit_takes_new_settings_over_and_touches_nothing_
             subprocess.run(shlex.split(command), check=True)
             with anyio.fail_after(60):
                 while "1 gateways were changed" not in served.stderr:
-                    await anyio.sleep(0.02)
+                    await anyio.sleep(0.02)  # another process writes it
             await ann.send("hi")
             assert await ann.receive() == "hi"
         assert served.terminate() == 0

@@ -144,7 +144,7 @@ async def test_the_workers_of_uvicorn_reach_the_clients_of_all(tmp_path: Path) -
             async with httpx.AsyncClient() as http, AsyncExitStack() as stack:
                 with anyio.fail_after(30):
                     while await counted(http, url) != (2, True):
-                        await anyio.sleep(0.05)
+                        await anyio.sleep(0.05)  # other processes start and meet
                 clients = [await stack.enter_async_context(Client(url)) for _ in range(8)]
                 answer = (await http.post(url + "/send", json={"message": "hi"})).json()
                 assert (answer["queued"], answer["nodes"]) == (8, 2)

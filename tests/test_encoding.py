@@ -292,7 +292,7 @@ async def test_a_message_that_the_hook_changes_in_place_is_sent_as_changed() -> 
     async with serve(gateway) as url, Client(url) as ann, Client(url) as bob:
         with anyio.fail_after(10):
             while len(gateway.connections) < 2:
-                await anyio.sleep(0.01)
+                await anyio.sleep(0.01)  # this listener does not report new connections
         await gateway.send({"n": 1})
         assert await ann.receive_json() == await bob.receive_json() == {"n": 2}
 

@@ -27,7 +27,7 @@ def serve(request: pytest.FixtureRequest) -> Serve:
 async def test_on_handshake_has_a_limit_of_its_own(serve: Serve) -> None:
     class Listener:
         async def on_handshake(self, event: Event) -> None:
-            await anyio.sleep(60)
+            await anyio.sleep(60)  # longer than handshake_timeout
 
     async with serve(Gateway(Listener, handshake_timeout=0.2)) as url:
         with pytest.raises(InvalidStatus, match="503"):
@@ -94,7 +94,7 @@ async def test_who_sends_too_often_is_closed_3013_and_the_others_go_on(serve: Se
 async def until(condition: Callable[[], bool]) -> None:
     with anyio.fail_after(10):
         while not condition():
-            await anyio.sleep(0.01)
+            await anyio.sleep(0.01)  # nothing reports these figures
 
 
 async def test_an_address_that_connects_too_often_is_429(serve: Serve) -> None:

@@ -21,7 +21,7 @@ async def leaving(broker: str | None = None) -> AsyncIterator[tuple[AsyncExitSta
         url = await stack.enter_async_context(serve(gateway))
         with anyio.fail_after(30):
             while gateway.inspector.has_running_peers is not bool(broker):
-                await anyio.sleep(0.01)
+                await anyio.sleep(0.01)  # nothing reports a new peer
         yield stack, url
 
 
@@ -58,7 +58,7 @@ async def refused(url: str) -> None:
                 await (await connect(url)).stream.aclose()
             except OSError:
                 return
-            await anyio.sleep(0.01)
+            await anyio.sleep(0.01)  # nothing reports that the server has closed its socket
 
 
 async def test_a_post_on_an_idle_connection_is_answered_and_the_last_one(broker: str) -> None:

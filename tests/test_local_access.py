@@ -213,7 +213,7 @@ async def test_the_application_for_uvicorn_follows_its_command_line_too(
                         assert await statuses(f"http://127.0.0.1:{port}") == expected
                         break
                     except httpx.ConnectError:
-                        await anyio.sleep(0.05)
+                        await anyio.sleep(0.05)  # another process begins to listen
         finally:
             process.kill()
 
@@ -442,7 +442,7 @@ async def test_a_flag_opens_the_admin_interface(tmp_path: Path) -> None:
                             answer = await http.get(f"http://127.0.0.1:{port}/api/gateways")
                         break
                     except httpx.ConnectError:
-                        await anyio.sleep(0.05)
+                        await anyio.sleep(0.05)  # another process begins to listen
             assert answer.status_code == expected
             served.terminate()
             assert ("local_access is true although allowed_hosts is set" in served.stderr) is bool(more)

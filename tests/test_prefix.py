@@ -20,41 +20,10 @@ from wsgateway import Gateway
 from wsgateway.admin import Panel
 from wsgateway.admin.passwords import hash_password, write_password
 from wsgateway.auth.admin import Access
-from wsgateway.gateway.http.paths import relative_path, way_up
 from wsgateway.testing import Client, serve
 
 PASSWORD = "correct horse"
 CHAT = "[admin]\nport = 0\n[gateways.chat]\nport = 0\n"
-
-
-@pytest.mark.parametrize(
-    ("raw", "root", "path", "up"),
-    [
-        ("/", "", "/", "."),
-        ("/log", "", "/log", "."),
-        ("/gateways/chat/edit", "", "/gateways/chat/edit", "../.."),
-        ("/live/", "/live", "/live/", "."),
-        ("/live/log", "/live", "/live/log", "."),
-        ("/live/gateways/chat", "/live", "/live/gateways/chat", ".."),
-        ("/live", "/live", "/live", "./live"),
-        ("/live//", "/live", "/live//", ".."),
-        ("//", "", "//", ".."),
-        ("/a/b", "/a/b", "/a/b", "./b"),
-        ("/a:b", "/a:b", "/a:b", "./a:b"),
-        ("/caf%C3%A9", "/café", "/café", "./caf%C3%A9"),
-        ("/caf%C3%A9/log", "/café", "/café/log", "."),
-        ("/caf%25C3%25A9/log", "/caf%C3%A9", "/caf%C3%A9/log", "."),
-        ("/a%20b/gateways/a%2Fb", "/a b", "/a b/gateways/a/b", ".."),
-        ("/live/log/log", "/live/log", "/live/log/log", "."),
-        ("/live/", "", "/", "."),  # Litestar
-        ("/live", "", "/", "./live"),
-        ("/live/log", "", "/log/", "."),
-    ],
-)
-def test_the_way_up_leads_from_the_page_to_the_mount(raw: str, root: str, path: str, up: str) -> None:
-    scope = {"path": path, "root_path": root, "raw_path": raw.encode()}
-    assert way_up(scope) == up
-    assert way_up({**scope, "path": relative_path(scope), "root_path": ""}) == up
 
 
 async def shows_the_test_page(http: httpx.AsyncClient, url: str) -> None:

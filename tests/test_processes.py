@@ -262,7 +262,7 @@ async def test_a_roll_replaces_each_and_all_clients_come_back(start: Any, people
         while (await server.ask("GET", "/gateways/default"))["connections"] < len(clients):
             for task in staying:
                 assert not task.done(), task.exception()
-            await anyio.sleep(0.05)
+            await anyio.sleep(0.05)  # another process is asked
     assert len(await server.has_workers(2)) == 2
     for task in staying:
         task.cancel()

@@ -62,7 +62,7 @@ async def test_the_first_example_runs_and_its_curl_line_pushes(tmp_path: Path) -
                         assert (await http.get(url + "/ready")).status_code == 200
                         break
                     except httpx.ConnectError:
-                        await anyio.sleep(0.05)
+                        await anyio.sleep(0.05)  # another process begins to listen
         async with Client(url) as ann:
             pushed = await anyio.run_process(["sh", "-c", curl.replace("8000", port)])
             assert b'"queued":1' in pushed.stdout

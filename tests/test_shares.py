@@ -52,13 +52,13 @@ async def piped(gateway: Gateway, **options: Any) -> AsyncIterator[Pipe]:
         pipe = await joined(gateway, **options)
         yield pipe
         pipe.abort()
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # the pipe reports its end in the next iteration
 
 
 async def until(condition: Callable[[], bool], *, seconds: float = 30) -> None:
     with anyio.fail_after(seconds):
         while not condition():
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # one iteration of the event loop
 
 
 def pongs(pipe: Pipe) -> int:
@@ -78,7 +78,7 @@ async def test_a_read_of_very_many_frames_takes_many_iterations(flood: str) -> N
         iterations = 0
         while b"\x8a\x03end" not in pipe.written:
             before = gateway.metrics.messages_in + pongs(pipe)
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # one iteration of the event loop
             iterations += 1
             assert gateway.metrics.messages_in + pongs(pipe) - before <= 3 * MAX_FRAMES
         assert iterations >= 100
@@ -91,7 +91,7 @@ async def test_reading_stops_until_the_next_iteration_after_a_full_read_too() ->
     async with piped(Gateway(Ignoring(), max_message_size=300_000, **QUIET)) as pipe:
         pipe.socket.data_received(masked(0x82, b"x" * 260_000))
         assert not pipe.is_reading
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # one iteration of the event loop
         assert pipe.is_reading
 
 
@@ -133,11 +133,11 @@ async def test_pings_of_a_client_that_does_not_read_wait_as_they_came() -> None:
     async with piped(Gateway(Ignoring(), **QUIET), limit=1000) as pipe:
         pipe.socket.data_received(masked(0x89, b"x" * 100) * 2000)
         for _ in range(300):
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # one iteration of the event loop
         assert len(pipe.written) < 2 * MAX_FRAMES * 102
         for _ in range(300):
             pipe.read(10**9)
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # one iteration of the event loop
         assert pipe.written.count(b"\x8a\x64") == 2000
 
 
@@ -205,7 +205,7 @@ async def test_plain_asgi_serves_others_between_the_messages_of_one_client() -> 
     async def bystander() -> None:
         while True:
             turns.append(len(calls))
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # one iteration of the event loop
 
     calls: list[None] = []
     scope = {"type": "websocket", "path": "/ws", "headers": [(b"host", b"localhost")], "client": ("127.0.0.1", 1)}
@@ -291,7 +291,7 @@ async def test_inflating_takes_its_share_of_an_iteration_too() -> None:
         pipe.socket.data_received(masked(0xC2, bomb(65_000)) * 500)
         while gateway.metrics.messages_in < 500:
             before = gateway.metrics.messages_in
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # one iteration of the event loop
             assert gateway.metrics.messages_in - before <= 10
 
 

@@ -1,6 +1,5 @@
 """The panel in a real browser, on a real server."""
 
-import asyncio
 import os
 import re
 from collections.abc import AsyncIterator
@@ -306,7 +305,7 @@ async def test_without_scripts_the_pages_work_too(browser: Browser, tmp_path: Pa
         await page.get_by_role("button", name="Stop").click()
         with anyio.fail_after(10):
             while supervisor.state("chat") != "stopped":
-                await asyncio.sleep(0)
+                await supervisor.changed(1)
         await page.goto(url)
         await expect(state(page, "chat")).to_have_text("stopped")
     await context.close()

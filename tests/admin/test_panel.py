@@ -214,6 +214,15 @@ async def test_a_password_in_the_file_counts_after_a_reload(tmp_path: Path) -> N
         assert "Gateways" in (await somebody.submit("/login", {"password": "correct horse"})).text
 
 
+async def test_a_reload_in_the_panel_that_replaces_a_token_ends_its_login(tmp_path: Path) -> None:
+    text = FILE + '[admin]\ntoken = ["{}"]\n'
+    async with admin(tmp_path, text.format("the first")) as (_, url), visitor(url) as somebody:
+        assert "New gateway" in (await somebody.submit("/login", {"password": "the first"})).text
+        (tmp_path / "wsgateway.toml").write_text(text.format("the second"))
+        assert (await somebody.submit("/", {"action": "reload"})).url.path == "/login"
+        assert (await somebody.get("/")).url.path == "/login"
+
+
 async def test_a_password_closes_rest_without_a_token_too(tmp_path: Path) -> None:
     async with admin(tmp_path, FILE) as (_, url), httpx.AsyncClient(base_url=url) as http:
         assert (await http.get("/api/gateways")).status_code == 200
@@ -314,7 +323,7 @@ async def test_what_clients_say_is_text_on_every_page(tmp_path: Path) -> None:
             await socket.close(4000, "<script>bye\r\n")
         with anyio.fail_after(5):
             while "&lt;script&gt;bye" not in (await http.get("/log")).text:
-                await asyncio.sleep(0)
+                await asyncio.sleep(0)  # nothing reports a new line of the log
         assert "<script>" not in (await http.get("/log")).text
 
 
@@ -495,7 +504,7 @@ async def test_a_connection_is_recorded_while_a_page_shows_it_and_costs_nothing_
             assert (pushed["in"], pushed["out"], pushed["dropped"]) == (1, 2, 0)
         with anyio.fail_after(10):
             while conn.recording is not None:
-                await asyncio.sleep(0)
+                await asyncio.sleep(0)  # nothing reports the end of a recording
         await gateway.send("after")
         assert await client.receive() == "after"
         assert gateway.messages_out(conn) == 3

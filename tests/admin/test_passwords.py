@@ -15,11 +15,20 @@ from tests import processes
 from wsgateway.admin.logins import Login, Logins
 from wsgateway.admin.passwords import MAX_ENDED, Passwords, hash_password, matches, write_password
 from wsgateway.auth.admin import Access
+from wsgateway.config.settings import AdminSettings
 
 OLD_HASH = "scrypt:15:8:1:1uvC07JMHx2_yE6YpnSjRA==:lErBY26issNhAMoNfYW4m0zfBhvou6AvgaRmKa53x_k="
 """`correct horse`, hashed with less work than today."""
 
 NOW = int(time.time())
+
+
+def passwords_in(path: Path) -> Passwords:
+    return Passwords(AdminSettings(password_file=path.name), path.parent)
+
+
+def passwords_of(hashed: str) -> Passwords:
+    return Passwords(AdminSettings(password_hash=hashed, password_file=""), Path())
 
 
 def test_a_hash_matches_its_password_only() -> None:
@@ -36,7 +45,7 @@ def test_a_hash_takes_the_work_that_owasp_asks_for() -> None:
 
 
 def test_a_hash_of_less_work_still_counts_and_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
-    passwords = Passwords(full=OLD_HASH)
+    passwords = passwords_of(OLD_HASH)
     assert passwords.access_of("correct horsf") is Access.NONE
     assert "wsgateway password" not in caplog.text
     for _ in range(2):
@@ -70,7 +79,7 @@ def test_the_file_is_for_its_owner_only(tmp_path: Path) -> None:
 
 def test_each_password_opens_what_it_is_for(tmp_path: Path) -> None:
     path = tmp_path / "passwords"
-    passwords = Passwords(path=path)
+    passwords = passwords_in(path)
     assert not passwords.is_set()
     write_password(path, "may do all", Access.FULL)
     write_password(path, "may only look", Access.READ)
@@ -85,7 +94,7 @@ def test_a_file_that_cannot_be_read_lets_nobody_in(tmp_path: Path) -> None:
     path = tmp_path / "passwords"
     path.write_text("{")
     path.chmod(0o600)
-    passwords = Passwords(path=path)
+    passwords = passwords_in(path)
     assert passwords.is_set()
     assert passwords.access_of("") is Access.NONE
 
@@ -93,7 +102,7 @@ def test_a_file_that_cannot_be_read_lets_nobody_in(tmp_path: Path) -> None:
 def test_a_new_password_ends_every_session(tmp_path: Path) -> None:
     path = tmp_path / "passwords"
     write_password(path, "the old one", Access.FULL)
-    logins = Logins(Passwords(path=path).secret)
+    logins = Logins(passwords_in(path).secret)
     cookie = logins.cookie_of(logins.begin(Access.FULL))
     assert logins.read(cookie) is not None
     write_password(path, "the new one", Access.FULL)
@@ -103,7 +112,7 @@ def test_a_new_password_ends_every_session(tmp_path: Path) -> None:
 def test_a_session_outlives_a_restart_of_the_server(tmp_path: Path) -> None:
     path = tmp_path / "passwords"
     write_password(path, "correct horse", Access.FULL)
-    before, after = Logins(Passwords(path=path).secret), Logins(Passwords(path=path).secret)
+    before, after = Logins(passwords_in(path).secret), Logins(passwords_in(path).secret)
     session = before.begin(Access.READ)
     assert after.read(before.cookie_of(session)) == session
 
@@ -120,12 +129,12 @@ def logins_of(passwords: Passwords) -> Logins:
 def test_a_session_that_was_ended_stays_so_after_a_restart_and_elsewhere(tmp_path: Path) -> None:
     path = tmp_path / "passwords"
     write_password(path, "correct horse", Access.FULL)
-    here, elsewhere = Passwords(path=path), Passwords(path=path)
+    here, elsewhere = passwords_in(path), passwords_in(path)
     logins, others = logins_of(here), logins_of(elsewhere)
     one, other = logins.begin(Access.FULL), logins.begin(Access.FULL)
     assert others.read(logins.cookie_of(one)) == one
     ended_with(here, logins, one)
-    for known in (others, logins_of(Passwords(path=path))):
+    for known in (others, logins_of(passwords_in(path))):
         assert known.read(logins.cookie_of(one)) is None
         assert known.read(logins.cookie_of(other)) == other
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -133,7 +142,7 @@ def test_a_session_that_was_ended_stays_so_after_a_restart_and_elsewhere(tmp_pat
 
 
 def test_without_a_file_every_session_ends_with_its_process() -> None:
-    before, after = Passwords(full=OLD_HASH), Passwords(full=OLD_HASH)
+    before, after = passwords_of(OLD_HASH), passwords_of(OLD_HASH)
     logins = logins_of(before)
     session = logins.begin(Access.FULL)
     ended_with(before, logins, session)
@@ -148,7 +157,7 @@ def test_the_file_keeps_few_of_the_sessions_that_were_ended(tmp_path: Path) -> N
     kept["ended"] = {f"old {number}": time.time() - 1 for number in range(5)}
     kept["ended"] |= {f"valid {number}": time.time() + 60 for number in range(MAX_ENDED)}
     path.write_text(json.dumps(kept))
-    passwords = Passwords(path=path)
+    passwords = passwords_in(path)
     passwords.keep_ended("newest", now=NOW, until=NOW + 60)
     found = json.loads(path.read_text())["ended"]
     assert len(found) == MAX_ENDED
@@ -162,9 +171,9 @@ def test_nothing_is_lost_if_several_change_the_file_at_the_same_time(tmp_path: P
     write_password(path, "the old one", Access.FULL)
     with ThreadPoolExecutor(8) as pool:
         for number in range(20):
-            pool.submit(Passwords(path=path).keep_ended, f"session {number}", now=NOW, until=NOW + 60)
+            pool.submit(passwords_in(path).keep_ended, f"session {number}", now=NOW, until=NOW + 60)
         pool.submit(write_password, path, "may only look", Access.READ)
-    passwords = Passwords(path=path)
+    passwords = passwords_in(path)
     assert all(passwords.has_ended(f"session {number}") for number in range(20))
     assert passwords.access_of("may only look") is Access.READ
     assert passwords.access_of("the old one") is Access.FULL
@@ -175,7 +184,7 @@ def test_a_file_that_cannot_be_changed_is_named_and_holds_nothing_up(
 ) -> None:
     path = tmp_path / "passwords"
     write_password(path, "correct horse", Access.FULL)
-    passwords = Passwords(path=path)
+    passwords = passwords_in(path)
     with path.open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # another process has stopped while it changed the file
         passwords.keep_ended("x", now=NOW, until=NOW + 60)
@@ -190,7 +199,7 @@ def test_a_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
     path = tmp_path / "passwords"
     write_password(path, "correct horse", Access.FULL)
     path.write_bytes(codecs.BOM_UTF8 + path.read_bytes().replace(b"\n", b"\r\n"))
-    assert Passwords(path=path).access_of("correct horse") is Access.FULL
+    assert passwords_in(path).access_of("correct horse") is Access.FULL
 
 
 @pytest.mark.parametrize(
@@ -199,7 +208,7 @@ def test_a_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
 def test_a_file_of_another_kind_lets_nobody_in(tmp_path: Path, text: str) -> None:
     path = tmp_path / "passwords"
     path.write_text(text)
-    passwords = Passwords(path=path)
+    passwords = passwords_in(path)
     assert passwords.is_set()
     assert not passwords.has_ended("x")
     assert passwords.access_of("correct horse") is Access.NONE
@@ -209,10 +218,10 @@ def test_the_command_sets_it_and_prints_a_hash(tmp_path: Path) -> None:
     done = processes.run("password", cwd=tmp_path, stdin="correct horse\n")
     assert done.returncode == 0, done.stderr
     assert "correct" not in done.stdout + done.stderr
-    assert Passwords(path=tmp_path / "wsgateway.password").access_of("correct horse") is Access.FULL
+    assert passwords_in(tmp_path / "wsgateway.password").access_of("correct horse") is Access.FULL
     printed = processes.run("password", "--hash", cwd=tmp_path, stdin="another one\n").stdout.strip()
     assert matches("another one", printed)
-    assert Passwords(path=tmp_path / "wsgateway.password").access_of("another one") is Access.NONE
+    assert passwords_in(tmp_path / "wsgateway.password").access_of("another one") is Access.NONE
 
 
 def test_the_command_refuses_a_short_one(tmp_path: Path) -> None:
@@ -226,9 +235,9 @@ def test_a_byte_order_mark_in_the_file_is_ignored(tmp_path: Path) -> None:
     path = tmp_path / "passwords"
     write_password(path, "correct horse", Access.FULL)
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
-    assert Passwords(path=path).access_of("correct horse") is Access.FULL
+    assert passwords_in(path).access_of("correct horse") is Access.FULL
     write_password(path, "may only look", Access.READ)
-    assert Passwords(path=path).access_of("may only look") is Access.READ
+    assert passwords_in(path).access_of("may only look") is Access.READ
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b'{"secret": "x"}', b'{"full": ""}', '{"full": "x"}'.encode("utf-16")])
@@ -236,7 +245,7 @@ def test_a_file_without_a_password_lets_nobody_in(data: bytes, tmp_path: Path) -
     path = tmp_path / "passwords"
     path.write_bytes(data)
     path.chmod(0o600)
-    passwords = Passwords(path=path)
+    passwords = passwords_in(path)
     assert passwords.is_set()
     assert passwords.access_of("") is Access.NONE
 

@@ -234,7 +234,7 @@ async def test_without_wait_the_answer_names_what_to_watch(http: httpx.AsyncClie
     assert (answer.status_code, answer.json()["state"]) == (202, "starting")
     with anyio.fail_after(10):
         while (await http.get("/api/gateways/slow")).json()["state"] != "running":
-            await anyio.sleep(0.05)
+            await anyio.sleep(0.05)  # REST is asked, which answers immediately
 
 
 async def test_a_start_that_fails_says_why(http: httpx.AsyncClient) -> None:
@@ -403,7 +403,7 @@ async def test_a_push_to_a_gateway_that_is_stopping_is_503_and_may_be_tried_agai
         tasks.start_soon(gateway.stop)
         with anyio.fail_after(10):
             while gateway.state != "stopping":
-                await anyio.sleep(0.01)
+                await anyio.sleep(0.01)  # nothing reports a new state
         answers = [await post_to(gateway, "/send", {"message": "x"})]
         answers.append(await http.post(url + "/send", json={"message": "x"}))
         listener.free.set()

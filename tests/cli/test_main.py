@@ -36,7 +36,7 @@ class Listener:
     async def on_client_close(self, event):
         self.running += 1
         self.most = max(self.most, self.running)
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # long enough that hooks overlap
         self.running -= 1
         self.closes.append((event.conn.id, event.code))
 
@@ -282,7 +282,7 @@ async def test_sigterm_does_not_wait_for_a_hook_in_a_thread(tmp_path: Path) -> N
             await ann.send("x")
             with anyio.fail_after(10):
                 while "in" not in served.stderr.split("started")[-1]:
-                    await anyio.sleep(0.01)
+                    await anyio.sleep(0.01)  # another process writes it
             assert await anyio.to_thread.run_sync(served.terminate) == 0
 
 
@@ -295,7 +295,7 @@ async def test_a_second_sigterm_ends_it_now(tmp_path: Path) -> None:
             served.process.send_signal(signal.SIGTERM)
             with anyio.fail_after(10):
                 while "stopping" not in served.stderr:
-                    await anyio.sleep(0.01)
+                    await anyio.sleep(0.01)  # another process writes it
             served.process.send_signal(signal.SIGTERM)
             assert await anyio.to_thread.run_sync(lambda: served.process.wait(10)) == 1
 
@@ -326,7 +326,7 @@ import time
 async def on_message(event):
     print("blocking", flush=True)
     while True:
-        time.sleep(0.01)
+        time.sleep(0.01)  # the block
 """
 
 
@@ -350,7 +350,7 @@ from pathlib import Path
 
 async def on_start(event):
     Path("starting").touch()
-    await asyncio.sleep(1)
+    await asyncio.sleep(1)  # the signal comes during it
 
 async def on_stop(event):
     Path("stopped").touch()

@@ -322,7 +322,7 @@ def test_a_server_goes_on_where_nobody_reads_what_it_prints(tmp_path: Path) -> N
     with free_socket() as probe:
         port = probe.getsockname()[1]
     argv = [*COMMAND, "serve", "--port", str(port), "--no-admin-enabled"]
-    with (tmp_path / "stderr.txt").open("w+") as stderr, open("/dev/full", "w") as full:  # noqa: PTH123
+    with (tmp_path / "stderr.txt").open("w+") as stderr, Path("/dev/full").open("w") as full:
         process = subprocess.Popen(argv, stdout=full, stderr=stderr, env=environment(), cwd=tmp_path)
         try:
             for _ in range(500):

@@ -148,7 +148,7 @@ async def test_only_the_node_that_was_asked_can_answer() -> None:
 
 async def test_a_node_answers_a_limited_number_of_questions_until_it_is_closed() -> None:
     async def wait(question: Search) -> Any:
-        await anyio.sleep_forever()
+        await anyio.sleep_forever()  # hangs until the node is closed
 
     pair = Pair({Search: wait})
     for number in range(MAX_ASKED + 1):

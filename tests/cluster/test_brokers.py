@@ -107,7 +107,7 @@ async def test_a_link_may_be_closed_twice_and_leaves_no_task(service: Service) -
     await link.aclose()
     with anyio.fail_after(5):
         while asyncio.all_tasks() - before:
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # one iteration of the event loop, in which a task may end
 
 
 @pytest.mark.parametrize("url", ["redis://127.0.0.1:1", "nats://127.0.0.1:1"])
@@ -137,7 +137,7 @@ def test_a_url_that_cannot_be_used_is_reported_when_the_gateway_is_made(url: str
 
 
 def test_an_extra_that_is_missing_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsgateway.cluster.brokers.find_spec", lambda name: None)
+    monkeypatch.setattr("wsgateway.cluster.brokers.find_spec", lambda name: None)  # as without the driver
     with pytest.raises(ConfigError, match=r"pip install 'wsgateway\[redis\]'"):
         Gateway(broker="redis://localhost")
 
@@ -534,12 +534,12 @@ async def test_a_broker_that_was_killed_is_joined_again_within_5_s(kind: str) ->
         async with members(server.url, 2) as found:
             server.kill()
             await is_up(found, False)
-            await anyio.sleep(AWAY)
+            await anyio.sleep(AWAY)  # how long the broker is away
             server.start()
             await both_ways(found[0], found[1], b"again")
     with anyio.fail_after(5):
         while asyncio.all_tasks() - before:
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # one iteration of the event loop, in which a task may end
 
 
 async def test_a_broker_that_is_away_at_the_start_is_joined_when_it_comes(server: Process) -> None:
@@ -608,7 +608,7 @@ async def test_a_link_that_is_lost_as_it_is_closed_holds_nothing_up(turns: int, 
     await uplink.start()
     opened[-1].ended.set()
     for _ in range(turns):
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # one iteration of the event loop
     with anyio.fail_after(5):
         await uplink.aclose()
     opened.clear()
@@ -675,7 +675,7 @@ async def test_a_server_that_stands_still_is_noticed(server: Process) -> None:
         server.stop()
         with anyio.fail_after(15):
             await is_up(found, False)
-        await anyio.sleep(AWAY)
+        await anyio.sleep(AWAY)  # how long the server stands still
         server.go_on()
         await both_ways(found[0], found[1], b"again")
 

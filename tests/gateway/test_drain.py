@@ -42,7 +42,7 @@ import asyncio
 class Listener:
     async def on_client_close(self, event):
         if event.conn.path == "/ws/stays":
-            await asyncio.sleep(1000)
+            await asyncio.sleep(1000)  # outlives the drain
 """
 
 

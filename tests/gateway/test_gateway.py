@@ -47,7 +47,7 @@ async def test_two_starts_at_once_make_one_listener() -> None:
             made.append(1)
 
         async def on_start(self, event: Event) -> None:
-            await anyio.sleep(0)
+            await anyio.sleep(0)  # the other starts come meanwhile
 
     gateway = Gateway(listener=Listener)
     async with anyio.create_task_group() as tasks:
@@ -93,7 +93,7 @@ async def test_what_on_start_begins_may_send_at_once() -> None:
     async with gateway.lifespan():
         with anyio.fail_after(5):
             while len(sent) < 2:
-                await anyio.sleep(0)
+                await anyio.sleep(0)  # one iteration of the event loop
     assert sent == [Sent(0, 0, 0)] * 2
     assert gateway.metrics.hook_errors == {}
 
@@ -101,7 +101,7 @@ async def test_what_on_start_begins_may_send_at_once() -> None:
 async def test_an_on_start_that_hangs_fails() -> None:
     class Listener:
         async def on_start(self, event: Event) -> None:
-            await anyio.sleep_forever()
+            await anyio.sleep_forever()  # hangs, until hook_timeout
 
     with pytest.raises(StartError, match="hook_timeout"):
         await Gateway(listener=Listener, hook_timeout=0.05).start()
@@ -123,7 +123,7 @@ async def test_a_stop_gives_up_what_outlives_the_drain() -> None:
     class Listener(RecordingListener):
         async def on_message(self, event: Event) -> None:
             await super().on_message(event)
-            await anyio.sleep_forever()
+            await anyio.sleep_forever()  # outlives the drain
 
     listener = Listener()
     gateway = Gateway(listener=listener, hook_timeout=1000, drain=0.2)
@@ -247,7 +247,7 @@ async def test_nothing_is_left_after_many_connections() -> None:
         await recorder.wait_for("on_client_close", 50)
         with anyio.fail_after(5):
             while len(asyncio.all_tasks()) > before:
-                await anyio.sleep(0.01)
+                await anyio.sleep(0.01)  # nothing reports the end of the server's tasks
         gc.collect()
         assert len(connections) == 50
         assert not [found for found in connections if found() is not None]
@@ -293,7 +293,7 @@ async def test_a_stop_that_was_cancelled_is_finished() -> None:
             assert gateway.state == "stopped"
             with anyio.fail_after(5):
                 while gateway.connections:
-                    await anyio.sleep(0.01)
+                    await anyio.sleep(0.01)  # nothing reports the end of an abandoned stop
         await gateway.start()
         async with Client(url) as ann:
             await ann.send("hi")

@@ -33,19 +33,36 @@ def test_a_relative_scope_has_no_mount_point_and_leaves_the_original_unchanged()
 
 
 @pytest.mark.parametrize(
-    ("path", "root", "raw", "way"),
+    ("raw", "root", "path", "up"),
     [
+        ("/", "", "/", "."),
+        ("/log", "", "/log", "."),
+        ("/gateways/chat/edit", "", "/gateways/chat/edit", "../.."),
         ("/live/", "/live", "/live/", "."),
         ("/live/log", "/live", "/live/log", "."),
         ("/live/gateways/chat", "/live", "/live/gateways/chat", ".."),
         ("/live", "/live", "/live", "./live"),
-        ("/a b/log", "/a b", "/a%20b/log", "."),
-        ("/live/a b/c", "/live", "/live/a%20b/c", ".."),
-        ("/log", "", None, "."),
+        ("/live//", "/live", "/live//", ".."),
+        ("//", "", "//", ".."),
+        ("/a/b", "/a/b", "/a/b", "./b"),
+        ("/a:b", "/a:b", "/a:b", "./a:b"),
+        ("/caf%C3%A9", "/café", "/café", "./caf%C3%A9"),
+        ("/caf%C3%A9/log", "/café", "/café/log", "."),
+        ("/caf%25C3%25A9/log", "/caf%C3%A9", "/caf%C3%A9/log", "."),
+        ("/a%20b/gateways/a%2Fb", "/a b", "/a b/gateways/a/b", ".."),
+        ("/live/log/log", "/live/log", "/live/log/log", "."),
+        ("/live/", "", "/", "."),  # Litestar
+        ("/live", "", "/", "./live"),
+        ("/live/log", "", "/log/", "."),
+        ("/a%20b/log", "/a b", "/a b/log", "."),
+        ("/live/a%20b/c", "/live", "/live/a b/c", ".."),
+        (None, "", "/log", "."),
     ],
 )
-def test_a_page_finds_the_mount_point_by_relative_links(path: str, root: str, raw: str | None, way: str) -> None:
-    assert way_up(scope(path, root, raw)) == way
+def test_the_way_up_leads_from_the_page_to_the_mount(raw: str | None, root: str, path: str, up: str) -> None:
+    original = scope(path, root, raw)
+    assert way_up(original) == up
+    assert way_up({**original, "path": relative_path(original), "root_path": ""}) == up
 
 
 @pytest.mark.parametrize(

@@ -216,7 +216,7 @@ async def test_a_probe_needs_no_host(path: str) -> None:
 
 
 async def test_a_body_that_never_comes_is_408(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsgateway.gateway.http.problems.BODY_TIMEOUT", 0.2)
+    monkeypatch.setattr("wsgateway.gateway.http.problems.BODY_TIMEOUT", 0.2)  # a constant, so that the test is quick
     async with serve(Gateway(local_access=True)) as url:
         async with await anyio.connect_tcp("127.0.0.1", urlsplit(url).port or 0) as stream:
             head = (

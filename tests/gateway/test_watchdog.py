@@ -27,7 +27,7 @@ from wsgateway.testing import Client
 async def until(condition: Callable[[], object]) -> None:
     with anyio.fail_after(10):
         while not condition():
-            await anyio.sleep(0.01)
+            await anyio.sleep(0.01)  # nothing reports these figures
 
 
 def dogs() -> list[threading.Thread]:
@@ -62,7 +62,7 @@ def lines() -> "Lines":
 @pytest.fixture
 def said(lines: Lines, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     logger = logging.getLogger("wsgateway")
-    monkeypatch.setattr(logger, "handlers", [*logger.handlers, lines])
+    monkeypatch.setattr(logger, "handlers", [*logger.handlers, lines])  # until the test ends
     return lines.said
 
 
@@ -102,8 +102,8 @@ async def test_a_busy_loop_is_not_a_blocked_one(said: list[str]) -> None:
     dog = Watchdog(asyncio.get_running_loop(), seconds=0.3)
     dog.watch(metrics)
     for _ in range(40):
-        time.sleep(0.02)
-        await anyio.sleep(0)
+        time.sleep(0.02)  # shorter than what counts as a block
+        await anyio.sleep(0)  # one iteration of the event loop
     assert said == []
     dog.unwatch(metrics)
 
@@ -135,7 +135,7 @@ def test_the_thread_ends_with_its_loop() -> None:
 async def test_a_gateway_counts_what_blocks_its_loop(said: list[str]) -> None:
     class Listener:
         async def on_message(self, event: Event) -> None:
-            await anyio.sleep(0)
+            await anyio.sleep(0)  # an await, so that a task runs the hook
             hold_up(said)  # as time.sleep would
 
     gateway = Gateway(Listener)
@@ -167,7 +167,7 @@ BLOCKING = """
 import time
 class Listener:
     async def on_message(self, event):
-        time.sleep(3)
+        time.sleep(3)  # the block
 """
 
 

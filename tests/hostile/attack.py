@@ -151,7 +151,7 @@ class Bystander:
         self._stopped = True
         with anyio.fail_after(TIMEOUT):
             while len(self.latencies) < len(self._sent):
-                await anyio.sleep(0.01)
+                await anyio.sleep(0.01)  # a list that another task fills
 
     @property
     def p99(self) -> float:
@@ -196,7 +196,7 @@ class Attack:
                     found = {key: number for key, number in codes.items() if key.startswith(path + " ")}
                     if found.get(f"{path} {code}", 0) >= count:
                         break
-                    await anyio.sleep(0.05)
+                    await anyio.sleep(0.05)  # another process is asked
         except TimeoutError:
             raise AssertionError(f"not {count} clients of {path} were closed with {code}, but {found}") from None
         assert found == {f"{path} {code}": count}
@@ -215,7 +215,7 @@ class Attack:
                         and now.unended == 0
                     ):
                         break
-                    await anyio.sleep(0.05)
+                    await anyio.sleep(0.05)  # another process is asked
         except TimeoutError:
             raise AssertionError(f"not everything is back: {before} before, {now} now") from None
         assert now.unpaired == 0, "an on_client_close ran twice, or without its on_client_open"
@@ -264,7 +264,7 @@ async def under_attack(
             tasks.start_soon(bystander.receive)
             with anyio.fail_after(TIMEOUT):
                 while len(bystander.latencies) < 2:  # both are at work, and count among what is there before
-                    await anyio.sleep(PACE)
+                    await anyio.sleep(PACE)  # lists that other tasks fill
             target.forget_peak()
             before = await state_of(target)
             attack = stack.enter_context(closing(Attack(target, bystander, before)))

@@ -34,7 +34,7 @@ async def pushed(attack: Attack) -> bytes:
     others = attack.bystander.others
     with anyio.fail_after(10):
         while not others:
-            await anyio.sleep(0.01)
+            await anyio.sleep(0.01)  # a list that another task fills
     return others.pop(0)
 
 
@@ -228,7 +228,7 @@ async def test_nobody_writes_lines_colours_or_formats_of_his_own_into_the_log(ke
     assert (await keyed.call(upgrade("User-Agent: \x1b[31mforged"))).status == 400
     with anyio.fail_after(10):
         while "closed with 4000" not in keyed.log:
-            await anyio.sleep(0.01)
+            await anyio.sleep(0.01)  # another process writes it
     lines = [line for line in keyed.log.split("\n") if "forged" in line]
     assert len(lines) == 2
     assert all(line.isprintable() and "%s %(x)s" in line for line in lines)

@@ -149,7 +149,7 @@ async def test_an_empty_outbox_takes_any_message(serve: Serve) -> None:
 async def test_a_slow_hook_does_not_cost_a_healthy_client_its_connection() -> None:
     class Listener:
         async def on_message(self, event: Event) -> None:
-            await anyio.sleep(0.8)
+            await anyio.sleep(0.8)  # longer than ping_interval and pong_timeout together
 
     gateway = Gateway(listener=Listener, ping_interval=0.1, pong_timeout=0.2)
     async with OwnServer()(gateway) as url, Client(url) as ann:

@@ -83,7 +83,7 @@ async def test_what_on_handshake_sends_waits_for_the_accept(serve: Serve) -> Non
         async def on_handshake(self, event: Event) -> None:
             assert event.conn
             assert await event.conn.send("first")
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # one iteration of the event loop, which writes what waits
 
     async with serve(Gateway(listener=Listener)) as url, Client(url) as ann:
         await ann.send("second")
@@ -128,11 +128,11 @@ async def test_three_senders_two_hundred_recipients_twenty_of_them_slow(serve: S
             for sender in range(3):
                 await clients[20 + sender].send(f"{sender} {count} {padding}")
         while gateway.metrics.messages_in < 450:
-            await anyio.sleep(0.01)
+            await anyio.sleep(0.01)  # nothing reports a new count
         go.set()
         with anyio.fail_after(60):
             while sum(map(len, received.values())) < 100 * 450 + 100 * 339:
-                await anyio.sleep(0.05)
+                await anyio.sleep(0.05)  # nothing reports a new count
         for client in clients:
             await client.__aexit__(None, None, None)
     for number in range(200):
@@ -160,11 +160,11 @@ async def test_clients_that_stop_reading_one_after_the_other_get_each_broadcast_
             clients.append(await stack.enter_async_context(ann))
         with anyio.fail_after(10):
             while len(gateway.connections) < len(clients):
-                await anyio.sleep(0.01)
+                await anyio.sleep(0.01)  # this listener does not report new connections
         for number in range(200):
             sent = await gateway.send(f"{number:06d}{padding}")
             assert sent == Sent(3, 3, 0)
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # one iteration of the event loop, so that each message is written alone
         for client in clients:
             assert [await received_number(client) for _ in range(200)] == list(range(200))
         await gateway.send("last")
@@ -213,7 +213,7 @@ async def test_the_loop_serves_others_while_it_fans_out_to_very_many() -> None:
     assert hub.deliver(first, None) == Sent(len(made), len(made), 0)
     turns = 0
     while not all(written for _, written in made):
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # one iteration of the event loop
         turns += 1
         if turns == 2:
             waiting = next((conn, written) for conn, written in made if not written)
@@ -225,7 +225,7 @@ async def test_the_loop_serves_others_while_it_fans_out_to_very_many() -> None:
             assert gone[1] == [first.wire + third.wire] or gone[1] == [first.wire, third.wire]
     assert turns >= 4
     while not all(b"third" in b"".join(written) for _, written in made):
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # one iteration of the event loop
     for conn, written in made:
         expected = first.wire + (second.wire if conn is waiting[0] else b"") + third.wire
         assert b"".join(written) == expected
@@ -241,4 +241,4 @@ async def test_a_large_fan_out_that_never_ends_does_not_grow_without_bound() -> 
         hub.deliver(frame, None)
     assert len(b"".join(made[0][1])) + len(b"".join(made[-1][1])) > 60 * len(frame.wire)
     while len(b"".join(made[0][1])) < 100 * len(frame.wire) or len(b"".join(made[-1][1])) < 100 * len(frame.wire):
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # one iteration of the event loop

@@ -91,7 +91,7 @@ class History:
             self.hub.stop_recording(conn) if conn.recording is not None else self.hub.record(conn)
 
     async def iteration(self) -> None:
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # one iteration of the event loop
 
     async def run(self, steps: int) -> None:
         actions: tuple[Callable[[], Awaitable[None] | None], ...] = (
@@ -121,7 +121,7 @@ class History:
         while self.hub._rounds or self.hub._pending or any(pipe.is_paused for pipe in self.pipes):
             for pipe in self.pipes:
                 pipe.read(10**9)
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # one iteration of the event loop
 
     def received(self, pipe: Pipe) -> list[int]:
         return [int(payload.partition(b" ")[0]) for payload in pipe.messages()]
@@ -144,7 +144,7 @@ class History:
     async def vanish(self) -> None:
         for pipe in self.pipes:
             pipe.abort()
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # the pipes report their end in the next iteration
 
 
 ROOMY: dict[str, Any] = {"outbox_bytes": 10**9, "outbox_messages": 10**6, "send_timeout": 600, "ping_interval": 600}

@@ -115,7 +115,7 @@ def paused() -> Iterator[tuple[asyncio.Runner, Gateway, Connection]]:
         tasks.append(asyncio.create_task(gateway(scope, receive, send)))
         with anyio.fail_after(10):
             while not gateway.connections:
-                await anyio.sleep(0)
+                await anyio.sleep(0)  # one iteration of the event loop
         conns.extend(gateway.connections)
 
     tasks: list[asyncio.Task[None]] = []
@@ -163,7 +163,7 @@ def test_a_thread_that_waits_gets_an_error_if_the_loop_ends() -> None:
     class Listener:
         async def on_message(self, event: Event) -> None:
             waiting.set()
-            await anyio.sleep_forever()
+            await anyio.sleep_forever()  # hangs, until the loop ends
 
     gateway = Gateway(listener=Listener)
     caught: list[BaseException] = []

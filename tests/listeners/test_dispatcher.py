@@ -107,7 +107,7 @@ async def test_a_hook_that_outlives_its_limit_is_given_up(kind: str) -> None:
         async def on_message(self, event: Event) -> None:
             while event.message == "hang":
                 try:
-                    await anyio.sleep_forever()
+                    await anyio.sleep_forever()  # hangs until it is cancelled
                 except asyncio.CancelledError:
                     if kind == "async" or stop.is_set():
                         raise
@@ -266,7 +266,7 @@ async def test_the_default_hook_times_and_tasks_work() -> None:
                 async with anyio.create_task_group() as group:
                     group.start_soon(anyio.sleep, 0)
             with anyio.move_on_after(0.01) as expired:
-                await anyio.sleep_forever()
+                await anyio.sleep_forever()  # until the scope cancels it
             assert expired.cancelled_caught
             assert asyncio.current_task() is not None
 
@@ -347,7 +347,7 @@ async def test_a_hook_may_stop_its_own_gateway(hook: str) -> None:
                 assert (await ann.closed())[0] == 1012
         with anyio.fail_after(5):
             while gateway.state != "stopped":
-                await anyio.sleep(0.01)
+                await anyio.sleep(0.01)  # nothing reports a new state
     assert recorder.count("on_client_close") == 1
 
 
@@ -409,7 +409,7 @@ async def test_a_handshake_hook_that_raises_lets_nobody_in(error: BaseException,
 async def test_a_handshake_hook_that_hangs_is_503() -> None:
     class Listener:
         async def on_handshake(self, event: Event) -> None:
-            await anyio.sleep_forever()
+            await anyio.sleep_forever()  # hangs, until hook_timeout
 
     async with serve(Gateway(listener=Listener, hook_timeout=0.1)) as url:
         with pytest.raises(Exception, match="HTTP 503"):
@@ -547,7 +547,7 @@ async def test_what_has_waited_is_handled_without_recursion() -> None:
         release.set()
         with anyio.fail_after(10):
             while len(opens) < 600:
-                await anyio.sleep(0.01)
+                await anyio.sleep(0.01)  # a list that the hook fills
     assert opens == [1, -1] * 300
     assert gateway.metrics.hook_errors == {}
 
@@ -579,7 +579,7 @@ async def stop_with_150_clients(gateway: Gateway, closing: Closing) -> None:
             tasks.start_soon(gateway.stop)
             with anyio.fail_after(10):
                 while closing.running < MAX_CLOSE_HOOKS or gateway.connections:
-                    await anyio.sleep(0.01)
+                    await anyio.sleep(0.01)  # nothing reports these figures
             if gateway.settings.drain == 30:
                 closing.release.set()
 
@@ -602,7 +602,7 @@ async def test_a_hook_for_a_close_that_runs_when_the_drain_is_over_may_end() -> 
 
     class Listener:
         async def on_client_close(self, event: Event) -> None:
-            await anyio.sleep(0.5)
+            await anyio.sleep(0.5)  # longer than drain
             ended.append(True)
 
     async with serve(Gateway(Listener, drain=0.1)) as url, Client(url):
@@ -636,5 +636,5 @@ async def test_without_a_drain_hooks_for_a_close_wait_for_nobody() -> None:
                 pass
         with anyio.fail_after(10):
             while closing.running < MAX_CLOSE_HOOKS + 10:
-                await anyio.sleep(0.01)
+                await anyio.sleep(0.01)  # nothing reports a new count
         closing.release.set()

@@ -156,7 +156,7 @@ async def test_a_hook_may_read_recipients_that_were_given_as_an_iterator() -> No
     async with serve(gateway) as url, Client(url) as ann:
         with anyio.fail_after(10):
             while not gateway.connections:
-                await anyio.sleep(0.01)
+                await anyio.sleep(0.01)  # this listener does not report new connections
         sent = await gateway.send("x", connections=(conn for conn in gateway.connections))
         assert (sent.queued, len(seen[0]), await ann.receive()) == (1, 1, "x")
 

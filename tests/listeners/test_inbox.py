@@ -45,7 +45,7 @@ async def test_space_is_reported_once_in_the_next_iteration() -> None:
     inbox.release(1)
     inbox.release(1)
     assert reports == []
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # one iteration of the event loop
     assert reports == ["space"]
 
 
@@ -54,7 +54,7 @@ async def test_space_is_not_reported_while_the_inbox_is_still_full() -> None:
     inbox.backlog.add(INBOX_BYTES)
     inbox.when_space(lambda: reports.append("space"))
     inbox.release(1)
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # one iteration of the event loop
     assert reports == []
 
 

@@ -49,7 +49,7 @@ async def test_calls_of_one_inbox_run_in_order_and_what_follows_a_call_comes_fir
 
     def hook(name: str) -> Callable[[Event], Awaitable[None]]:
         async def run(event: Event) -> None:
-            await anyio.sleep(0)
+            await anyio.sleep(0)  # an await, so that a task runs the hook
             seen.append(name)
 
         return run
@@ -76,7 +76,7 @@ async def test_a_hook_that_takes_too_long_is_abandoned_and_delivers_nothing() ->
     runs = Runs(hook_timeout=0.01)
 
     async def sleep(event: Event) -> None:
-        await anyio.sleep_forever()
+        await anyio.sleep_forever()  # hangs, until hook_timeout
 
     call = AwaitedCall("on_message", sleep, EVENT)
     runs.runner.push(Inbox(), call)
@@ -91,7 +91,7 @@ async def test_a_call_may_have_a_time_limit_of_its_own() -> None:
     runs = Runs()
 
     async def sleep(event: Event) -> None:
-        await anyio.sleep_forever()
+        await anyio.sleep_forever()  # hangs, until its time limit
 
     call = AwaitedCall("on_handshake", sleep, EVENT, limit=TimeLimit("handshake_timeout", 0.01))
     runs.runner.push(Inbox(), call)
@@ -104,10 +104,10 @@ async def test_the_time_of_a_close_hook_begins_once_it_has_a_slot() -> None:
     runs = Runs(hook_timeout=0.05)
 
     async def sleep(event: Event) -> None:
-        await anyio.sleep_forever()
+        await anyio.sleep_forever()  # hangs, until hook_timeout
 
     async def take_a_moment(event: Event) -> None:
-        await anyio.sleep(0)
+        await anyio.sleep(0)  # an await, so that a task runs the hook
 
     runs.runner.limit_close_hooks()
     holders = [runs.close(sleep) for _ in range(MAX_CLOSE_HOOKS)]
@@ -159,7 +159,7 @@ async def test_hooks_that_ran_before_the_limit_count_towards_it() -> None:
     for _ in range(MAX_CLOSE_HOOKS):
         runs.close(wait)
     for _ in range(5):
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # iterations in which one more could begin
     assert len(started) == MAX_CLOSE_HOOKS
     release.set()
     await runs.idle()

@@ -177,7 +177,7 @@ async def test_a_head_without_end_is_discarded_once_it_is_refused() -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="descriptors are read from /proc")
 async def test_who_reads_no_answers_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsgateway.server.guards.BODY_TIMEOUT", 0.3)
+    monkeypatch.setattr("wsgateway.server.guards.BODY_TIMEOUT", 0.3)  # a constant, so that the test is quick
     loop = asyncio.get_running_loop()
     async with own(Gateway()) as url:
         with socket.socket() as deaf:
@@ -199,7 +199,7 @@ def descriptors() -> int:
 async def test_a_fast_request_is_not_cut_while_it_is_answered() -> None:
     class Listener:
         async def on_message(self, event: Event) -> None:
-            await anyio.sleep(0.5)
+            await anyio.sleep(0.5)  # longer than handshake_timeout
 
     async with own(Gateway(Listener, handshake_timeout=0.2, local_access=True)) as url:
         async with httpx.AsyncClient() as http:
@@ -216,8 +216,7 @@ WITHOUT_REQUEST = {
 
 
 @pytest.mark.parametrize("way", WITHOUT_REQUEST)
-async def test_a_socket_without_a_request_is_ended_whatever_it_sends(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("uvicorn.config.Config.timeout_keep_alive", 0.3, raising=False)
+async def test_a_socket_without_a_request_is_ended_whatever_it_sends(way: str) -> None:
     first, second = WITHOUT_REQUEST[way]
     async with serving_with(Gateway(), timeout_keep_alive=0.3) as url, await connect(url) as raw:
         await raw.send(first)
@@ -227,7 +226,7 @@ async def test_a_socket_without_a_request_is_ended_whatever_it_sends(way: str, m
 
 
 async def test_a_body_that_does_not_come_after_its_answer_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsgateway.server.guards.BODY_TIMEOUT", 0.3)
+    monkeypatch.setattr("wsgateway.server.guards.BODY_TIMEOUT", 0.3)  # a constant, so that the test is quick
     async with own(Gateway()) as url, await connect(url) as raw:
         await raw.send(head("POST /health HTTP/1.1", "Content-Length: 5"))
         with anyio.fail_after(10), pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):

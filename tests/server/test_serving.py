@@ -288,7 +288,7 @@ async def test_a_gateway_whose_server_cannot_start_is_stopped_once(monkeypatch: 
     async def broken(self: uvicorn.Server, sockets: object = None) -> None:
         raise OSError("no more files")
 
-    monkeypatch.setattr(uvicorn.Server, "startup", broken)
+    monkeypatch.setattr(uvicorn.Server, "startup", broken)  # nothing else makes the start of uvicorn fail here
     listener = Listener()
     gateway = Gateway(listener, port=0)
     with pytest.raises(OSError, match="no more files"):

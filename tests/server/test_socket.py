@@ -119,7 +119,7 @@ async def test_more_than_1024_fragments_of_one_message_are_refused() -> None:
 async def test_what_was_sent_before_the_close_reaches_the_hook_though_the_inbox_is_full(close: bytes) -> None:
     class Slow(RecordingListener):
         async def on_message(self, event: Event) -> None:
-            await anyio.sleep(0.001)
+            await anyio.sleep(0.001)  # the inbox stays full
             self.record("on_message", event.message)
             event.connections = []
 

@@ -54,7 +54,7 @@ async def test_uvicorns_http_protocol_still_has(name: str) -> None:
 async def test_on_a_uvicorn_whose_http_protocol_has_changed_its_own_is_used_with_one_warning(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("wsgateway.server.http.NEEDED_HTTP", (*NEEDED_HTTP, "a_new_name"))
+    monkeypatch.setattr("wsgateway.server.http.NEEDED_HTTP", (*NEEDED_HTTP, "a_new_name"))  # as in a later uvicorn
     for _ in range(2):
         async with serve(Gateway()) as url, Client(url) as ann:
             await ann.send("hi")
@@ -76,7 +76,7 @@ async def idle_tasks(url: str, count: int) -> int:
             assert await raw.receive_exactly(2) == b"\x81\x12"
         with anyio.move_on_after(1):
             while len(asyncio.all_tasks()) > before:
-                await anyio.sleep(0.01)
+                await anyio.sleep(0.01)  # nothing reports the end of the server's tasks
         after = len(asyncio.all_tasks())
         for raw in clients:
             await raw.stream.aclose()

@@ -55,7 +55,7 @@ async def test_what_an_application_does_not_take_or_the_client_not_read_is_not_r
             if sent == "messages":
                 with anyio.fail_after(30):
                     while len(received) < 20_000:
-                        await anyio.sleep(0.01)
+                        await anyio.sleep(0.01)  # a list that another task fills
             tasks.cancel_scope.cancel()
 
 

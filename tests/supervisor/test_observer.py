@@ -52,7 +52,7 @@ async def test_a_message_goes_to_a_node_that_serves(broker: str) -> None:
     async with gateway.lifespan():
         with anyio.fail_after(10):
             while not observer.inspector.has_running_peers:
-                await anyio.sleep(0.01)
+                await anyio.sleep(0.01)  # nothing reports a new peer
         sent = await observer.send("x")
         assert sent.recipients == 0
         assert [node.state for node in await observer.inspector.nodes()] == ["running"]

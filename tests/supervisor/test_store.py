@@ -124,7 +124,7 @@ def test_a_link_stays_a_link_and_the_mode_stays(path: Path, tmp_path: Path) -> N
 def test_a_folder_that_cannot_be_written_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     store = Store()
-    monkeypatch.setattr("tempfile.mkstemp", _refuse)
+    monkeypatch.setattr("tempfile.mkstemp", _refuse)  # a disk that is full
     with pytest.raises(ConfigError, match="cannot write the settings file"):
         store.put("a", {})
     assert not store.has_file
@@ -252,7 +252,7 @@ def test_a_failed_first_write_keeps_the_flags(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("tempfile.mkstemp", _refuse)
+    monkeypatch.setattr("tempfile.mkstemp", _refuse)  # a disk that is full
     store = Store(flags={"port": "7777"})
     with pytest.raises(ConfigError):
         store.put("second", changes)

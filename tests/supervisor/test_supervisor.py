@@ -70,7 +70,7 @@ async def begun(supervisor: Supervisor, action: Awaitable[None], state: str) -> 
     task = asyncio.ensure_future(action)
     with anyio.fail_after(5):
         while supervisor.state("a") != state:
-            await anyio.sleep(0.01)
+            await anyio.sleep(0.01)  # nothing reports the states on the way
     return task
 
 
@@ -102,7 +102,7 @@ async def test_every_action_in_every_state(
 ) -> None:
     passing = await reach(supervisor, state)
     tasks = [asyncio.ensure_future(ACTIONS[action](supervisor)) for _ in range(times)]
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # the actions begin
     for gate in gates.values():
         gate.set()
     with anyio.fail_after(10):
@@ -241,7 +241,7 @@ async def test_restarting_one_of_twenty_drops_nobody_else(tmp_path: Path) -> Non
             for found in supervisor.all():
                 if found.id != "g7":
                     assert (await found.gateway.send(f"{number}")).queued == 10
-            await anyio.sleep(0)
+            await anyio.sleep(0)  # the restart goes on meanwhile
         for gateway_id, group in clients.items():
             for client in group:
                 if gateway_id == "g7":
@@ -255,7 +255,7 @@ async def test_restarting_one_of_twenty_drops_nobody_else(tmp_path: Path) -> Non
 async def settled(supervisor: Supervisor) -> bool:
     with anyio.fail_after(5):
         while supervisor.state("g7") != "running":
-            await anyio.sleep(0.01)
+            await supervisor.changed(1)
     return True
 
 

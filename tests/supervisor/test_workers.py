@@ -119,6 +119,6 @@ async def test_a_worker_that_cannot_be_started_is_a_start_error(monkeypatch: pyt
         raise OSError(errno.EMFILE, "Too many open files")
 
     with free_socket() as listening:
-        monkeypatch.setattr("os.pipe", pipe)
+        monkeypatch.setattr("os.pipe", pipe)  # as at the limit of open files
         with pytest.raises(StartError, match="Too many open files"):
             await start_worker(Settings(), [listening])

@@ -44,7 +44,7 @@ class Credentials:
         self._folder = folder or Path()
         self._bound_host = bound_host
         self._is_guarded = is_guarded
-        self._passwords = Passwords()
+        self._passwords = Passwords(supervisor.admin, self._folder)
         self._apply_settings()
 
     @property
@@ -69,11 +69,11 @@ class Credentials:
 
     def _follow_reload(self) -> None:
         if self._admin is not self._supervisor.admin:
+            self._passwords.use(self._supervisor.admin, self._folder)
             self._apply_settings()
 
     def _apply_settings(self) -> None:
         self._admin = self._supervisor.admin
-        self._passwords.use(self._admin, self._folder)
         outside = outside_of_process()
         for embedded in self._supervisor.embedded:  # they share the panel's server
             outside = outside or serves_outside(embedded.settings)

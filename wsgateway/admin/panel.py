@@ -152,18 +152,15 @@ class Panel:
             response = await page.view(self._views, visit)
         except Refused as exc:
             response = self._refuse(visit, exc.refusal)
-        return self._with_cookie(visit, response)
+        if visit.has_new_login and "set-cookie" not in response.headers:
+            self._authentication.remember(response, visit, visit.login)
+        return response
 
     def _begin_visit(self, request: Request) -> Visit:
         authentication = self._authentication
-        login = authentication.login_of(request) or authentication.logins.begin()
-        return Visit(request, login, authentication.asks_for_password, self._render)
-
-    def _with_cookie(self, visit: Visit, response: Response) -> Response:
-        """Let the browser keep the login of `visit` if it is new and `response` does not set another one."""
-        if "set-cookie" not in response.headers and self._authentication.login_of(visit.request) is None:
-            self._authentication.remember(response, visit, visit.login)
-        return response
+        known = authentication.login_of(request)
+        login = known or authentication.logins.begin()
+        return Visit(request, login, known is None, authentication.asks_for_password, self._render)
 
     async def _read_form(self, visit: Visit) -> dict[str, list[str]]:
         """Return the submitted form. Raise `Refused` unless it belongs to this session."""

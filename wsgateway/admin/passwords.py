@@ -140,21 +140,19 @@ def _lock(path: Path) -> int | None:
 class Passwords:
     """The passwords of the settings and of the file, which is read again when it has changed."""
 
-    def __init__(self, *, full: str = "", read: str = "", path: Path | None = None) -> None:
-        """`full` and `read` are hashes, `path` is the file, which need not exist."""
-        self._given = {"full": full, "read": read}
-        self._path = path
-        self._seen: tuple[int, int] | None = None
-        self._content: dict[str, Any] = {}
-        self._is_broken = False
+    def __init__(self, admin: AdminSettings, folder: Path) -> None:
+        """Use the passwords that `admin` sets, and its password file in `folder`, which need not exist."""
         self._has_warned = False
         self._own_secret = secrets.token_hex(32)
+        self.use(admin, folder)
 
     def use(self, admin: AdminSettings, folder: Path) -> None:
-        """Use the passwords that `admin` sets from now on, and its password file in `folder`."""
+        """Use the passwords of other settings from now on."""
         self._given = {"full": admin.password_hash, "read": admin.read_password_hash}
         self._path = folder / admin.password_file if admin.password_file else None
-        self._content, self._seen, self._is_broken = {}, None, False
+        self._content: dict[str, Any] = {}
+        self._seen: tuple[int, int] | None = None
+        self._is_broken = False
 
     def is_set(self) -> bool:
         """Return whether a password is set. A file that cannot be read counts as one, but no login succeeds."""

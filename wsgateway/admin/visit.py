@@ -18,6 +18,8 @@ class Visit:
 
     request: Request
     login: Login
+    has_new_login: bool
+    """Whether the request came without a valid login. A login that ends during the request is not renewed."""
     asks_for_password: bool
     render: Callable[["Visit", str, int, dict[str, Any]], Response]
     access: Access = Access.NONE

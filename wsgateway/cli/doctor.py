@@ -218,8 +218,7 @@ def systemd_seconds(shown: str) -> float | None:
 
 def _admin(store: Store, described: Described) -> Iterator[Finding]:
     admin = described.admin
-    passwords = Passwords()
-    passwords.use(admin, store.path.parent)
+    passwords = Passwords(admin, store.path.parent)
     outside = serves_outside(admin) or outside_of_environment(os.environ)
     yield from checks.check_admin(admin, has_password=passwords.is_set(), outside=outside)
 
