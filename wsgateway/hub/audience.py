@@ -1,6 +1,6 @@
 """An audience: connections that receive the same messages. Does not decide when anything is written to them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from wsgateway.hub.outbox import Outbox, Write
 from wsgateway.messages import WireFormat
@@ -23,6 +23,17 @@ class Audience:
         self.slow: dict[Outbox, None] | None = None
         self.delivered = 0
         self.is_pending = False
+
+    @classmethod
+    def of(cls, plain: WireFormat, outboxes: Iterable[Outbox]) -> "Audience":
+        """Return an audience for one run of the log, with those of `outboxes` that are written directly."""
+        audience = cls(plain)
+        fast = {outbox: outbox.write for outbox in outboxes if outbox.write is not None}
+        audience.fast = {outbox: write for outbox, write in fast.items() if outbox.wire_format is plain}
+        if len(audience.fast) < len(fast):
+            for outbox in fast.keys() - audience.fast.keys():
+                audience.add(outbox)
+        return audience
 
     def __contains__(self, outbox: Outbox) -> bool:
         return self.is_fast(outbox) or (self.slow is not None and outbox in self.slow)

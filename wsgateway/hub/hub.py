@@ -209,7 +209,7 @@ class Hub:
         fast = len(outboxes) - len(slow)
         if fast:
             named = list(listed) if fast == len(listed) else None
-            self._turn.add_named(message, (outbox for outbox in outboxes if outbox.write is not None), named)
+            self._turn.add_named(message, outboxes, named)
             self._count_out(fast, len(message.payload))
         return self._deliver_to_slow(message, slow, fast)
 

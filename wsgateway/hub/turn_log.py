@@ -117,11 +117,9 @@ class TurnLog:
         self._append(run, message)
 
     def add_named(self, message: Message, outboxes: Iterable[Outbox], named: list[object] | None = None) -> None:
-        """Add `message` for `outboxes`, which are written directly. If `named` is given, it led to exactly these."""
-        audience = Audience(self._plain)
-        for outbox in outboxes:
-            audience.add(outbox)
+        """Add `message` for those of `outboxes` that are written directly. `named` are the same, as they were named."""
         self._named_runs += 1
+        audience = Audience.of(self._plain, outboxes)
         self._append(self._begin(Run(audience, None, named=named, is_named=True)), message)
 
     def add_to_last(self, message: Message, named: list[object]) -> int:
@@ -203,11 +201,8 @@ class TurnLog:
                     for outbox in members:
                         outbox.count += len(run.messages)
         self._end_rounds()
-        if len(runs) == 1 and runs[0].but is None and not self.waiting:
-            self.rounds = [Round(runs[0].encoded(form), members) for form, members in runs[0].audience.by_format()]
-        else:
-            self._gather(runs)
-            self._write_small(runs)
+        self._gather(runs)
+        self._write_small(runs)
         if not self._is_writing and not self._continues_later:
             self._write_slice()
         if self.rounds or self.waiting:
@@ -216,12 +211,12 @@ class TurnLog:
                 self._write_slice()
 
     def _gather(self, runs: list[Run]) -> None:
-        """Add what each connection gets to `waiting`.
+        """Add what each connection gets to `rounds` or `waiting`.
 
         Most members of the largest audience get the same bytes. Those that do not, because they are left out or in
         another audience too, are gathered one by one.
         """
-        largest = max((run.audience for run in runs), key=lambda audience: audience.fast_count)
+        largest = runs[0].audience if len(runs) == 1 else max((run.audience for run in runs), key=_fast_count)
         single: dict[Outbox, list[bytes]] = {}
         for run in runs:
             if run.audience is not largest:
@@ -237,8 +232,15 @@ class TurnLog:
                         single[outbox].append(data)
         messages = [message for run in runs if run.audience is largest for message in run.messages]
         for form, members in largest.by_format():
-            rest = [outbox for outbox in members if outbox not in single] if single else members
-            self._wait(rest, _joined(messages, form))
+            data, rest = _joined(messages, form), members
+            if single:
+                rest = members.copy()
+                for outbox in single:
+                    rest.pop(outbox, None)
+            if self.waiting:
+                self._wait(rest, data)
+            elif data and rest:
+                self.rounds.append(Round(data, rest))
         for outbox, parts in single.items():
             self._wait((outbox,), b"".join(parts))
 
@@ -248,7 +250,7 @@ class TurnLog:
         if not data:
             return
         if not waiting:
-            waiting.update(dict.fromkeys(outboxes, data))
+            waiting.update(dict.fromkeys(outboxes, data))  # several times as fast as the loop below
             return
         for outbox in outboxes:
             parts = waiting.get(outbox)
@@ -328,6 +330,10 @@ def _joined(messages: list[Message], wire_format: WireFormat) -> bytes:
     if len(messages) == 1:
         return messages[0].encoded(wire_format)
     return b"".join([message.encoded(wire_format) for message in messages])
+
+
+def _fast_count(audience: Audience) -> int:
+    return audience.fast_count
 
 
 def _joinable(parts: list[bytes]) -> int:
