@@ -234,14 +234,14 @@ class Hub:
         return Sent(count, queued, count - queued)
 
     def put_behind(self, outbox: Outbox, message: Message) -> bool:
-        """Add `message` to the log if earlier messages for `outbox` are there. Return False if none are left."""
+        """Write `message` after what was sent to `outbox` before it. Return False if all of that is written already."""
         turn = self._turn
         if not turn.runs and not turn.waiting and not turn.rounds:  # `is_writing`, without another call
             return False
-        if not turn.put_behind(outbox, message):
-            return False
-        self._count_out(1, len(message.payload))
-        return True
+        is_sent = turn.put_behind(outbox, message)
+        if is_sent:
+            self._count_out(1, len(message.payload))
+        return is_sent
 
     def delivered_to(self, outbox: Outbox) -> int:
         """Return how many messages a fast member has received from its audiences, and receives in this iteration."""

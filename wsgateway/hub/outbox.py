@@ -135,13 +135,11 @@ class Outbox:
             return False
         if self.write is not None:
             assert self._hub is not None
-            if self._hub.put_behind(self, message):
-                return True
-            if self.write is not None:  # still, because what was written may have filled the transport's buffer
+            if not self._hub.put_behind(self, message):
                 self._metrics.queued += 1
                 self._count_out(len(message.payload))
                 self.write(message.encoded(self.wire_format))
-                return True
+            return True
         queued = self.append(message)
         self.after_append(queued)
         return queued

@@ -60,12 +60,16 @@ class Round:
         self._outboxes = tuple(members)
         self._cursor = iter(list(members.values()))
 
+    def __len__(self) -> int:
+        """Return how many connections it was not written to."""
+        return length_hint(self._cursor)  # exact for the iterator of a list
+
     def write(self, limit: int) -> int:
         """Write to the next `limit` connections. Return how many were waiting.
 
         A write may call anything, including `take_rest`.
         """
-        waiting, data = length_hint(self._cursor), self.data  # exact for the iterator of a list
+        waiting, data = len(self), self.data
         for write in self._cursor if waiting <= limit else islice(self._cursor, limit):
             write(data)
         return waiting
@@ -147,15 +151,22 @@ class TurnLog:
     # One connection
 
     def put_behind(self, outbox: Outbox, message: Message) -> bool:
-        """Add `message` if earlier ones for `outbox` are in the log. Otherwise write what waits, and return False."""
+        """Write `message` after what was sent to `outbox` before it. Return False if all of that is written already.
+
+        It is added to the log if earlier messages are there. Otherwise it is written now, with what waits.
+        """
         if self._is_logged(outbox):
             self.add_named(message, (outbox,))
             if self.is_full:
                 self.flush()
             return True
         self._end_rounds()
+        if outbox not in self.waiting:
+            return False
+        self._wait((outbox,), message.encoded(outbox.wire_format))
+        outbox.count += 1
         self._write_waiting(outbox)
-        return False
+        return True
 
     def take(self, outbox: Outbox) -> bytes:
         """Remove and return what was sent to `outbox` and is not written. Then remove it from its audiences."""
@@ -263,7 +274,7 @@ class TurnLog:
 
     def _write_small(self, runs: list[Run]) -> None:
         """Write to the members of small audiences first, at most `SLICE`, if a large fan-out is being written."""
-        if len(self.waiting) <= SLICE and not self._continues_later:
+        if sum(map(len, self.rounds)) + len(self.waiting) <= SLICE and not self._continues_later:
             return
         small = (run.audience for run in runs if run.audience.fast_count <= SLICE)
         members = [outbox for audience in small for _, found in audience.by_format() for outbox in found]
