@@ -16,6 +16,7 @@ from wsgateway.gateway.descriptors import UNLIMITED, file_limit
 from wsgateway.gateway.drain import Drain
 from wsgateway.gateway.http.paths import sender_of
 from wsgateway.gateway.http.problems import deny, report_refusal
+from wsgateway.gateway.wheel import Wheel
 from wsgateway.hub.connection import Connection, WatchedConnection
 from wsgateway.hub.hub import Hub
 from wsgateway.hub.loops import Home
@@ -56,6 +57,7 @@ class Admission:
         settings: Settings,
         metrics: Metrics,
         log: GatewayLog,
+        wheel: Wheel,
         node: str,
     ) -> None:
         """`node` is the id of this node, empty without a broker."""
@@ -66,6 +68,7 @@ class Admission:
         self._settings = settings
         self._metrics = metrics
         self._log = log
+        self._wheel = wheel
         self._node = node
         self._home = Home()
         self._is_development = is_development(verbose=settings.verbose)
@@ -113,7 +116,14 @@ class Admission:
         )  # only `wsgateway.server` offers it
         if takeover is None:
             return AsgiTransport(receive, send, settings=self._settings, log=self._log)
-        return NativeTransport(takeover, send, hub=self._hub, settings=self._settings, server_stops=self._server_stops)
+        return NativeTransport(
+            takeover,
+            send,
+            hub=self._hub,
+            settings=self._settings,
+            timers=self._wheel,
+            server_stops=self._server_stops,
+        )
 
     def _connection(self, scope: Scope, *, path: str, transport: ClientTransport) -> Connection:
         made: Callable[..., Connection] = Connection

@@ -12,7 +12,7 @@ from wsgateway.hub.connection import Connection
 from wsgateway.hub.hub import Hub
 from wsgateway.transports.peer import Peer
 from wsgateway.transports.stall import Stall
-from wsgateway.transports.takeover import Takeover, Wire
+from wsgateway.transports.takeover import Takeover, Timers, Wire
 
 
 class RefusedClient:
@@ -50,6 +50,7 @@ class NativeTransport:
         "_settings",
         "_stall",
         "_takeover",
+        "_timers",
         "_unwritten",
         "_wire",
         "peer",
@@ -61,12 +62,20 @@ class NativeTransport:
     peer: Peer
 
     def __init__(
-        self, takeover: Takeover, send: Send, *, hub: Hub, settings: Settings, server_stops: Callable[[], None]
+        self,
+        takeover: Takeover,
+        send: Send,
+        *,
+        hub: Hub,
+        settings: Settings,
+        timers: Timers,
+        server_stops: Callable[[], None],
     ) -> None:
         """`server_stops` is called when the server is about to stop."""
         self._takeover: tuple[Takeover, Send] | None = (takeover, send)
         self._hub = hub
         self._settings = settings
+        self._timers = timers
         self._server_stops = server_stops
         self._wire: Wire | None = None
         self._unwritten = 0
@@ -84,7 +93,7 @@ class NativeTransport:
             await send({"type": "websocket.accept", "subprotocol": subprotocol})
         except OSError:
             pass  # the client has disconnected, which `take_over` notices
-        self._wire = takeover.take_over(self, self._settings)
+        self._wire = takeover.take_over(self, self._settings, self._timers)
         return self._wire is not None
 
     async def run(self) -> None:
@@ -94,7 +103,7 @@ class NativeTransport:
     async def accept_and_close(self, subprotocol: str | None, code: int, reason: str) -> None:
         takeover, send = self._use_takeover()
         await send({"type": "websocket.accept", "subprotocol": subprotocol})
-        wire = takeover.take_over(RefusedClient(), self._settings)
+        wire = takeover.take_over(RefusedClient(), self._settings, self._timers)
         if wire is not None:
             wire.close(code, reason)
 
