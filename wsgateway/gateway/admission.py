@@ -16,6 +16,7 @@ from wsgateway.gateway.descriptors import UNLIMITED, file_limit
 from wsgateway.gateway.drain import Drain
 from wsgateway.gateway.http.paths import sender_of
 from wsgateway.gateway.http.problems import deny, report_refusal
+from wsgateway.gateway.wheel import Wheel
 from wsgateway.hub.connection import Connection, WatchedConnection, new_id
 from wsgateway.hub.hub import Hub
 from wsgateway.hub.loops import Home
@@ -58,6 +59,7 @@ class Admission:
         settings: Settings,
         metrics: Metrics,
         log: GatewayLog,
+        wheel: Wheel,
         node: str,
     ) -> None:
         """`node` is the id of this node, empty without a broker."""
@@ -68,6 +70,7 @@ class Admission:
         self._settings = settings
         self._metrics = metrics
         self._log = log
+        self._wheel = wheel
         self._node = node
         self._home = Home()
         self._connection: Callable[..., Connection] = Connection
@@ -119,7 +122,9 @@ class Admission:
         )  # only `wsgateway.server` offers it
         if takeover is None:
             return AsgiTransport(receive, send, settings=self._settings, log=self._log)
-        return NativeTransport(takeover, send, settings=self._settings, server_stops=self._server_stops)
+        return NativeTransport(
+            takeover, send, settings=self._settings, timers=self._wheel, server_stops=self._server_stops
+        )
 
     def _check_capacity(self, address: str) -> Refusal | None:
         """Return why the client cannot be admitted now, or None."""

@@ -13,7 +13,7 @@ from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFact
 from wsgateway.config.settings import Settings
 from wsgateway.server.attributes import NEEDED_WEBSOCKET, warn_once
 from wsgateway.server.socket import Socket
-from wsgateway.transports.takeover import EXTENSION, Wire, WireUser
+from wsgateway.transports.takeover import EXTENSION, Timers, Wire, WireUser
 
 TLS_BUFFER = 64 * 1024
 """Bytes from which on a TLS client is congested, as is any other client. Python's own limit is 512 KiB."""
@@ -74,7 +74,7 @@ class UvicornTakeover:
         self._protocol.is_held = False
         self._protocol.transport.resume_reading()
 
-    def take_over(self, user: WireUser, settings: Settings) -> Wire | None:
+    def take_over(self, user: WireUser, settings: Settings, timers: Timers) -> Wire | None:
         protocol, self._protocol = self._protocol, None
         transport = protocol.transport
         if protocol not in protocol.connections or transport.is_closing():
@@ -86,7 +86,7 @@ class UvicornTakeover:
         protocol.conn.parser = None  # it refers to `conn`, which is then freed without the garbage collector
         if transport.get_extra_info("ssl_object") is not None:
             transport.set_write_buffer_limits(high=TLS_BUFFER)
-        socket = Socket(transport, user, settings, connections=protocol.connections, deflate=self._deflate)
+        socket = Socket(transport, user, settings, timers, connections=protocol.connections, deflate=self._deflate)
         transport.set_protocol(socket)
         transport.resume_reading()
         early = getattr(protocol, "early", b"")  # uvicorn's own protocol does not have it

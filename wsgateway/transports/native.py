@@ -12,7 +12,7 @@ from wsgateway.hub.outbox import Outbox
 from wsgateway.transports.framing import DEFLATED
 from wsgateway.transports.peer import Peer
 from wsgateway.transports.stall import Stall
-from wsgateway.transports.takeover import Takeover, Wire
+from wsgateway.transports.takeover import Takeover, Timers, Wire
 
 
 class RefusedClient:
@@ -49,6 +49,7 @@ class NativeTransport:
         "_settings",
         "_stall",
         "_takeover",
+        "_timers",
         "_unwritten",
         "_wire",
         "peer",
@@ -59,10 +60,19 @@ class NativeTransport:
     _outbox: Outbox
     peer: Peer
 
-    def __init__(self, takeover: Takeover, send: Send, *, settings: Settings, server_stops: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        takeover: Takeover,
+        send: Send,
+        *,
+        settings: Settings,
+        timers: Timers,
+        server_stops: Callable[[], None],
+    ) -> None:
         """`server_stops` is called when the server is about to stop."""
         self._takeover: tuple[Takeover, Send] | None = (takeover, send)
         self._settings = settings
+        self._timers = timers
         self._server_stops = server_stops
         self._wire: Wire | None = None
         self._unwritten = 0
@@ -80,7 +90,7 @@ class NativeTransport:
             await send({"type": "websocket.accept", "subprotocol": subprotocol})
         except OSError:
             pass  # the client has disconnected, which `take_over` notices
-        wire = self._wire = takeover.take_over(self, self._settings)
+        wire = self._wire = takeover.take_over(self, self._settings, self._timers)
         if wire is None:
             return False
         if wire.deflates:
@@ -94,7 +104,7 @@ class NativeTransport:
     async def accept_and_close(self, subprotocol: str | None, code: int, reason: str) -> None:
         takeover, send = self._use_takeover()
         await send({"type": "websocket.accept", "subprotocol": subprotocol})
-        wire = takeover.take_over(RefusedClient(), self._settings)
+        wire = takeover.take_over(RefusedClient(), self._settings, self._timers)
         if wire is not None:
             wire.close(code, reason)
 
