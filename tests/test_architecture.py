@@ -80,6 +80,7 @@ ROOMS = {
         "socket",
         "takeover",
         "websocket",
+        "direct",
         "proxy_headers",
         "http",
         "serving",
@@ -180,6 +181,7 @@ DOORWAYS = {
         "server.guards",
         "server.takeover",
         "server.websocket",
+        "server.direct",
         "server.proxy_headers",
         "server.http",
         "server.serving",
@@ -189,6 +191,7 @@ DOORWAYS = {
         "server.socket",
         "server.takeover",
         "server.websocket",
+        "server.direct",
         "client",
         "cli.listen",  # knows the errors of the client
     },
