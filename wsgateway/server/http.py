@@ -143,14 +143,12 @@ class HttpProtocol(GuardedHttp):
             self.give_up(414, f"the address is longer than {MAX_URL} bytes")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self.phase is Phase.REFRAMING:
-            return
-        if self.phase is Phase.BODY:  # a trailer, which the gateway does not use
+        if self.phase is Phase.HEAD:
+            super().on_header(name, value.strip(b" \t"))  # RFC 9112 5.1; llhttp leaves the whitespace behind a value
+        elif self.phase is Phase.BODY:  # a trailer, which the gateway does not use
             self._trailer_bytes += len(name) + len(value) + 4
             if self._trailer_bytes > MAX_HEAD:
                 self.give_up(431, TOO_MUCH_AROUND_BODY)
-            return
-        super().on_header(name, value.strip(b" \t"))  # RFC 9112 5.1; llhttp leaves the whitespace behind a value
 
     def on_headers_complete(self) -> None:
         self.cancel_head_timer()

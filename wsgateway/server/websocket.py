@@ -220,7 +220,7 @@ def usual_key(headers: RawHeaders) -> str | None:
     if (
         values.get(b"sec-websocket-version") != b"13"
         or not _KEY.fullmatch(key)
-        or sum(name in _ONCE for name, _ in headers) != len(_ONCE)
+        or len([name for name, _ in headers if name in _ONCE]) != len(_ONCE)
     ):
         return None
     return key.decode()
