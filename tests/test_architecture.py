@@ -92,6 +92,7 @@ ROOMS = {
         "socket",
         "takeover",
         "websocket",
+        "direct",
         "proxy_headers",
         "http",
         "serving",
@@ -192,6 +193,7 @@ DOORWAYS = {
         "server.guards",
         "server.takeover",
         "server.websocket",
+        "server.direct",
         "server.proxy_headers",
         "server.http",
         "server.serving",
@@ -201,6 +203,7 @@ DOORWAYS = {
         "server.socket",
         "server.takeover",
         "server.websocket",
+        "server.direct",
         "client",
         "cli.listen",  # knows the errors of the client
     },
