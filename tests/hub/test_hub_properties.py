@@ -176,8 +176,13 @@ class HubMachine(RuleBasedStateMachine):
             for model in self.models:
                 model.client.read(10**9)
 
+    def has_space(self) -> bool:
+        return sum(model.conn.is_open for model in self.models) < CLIENTS
+
     def model_at(self, index: int) -> Model | None:
-        return self.models[index % len(self.models)] if self.models else None
+        """One of the open clients."""
+        models = [model for model in self.models if model.conn.is_open]
+        return models[index % len(models)] if models else None
 
     def next_message(self, size: int) -> tuple[int, Message]:
         self.count += 1
@@ -240,9 +245,8 @@ class HubMachine(RuleBasedStateMachine):
             assert is_queued or not self.is_roomy
 
     def read(self, index: int, size: int) -> None:
-        model = self.model_at(index)
-        if model is not None:
-            model.client.read(size)
+        if self.models:  # closed ones too, to which the rest is still written
+            self.models[-1 - index % len(self.models)].client.read(size)
 
     def close(self, index: int) -> None:
         model = self.model_at(index)
@@ -271,7 +275,7 @@ class HubMachine(RuleBasedStateMachine):
     indexes = st.integers(0, CLIENTS - 1)
     sizes = st.sampled_from(SIZES)
 
-    @precondition(lambda self: len(self.models) < CLIENTS)
+    @precondition(has_space)
     @rule(limit=st.sampled_from(LIMITS), deflates=st.booleans())
     def join(self, limit: int, deflates: bool) -> None:
         action, self.next_action = self.next_action, None  # it would deliver to a client that the model has not yet
@@ -280,7 +284,7 @@ class HubMachine(RuleBasedStateMachine):
         pipe.on_write, self.next_action = self.within_write, action
         self.models.append(Model(PipeClient(pipe)))
 
-    @precondition(lambda self: len(self.models) < CLIENTS)
+    @precondition(has_space)
     @rule()
     def join_on_asgi(self) -> None:
         action, self.next_action = self.next_action, None
