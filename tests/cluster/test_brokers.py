@@ -162,6 +162,7 @@ class Member:
 
     def __init__(self, url: str, *, serves: bool = True, **options: Any) -> None:
         self.frames: list[tuple[bytes, list[str] | None]] = []
+        self.kinds: list[Kind] = []
         self.links: list[Link] = []
         self.metrics = Metrics()
         self.changed = asyncio.Event()
@@ -185,6 +186,7 @@ class Member:
 
     def deliver(self, frame: Message, ids: Any) -> Sent:
         self.frames.append((frame.payload, ids))
+        self.kinds.append(frame.kind)
         self.changed.set()
         self.changed = asyncio.Event()
         return Sent(5, 4, 1)
@@ -231,6 +233,23 @@ async def test_every_other_process_has_each_message_once_and_in_order(service: S
             assert other.metrics.broker_lost == 0
             assert not other.metrics.broker_dropped
         assert one.frames == []
+
+
+async def test_other_processes_know_whether_a_message_is_text_json_or_bytes(service: Service) -> None:
+    async with members(service.url, 2) as (one, two):
+        for kind in Kind:
+            one.cluster.publish(Message(b"5", kind), None, acknowledge=False)
+        await two.has(3)
+        assert two.kinds == list(Kind)
+
+
+async def test_text_that_is_not_utf_8_is_dropped(service: Service) -> None:
+    async with members(service.url, 2) as (one, two):
+        for payload, kind in ((b"\xff", Kind.TEXT), (b"\xff", Kind.JSON), (b"\xff", Kind.BYTES), (b"", Kind.TEXT)):
+            one.cluster.publish(Message(payload, kind), None, acknowledge=False)
+        await two.has(2)
+        assert [payload for payload, _ in two.frames] == [b"\xff", b""]
+        assert two.metrics.broker_dropped["malformed"] == 2
 
 
 async def test_counts_of_all_are_added_up(service: Service) -> None:

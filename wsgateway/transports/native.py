@@ -173,7 +173,9 @@ class NativeTransport:
         if self._stall is not None:
             self._stall.cancel()
             self._stall = None
-        self.peer.finished(code, reason)
+        peer = self.peer
+        del self.peer, self._outbox  # they refer to this object, and are then freed without the garbage collector
+        peer.finished(code, reason)
 
     def _time_left(self) -> float | None:
         if self._wire is None or not self._wire.is_congested:
