@@ -33,8 +33,8 @@ PHASES = (Phase.generate, Phase.shrink)[: 1 if "HUB_EXAMPLES" in os.environ else
 """A failure of a long run is not made smaller, which may take longer than the run."""
 
 SIZES = (0, 20, 200, 900)  # short, many to a flush, worth compressing, and more than one flush takes
-LIMITS = (0, 300, 1500, 10**9)
-CLIENTS = 7
+LIMITS = (0, 300, 1500, 10**9, 10**9, 10**9)
+CLIENTS = 8
 
 
 class SteppedLoop(asyncio.SelectorEventLoop):
@@ -276,17 +276,18 @@ class HubMachine(RuleBasedStateMachine):
     sizes = st.sampled_from(SIZES)
 
     @precondition(has_space)
-    @rule(limit=st.sampled_from(LIMITS), deflates=st.booleans())
-    def join(self, limit: int, deflates: bool) -> None:
+    @rule(limit=st.sampled_from(LIMITS), deflates=st.booleans(), rooms=st.sets(st.sampled_from((0, 1))))
+    def join(self, limit: int, deflates: bool, rooms: set[int]) -> None:
         action, self.next_action = self.next_action, None  # it would deliver to a client that the model has not yet
         with self.loop.inside():
             pipe: Pipe = finished(joined(self.gateway, limit=limit, deflates=deflates))
         pipe.on_write, self.next_action = self.within_write, action
         self.models.append(Model(PipeClient(pipe)))
+        self.enter(self.models[-1], rooms)
 
     @precondition(has_space)
-    @rule()
-    def join_on_asgi(self) -> None:
+    @rule(rooms=st.sets(st.sampled_from((0, 1))))
+    def join_on_asgi(self, rooms: set[int]) -> None:
         action, self.next_action = self.next_action, None
         client, before = AsgiClient(), set(self.gateway.connections)
         scope = {
@@ -305,6 +306,13 @@ class HubMachine(RuleBasedStateMachine):
         (client.conn,) = set(self.gateway.connections) - before
         self.next_action = action
         self.models.append(Model(client))
+        self.enter(self.models[-1], rooms)
+
+    def enter(self, model: Model, rooms: set[int]) -> None:
+        with self.loop.inside():
+            for room in sorted(rooms):
+                model.rooms.add(room)
+                self.hub.add(model.conn._outbox, self.rooms[room])
 
     @rule(room=st.sampled_from((0, 1, 2, 2)), but=st.none() | indexes, size=sizes)
     def deliver_now(self, room: int, but: int | None, size: int) -> None:
@@ -412,7 +420,7 @@ class HubMachine(RuleBasedStateMachine):
 
 def run_machine(machine: type[HubMachine], monkeypatch: pytest.MonkeyPatch) -> None:
     """Run it with limits so small that a few clients and short messages reach them."""
-    monkeypatch.setattr(turn_log, "SLICE", 3)
+    monkeypatch.setattr(turn_log, "SLICE", 2)
     monkeypatch.setattr(turn_log, "MAX_LOGGED", 800)
     monkeypatch.setattr(turn_log, "MAX_WAITING", 3000)
     run_state_machine_as_test(
