@@ -99,7 +99,7 @@ class Socket(Pinged, asyncio.Protocol):
         self._is_held = False
         self._go_on()
 
-    def keep(self, data: bytes) -> None:
+    def keep(self, data: bytes | bytearray) -> None:
         """Handle `data`, which was received before this object existed, in the next event loop iteration."""
         self._rest = bytearray(data)
         self._spend()
