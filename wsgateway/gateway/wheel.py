@@ -35,7 +35,7 @@ class Wheel:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is no entry. If the last one was removed, it is True after the next `advance`."""
+        """Whether there is no entry. After the last one was removed, it remains False until the next `advance`."""
         return not self._slots
 
     def add(self, entry: Timed, due: float) -> None:
