@@ -50,6 +50,7 @@ ROOMS = {
         "outbox",
         "connection",
         "audience",
+        "fan_out",
         "turn_log",
         "hub",
         "pubsub",

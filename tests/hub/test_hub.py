@@ -14,7 +14,7 @@ from tests.connections import connected, hub_of, text
 from tests.raw import Raw, handshake
 from tests.servers import OwnServer, OwnServerTls, PlainUvicorn, Serve
 from wsgateway import Connection, Event, Gateway, Sent
-from wsgateway.hub.turn_log import SLICE
+from wsgateway.hub.fan_out import SLICE
 from wsgateway.messages import Kind, Message
 from wsgateway.testing import Client, RecordingListener
 from wsgateway.transports.framing import PLAIN

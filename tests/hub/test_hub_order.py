@@ -13,7 +13,7 @@ import pytest
 from tests.connections import text
 from tests.pipes import Pipe, joined
 from wsgateway import Connection, Gateway, Sent
-from wsgateway.hub.turn_log import SLICE
+from wsgateway.hub.fan_out import SLICE
 from wsgateway.messages import Message
 from wsgateway.testing import RecordingListener
 

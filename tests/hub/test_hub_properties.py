@@ -21,7 +21,7 @@ from hypothesis.stateful import (
 from tests.connections import text
 from tests.pipes import Pipe, joined
 from wsgateway import Connection, Gateway, Sent
-from wsgateway.hub import turn_log
+from wsgateway.hub import fan_out, turn_log
 from wsgateway.hub.audience import Audience
 from wsgateway.messages import Message
 from wsgateway.transports.framing import PLAIN
@@ -257,12 +257,14 @@ class HubMachine(RuleBasedStateMachine):
         model = self.model_at(index)
         if model is None or not model.conn.is_open:
             return
+        outbox, audience = model.conn._outbox, self.rooms[room]
         if room in model.rooms:
+            assert self.hub.remove(outbox, audience) or not model.conn.is_open
             model.rooms.discard(room)
-            self.hub.remove(model.conn._outbox, self.rooms[room])
-        else:
-            model.rooms.add(room)  # before anything is written
-            assert self.hub.add(model.conn._outbox, self.rooms[room]) or not model.conn.is_open
+        elif self.hub.add(outbox, audience):
+            model.rooms.add(room)
+        else:  # a write has called something that closes it, or adds it
+            assert not model.conn.is_open or room in model.rooms
 
     def record(self, index: int) -> None:
         model = self.model_at(index)
@@ -278,7 +280,7 @@ class HubMachine(RuleBasedStateMachine):
     @precondition(has_space)
     @rule(limit=st.sampled_from(LIMITS), deflates=st.booleans(), rooms=st.sets(st.sampled_from((0, 1))))
     def join(self, limit: int, deflates: bool, rooms: set[int]) -> None:
-        action, self.next_action = self.next_action, None  # it would deliver to a client that the model has not yet
+        action, self.next_action = self.next_action, None  # it would deliver to a client that has no model yet
         with self.loop.inside():
             pipe: Pipe = finished(joined(self.gateway, limit=limit, deflates=deflates))
         pipe.on_write, self.next_action = self.within_write, action
@@ -311,8 +313,8 @@ class HubMachine(RuleBasedStateMachine):
     def enter(self, model: Model, rooms: set[int]) -> None:
         with self.loop.inside():
             for room in sorted(rooms):
-                model.rooms.add(room)
-                self.hub.add(model.conn._outbox, self.rooms[room])
+                if self.hub.add(model.conn._outbox, self.rooms[room]):
+                    model.rooms.add(room)
 
     @rule(room=st.sampled_from((0, 1, 2, 2)), but=st.none() | indexes, size=sizes)
     def deliver_now(self, room: int, but: int | None, size: int) -> None:
@@ -375,7 +377,9 @@ class HubMachine(RuleBasedStateMachine):
         self.run_iteration()
 
     @rule(
-        action=st.sampled_from(("deliver", "deliver_to", "send", "read", "close", "move", "record", "flush")),
+        action=st.sampled_from(
+            ("deliver", "deliver", "deliver_to", "send", "read", "close", "move", "record", "flush")
+        ),
         index=indexes,
         size=sizes,
     )
@@ -420,9 +424,11 @@ class HubMachine(RuleBasedStateMachine):
 
 def run_machine(machine: type[HubMachine], monkeypatch: pytest.MonkeyPatch) -> None:
     """Run it with limits so small that a few clients and short messages reach them."""
+    monkeypatch.setattr(fan_out, "SLICE", 2)
     monkeypatch.setattr(turn_log, "SLICE", 2)
     monkeypatch.setattr(turn_log, "MAX_LOGGED", 800)
-    monkeypatch.setattr(turn_log, "MAX_WAITING", 3000)
+    monkeypatch.setattr(fan_out, "MAX_WAITING", 3000)
+    monkeypatch.setattr(fan_out, "MAX_JOINED", 800)
     run_state_machine_as_test(
         machine,
         settings=settings(

@@ -8,7 +8,7 @@ import pytest
 from tests.connections import connected, hub_of, outboxes, text, unconnected
 from wsgateway import Gateway, Sent
 from wsgateway.hub.audience import Audience
-from wsgateway.hub.turn_log import SLICE
+from wsgateway.hub.fan_out import SLICE
 from wsgateway.messages import Message
 from wsgateway.transports.framing import PLAIN
 

@@ -67,7 +67,7 @@ class Delivery(_Envelope, frozen=True, tag=1):
     """A message for all connections of a node, or for those with `ids`. Unless `ask` is 0, it asks for an `Ack`.
 
     Fields are only ever appended, because a node of an older version ignores those that it does not know, and a newer
-    one uses their defaults. So `is_json` is not part of `is_text`, which says how the message is framed.
+    one uses their defaults. Therefore JSON has a field of its own.
     """
 
     payload: bytes

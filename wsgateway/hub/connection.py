@@ -120,7 +120,10 @@ class Connection:
 
     @property
     def messages_out(self) -> int:
-        """The number of messages written to the client, including those that this event loop iteration still writes."""
+        """The number of messages written to the client, including those not yet passed to the socket.
+
+        Those that wait in the outbox are not included.
+        """
         return self._outbox.messages_out
 
     @property

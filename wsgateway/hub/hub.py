@@ -8,10 +8,10 @@ in     1. `server.socket`: what one read brought while the inbox was full, at mo
           space. A message from `gateway.send` or `/send` has its own inbox, so it never waits behind another message.
 nodes  3. `cluster.bus`: OUTBOX_MESSAGES (10,000) envelopes or OUTBOX_BYTES (32 MiB); the oldest is
           dropped and counted.
-out    4. `hub.turn_log`, the runs: until the event loop iteration ends; beyond MAX_LOGGED (64 KiB) they are
+out    4. `hub.turn_log`: until the event loop iteration ends; beyond MAX_LOGGED (64 KiB) they are
           flushed early.
-       5. `hub.turn_log`, a fan-out to more than SLICE (2,000) connections: it is written over several iterations;
-          beyond MAX_WAITING (1 MiB) each flush writes to SLICE connections before it returns.
+       5. `hub.fan_out`, for more than SLICE (2,000) connections: over several iterations; beyond
+          MAX_WAITING (1 MiB) each flush writes to SLICE connections before it returns.
        6. `hub.outbox`: `outbox_messages`, `outbox_bytes`; at either, `slow_policy` applies.
        7. The buffer of the server's transport: above its high-water mark the outbox is used instead; without progress
           for `send_timeout` the client is closed with 3008.
@@ -91,7 +91,7 @@ class Hub:
         """Write what was sent to `outbox`, which receives nothing from now on. May be called twice, and in a write."""
         self._open.pop(outbox.id, None)
         write = outbox.write
-        data = b"" if write is None else self._turn.take(outbox)
+        data = b"" if write is None else self._turn.withdraw(outbox)
         for audience in outbox.audiences:
             audience.remove(outbox)
         outbox.audiences, outbox.write = (), None
@@ -100,9 +100,10 @@ class Hub:
 
     def make_fast(self, outbox: Outbox, write: Write) -> bool:
         """Pass what is sent to `outbox`, which is empty, to `write`. Return False if something may be waiting again."""
-        if any(audience.is_pending for audience in outbox.audiences):  # it has received this, as a slow member
+        while any(audience.is_pending for audience in outbox.audiences):  # it was queued for it, as a slow member
             self._turn.flush()
-            return False
+        if outbox.messages or not outbox.is_open or outbox.recording is not None or outbox.write is not None:
+            return False  # because of what a write has called
         for audience in outbox.audiences:
             audience.remove(outbox)
         outbox.write = write
@@ -112,7 +113,7 @@ class Hub:
 
     def make_slow(self, outbox: Outbox) -> None:
         """Write what was sent to `outbox`, and queue what is sent from now on. May be called in a write."""
-        write, data = outbox.write, self._turn.take(outbox)
+        write, data = outbox.write, self._turn.withdraw(outbox)
         for audience in outbox.audiences:
             audience.remove(outbox)
         outbox.write = None
@@ -123,7 +124,7 @@ class Hub:
 
     def add(self, outbox: Outbox, audience: Audience) -> bool:
         """Add a connection to `audience`. Return False if it is a member, or has left the hub."""
-        if audience.is_pending:
+        while audience.is_pending:  # a write may call `deliver`
             self._turn.flush()
         if not outbox.is_open or audience in outbox.audiences:
             return False
@@ -133,7 +134,7 @@ class Hub:
 
     def remove(self, outbox: Outbox, audience: Audience) -> bool:
         """Remove a connection from `audience`, which is not `everybody`. Return False if it is no member."""
-        if audience.is_pending:
+        while audience.is_pending:
             self._turn.flush()
         if audience not in outbox.audiences:
             return False
@@ -142,16 +143,17 @@ class Hub:
         return True
 
     def record(self, conn: Connection) -> Recording:
-        """Record what happens to `conn` until `stop_recording` was called as often.
+        """Record what happens to `conn` until each call is undone by `stop_recording`.
 
         Meanwhile the connection is a slow member.
         """
         outbox = conn._outbox
-        if outbox.recording is None:
+        recording = outbox.recording
+        if recording is None:
+            recording = outbox.recording = Recording(conn.opened_at)  # before the write of `buffer`
             outbox.buffer()
-            outbox.recording = Recording(conn.opened_at)
-        outbox.recording.viewers += 1
-        return outbox.recording
+        recording.viewers += 1
+        return recording
 
     def stop_recording(self, conn: Connection) -> None:
         """Undo one call of `record`."""
@@ -235,22 +237,21 @@ class Hub:
 
     def put_behind(self, outbox: Outbox, message: Message) -> bool:
         """Write `message` after what was sent to `outbox` before it. Return False if all of that is written already."""
-        turn = self._turn
-        if not turn.runs and not turn.waiting and not turn.rounds:  # `is_writing`, without another call
+        if self._turn.is_empty:
             return False
-        is_sent = turn.put_behind(outbox, message)
+        is_sent = self._turn.put_behind(outbox, message)
         if is_sent:
             self._count_out(1, len(message.payload))
         return is_sent
 
     def delivered_to(self, outbox: Outbox) -> int:
-        """Return how many messages a fast member has received from its audiences, and receives in this iteration."""
-        return sum(audience.delivered for audience in outbox.audiences) + self._turn.named_count(outbox)
+        """Return how many messages a fast member has received from its audiences, in the log too."""
+        return sum(audience.delivered for audience in outbox.audiences)
 
     @property
     def is_writing(self) -> bool:
         """Whether anything that was sent to fast members is not written yet."""
-        return bool(self._turn.runs or self._turn.rounds or self._turn.waiting)
+        return not self._turn.is_empty
 
     def flush(self) -> None:
         """Write what was sent to fast members now. To many connections, or from within a write, only begin to."""

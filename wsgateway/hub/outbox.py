@@ -89,7 +89,7 @@ class Outbox:
         """Writes to the socket, while the transport accepts every write. Only the hub sets it and calls it."""
 
         self.count = 0
-        """`messages_out` without what was delivered to the audiences of which this is a fast member."""
+        """`messages_out` less the `delivered` of each audience of which this is a fast member. It may be negative."""
 
         self.audiences: tuple[Membership, ...] = ()
         self.dropped = 0
@@ -122,7 +122,7 @@ class Outbox:
 
     @property
     def messages_out(self) -> int:
-        """The number of messages written to the client, including those that this event loop iteration writes."""
+        """The number of messages written to the client, including those that wait for the end of the iteration."""
         if self.write is None or self._hub is None:
             return self.count
         return self.count + self._hub.delivered_to(self)
@@ -237,9 +237,11 @@ class Outbox:
         if self.closing is not None:
             return
         self.closing = (code, reason)
-        if self._hub is not None:
-            self._hub.leave(self)
-        self.transport.wake()
+        try:
+            if self._hub is not None:
+                self._hub.leave(self)
+        finally:  # also if a write has raised
+            self.transport.wake()
 
     def close_too_slow(self) -> None:
         """Close a client that is too slow, and drop what waits."""
