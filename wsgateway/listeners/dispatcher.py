@@ -118,9 +118,10 @@ class Dispatcher:
         metrics = self._metrics
         metrics.messages_in += 1
         metrics.bytes_in += size
-        conn.messages_in += 1
-        if conn.recording is not None:
-            conn.recording.add("in", size)
+        conn._messages_in += 1
+        recording = conn._outbox.recording
+        if recording is not None:
+            recording.add("in", size)
         if self._verbose:
             self._log.info("received %d bytes", size, extra={"conn": conn.id})
         event = MessageEvent(self._gateway, conn, message, None, {})
@@ -130,8 +131,9 @@ class Dispatcher:
         """Handle that `conn` has ended. Called exactly once for each `opened`."""
         self._metrics.count_close(code)
         self._count -= 1
-        if conn.recording is not None:
-            conn.recording.add("closed", None, f"{code} {reason}".rstrip())
+        recording = conn._outbox.recording
+        if recording is not None:
+            recording.add("closed", None, f"{code} {reason}".rstrip())
         if self._verbose:
             self._log.info("closed with %d %r", code, reason, extra={"conn": conn.id})
         event = Event(self._gateway, conn, code=code, reason=reason)
@@ -212,9 +214,10 @@ class Dispatcher:
             seconds = perf_counter() - call.started
             self._metrics.hook_seconds[call.hook].observe(seconds)
             conn = call.event.conn
-            if conn is not None and conn.recording is not None:
+            recording = None if conn is None else conn._outbox.recording
+            if recording is not None:
                 how = "failed" if call.error is not None else "took"
-                conn.recording.add("hook", None, f"{call.hook} {how} {seconds * 1000:.1f} ms")
+                recording.add("hook", None, f"{call.hook} {how} {seconds * 1000:.1f} ms")
         error = call.error
         if error is None or (call.hook == "on_handshake" and isinstance(error, Refused)):
             return None
