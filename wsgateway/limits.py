@@ -55,6 +55,10 @@ class RateLimits:
         self._burst = burst
         self._buckets: OrderedDict[Hashable, Bucket] = OrderedDict()
 
+    @property
+    def has_limit(self) -> bool:
+        return bool(self._rate)
+
     def allows(self, sender: Hashable, now: float) -> bool:
         """Return whether one more event of `sender` is allowed at `now`, and count it if so."""
         if not self._rate:

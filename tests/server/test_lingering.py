@@ -8,7 +8,7 @@ import pytest
 
 from tests.clocks import jumping, pass_time
 from wsgateway.config.grace import LINGER
-from wsgateway.server.lingering import QUIET, LingeringTransport, ProgressTimer, QuietClose
+from wsgateway.server.lingering import MAX_JOINED, QUIET, ProgressTimer, QuietClose, ResponseTransport
 
 
 class RecordingTransport:
@@ -17,6 +17,7 @@ class RecordingTransport:
     def __init__(self, sock: socket.socket) -> None:
         self.unread = 100
         self.ends: list[tuple[str, float]] = []
+        self.writes: list[bytes] = []
         self._sock = sock
 
     def get_write_buffer_size(self) -> int:
@@ -26,7 +27,8 @@ class RecordingTransport:
         assert name == "socket"
         return self._sock
 
-    def write(self, data: bytes) -> None: ...
+    def write(self, data: bytes) -> None:
+        self.writes.append(data)
 
     def is_closing(self) -> bool:
         return bool(self.ends)
@@ -77,12 +79,72 @@ async def test_a_cancelled_timer_can_be_started_again(transport: RecordingTransp
     assert transport.ends == [("aborted", 105)]
 
 
-def test_the_response_cycle_closes_with_what_it_was_given(transport: RecordingTransport) -> None:
-    closes: list[str] = []
-    lingering = LingeringTransport(transport, lambda: closes.append("lingering"))
-    lingering.close()
-    assert closes == ["lingering"]
-    assert not lingering.is_closing()
+def response_transport(transport: RecordingTransport) -> ResponseTransport:
+    """The transport of responses, whose linger is an entry in `ends` of `transport`."""
+    return ResponseTransport(transport, asyncio.get_running_loop(), lambda: transport.ends.append(("lingering", 0)))
+
+
+HEAD = b"HTTP/1.1 200 OK\r\n\r\n"
+
+
+async def test_the_head_of_a_response_is_written_with_its_body(transport: RecordingTransport) -> None:
+    responses = response_transport(transport)
+    for body in (b"a", b""):
+        responses.write(HEAD)
+        responses.write(body)
+    responses.write(b"b")
+    await asyncio.sleep(0)
+    assert transport.writes == [HEAD + b"a", HEAD, b"b"]
+
+
+async def test_a_head_without_a_body_is_written_at_the_end_of_the_iteration(transport: RecordingTransport) -> None:
+    responses = response_transport(transport)
+    responses.write(HEAD)
+    assert transport.writes == []
+    await asyncio.sleep(0)
+    responses.write(b"late")
+    assert transport.writes == [HEAD, b"late"]
+
+
+async def test_an_interim_response_is_written_immediately(transport: RecordingTransport) -> None:
+    responses = response_transport(transport)
+    responses.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    assert transport.writes == [b"HTTP/1.1 100 Continue\r\n\r\n"]
+
+
+async def test_a_large_body_is_not_copied(transport: RecordingTransport) -> None:
+    responses = response_transport(transport)
+    body = b"x" * (MAX_JOINED + 1)
+    responses.write(HEAD)
+    responses.write(body)
+    assert transport.writes == [HEAD, body]
+    assert transport.writes[1] is body
+
+
+async def test_a_body_may_be_a_view_and_begin_as_a_head_does(transport: RecordingTransport) -> None:
+    responses = response_transport(transport)
+    responses.write(HEAD)
+    for part in (HEAD, HEAD, b"end"):
+        responses.write(memoryview(part))  # type: ignore[arg-type]  # uvicorn writes what an application gives
+    await asyncio.sleep(0)
+    assert b"".join(transport.writes) == HEAD * 3 + b"end"
+
+
+async def test_what_waits_is_written_before_the_lingering_close(transport: RecordingTransport) -> None:
+    responses = response_transport(transport)
+    responses.write(HEAD)
+    responses.close()
+    assert transport.writes == [HEAD]
+    assert transport.ends == [("lingering", 0)]
+    assert responses.is_closing()
+
+
+async def test_nothing_is_written_to_a_closed_connection(transport: RecordingTransport) -> None:
+    responses = response_transport(transport)
+    responses.write(HEAD)
+    transport.abort()
+    await asyncio.sleep(0)
+    assert transport.writes == []
 
 
 @jumping

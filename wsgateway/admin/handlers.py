@@ -207,7 +207,7 @@ def answer_action(request: Request, shape: Struct, *, is_done: bool, status: int
     """Return `shape` with `status`, or with 202 and the path to watch if the action is not done yet."""
     if is_done:
         return answer(shape, status)
-    return answer(shape, 202, headers={"location": request.url.path})
+    return answer(shape, 202, headers=(("location", request.url.path),))
 
 
 async def gateway_info(supervised: Instance | Embedded, *, has_settings: bool = False) -> GatewayInfo:

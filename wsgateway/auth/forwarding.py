@@ -70,6 +70,8 @@ def sign_of_proxy(scope: Mapping[str, Any]) -> str | None:
     if scope.get("http_version") == "1.0":
         return "HTTP/1.0"
     connections = [value.decode("latin-1") for value in values_of(headers, b"connection")]
+    if not connections:
+        return None
     tokens = {element.lower() for element in list_elements(headers, b"connection")}
     if b"close" in tokens:
         return "Connection: close"

@@ -15,6 +15,14 @@ def list_elements(headers: HeaderPairs, name: bytes) -> list[bytes]:
     return [element.strip(b" \t") for key, value in headers if key == name for element in value.split(b",")]
 
 
+def first_value(headers: HeaderPairs, name: bytes) -> bytes:
+    """Return the value of the first header `name`; empty if it is missing."""
+    for key, value in headers:
+        if key == name:
+            return value
+    return b""
+
+
 def single_value(headers: HeaderPairs, name: bytes) -> bytes | None:
     """Return the value of the header `name`; None if it is missing or repeated."""
     values = values_of(headers, name)

@@ -26,7 +26,8 @@ class Phase(enum.Enum):
     """The part of a connection that the next bytes of a client belong to."""
 
     HEAD = enum.auto()
-    """The head of a request. `head_timer` runs, for the first request also before its first byte."""
+    """The head of a request. `head_timer` runs whenever no bytes are being parsed, for the first request also before
+    its first byte."""
 
     OTHER_UPGRADE = enum.auto()
     """A request whose head asks for an upgrade other than websocket. Its body has not been framed."""
@@ -141,6 +142,7 @@ class GuardedHttp(HttpToolsProtocol):
             return
         self._join_idle()
         self.await_head()
+        self.start_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.cancel_head_timer()
@@ -197,12 +199,14 @@ class GuardedHttp(HttpToolsProtocol):
 
     def await_request(self) -> None:
         """Wait for another request, or for the rest of the present one, once every request so far is answered."""
-        self._unset_keepalive_if_required()
         self._join_idle()
         if self.phase is Phase.BODY:
+            self._unset_keepalive_if_required()
             if self._late_body_timer is None:
                 self._late_body_timer = self.loop.call_later(BODY_TIMEOUT, self.transport.abort)
-        elif self.phase is not Phase.HEAD:  # HEAD has its own timer
+        elif self.phase is Phase.HEAD:  # which has its own timer
+            self._unset_keepalive_if_required()
+        elif self.timeout_keep_alive_task is None:  # else uvicorn has just started it
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
@@ -210,6 +214,8 @@ class GuardedHttp(HttpToolsProtocol):
     def await_head(self) -> None:
         self.phase = Phase.HEAD
         self.head_bytes = 0
+
+    def start_head_timer(self) -> None:
         self.head_timer = self.loop.call_later(self.shared.request_timeout, self._refuse_slow_head)
 
     def begin_upgrade(self, *, is_websocket: bool) -> None:

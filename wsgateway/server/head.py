@@ -1,5 +1,7 @@
 """Rules for the head of a request: its size, its target, the framing of its body, and handshakes. No I/O."""
 
+from itertools import chain
+
 import httptools
 
 from wsgateway.auth.headers import list_elements, values_of
@@ -26,12 +28,12 @@ TARGET_SCHEMES = frozenset({b"http", b"https", b"ws", b"wss"})
 
 def size_of(headers: RawHeaders) -> int:
     """Return the bytes of `headers` in a head, each with a colon, a space, and the end of its line."""
-    return sum(len(name) + len(value) + 4 for name, value in headers)
+    return sum(map(len, chain.from_iterable(headers))) + 4 * len(headers)
 
 
 def ends_connection(headers: RawHeaders) -> bool:
     """Return whether nothing that follows a request with these headers may be parsed."""
-    return any(name in LAST_HEADERS for name, _ in headers)
+    return not LAST_HEADERS.isdisjoint(dict(headers))
 
 
 def framing_head(method: bytes, version: str, headers: RawHeaders) -> bytes:

@@ -26,7 +26,7 @@ from wsgateway.server.head import (
     size_of,
     split_target,
 )
-from wsgateway.server.lingering import LingeringTransport
+from wsgateway.server.lingering import ResponseTransport
 from wsgateway.server.websocket import WebSocketProtocol, usual_key
 
 MAX_PIPELINED = 1000
@@ -48,6 +48,9 @@ class HttpProtocol(GuardedHttp):
 
     early = b""
     """Bytes that the client has sent behind its handshake."""
+
+    _responses: ResponseTransport | None = None
+    """The transport of every response, which the first request makes."""
 
     _trailer_bytes = 0
     _overhead_bytes = 0
@@ -88,7 +91,7 @@ class HttpProtocol(GuardedHttp):
         if self.cycle is None and not self.head_bytes and data.startswith(TLS_RECORD):
             self.drop("a client uses TLS (wss:// or https://) on a port without TLS: use ws:// or http://")
             return
-        head_before, self._has_progress = self.head_timer, False
+        self._has_progress = False
         try:
             self._parse(data)
         except httptools.HttpParserError as exc:
@@ -96,7 +99,9 @@ class HttpProtocol(GuardedHttp):
                 self.refuse(400, f"Invalid HTTP request received: {exc}")
             return
         if self.phase is Phase.HEAD:
-            if self.head_timer is head_before:  # else the head begins within `data`
+            if self.head_timer is None:  # the head begins within `data`, and most end within it, so they need no timer
+                self.start_head_timer()
+            else:
                 self.head_bytes += len(data)
             if self.head_bytes > MAX_HEAD:
                 self.refuse(431, f"the request's head is larger than {MAX_HEAD} bytes")
@@ -163,7 +168,9 @@ class HttpProtocol(GuardedHttp):
         super().on_headers_complete()
         self.begin_body()
         self._trailer_bytes = self._overhead_bytes = 0
-        self.cycle.transport = LingeringTransport(self.transport, self.linger)  # type: ignore[assignment]  # all it uses
+        if self._responses is None:
+            self._responses = ResponseTransport(self.transport, self.loop, self.linger)
+        self.cycle.transport = self._responses  # type: ignore[assignment]  # all that a cycle uses of a transport
         if self.shared.is_leaving or ends_connection(self.headers):
             self.cycle.keep_alive = False
 
@@ -196,6 +203,8 @@ class HttpProtocol(GuardedHttp):
         self.end_request()
 
     def on_response_complete(self) -> None:
+        if self._responses is not None:
+            self._responses.flush()  # a response to HEAD has no body
         if self.phase is Phase.LINGERING:  # a request that is queued behind this one does not begin either
             self.server_state.total_requests += 1
             return

@@ -10,19 +10,51 @@ from wsgateway.server.tcp import unread
 QUIET = 0.25
 """Seconds without a byte after which a client that broke the protocol has read its close frame."""
 
+FINAL_HEADS = tuple(b"HTTP/1.1 %d" % first_digit for first_digit in range(2, 6))
+"""What the head of a response begins with, unless it is an interim response such as 100 (RFC 9110 15.2)."""
 
-class LingeringTransport:
-    """The transport that uvicorn's response cycle is given. Its `close` is a lingering close (RFC 9112 9.6).
+MAX_JOINED = 65_536
+"""Bytes of a body that are copied behind its head. Copying a larger one would cost more than a second write."""
 
-    A socket that is closed while the client still sends is reset, and the response may be lost.
+
+class ResponseTransport:
+    """The transport that the responses of one connection are written to, one after the other.
+
+    The head of a response waits for the first part of its body, so both are written together, but no longer than until
+    the end of the event loop iteration. `close` is a lingering close (RFC 9112 9.6), because a socket that is closed
+    while the client still sends is reset, and the response may be lost.
     """
 
-    __slots__ = ("close", "is_closing", "write")
+    __slots__ = ("_head", "_linger", "_loop", "_transport", "is_closing")
 
-    def __init__(self, transport: Any, close: Callable[[], None]) -> None:
-        self.write = transport.write
+    def __init__(self, transport: Any, loop: asyncio.AbstractEventLoop, linger: Callable[[], None]) -> None:
         self.is_closing = transport.is_closing
-        self.close = close
+        self._transport = transport
+        self._loop = loop
+        self._linger = linger
+        self._head = b""
+
+    def write(self, data: bytes) -> None:
+        if not self._head and data[:10] in FINAL_HEADS:
+            self._head = data
+            self._loop.call_soon(self.flush)
+        elif self._head and len(data) <= MAX_JOINED:
+            # not `writelines`, which never pauses before Python 3.13.2 (CVE-2024-12254)
+            self._transport.write(b"".join((self._head, data)))
+            self._head = b""
+        else:
+            self.flush()
+            self._transport.write(data)
+
+    def flush(self) -> None:
+        """Write the head that waits, if there is one."""
+        if self._head and not self.is_closing():
+            self._transport.write(self._head)
+            self._head = b""
+
+    def close(self) -> None:
+        self.flush()
+        self._linger()
 
 
 class ProgressTimer:

@@ -105,8 +105,14 @@ def router(context: RouteContext) -> ASGIApp:
         table["/pages/connection"] = Endpoint(context, routes.page_connection, read)
         table["/pages/{name}"] = Endpoint(context, routes.page_file, read)
     table["/ws"] = table["/ws/{path:path}"] = Endpoint(context, routes.upgrade)
-    unknown = Endpoint(context, routes.unknown)
-    return Router([Route(path, app) for path, app in table.items()], redirect_slashes=False, default=unknown)
+    exact = {path: endpoint for path, endpoint in table.items() if "{" not in path}
+    patterns = [Route(path, endpoint) for path, endpoint in table.items() if path not in exact]
+    others = Router(patterns, redirect_slashes=False, default=Endpoint(context, routes.unknown))
+
+    def route(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        return exact.get(scope["path"], others)(scope, receive, send)
+
+    return route
 
 
 class Routes:

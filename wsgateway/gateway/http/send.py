@@ -32,6 +32,8 @@ from wsgateway.messages import Sent
 IGNORED_KEYS = frozenset({"conn", "action", "webSocketServerAction"})
 """Keys that are dropped: those of the listener's own event, and those that controlled the server of Lucee."""
 
+_TAKEN_KEYS = IGNORED_KEYS | {"message", "connections"}
+
 
 class SendGateway(Protocol):
     """A gateway of this process, or one that workers serve."""
@@ -76,8 +78,7 @@ def read_request(fields: dict[str, Any]) -> SendRequest:
         raise Refused.of(Refusal(422, "body", detail, "bad-body"))
     if connections is not None and not all(isinstance(item, str) for item in connections):
         raise Refused.of(Refusal(422, "body", "connections: use a list of connection ids", "bad-body"))
-    taken = IGNORED_KEYS | {"message", "connections"}
-    data = {name: value for name, value in fields.items() if name not in taken}
+    data = {name: value for name, value in fields.items() if name not in _TAKEN_KEYS}
     return SendRequest(fields.get("message"), connections, data)
 
 
@@ -133,6 +134,8 @@ class SendGuard:
 
     def check_rate(self, scope: Scope) -> None:
         """Count a request of the caller. Raise `Refused` if it exceeds `send_rate`."""
+        if not self.rates.has_limit:
+            return
         key = self.rules.key_of(scope["headers"])  # None for local callers, if no key is set
         if not self.rates.allows(key, time.monotonic()):
             detail = "too many requests with this key, try again later (send_rate)"
