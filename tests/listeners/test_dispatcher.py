@@ -10,6 +10,7 @@ import anyio
 import pytest
 
 from wsgateway import Connection, Event, Gateway, GatewayNotRunning, HookError, MessageError, Refused, Sent
+from wsgateway.listeners.event import MessageEvent
 from wsgateway.listeners.runner import MAX_CLOSE_HOOKS
 from wsgateway.testing import Client, RecordingListener, serve
 
@@ -481,6 +482,53 @@ async def test_data_and_connections_of_a_send_reach_the_hook() -> None:
         await gateway.send("x", connections=["a"], data={"room": 7})
         await gateway.send("y")
     assert seen == [(None, "x", ["a"], {"room": 7}), (None, "y", None, {})]
+
+
+async def test_a_send_waits_for_a_hook_that_waits_and_may_be_cancelled() -> None:
+    release, begun = anyio.Event(), anyio.Event()
+    results: list[Sent] = []
+
+    class Listener:
+        async def on_message(self, event: Event) -> None:
+            if event.message == "slow":
+                begun.set()
+                await release.wait()
+
+    gateway = Gateway(listener=Listener)
+
+    async def send() -> None:
+        results.append(await gateway.send("slow"))
+
+    async with gateway.lifespan():
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(send)
+            with anyio.move_on_after(0.05) as scope:
+                await gateway.send("slow")
+            assert scope.cancelled_caught
+            await begun.wait()
+            assert await gateway.send("fast") == Sent(0, 0, 0)
+            assert results == []
+            release.set()
+        assert results == [Sent(0, 0, 0)]
+    assert gateway.metrics.hook_errors == {}
+
+
+async def test_every_on_message_gets_a_message_event() -> None:
+    kinds: list[type] = []
+
+    class Listener:
+        async def on_client_open(self, event: Event) -> None:
+            kinds.append(type(event))
+
+        async def on_message(self, event: Event) -> None:
+            kinds.append(type(event))
+
+    gateway = Gateway(listener=Listener)
+    async with serve(gateway) as url, Client(url) as ann:
+        await ann.send("x")
+        await ann.receive()
+        await gateway.send("x")
+    assert kinds == [Event, MessageEvent, MessageEvent]
 
 
 async def test_a_connection_is_one_object_with_a_state_and_a_hash() -> None:

@@ -5,9 +5,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
+import pytest
 
 from wsgateway import Event, Gateway
-from wsgateway.listeners.inbox import AwaitedCall, Call, CloseCall, Inbox, TimeLimit
+from wsgateway.listeners.inbox import INBOX_BYTES, INBOX_MESSAGES, AwaitedCall, Call, CloseCall, Inbox, TimeLimit
 from wsgateway.listeners.runner import MAX_CLOSE_HOOKS, Runner
 
 EVENT = Event(Gateway())
@@ -70,6 +71,100 @@ async def test_a_call_without_a_hook_is_delivered_immediately() -> None:
     call = Call("on_message", None, EVENT, 1)
     runs.runner.push(Inbox(), call)
     assert runs.delivered == runs.finished == [call]
+
+
+async def test_a_message_whose_hook_never_waits_does_not_occupy_the_inbox() -> None:
+    runs, inbox, seen = Runs(), Inbox(), list[bool]()
+
+    async def hook(event: Event) -> None:
+        seen.append(inbox.is_full)
+
+    for _ in range(2 * INBOX_MESSAGES):
+        runs.runner.push(inbox, Call("on_message", hook, EVENT, INBOX_BYTES))
+    assert seen == [False] * 2 * INBOX_MESSAGES
+    assert runs.delivered == runs.finished
+
+
+@pytest.mark.parametrize(("count", "size"), [(INBOX_MESSAGES, 1), (1, INBOX_BYTES), (2, INBOX_BYTES // 2)])
+async def test_messages_whose_hooks_wait_fill_the_inbox_until_they_are_handled(count: int, size: int) -> None:
+    runs, inbox, release, spaces = Runs(), Inbox(), asyncio.Event(), list[int]()
+
+    async def hook(event: Event) -> None:
+        await release.wait()
+
+    for _ in range(count):
+        assert not inbox.is_full
+        runs.runner.push(inbox, Call("on_message", hook, EVENT, size))
+    assert inbox.is_full
+    inbox.when_space(lambda: spaces.append(len(runs.finished)))
+    release.set()
+    await runs.idle()
+    await asyncio.sleep(0)  # one iteration, in which the space is reported
+    assert not inbox.is_full
+    assert len(spaces) == 1
+    assert not any(call.is_counted for call in runs.finished)
+
+
+async def test_a_message_that_a_hook_causes_runs_after_it_and_is_counted() -> None:
+    runs, inbox, seen = Runs(), Inbox(), list[str]()
+
+    async def inner(event: Event) -> None:
+        seen.append("inner")
+
+    async def outer(event: Event) -> None:
+        for _ in range(INBOX_MESSAGES):
+            runs.runner.push(inbox, Call("on_message", inner, EVENT, 1))
+        assert inbox.is_full
+        seen.append("outer")
+
+    call = Call("on_message", outer, EVENT, 1)
+    runs.runner.push(inbox, call)
+    assert call.error is None
+    assert seen == ["outer"] + ["inner"] * INBOX_MESSAGES
+    assert not inbox.is_full
+
+
+async def test_a_hook_that_fails_immediately_delivers_nothing_and_the_next_one_runs() -> None:
+    runs, inbox = Runs(), Inbox()
+
+    async def fail(event: Event) -> None:
+        raise SystemExit(3)
+
+    async def nothing(event: Event) -> None: ...
+
+    failed, fine = Call("on_message", fail, EVENT, 1), Call("on_message", nothing, EVENT, 1)
+    runs.runner.push(inbox, failed)
+    runs.runner.push(inbox, fine)
+    assert runs.finished == [failed, fine]
+    assert runs.delivered == [fine]
+    assert isinstance(failed.error, SystemExit)
+
+
+async def test_an_abandoned_message_gives_its_space_back_once() -> None:
+    runs, inbox = Runs(hook_timeout=0.01), Inbox()
+
+    async def sleep(event: Event) -> None:
+        await anyio.sleep_forever()  # hangs, until hook_timeout
+
+    runs.runner.push(inbox, Call("on_message", sleep, EVENT, INBOX_BYTES))
+    assert inbox.is_full
+    await runs.idle()
+    await asyncio.sleep(0)  # one iteration, in which the cancelled task ends
+    assert not inbox.is_full
+    inbox.put(Call("on_message", None, EVENT, INBOX_BYTES - 1))
+    assert not inbox.is_full
+
+
+async def test_a_call_that_finishes_immediately_needs_no_future() -> None:
+    runs = Runs()
+
+    async def nothing(event: Event) -> None: ...
+
+    for hook in (nothing, None):
+        call = AwaitedCall("on_message", hook, EVENT)
+        runs.runner.push(Inbox(), call)
+        assert call.is_finished
+        assert call.future is None
 
 
 async def test_a_hook_that_takes_too_long_is_abandoned_and_delivers_nothing() -> None:

@@ -16,7 +16,7 @@ from wsgateway.exceptions import Refused
 from wsgateway.hub.outbox import Outbox
 from wsgateway.hub.pubsub import PubSub
 from wsgateway.listeners.dispatcher import Dispatcher
-from wsgateway.listeners.inbox import INBOX_MESSAGES
+from wsgateway.listeners.inbox import INBOX_BYTES, INBOX_MESSAGES
 from wsgateway.listeners.loader import Hooks
 from wsgateway.protocols import plain
 from wsgateway.protocols.session import Session
@@ -208,12 +208,13 @@ async def waiting_hooks() -> AsyncIterator[tuple[object, Callable[[], Awaitable[
     release.set()
 
 
-async def test_a_full_inbox_pauses_reading_until_it_has_space() -> None:
+@pytest.mark.parametrize(("count", "size"), [(INBOX_MESSAGES, 1), (4, INBOX_BYTES // 4)])
+async def test_a_full_inbox_pauses_reading_until_it_has_space(count: int, size: int) -> None:
     async with waiting_hooks() as (listener, go_on):
         made = Made(listener)
         await made.connect()
-        for _ in range(INBOX_MESSAGES):
-            assert made.session.received("x", 1)
+        for _ in range(count):
+            assert made.session.received("x", size)
         assert not made.session.received("x", 1)
         assert "resume" not in made.transport.calls
         await go_on()
@@ -223,3 +224,31 @@ async def test_a_full_inbox_pauses_reading_until_it_has_space() -> None:
         assert made.session.received("x", 1)
         await made.dispatcher.runner.idle()
         assert made.transport.calls.count("resume") == 1
+
+
+async def test_a_close_while_a_hook_waits_is_reported_after_it_and_after_what_waits() -> None:
+    release = anyio.Event()
+
+    class Listener(RecordingListener):
+        async def on_message(self, event: Event) -> None:
+            await release.wait()
+            self.record("on_message", event.message)
+
+    listener = Listener()
+    made = Made(listener)
+    await made.connect()
+    for message in ("first", "second"):
+        assert made.session.received(message, len(message))
+    made.session.finished(1000, "")
+    assert listener.events == [("on_client_open", "")]
+    release.set()
+    await made.dispatcher.runner.idle()
+    events = [("on_message", "first"), ("on_message", "second"), ("on_client_close", 1000)]
+    assert listener.events[1:] == events
+
+
+async def test_a_client_is_admitted_without_a_call_if_the_listener_has_no_on_handshake() -> None:
+    made = Made(RecordingListener())
+    handshake = made.session.handshake()
+    with pytest.raises(StopIteration):
+        handshake.send(None)  # it never waits
