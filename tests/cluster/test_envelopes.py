@@ -230,3 +230,23 @@ def test_questions_and_rows_have_the_form_that_earlier_versions_know() -> None:
     answered = decode(encode(Answer(VERSION, "deadbeef", 1, 2, row)))
     assert isinstance(answered, Answer)
     assert answered.value == [ROW]
+
+
+class DeliveryOfBefore(msgspec.Struct, array_like=True, frozen=True, tag=1):
+    """A `Delivery` as a node knows it that does not tell JSON from text."""
+
+    version: int
+    origin: str
+    seq: int
+    payload: bytes
+    is_text: bool
+    ids: list[str] | None = None
+    ask: int = 0
+
+
+def test_a_node_of_before_reads_a_delivery_of_now_and_the_other_way_round() -> None:
+    now = Delivery(VERSION, NODE, 7, b"5", True, ["a"], 3, True)
+    before = msgspec.msgpack.decode(encode(now), type=DeliveryOfBefore)
+    assert before == DeliveryOfBefore(VERSION, NODE, 7, b"5", True, ["a"], 3)
+    assert decode(msgspec.msgpack.encode(before)) == Delivery(VERSION, NODE, 7, b"5", True, ["a"], 3, False)
+    assert origin_of(encode(now)) == origin_of(msgspec.msgpack.encode(before)) == NODE.encode()

@@ -14,8 +14,9 @@ import anyio
 import anyio.to_thread
 import pytest
 
+from tests.connections import unconnected
 from tests.servers import OwnServer, PlainUvicorn, Serve
-from wsgateway import Event, Gateway
+from wsgateway import Connection, Event, Gateway
 from wsgateway.testing import Client, RecordingListener
 
 BIG = "x" * 60_000
@@ -218,3 +219,59 @@ async def test_a_client_that_answers_no_ping_is_aborted_with_1006() -> None:
         assert recorder.events[-1] == ("on_client_close", 1006)
         await healthy.send("still here")
         assert await healthy.receive() == "still here"
+
+
+async def test_messages_out_is_right_in_hooks_too(serve: Serve) -> None:
+    counts: list[int] = []
+
+    class Listener(RecordingListener):
+        async def on_client_open(self, event: Event) -> None:
+            assert event.conn
+            counts.append(event.conn.messages_out)
+            await event.conn.send("welcome")
+            counts.append(event.conn.messages_out + event.conn.queued_messages)
+
+        async def on_message(self, event: Event) -> None:
+            if event.conn is None:
+                return
+            before = event.conn.messages_out + event.conn.queued_messages
+            await event.gateway.send("all")
+            await event.gateway.send("named", connections=[event.conn])
+            await event.conn.send("one")
+            counts.append(event.conn.messages_out + event.conn.queued_messages - before)
+            event.connections = []
+
+        async def on_client_close(self, event: Event) -> None:
+            assert event.conn
+            counts.append(event.conn.messages_out)
+            await super().on_client_close(event)
+
+    listener = Listener()
+    gateway = Gateway(listener=listener)
+    async with serve(gateway) as url:
+        for _ in range(3):
+            await gateway.send("before anybody")  # which a later connection must not count
+        async with Client(url) as ann:
+            for _ in range(2):
+                await ann.send("x")
+            assert [await ann.receive() for _ in range(7)] == ["welcome", *["all", "named", "one"] * 2]
+            (conn,) = gateway.connections
+            assert conn.messages_out == 7
+        await listener.wait_for("on_client_close")
+    assert counts == [0, 1, 3, 3, 7]
+
+
+def test_a_listener_finds_nothing_on_a_connection_that_it_must_not_touch() -> None:
+    methods = {"send", "send_from_thread", "close"}
+    request = {"path", "address", "query_string", "headers", "query", "cookies", "subprotocols", "transport"}
+    facts = {"id", "user", "state", "opened_at", "age", "is_open"}
+    counts = {"messages_in", "messages_out", "queued_messages", "queued_bytes", "dropped"}
+    public = {name for name in dir(Connection) if not name.startswith("_")}
+    assert public == methods | request | facts | counts
+
+
+async def test_counts_are_read_only() -> None:
+    conn, _ = unconnected(Gateway())
+    for name in ("messages_in", "messages_out", "queued_messages", "queued_bytes", "dropped"):
+        with pytest.raises(AttributeError):
+            setattr(conn, name, 1)

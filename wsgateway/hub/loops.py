@@ -1,8 +1,13 @@
-"""Refuses calls from a wrong thread or event loop, or passes them to the right one. Knows nothing of gateways."""
+"""Starts tasks eagerly. Refuses calls from a wrong thread or event loop, or passes them to the right one.
+
+Knows nothing of gateways.
+"""
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import CancelledError, wait
+from contextvars import Context, copy_context
 from threading import get_ident
 from typing import Any, TypeVar
 
@@ -114,3 +119,63 @@ async def call_on(
         await future
     finally:
         future.cancel()
+
+
+if sys.version_info >= (3, 12):
+
+    def eager_task(coroutine: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:
+        """Return a task that has run to its first wait. Must be called on `loop`, whose task factory is not used.
+
+        A caller may not rely on that, because Python 3.11 needs a loop such as asyncio's or uvloop's for it.
+        """
+        return asyncio.Task(coroutine, loop=loop, eager_start=True)
+
+else:
+
+    class _StepCatcher:
+        """Replaces `call_soon` of `loop` while a task with `context` is constructed, and keeps its first step.
+
+        Other calls, such as that of a finalizer that the garbage collector runs meanwhile, are passed to the loop.
+        """
+
+        __slots__ = ("_context", "_loop", "step")
+
+        def __init__(self, loop: asyncio.AbstractEventLoop, context: Context) -> None:
+            self._loop = loop
+            self._context = context
+            self.step: Callable[[], object] | None = None
+
+        def __call__(self, callback: Callable[..., object], *args: Any, context: Context | None = None) -> Any:
+            if context is not self._context:
+                return type(self._loop).call_soon(self._loop, callback, *args, context=context)
+            self.step = callback
+            return None
+
+    def eager_task(coroutine: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:
+        """Return a task that has run to its first wait. Must be called on `loop`, whose task factory is not used.
+
+        A `Task` passes its first step to `call_soon`. The step is caught there and run here, in the context of the
+        task and as the only current task. On a loop without attributes, or whose `call_soon` was replaced, the task
+        begins in the next iteration.
+        """
+        attributes: dict[str, object] | None = getattr(loop, "__dict__", None)
+        if attributes is None or "call_soon" in attributes:
+            return loop.create_task(coroutine)
+        context = copy_context()
+        catcher = attributes["call_soon"] = _StepCatcher(loop, context)
+        try:
+            task = asyncio.Task(coroutine, loop=loop, context=context)
+        finally:
+            del attributes["call_soon"]
+        if catcher.step is None:  # a loop that does not look up `call_soon` in its attributes
+            return task
+        outer = asyncio.current_task(loop)
+        if outer is None:
+            context.run(catcher.step)
+            return task
+        asyncio.tasks._leave_task(loop, outer)  # see "Extending asyncio" in the documentation of Python
+        try:
+            context.run(catcher.step)
+        finally:
+            asyncio.tasks._enter_task(loop, outer)
+        return task

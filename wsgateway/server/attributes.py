@@ -46,6 +46,17 @@ NEEDED_HTTP = (
 NEEDED_WEBSOCKET = ("close_timer", "conn", "connections", "loop", "request", "response", "stop_keepalive", "transport")
 """Attributes of uvicorn's WebSocket protocol that taking over its socket requires."""
 
+NEEDED_DIRECT_HTTP = ("app", "asgi_version", "root_path", "scheme", "tasks")
+"""Attributes of uvicorn's HTTP protocol that a direct handshake requires, besides `NEEDED_HTTP`."""
+
+NEEDED_DIRECT_WEBSOCKET = (*NEEDED_WEBSOCKET, "app", "queue", "scope")
+"""Attributes of uvicorn's WebSocket protocol that a direct handshake requires, because it may need that protocol."""
+
+
+def missing_of(protocol: object, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return those of `names` that are not attributes of uvicorn's `protocol`."""
+    return tuple(name for name in names if not hasattr(protocol, name))
+
 
 @functools.cache
 def warn_once(missing: str, protocol: str, consequence: str) -> None:

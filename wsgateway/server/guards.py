@@ -80,6 +80,9 @@ class HttpShared:
     pacer: HandshakePacer | None = None
     """Limits how many handshakes of this server begin in one event loop iteration."""
 
+    may_be_direct: bool = False
+    """Whether uvicorn has what a `DirectHandshake` needs. Only a handshake without it can show that."""
+
     is_leaving: bool = False
     """Whether this server is about to stop, so every request is the last of its connection."""
 

@@ -4,7 +4,7 @@ from itertools import chain
 
 import httptools
 
-from wsgateway.auth.headers import list_elements
+from wsgateway.auth.headers import list_elements, values_of
 
 RawHeaders = list[tuple[bytes, bytes]]
 """Names in lower case, and values without surrounding whitespace."""
@@ -57,6 +57,8 @@ def split_target(target: bytes) -> tuple[bytes, bytes] | None:
 
 def asks_for_websocket(headers: RawHeaders) -> bool:
     """Return whether `headers` ask for a WebSocket (RFC 6455 4.2.1, 3 and 4)."""
+    if (b"upgrade", b"websocket") in headers and (b"connection", b"Upgrade") in headers:
+        return True  # as most clients write them
     return b"upgrade" in _tokens(headers, b"connection") and b"websocket" in _tokens(headers, b"upgrade")
 
 
@@ -64,11 +66,11 @@ def handshake_mistake(method: str, version: str, target: bytes, headers: RawHead
     """Return why a request that asks for a WebSocket is not a handshake, and a header for the response, or None."""
     if method != "GET" or version != "1.1" or not target.isascii():
         return "a WebSocket begins with a GET of HTTP/1.1 and an address in ASCII (RFC 6455 4.1)", b""
-    if _tokens(headers, b"upgrade") != {b"websocket"}:
+    if values_of(headers, b"upgrade") != [b"websocket"] and _tokens(headers, b"upgrade") != {b"websocket"}:
         return "a WebSocket handshake has no Upgrade other than websocket (RFC 6455 4.1)", b""
-    if any(name == b"transfer-encoding" or (name == b"content-length" and value != b"0") for name, value in headers):
+    if [name for name, value in headers if name in FRAMING_HEADERS and (name, value) != (b"content-length", b"0")]:
         return "a WebSocket handshake has no body", b""
-    if any(name == b"sec-websocket-version" and value != b"13" for name, value in headers):
+    if any(value != b"13" for value in values_of(headers, b"sec-websocket-version")):
         # RFC 6455 4.2.2 asks for the right version, which websockets leaves out
         return "the version of a WebSocket is 13", b"sec-websocket-version: 13\r\n"
     return None

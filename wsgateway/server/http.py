@@ -13,7 +13,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from wsgateway.config.addresses import REMOTE_END
-from wsgateway.server.attributes import NEEDED_HTTP, warn_once
+from wsgateway.server.attributes import NEEDED_HTTP, missing_of, warn_once
+from wsgateway.server.direct import DirectHandshake, can_be_direct
 from wsgateway.server.guards import DISCARDING, GuardedHttp, HttpShared, Phase
 from wsgateway.server.head import (
     MAX_HEAD,
@@ -26,7 +27,7 @@ from wsgateway.server.head import (
     split_target,
 )
 from wsgateway.server.lingering import ResponseTransport
-from wsgateway.server.websocket import WebSocketProtocol
+from wsgateway.server.websocket import WebSocketProtocol, usual_key
 
 MAX_PIPELINED = 1000
 """Requests of one connection that wait for the response to the previous one."""
@@ -147,14 +148,12 @@ class HttpProtocol(GuardedHttp):
             self.give_up(414, f"the address is longer than {MAX_URL} bytes")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self.phase is Phase.REFRAMING:
-            return
-        if self.phase is Phase.BODY:  # a trailer, which the gateway does not use
+        if self.phase is Phase.HEAD:
+            super().on_header(name, value.strip(b" \t"))  # RFC 9112 5.1; llhttp leaves the whitespace behind a value
+        elif self.phase is Phase.BODY:  # a trailer, which the gateway does not use
             self._trailer_bytes += len(name) + len(value) + 4
             if self._trailer_bytes > MAX_HEAD:
                 self.give_up(431, TOO_MUCH_AROUND_BODY)
-            return
-        super().on_header(name, value.strip(b" \t"))  # RFC 9112 5.1; llhttp leaves the whitespace behind a value
 
     def on_headers_complete(self) -> None:
         self.cancel_head_timer()
@@ -239,13 +238,22 @@ class HttpProtocol(GuardedHttp):
         if not issubclass(self.ws_protocol_class or object, WebSocketProtocol):
             super().handle_websocket_upgrade()
             return
-        self.connections.discard(self)
+        key = self._direct_key()
+        if key is not None:
+            DirectHandshake(self, key, self.early).begin()
+            return
         protocol: Any = self.ws_protocol_class(  # type: ignore[misc, call-arg]  # uvicorn declares it as a bare Protocol
             config=self.config, server_state=self.server_state, app_state=self.app_state
         )
         protocol.upgraded(self, self.url.decode("ascii"), self.headers, self.early)
-        self.transport.set_protocol(protocol)
-        del self.parser  # it refers to this object, which is then freed without the garbage collector
+        if not self.shared.may_be_direct and self.ws_protocol_class is WebSocketProtocol:
+            self.shared.may_be_direct = can_be_direct(self, protocol)
+
+    def _direct_key(self) -> str | None:
+        """Return the key of a handshake that needs no WebSocket protocol of uvicorn; None for any other."""
+        if not self.shared.may_be_direct or self.ws_protocol_class is not WebSocketProtocol:
+            return None
+        return None if self.config.ws_per_message_deflate else usual_key(self.headers)
 
 
 def is_beginning(connection: object) -> bool:
@@ -264,8 +272,7 @@ def takes_requests(connection: object) -> bool:
 
 def missing_http(config: uvicorn.Config) -> tuple[str, ...]:
     """Return the attributes that `HttpProtocol` needs and uvicorn's protocol lacks. Call it in an event loop."""
-    protocol = HttpToolsProtocol(config, ServerState(), {})
-    return tuple(name for name in NEEDED_HTTP if not hasattr(protocol, name))
+    return missing_of(HttpToolsProtocol(config, ServerState(), {}), NEEDED_HTTP)
 
 
 def http_protocol(shared: HttpShared, config: uvicorn.Config) -> type[HttpToolsProtocol]:

@@ -11,9 +11,9 @@ from websockets.extensions import Extension
 from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
 
 from wsgateway.config.settings import Settings
-from wsgateway.server.attributes import NEEDED_WEBSOCKET, warn_once
+from wsgateway.server.attributes import NEEDED_WEBSOCKET, missing_of, warn_once
 from wsgateway.server.socket import Socket
-from wsgateway.transports.takeover import EXTENSION, Wire, WireUser
+from wsgateway.transports.takeover import EXTENSION, Timers, Wire, WireUser
 
 TLS_BUFFER = 64 * 1024
 """Bytes from which on a TLS client is congested, as is any other client. Python's own limit is 512 KiB."""
@@ -28,7 +28,7 @@ window (RFC 7692 7.1.1)."""
 
 def offer(scope: Any, protocol: Any) -> None:
     """Offer the socket of uvicorn's `protocol` in `scope`, or warn once if uvicorn lacks an attribute for it."""
-    missing = [name for name in NEEDED_WEBSOCKET if not hasattr(protocol, name)]
+    missing = missing_of(protocol, NEEDED_WEBSOCKET)
     if not missing:
         scope["extensions"][EXTENSION] = UvicornTakeover(protocol)
     else:
@@ -40,6 +40,26 @@ def offer_plain(scope: Any, send: Any) -> None:
     protocol = getattr(send, "__self__", None)
     if isinstance(protocol, WebSocketsSansIOProtocol) and EXTENSION not in scope.get("extensions", {}):
         offer(scope, protocol)
+
+
+def take_socket(
+    transport: Any,
+    user: WireUser,
+    settings: Settings,
+    timers: Timers,
+    *,
+    connections: set[Any],
+    early: bytes | bytearray,
+    deflate: Extension | None = None,
+) -> Socket:
+    """Take the accepted socket of `transport`, whose client has sent `early` already."""
+    if transport.get_extra_info("ssl_object") is not None:
+        transport.set_write_buffer_limits(high=TLS_BUFFER)
+    socket = Socket(transport, user, settings, timers, connections=connections, deflate=deflate)
+    transport.set_protocol(socket)
+    if early:
+        socket.keep(early)
+    return socket
 
 
 class UvicornTakeover:
@@ -74,7 +94,7 @@ class UvicornTakeover:
         self._protocol.is_held = False
         self._protocol.transport.resume_reading()
 
-    def take_over(self, user: WireUser, settings: Settings) -> Wire | None:
+    def take_over(self, user: WireUser, settings: Settings, timers: Timers) -> Wire | None:
         protocol, self._protocol = self._protocol, None
         transport = protocol.transport
         if protocol not in protocol.connections or transport.is_closing():
@@ -84,12 +104,8 @@ class UvicornTakeover:
         protocol.close_timer = protocol.loop.call_later(0, int)  # while it is set, uvicorn does not close the socket
         protocol.connections.discard(protocol)
         protocol.conn.parser = None  # it refers to `conn`, which is then freed without the garbage collector
-        if transport.get_extra_info("ssl_object") is not None:
-            transport.set_write_buffer_limits(high=TLS_BUFFER)
-        socket = Socket(transport, user, settings, connections=protocol.connections, deflate=self._deflate)
-        transport.set_protocol(socket)
         transport.resume_reading()
         early = getattr(protocol, "early", b"")  # uvicorn's own protocol does not have it
-        if early:
-            socket.keep(early)
-        return socket
+        return take_socket(
+            transport, user, settings, timers, connections=protocol.connections, early=early, deflate=self._deflate
+        )

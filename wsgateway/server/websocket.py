@@ -78,7 +78,10 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self.transport, self.server, self.client = http.transport, http.server, http.client
         self.remote_end, self.early = http.remote_end, early
         self.scheme = "wss" if http.scheme == "https" else "ws"
+        self.connections.discard(http)
         self.connections.add(self)
+        self.transport.set_protocol(self)
+        del http.parser  # it refers to `http`, which is then freed without the garbage collector
         self._is_unparsed = True
         key = usual_key(raw)
         if key is not None and not self.conn.available_extensions:
@@ -87,7 +90,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         headers = Headers()
         for name, value in raw:
             if name not in HOP_HEADERS:
-                headers[name.decode("latin-1")] = _header_text(value)
+                headers[name.decode("latin-1")] = header_text(value)
         headers["Connection"], headers["Upgrade"] = "Upgrade", "websocket"
         self.handle_connect(Request(target, headers))
         if self.response.status_code == 101:
@@ -217,13 +220,13 @@ def usual_key(headers: RawHeaders) -> str | None:
     if (
         values.get(b"sec-websocket-version") != b"13"
         or not _KEY.fullmatch(key)
-        or sum(name in _ONCE for name, _ in headers) != len(_ONCE)
+        or len([name for name, _ in headers if name in _ONCE]) != len(_ONCE)
     ):
         return None
     return key.decode()
 
 
-def _header_text(value: bytes) -> str:
+def header_text(value: bytes) -> str:
     """Return the value of a header as websockets decodes it. uvicorn encodes it again."""
     return value.decode("latin-1") if _LATIN_1 else value.decode("ascii", "surrogateescape")
 
