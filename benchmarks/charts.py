@@ -90,7 +90,7 @@ def legend(rows: list[str]) -> str:
         weight = "bold" if "**" in row else "normal"
         parts.append(f'<line x1="{left}" x2="{left + 26}" y1="51" y2="51" stroke="{color}" stroke-width="{width}"/>')
         parts.append(f'<text x="{left + 32}" y="55" font-size="12" font-weight="{weight}">{text}</text>')
-        left += 62 + 7 * len(text)
+        left += 56 + round(6.2 * len(text))
     parts.append(f'<circle cx="{left + 5}" cy="51" r="4" fill="#fff" stroke="#495057" stroke-width="1.6"/>')
     parts.append(f'<text x="{left + 14}" y="55" font-size="12">cannot keep up</text>')
     return "".join(parts)

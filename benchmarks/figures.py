@@ -33,6 +33,10 @@ class Figures:
     def rows(self, table: str) -> list[str]:
         return list(dict.fromkeys(row for found, row, _ in self.found if found == table))
 
+    def next_round(self, tables: list[str]) -> int:
+        """Return the number after the last round in which one of `tables` was measured."""
+        return max((1 + max(values) for key, values in self.found.items() if key[0] in tables), default=0)
+
     def forget(self, tables: list[str]) -> None:
         """Discard the figures of `tables`, because they are measured again."""
         self.found = {key: values for key, values in self.found.items() if key[0] not in tables}

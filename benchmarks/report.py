@@ -176,16 +176,19 @@ def report(figures: Figures, *, cpu_seconds: float, rate_seconds: float, note: s
         "",
         "![fan-out](fan-out.svg)",
         "",
-        "## Against the targets",
-        "",
-        (
-            "Ratios of figures of the same round: their median, the least and the most. A server uses about "
-            f"{cpu_seconds:g} s of CPU for each figure of a round. A limit is missed if every round is beyond it; "
-            "*within the spread* means that the median is, but not every round."
-        ),
-        "",
-        *against_targets(figures),
     ]
+    if compared := against_targets(figures):
+        lines += [
+            "## Against the targets",
+            "",
+            (
+                "Ratios of figures of the same round: their median, the least and the most. A server uses about "
+                f"{cpu_seconds:g} s of CPU for each figure of a round. A limit is missed if every round is beyond it; "
+                "*within the spread* means that the median is, but not every round."
+            ),
+            "",
+            *compared,
+        ]
     for section in SECTIONS:
         if parts_of(figures, section.table):
             lines += [f"## {section.heading}", "", *([section.text, ""] if section.text else [])]

@@ -52,7 +52,10 @@ def _fan_out(bench: Bench, server: Server, port: int, pid: int) -> None:
         for window in WINDOWS:
             options = (*server.load, "--size", size, "--window", window, "--messages", messages)
             table = "fan-out 64, others" if size == 64 else f"fan-out {size}"
-            bench.figures.note(table, server.name, str(window), loaded(WSFAN, port, pid, *options)[COST])
+            figures = loaded(WSFAN, port, pid, *options)
+            if figures["wrong"]:
+                raise RuntimeError(f"{figures['wrong']} clients received too little or too much")
+            bench.figures.note(table, server.name, str(window), figures[COST])
 
 
 def large(bench: Bench) -> None:

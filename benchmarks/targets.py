@@ -105,8 +105,8 @@ def every_target(figures: Figures) -> list[Target]:
 
 
 def against_targets(figures: Figures) -> list[str]:
-    """Return a table of the targets that were measured."""
-    lines = ["| what | median | least to most | limit | |", "|---|---|---|---|---|"]
+    """Return a table of the targets that were measured, or nothing if none was."""
+    lines = []
     for target in every_target(figures):
         values = target.values(figures)
         if not values:
@@ -115,4 +115,5 @@ def against_targets(figures: Figures) -> list[str]:
         limit = f"at {'least' if target.is_least else 'most'} {target.limit:g}"
         spread = f"{min(values):.2f} to {max(values):.2f}"
         lines.append(f"| {target.what} | {statistics.median(values):.2f} | {spread} | {limit} | {verdict} |")
-    return [*lines, ""]
+    head = ["| what | median | least to most | limit | |", "|---|---|---|---|---|"]
+    return [*head, *lines, ""] if lines else []

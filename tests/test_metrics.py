@@ -7,8 +7,8 @@ from wsgateway.metrics import Histogram, Metrics, prometheus_text, samples
 def test_every_family_is_named_and_labels_are_escaped() -> None:
     metrics = Metrics()
     metrics.refusals['a"b\\c\nd'] += 2
-    metrics.observe_hook("on_message", 0.003)
-    metrics.observe_hook("on_message", 100)
+    metrics.hook_seconds["on_message"].observe(0.003)
+    metrics.hook_seconds["on_message"].observe(100)
     here = samples(metrics, gateway="g", connections=3, waiting=4, log_failures=5)
     families = list(text_string_to_metric_families(prometheus_text([here]).decode()))
     assert all(family.name.startswith("wsgateway_") and family.documentation for family in families)

@@ -8,8 +8,7 @@ app = App()
 
 
 def message(ws, text, opcode):  # type: ignore[no-untyped-def]
-    ws.publish("all", text, OpCode.TEXT)  # to all but the sender
-    ws.send(text, OpCode.TEXT)
+    ws.publish("all", text, OpCode.TEXT)  # in socketify the sender receives it, too
 
 
 app.ws("/*", {"open": lambda ws: ws.subscribe("all"), "message": message, "compression": 0})

@@ -10,8 +10,11 @@ from wsgateway.gateway.wheel import MAX_TICK, MIN_TICK, Wheel, tick_for
 from wsgateway.transports.takeover import Timed
 
 TICKS = st.sampled_from([0.01, 0.013, 0.25, 1.0])
-SECONDS = st.floats(0, 40) | st.sampled_from([0.0, 0.25, 1.0, 25.0])
-NAMES = st.integers(0, 7)
+SECONDS = st.integers(0, 4000).map(lambda number: number / 1000) | st.sampled_from([0.0, 0.25, 1.0, 25.0])
+ACTIONS = st.tuples(st.sampled_from(["add"] * 6 + ["discard"] * 3 + ["clear"]), st.integers(0, 7), SECONDS)
+"""What is done, with which entry, and in how many seconds it is to be called."""
+
+Action = tuple[str, int, float]
 ERROR = 1e-9
 """Seconds by which a division of floats may be wrong."""
 
@@ -33,7 +36,7 @@ class WheelAndModel(RuleBasedStateMachine):
         self.now = 0.0
         self.entries = [Entry(self.called) for _ in range(8)]
         self.due: dict[Entry, float] = {}
-        self.reactions: list[tuple[str, int, float]] = []
+        self.reactions: list[Action] = []
         self.calls = 0
         self.is_running = False
 
@@ -62,20 +65,19 @@ class WheelAndModel(RuleBasedStateMachine):
         elif action == "discard":
             self.due.pop(entry, None)
             self.wheel.discard(entry)
+        elif action == "clear":
+            self.due.clear()
+            self.wheel.clear()
 
-    @rule(action=st.sampled_from(["add", "add", "discard"]), name=NAMES, seconds=SECONDS)
-    def change(self, action: str, name: int, seconds: float) -> None:
-        self.act(action, name, seconds)
-
-    @rule(seconds=SECONDS)
-    def pass_time(self, seconds: float) -> None:
+    @rule(actions=st.lists(ACTIONS, min_size=1, max_size=5), seconds=SECONDS)
+    def change(self, actions: list[Action], seconds: float) -> None:
         self.now += seconds
+        for action in actions:
+            self.act(*action)
 
-    @rule(
-        limit=st.integers(1, 10),
-        reactions=st.lists(st.tuples(st.sampled_from(["add", "discard"]), NAMES, SECONDS), max_size=8),
-    )
-    def advance(self, limit: int, reactions: list[tuple[str, int, float]]) -> None:
+    @rule(seconds=SECONDS, limit=st.integers(1, 10), reactions=st.lists(ACTIONS, max_size=8))
+    def advance(self, seconds: float, limit: int, reactions: list[Action]) -> None:
+        self.now += seconds
         self.reactions = reactions
         self.calls = 0
         is_more_due = self.wheel.advance(self.now, limit)
@@ -86,12 +88,6 @@ class WheelAndModel(RuleBasedStateMachine):
         assert all(due > self.now - self.tick - ERROR for due in self.due.values()), "called too late"
         self.is_running = not self.wheel.is_empty
         assert self.wheel.is_empty == (not self.due)
-
-    @rule()
-    def clear(self) -> None:
-        self.wheel.clear()
-        self.due.clear()
-        self.is_running = False
 
     @invariant()
     def every_entry_that_waits_is_in_a_slot(self) -> None:
@@ -152,3 +148,16 @@ def test_the_next_tick_is_always_later_than_now() -> None:
 @pytest.mark.parametrize(("seconds", "tick"), [(0.05, MIN_TICK), (0.5, 0.016), (8, 0.25), (25, 0.781), (1e9, MAX_TICK)])
 def test_a_tick_is_a_small_part_of_the_shortest_time_in_milliseconds(seconds: float, tick: float) -> None:
     assert tick_for(seconds) == tick
+
+
+def test_an_entry_that_is_due_again_immediately_waits_for_the_next_tick() -> None:
+    def again(entry: Entry) -> None:
+        called.append(entry)
+        wheel.add(entry, 1)
+
+    called: list[Entry] = []
+    wheel = Wheel(1, lambda: None)
+    wheel.add(Entry(again), 1)
+    for now in (1, 1.9, 2):
+        assert not wheel.advance(now, 10)
+    assert len(called) == 2

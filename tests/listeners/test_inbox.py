@@ -14,15 +14,16 @@ def message(size: int = 1) -> Call:
     return Call("on_message", None, EVENT, size)
 
 
-def full_inbox() -> Inbox:
-    inbox = Inbox()
-    for _ in range(INBOX_MESSAGES):
-        inbox.backlog.add(1)
-    return inbox
+def waiting(inbox: Inbox, count: int, size: int = 1) -> list[Call]:
+    """Put `count` messages into `inbox`, and return their calls."""
+    calls = [message(size) for _ in range(count)]
+    for call in calls:
+        inbox.put(call)
+    return calls
 
 
 def test_calls_wait_in_order_and_one_that_follows_another_comes_first() -> None:
-    inbox, first, second, next_call = Inbox(), message(), message(), Call("on_error", None, EVENT)
+    inbox, first, second, next_call = Inbox(), message(), message(), Call("on_error", None, EVENT, 0)
     inbox.put(first)
     inbox.put(second)
     inbox.put_first(next_call)
@@ -35,31 +36,53 @@ def test_an_inbox_is_full_at_its_number_of_messages_and_at_its_bytes(count: int,
     inbox = Inbox()
     for _ in range(count):
         assert not inbox.is_full
-        inbox.backlog.add(size)
+        calls = waiting(inbox, 1, size)
+    assert inbox.is_full
+    inbox.release(calls[0])
+    assert not inbox.is_full
+
+
+def test_a_message_is_counted_once_and_a_call_without_one_never() -> None:
+    inbox, call = Inbox(), message()
+    for _ in range(2 * INBOX_MESSAGES):
+        inbox.count(call)
+        inbox.put(Call("on_client_open", None, EVENT, 0))
+    assert not inbox.is_full
+    assert call.is_counted
+    inbox.release(call)
+    waiting(inbox, INBOX_MESSAGES - 1)
+    assert not inbox.is_full
+    waiting(inbox, 1)
     assert inbox.is_full
 
 
 async def test_space_is_reported_once_in_the_next_iteration() -> None:
-    inbox, reports = full_inbox(), list[str]()
+    inbox, reports = Inbox(), list[str]()
+    first, second, *_ = waiting(inbox, INBOX_MESSAGES)
     inbox.when_space(lambda: reports.append("space"))
-    inbox.release(1)
-    inbox.release(1)
+    inbox.release(first)
+    inbox.release(second)
     assert reports == []
     await asyncio.sleep(0)  # one iteration of the event loop
     assert reports == ["space"]
 
 
 async def test_space_is_not_reported_while_the_inbox_is_still_full() -> None:
-    inbox, reports = full_inbox(), list[str]()
-    inbox.backlog.add(INBOX_BYTES)
+    inbox, reports = Inbox(), list[str]()
+    first, *_ = waiting(inbox, INBOX_MESSAGES)
+    waiting(inbox, 1, INBOX_BYTES)
     inbox.when_space(lambda: reports.append("space"))
-    inbox.release(1)
+    inbox.release(first)
     await asyncio.sleep(0)  # one iteration of the event loop
     assert reports == []
 
 
 def test_a_discard_leaves_every_call_without_a_message() -> None:
-    inbox, opened, closed = Inbox(), Call("on_client_open", None, EVENT), CloseCall("on_client_close", None, EVENT)
+    inbox, opened, closed = (
+        Inbox(),
+        Call("on_client_open", None, EVENT, 0),
+        CloseCall("on_client_close", None, EVENT, 0),
+    )
     for call in (opened, message(), message(), closed):
         inbox.put(call)
     inbox.discard_messages()

@@ -35,7 +35,7 @@ class Wheel:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is no entry. If the last one was removed, this is known after the next `advance`."""
+        """Whether there is no entry. After the last one was removed, it remains False until the next `advance`."""
         return not self._slots
 
     def add(self, entry: Timed, due: float) -> None:
@@ -74,7 +74,7 @@ class Wheel:
                 entry = slot.pop()
                 entry.slot = None
                 entry.due()
-            self._slots.pop(tick, None)
+            del self._slots[tick]
         if not any(self._slots.values()):
             self._slots.clear()
         return False
@@ -88,5 +88,4 @@ class Wheel:
         for slot in self._slots.values():
             for entry in slot:
                 entry.slot = None
-            slot.clear()  # `advance` may be calling one of them
-        self._slots.clear()
+            slot.clear()

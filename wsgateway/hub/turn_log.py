@@ -298,7 +298,7 @@ class TurnLog:
         finally:  # also if a write has raised
             self._is_writing = False
             if not self.rounds and not self.waiting:
-                self._waiting_bytes = [0, 0]
+                self._waiting_bytes, self._pass = [0, 0], iter(())
             elif not self._continues_later:
                 self._continues_later = True
                 asyncio.get_running_loop().call_soon(self._continue)

@@ -3,8 +3,9 @@
 Knows nothing of how bytes travel.
 """
 
-import time
+import asyncio
 from collections.abc import Collection, Iterable
+from time import perf_counter
 from typing import Any
 
 from wsgateway.auth.masking import shown_subprotocols
@@ -12,7 +13,7 @@ from wsgateway.config.settings import Settings
 from wsgateway.exceptions import HookError, MessageError, Refused
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.pubsub import PubSub
-from wsgateway.listeners.event import Event, EventGateway
+from wsgateway.listeners.event import Event, EventGateway, MessageEvent
 from wsgateway.listeners.inbox import AwaitedCall, Call, CloseCall, Inbox, TimeLimit
 from wsgateway.listeners.loader import Hooks
 from wsgateway.listeners.runner import Runner, current_call
@@ -83,8 +84,10 @@ class Dispatcher:
 
     async def handshake(self, conn: Connection, inbox: Inbox) -> str | None:
         """Call `on_handshake` and return the subprotocol that it has chosen. Raise `Refused` also if it fails."""
-        event = Event(self._gateway, conn)
         on_handshake = self._hooks["on_handshake"]
+        if on_handshake is None:
+            return None
+        event = Event(self._gateway, conn)
         call = AwaitedCall("on_handshake", on_handshake, event, limit=self._handshake_limit)
         await self._run_hook(inbox, call)
         error = call.error
@@ -112,15 +115,16 @@ class Dispatcher:
 
     def received(self, conn: Connection, inbox: Inbox, message: str | bytes, size: int) -> None:
         """Handle a message of `size` bytes that the client has sent."""
-        self._metrics.messages_in += 1
-        self._metrics.bytes_in += size
+        metrics = self._metrics
+        metrics.messages_in += 1
+        metrics.bytes_in += size
         conn._messages_in += 1
         recording = conn._outbox.recording
         if recording is not None:
             recording.add("in", size)
         if self._verbose:
             self._log.info("received %d bytes", size, extra={"conn": conn.id})
-        event = Event(self._gateway, conn, message=message)
+        event = MessageEvent(self._gateway, conn, message, None, {})
         self._push(inbox, Call("on_message", self._on_message, event, size or 1))
 
     def closed(self, conn: Connection, inbox: Inbox, code: int, reason: str) -> None:
@@ -148,7 +152,7 @@ class Dispatcher:
         encoded = encode(message)
         if connections is not None and not isinstance(connections, Collection):
             connections = list(connections)  # the hook may read it too, and an iterator is empty then
-        event = Event(self._gateway, message=message, connections=connections, data=data)
+        event = MessageEvent(self._gateway, None, message, connections, {} if data is None else data)
         is_fixed = self._on_message is None or type(message) in (str, bytes)
         call = AwaitedCall(
             "on_message",
@@ -174,11 +178,13 @@ class Dispatcher:
     def _push_hook(self, inbox: Inbox, hook: str, event: Event, *, kind: type[Call] = Call) -> None:
         function = self._hooks[hook]
         if function is not None:
-            self._push(inbox, kind(hook, function, event))
+            self._push(inbox, kind(hook, function, event, 0))
 
     async def _run_hook(self, inbox: Inbox, call: AwaitedCall) -> AwaitedCall:
         self._push(inbox, call)
-        await call.future
+        if not call.is_finished:
+            call.future = asyncio.get_running_loop().create_future()
+            await call.future
         return call
 
     def _deliver(self, call: Call) -> None:
@@ -205,7 +211,13 @@ class Dispatcher:
     def _finish(self, call: Call) -> Call | None:
         """Record and report `call`, which has finished. Return the call of `on_error` that has to follow."""
         if call.function is not None:
-            self._record(call)
+            seconds = perf_counter() - call.started
+            self._metrics.hook_seconds[call.hook].observe(seconds)
+            conn = call.event.conn
+            recording = None if conn is None else conn._outbox.recording
+            if recording is not None:
+                how = "failed" if call.error is not None else "took"
+                recording.add("hook", None, f"{call.hook} {how} {seconds * 1000:.1f} ms")
         error = call.error
         if error is None or (call.hook == "on_handshake" and isinstance(error, Refused)):
             return None
@@ -213,15 +225,7 @@ class Dispatcher:
         on_error = self._hooks["on_error"]
         if on_error is None or call.hook == "on_error":
             return None
-        return Call("on_error", lambda event: on_error(event, error), call.event)
-
-    def _record(self, call: Call) -> None:
-        seconds = time.perf_counter() - call.started
-        self._metrics.observe_hook(call.hook, seconds)
-        recording = None if call.event.conn is None else call.event.conn._outbox.recording
-        if recording is not None:
-            how = "failed" if call.error is not None else "took"
-            recording.add("hook", None, f"{call.hook} {how} {seconds * 1000:.1f} ms")
+        return Call("on_error", lambda event: on_error(event, error), call.event, 0)
 
     def _report(self, call: Call, error: BaseException) -> None:
         self._metrics.hook_errors[call.hook] += 1

@@ -88,6 +88,29 @@ class Event:
         return f"<Event {' '.join(parts)}>"
 
 
+class MessageEvent(Event):
+    """The event of `on_message`. Made for each message, so `__init__` has no defaults, which CPython calls faster."""
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        gateway: EventGateway,
+        conn: Connection | None,
+        message: Any,
+        connections: Iterable[Connection | str] | None,
+        data: dict[str, Any],
+    ) -> None:
+        self.gateway = gateway
+        self.conn = conn
+        self.message = message
+        self.connections = connections
+        self.data = data
+        self.code = None
+        self.reason = ""
+        self.subprotocol = None
+
+
 def _shown_recipients(connections: object) -> str:
     if isinstance(connections, (list, tuple)):
         return short([item.id if isinstance(item, Connection) else item for item in connections[:10]])

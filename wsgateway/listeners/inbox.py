@@ -28,8 +28,8 @@ class TimeLimit(NamedTuple):
 class Call:
     """One call of one hook with one event. `function` is None if the listener does not have the hook.
 
-    `size` is what its message occupies of the inbox, 0 if it has no message. `timer` limits the time of a hook that did
-    not finish immediately.
+    `size` is what its message occupies of the inbox, 0 if it has no message. The message is counted there only once it
+    has to wait. `timer` limits the time of a hook that did not finish immediately.
     """
 
     __slots__ = (
@@ -38,6 +38,7 @@ class Call:
         "function",
         "has_expired",
         "hook",
+        "is_counted",
         "is_finished",
         "size",
         "started",
@@ -51,13 +52,14 @@ class Call:
     limit: TimeLimit | None = None
     """The time limit of this call, if it is not the one of every other call."""
 
-    def __init__(self, hook: str, function: Hook | None, event: Event, size: int = 0) -> None:
+    def __init__(self, hook: str, function: Hook | None, event: Event, size: int) -> None:
         self.hook = hook
         self.function = function
         self.event = event
         self.size = size
         self.error: BaseException | None = None
         self.has_expired = False
+        self.is_counted = False
         self.is_finished = False
         self.started = 0.0
         self.task: asyncio.Task[None] | None = None
@@ -68,7 +70,8 @@ class AwaitedCall(Call):
     """A call whose caller waits for it.
 
     `depth` is the number of sends around it. `encoded` is a message that no hook can change, and its encoding.
-    `publication` is None if nothing was published.
+    `future` is made by the caller if the call did not finish immediately. `publication` is None if nothing was
+    published.
     """
 
     __slots__ = ("depth", "encoded", "future", "limit", "publication")
@@ -83,11 +86,11 @@ class AwaitedCall(Call):
         depth: int = 0,
         encoded: tuple[object, Message | None] | None = None,
     ) -> None:
-        super().__init__(hook, function, event)
+        super().__init__(hook, function, event, 0)
         self.limit = limit
         self.depth = depth
         self.encoded = encoded
-        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.future: asyncio.Future[None] | None = None
         self.publication: Publication | None = None
 
     def encode_message(self) -> Message | None:
@@ -105,26 +108,27 @@ class CloseCall(Call):
 
 
 class Inbox:
-    """The calls that wait, in order, and the one that is running."""
+    """The calls that wait, in order, and the one that is running.
 
-    __slots__ = ("_when_space", "backlog", "calls", "running")
+    It is full if the messages of these calls are too many or too large.
+    """
+
+    __slots__ = ("_backlog", "_when_space", "calls", "is_full", "running")
 
     def __init__(self) -> None:
         self.calls: deque[Call] | None = None  # made when a call has to wait, because an empty deque takes 700 bytes
         self.running: Call | None = None
-        self.backlog = Backlog(INBOX_MESSAGES, INBOX_BYTES)
+        self.is_full = False
+        self._backlog = Backlog(INBOX_MESSAGES, INBOX_BYTES)
         self._when_space: Callable[[], None] | None = None
-
-    @property
-    def is_full(self) -> bool:
-        return self.backlog.is_full
 
     def when_space(self, callback: Callable[[], None]) -> None:
         """Call `callback` once, in the event loop iteration after the inbox, which is full, has space again."""
         self._when_space = callback
 
     def put(self, call: Call) -> None:
-        """Add `call` behind those that wait."""
+        """Add `call` behind those that wait, and count its message."""
+        self.count(call)
         if self.calls is None:
             self.calls = deque()
         self.calls.append(call)
@@ -135,10 +139,19 @@ class Inbox:
             self.calls = deque()
         self.calls.appendleft(call)
 
-    def release(self, size: int) -> None:
-        """Free the space of a message of `size` bytes, and call back if `when_space` was called."""
-        self.backlog.remove(size)
-        if self._when_space is not None and not self.backlog.is_full:
+    def count(self, call: Call) -> None:
+        """Count the message of `call`, if it has one, until `release`."""
+        if call.size and not call.is_counted:
+            call.is_counted = True
+            self._backlog.add(call.size)
+            self.is_full = self._backlog.is_full
+
+    def release(self, call: Call) -> None:
+        """Free the space of a message that was counted, and call back if `when_space` was called."""
+        call.is_counted = False
+        self._backlog.remove(call.size)
+        self.is_full = self._backlog.is_full
+        if self._when_space is not None and not self.is_full:
             asyncio.get_running_loop().call_soon(self._when_space)
             self._when_space = None
 

@@ -5,10 +5,10 @@ iteration. Knows nothing of what a hook is for.
 """
 
 import asyncio
-import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from functools import partial
+from time import perf_counter
 
 from wsgateway.hub.loops import eager_task
 from wsgateway.listeners.inbox import AwaitedCall, Call, Inbox, TimeLimit
@@ -49,8 +49,6 @@ class Runner:
 
     def push(self, inbox: Inbox, call: Call) -> None:
         """Run the hook when those before it in `inbox` have finished. Return immediately."""
-        if call.size:
-            inbox.backlog.add(call.size)
         if inbox.running is not None or inbox.calls:
             inbox.put(call)
         else:
@@ -61,7 +59,7 @@ class Runner:
     async def idle(self) -> None:
         """Wait until no hook runs."""
         while self._busy:
-            self._idle = asyncio.get_running_loop().create_future()
+            self._idle = self._loop.create_future()
             await self._idle
 
     def limit_close_hooks(self) -> None:
@@ -98,13 +96,16 @@ class Runner:
             self._deliver(call)
             self._finish(inbox, call)
             return
-        call.started = time.perf_counter()
-        slots = self._close_slots if call.is_close else None
+        call.started = perf_counter()
+        slots = self._close_slots
+        if slots is not None and not call.is_close:
+            slots = None
         coroutine = self._run(call) if slots is None else self._run_in_slot(inbox, call, slots)
         task = eager_task(coroutine, self._loop)
         if task.done():
             self._finish(inbox, call)
             return
+        inbox.count(call)
         call.task = task
         self._busy.add(inbox)
         if slots is None:
@@ -133,12 +134,12 @@ class Runner:
         await slots.acquire()
         if slots is self._close_slots:
             self._slot_holders.add(call)
-        call.started = time.perf_counter()
+        call.started = perf_counter()
         self._start_timer(inbox, call)
         await self._run(call)
 
     def _start_timer(self, inbox: Inbox, call: Call) -> None:
-        call.timer = asyncio.get_running_loop().call_later(self._limit_of(call).seconds, self._expire, inbox, call)
+        call.timer = self._loop.call_later(self._limit_of(call).seconds, self._expire, inbox, call)
 
     def _limit_of(self, call: Call) -> TimeLimit:
         return call.limit or self._limit
@@ -177,8 +178,8 @@ class Runner:
             self._slot_holders.discard(call)
             if self._close_slots is not None:
                 self._close_slots.release()
-        if call.size:
-            inbox.release(call.size)
+        if call.is_counted:
+            inbox.release(call)
         next_call = self._finished(call)
         if next_call is not None:
             inbox.put_first(next_call)
@@ -186,5 +187,5 @@ class Runner:
             if not self._idle.done():
                 self._idle.set_result(None)
             self._idle = None
-        if isinstance(call, AwaitedCall) and not call.future.done():
+        if isinstance(call, AwaitedCall) and call.future is not None and not call.future.done():
             call.future.set_result(None)

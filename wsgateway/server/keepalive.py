@@ -26,7 +26,8 @@ class Ping:
 class Pinged(ABC):
     """A client that is pinged every `ping_interval` seconds, and aborted if no pong arrives in `pong_timeout`.
 
-    `timers` may call both late. While reading is paused, no pong is overdue, because it may be among the unread bytes.
+    Never early: a ping is at most one tick of `timers` late, an abort at most two, and it waits `GRACE`. While reading
+    is paused, no pong is overdue, because it may be among the unread bytes.
     `Socket` inherits this class, because an object of its own for each client would take more memory.
     """
 
