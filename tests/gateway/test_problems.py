@@ -1,5 +1,6 @@
 """Bodies that are read, and refusals that are answered."""
 
+import asyncio
 import json
 from collections.abc import Iterable
 from typing import Any
@@ -7,8 +8,10 @@ from typing import Any
 import pytest
 from starlette.requests import ClientDisconnect, Request
 
+from tests.clocks import jumping, jumping_loop, pass_time
 from wsgateway.exceptions import Refusal, Refused
-from wsgateway.gateway.http.problems import deny, problem, query_int, read_fields, report_refusal
+from wsgateway.gateway.http.problems import deny, problem, query_int, read_body, read_fields, report_refusal
+from wsgateway.limits import BODY_TIMEOUT
 from wsgateway.logs import GatewayLog
 from wsgateway.metrics import Metrics
 
@@ -54,6 +57,73 @@ async def test_a_body_that_cannot_be_used_is_refused(body: bytes, headers: dict[
 async def test_a_client_that_disconnects_gets_no_answer() -> None:
     with pytest.raises(ClientDisconnect):
         await read_fields(request(b"{", cut=True), 100)
+
+
+class SlowBody:
+    """A client whose body arrives in `parts`, each after `seconds`."""
+
+    def __init__(self, *parts: bytes, seconds: float) -> None:
+        self._parts = list(parts)
+        self._seconds = seconds
+        self.tasks: set[asyncio.Task[Any] | None] = set()
+
+    async def receive(self) -> dict[str, Any]:
+        self.tasks.add(asyncio.current_task())
+        await pass_time(self._seconds)
+        self.tasks.add(asyncio.current_task())
+        part = self._parts.pop(0)
+        return {"type": "http.request", "body": part, "more_body": bool(self._parts)}
+
+    @property
+    def request(self) -> Request:
+        return Request({"type": "http", "method": "POST", "headers": []}, self.receive)
+
+
+@jumping
+async def test_a_body_that_arrives_slowly_is_read_in_one_task() -> None:
+    client = SlowBody(b"a", b"b", b"c", seconds=BODY_TIMEOUT / 4)
+    assert await read_body(client.request, 100) == b"abc"
+    assert client.tasks == {asyncio.current_task()}
+
+
+@jumping
+async def test_the_parts_of_a_body_have_one_time_limit() -> None:
+    with pytest.raises(Refused) as caught:
+        await read_body(SlowBody(b"a", b"b", b"c", seconds=BODY_TIMEOUT / 2.5).request, 100)
+    assert (caught.value.status, jumping_loop().time()) == (408, BODY_TIMEOUT)
+    assert caught.value.refusal.headers == (("connection", "close"),)
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+
+
+@jumping
+async def test_a_slow_body_has_a_limit_of_size() -> None:
+    with pytest.raises(Refused, match="413"):
+        await read_body(SlowBody(b"a", b"b" * 100, b"c", seconds=1).request, 100)
+
+
+@jumping
+async def test_a_caller_that_is_cancelled_reads_no_further() -> None:
+    client = SlowBody(b"a", b"b", seconds=1)
+    reading = asyncio.create_task(read_body(client.request, 100))
+    await pass_time(0.5)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+
+
+@jumping
+async def test_a_server_may_answer_a_cancelled_receive() -> None:
+    async def receive() -> dict[str, Any]:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            await asyncio.sleep(0)
+        return {"type": "http.request", "body": b"a", "more_body": False}
+
+    assert await read_body(Request({"type": "http", "headers": []}, receive), 100) == b"a"
+    assert jumping_loop().time() == BODY_TIMEOUT
 
 
 @pytest.mark.parametrize(("query", "number"), [("", 7), ("n=0", 0), ("n=10", 10)])

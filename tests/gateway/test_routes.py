@@ -1,6 +1,9 @@
 """`POST /send` and the other routes, over real HTTP."""
 
+import asyncio
 import json
+import logging
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -9,7 +12,17 @@ import anyio
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from tests.raw import connect, head
+from tests.servers import Hypercorn, OwnServer, PlainUvicorn, Serve
 from wsgateway import Event, Gateway, limits
 from wsgateway.testing import Client, serve
 
@@ -475,3 +488,102 @@ async def test_every_refusal_is_a_warning_that_says_what_helps(
     assert told in text
     assert "secret" not in text
     assert sum(gateway.metrics.refusals.values()) == 5
+
+
+def posted(body: bytes, *headers: str) -> bytes:
+    return head("POST /send HTTP/1.1", "Content-Type: application/json", f"Content-Length: {len(body)}", *headers)
+
+
+BODY = b'{"message": "in parts"}'
+RAW_SERVERS: tuple[Serve, ...] = (OwnServer(), PlainUvicorn(), Hypercorn())
+
+
+def wrapped(gateway: Gateway, *middleware: Middleware) -> Starlette:
+    return Starlette(routes=[Mount("/", gateway)], middleware=list(middleware), lifespan=gateway.lifespan)
+
+
+async def unchanged(request: Request, call_next: RequestResponseEndpoint) -> Response:
+    return await call_next(request)
+
+
+MIDDLEWARE = {
+    "none": [],
+    "gzip": [Middleware(GZipMiddleware, minimum_size=1)],
+    "base": [Middleware(BaseHTTPMiddleware, dispatch=unchanged)],
+    "both": [Middleware(BaseHTTPMiddleware, dispatch=unchanged), Middleware(GZipMiddleware, minimum_size=1)],
+}
+
+
+class Reads:
+    """Puts an entry into `begun` whenever a request is about to be read from, so that its next part can be sent."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self.begun = asyncio.Queue[None]()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def watched_receive() -> Message:
+            self.begun.put_nowait(None)
+            return await receive()
+
+        await self._app(scope, watched_receive if scope["type"] == "http" else receive, send)
+
+
+@pytest.mark.parametrize("middleware", MIDDLEWARE.values(), ids=MIDDLEWARE)
+@pytest.mark.parametrize("serve_on", RAW_SERVERS, ids=lambda server: server.name)
+async def test_a_body_may_come_in_parts(serve_on: Serve, middleware: list[Middleware]) -> None:
+    reads = Reads(wrapped(Gateway(api_key="k"), *middleware))
+    async with serve_on(reads) as url, Client(url) as client, await connect(url) as raw:
+        for headers in ((), ("Accept-Encoding: gzip",), ("Connection: close",)):
+            reads.begun = asyncio.Queue()
+            await raw.send(posted(BODY, "Authorization: Bearer k", *headers))
+            for part in (BODY[:5], BODY[5:6], BODY[6:]):
+                with anyio.fail_after(30):
+                    await reads.begun.get()
+                await raw.send(part)
+            answer = await raw.receive_until(b"\r\n\r\n")
+            assert answer.startswith(b"HTTP/1.1 200 ")
+            length = re.search(rb"content-length: (\d+)", answer)
+            assert length is not None
+            await raw.receive_exactly(int(length[1]))
+            assert await client.receive() == "in parts"
+
+
+@pytest.mark.parametrize("middleware", [MIDDLEWARE["none"], MIDDLEWARE["gzip"]], ids=["none", "gzip"])
+async def test_a_client_that_disconnects_within_its_body_gets_no_answer(
+    middleware: list[Middleware], caplog: pytest.LogCaptureFixture, http: httpx.AsyncClient
+) -> None:
+    calls: list[Event] = []
+
+    class Listener:
+        async def on_message(self, event: Event) -> None:
+            calls.append(event)
+
+    reads = Reads(wrapped(Gateway(Listener, local_access=True), *middleware))
+    async with serve(reads) as url:
+        for sent in (b"", BODY[:5]):
+            async with await connect(url) as raw:
+                await raw.send(posted(BODY) + sent)
+                with anyio.fail_after(30):
+                    await reads.begun.get()
+        assert (await http.post(url + "/send", json={"message": "whole"})).status_code == 200
+    assert [call.message for call in calls] == ["whole"]
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+@pytest.mark.parametrize("middleware", MIDDLEWARE.values(), ids=MIDDLEWARE)
+async def test_a_body_that_stops_is_408_behind_a_middleware(
+    middleware: list[Middleware], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wsgateway.gateway.http.problems.BODY_TIMEOUT", 0.2)  # a constant, so that the test is quick
+    async with serve(wrapped(Gateway(local_access=True), *middleware)) as url, await connect(url) as raw:
+        await raw.send(posted(BODY) + BODY[:5])
+        assert (await raw.receive_all()).startswith(b"HTTP/1.1 408 ")
+
+
+async def test_a_path_is_exact(http: httpx.AsyncClient) -> None:
+    async with serve(Gateway(local_access=True)) as url:
+        for path in ("/send%0A", "/Send", "//send", "/send/x", "/health%0A"):
+            assert is_problem(await http.post(url + path, json={"message": "x"}), 404)
+        for path in ("/send", "/send/"):
+            assert (await http.post(url + path, json={"message": "x"})).status_code == 200

@@ -4,14 +4,19 @@ import asyncio
 import json
 import logging
 import ssl
-from typing import Any
+from collections.abc import AsyncIterator
+from typing import Any, ClassVar
 
 import anyio
+import httpx
 import pytest
+from starlette.applications import Starlette
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
 
 from tests.raw import connect, handshake, head, masked, post, upgrade
 from tests.server.patient import Patient
-from tests.servers import OwnServer, PlainUvicorn
+from tests.servers import OwnServer, OwnServerTls, PlainUvicorn, Serve
 from wsgateway import Event, Gateway
 from wsgateway.server.head import MAX_HEAD
 from wsgateway.server.http import HttpProtocol
@@ -272,3 +277,127 @@ async def test_the_head_of_a_request_has_room_for_a_fat_cookie_and_a_limit(reque
             raw.buffer = b""
             await raw.send(masked(0x81, b"hi"))
             assert b"\x81\x02hi" in await raw.receive_until(b"hi")
+
+
+class CountedWrites(HttpProtocol):
+    """Keeps what its connections write, each write on its own."""
+
+    writes: ClassVar[list[bytes]] = []
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(WritesOf(transport, self.writes))
+
+
+class WritesOf:
+    """A transport that keeps what is written to it."""
+
+    def __init__(self, transport: Any, writes: list[bytes]) -> None:
+        self._transport = transport
+        self._writes = writes
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        self._writes.append(bytes(data))
+        self._transport.write(data)
+
+
+@pytest.fixture
+def writes() -> list[bytes]:
+    CountedWrites.writes.clear()
+    return CountedWrites.writes
+
+
+counting = PlainUvicorn(http=CountedWrites, ws=WebSocketProtocol)
+
+
+@pytest.mark.parametrize(
+    ("request_", "answers"),
+    [
+        (head("GET /health HTTP/1.1"), 1),
+        (head("GET /health HTTP/1.1", "Connection: close"), 1),
+        (head("GET /health HTTP/1.0"), 1),
+        (post({"message": "hi"}), 1),
+        (post(b"{"), 1),
+        (head("GET /health HTTP/1.1") + post({"message": "hi"}) + head("GET /unknown HTTP/1.1"), 3),
+    ],
+)
+async def test_a_response_is_one_write(request_: bytes, answers: int, writes: list[bytes]) -> None:
+    async with counting(Gateway(local_access=True)) as url, await connect(url) as raw:
+        await raw.send(request_)
+        for _ in range(answers):
+            assert (await raw.receive_until(b"}")).startswith(b"HTTP/1.1 ")
+    assert len(writes) == answers
+    assert all(write.startswith(b"HTTP/1.1 ") and write.endswith(b"}") for write in writes)
+
+
+async def test_responses_to_head_have_no_body_and_keep_their_order(writes: list[bytes]) -> None:
+    requests = head("HEAD /health HTTP/1.1") * 3 + head("GET /unknown HTTP/1.1") + head("HEAD /health HTTP/1.1")
+    async with counting(Gateway()) as url, await connect(url) as raw:
+        await raw.send(requests + b"nonsense\r\n\r\n")
+        answers = await raw.receive_all()
+    statuses = [line.split()[1] for line in answers.split(b"\r\n") if line.startswith(b"HTTP/1.1 ")]
+    assert statuses[:4] == [b"200", b"200", b"200", b"404"]
+    assert answers.count(b"{") == 1
+    assert writes[0].endswith(b"\r\n\r\n")
+
+
+@pytest.mark.parametrize("serve", [own, counting, OwnServerTls()], ids=["own", "uvicorn", "tls"])
+async def test_the_head_of_a_stream_does_not_wait_for_its_body(serve: Serve) -> None:
+    release = anyio.Event()
+
+    async def parts() -> AsyncIterator[bytes]:
+        await release.wait()
+        yield b"late"
+        yield b"later"
+
+    app = Starlette(routes=[Route("/", lambda _: StreamingResponse(parts()))])
+    async with serve(app) as url, httpx.AsyncClient() as http:
+        with anyio.fail_after(30):
+            async with http.stream("GET", url) as response:
+                assert response.status_code == 200
+                release.set()
+                assert await response.aread() == b"latelater"
+
+
+@pytest.mark.parametrize("status", [204, 304])
+async def test_a_response_without_a_body_is_its_head(status: int, writes: list[bytes]) -> None:
+    app = Starlette(routes=[Route("/", lambda _: Response(status_code=status))])
+    async with counting(app) as url, await connect(url) as raw:
+        for _ in range(2):
+            await raw.send(head("GET / HTTP/1.1"))
+            assert (await raw.receive_until(b"\r\n\r\n")).startswith(b"HTTP/1.1 %d " % status)
+    assert len([write for write in writes if write]) == 2
+
+
+async def test_a_body_is_asked_for_before_it_is_sent(writes: list[bytes]) -> None:
+    request_ = post({"message": "hi"}, "Expect: 100-continue")
+    at = request_.index(b"\r\n\r\n") + 4
+    async with counting(Gateway(local_access=True)) as url, await connect(url) as raw:
+        await raw.send(request_[:at])
+        assert await raw.receive_until(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        await raw.send(request_[at:])
+        assert (await raw.receive_all()).startswith(b"HTTP/1.1 200 ")
+    assert len(writes) == 2
+
+
+async def test_a_large_response_is_read_whole_by_a_slow_client() -> None:
+    body = b"x" * 3_000_000
+    app = Starlette(routes=[Route("/", lambda _: Response(body))])
+    async with own(app) as url, await connect(url, buffer=65_536) as raw:
+        await raw.send(head("GET / HTTP/1.1", "Connection: close"))
+        answer = await raw.receive_all()
+    assert answer.endswith(b"\r\n\r\n" + body)
+
+
+async def test_an_application_that_fails_within_its_response_ends_it(writes: list[bytes]) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]})
+            raise ValueError("on purpose")
+
+    async with counting(app) as url, await connect(url) as raw:
+        await raw.send(head("GET / HTTP/1.1"))
+        assert (await raw.receive_all()).endswith(b"content-length: 5\r\n\r\n")
+    assert len(writes) == 1
