@@ -199,7 +199,7 @@ async def test_with_full_outboxes_what_is_dropped_is_counted_and_the_rest_arrive
 
 
 @pytest.mark.parametrize("seed", range(2))
-async def test_past_a_slice_too(seed: int) -> None:
+async def test_more_than_a_slice_receive_each_message_once(seed: int) -> None:
     history = History(3000 + seed, reentrant=0.0005)
     async with history.gateway.lifespan():
         for _ in range(SLICE + 50):
