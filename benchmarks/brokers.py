@@ -21,23 +21,10 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-from run import (
-    COST,
-    SERVE,
-    SOCKET_IO,
-    WSFAN,
-    Bench,
-    Server,
-    free_port,
-    loaded,
-    machine,
-    prepare,
-    running,
-    shown,
-    table,
-    uvicorn,
-    wait_until_it_listens,
-)
+from contenders import SERVE, SOCKET_IO, Server, free_port, prepare, running, uvicorn, wait_until_it_listens
+from figures import Figures, Key
+from measure import COST, WSFAN, loaded
+from report import machine, shown, table
 from websockets.asyncio.client import connect
 
 HERE = Path(__file__).parent
@@ -63,30 +50,30 @@ def service(program: str, *arguments: str) -> Iterator[str]:
         process.wait()
 
 
-def fan_out(bench: Bench, brokers: dict[str, str], messages: int) -> None:
+def fan_out(figures: Figures, brokers: dict[str, str], messages: int) -> None:
     """Measure one process and its clients, with each broker and without one."""
     for name, url in {"none": "", **brokers}.items():
         extra = ("--broker", url) if url else ()
         with running(SERVE, "--no-admin-enabled", *extra) as (port, pid):
             for window in WINDOWS:
                 for _ in range(2):  # the first one warms up
-                    figures = loaded(WSFAN, port, pid, "--conns", 1000, "--window", window, "--messages", messages)
-                bench.note("fan-out", f"wsgateway, {name}", str(window), figures[COST])
+                    measured = loaded(WSFAN, port, pid, "--conns", 1000, "--window", window, "--messages", messages)
+                figures.note("fan-out", f"wsgateway, {name}", str(window), measured[COST])
 
 
-def others(bench: Bench, redis: str, messages: int) -> None:
+def others(figures: Figures, redis: str, messages: int) -> None:
     """Measure the same work by other libraries that send through Redis."""
     os.environ["BROKER"] = redis
     for server in (DJANGO, SOCKETIO):
         try:
             with running(server) as (port, pid):
                 options = (*server.load, "--messages", max(6, int(messages * server.scale)), "--window", 16)
-                figures = loaded(WSFAN, port, pid, "--conns", 1000, *options)
-                bench.note("fan-out", server.name, "16", figures[COST])
-                if figures["lost"]:
-                    bench.failed[server.name] = f"it lost {figures['lost']:.0f} deliveries"
+                measured = loaded(WSFAN, port, pid, "--conns", 1000, *options)
+                figures.note("fan-out", server.name, "16", measured[COST])
+                if measured["lost"]:
+                    figures.failed[server.name] = f"it lost {measured['lost']:.0f} deliveries"
         except (RuntimeError, OSError) as exc:
-            bench.failed[server.name] = str(exc)
+            figures.failed[server.name] = str(exc)
 
 
 async def latencies(post_to: int, listen_at: int, count: int) -> list[float]:
@@ -107,7 +94,7 @@ async def latencies(post_to: int, listen_at: int, count: int) -> list[float]:
     return measured[50:]
 
 
-def across(bench: Bench, brokers: dict[str, str], count: int) -> None:
+def across(figures: Figures, brokers: dict[str, str], count: int) -> None:
     """Measure the latency from one process to another, and inside one."""
     for name, url in brokers.items():
         with running(SERVE, "--no-admin-enabled", "--broker", url) as (one, _):
@@ -117,11 +104,11 @@ def across(bench: Bench, brokers: dict[str, str], count: int) -> None:
                 outside = asyncio.run(latencies(one, two, count))
                 os.sched_setaffinity(0, {0, 1})
         for column, values in (("inside", inside), ("across", outside)):
-            bench.note("latency", name, f"{column} p50", statistics.median(values))
-            bench.note("latency", name, f"{column} p99", statistics.quantiles(values, n=100)[98])
+            figures.note("latency", name, f"{column} p50", statistics.median(values))
+            figures.note("latency", name, f"{column} p99", statistics.quantiles(values, n=100)[98])
 
 
-def targets(bench: Bench) -> list[str]:
+def targets(figures: Figures) -> list[str]:
     lines = ["| what | measured | target |", "|---|---|---|"]
 
     def judged(what: str, value: float | None, limit: float, *, least: bool = False) -> None:
@@ -129,25 +116,27 @@ def targets(bench: Bench) -> list[str]:
         word = "at least" if least else "at most"
         lines.append(f"| {what} | {shown(value)}{' (missed)' if missed else ''} | {word} {limit:g} |")
 
+    def ratio(above: Key, below: Key) -> float | None:
+        ratios = figures.ratios(above, below)
+        return statistics.median(ratios) if ratios else None
+
     redis = ("fan-out", "wsgateway, redis", "16")
-    judged(
-        "fan-out through Redis, 16 on the way, by none", bench.ratio(redis, ("fan-out", "wsgateway, none", "16")), 1.3
-    )
+    judged("fan-out through Redis, 16 on the way, by none", ratio(redis, ("fan-out", "wsgateway, none", "16")), 1.3)
     for name in ("ipc", "redis", "nats"):
-        across, inside = (bench.median("latency", name, f"{where} p50") for where in ("across", "inside"))
+        across, inside = (figures.median("latency", name, f"{where} p50") for where in ("across", "inside"))
         more = None if across is None or inside is None else across - inside
         judged(f"`/send` to a client of another process through {name}, p50, ms more than inside", more, 1.5)
     for server in (DJANGO, SOCKETIO):
         judged(
             f"{server.name}, by wsgateway through Redis",
-            bench.ratio(("fan-out", server.name, "16"), redis),
+            ratio(("fan-out", server.name, "16"), redis),
             10,
             least=True,
         )
     return [*lines, ""]
 
 
-def report(bench: Bench) -> str:
+def report(figures: Figures, rounds: int) -> str:
     packages = (
         "wsgateway",
         "uvicorn",
@@ -164,7 +153,7 @@ def report(bench: Bench) -> str:
         "# What a broker costs",
         "",
         "Written by `make bench-brokers`; do not edit. CPU of the gateway alone, in µs for each delivery to 1,000",
-        f"clients of one process, medians of {bench.rounds} rounds in which the servers alternate. With ipc the proxy",
+        f"clients of one process, medians of {rounds} rounds in which the servers alternate. With ipc the proxy",
         "is a thread of that process, and counts.",
         "",
         f"{date.today().isoformat()}, {machine()}, Python {platform.python_version()}; "  # noqa: DTZ011
@@ -173,20 +162,20 @@ def report(bench: Bench) -> str:
         "",
         "## Against the targets",
         "",
-        *targets(bench),
+        *targets(figures),
         "## Fan-out, 64 bytes, 1, 4 and 16 messages on their way",
         "",
-        *table(bench, "fan-out", windows, windows, "broker"),
+        *table(figures, "fan-out", windows, windows, "broker"),
         "## From `POST /send` to a client, ms",
         "",
         *table(
-            bench,
+            figures,
             "latency",
             ["inside p50", "across p50", "inside p99", "across p99"],
             ["in one process, p50", "in another, p50", "in one, p99", "in another, p99"],
             "broker",
         ),
-        *(f"Not right: {name}, {reason}" for name, reason in bench.failed.items()),
+        *(f"Not right: {name}, {reason}" for name, reason in figures.failed.items()),
     ]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -197,7 +186,7 @@ def main() -> None:
     parser.add_argument("--messages", type=int, default=800)
     options = parser.parse_args()
     prepare()
-    bench = Bench(options.rounds, options.messages)
+    figures = Figures()
     with (
         service("redis-server", "--port", "{port}", "--save", "") as redis,
         service("nats-server", "-p", "{port}", "-a", "127.0.0.1") as nats,
@@ -205,11 +194,12 @@ def main() -> None:
     ):
         brokers = {"ipc": f"ipc://{folder}/ipc", "redis": f"redis://{redis}", "nats": f"nats://{nats}"}
         for number in range(options.rounds):
+            figures.round = number
             print(f"round {number + 1} of {options.rounds}", flush=True)
-            fan_out(bench, brokers, options.messages)
-            others(bench, brokers["redis"], options.messages)
-            across(bench, brokers, 500)
-    text = report(bench)
+            fan_out(figures, brokers, options.messages)
+            others(figures, brokers["redis"], options.messages)
+            across(figures, brokers, 500)
+    text = report(figures, options.rounds)
     (HERE / "BROKERS.md").write_text(text, encoding="utf-8")
     print(text)
 

@@ -11,7 +11,7 @@ from websockets.extensions.permessage_deflate import PerMessageDeflate
 from wsgateway import Connection, Gateway, Settings
 from wsgateway.server.lingering import QuietClose
 from wsgateway.server.socket import Socket
-from wsgateway.transports.takeover import EXTENSION, Wire, WireUser
+from wsgateway.transports.takeover import EXTENSION, Timers, Wire, WireUser
 
 
 class Pipe:
@@ -105,8 +105,8 @@ class _Handshake:
 
     def release(self) -> None: ...
 
-    def take_over(self, user: WireUser, settings: Settings) -> Wire:
-        socket = Socket(self._pipe, user, settings, connections=set(), deflate=self._deflate)
+    def take_over(self, user: WireUser, settings: Settings, timers: Timers) -> Wire:
+        socket = Socket(self._pipe, user, settings, timers, connections=set(), deflate=self._deflate)
         self._pipe.socket = socket
         return socket
 

@@ -4,27 +4,60 @@ from typing import Any
 import pytest
 
 from wsgateway.exceptions import MessageError
-from wsgateway.messages import MAX_DEPTH, decode_json, encode
+from wsgateway.messages import MAX_DEPTH, Kind, Message, decode_json, encode
+
+
+class Shouting(str):
+    """A text whose characters are not what `str()` returns."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return "SHOUTING"
 
 
 @pytest.mark.parametrize(
-    ("message", "payload", "text"),
+    ("message", "payload", "kind"),
     [
-        ("as it stands", b"as it stands", "as it stands"),
-        ("", b"", ""),
-        (b"\x00\xff", b"\x00\xff", None),
-        (bytearray(b"x"), b"x", None),
-        (memoryview(b"x"), b"x", None),
-        ({"a": [1, None, "é"]}, '{"a":[1,null,"é"]}'.encode(), '{"a":[1,null,"é"]}'),
-        (0, b"0", "0"),
-        (False, b"false", "false"),
-        ({}, b"{}", "{}"),
+        ("as it stands", b"as it stands", Kind.TEXT),
+        ("", b"", Kind.TEXT),
+        ("5", b"5", Kind.TEXT),
+        (Shouting("quiet"), b"quiet", Kind.TEXT),
+        (b"\x00\xff", b"\x00\xff", Kind.BYTES),
+        (bytearray(b"x"), b"x", Kind.BYTES),
+        (memoryview(b"x"), b"x", Kind.BYTES),
+        ({"a": [1, None, "é"]}, '{"a":[1,null,"é"]}'.encode(), Kind.JSON),
+        (5, b"5", Kind.JSON),
+        (False, b"false", Kind.JSON),
+        ({}, b"{}", Kind.JSON),
     ],
 )
-def test_a_message_becomes_a_frame(message: Any, payload: bytes, text: str | None) -> None:
-    frame = encode(message)
-    assert frame is not None
-    assert (frame.payload, frame.text) == (payload, text)
+def test_a_message_is_encoded_by_its_kind(message: Any, payload: bytes, kind: Kind) -> None:
+    encoded = encode(message)
+    assert encoded is not None
+    assert (encoded.payload, encoded.kind) == (payload, kind)
+
+
+class Counting:
+    """A wire format that counts its calls."""
+
+    def __init__(self, prefix: bytes) -> None:
+        self.prefix = prefix
+        self.calls = 0
+
+    def message(self, message: Message) -> bytes:
+        return self.prefix + message.payload
+
+    def wire(self, message: Message) -> bytes:
+        self.calls += 1
+        return self.message(message)
+
+
+def test_a_message_is_encoded_once_for_each_wire_format() -> None:
+    message, formats = Message(b"x", Kind.TEXT), [Counting(b"1"), Counting(b"2"), Counting(b"")]
+    for _ in range(3):
+        assert [message.encoded(form) for form in formats] == [b"1x", b"2x", b"x"]
+    assert [form.calls for form in formats] == [1, 1, 1]
 
 
 def test_none_is_no_message() -> None:

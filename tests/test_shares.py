@@ -123,7 +123,7 @@ async def test_a_close_behind_very_many_messages_is_heard_after_them(deflates: b
 async def test_the_client_s_answer_to_a_close_is_found_behind_what_it_had_sent() -> None:
     async with piped(Gateway(Ignoring(), **QUIET)) as pipe:
         pipe.socket.data_received(masked(0x81, b"x") * 1000 + masked(0x88, b"\x0f\xa0"))
-        pipe.conn.close_nowait(4000, "")
+        pipe.conn._outbox.close(4000, "")
         assert not pipe.is_closing()
         await until(pipe.is_closing)
         assert not pipe.was_aborted

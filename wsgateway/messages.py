@@ -1,10 +1,10 @@
 """Messages, encoded once and shared by all recipients, and the only decoder of JSON text. No I/O."""
 
+import enum
 import json
 import re
-import zlib
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from wsgateway.encoding import ENCODER, to_json
 from wsgateway.exceptions import MessageError
@@ -12,50 +12,58 @@ from wsgateway.exceptions import MessageError
 MAX_DEPTH = 256
 """Nested arrays and objects. Deeper JSON is refused, so that no listener causes a `RecursionError`."""
 
-COMPRESS_FROM = 128
-"""Bytes of the shortest message that is compressed, because a shorter one hardly becomes smaller."""
-
 MAX_DIGITS = 4300
 """Digits of an integer, the default limit of `int()`, because converting longer ones takes quadratic time."""
-
-_EMPTY_BLOCK = b"\x00\x00\xff\xff"
-"""The end of a compressed message, which is not sent (RFC 7692 7.2.1)."""
 
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
+class Kind(enum.Enum):
+    """What the payload of a message is. Kept between nodes, because the JSON value `5` is not the text `"5"`."""
+
+    TEXT = "text"
+    JSON = "json"
+    BYTES = "bytes"
+
+
+_TEXT, _JSON, _BYTES = Kind  # faster to read than attributes of an enum on Python 3.11
+
+
+class WireFormat(Protocol):
+    """How a message looks on one kind of wire. One object without state for each kind, compared by identity."""
+
+    def message(self, message: "Message") -> str | bytes:
+        """Return the content of one WebSocket message."""
+
+    def wire(self, message: "Message") -> bytes:
+        """Return the same for the socket, with its framing. Empty bytes if clients of this format receive nothing."""
+
+
 class Message:
-    """One outgoing message: its bytes `payload`, and its `text`, None for a binary message."""
+    """One outgoing message: its bytes `payload`, and their `kind`. The payload of a text or of JSON is UTF-8."""
 
-    __slots__ = ("_deflated", "_wire", "payload", "text")
+    __slots__ = ("_bytes", "_format", "_others", "kind", "payload")
 
-    def __init__(self, payload: bytes, text: str | None = None) -> None:
+    def __init__(self, payload: bytes, kind: Kind) -> None:
         self.payload = payload
-        self.text = text
-        self._wire: bytes | None = None
-        self._deflated: bytes | None = None
+        self.kind = kind
+        self._format: WireFormat | None = None  # the first one used
+        self._bytes = b""  # in that format
+        self._others: dict[WireFormat, bytes] | None = None
 
-    @property
-    def wire(self) -> bytes:
-        """The message as one unfragmented, unmasked WebSocket frame (RFC 6455 5.2), made once."""
-        if self._wire is None:
-            self._wire = _framed(0x81 if self.text is not None else 0x82, self.payload)
-        return self._wire
-
-    @property
-    def deflated(self) -> bytes:
-        """`wire` for clients that negotiated compression without context takeover (RFC 7692 7.2.1), made once.
-
-        A message that would not become smaller is not compressed, which the RFC allows.
-        """
-        if self._deflated is None:
-            self._deflated = self.wire
-            if len(self.payload) >= COMPRESS_FROM:
-                deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-                data = (deflate.compress(self.payload) + deflate.flush(zlib.Z_SYNC_FLUSH)).removesuffix(_EMPTY_BLOCK)
-                if len(data) < len(self.payload):
-                    self._deflated = _framed(0xC1 if self.text is not None else 0xC2, data)
-        return self._deflated
+    def encoded(self, wire_format: WireFormat) -> bytes:
+        """Return this message in `wire_format`. It is encoded once for each format in use."""
+        if self._format is wire_format:
+            return self._bytes
+        if self._format is None:
+            data = self._bytes = wire_format.wire(self)
+            self._format = wire_format
+            return data
+        if self._others is None:
+            self._others = {}
+        if wire_format not in self._others:
+            self._others[wire_format] = wire_format.wire(self)
+        return self._others[wire_format]
 
 
 class Sent(NamedTuple):
@@ -71,16 +79,6 @@ class Sent(NamedTuple):
     complete: bool = True
 
 
-def _framed(first: int, data: bytes) -> bytes:
-    """Return `data` as one unmasked frame. `first` is its first byte, of flags and opcode (RFC 6455 5.2)."""
-    size = len(data)
-    if size < 126:
-        return bytes((first, size)) + data
-    if size < 65536:
-        return bytes((first, 126)) + size.to_bytes(2) + data
-    return bytes((first, 127)) + size.to_bytes(8) + data
-
-
 def encode(message: object) -> Message | None:
     """Return `message` encoded; None for None.
 
@@ -89,18 +87,17 @@ def encode(message: object) -> Message | None:
     """
     try:
         if type(message) is str:
-            return Message(message.encode(), message)
+            return Message(message.encode(), _TEXT)
         if type(message) is bytes:
-            return Message(message)
+            return Message(message, _BYTES)
         if message is None:
             return None
         if isinstance(message, str):
             text = str.__str__(message)  # the characters, whatever `__str__` of the subclass returns
-            return Message(text.encode(), text)
+            return Message(text.encode(), _TEXT)
         if isinstance(message, (bytes, bytearray, memoryview)):
-            return Message(bytes(message))
-        text = ENCODER.encode(message)
-        return Message(text.encode(), text)
+            return Message(bytes(message), _BYTES)
+        return Message(ENCODER.encode(message).encode(), _JSON)
     except UnicodeEncodeError as exc:
         if isinstance(message, str):
             raise MessageError(
@@ -109,8 +106,7 @@ def encode(message: object) -> Message | None:
             ) from exc
     except (TypeError, ValueError, RecursionError):
         pass
-    text = to_json(message)
-    return Message(text.encode(), text)
+    return Message(to_json(message).encode(), _JSON)
 
 
 def decode_json(body: bytes) -> Any:

@@ -1,10 +1,14 @@
-"""`POST /send` as fast as eight connections can, one request after the other on each; prints requests per second."""
+"""`POST /send` as fast as eight connections can, one request after the other on each; prints requests per second.
+
+`post.py PORT [REQUESTS]`
+"""
 
 import asyncio
 import sys
 import time
 
 BODY = b'{"message":"hello"}'
+CONNECTIONS = 8
 
 
 async def post(port: int, count: int) -> None:
@@ -20,11 +24,12 @@ async def post(port: int, count: int) -> None:
     writer.close()
 
 
-async def main(port: int) -> None:
+async def main(port: int, requests: int) -> None:
     await post(port, 200)
+    each = requests // CONNECTIONS
     began = time.perf_counter()
-    await asyncio.gather(*(post(port, 1000) for _ in range(8)))
-    print(8000 / (time.perf_counter() - began))
+    await asyncio.gather(*(post(port, each) for _ in range(CONNECTIONS)))
+    print(each * CONNECTIONS / (time.perf_counter() - began))
 
 
-asyncio.run(main(int(sys.argv[1])))
+asyncio.run(main(int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 8000))

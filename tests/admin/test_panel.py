@@ -487,7 +487,7 @@ async def test_a_connection_is_recorded_while_a_page_shows_it_and_costs_nothing_
     app = Starlette(routes=[Mount("/panel", Panel([gateway])), Mount("/", gateway)], lifespan=gateway.lifespan)
     async with serve(app) as url, Client(url) as client, Client(url) as bystander:
         conn = next(iter(gateway.connections))
-        assert conn.recording is None
+        assert conn._outbox.recording is None
         async with connect(f"ws{url[4:]}/panel/live?gateway=default&connection={conn.id}") as socket:
             seen = [event[1] for event in json.loads(await socket.recv())["connection"]["events"]]
             assert seen == ["opened"]
@@ -503,11 +503,11 @@ async def test_a_connection_is_recorded_while_a_page_shows_it_and_costs_nothing_
             assert seen == ["opened", "in", "out", "hook", "out"]
             assert (pushed["in"], pushed["out"], pushed["dropped"]) == (1, 2, 0)
         with anyio.fail_after(10):
-            while conn.recording is not None:
+            while conn._outbox.recording is not None:
                 await asyncio.sleep(0)  # nothing reports the end of a recording
         await gateway.send("after")
         assert await client.receive() == "after"
-        assert gateway.messages_out(conn) == 3
+        assert conn.messages_out == 3
 
 
 async def test_what_is_dropped_for_a_slow_client_is_recorded() -> None:
@@ -519,7 +519,7 @@ async def test_what_is_dropped_for_a_slow_client_is_recorded() -> None:
                 await gateway.send("x" * 200_000)
             last = recording.since(recording.total - 1)[0]
             assert (last.what, last.note) == ("dropped", "1, slow_policy drop_newest")
-        assert conn.recording is None
+        assert conn._outbox.recording is None
 
 
 async def test_a_recording_keeps_the_last_hundred_and_tells_what_is_new() -> None:

@@ -41,7 +41,7 @@ from wsgateway.cluster.questions import Question
 from wsgateway.exceptions import BrokerError, NodeError
 from wsgateway.gateway.answers import info_of
 from wsgateway.logs import GatewayLog
-from wsgateway.messages import Message, Sent
+from wsgateway.messages import Kind, Message, Sent
 from wsgateway.metrics import Metrics
 from wsgateway.text import mask_url
 
@@ -224,7 +224,7 @@ async def met(found: list[Member]) -> None:
 async def test_every_other_process_has_each_message_once_and_in_order(service: Service) -> None:
     async with members(service.url, 3) as (one, two, three):
         for number in range(2000):
-            one.cluster.publish(Message(b"%d" % number), None, acknowledge=False)
+            one.cluster.publish(Message(b"%d" % number, Kind.BYTES), None, acknowledge=False)
         for other in (two, three):
             await other.has(2000)
             assert [payload for payload, _ in other.frames] == [b"%d" % number for number in range(2000)]
@@ -235,7 +235,7 @@ async def test_every_other_process_has_each_message_once_and_in_order(service: S
 
 async def test_counts_of_all_are_added_up(service: Service) -> None:
     async with members(service.url, 3) as (one, _, _):
-        pending = one.cluster.publish(Message(b"x"), None, acknowledge=True)
+        pending = one.cluster.publish(Message(b"x", Kind.BYTES), None, acknowledge=True)
         assert pending is not None
         assert await one.cluster.collect(Sent(1, 1, 0), pending) == Sent(11, 9, 2, 3, True)
 
@@ -245,7 +245,7 @@ async def test_named_recipients_are_found_where_they_are(service: Service) -> No
         mine, theirs = f"{one.cluster.node}.a", f"{two.cluster.node}.b"
         own, others = one.cluster.split([mine, theirs, theirs, "0123abcd.unknown", "short"])
         assert (own, others) == ([mine, "0123abcd.unknown", "short"], [theirs])
-        pending = one.cluster.publish(Message(b"x"), others, acknowledge=True)
+        pending = one.cluster.publish(Message(b"x", Kind.BYTES), others, acknowledge=True)
         assert pending is not None
         assert await one.cluster.collect(Sent(0, 0, 0), pending) == Sent(5, 4, 1, 2, True)
         assert two.frames == [(b"x", [theirs])]
@@ -271,7 +271,7 @@ async def test_one_that_leaves_is_not_waited_for(service: Service) -> None:
             while one.cluster.nodes.alive():
                 await anyio.sleep(0.01)  # the broker tells nobody when it is done
         assert [str(node.state) for node in one.cluster.nodes.shown()] == ["left"]
-        pending = one.cluster.publish(Message(b"x"), None, acknowledge=True)
+        pending = one.cluster.publish(Message(b"x", Kind.BYTES), None, acknowledge=True)
         assert pending is not None
         assert await one.cluster.collect(Sent(1, 1, 0), pending) == Sent(1, 1, 0, 1, True)
 
@@ -279,10 +279,10 @@ async def test_one_that_leaves_is_not_waited_for(service: Service) -> None:
 async def test_one_that_does_not_answer_is_waited_for_once(service: Service) -> None:
     async with members(service.url, 2, timeout=0.2) as (one, two):
         two.cluster._handle = lambda envelope: None  # type: ignore[method-assign]  # it hears, and does nothing
-        first = one.cluster.publish(Message(b"x"), None, acknowledge=True)
+        first = one.cluster.publish(Message(b"x", Kind.BYTES), None, acknowledge=True)
         assert first is not None
         assert await one.cluster.collect(Sent(1, 1, 0), first) == Sent(1, 1, 0, 1, False)
-        second = one.cluster.publish(Message(b"x"), None, acknowledge=True)
+        second = one.cluster.publish(Message(b"x", Kind.BYTES), None, acknowledge=True)
         assert second is not None
         assert second.done.done()
         assert await one.cluster.collect(Sent(1, 1, 0), second) == Sent(1, 1, 0, 1, False)
@@ -306,7 +306,7 @@ async def test_nonsense_is_counted_and_ends_nothing(service: Service, data: byte
         with anyio.fail_after(5):
             while not two.metrics.broker_dropped[reason]:
                 await anyio.sleep(0.01)  # it is told to nobody
-        one.cluster.publish(Message(b"after"), None, acknowledge=False)
+        one.cluster.publish(Message(b"after", Kind.BYTES), None, acknowledge=False)
         await two.has(1)
         assert two.frames == [(b"after", None)]
 
@@ -511,8 +511,8 @@ async def both_ways(one: Member, two: Member, text: bytes) -> None:
     """What each sends from now on reaches the other within 5 seconds. The first may be lost."""
     with anyio.fail_after(5):
         while not all(any(payload == text for payload, _ in member.frames) for member in (one, two)):
-            one.cluster.publish(Message(text), None, acknowledge=False)
-            two.cluster.publish(Message(text), None, acknowledge=False)
+            one.cluster.publish(Message(text, Kind.BYTES), None, acknowledge=False)
+            two.cluster.publish(Message(text, Kind.BYTES), None, acknowledge=False)
             with anyio.move_on_after(0.1):
                 await one.changed.wait()
 
@@ -551,7 +551,7 @@ async def test_a_broker_that_is_away_at_the_start_is_joined_when_it_comes(server
             stack.push_async_callback(member.cluster.aclose)
             assert not member.cluster.is_up
             assert member.cluster.failure
-        pending = one.cluster.publish(Message(b"x"), None, acknowledge=True)
+        pending = one.cluster.publish(Message(b"x", Kind.BYTES), None, acknowledge=True)
         assert pending is not None
         assert await one.cluster.collect(Sent(1, 1, 0), pending) == Sent(1, 1, 0, 1, False)
         server.start()
@@ -774,7 +774,7 @@ async def test_the_outbox_is_bounded_and_the_oldest_are_dropped() -> None:
     one = Member("redis://127.0.0.1:1")
     await one.cluster.start()
     for number in range(10_100):
-        one.cluster.publish(Message(b"%d" % number), None, acknowledge=False)
+        one.cluster.publish(Message(b"%d" % number, Kind.BYTES), None, acknowledge=False)
     assert one.metrics.broker_dropped["outbox"] >= 100
     assert len(one.cluster._bus._outbox) == 10_000
     await one.cluster.aclose()
@@ -783,7 +783,7 @@ async def test_the_outbox_is_bounded_and_the_oldest_are_dropped() -> None:
 async def test_a_message_that_is_too_large_for_the_broker_is_logged(tmp_path: Path) -> None:
     with broker("nats", tmp_path) as service:
         async with members(service.url, 2) as (one, two):
-            pending = one.cluster.publish(Message(b"x" * 1_048_576), None, acknowledge=True)
+            pending = one.cluster.publish(Message(b"x" * 1_048_576, Kind.BYTES), None, acknowledge=True)
             assert pending is not None
             assert (await one.cluster.collect(Sent(1, 1, 0), pending)).complete is False
             assert one.metrics.broker_dropped["too_large"] == 1

@@ -6,13 +6,13 @@ from wsgateway.cluster.nodes import node_of
 from wsgateway.cluster.questions import CollectTotals
 from wsgateway.cluster.single import SingleNode
 from wsgateway.exceptions import NodeError
-from wsgateway.messages import Message
+from wsgateway.messages import Kind, Message
 
 
 async def test_a_single_node_is_up_and_has_no_other() -> None:
     alone = SingleNode()
     assert (alone.node, alone.is_up, alone.has_broker, alone.nodes.alive()) == ("", True, False, [])
-    assert alone.publish(Message(b"x"), None, acknowledge=True) is None
+    assert alone.publish(Message(b"x", Kind.BYTES), None, acknowledge=True) is None
     assert await alone.ask_all(CollectTotals()) == {}
     with pytest.raises(NodeError, match="no broker"):
         await alone.ask("deadbeef", CollectTotals())

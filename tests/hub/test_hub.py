@@ -10,12 +10,14 @@ from typing import Any
 import anyio
 import pytest
 
+from tests.connections import connected, hub_of, text
 from tests.raw import Raw, handshake
 from tests.servers import OwnServer, OwnServerTls, PlainUvicorn, Serve
 from wsgateway import Connection, Event, Gateway, Sent
-from wsgateway.hub.hub import SLICE, Hub
-from wsgateway.messages import Message
+from wsgateway.hub.turn_log import SLICE
+from wsgateway.messages import Kind, Message
 from wsgateway.testing import Client, RecordingListener
+from wsgateway.transports.framing import PLAIN
 
 
 @pytest.fixture(params=[OwnServer(), OwnServerTls(), PlainUvicorn()], ids=lambda serve: serve.name)
@@ -183,62 +185,45 @@ async def received_number(client: Raw) -> int:
     return int(payload[:6])
 
 
-class Wakeless:
-    """Carries nothing."""
-
-    name = "none"
-
-    def wake(self) -> None: ...
-
-
-def connected(gateway: Gateway, hub: Hub, count: int) -> list[tuple[Connection, list[bytes]]]:
-    """`count` connections in the fast set, with what was written to each."""
-    made = []
-    for _ in range(count):
-        conn = Connection(
-            {"headers": []}, path="/ws", settings=gateway.settings, metrics=gateway.metrics, transport=Wakeless()
-        )
-        written: list[bytes] = []
-        hub.join(conn)
-        hub.fast(conn, written.append)
-        made.append((conn, written))
-    return made
-
-
 async def test_the_loop_serves_others_while_it_fans_out_to_very_many() -> None:
     gateway = Gateway()
-    hub = Hub(gateway.metrics, gateway.log)
+    hub = hub_of(gateway)
     made = connected(gateway, hub, 5 * SLICE)
-    first, second, third = (Message(text.encode(), text) for text in ("first", "second", "third"))
-    assert hub.deliver(first, None) == Sent(len(made), len(made), 0)
+    first, second, third = map(text, ("first", "second", "third"))
+    assert hub.deliver(first, hub.everybody) == Sent(len(made), len(made), 0)
     turns = 0
     while not all(written for _, written in made):
         await asyncio.sleep(0)  # one iteration of the event loop
         turns += 1
         if turns == 2:
             waiting = next((conn, written) for conn, written in made if not written)
-            assert waiting[0].send_nowait(second)  # overtakes nobody's first
-            assert waiting[1] == [first.wire, second.wire]
-            assert hub.deliver(third, None) == Sent(len(made), len(made), 0)
+            assert waiting[0]._outbox.put(second)  # overtakes nobody's first
+            assert waiting[1] == [first.encoded(PLAIN), second.encoded(PLAIN)]
+            assert hub.deliver(third, hub.everybody) == Sent(len(made), len(made), 0)
             gone = next((conn, written) for conn, written in made if not written)
-            gone[0].close_nowait(1000, "")
-            assert gone[1] == [first.wire + third.wire] or gone[1] == [first.wire, third.wire]
+            gone[0]._outbox.close(1000, "")
+            assert gone[1] == [first.encoded(PLAIN) + third.encoded(PLAIN)] or gone[1] == [
+                first.encoded(PLAIN),
+                third.encoded(PLAIN),
+            ]
     assert turns >= 4
     while not all(b"third" in b"".join(written) for _, written in made):
         await asyncio.sleep(0)  # one iteration of the event loop
     for conn, written in made:
-        expected = first.wire + (second.wire if conn is waiting[0] else b"") + third.wire
+        expected = first.encoded(PLAIN) + (second.encoded(PLAIN) if conn is waiting[0] else b"") + third.encoded(PLAIN)
         assert b"".join(written) == expected
     assert gateway.metrics.messages_out == 2 * len(made) + 1
 
 
 async def test_a_large_fan_out_that_never_ends_does_not_grow_without_bound() -> None:
     gateway = Gateway()
-    hub = Hub(gateway.metrics, gateway.log)
+    hub = hub_of(gateway)
     made = connected(gateway, hub, SLICE + 1)
-    frame = Message(b"x" * 60_000)
+    frame = Message(b"x" * 60_000, Kind.BYTES)
     for _ in range(100):  # in one turn of the loop
-        hub.deliver(frame, None)
-    assert len(b"".join(made[0][1])) + len(b"".join(made[-1][1])) > 60 * len(frame.wire)
-    while len(b"".join(made[0][1])) < 100 * len(frame.wire) or len(b"".join(made[-1][1])) < 100 * len(frame.wire):
+        hub.deliver(frame, hub.everybody)
+    assert len(b"".join(made[0][1])) + len(b"".join(made[-1][1])) > 60 * len(frame.encoded(PLAIN))
+    while len(b"".join(made[0][1])) < 100 * len(frame.encoded(PLAIN)) or len(b"".join(made[-1][1])) < 100 * len(
+        frame.encoded(PLAIN)
+    ):
         await asyncio.sleep(0)  # one iteration of the event loop

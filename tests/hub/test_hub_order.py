@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from tests.connections import text
 from tests.pipes import Pipe, joined
 from wsgateway import Connection, Gateway, Sent
-from wsgateway.hub.hub import SLICE
+from wsgateway.hub.turn_log import SLICE
 from wsgateway.messages import Message
 from wsgateway.testing import RecordingListener
 
@@ -52,8 +53,7 @@ class History:
 
     def frame(self) -> Message:
         self.sent += 1
-        text = f"{self.sent} " + "x" * self.random.choice(SIZES)
-        return Message(text.encode(), text)
+        return text(f"{self.sent} " + "x" * self.random.choice(SIZES))
 
     def open(self) -> list[Connection]:
         return [pipe.conn for pipe in self.pipes if pipe.conn.is_open]
@@ -70,13 +70,14 @@ class History:
     def broadcast(self) -> None:
         conns, frame, number = self.open(), self.frame(), self.sent
         but = self.random.choice((None, None, None, *conns))
-        self.count(self.hub.deliver(frame, None, but=but), [conn for conn in conns if conn is not but], number)
+        sent = self.hub.deliver(frame, self.hub.everybody, but=None if but is None else but._outbox)
+        self.count(sent, [conn for conn in conns if conn is not but], number)
 
     def to_some(self) -> None:
         conns = self.open()
         chosen = self.random.sample(conns, self.random.randint(0, len(conns)))
         frame, number = self.frame(), self.sent
-        self.count(self.hub.deliver(frame, chosen), chosen, number)
+        self.count(self.hub.deliver_to(frame, chosen), chosen, number)
 
     def read(self) -> None:
         if self.pipes:
@@ -84,11 +85,11 @@ class History:
 
     def close(self) -> None:
         if len(self.pipes) > 2 and self.random.random() < 0.3:
-            self.random.choice(self.pipes).conn.close_nowait(4000, "")
+            self.random.choice(self.pipes).conn._outbox.close(4000, "")
 
     def record(self) -> None:
         for conn in self.open()[:1]:
-            self.hub.stop_recording(conn) if conn.recording is not None else self.hub.record(conn)
+            self.hub.stop_recording(conn) if conn._outbox.recording is not None else self.hub.record(conn)
 
     async def iteration(self) -> None:
         await asyncio.sleep(0)  # one iteration of the event loop
@@ -118,7 +119,7 @@ class History:
     async def end(self) -> None:
         """Everybody reads all that waits."""
         self._reentrant = 0
-        while self.hub._rounds or self.hub._pending or any(pipe.is_paused for pipe in self.pipes):
+        while self.hub.is_writing or any(pipe.is_paused for pipe in self.pipes):
             for pipe in self.pipes:
                 pipe.read(10**9)
             await asyncio.sleep(0)  # one iteration of the event loop
@@ -139,7 +140,7 @@ class History:
         for pipe in self.pipes:
             if pipe.conn.is_open:
                 assert sorted(self.received(pipe)) == sorted(self.expected[pipe.conn])
-                assert self.gateway.messages_out(pipe.conn) == len(self.expected[pipe.conn])
+                assert pipe.conn.messages_out == len(self.expected[pipe.conn])
 
     async def vanish(self) -> None:
         for pipe in self.pipes:

@@ -5,15 +5,14 @@ from typing import Any
 
 import pytest
 
-from tests.hub.test_hub import connected
+from tests.connections import connected, hub_of, text
 from wsgateway import Gateway, Sent
 from wsgateway.cluster.acks import PendingAcks
 from wsgateway.cluster.single import SingleNode
-from wsgateway.hub.hub import Hub
 from wsgateway.hub.pubsub import PubSub
 from wsgateway.messages import Message
 
-MESSAGE = Message(b"hi", "hi")
+MESSAGE = text("hi")
 
 
 class TwoNodes(SingleNode):
@@ -35,7 +34,7 @@ class TwoNodes(SingleNode):
 
 def made(count: int) -> tuple[PubSub, TwoNodes, list[Any]]:
     gateway = Gateway()
-    hub, cluster = Hub(gateway.metrics, gateway.log), TwoNodes()
+    hub, cluster = hub_of(gateway), TwoNodes()
     return PubSub(hub, cluster), cluster, [conn for conn, _ in connected(gateway, hub, count)]
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.hub.test_hub import Wakeless
+from tests.connections import unconnected
 from wsgateway import Connection, Gateway
 from wsgateway.hub.request import Headers, compact, cookies_of, headers_of, subprotocols_of
 
@@ -10,9 +10,7 @@ HEAD = [(b"Host", b"localhost"), (b"X-A", b"1"), (b"x-a", b"2"), (b"Cookie", b'n
 
 
 async def connection(query: bytes = b"") -> Connection:
-    gateway = Gateway()
-    scope = {"headers": HEAD, "query_string": query}
-    return Connection(scope, path="/ws", settings=gateway.settings, metrics=gateway.metrics, transport=Wakeless())
+    return unconnected(Gateway(), headers=HEAD, query_string=query)[0]
 
 
 def test_headers_have_names_in_any_case_and_repeated_ones_are_joined() -> None:

@@ -73,4 +73,4 @@ async def test_only_a_message_that_no_hook_has_changed_is_not_encoded_again() ->
     call.event.message = "y"
     encoded = call.encode_message()
     assert encoded is not None
-    assert encoded.text == "y"
+    assert encoded.payload == b"y"

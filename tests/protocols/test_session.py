@@ -9,11 +9,11 @@ import anyio
 import anyio.lowlevel
 import pytest
 
+from tests.connections import hub_of, unconnected
 from wsgateway import Event, Gateway
 from wsgateway.cluster.single import SingleNode
 from wsgateway.exceptions import Refused
-from wsgateway.hub.connection import Connection
-from wsgateway.hub.hub import Hub
+from wsgateway.hub.outbox import Outbox
 from wsgateway.hub.pubsub import PubSub
 from wsgateway.listeners.dispatcher import Dispatcher
 from wsgateway.listeners.inbox import INBOX_MESSAGES
@@ -33,7 +33,7 @@ class Unconnected:
         self.calls: list[str] = []
         self.is_there = True
 
-    def attach(self, peer: Peer, conn: Connection) -> None: ...
+    def attach(self, peer: Peer, outbox: Outbox) -> None: ...
 
     def wake(self) -> None: ...
 
@@ -59,7 +59,7 @@ class Made:
 
     def __init__(self, listener: object, **options: Any) -> None:
         gateway = Gateway(**options)
-        self.hub = Hub(gateway.metrics, gateway.log)
+        self.hub = hub_of(gateway)
         self.ended: list[Session] = []
         self.transport = Unconnected()
         self.dispatcher = Dispatcher(
@@ -70,11 +70,10 @@ class Made:
             metrics=gateway.metrics,
             log=gateway.log,
         )
-        self.conn = Connection(
-            {"headers": []}, path="/ws", settings=gateway.settings, metrics=gateway.metrics, transport=self.transport
-        )
+        self.conn, outbox = unconnected(gateway, self.transport)
         self.session = Session(
             self.conn,
+            outbox,
             self.transport,
             hub=self.hub,
             dispatcher=self.dispatcher,
@@ -115,7 +114,7 @@ async def test_a_close_during_on_handshake_refuses_the_client() -> None:
     class Listener:
         async def on_handshake(self, event: Event) -> None:
             assert event.conn
-            event.conn.close_nowait(1012, "")
+            event.conn._outbox.close(1012, "")
 
     made = Made(Listener())
     with pytest.raises(Refused) as refused:
@@ -140,7 +139,7 @@ async def test_the_code_of_this_side_counts_if_it_closed_first() -> None:
     listener = RecordingListener()
     made = Made(listener)
     await made.connect()
-    made.conn.close_nowait(4001, "bye")
+    made.session.outbox.close(4001, "bye")
     made.session.finished(1006, "")
     await made.dispatcher.runner.idle()
     assert listener.events[-1] == ("on_client_close", 4001)
@@ -169,7 +168,7 @@ async def test_size_and_rate_of_messages(
     for message in messages:
         assert made.session.received(message, len(message))
     await made.dispatcher.runner.idle()
-    assert made.conn.closing == closing
+    assert made.session.outbox.closing == closing
     assert listener.count("on_message") == len(messages) - (closing is not None)
 
 
@@ -177,7 +176,7 @@ async def test_messages_past_the_close_are_dropped() -> None:
     listener = RecordingListener()
     made = Made(listener)
     await made.connect()
-    made.conn.close_nowait(1000, "")
+    made.session.outbox.close(1000, "")
     assert made.session.received("late", 4)
     await made.dispatcher.runner.idle()
     assert listener.count("on_message") == 0
@@ -186,7 +185,7 @@ async def test_messages_past_the_close_are_dropped() -> None:
 async def test_a_message_past_the_close_does_not_use_the_rate() -> None:
     made = Made(RecordingListener(), message_rate=0.001, message_burst=1)
     await made.connect()
-    made.conn.close_nowait(1000, "")
+    made.session.outbox.close(1000, "")
     bucket = made.session._rate
     assert bucket is not None
     assert made.session.received("late", 4)

@@ -118,9 +118,9 @@ class _Recorded:
         self._pushed = self._recording.total
         return LiveConnection(
             open=conn.is_open,
-            age=max(0.0, time.monotonic() - conn.opened_clock),
+            age=conn.age,
             received=conn.messages_in,
-            sent=self._gateway.messages_out(conn),
+            sent=conn.messages_out,
             dropped=conn.dropped,
             queued_messages=conn.queued_messages,
             queued_bytes=conn.queued_bytes,

@@ -37,7 +37,7 @@ from wsgateway.cluster.questions import Question
 from wsgateway.cluster.sequences import Sequences
 from wsgateway.exceptions import EnvelopeError
 from wsgateway.logs import GatewayLog
-from wsgateway.messages import Message, Sent
+from wsgateway.messages import Kind, Message, Sent
 from wsgateway.metrics import Metrics
 
 A = TypeVar("A")
@@ -231,8 +231,11 @@ class Cluster:
         """
         pending = self._acks.expect(ids) if acknowledge else None
         number = 0 if pending is None else pending.number
-        is_text, payload, listed = message.text is not None, message.payload, None if ids is None else list(ids)
-        sent = self._publish(self._all, lambda seq: Delivery(VERSION, self.node, seq, payload, is_text, listed, number))
+        payload, listed = message.payload, None if ids is None else list(ids)
+        is_text, is_json = message.kind is not Kind.BYTES, message.kind is Kind.JSON
+        sent = self._publish(
+            self._all, lambda seq: Delivery(VERSION, self.node, seq, payload, is_text, listed, number, is_json)
+        )
         if pending is not None and not (sent and self.is_up):
             self._acks.end(pending)
         return pending
@@ -316,12 +319,11 @@ class Cluster:
         ids, payload = delivery.ids, delivery.payload
         own = None if ids is None else [conn_id for conn_id in ids if node_of(conn_id) == self.node]
         if own is None or own:
-            try:
-                message = Message(payload, payload.decode() if delivery.is_text else None)
-            except UnicodeDecodeError:
+            if delivery.is_text and not _is_utf8(payload):
                 self._metrics.broker_dropped["malformed"] += 1
                 return
-            sent = self._local.deliver(message, own)
+            kind = Kind.JSON if delivery.is_json else Kind.TEXT
+            sent = self._local.deliver(Message(payload, kind if delivery.is_text else Kind.BYTES), own)
         if delivery.ask and own != []:
             counts = sent[:3]
             self._publish(self._each + delivery.origin, lambda seq: Ack(VERSION, self.node, seq, delivery.ask, *counts))
@@ -362,3 +364,10 @@ class Cluster:
         self._node_left.set()
         self._unmet.discard(node_id)
         self._acks.drop_node(node_id)
+
+
+def _is_utf8(payload: bytes) -> bool:
+    try:
+        return payload.isascii() or bool(payload.decode())
+    except UnicodeDecodeError:
+        return False

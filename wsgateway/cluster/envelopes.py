@@ -64,12 +64,17 @@ class _Envelope(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Delivery(_Envelope, frozen=True, tag=1):
-    """A message for all connections of a node, or for those with `ids`. Unless `ask` is 0, it asks for an `Ack`."""
+    """A message for all connections of a node, or for those with `ids`. Unless `ask` is 0, it asks for an `Ack`.
+
+    Fields are only ever appended, because a node of an older version ignores those that it does not know, and a newer
+    one uses their defaults. So `is_json` is not part of `is_text`, which says how the message is framed.
+    """
 
     payload: bytes
     is_text: bool
     ids: Annotated[list[str], msgspec.Meta(max_length=MAX_IDS)] | None = None
     ask: Count = 0
+    is_json: bool = False
 
 
 class Ack(_Envelope, frozen=True, tag=2):

@@ -16,9 +16,11 @@ from wsgateway.gateway.descriptors import UNLIMITED, file_limit
 from wsgateway.gateway.drain import Drain
 from wsgateway.gateway.http.paths import sender_of
 from wsgateway.gateway.http.problems import deny, report_refusal
-from wsgateway.hub.connection import Connection, WatchedConnection
+from wsgateway.gateway.wheel import Wheel
+from wsgateway.hub.connection import Connection, WatchedConnection, new_id
 from wsgateway.hub.hub import Hub
 from wsgateway.hub.loops import Home
+from wsgateway.hub.outbox import Outbox
 from wsgateway.hub.unawaited import is_development
 from wsgateway.limits import RateLimits
 from wsgateway.listeners.dispatcher import Dispatcher
@@ -27,6 +29,7 @@ from wsgateway.metrics import Metrics
 from wsgateway.protocols import plain
 from wsgateway.protocols.session import STOPPING, Session
 from wsgateway.transports.asgi import AsgiTransport
+from wsgateway.transports.framing import PLAIN
 from wsgateway.transports.native import NativeTransport
 from wsgateway.transports.peer import ClientTransport
 from wsgateway.transports.takeover import EXTENSION, Takeover
@@ -56,6 +59,7 @@ class Admission:
         settings: Settings,
         metrics: Metrics,
         log: GatewayLog,
+        wheel: Wheel,
         node: str,
     ) -> None:
         """`node` is the id of this node, empty without a broker."""
@@ -66,9 +70,12 @@ class Admission:
         self._settings = settings
         self._metrics = metrics
         self._log = log
+        self._wheel = wheel
         self._node = node
         self._home = Home()
-        self._is_development = is_development(verbose=settings.verbose)
+        self._connection: Callable[..., Connection] = Connection
+        if is_development(verbose=settings.verbose):
+            self._connection = partial(WatchedConnection, log=log)
         self._on_ended = self._remove  # bound once, not for each client
         self._server_stops = drain.begin_with_server
         self._by_address: Counter[str] = Counter()
@@ -82,9 +89,11 @@ class Admission:
     async def admit(self, scope: Scope, receive: Receive, send: Send, *, path: str) -> None:
         """Admit one client, or refuse its handshake. On plain ASGI, return when the connection has ended."""
         transport = self._transport(scope, receive, send)
-        conn = self._connection(scope, path=path, transport=transport)
+        outbox = Outbox(new_id(self._node), transport, PLAIN, self._settings, self._metrics)
+        conn = self._connection(scope, path=path, outbox=outbox, home=self._home)
         session = Session(
             conn,
+            outbox,
             transport,
             hub=self._hub,
             dispatcher=self._dispatcher,
@@ -113,20 +122,8 @@ class Admission:
         )  # only `wsgateway.server` offers it
         if takeover is None:
             return AsgiTransport(receive, send, settings=self._settings, log=self._log)
-        return NativeTransport(takeover, send, hub=self._hub, settings=self._settings, server_stops=self._server_stops)
-
-    def _connection(self, scope: Scope, *, path: str, transport: ClientTransport) -> Connection:
-        made: Callable[..., Connection] = Connection
-        if self._is_development:
-            made = partial(WatchedConnection, log=self._log)
-        return made(
-            scope,
-            path=path,
-            settings=self._settings,
-            metrics=self._metrics,
-            transport=transport,
-            home=self._home,
-            node=self._node,
+        return NativeTransport(
+            takeover, send, settings=self._settings, timers=self._wheel, server_stops=self._server_stops
         )
 
     def _check_capacity(self, address: str) -> Refusal | None:

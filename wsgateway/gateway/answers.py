@@ -141,11 +141,11 @@ class Answers:
             address=conn.address,
             path=conn.path,
             transport=conn.transport,
-            age=round(max(0.0, time.monotonic() - conn.opened_clock), 3),
+            age=round(conn.age, 3),
             queue=Queue(conn.queued_messages, conn.queued_bytes),
             user=None if conn.user is None else str(conn.user),
             messages_in=conn.messages_in,
-            messages_out=self._hub.messages_out(conn),
+            messages_out=conn.messages_out,
             dropped=conn.dropped,
         )
 
@@ -168,7 +168,7 @@ class Answers:
         chosen: Iterable[Connection | None] = connections if ids is None else map(connections.get, dict.fromkeys(ids))
         closing = [conn for conn in chosen if conn is not None]
         for conn in closing:
-            conn.close_nowait(code, reason)
+            conn._outbox.close(code, reason)
         return len(closing)
 
     # Questions of other nodes

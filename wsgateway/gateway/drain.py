@@ -89,7 +89,7 @@ class Drain:
         def close_some() -> None:
             for _ in range(min(len(waiting), max(1, int(rate * TICK)))):
                 retry_after_ms = randrange(spread_ms)  # noqa: S311  not a secret
-                waiting.popleft().conn.close_nowait(1012, SHUTDOWN % retry_after_ms)
+                waiting.popleft().outbox.close(1012, SHUTDOWN % retry_after_ms)
             if waiting:
                 loop.call_later(TICK, close_some)
 

@@ -107,10 +107,6 @@ class Gateway:
         """The nodes of this gateway; while it does not run, this process alone."""
         return self._alone if self._running is None else self._running.cluster
 
-    def messages_out(self, conn: Connection) -> int:
-        """Return how many messages were written to `conn` so far."""
-        return self._hub.messages_out(conn)
-
     @contextmanager
     def recording(self, conn: Connection) -> Iterator[Recording]:
         """Record what happens to `conn` in the `with` block. The other connections are not slowed down."""

@@ -15,6 +15,7 @@ from wsgateway.hub.hub import Hub
 from wsgateway.limits import RateLimits
 from wsgateway.logs import GatewayLog, log_to_file
 from wsgateway.metrics import Metrics
+from wsgateway.transports.framing import PLAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ def create_parts(
 ) -> Parts:
     """Create the parts that exist from the beginning. Raise `ConfigError` if the broker's package is not installed."""
     metrics, log = Metrics(), GatewayLog(settings.id)
-    hub = Hub(metrics, log)
+    hub = Hub(metrics, log, plain=PLAIN)
     answers = Answers(settings.id, version=version, hub=hub, metrics=metrics, state=state, cluster=cluster, send=send)
     return Parts(
         settings=settings,

@@ -3,11 +3,13 @@
 Knows neither the states of a gateway nor ASGI.
 """
 
+import asyncio
 import logging
 import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from contextvars import copy_context
 from dataclasses import dataclass
 
 from wsgateway.auth.rules import Rules
@@ -20,6 +22,7 @@ from wsgateway.gateway.admission import Admission
 from wsgateway.gateway.drain import Drain
 from wsgateway.gateway.parts import Parts
 from wsgateway.gateway.watchdog import Watchdog
+from wsgateway.gateway.wheel import Wheel, tick_for
 from wsgateway.hub.pubsub import PubSub
 from wsgateway.listeners.dispatcher import Dispatcher
 from wsgateway.listeners.event import EventGateway
@@ -27,6 +30,42 @@ from wsgateway.listeners.loader import Hooks
 from wsgateway.logs import GatewayLog
 from wsgateway.metrics import Metrics
 from wsgateway.text import mask_url
+
+SLICE = 500
+"""Entries of a wheel that are called without letting the event loop serve others in between. Each may write a ping."""
+
+
+class Ticker:
+    """Advances the wheel of one gateway on its event loop, while there is an entry in it."""
+
+    def __init__(self, tick: float) -> None:
+        self.wheel = Wheel(tick, self._tick_later)
+        self._loop = asyncio.get_running_loop()
+        self._context = copy_context()  # else everything is called in the context of the first client
+        self._next: asyncio.Handle | None = None
+        self._is_stopped = False
+
+    def stop(self) -> None:
+        """Call no entry any more."""
+        self._is_stopped = True
+        self.wheel.clear()
+        if self._next is not None:
+            self._next.cancel()
+
+    def _tick_later(self) -> None:
+        if not self._is_stopped:
+            due = self.wheel.next_tick(self._loop.time())
+            self._next = self._loop.call_at(due, self._tick, context=self._context)
+
+    def _tick(self) -> None:
+        is_more_due = True
+        try:
+            is_more_due = self.wheel.advance(self._loop.time(), SLICE)
+        finally:
+            if is_more_due:
+                self._next = self._loop.call_soon(self._tick, context=self._context)
+            elif not self.wheel.is_empty:
+                self._tick_later()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +108,8 @@ async def assemble(
         stack.push_async_callback(cluster.aclose)
         pubsub = PubSub(hub, cluster)
         dispatcher = Dispatcher(gateway, pubsub=pubsub, hooks=hooks, settings=settings, metrics=metrics, log=log)
+        ticker = Ticker(tick_for(min(settings.ping_interval, settings.pong_timeout)))
+        stack.callback(ticker.stop)
         drain = Drain(dispatcher.runner, settings, log)
         admission = Admission(
             hub=hub,
@@ -78,6 +119,7 @@ async def assemble(
             settings=settings,
             metrics=metrics,
             log=log,
+            wheel=ticker.wheel,
             node=cluster.node,
         )
         await cluster.start()

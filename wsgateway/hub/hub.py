@@ -8,36 +8,28 @@ in     1. `server.socket`: what one read brought while the inbox was full, at mo
           space. A message from `gateway.send` or `/send` has its own inbox, so it never waits behind another message.
 nodes  3. `cluster.bus`: OUTBOX_MESSAGES (10,000) envelopes or OUTBOX_BYTES (32 MiB); the oldest is
           dropped and counted.
-out    4. `Hub._pending`, broadcasts only: until the event loop iteration ends; beyond MAX_PENDING (64 KiB) they are
+out    4. `hub.turn_log`, the runs: until the event loop iteration ends; beyond MAX_LOGGED (64 KiB) they are
           flushed early.
-       5. `Hub._rounds`: a fan-out to more than SLICE (2,000) connections is written over several iterations; beyond
-          MAX_ROUNDS (16) `deliver` writes before it returns.
-       6. `hub.connection`, the outbox: `outbox_messages`, `outbox_bytes`; at either, `slow_policy` applies.
+       5. `hub.turn_log`, a fan-out to more than SLICE (2,000) connections: it is written over several iterations;
+          beyond MAX_WAITING (1 MiB) each flush writes to SLICE connections before it returns.
+       6. `hub.outbox`: `outbox_messages`, `outbox_bytes`; at either, `slow_policy` applies.
        7. The buffer of the server's transport: above its high-water mark the outbox is used instead; without progress
           for `send_timeout` the client is closed with 3008.
 """
 
-import asyncio
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from itertools import islice
-from operator import length_hint
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
+from wsgateway.hub.audience import Audience
 from wsgateway.hub.connection import Connection
+from wsgateway.hub.outbox import Outbox, Write
 from wsgateway.hub.recording import Recording
+from wsgateway.hub.turn_log import TurnLog
 from wsgateway.logs import GatewayLog
-from wsgateway.messages import Message, Sent
+from wsgateway.messages import Message, Sent, WireFormat
 from wsgateway.metrics import Metrics
 from wsgateway.text import short
 
-SLICE = 2000
-"""Connections that are written to without letting the event loop serve others in between."""
-
-MAX_PENDING = 64 * 1024
-"""Bytes at which pending broadcasts are flushed early. The message that crosses the limit is included."""
-
-MAX_ROUNDS = 16
-"""Maximum rounds that wait during a large fan-out. Beyond it, `deliver` writes the oldest before it returns."""
+_QUEUED, _DROPPED = Sent(1, 1, 0), Sent(1, 0, 1)
 
 
 class Connections(Collection[Connection]):
@@ -63,217 +55,215 @@ class Connections(Collection[Connection]):
         return self._by_id.get(conn_id)
 
 
-Write = Callable[[bytes], None]
-
-
-def _written(data: bytes) -> None:
-    """Do nothing. It replaces the `write` of a recipient that has already received this round."""
-
-
-class Round:
-    """One write to many connections. It may be made in parts, and early for some of them."""
-
-    __slots__ = ("_cursor", "_places", "_recipients", "_writes", "data")
-
-    def __init__(self, data: bytes, recipients: dict[Connection, Write]) -> None:
-        self.data = data
-        self._recipients = tuple(recipients)
-        self._writes = list(recipients.values())
-        self._cursor = iter(self._writes)
-        self._places: dict[Connection, int] | None = None  # made by the first `write_to`, which most rounds never see
-
-    def write(self, limit: int) -> int:
-        """Write to the next `limit` connections. Return how many were waiting.
-
-        A write may call anything, including this method.
-        """
-        waiting, data = length_hint(self._cursor), self.data
-        for write in self._cursor if waiting <= limit else islice(self._cursor, limit):
-            write(data)
-        return waiting
-
-    def write_to(self, conn: Connection) -> bool:
-        """Write to `conn` now. Return False if it is not a recipient or has already received this round."""
-        position = len(self._writes) - length_hint(self._cursor)  # exact for the iterator of a list
-        if position and self._recipients[position - 1] is conn:  # the caller runs within the write to `conn`
-            return False
-        if self._places is None:
-            self._places = {recipient: place for place, recipient in enumerate(self._recipients)}
-        place = self._places.get(conn, -1)
-        if place < position or self._writes[place] is _written:
-            return False
-        write, self._writes[place] = self._writes[place], _written
-        write(self.data)
-        return True
-
-
 class Hub:
-    """The open connections of one gateway. The connections whose transport accepts every write are the
-    fast set.
+    """The open connections of one gateway.
 
-    Broadcasts made during one iteration of the event loop are concatenated and written to the fast set once, when it
-    ends. Any other send, and any change to the fast set, first flushes what is pending for the connections concerned,
-    so each of them receives messages in order.
+    Connections that receive the same messages are an audience, and `everybody` is the first. To a fast member, the turn
+    log writes directly, once in each iteration of the event loop. A slow one receives through its outbox, because its
+    transport is congested, it is recorded, or it is on plain ASGI.
 
-    A write may call back, make any connection slow, fast, or closed, and send. Therefore the recipients of a
-    message are chosen before the first write, fast ones as a `Round`, slow ones by their outboxes. A round stays in
-    `_rounds` until every recipient was written to, so whatever is sent from within a write comes after it. A round of
-    more than `SLICE` recipients is written over several iterations.
+    Each connection receives everything in the order in which it was sent, whether to an audience, to named
+    recipients, or with `conn.send`. A write may call back, make any connection slow, fast, or closed, and send.
+    Therefore the recipients of a message are chosen before the first write.
     """
 
-    def __init__(self, metrics: Metrics, log: GatewayLog) -> None:
+    def __init__(self, metrics: Metrics, log: GatewayLog, *, plain: WireFormat) -> None:
+        """`plain` is the wire format that most connections have."""
         self._open: dict[str, Connection] = {}
-        self._fast: dict[Connection, Write] = {}
-        self._deflating: dict[Connection, Write] = {}  # the part of the fast set that receives compressed messages
-        self._pending: list[Message] = []
-        self._pending_bytes = 0
-        self._broadcasts = 0  # messages that were written to the whole fast set so far
-        self._rounds: deque[Round] = deque()
-        self._is_writing = False  # writes rounds now, or will in the next iteration
         self._metrics = metrics
         self._log = log
+        self._turn = TurnLog(plain)
+        self.everybody = Audience(plain)
+        self._only_everybody = (self.everybody,)  # one for all connections
         self.connections = Connections(self._open)
+
+    # Members
 
     def join(self, conn: Connection) -> None:
         """Make `conn` a recipient, until its close begins."""
+        outbox = conn._outbox
         self._open[conn.id] = conn
-        conn.opened(self.leave)
+        outbox.join(self)
+        outbox.audiences = self._only_everybody
+        self.everybody.add(outbox)
 
-    def leave(self, conn: Connection) -> None:
-        """Remove `conn` from the recipients. May be called twice, and from within a write."""
-        self._open.pop(conn.id, None)
-        if self._is_fast(conn):
-            self._make_round()
-            self._remove(conn)
-            for entry in tuple(self._rounds):
-                entry.write_to(conn)
-            self._write_rounds()
+    def leave(self, outbox: Outbox) -> None:
+        """Write what was sent to `outbox`, which receives nothing from now on. May be called twice, and in a write."""
+        self._open.pop(outbox.id, None)
+        write = outbox.write
+        data = b"" if write is None else self._turn.take(outbox)
+        for audience in outbox.audiences:
+            audience.remove(outbox)
+        outbox.audiences, outbox.write = (), None
+        if write is not None and data:
+            write(data)
 
-    def fast(self, conn: Connection, write: Write, *, deflates: bool = False) -> None:
-        """Pass every message for `conn` to `write`, compressed if `deflates`, until `slow` is called.
+    def make_fast(self, outbox: Outbox, write: Write) -> bool:
+        """Pass what is sent to `outbox`, which is empty, to `write`. Return False if something may be waiting again."""
+        if any(audience.is_pending for audience in outbox.audiences):  # it has received this, as a slow member
+            self._turn.flush()
+            return False
+        for audience in outbox.audiences:
+            audience.remove(outbox)
+        outbox.write = write
+        for audience in outbox.audiences:
+            audience.add(outbox)
+        return True
 
-        The outbox of `conn` must be empty.
-        """
-        if conn.id in self._open and conn.recording is None and not self._is_fast(conn):
-            self._make_round()
-            conn.messages_out -= self._broadcasts
-            (self._deflating if deflates else self._fast)[conn] = write
-            conn.use_writer(write, deflates=deflates, after=self.settle)
-            self._write_rounds()
+    def make_slow(self, outbox: Outbox) -> None:
+        """Write what was sent to `outbox`, and queue what is sent from now on. May be called in a write."""
+        write, data = outbox.write, self._turn.take(outbox)
+        for audience in outbox.audiences:
+            audience.remove(outbox)
+        outbox.write = None
+        for audience in outbox.audiences:
+            audience.add(outbox)
+        if write is not None and data:
+            write(data)
 
-    def slow(self, conn: Connection) -> None:
-        """Queue the messages for `conn` in its outbox. May be called twice, and from within a write."""
-        if self._is_fast(conn):
-            self.settle(conn)
-        if self._is_fast(conn):  # still: the last write to it may have called this method
-            self._remove(conn)
+    def add(self, outbox: Outbox, audience: Audience) -> bool:
+        """Add a connection to `audience`. Return False if it is a member, or has left the hub."""
+        if audience.is_pending:
+            self._turn.flush()
+        if not outbox.is_open or audience in outbox.audiences:
+            return False
+        outbox.audiences = (*outbox.audiences, audience)
+        audience.add(outbox)
+        return True
 
-    def _remove(self, conn: Connection) -> None:
-        """Remove `conn` from the fast set. Nothing may be pending."""
-        self._fast.pop(conn, None)
-        self._deflating.pop(conn, None)
-        conn.messages_out += self._broadcasts
-        conn.use_writer(None)
-
-    def _is_fast(self, conn: Connection) -> bool:
-        return conn in self._fast or conn in self._deflating
-
-    def messages_out(self, conn: Connection) -> int:
-        """Return how many messages were written to `conn` so far."""
-        return conn.messages_out + (self._broadcasts if self._is_fast(conn) else 0)
+    def remove(self, outbox: Outbox, audience: Audience) -> bool:
+        """Remove a connection from `audience`, which is not `everybody`. Return False if it is no member."""
+        if audience.is_pending:
+            self._turn.flush()
+        if audience not in outbox.audiences:
+            return False
+        outbox.audiences = tuple(other for other in outbox.audiences if other is not audience)
+        audience.remove(outbox)
+        return True
 
     def record(self, conn: Connection) -> Recording:
         """Record what happens to `conn` until `stop_recording` was called as often.
 
-        Meanwhile the connection is not in the fast set.
+        Meanwhile the connection is a slow member.
         """
-        if conn.recording is None:
-            self.slow(conn)
-            conn.recording = Recording(conn.opened_at)
-        conn.recording.viewers += 1
-        return conn.recording
+        outbox = conn._outbox
+        if outbox.recording is None:
+            outbox.buffer()
+            outbox.recording = Recording(conn.opened_at)
+        outbox.recording.viewers += 1
+        return outbox.recording
 
     def stop_recording(self, conn: Connection) -> None:
         """Undo one call of `record`."""
-        if conn.recording is not None:
-            conn.recording.viewers -= 1
-            if not conn.recording.viewers:
-                conn.recording = None
-                conn.wake()
+        outbox = conn._outbox
+        if outbox.recording is not None:
+            outbox.recording.viewers -= 1
+            if not outbox.recording.viewers:
+                outbox.recording = None
+                outbox.transport.wake()
+
+    def abandon(self) -> None:
+        """Forget every connection without writing to it, because its event loop was closed."""
+        for conn in self._open.values():
+            for audience in conn._outbox.audiences:
+                audience.remove(conn._outbox)
+            conn._outbox.audiences, conn._outbox.write = (), None
+            conn._outbox.end(1006, "")
+        self._open.clear()
+        self._turn.clear()
+
+    # Sending
+
+    def deliver(self, message: Message, audience: Audience, *, but: Outbox | None = None) -> Sent:
+        """Send `message` to every member of `audience` except `but`."""
+        fast = audience.fast_count
+        if but is not None and audience.is_fast(but):
+            fast -= 1
+            skipped = but
+        else:
+            skipped = None
+        if fast:
+            self._turn.add(message, audience, skipped)
+            audience.delivered += 1
+            if skipped is not None:
+                skipped.count -= 1
+            self._count_out(fast, len(message.payload))
+        slow = () if not audience.slow else tuple(outbox for outbox in audience.slow if outbox is not but)
+        return self._deliver_to_slow(message, slow, fast)
+
+    def deliver_to(self, message: Message, recipients: Iterable[object]) -> Sent:
+        """Send `message` to the open connections among `recipients`, which are connections and ids."""
+        listed = recipients if isinstance(recipients, list) else list(recipients)
+        if len(listed) == 1:
+            conn = listed[0]
+            if isinstance(conn, Connection) and self._open.get(conn.id) is conn:
+                return _QUEUED if conn._outbox.put(message) else _DROPPED
+        count = self._turn.add_to_last(message, listed)
+        if count:
+            self._count_out(count, len(message.payload))
+            return self._deliver_to_slow(message, (), count)
+        outboxes = self.resolve(listed)
+        if len(outboxes) == 1:
+            return _QUEUED if outboxes[0].put(message) else _DROPPED
+        slow = tuple(outbox for outbox in outboxes if outbox.write is None)
+        fast = len(outboxes) - len(slow)
+        if fast:
+            named = list(listed) if fast == len(listed) else None
+            self._turn.add_named(message, outboxes, named)
+            self._count_out(fast, len(message.payload))
+        return self._deliver_to_slow(message, slow, fast)
+
+    def deliver_to_ids(self, message: Message, ids: Sequence[str] | None) -> Sent:
+        """Send `message`, which another node has published, to the open connections with `ids`, or to every one."""
+        return self.deliver(message, self.everybody) if ids is None else self.deliver_to(message, ids)
+
+    def _count_out(self, count: int, size: int) -> None:
+        metrics = self._metrics
+        metrics.queued += count
+        metrics.messages_out += count
+        metrics.bytes_out += size * count
+
+    def _deliver_to_slow(self, message: Message, slow: Sequence[Outbox], fast: int) -> Sent:
+        """Queue `message` for all of `slow`, then write their outboxes. `fast` others have it in the log."""
+        accepted = [outbox.append(message) for outbox in slow]
+        for outbox, is_queued in zip(slow, accepted, strict=True):
+            outbox.after_append(is_queued)
+        if self._turn.is_full:
+            self._turn.flush()
+        count, queued = fast + len(accepted), fast + sum(accepted)
+        return Sent(count, queued, count - queued)
+
+    def put_behind(self, outbox: Outbox, message: Message) -> bool:
+        """Write `message` after what was sent to `outbox` before it. Return False if all of that is written already."""
+        turn = self._turn
+        if not turn.runs and not turn.waiting and not turn.rounds:  # `is_writing`, without another call
+            return False
+        is_sent = turn.put_behind(outbox, message)
+        if is_sent:
+            self._count_out(1, len(message.payload))
+        return is_sent
+
+    def delivered_to(self, outbox: Outbox) -> int:
+        """Return how many messages a fast member has received from its audiences, and receives in this iteration."""
+        return sum(audience.delivered for audience in outbox.audiences) + self._turn.named_count(outbox)
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether anything that was sent to fast members is not written yet."""
+        return bool(self._turn.runs or self._turn.rounds or self._turn.waiting)
 
     def flush(self) -> None:
-        """Write what is pending to the fast set. To a large set, or from within a write, only begin to."""
-        self._make_round()
-        self._write_rounds()
+        """Write what was sent to fast members now. To many connections, or from within a write, only begin to."""
+        self._turn.flush()
 
-    def _make_round(self) -> None:
-        """Make a round of what is pending, for the fast set as it is now. Write nothing."""
-        if self._pending:
-            messages, self._pending, self._pending_bytes = self._pending, [], 0
-            self._broadcasts += len(messages)
-            self._add_rounds(messages, self._fast, self._deflating)
+    def resolve(self, recipients: Iterable[object]) -> list[Outbox]:
+        """Return the outboxes of the open connections among `recipients`, which are connections and ids.
 
-    def _add_rounds(
-        self, messages: list[Message], fast: dict[Connection, Write], deflating: dict[Connection, Write]
-    ) -> None:
-        count = len(fast) + len(deflating)
-        self._metrics.messages_out += len(messages) * count
-        self._metrics.bytes_out += sum([len(message.payload) for message in messages]) * count
-        if fast:
-            self._rounds.append(Round(b"".join([message.wire for message in messages]), fast))
-        if deflating:
-            self._rounds.append(Round(b"".join([message.deflated for message in messages]), deflating))
-
-    def _end_iteration(self) -> None:
-        if not self._is_writing:  # else `_continue_writing` flushes, after the rounds that are being written
-            self.flush()
-
-    def settle(self, conn: Connection) -> None:
-        """Write everything to `conn` that was sent before now."""
-        while self._pending or self._rounds:
-            self.flush()
-            written = [entry.write_to(conn) for entry in tuple(self._rounds)]
-            if True not in written and not self._pending:
-                return
-
-    def _write_rounds(self) -> None:
-        """Write the rounds, unless a caller up the stack or a later iteration will."""
-        if self._is_writing or not self._rounds:
-            return
-        self._is_writing = True
-        try:
-            self._write_slice()
-        finally:
-            self._is_writing = bool(self._rounds)
-            if self._is_writing:
-                asyncio.get_running_loop().call_soon(self._continue_writing)
-
-    def _continue_writing(self) -> None:
-        if self._rounds:
-            try:
-                self._write_slice()
-            finally:  # also after the last round, so that what is pending is joined with what follows
-                asyncio.get_running_loop().call_soon(self._continue_writing)
-        else:
-            self._is_writing = False
-            self.flush()
-
-    def _write_slice(self) -> None:
-        """Write to the next `SLICE` connections, and forget the rounds that are complete."""
-        left = SLICE
-        while self._rounds and left > 0:
-            first = self._rounds[0]
-            waiting = first.write(left)
-            if waiting <= left and self._rounds and self._rounds[0] is first:  # a write may have changed the rounds
-                self._rounds.popleft()
-            left -= waiting
-
-    def resolve(self, recipients: Iterable[object]) -> list[Connection]:
-        """Return the open connections among `recipients`, which are connections and ids: in this order, each once.
+        They are in the order of `recipients`, each once.
 
         Others are skipped, logged, and counted.
         """
-        connections: dict[Connection, None] = {}
+        outboxes: dict[Outbox, None] = {}
         skipped = 0
         unusable: list[object] = []
         for item in recipients:
@@ -289,7 +279,7 @@ class Hub:
             if conn is None:
                 skipped += 1
             else:
-                connections[conn] = None
+                outboxes[conn._outbox] = None
         if skipped:
             self._metrics.skipped_recipients += skipped
             text = "skipped %d recipients that are closed, unknown, or of another gateway"
@@ -297,77 +287,4 @@ class Hub:
         if unusable:
             text = "skipped %d recipients that are neither connections nor ids, such as %s: check event.connections"
             self._log.limited("strange recipients").warning(text, len(unusable), short(unusable[0]))
-        return list(connections)
-
-    def abandon(self) -> None:
-        """Forget every connection without writing to it, because its event loop was closed."""
-        for conn in self._open.values():
-            conn.use_writer(None)
-            conn.mark_closed(1006, "")
-        for collection in (self._open, self._fast, self._deflating, self._pending, self._rounds):
-            collection.clear()
-        self._pending_bytes = 0
-
-    def deliver_to_ids(self, message: Message, ids: Sequence[str] | None) -> Sent:
-        """Send `message`, which another node has published, to the open connections with `ids`, or to every one."""
-        return self.deliver(message, None if ids is None else self.resolve(ids))
-
-    def deliver(
-        self, message: Message, recipients: Sequence[Connection] | None, *, but: Connection | None = None
-    ) -> Sent:
-        """Send `message` to `recipients`, or to every open connection except `but`."""
-        if recipients is None and but is None:
-            return self._deliver_to_all(message)
-        if recipients is not None and len(recipients) == 1:
-            queued = int(recipients[0].send_nowait(message))
-            return Sent(1, queued, 1 - queued)
-        self._make_round()
-        chosen = self._open.values() if recipients is None else recipients
-        fast: dict[Connection, Write] = {}
-        deflating: dict[Connection, Write] = {}
-        slow: list[Connection] = []
-        for conn in chosen:
-            if conn is but:
-                continue
-            if conn in self._fast:
-                fast[conn] = self._fast[conn]
-                conn.messages_out += 1
-            elif conn in self._deflating:
-                deflating[conn] = self._deflating[conn]
-                conn.messages_out += 1
-            else:
-                slow.append(conn)
-        count = len(fast) + len(deflating)
-        self._metrics.queued += count
-        accepted = [conn.put(message) for conn in slow]
-        self._add_rounds([message], fast, deflating)
-        self._write_rounds()
-        return _wake_slow(slow, accepted, fast=count)
-
-    def _deliver_to_all(self, message: Message) -> Sent:
-        fast = len(self._fast) + len(self._deflating)
-        slow: list[Connection] = []
-        if fast < len(self._open):
-            slow = [conn for conn in self._open.values() if conn not in self._fast and conn not in self._deflating]
-        accepted = [conn.put(message) for conn in slow]
-        if fast:
-            if not self._pending:
-                asyncio.get_running_loop().call_soon(self._end_iteration)
-            self._pending.append(message)
-            self._pending_bytes += len(message.payload)
-            self._metrics.queued += fast
-            if self._pending_bytes > MAX_PENDING:
-                self.flush()
-                while len(self._rounds) > MAX_ROUNDS:
-                    self._write_slice()
-        return _wake_slow(slow, accepted, fast=fast)
-
-
-def _wake_slow(slow: list[Connection], accepted: list[bool], *, fast: int) -> Sent:
-    """Call `after_put` for each `put`, now that all outboxes have the message. Return the counts."""
-    if not slow:
-        return Sent(fast, fast, 0)
-    for conn, is_queued in zip(slow, accepted, strict=True):
-        conn.after_put(is_queued)
-    count, queued = fast + len(accepted), fast + sum(accepted)
-    return Sent(count, queued, count - queued)
+        return list(outboxes)

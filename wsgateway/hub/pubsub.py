@@ -55,11 +55,11 @@ class PubSub:
         If `to` is None, `but` is left out.
         """
         if to is None:
-            sent = self._hub.deliver(message, None, but=but)
+            sent = self._deliver_to_all(message, but)
             self._cluster.publish(message, None, acknowledge=False)
             return sent
         own, remote = self._cluster.split(to)
-        sent = self._hub.deliver(message, self._hub.resolve(own))
+        sent = self._hub.deliver_to(message, own)
         if remote:
             self._cluster.publish(message, remote, acknowledge=False)
         return sent
@@ -67,9 +67,12 @@ class PubSub:
     def publish(self, message: Message, to: Recipients, *, but: Connection | None = None) -> Publication:
         """Publish `message`, and request counts from the other nodes. `Publication.wait` waits for them."""
         if to is None:
-            return publish_to_nodes(self._cluster, message, None, self._hub.deliver(message, None, but=but))
+            return publish_to_nodes(self._cluster, message, None, self._deliver_to_all(message, but))
         own, remote = self._cluster.split(to)
-        sent = self._hub.deliver(message, self._hub.resolve(own))
+        sent = self._hub.deliver_to(message, own)
         if not remote:
             return Publication(sent, self._cluster, None)
         return publish_to_nodes(self._cluster, message, remote, sent)
+
+    def _deliver_to_all(self, message: Message, but: Connection | None) -> Sent:
+        return self._hub.deliver(message, self._hub.everybody, but=None if but is None else but._outbox)

@@ -114,9 +114,10 @@ class Dispatcher:
         """Handle a message of `size` bytes that the client has sent."""
         self._metrics.messages_in += 1
         self._metrics.bytes_in += size
-        conn.messages_in += 1
-        if conn.recording is not None:
-            conn.recording.add("in", size)
+        conn._messages_in += 1
+        recording = conn._outbox.recording
+        if recording is not None:
+            recording.add("in", size)
         if self._verbose:
             self._log.info("received %d bytes", size, extra={"conn": conn.id})
         event = Event(self._gateway, conn, message=message)
@@ -126,8 +127,9 @@ class Dispatcher:
         """Handle that `conn` has ended. Called exactly once for each `opened`."""
         self._metrics.count_close(code)
         self._count -= 1
-        if conn.recording is not None:
-            conn.recording.add("closed", None, f"{code} {reason}".rstrip())
+        recording = conn._outbox.recording
+        if recording is not None:
+            recording.add("closed", None, f"{code} {reason}".rstrip())
         if self._verbose:
             self._log.info("closed with %d %r", code, reason, extra={"conn": conn.id})
         event = Event(self._gateway, conn, code=code, reason=reason)
@@ -216,9 +218,10 @@ class Dispatcher:
     def _record(self, call: Call) -> None:
         seconds = time.perf_counter() - call.started
         self._metrics.observe_hook(call.hook, seconds)
-        if call.event.conn is not None and call.event.conn.recording is not None:
+        recording = None if call.event.conn is None else call.event.conn._outbox.recording
+        if recording is not None:
             how = "failed" if call.error is not None else "took"
-            call.event.conn.recording.add("hook", None, f"{call.hook} {how} {seconds * 1000:.1f} ms")
+            recording.add("hook", None, f"{call.hook} {how} {seconds * 1000:.1f} ms")
 
     def _report(self, call: Call, error: BaseException) -> None:
         self._metrics.hook_errors[call.hook] += 1

@@ -1,17 +1,16 @@
 """Runs hooks. Those of one inbox run one at a time, in order, those of different inboxes concurrently.
 
-Each hook runs in a task of its own, started eagerly where Python can do that, so a hook that never awaits costs no
-event loop iteration. Knows nothing of what a hook is for.
+Each hook runs in a task of its own, which is started eagerly, so a hook that never awaits costs no event loop
+iteration. Knows nothing of what a hook is for.
 """
 
 import asyncio
-import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextvars import ContextVar
 from functools import partial
-from typing import Any
 
+from wsgateway.hub.loops import eager_task
 from wsgateway.listeners.inbox import AwaitedCall, Call, Inbox, TimeLimit
 
 MAX_CLOSE_HOOKS = 100
@@ -42,6 +41,7 @@ class Runner:
         self._deliver = deliver
         self._finished = finished
         self._returned = returned
+        self._loop = asyncio.get_running_loop()
         self._busy: set[Inbox] = set()
         self._idle: asyncio.Future[None] | None = None
         self._close_slots: asyncio.Semaphore | None = None
@@ -100,7 +100,8 @@ class Runner:
             return
         call.started = time.perf_counter()
         slots = self._close_slots if call.is_close else None
-        task = eager_task(self._run(call) if slots is None else self._run_in_slot(inbox, call, slots))
+        coroutine = self._run(call) if slots is None else self._run_in_slot(inbox, call, slots)
+        task = eager_task(coroutine, self._loop)
         if task.done():
             self._finish(inbox, call)
             return
@@ -187,11 +188,3 @@ class Runner:
             self._idle = None
         if isinstance(call, AwaitedCall) and not call.future.done():
             call.future.set_result(None)
-
-
-def eager_task(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-    """Return a task that has run to its first wait. On Python 3.11, it begins in the next iteration."""
-    loop = asyncio.get_running_loop()
-    if sys.version_info >= (3, 12):
-        return asyncio.Task(coroutine, loop=loop, eager_start=True)
-    return loop.create_task(coroutine)

@@ -8,6 +8,7 @@ from wsgateway.config.settings import Settings
 from wsgateway.exceptions import Refusal, Refused
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.hub import Hub
+from wsgateway.hub.outbox import Outbox
 from wsgateway.limits import Bucket
 from wsgateway.listeners.dispatcher import Dispatcher
 from wsgateway.listeners.inbox import Inbox
@@ -24,11 +25,23 @@ class Session:
     large.)
     """
 
-    __slots__ = ("_dispatcher", "_ended", "_hub", "_inbox", "_rate", "_settings", "_transport", "conn", "is_open")
+    __slots__ = (
+        "_dispatcher",
+        "_ended",
+        "_hub",
+        "_inbox",
+        "_rate",
+        "_settings",
+        "_transport",
+        "conn",
+        "is_open",
+        "outbox",
+    )
 
     def __init__(
         self,
         conn: Connection,
+        outbox: Outbox,
         transport: ClientTransport,
         *,
         hub: Hub,
@@ -38,6 +51,7 @@ class Session:
     ) -> None:
         """`ended` is called once the session, if it was opened, has finished."""
         self.conn = conn
+        self.outbox = outbox
         self.is_open = False
         self._transport = transport
         self._hub = hub
@@ -46,13 +60,13 @@ class Session:
         self._ended = ended
         self._inbox = Inbox()
         rate = settings.message_rate
-        self._rate = Bucket(rate, settings.message_burst, conn.opened_clock) if rate else None
-        transport.attach(self, conn)
+        self._rate = Bucket(rate, settings.message_burst, time.monotonic()) if rate else None
+        transport.attach(self, outbox)
 
     async def handshake(self) -> str | None:
         """Call `on_handshake` and return the subprotocol that it has chosen. Raise `Refused`."""
         subprotocol = await self._dispatcher.handshake(self.conn, self._inbox)
-        if self.conn.closing is not None:
+        if self.outbox.closing is not None:
             raise Refused.of(STOPPING)
         return subprotocol
 
@@ -72,15 +86,15 @@ class Session:
         Return False if the inbox is full. The transport then resumes reading once the inbox has space. The size is
         checked before the rate, as on the native server.
         """
-        if self.conn.closing is not None:
+        if self.outbox.closing is not None:
             return True
         if size > self._settings.max_message_size:
-            self.conn.close_nowait(1009, "message too big")
+            self.outbox.close(1009, "message too big")
         elif self._inbox.is_full:
             self._inbox.when_space(self._transport.resume)
             return False
         elif self._rate is not None and not self._rate.allows(time.monotonic()):
-            self.conn.close_nowait(TOO_MANY, "too many messages")
+            self.outbox.close(TOO_MANY, "too many messages")
         else:
             self._dispatcher.received(self.conn, self._inbox, message, size)
         return True
@@ -90,12 +104,12 @@ class Session:
         # a client that sends too many fragments is closed with 1008, which is more precise than 3013
         overdraft = MAX_FRAMES if is_fragment else 0
         if self._rate is not None and not self._rate.allows(time.monotonic(), overdraft=overdraft):
-            self.conn.close_nowait(TOO_MANY, "too many messages")
+            self.outbox.close(TOO_MANY, "too many messages")
 
     def finished(self, code: int, reason: str) -> None:
         """Leave the hub, then call `on_client_close`, with `code` and `reason` unless this side has closed first."""
         assert self.is_open
         self.is_open = False
-        self._hub.leave(self.conn)
-        self._dispatcher.closed(self.conn, self._inbox, *self.conn.mark_closed(code, reason))
+        self._hub.leave(self.outbox)
+        self._dispatcher.closed(self.conn, self._inbox, *self.outbox.end(code, reason))
         self._ended(self)

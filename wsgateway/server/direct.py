@@ -18,7 +18,7 @@ from wsgateway.server.attributes import NEEDED_DIRECT_HTTP, NEEDED_DIRECT_WEBSOC
 from wsgateway.server.guards import GuardedHttp
 from wsgateway.server.takeover import UvicornTakeover, take_socket
 from wsgateway.server.websocket import WebSocketProtocol, header_text
-from wsgateway.transports.takeover import EXTENSION, Wire, WireUser
+from wsgateway.transports.takeover import EXTENSION, Timers, Wire, WireUser
 
 _SWITCHING = (
     b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %b\r\n"
@@ -160,9 +160,9 @@ class DirectHandshake:
         if self._takeover is not None:
             self._takeover.release()
 
-    def take_over(self, user: WireUser, settings: Settings) -> Wire | None:
+    def take_over(self, user: WireUser, settings: Settings, timers: Timers) -> Wire | None:
         if self._takeover is not None:
-            return self._takeover.take_over(user, settings)
+            return self._takeover.take_over(user, settings, timers)
         http, scope = self._http, self._scope
         self._is_taken = True
         self._forget()
@@ -177,7 +177,7 @@ class DirectHandshake:
             return None
         http.connections.discard(http)
         del http.parser  # it refers to `http`, which is then freed without the garbage collector
-        return take_socket(http.transport, user, settings, connections=http.connections, early=self._early)
+        return take_socket(http.transport, user, settings, timers, connections=http.connections, early=self._early)
 
 
 def _scope_of(http: Any, takeover: DirectHandshake) -> dict[str, Any]:

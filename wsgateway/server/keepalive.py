@@ -2,75 +2,93 @@
 
 import asyncio
 import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 from wsgateway.config.settings import Settings
-from wsgateway.transports.takeover import Wire
+from wsgateway.transports.takeover import Timed, Timers
 
 GRACE = 0.05
 """Seconds to read what waits in a socket whose pong is overdue, because the event loop may have been blocked."""
 
 
-class Keepalive:
-    """Pings one client every `ping_interval` seconds, and aborts its connection if no pong arrives in `pong_timeout`.
+class Ping:
+    """A ping that is not answered yet."""
 
-    While reading is paused, no pong is overdue, because it may be among the unread bytes.
+    __slots__ = ("has_grace", "payload", "was_paused")
+
+    def __init__(self, payload: bytes, *, was_paused: bool) -> None:
+        self.payload = payload
+        self.was_paused = was_paused  # reading, since the ping
+        self.has_grace = True
+
+
+class Pinged(ABC):
+    """A client that is pinged every `ping_interval` seconds, and aborted if no pong arrives in `pong_timeout`.
+
+    `timers` may call both late. While reading is paused, no pong is overdue, because it may be among the unread bytes.
+    `Socket` inherits this class, because an object of its own for each client would take more memory.
     """
 
-    __slots__ = ("_payload", "_ping_timer", "_pong_timer", "_settings", "_was_paused", "_wire")
+    __slots__ = ("_loop", "_ping", "_settings", "_timers", "is_congested", "is_paused", "slot", "write")
 
-    def __init__(self, wire: Wire, settings: Settings) -> None:
-        self._wire: Wire | None = wire
+    write: Callable[[bytes], None]
+
+    def __init__(self, settings: Settings, timers: Timers) -> None:
+        self.is_congested = False
+        self.is_paused = False
+        self.slot: set[Timed] | None = None
         self._settings = settings
-        self._payload: bytes | None = None  # of the ping that is not answered yet
-        self._was_paused = False  # since that ping
-        self._ping_timer: asyncio.TimerHandle | None = None
-        self._pong_timer: asyncio.TimerHandle | None = None
-        self._ping_later()
+        self._timers = timers
+        self._loop = asyncio.get_running_loop()
+        self._ping: Ping | None = None
+        self._wait(settings.ping_interval)
 
-    def paused(self) -> None:
-        """Handle that reading is paused, so the pong may be among the unread bytes."""
-        self._was_paused = True
+    @abstractmethod
+    def abort(self) -> None:
+        """Close the socket now."""
+
+    def due(self) -> None:
+        """Ping, or check the pong. Called by the timers."""
+        if self._ping is not None:
+            self._check_pong(self._ping)
+        elif self.is_congested:  # `send_timeout` applies instead
+            self._wait(self._settings.ping_interval)
+        else:
+            payload = os.urandom(4)
+            self._ping = Ping(payload, was_paused=self.is_paused)
+            self._wait(self._settings.pong_timeout)
+            self.write(b"\x89\x04" + payload)
+
+    def stop_pings(self) -> None:
+        """Send no more pings, and wait for no pong. May be called twice."""
+        self._ping = None
+        self._timers.discard(self)
 
     def take_pong(self, payload: bytes) -> bool:
         """Return whether a pong with `payload` answers the ping. If so, the next ping is due in `ping_interval`."""
-        if payload != self._payload or self._pong_timer is None:
+        if self._ping is None or payload != self._ping.payload:
             return False
-        self._payload = None
-        self._pong_timer.cancel()
-        self._pong_timer = None
-        self._ping_later()
+        self._ping = None
+        self._timers.discard(self)
+        self._wait(self._settings.ping_interval)
         return True
 
-    def stop(self) -> None:
-        """Send no more pings, and wait for no pong. May be called twice."""
-        for timer in (self._ping_timer, self._pong_timer):
-            if timer is not None:
-                timer.cancel()
-        self._ping_timer = self._pong_timer = self._wire = None
+    def expect_delay(self) -> None:
+        """Handle that reading is paused, so the pong may be among the unread bytes."""
+        if self._ping is not None:
+            self._ping.was_paused = True
 
-    def _ping_later(self) -> None:
-        self._ping_timer = asyncio.get_running_loop().call_later(self._settings.ping_interval, self._send_ping)
+    def _wait(self, seconds: float) -> None:
+        self._timers.add(self, self._loop.time() + seconds)
 
-    def _check_pong_in(self, seconds: float, *, grace: float) -> None:
-        self._pong_timer = asyncio.get_running_loop().call_later(seconds, self._check_pong, grace)
-
-    def _send_ping(self) -> None:
-        assert self._wire is not None
-        if self._wire.is_congested:  # `send_timeout` applies instead
-            self._ping_later()
-            return
-        self._ping_timer = None
-        self._payload, self._was_paused = os.urandom(4), self._wire.is_paused
-        self._check_pong_in(self._settings.pong_timeout, grace=GRACE)
-        self._wire.write(b"\x89\x04" + self._payload)
-
-    def _check_pong(self, grace: float) -> None:
-        """Abort in `grace` seconds, because the pong is overdue. If reading was paused, wait `pong_timeout` again."""
-        assert self._wire is not None
-        if self._was_paused:
-            self._was_paused = self._wire.is_paused
-            self._check_pong_in(self._settings.pong_timeout, grace=GRACE)
-        elif grace:
-            self._check_pong_in(grace, grace=0)
+    def _check_pong(self, ping: Ping) -> None:
+        """Abort in `GRACE` seconds, because the pong is overdue. If reading was paused, wait `pong_timeout` again."""
+        if ping.was_paused:
+            ping.was_paused, ping.has_grace = self.is_paused, True
+            self._wait(self._settings.pong_timeout)
+        elif ping.has_grace:
+            ping.has_grace = False
+            self._wait(GRACE)
         else:
-            self._wire.abort()
+            self.abort()

@@ -11,12 +11,12 @@ from websockets.frames import Frame, Opcode
 
 from wsgateway.config.grace import LINGER
 from wsgateway.config.settings import Settings
-from wsgateway.server.keepalive import Keepalive
+from wsgateway.server.keepalive import Pinged
 from wsgateway.server.lingering import QuietClose
 from wsgateway.server.parser import FrameParser, ParserState
 from wsgateway.server.tcp import unread
 from wsgateway.transports.peer import MAX_FRAMES, Peer
-from wsgateway.transports.takeover import WireUser
+from wsgateway.transports.takeover import Timers, WireUser
 
 try:
     from websockets.speedups import apply_mask
@@ -36,7 +36,7 @@ SHARE = range(MAX_FRAMES)
 """Iterates over the frames of one client in one event loop iteration. Made once, for speed."""
 
 
-class Socket(asyncio.Protocol):
+class Socket(Pinged, asyncio.Protocol):
     """One client, from `websocket.accept` to the end of its TCP connection. Implements `transports.takeover.Wire`.
 
     Reading is paused while the inbox is full, and once `MAX_FRAMES` of the client were handled in one event loop
@@ -50,42 +50,39 @@ class Socket(asyncio.Protocol):
         "_deflate",
         "_is_held",
         "_is_spent",
-        "_keepalive",
-        "_loop",
         "_message",
         "_parser",
         "_peer",
         "_rest",
-        "_settings",
         "_transport",
         "_user",
         "deflates",
-        "is_congested",
-        "is_paused",
-        "write",
     )
 
     def __init__(
-        self, transport: Any, user: WireUser, settings: Settings, *, connections: set[Any], deflate: Extension | None
+        self,
+        transport: Any,
+        user: WireUser,
+        settings: Settings,
+        timers: Timers,
+        *,
+        connections: set[Any],
+        deflate: Extension | None,
     ) -> None:
         """`connections` is the set of connections that the server waits for. `deflate` was negotiated."""
+        super().__init__(settings, timers)
         self.write = transport.write
         self.deflates = deflate is not None
-        self.is_congested = False
-        self.is_paused = False
         self._transport = transport
         self._user: WireUser | None = user
         self._peer: Peer | None = user.peer
-        self._settings = settings
         self._connections = connections
         self._deflate = deflate
-        self._loop = asyncio.get_running_loop()
         self._parser: FrameParser | None = None
         self._rest: bytearray | None = None
         self._message: tuple[str | bytes, int] | None = None
         self._is_held = False  # the inbox is full
         self._is_spent = False  # the client has had its share of this iteration
-        self._keepalive = Keepalive(self, settings)
         self._abort_timer: asyncio.TimerHandle | None = None
         connections.add(self)
 
@@ -279,7 +276,7 @@ class Socket(asyncio.Protocol):
             self._is_held, self._message = True, (message, size)
 
     def _handle_pong(self, payload: bytes) -> None:
-        if not self._keepalive.take_pong(payload) and self._peer is not None:  # a pong that answers nothing
+        if not self.take_pong(payload) and self._peer is not None:  # a pong that answers nothing
             self._peer.counted()
 
     def _answer_parser(self, parser: FrameParser) -> None:
@@ -320,7 +317,7 @@ class Socket(asyncio.Protocol):
             return
         self.is_paused = must_pause
         if must_pause:
-            self._keepalive.paused()
+            self.expect_delay()
             self._transport.pause_reading()
         else:
             self._transport.resume_reading()
@@ -348,7 +345,7 @@ class Socket(asyncio.Protocol):
         user, self._user, self._peer = self._user, None, None
         if user is None:
             return
-        self._keepalive.stop()
+        self.stop_pings()
         self._is_held, self._message = False, None
         if self._rest and not self._is_spent:
             self._spend()  # it may contain the close frame of the client

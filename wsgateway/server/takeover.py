@@ -13,7 +13,7 @@ from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFact
 from wsgateway.config.settings import Settings
 from wsgateway.server.attributes import NEEDED_WEBSOCKET, missing_of, warn_once
 from wsgateway.server.socket import Socket
-from wsgateway.transports.takeover import EXTENSION, Wire, WireUser
+from wsgateway.transports.takeover import EXTENSION, Timers, Wire, WireUser
 
 TLS_BUFFER = 64 * 1024
 """Bytes from which on a TLS client is congested, as is any other client. Python's own limit is 512 KiB."""
@@ -46,6 +46,7 @@ def take_socket(
     transport: Any,
     user: WireUser,
     settings: Settings,
+    timers: Timers,
     *,
     connections: set[Any],
     early: bytes | bytearray,
@@ -54,7 +55,7 @@ def take_socket(
     """Take the accepted socket of `transport`, whose client has sent `early` already."""
     if transport.get_extra_info("ssl_object") is not None:
         transport.set_write_buffer_limits(high=TLS_BUFFER)
-    socket = Socket(transport, user, settings, connections=connections, deflate=deflate)
+    socket = Socket(transport, user, settings, timers, connections=connections, deflate=deflate)
     transport.set_protocol(socket)
     if early:
         socket.keep(early)
@@ -93,7 +94,7 @@ class UvicornTakeover:
         self._protocol.is_held = False
         self._protocol.transport.resume_reading()
 
-    def take_over(self, user: WireUser, settings: Settings) -> Wire | None:
+    def take_over(self, user: WireUser, settings: Settings, timers: Timers) -> Wire | None:
         protocol, self._protocol = self._protocol, None
         transport = protocol.transport
         if protocol not in protocol.connections or transport.is_closing():
@@ -106,5 +107,5 @@ class UvicornTakeover:
         transport.resume_reading()
         early = getattr(protocol, "early", b"")  # uvicorn's own protocol does not have it
         return take_socket(
-            transport, user, settings, connections=protocol.connections, early=early, deflate=self._deflate
+            transport, user, settings, timers, connections=protocol.connections, early=early, deflate=self._deflate
         )

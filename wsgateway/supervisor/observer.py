@@ -105,12 +105,11 @@ class Observer:
         encoded, encoded_data = encode(message), encode(data or {})
         assert encoded is not None
         assert encoded_data is not None
-        assert encoded_data.text is not None
         question = Send(
             payload=encoded.payload,  # encoded, because integers in MessagePack have 64 bits at most
-            kind="text" if isinstance(message, str) else "bytes" if encoded.text is None else "json",
+            kind=encoded.kind.value,
             ids=None if connections is None else [str(getattr(item, "id", item)) for item in connections],
-            data=encoded_data.text,
+            data=encoded_data.payload.decode(),
         )
         seconds = self.settings.hook_timeout + 2 * self.settings.broker_timeout
         refused = NodeError("no worker of this gateway can be reached")

@@ -12,7 +12,7 @@ from starlette.types import Receive, Send
 
 from wsgateway.config.grace import LINGER
 from wsgateway.config.settings import Settings
-from wsgateway.hub.connection import Connection
+from wsgateway.hub.outbox import Outbox
 from wsgateway.logs import GatewayLog
 from wsgateway.messages import Message
 from wsgateway.transports.peer import MAX_FRAMES, Peer
@@ -20,13 +20,13 @@ from wsgateway.transports.stall import Stall
 
 
 class AsgiWriter:
-    """Writes the outbox of a connection, then its close. Nothing else calls `send` after the accept."""
+    """Writes an outbox, then the close. Nothing else calls `send` after the accept."""
 
     def __init__(
-        self, conn: Connection, send: Send, *, settings: Settings, log: GatewayLog, abort: Callable[[], None]
+        self, outbox: Outbox, send: Send, *, settings: Settings, log: GatewayLog, abort: Callable[[], None]
     ) -> None:
         """`abort` is called if the client does not receive the close frame within `LINGER` seconds."""
-        self._conn = conn
+        self._outbox = outbox
         self._send = send
         self._send_timeout = settings.send_timeout
         self._log = log
@@ -35,35 +35,35 @@ class AsgiWriter:
         self._woken: asyncio.Future[None] | None = None
         self._since: float | None = None
         self._linger_timer: asyncio.TimerHandle | None = None
-        self._stall = Stall(settings.send_timeout, self._time_left, conn.close_too_slow)
+        self._stall = Stall(settings.send_timeout, self._time_left, outbox.close_too_slow)
 
     def wake(self) -> None:
         """Check again what there is to write."""
         if self._woken is not None:
             if not self._woken.done():
                 self._woken.set_result(None)
-        elif self._conn.closing is not None and not self._conn.queued_messages and self._since is not None:
+        elif self._outbox.closing is not None and not self._outbox.messages and self._since is not None:
             self._linger()  # the outbox was dropped, and the present write is stuck
 
     async def run(self) -> None:
         """Write until the close has been written, or until writing fails."""
-        conn = self._conn
+        outbox = self._outbox
         try:
             while True:
-                message = conn.next_message()
+                message = outbox.take()
                 if message is not None:
                     await self._write(message)
-                elif conn.closing is not None:
+                elif outbox.closing is not None:
                     break
                 else:
                     self._woken = self._loop.create_future()
                     await self._woken
                     self._woken = None
             self._linger()
-            await self._send({"type": "websocket.close", "code": conn.closing[0], "reason": conn.closing[1]})
+            await self._send({"type": "websocket.close", "code": outbox.closing[0], "reason": outbox.closing[1]})
         except Exception as exc:  # the client or the server has closed; each server has its own error for it
             self._since = None
-            self._log.debug("cannot write: %r", exc, extra={"conn": conn.id})
+            self._log.debug("cannot write: %r", exc, extra={"conn": outbox.id})
             self._linger()
 
     def cancel(self) -> None:
@@ -75,10 +75,8 @@ class AsgiWriter:
     async def _write(self, message: Message) -> None:
         self._since = self._loop.time()
         self._stall.watch()
-        if message.text is not None:
-            await self._send({"type": "websocket.send", "text": message.text})
-        else:
-            await self._send({"type": "websocket.send", "bytes": message.payload})
+        content = self._outbox.wire_format.message(message)
+        await self._send({"type": "websocket.send", "text" if isinstance(content, str) else "bytes": content})
         self._since = None
 
     def _time_left(self) -> float | None:
@@ -106,9 +104,9 @@ class AsgiTransport:
         self._scope: anyio.CancelScope | None = None
         self._may_resume: asyncio.Event | None = None
 
-    def attach(self, peer: Peer, conn: Connection) -> None:
+    def attach(self, peer: Peer, outbox: Outbox) -> None:
         self._peer = peer
-        self._writer = AsgiWriter(conn, self._send, settings=self._settings, log=self._log, abort=self.abort)
+        self._writer = AsgiWriter(outbox, self._send, settings=self._settings, log=self._log, abort=self.abort)
 
     # From the handshake to the end
 

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from starlette.types import Send
 
 from wsgateway.config.settings import Settings
-from wsgateway.hub.connection import Connection
-from wsgateway.hub.hub import Hub
+from wsgateway.hub.outbox import Outbox
+from wsgateway.transports.framing import DEFLATED
 from wsgateway.transports.peer import Peer
 from wsgateway.transports.stall import Stall
-from wsgateway.transports.takeover import Takeover, Wire
+from wsgateway.transports.takeover import Takeover, Timers, Wire
 
 
 class RefusedClient:
@@ -44,12 +44,12 @@ class NativeTransport:
     """
 
     __slots__ = (
-        "_conn",
-        "_hub",
+        "_outbox",
         "_server_stops",
         "_settings",
         "_stall",
         "_takeover",
+        "_timers",
         "_unwritten",
         "_wire",
         "peer",
@@ -57,24 +57,30 @@ class NativeTransport:
 
     name = "websocket"
 
-    _conn: Connection
+    _outbox: Outbox
     peer: Peer
 
     def __init__(
-        self, takeover: Takeover, send: Send, *, hub: Hub, settings: Settings, server_stops: Callable[[], None]
+        self,
+        takeover: Takeover,
+        send: Send,
+        *,
+        settings: Settings,
+        timers: Timers,
+        server_stops: Callable[[], None],
     ) -> None:
         """`server_stops` is called when the server is about to stop."""
         self._takeover: tuple[Takeover, Send] | None = (takeover, send)
-        self._hub = hub
         self._settings = settings
+        self._timers = timers
         self._server_stops = server_stops
         self._wire: Wire | None = None
         self._unwritten = 0
         self._stall: Stall | None = None
         takeover.hold(compression=settings.compression)
 
-    def attach(self, peer: Peer, conn: Connection) -> None:
-        self.peer, self._conn = peer, conn
+    def attach(self, peer: Peer, outbox: Outbox) -> None:
+        self.peer, self._outbox = peer, outbox
 
     # From the handshake to the end
 
@@ -84,8 +90,12 @@ class NativeTransport:
             await send({"type": "websocket.accept", "subprotocol": subprotocol})
         except OSError:
             pass  # the client has disconnected, which `take_over` notices
-        self._wire = takeover.take_over(self, self._settings)
-        return self._wire is not None
+        wire = self._wire = takeover.take_over(self, self._settings, self._timers)
+        if wire is None:
+            return False
+        if wire.deflates:
+            self._outbox.wire_format = DEFLATED
+        return True
 
     async def run(self) -> None:
         """Write what `on_handshake` has sent. Return immediately, while the connection stays open."""
@@ -94,7 +104,7 @@ class NativeTransport:
     async def accept_and_close(self, subprotocol: str | None, code: int, reason: str) -> None:
         takeover, send = self._use_takeover()
         await send({"type": "websocket.accept", "subprotocol": subprotocol})
-        wire = takeover.take_over(RefusedClient(), self._settings)
+        wire = takeover.take_over(RefusedClient(), self._settings, self._timers)
         if wire is not None:
             wire.close(code, reason)
 
@@ -124,35 +134,36 @@ class NativeTransport:
             return  # what `on_handshake` sends waits until the handshake is accepted
         if not wire.is_congested:
             self.writable()
-        elif self._conn.closing is not None and not self._conn.queued_messages:
-            wire.close(*self._conn.closing)  # the outbox was dropped, so the close follows what was written
+        elif self._outbox.closing is not None and not self._outbox.messages:
+            wire.close(*self._outbox.closing)  # the outbox was dropped, so the close follows what was written
 
     # Called by the wire
 
     def congested(self) -> None:
-        self._hub.slow(self._conn)
+        self._outbox.buffer()
         wire = self._wire
         if wire is None or not wire.is_congested:  # the last write to it may have changed that
             return
         self._unwritten = wire.unwritten()
         if self._stall is None:
-            self._stall = Stall(self._settings.send_timeout, self._time_left, self._conn.close_too_slow)
+            self._stall = Stall(self._settings.send_timeout, self._time_left, self._outbox.close_too_slow)
         self._stall.watch()
 
     def writable(self) -> None:
-        """Write the outbox, then the close, or enter the fast set."""
-        wire, conn = self._wire, self._conn
+        """Write the outbox, then the close, or have messages written directly."""
+        wire, outbox = self._wire, self._outbox
         while wire is not None and not wire.is_congested:
-            message = conn.next_message()
+            message = outbox.take()
             if message is not None:
-                wire.write(message.deflated if wire.deflates else message.wire)  # which may call `congested`
+                wire.write(message.encoded(outbox.wire_format))  # which may call `congested`
                 wire = self._wire
-            elif conn.closing is not None:
-                wire.close(*conn.closing)
+            elif outbox.closing is not None:
+                wire.close(*outbox.closing)
+                break
+            elif outbox.direct(wire.write):
                 break
             else:
-                self._hub.fast(conn, wire.write, deflates=wire.deflates)
-                break
+                wire = self._wire
 
     def shutdown(self) -> None:
         self._server_stops()

@@ -5,7 +5,7 @@ Knows neither sockets nor what a message means.
 
 from typing import Protocol
 
-from wsgateway.hub.connection import Connection, Transport
+from wsgateway.hub.outbox import Outbox, Transport
 
 MAX_FRAMES = 64
 """Frames of one client that are handled in one event loop iteration, so other clients are served in between.
@@ -33,8 +33,8 @@ class Peer(Protocol):
 class ClientTransport(Transport, Protocol):
     """Carries the bytes of one client, from the handshake to the end."""
 
-    def attach(self, peer: Peer, conn: Connection) -> None:
-        """Pass messages of the client to `peer`, and write those of `conn`. Called once, before any other method."""
+    def attach(self, peer: Peer, outbox: Outbox) -> None:
+        """Pass messages of the client to `peer`, and write those of `outbox`. Called once, before any other method."""
 
     async def accept(self, subprotocol: str | None) -> bool:
         """Accept the handshake. Return False if the client has disconnected already."""

@@ -22,8 +22,31 @@ class Takeover(Protocol):
     def release(self) -> None:
         """Read on, because the handshake is refused over ASGI."""
 
-    def take_over(self, user: "WireUser", settings: Settings) -> "Wire | None":
+    def take_over(self, user: "WireUser", settings: Settings, timers: "Timers") -> "Wire | None":
         """Take over the socket from ASGI, after the accept. Return None if the client has disconnected already."""
+
+
+class Timed(Protocol):
+    """An entry of `Timers`."""
+
+    slot: "set[Timed] | None"
+    """Used by `Timers` only. None at first."""
+
+    def due(self) -> None:
+        """Handle that the time has come. The entry is then no longer among the timers."""
+
+
+class Timers(Protocol):
+    """What is due at which time, on the event loop of one gateway.
+
+    Only `gateway.wheel` implements it, which this room must not import.
+    """
+
+    def add(self, entry: Timed, due: float) -> None:
+        """Call `entry` at `due`, or a little later, in the time of the event loop. It must not be among the timers."""
+
+    def discard(self, entry: Timed) -> None:
+        """Do not call `entry`. Do nothing if it is not among the timers."""
 
 
 class Wire(Protocol):

@@ -1,0 +1,215 @@
+"""Writes RESULTS.md from what was measured."""
+
+import os
+import platform
+import shutil
+import subprocess
+from dataclasses import dataclass
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+from figures import Figures
+from measure import COST
+from tables import RATES, SIZES, WINDOWS
+from targets import against_targets
+
+PACKAGES = ("wsgateway", "uvicorn", "uvloop", "httptools", "websockets", "starlette", "python-socketio", "litestar",
+            "channels", "django", "socketify")  # fmt: skip
+COLUMNS = [str(window) for window in WINDOWS]
+
+
+def shown(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def parts_of(figures: Figures, name: str) -> list[str]:
+    """Return the tables named `name`, or `name` with a comma behind it."""
+    return sorted({found for found, _, _ in figures.found if f"{found}, ".startswith(f"{name}, ")})
+
+
+def table(figures: Figures, name: str, columns: list[str], heads: list[str], first: str) -> list[str]:
+    """Return the medians of the table `name`, and of those whose names begin with `name` and a comma."""
+    lines = [f"| {first} | " + " | ".join(heads) + " |", "|---|" + "---|" * len(heads)]
+    for part in parts_of(figures, name):
+        for row in figures.rows(part):
+            lines += [f"| {row} | " + " | ".join(shown(figures.median(part, row, column)) for column in columns) + " |"]
+    return [*lines, ""]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One table of the report. `columns` are those of the figures, `heads` what is written above them."""
+
+    heading: str
+    table: str
+    columns: list[str]
+    heads: list[str]
+    first: str = "server"
+    text: str = ""
+
+
+SECTIONS = [
+    *(
+        Section(f"Fan-out, {size:,} bytes, 1, 4 and 16 on the way", f"fan-out {size}", COLUMNS, COLUMNS)
+        for size in SIZES
+    ),
+    Section("To 10,000 clients, 2 on the way", "10,000 clients", ["cost"], ["µs a delivery"]),
+    Section(
+        "With and without `echo_sender`, 1, 4 and 16 on the way",
+        "echo_sender",
+        COLUMNS,
+        COLUMNS,
+        "`echo_sender`",
+        "As many clients publish in turn as messages are on the way, unless the row says *one sender*. With "
+        "`echo_sender = false` a message goes to 999.",
+    ),
+    Section(
+        "Recipients named by the listener, 1, 4 and 16 on the way",
+        "named",
+        COLUMNS,
+        COLUMNS,
+        "recipients",
+        "The listener sets `event.connections` to a new list for each message. The other half receives nothing, which "
+        "is checked.",
+    ),
+    Section(
+        "One slow client among 10,000, 1 on the way",
+        "slow among 10,000",
+        ["cost", "p99"],
+        ["µs a delivery", "p99 of the others, ms"],
+        "slow clients",
+        "It does not read the 8 MB that it was sent, and stays connected: its outbox holds all that follows.",
+    ),
+    Section(
+        "One client of 1,000 never reads (1 KB, 4 on the way)",
+        "slow",
+        ["p99", "lost", "grown"],
+        ["p99 of the others, ms", "lost", "MB grown"],
+        "",
+    ),
+    Section("Echo, 200 on the way", "echo", ["cost"], ["µs a round trip"], "server, Python"),
+    Section(
+        "Connect: 5,000 clients, 128 handshakes at a time",
+        "connect",
+        ["cost", "memory"],
+        ["µs a connect", "KB a connection"],
+    ),
+    Section("Connect: 1,000 clients", "idle 1000", ["connect", "memory"], ["µs a connect", "KB a connection"]),
+    Section(
+        "10,000 idle connections",
+        "idle",
+        ["memory", "cpu", "pings"],
+        ["KB a connection", "CPU of a connection, µs a second", "pings to each"],
+        "`ping_interval`",
+        "Nothing but pings and pongs passes. The CPU is that of the whole server.",
+    ),
+    Section("Published over `POST /send`, 1 and 16 on the way", "send", ["1", "16"], ["1", "16"]),
+    Section(
+        "`POST /send` with nobody connected", "requests", ["rate", "cost"], ["requests a second", "server CPU, µs"]
+    ),
+    Section("TLS, 200 clients, 1 KB", "TLS", COLUMNS, COLUMNS),
+    Section(
+        "Compression, 200 clients, 1 KB of text",
+        "compression",
+        [*COLUMNS, "bytes"],
+        [*COLUMNS, "bytes a message"],
+    ),
+    Section(
+        "The load generator, 64 on the way",
+        "generator",
+        ["deliveries_per_s", "client_cpu_us_per_delivery", COST],
+        ["deliveries a second", "its own CPU, µs", "server CPU, µs"],
+        text="What one core of it can take: bound by the kernel where each delivery is a packet, as from limit.",
+    ),
+]
+
+
+def latency(figures: Figures, seconds: float) -> list[str]:
+    lines = [
+        "## Latency over rate, 1,000 clients, 64 bytes",
+        "",
+        "![latency](latency.svg)",
+        "",
+        (
+            "Messages are published on schedule, however late others are, and latency is counted from the time at "
+            "which a message was due. p50 and p99 in ms, and server CPU in %. Where a server needs more time than "
+            f"there is, latency grows for as long as the rate lasts, here {seconds:g} s: such figures are in brackets. "
+            "The load generator itself receives at most some 200 broadcasts a second in packets of their own."
+        ),
+        "",
+        "| server | " + " | ".join(f"{rate} a second" for rate in RATES) + " |",
+        "|---|" + "---|" * len(RATES),
+    ]
+    for row in figures.rows("latency"):
+        cells = []
+        for rate in RATES:
+            p50, p99, cpu = (figures.median("latency", row, f"{rate} {name}") for name in ("p50_ms", "p99_ms", "cpu"))
+            cell = f"{shown(p50)} / {shown(p99)}, {shown(cpu)} %"
+            cells.append(f"({cell})" if is_overloaded(figures, row, rate) else cell)
+        lines.append(f"| {row} | " + " | ".join(cells) + " |")
+    return [*lines, ""]
+
+
+def is_overloaded(figures: Figures, row: str, rate: int) -> bool:
+    """Return whether the messages of `rate` took notably longer than their schedule."""
+    return (figures.median("latency", row, f"{rate} time") or 0) > 1.1
+
+
+def report(figures: Figures, *, cpu_seconds: float, rate_seconds: float, note: str) -> str:
+    versions = ", ".join(f"{name} {found}" for name in PACKAGES if (found := installed(name)))
+    node = f", Node {node_version()}" if node_version() else ""
+    python = f"Python {platform.python_version()}{f' ({note})' if note else ''}"
+    rounds = max((len(values) for values in figures.found.values()), default=0)
+    lines = [
+        "# Results",
+        "",
+        (
+            "Written by `make bench`; do not edit. Server CPU in µs for each delivery, medians of up to "
+            f"{rounds} rounds in which the servers alternate, 1,000 clients, server and load on one core each. "
+            "An absolute figure does not hold from one machine to the next, a ratio nearly does."
+        ),
+        "",
+        f"{date.today().isoformat()}, {machine()}, {python}; {versions}{node}.",  # noqa: DTZ011
+        "",
+        "![fan-out](fan-out.svg)",
+        "",
+        "## Against the targets",
+        "",
+        (
+            "Ratios of figures of the same round: their median, the least and the most. A server uses about "
+            f"{cpu_seconds:g} s of CPU for each figure of a round. A limit is missed if every round is beyond it; "
+            "*within the spread* means that the median is, but not every round."
+        ),
+        "",
+        *against_targets(figures),
+    ]
+    for section in SECTIONS:
+        if parts_of(figures, section.table):
+            lines += [f"## {section.heading}", "", *([section.text, ""] if section.text else [])]
+            lines += table(figures, section.table, section.columns, section.heads, section.first)
+    if figures.rows("latency"):
+        lines += latency(figures, rate_seconds)
+    lines += [f"Left out: {name}, {reason}" for name, reason in figures.failed.items()]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def installed(name: str) -> str:
+    try:
+        return version(name)
+    except ImportError:
+        return ""
+
+
+def node_version() -> str:
+    if not shutil.which("node"):
+        return ""
+    return subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def machine() -> str:
+    model = next((line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
+                  if line.startswith("model name")), platform.processor())  # fmt: skip
+    return f"{os.cpu_count()} cores of {model}, {platform.system()} {platform.release()}"

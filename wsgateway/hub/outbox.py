@@ -1,0 +1,266 @@
+"""The outbox of one connection: all that is sent to its client passes through it. Knows neither hooks nor sockets."""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol, assert_never
+
+from wsgateway.closing import TOO_SLOW
+from wsgateway.config.settings import Settings
+from wsgateway.config.values import SlowPolicy
+from wsgateway.hub.recording import Recording
+from wsgateway.messages import Message, WireFormat
+from wsgateway.metrics import Metrics
+
+Write = Callable[[bytes], None]
+
+
+class Transport(Protocol):
+    """Carries the bytes of one connection. Only the transport knows the socket."""
+
+    name: str
+
+    def wake(self) -> None:
+        """Write what waits in the outbox, or begin the close. Return immediately."""
+
+
+class Membership(Protocol):
+    """An audience as its members see it.
+
+    This is a Protocol although only `Audience` implements it, because the module of `Audience` imports this one.
+    """
+
+    delivered: int
+    is_pending: bool
+
+    def add(self, outbox: "Outbox") -> None: ...
+    def remove(self, outbox: "Outbox") -> None: ...
+
+
+class OutboxHub(Protocol):
+    """The hub as an outbox sees it.
+
+    This is a Protocol although only `Hub` implements it, because the module of `Hub` imports this one.
+    """
+
+    def put_behind(self, outbox: "Outbox", message: Message) -> bool: ...
+    def make_fast(self, outbox: "Outbox", write: Write) -> bool: ...
+    def make_slow(self, outbox: "Outbox") -> None: ...
+    def leave(self, outbox: "Outbox") -> None: ...
+    def delivered_to(self, outbox: "Outbox") -> int: ...
+
+
+class Outbox:
+    """Messages waiting for one connection, and the way past them while its transport accepts every write.
+
+    Only the thread of the event loop may touch it. It guarantees:
+    - While `write` is set, the queue is empty.
+    - The counts change together with the queue, by the same payload.
+    - Every append is followed by one `wake` of the transport.
+    - Once the close has begun, nothing is accepted.
+    """
+
+    __slots__ = (
+        "_bytes",
+        "_hub",
+        "_metrics",
+        "_queue",
+        "_settings",
+        "audiences",
+        "closing",
+        "count",
+        "dropped",
+        "id",
+        "recording",
+        "transport",
+        "wire_format",
+        "write",
+    )
+
+    def __init__(
+        self, conn_id: str, transport: Transport, wire_format: WireFormat, settings: Settings, metrics: Metrics
+    ) -> None:
+        self.id = conn_id
+        self.transport = transport
+        self.wire_format = wire_format
+        self.closing: tuple[int, str] | None = None
+        """Code and reason of the close, once it has begun."""
+
+        self.write: Write | None = None
+        """Writes to the socket, while the transport accepts every write. Only the hub sets it and calls it."""
+
+        self.count = 0
+        """`messages_out` without what was delivered to the audiences of which this is a fast member."""
+
+        self.audiences: tuple[Membership, ...] = ()
+        self.dropped = 0
+        self.recording: Recording | None = None
+        self._hub: OutboxHub | None = None
+        self._settings = settings
+        self._metrics = metrics
+        self._queue: deque[Message] | None = None  # made when a message waits, because an empty deque takes 700 bytes
+        self._bytes = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the connection has entered the hub and the close has not begun."""
+        return self._hub is not None and self.closing is None
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the connection has entered the hub, or its close has begun."""
+        return self._hub is not None or self.closing is not None
+
+    @property
+    def messages(self) -> int:
+        """The number of messages that wait."""
+        return 0 if self._queue is None else len(self._queue)
+
+    @property
+    def bytes(self) -> int:
+        """The payload bytes of the messages that wait."""
+        return self._bytes
+
+    @property
+    def messages_out(self) -> int:
+        """The number of messages written to the client, including those that this event loop iteration writes."""
+        if self.write is None or self._hub is None:
+            return self.count
+        return self.count + self._hub.delivered_to(self)
+
+    # Sending
+
+    def put(self, message: Message) -> bool:
+        """Write or queue `message`, or apply `slow_policy` if the outbox is full. Return False if it was dropped."""
+        if self.closing is not None:
+            return False
+        if self.write is not None:
+            assert self._hub is not None
+            if not self._hub.put_behind(self, message):
+                self._metrics.queued += 1
+                self._count_out(len(message.payload))
+                self.write(message.encoded(self.wire_format))
+            return True
+        queued = self.append(message)
+        self.after_append(queued)
+        return queued
+
+    def append(self, message: Message) -> bool:
+        """Queue `message`, and write nothing before `after_append`. Return False if it was dropped."""
+        size = len(message.payload)
+        if self.closing is not None or (not self._fits(size) and not self._make_space(size)):
+            return False
+        assert self.write is None
+        if self._queue is None:
+            self._queue = deque()
+        self._queue.append(message)
+        self._bytes += size
+        self._metrics.queued += 1
+        return True
+
+    def after_append(self, is_queued: bool) -> None:
+        """Write the outbox after `append`, which has returned `is_queued`, or close a client that is too slow."""
+        if is_queued:
+            self.transport.wake()
+        elif self._settings.slow_policy is SlowPolicy.DISCONNECT and self.closing is None:
+            self.close_too_slow()
+
+    def _fits(self, size: int) -> bool:
+        """Return whether one more message of `size` bytes may wait. An empty queue accepts any message."""
+        queue, settings = self._queue, self._settings
+        return not queue or (len(queue) < settings.outbox_messages and self._bytes + size <= settings.outbox_bytes)
+
+    def _make_space(self, size: int) -> bool:
+        """Apply `slow_policy` to a full outbox. Return False if the message that does not fit is dropped."""
+        policy = self._settings.slow_policy
+        match policy:
+            case SlowPolicy.DROP_OLDEST:
+                while not self._fits(size):
+                    assert self._queue
+                    self._bytes -= len(self._queue.popleft().payload)
+                    self._drop(1, policy)
+                return True
+            case SlowPolicy.DROP_NEWEST | SlowPolicy.DISCONNECT:  # `after_append` closes the client
+                self._drop(1, policy)
+                return False
+            case _:
+                assert_never(policy)
+
+    def _drop(self, count: int, policy: SlowPolicy) -> None:
+        self._metrics.dropped[policy] += count
+        self.dropped += count
+        if self.recording is not None and count:
+            self.recording.add("dropped", None, f"{count}, slow_policy {policy}")
+
+    def _count_out(self, size: int) -> None:
+        self.count += 1
+        self._metrics.messages_out += 1
+        self._metrics.bytes_out += size
+
+    # For the transport
+
+    def take(self) -> Message | None:
+        """Remove and return the oldest message, which counts as written."""
+        if not self._queue:
+            return None
+        message = self._queue.popleft()
+        size = len(message.payload)
+        self._bytes -= size
+        self._count_out(size)
+        if self.recording is not None:
+            self.recording.add("out", size)
+        return message
+
+    def direct(self, write: Write) -> bool:
+        """Pass what is sent to `write` from now on. The outbox must be empty, and the transport accept every write.
+
+        Return False if messages wait again, because they were sent meanwhile.
+        """
+        if self._hub is None or self.closing is not None or self.recording is not None or self.write is not None:
+            return True
+        self._queue = None
+        return self._hub.make_fast(self, write)
+
+    def buffer(self) -> None:
+        """Queue what is sent from now on. May be called twice, and from within a write."""
+        if self.write is not None:
+            assert self._hub is not None
+            self._hub.make_slow(self)
+
+    # From joining to the end
+
+    def join(self, hub: OutboxHub) -> None:
+        """Note that the connection has entered `hub`."""
+        self._hub = hub
+
+    def close(self, code: int, reason: str) -> None:
+        """Begin to close. What waits is still written, but nothing more is accepted. A second call does nothing."""
+        if self.closing is not None:
+            return
+        self.closing = (code, reason)
+        if self._hub is not None:
+            self._hub.leave(self)
+        self.transport.wake()
+
+    def close_too_slow(self) -> None:
+        """Close a client that is too slow, and drop what waits."""
+        if self.closing is None:
+            self._metrics.too_slow += 1
+        self._drop(self.messages, SlowPolicy.DISCONNECT)
+        self.clear()
+        self.close(TOO_SLOW, "slow")
+        self.transport.wake()  # a close that had begun already may have waited for what was dropped
+
+    def end(self, code: int, reason: str) -> tuple[int, str]:
+        """Accept nothing more, because the transport has ended.
+
+        Return the code and the reason of the close: those given here, unless this side has closed first.
+        """
+        if self.closing is None:
+            self.closing = (code, reason)
+        self.clear()
+        return self.closing
+
+    def clear(self) -> None:
+        """Discard what waits."""
+        self._queue = None
+        self._bytes = 0
