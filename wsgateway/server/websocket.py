@@ -21,6 +21,7 @@ from wsgateway.server.parser import FrameCutter
 from wsgateway.server.remote_end import plain_addresses, remote_end_at
 from wsgateway.server.takeover import offer
 from wsgateway.transports.peer import MAX_FRAMES
+from wsgateway.transports.takeover import EXTENSION
 
 HOP_HEADERS = frozenset({b"connection", b"upgrade"})
 """Headers of a handshake that are passed to websockets in one form, because it does not parse every valid one."""
@@ -158,7 +159,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     async def run_asgi(self) -> None:
         self.scope["extensions"][REMOTE_END] = self.remote_end  # type: ignore[assignment]  # an entry of our own
-        offer(self.scope, self)
+        if EXTENSION not in self.scope["extensions"]:  # a `DirectHandshake` is offered already
+            offer(self.scope, self)
         await super().run_asgi()
         if self.transport.is_closing() and self in self.connections:
             self._abort_later(LINGER if self.initial_response is None else BODY_TIMEOUT)
