@@ -291,7 +291,9 @@ async def answer(url: str, request: bytes) -> bytes:
     """Return all that a client gets that sends `request`, and a message and a close behind a 101."""
     async with await connect(url) as raw:
         await raw.send(request)
-        head = await raw.receive_until(b"\r\n\r\n")
+        head = b""
+        with suppress(anyio.EndOfStream):  # an answer that the least websockets cannot encode
+            head = await raw.receive_until(b"\r\n\r\n")
         if head.startswith(b"HTTP/1.1 101 "):
             with suppress(OSError, anyio.BrokenResourceError):
                 await raw.send(HI_AND_CLOSE)
@@ -299,7 +301,8 @@ async def answer(url: str, request: bytes) -> bytes:
 
 
 def comparable(text: str) -> str:
-    return re.sub(r"127\.0\.0\.1:\d+|(?i:date: [^\r]*)|0x[0-9a-f]+", "…", text)
+    """Return `text` without what differs each time. The least uvicorn also leaves an empty date of websockets."""
+    return re.sub(r"127\.0\.0\.1:\d+|0x[0-9a-f]+", "…", re.sub(r"(?i:date: [^\r]*\r\n)", "", text))
 
 
 async def behavior(serve: PlainUvicorn, app: App, caplog: pytest.LogCaptureFixture) -> dict[str, tuple[str, list[str]]]:
