@@ -169,11 +169,10 @@ class DirectHandshake:
         if _logger.isEnabledFor(logging.INFO):
             client, path = get_client_addr(scope), get_path_with_query_string(scope)
             _logger.info('%s - "WebSocket %s" [accepted]', client, path)
-        if http.transport.is_closing():
-            return None
-        subprotocol = self._accept.get("subprotocol")
-        http.transport.write(_response(self._key, http.server_state.default_headers, subprotocol))
-        if http.transport.is_closing():
+        if not http.transport.is_closing():
+            response = _response(self._key, http.server_state.default_headers, self._accept.get("subprotocol"))
+            http.transport.write(response)
+        if http.transport.is_closing():  # also if the client has disconnected before that write
             return None
         http.connections.discard(http)
         del http.parser  # it refers to `http`, which is then freed without the garbage collector

@@ -133,7 +133,6 @@ class GuardedHttp(HttpToolsProtocol):
         self.unread_timer = ProgressTimer(self.loop, transport, transport.abort)
         self.client, self.server = plain_addresses(self.client, self.server)
         self.remote_end = remote_end_at(transport, self.client)
-        self.flow = PipelineFlow(transport, self.pipeline)
         if self.client is None and not self.remote_end.is_unix:
             transport.abort()  # the client has reset the connection, so its address is unknown
             return
@@ -236,6 +235,11 @@ class GuardedHttp(HttpToolsProtocol):
         self.phase = Phase.IDLE if self.cycle.keep_alive else Phase.LAST
         if self.phase is Phase.IDLE and self.cycle.response_complete:
             self.await_request()
+
+    def limit_flow(self) -> None:
+        """Prepare for the first request, which a WebSocket does not need."""
+        if self.cycle is None:
+            self.flow = PipelineFlow(self.transport, self.pipeline)
 
     def leave_idle(self) -> None:
         """Note that the connection has a request, or has ended."""

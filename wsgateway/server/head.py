@@ -1,10 +1,11 @@
 """Rules for the head of a request: its size, its target, the framing of its body, and handshakes. No I/O."""
 
+import re
 from itertools import chain
 
 import httptools
 
-from wsgateway.auth.headers import list_elements, values_of
+from wsgateway.auth.headers import list_elements
 
 RawHeaders = list[tuple[bytes, bytes]]
 """Names in lower case, and values without surrounding whitespace."""
@@ -21,6 +22,16 @@ FRAMING_HEADERS = frozenset({b"content-length", b"transfer-encoding"})
 LAST_HEADERS = frozenset({b"upgrade", b"expect"})
 """Headers that make a request the last of its connection, because a proxy and this server may disagree on the bytes
 that follow it: another protocol, or a body that the client sends only after a 100 response."""
+
+_KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")
+"""16 bytes in base64 (RFC 6455 4.1, 7)."""
+
+_KEY_HEADERS = frozenset({b"sec-websocket-version", b"sec-websocket-key"})
+"""Headers that a handshake has exactly once."""
+
+_USUAL_ONCE = _KEY_HEADERS | {b"upgrade"}
+
+_USUAL_CONNECTION = frozenset({b"upgrade", b"keep-alive, upgrade"})
 
 TARGET_SCHEMES = frozenset({b"http", b"https", b"ws", b"wss"})
 """Schemes of a target in absolute form that this server serves."""
@@ -57,8 +68,6 @@ def split_target(target: bytes) -> tuple[bytes, bytes] | None:
 
 def asks_for_websocket(headers: RawHeaders) -> bool:
     """Return whether `headers` ask for a WebSocket (RFC 6455 4.2.1, 3 and 4)."""
-    if (b"upgrade", b"websocket") in headers and (b"connection", b"Upgrade") in headers:
-        return True  # as most clients write them
     return b"upgrade" in _tokens(headers, b"connection") and b"websocket" in _tokens(headers, b"upgrade")
 
 
@@ -66,14 +75,51 @@ def handshake_mistake(method: str, version: str, target: bytes, headers: RawHead
     """Return why a request that asks for a WebSocket is not a handshake, and a header for the response, or None."""
     if method != "GET" or version != "1.1" or not target.isascii():
         return "a WebSocket begins with a GET of HTTP/1.1 and an address in ASCII (RFC 6455 4.1)", b""
-    if values_of(headers, b"upgrade") != [b"websocket"] and _tokens(headers, b"upgrade") != {b"websocket"}:
+    if _tokens(headers, b"upgrade") != {b"websocket"}:
         return "a WebSocket handshake has no Upgrade other than websocket (RFC 6455 4.1)", b""
-    if [name for name, value in headers if name in FRAMING_HEADERS and (name, value) != (b"content-length", b"0")]:
+    if any(name == b"transfer-encoding" or (name == b"content-length" and value != b"0") for name, value in headers):
         return "a WebSocket handshake has no body", b""
-    if any(value != b"13" for value in values_of(headers, b"sec-websocket-version")):
+    if any(name == b"sec-websocket-version" and value != b"13" for name, value in headers):
         # RFC 6455 4.2.2 asks for the right version, which websockets leaves out
         return "the version of a WebSocket is 13", b"sec-websocket-version: 13\r\n"
     return None
+
+
+def valid_key(headers: RawHeaders) -> str | None:
+    """Return the key of a handshake with one key and one version, both valid (RFC 6455 4.2.1); None for any other."""
+    values = dict(headers)
+    key = values.get(b"sec-websocket-key", b"")
+    if values.get(b"sec-websocket-version") != b"13" or not _KEY.fullmatch(key) or not _has_once(headers, _KEY_HEADERS):
+        return None
+    return key.decode()
+
+
+def usual_key(method: bytes, version: str, target: bytes, headers: RawHeaders) -> str | None:
+    """Return the key of a handshake in the form in which almost every client sends it; None for any other request.
+
+    Such a handshake asks for a WebSocket, has no mistake, and has a valid key. The functions above take longer to
+    find that out.
+    """
+    values = dict(headers)
+    key = values.get(b"sec-websocket-key", b"")
+    if (
+        values.get(b"upgrade") != b"websocket"
+        or values.get(b"connection", b"").lower() not in _USUAL_CONNECTION
+        or values.get(b"sec-websocket-version") != b"13"
+        or not _KEY.fullmatch(key)
+        or not FRAMING_HEADERS.isdisjoint(values)
+        or not _has_once(headers, _USUAL_ONCE)
+        or method != b"GET"
+        or version != "1.1"
+        or not target.isascii()
+    ):
+        return None
+    return key.decode()
+
+
+def _has_once(headers: RawHeaders, names: frozenset[bytes]) -> bool:
+    """Return whether each of `names`, which are all in `headers`, is there once."""
+    return len([name for name, _ in headers if name in names]) == len(names)
 
 
 def _tokens(headers: RawHeaders, name: bytes) -> set[bytes]:

@@ -3,9 +3,7 @@
 Relies on undocumented attributes of uvicorn. Knows nothing of the application that is served.
 """
 
-import asyncio
-from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import httptools
 import uvicorn
@@ -25,9 +23,10 @@ from wsgateway.server.head import (
     handshake_mistake,
     size_of,
     split_target,
+    usual_key,
 )
 from wsgateway.server.lingering import ResponseTransport
-from wsgateway.server.websocket import WebSocketProtocol, usual_key
+from wsgateway.server.websocket import WebSocketProtocol
 
 MAX_PIPELINED = 1000
 """Requests of one connection that wait for the response to the previous one."""
@@ -52,26 +51,15 @@ class HttpProtocol(GuardedHttp):
     _responses: ResponseTransport | None = None
     """The transport of every response, which the first request makes."""
 
+    _usual_key: str | None = None
+    """The key of a handshake in the usual form."""
+
     _trailer_bytes = 0
     _overhead_bytes = 0
     """Bytes around the content of a body since its last progress."""
 
     _has_progress = False
     """Whether the last read contains content of a body, or begins a chunk."""
-
-    def __init__(
-        self,
-        config: uvicorn.Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-        *,
-        shared: HttpShared | None = None,
-    ) -> None:
-        """uvicorn gives all arguments but `shared`."""
-        super().__init__(config, server_state, app_state, _loop)
-        if shared is not None:
-            self.shared = shared
 
     # Reading
 
@@ -160,11 +148,13 @@ class HttpProtocol(GuardedHttp):
         if self.phase is not Phase.REFRAMING:
             self._check_head()
             if self.parser.should_upgrade():
-                self.begin_upgrade(is_websocket=asks_for_websocket(self.headers))
-                self.scope["method"] = self.parser.get_method().decode("ascii")
-                self.scope["http_version"] = self.parser.get_http_version()
+                method, version = self.parser.get_method(), self.parser.get_http_version()
+                self._usual_key = usual_key(method, version, self.url, self.headers)
+                self.begin_upgrade(is_websocket=self._usual_key is not None or asks_for_websocket(self.headers))
+                self.scope["method"], self.scope["http_version"] = method.decode("ascii"), version
                 return
         self.leave_idle()
+        self.limit_flow()
         super().on_headers_complete()
         self.begin_body()
         self._trailer_bytes = self._overhead_bytes = 0
@@ -229,7 +219,9 @@ class HttpProtocol(GuardedHttp):
         self.unread_timer.cancel()
         self._unset_keepalive_if_required()
         self.transport.resume_reading()  # if it had to wait
-        mistake = handshake_mistake(self.scope["method"], self.scope["http_version"], self.url, self.headers)
+        mistake = None
+        if self._usual_key is None:
+            mistake = handshake_mistake(self.scope["method"], self.scope["http_version"], self.url, self.headers)
         if mistake is None and self.is_pending():
             mistake = "a handshake has to wait for the response to the previous request", b""
         if mistake is not None:
@@ -238,9 +230,8 @@ class HttpProtocol(GuardedHttp):
         if not issubclass(self.ws_protocol_class or object, WebSocketProtocol):
             super().handle_websocket_upgrade()
             return
-        key = self._direct_key()
-        if key is not None:
-            DirectHandshake(self, key, self.early).begin()
+        if self._usual_key is not None and self._may_be_direct():
+            DirectHandshake(self, self._usual_key, self.early).begin()
             return
         protocol: Any = self.ws_protocol_class(  # type: ignore[misc, call-arg]  # uvicorn declares it as a bare Protocol
             config=self.config, server_state=self.server_state, app_state=self.app_state
@@ -249,11 +240,10 @@ class HttpProtocol(GuardedHttp):
         if not self.shared.may_be_direct and self.ws_protocol_class is WebSocketProtocol:
             self.shared.may_be_direct = can_be_direct(self, protocol)
 
-    def _direct_key(self) -> str | None:
-        """Return the key of a handshake that needs no WebSocket protocol of uvicorn; None for any other."""
-        if not self.shared.may_be_direct or self.ws_protocol_class is not WebSocketProtocol:
-            return None
-        return None if self.config.ws_per_message_deflate else usual_key(self.headers)
+    def _may_be_direct(self) -> bool:
+        """Return whether uvicorn's WebSocket protocol is not needed to answer a usual handshake."""
+        is_ours = self.ws_protocol_class is WebSocketProtocol and not self.config.ws_per_message_deflate
+        return is_ours and self.shared.may_be_direct
 
 
 def is_beginning(connection: object) -> bool:
@@ -281,4 +271,4 @@ def http_protocol(shared: HttpShared, config: uvicorn.Config) -> type[HttpToolsP
     if missing:
         warn_once(", ".join(missing), "HTTP", "requests have no limits of time and size")
         return HttpToolsProtocol
-    return cast("type[HttpToolsProtocol]", partial(HttpProtocol, shared=shared))  # uvicorn only calls it
+    return type("SharingHttpProtocol", (HttpProtocol,), {"shared": shared})

@@ -84,12 +84,12 @@ class IdleSockets(Generic[T]):
         return oldest
 
     def _move(self, address: str, before: int, after: int) -> None:
-        self._addresses[before].pop(address, None)
+        if before:
+            addresses = self._addresses[before]
+            del addresses[address]
+            if not addresses:
+                del self._addresses[before]
         if after:
             self._addresses[after][address] = None
-        if after > self._max_idle:
-            self._max_idle = after
-        elif before == self._max_idle and not self._addresses[before]:
-            self._max_idle = after  # the address that had the maximum still has one less
-        if not self._addresses[before]:
-            del self._addresses[before]
+        if after > self._max_idle or (before == self._max_idle and before not in self._addresses):
+            self._max_idle = after  # if it is less than before, it is still the most that an address has

@@ -16,6 +16,8 @@ from wsgateway.config.exposure import ALLOW_IPS
 SCHEMES = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}
 """The scheme of a WebSocket, by the scheme that a proxy reports."""
 
+FORWARDED = frozenset({b"x-forwarded-proto", b"x-forwarded-for"})
+
 
 class ForwardedHeaders:
     """ASGI middleware that takes `client` and `scheme` from `X-Forwarded-For` and `X-Forwarded-Proto`.
@@ -39,6 +41,8 @@ class ForwardedHeaders:
 
     def _apply(self, scope: Scope) -> None:
         headers = scope["headers"]
+        if FORWARDED.isdisjoint(dict(headers)):
+            return
         schemes = list_elements(headers, b"x-forwarded-proto")
         scheme = schemes[0].decode("latin-1").lower() if schemes else ""
         if scheme in SCHEMES:

@@ -4,7 +4,6 @@ Relies on undocumented attributes of uvicorn. Knows nothing of the application t
 """
 
 import asyncio
-import re
 from importlib.metadata import version
 from typing import Any
 
@@ -17,11 +16,12 @@ from wsgateway.config.addresses import REMOTE_END, RemoteEnd
 from wsgateway.config.grace import LINGER
 from wsgateway.limits import BODY_TIMEOUT
 from wsgateway.server.guards import GuardedHttp
-from wsgateway.server.head import RawHeaders
+from wsgateway.server.head import RawHeaders, valid_key
 from wsgateway.server.parser import FrameCutter
 from wsgateway.server.remote_end import plain_addresses, remote_end_at
 from wsgateway.server.takeover import offer
 from wsgateway.transports.peer import MAX_FRAMES
+from wsgateway.transports.takeover import EXTENSION
 
 HOP_HEADERS = frozenset({b"connection", b"upgrade"})
 """Headers of a handshake that are passed to websockets in one form, because it does not parse every valid one."""
@@ -31,12 +31,6 @@ MAX_EARLY = 64 * 1024
 
 _LATIN_1 = int(version("websockets").partition(".")[0]) >= 17
 """Whether websockets decodes header values as ISO-8859-1. Before 17 it used ASCII with surrogate escapes."""
-
-_KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")
-"""16 bytes in base64 (RFC 6455 4.1, 7)."""
-
-_ONCE = frozenset({b"sec-websocket-version", b"sec-websocket-key"})
-"""Headers that a handshake has exactly once."""
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
@@ -83,7 +77,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self.transport.set_protocol(self)
         del http.parser  # it refers to `http`, which is then freed without the garbage collector
         self._is_unparsed = True
-        key = usual_key(raw)
+        key = valid_key(raw)
         if key is not None and not self.conn.available_extensions:
             # websockets answers any other handshake, which may be wrong
             self.conn.accept = lambda request: _switching(key)  # type: ignore[method-assign]  # of this one object
@@ -165,7 +159,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     async def run_asgi(self) -> None:
         self.scope["extensions"][REMOTE_END] = self.remote_end  # type: ignore[assignment]  # an entry of our own
-        offer(self.scope, self)
+        if EXTENSION not in self.scope["extensions"]:  # a `DirectHandshake` is offered already
+            offer(self.scope, self)
         await super().run_asgi()
         if self.transport.is_closing() and self in self.connections:
             self._abort_later(LINGER if self.initial_response is None else BODY_TIMEOUT)
@@ -211,19 +206,6 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         if self._abort_timer is not None:
             self._abort_timer.cancel()
         super().connection_lost(exc)
-
-
-def usual_key(headers: RawHeaders) -> str | None:
-    """Return the key of a handshake in the usual form (RFC 6455 4.2.1); None for another form, which may be wrong."""
-    values = dict(headers)
-    key = values.get(b"sec-websocket-key", b"")
-    if (
-        values.get(b"sec-websocket-version") != b"13"
-        or not _KEY.fullmatch(key)
-        or len([name for name, _ in headers if name in _ONCE]) != len(_ONCE)
-    ):
-        return None
-    return key.decode()
 
 
 def header_text(value: bytes) -> str:
