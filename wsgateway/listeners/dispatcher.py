@@ -4,8 +4,8 @@ Knows nothing of how bytes travel.
 """
 
 import asyncio
+import time
 from collections.abc import Collection, Iterable
-from time import perf_counter
 from typing import Any
 
 from wsgateway.auth.masking import shown_subprotocols
@@ -211,7 +211,7 @@ class Dispatcher:
     def _finish(self, call: Call) -> Call | None:
         """Record and report `call`, which has finished. Return the call of `on_error` that has to follow."""
         if call.function is not None:
-            seconds = perf_counter() - call.started
+            seconds = time.perf_counter() - call.started
             self._metrics.hook_seconds[call.hook].observe(seconds)
             conn = call.event.conn
             recording = None if conn is None else conn._outbox.recording

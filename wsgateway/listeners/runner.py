@@ -5,10 +5,10 @@ iteration. Knows nothing of what a hook is for.
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from functools import partial
-from time import perf_counter
 
 from wsgateway.hub.loops import eager_task
 from wsgateway.listeners.inbox import AwaitedCall, Call, Inbox, TimeLimit
@@ -96,7 +96,7 @@ class Runner:
             self._deliver(call)
             self._finish(inbox, call)
             return
-        call.started = perf_counter()
+        call.started = time.perf_counter()
         slots = self._close_slots
         if slots is not None and not call.is_close:
             slots = None
@@ -134,7 +134,7 @@ class Runner:
         await slots.acquire()
         if slots is self._close_slots:
             self._slot_holders.add(call)
-        call.started = perf_counter()
+        call.started = time.perf_counter()
         self._start_timer(inbox, call)
         await self._run(call)
 
