@@ -150,17 +150,23 @@ class FanOut:
             self._is_writing = False
             if self.is_empty:
                 self._bytes, self._pass = [0, 0], iter(())
-            elif not self._continues_later:
-                self._continues_later = True
-                asyncio.get_running_loop().call_soon(self._continue)
+            else:
+                self._continue_later()
+
+    def _continue_later(self) -> None:
+        if not self._continues_later:
+            self._continues_later = True
+            asyncio.get_running_loop().call_soon(self._continue)
 
     def _continue(self) -> None:
         self._continues_later = False
+        if self.is_empty:
+            self._finished()
+            return
         try:
             self._write(())
         finally:
-            if not self.rounds:
-                self._finished()
+            self._continue_later()  # also after the last slice, so what is in the log is joined with what follows
 
     def _write_slice(self) -> None:
         left = SLICE
