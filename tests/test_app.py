@@ -33,7 +33,7 @@ async def test_it_is_served_by_uvicorn_and_logs_no_query(more: tuple[str, ...], 
                         assert (await http.get(url + "/ready")).status_code == 200
                         break
                     except httpx.ConnectError:
-                        await anyio.sleep(0.05)
+                        await anyio.sleep(0.05)  # between two tries of what another process opens
             async with Client(url, "/ws?token=secret") as ann:
                 assert (await http.post(url + "/send?key=secret", json={"message": "hi"})).status_code == 200
                 assert await ann.receive() == "said hi"

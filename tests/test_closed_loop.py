@@ -54,7 +54,7 @@ async def connect(gateway: Gateway) -> None:
     task = asyncio.create_task(gateway(scope, receive, send))
     async with asyncio.timeout(10):
         while not gateway.connections:
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # one iteration; nothing reports a connection
     kept.append(task)
 
 
@@ -181,7 +181,7 @@ def test_its_threads_end() -> None:
     until = time.monotonic() + 20
     while set(threading.enumerate()) - before:
         assert time.monotonic() < until, set(threading.enumerate()) - before
-        time.sleep(0.01)
+        time.sleep(0.01)  # a thread that ends reports nothing
     kept.append(gateway)
 
 

@@ -39,7 +39,7 @@ async def example(name: str, port: int) -> AsyncIterator[str]:
                                     break
                                 except httpx.ConnectError:
                                     assert process.returncode is None, "it has ended before it answered"
-                                    await anyio.sleep(0.05)
+                                    await anyio.sleep(0.05)  # between two tries of what another process opens
                     yield url
                 finally:
                     if process.returncode is None:

@@ -39,7 +39,7 @@ async def test_a_thousand_clients_receive_a_hundred_broadcasts_each_in_order(tmp
                         await http.get(url + "/ready")
                         break
                     except httpx.ConnectError:
-                        await anyio.sleep(0.05)
+                        await anyio.sleep(0.05)  # between two tries of what another process opens
             with anyio.fail_after(150):
                 async with anyio.create_task_group() as tasks:
                     for number in range(1000):
@@ -47,7 +47,7 @@ async def test_a_thousand_clients_receive_a_hundred_broadcasts_each_in_order(tmp
                         if number % 50 == 49:
                             with anyio.fail_after(30):
                                 while len(received) <= number - 49:
-                                    await anyio.sleep(0.01)
+                                    await anyio.sleep(0.01)  # the list reports nothing
                     await connected.wait()
                     for number in range(100):
                         answer = await http.post(url + "/send", json={"message": str(number)})

@@ -296,7 +296,7 @@ def hold_lock(paths: list[str], locked: "multiprocessing.synchronize.Event") -> 
     for file in files:
         fcntl.flock(file, fcntl.LOCK_EX)
     locked.set()
-    time.sleep(600)
+    time.sleep(600)  # holds the lock until the test ends this process
 
 
 async def test_locks_that_others_hold_stop_nobody(tmp_path: Path) -> None:

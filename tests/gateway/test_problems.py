@@ -119,7 +119,7 @@ async def test_a_server_may_answer_a_cancelled_receive() -> None:
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # waits once more although it was cancelled
         return {"type": "http.request", "body": b"a", "more_body": False}
 
     assert await read_body(Request({"type": "http", "headers": []}, receive), 100) == b"a"

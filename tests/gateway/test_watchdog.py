@@ -38,7 +38,7 @@ def hold_up(said: list[str]) -> None:
     """Block this thread until the watchdog has complained once more."""
     before = len(said)
     while len(said) == before:
-        time.sleep(0.01)
+        time.sleep(0.01)  # blocks the loop, which the watchdog has to notice
 
 
 class Lines(logging.Handler):

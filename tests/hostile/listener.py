@@ -26,9 +26,9 @@ class Listener:
         if event.conn.path == "/ws/refused":
             raise Refused(401, "not you")
         if event.conn.path == "/ws/sleeps":
-            await asyncio.sleep(60)
+            await asyncio.sleep(60)  # outlasts every limit of a test
         if event.conn.path == "/ws/waits":
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(0.3)  # long enough for a client to vanish meanwhile
 
     async def on_client_open(self, event: Event) -> None:
         assert event.conn

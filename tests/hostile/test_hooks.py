@@ -50,7 +50,7 @@ async def test_a_hook_that_blocks_the_loop_costs_nobody_his_connection(own: Targ
             await clients[0].send(frame(TEXT, b"!block 4.5"))
             with anyio.fail_after(20):
                 while len(answered) < len(clients):
-                    await anyio.sleep(0.05)
+                    await anyio.sleep(0.05)  # the clients of this test report nothing
             tasks.cancel_scope.cancel()
 
 
@@ -82,7 +82,7 @@ async def test_a_hook_that_restarts_its_own_gateway_tells_everybody_to_come_back
             await client.ended()
         with anyio.fail_after(10):
             while (await target.call(b"GET /ready HTTP/1.1\r\nHost: localhost\r\n\r\n")).status != 200:
-                await anyio.sleep(0.01)
+                await anyio.sleep(0.01)  # between two questions to another process
         async with under_attack(target):
             pass
     finally:
@@ -112,6 +112,6 @@ async def test_a_hook_that_stops_its_own_gateway_does_not_wait_for_itself(
             client.close()
         with anyio.fail_after(10):
             while (await target.call(post({"message": 1}))).status != 409:
-                await anyio.sleep(0.01)
+                await anyio.sleep(0.01)  # between two questions to another process
         assert await anyio.to_thread.run_sync(target.served.terminate) in (0, -15)
         assert "Traceback" not in target.log

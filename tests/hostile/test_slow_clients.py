@@ -32,7 +32,7 @@ async def test_who_does_not_read_is_closed_3008_and_the_others_receive_everythin
             await attack.closes("/ws/stuck", 3008, 1)
             await attack.closes("/ws/trickles", 3008, 5)
             while any(client.sock.fileno() >= 0 for client in healthy):
-                await anyio.sleep(0.05)
+                await anyio.sleep(0.05)  # plain sockets report nothing
             tasks.cancel_scope.cancel()
         assert stuck.sock.fileno() >= 0
 
@@ -72,7 +72,7 @@ for sock in socks:
     sock.sendall(sys.argv[2].encode())
     assert sock.recv(1000).startswith(b"HTTP/1.1 101 ")
 print("ready", flush=True)
-time.sleep(60)
+time.sleep(60)  # never reads until the test ends this process
 """
 
 
@@ -116,7 +116,7 @@ async def test_clients_that_vanish_while_they_are_accepted_leave_nothing(target:
             await peer.send(upgrade(path="/ws/waits"))
             with anyio.fail_after(10):
                 while (await target.report())["handshakes"] == before:
-                    await anyio.sleep(0.01)
+                    await anyio.sleep(0.01)  # between two questions to another process
             before += 1
             end(peer, how)
 

@@ -103,7 +103,7 @@ async def echo(scope: Any, receive: Any, send: Any) -> None:
 
 
 async def slow_echo(scope: Any, receive: Any, send: Any) -> None:
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # waits once, so the handshake is not direct
     await echo(scope, receive, send)
 
 
@@ -172,7 +172,7 @@ class Chooser:
             case "fail":
                 raise LookupError("a bug")
             case "wait":
-                await asyncio.sleep(0)
+                await asyncio.sleep(0)  # waits once before it accepts
 
 
 def waits_after_accept(app: App) -> App:
@@ -180,7 +180,7 @@ def waits_after_accept(app: App) -> App:
         async def slow_send(message: Any) -> None:
             await send(message)
             if message["type"] == "websocket.accept":
-                await asyncio.sleep(0)
+                await asyncio.sleep(0)  # waits once between the accept and the takeover
 
         await app(scope, receive, slow_send)
 
@@ -438,7 +438,7 @@ async def test_an_application_may_receive_again_before_it_accepts() -> None:
         assert (await receive())["type"] == "websocket.connect"
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(disconnected, receive)
-            await anyio.sleep(0)
+            await anyio.sleep(0)  # one iteration, in which the other task begins to receive
             await send({"type": "websocket.accept"})
 
     ended = anyio.Event()
@@ -655,7 +655,7 @@ async def test_neither_a_connect_nor_an_on_handshake_that_waits_leaves_garbage()
         async def on_handshake(self, event: Event) -> None:
             assert event.conn
             if event.conn.query.get("do") == "wait":
-                await asyncio.sleep(0)
+                await asyncio.sleep(0)  # waits once
 
     clients: list[Raw] = []
     async with known(Gateway(Listener)) as url:

@@ -93,7 +93,7 @@ async def test_the_head_of_a_response_is_written_with_its_body(transport: Record
         responses.write(HEAD)
         responses.write(body)
     responses.write(b"b")
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # one iteration, whose end flushes
     assert transport.writes == [HEAD + b"a", HEAD, b"b"]
 
 
@@ -101,7 +101,7 @@ async def test_a_head_without_a_body_is_written_at_the_end_of_the_iteration(tran
     responses = response_transport(transport)
     responses.write(HEAD)
     assert transport.writes == []
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # one iteration, whose end flushes
     responses.write(b"late")
     assert transport.writes == [HEAD, b"late"]
 
@@ -126,7 +126,7 @@ async def test_a_body_may_be_a_view_and_begin_as_a_head_does(transport: Recordin
     responses.write(HEAD)
     for part in (HEAD, HEAD, b"end"):
         responses.write(memoryview(part))  # type: ignore[arg-type]  # uvicorn writes what an application gives
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # one iteration, whose end flushes
     assert b"".join(transport.writes) == HEAD * 3 + b"end"
 
 
@@ -143,7 +143,7 @@ async def test_nothing_is_written_to_a_closed_connection(transport: RecordingTra
     responses = response_transport(transport)
     responses.write(HEAD)
     transport.abort()
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # one iteration, whose end flushes
     assert transport.writes == []
 
 

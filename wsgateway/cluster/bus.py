@@ -202,7 +202,7 @@ class Bus:
             while batch := self._next_batch():
                 await link.publish(batch)
                 self._metrics.broker_sent += len(batch)
-                await asyncio.sleep(0)
+                await asyncio.sleep(0)  # serves others between two batches
             if not self._outbox:
                 self._emptied.set()
 

@@ -131,7 +131,7 @@ class Answers:
             if search in searchable(conn):
                 matches.append(conn)
             if number % CHUNK == 0:
-                await asyncio.sleep(0)
+                await asyncio.sleep(0)  # serves others between two chunks
         return matches
 
     def row(self, conn: Connection) -> ConnectionInfo:

@@ -35,9 +35,6 @@ class Audience:
                 audience.add(outbox)
         return audience
 
-    def __contains__(self, outbox: Outbox) -> bool:
-        return self.is_fast(outbox) or (self.slow is not None and outbox in self.slow)
-
     @property
     def fast_count(self) -> int:
         return len(self.fast) if self.more is None else len(self.fast) + sum(map(len, self.more.values()))

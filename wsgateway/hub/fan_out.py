@@ -125,7 +125,7 @@ class FanOut:
         self._write_waiting(outbox)
         return True
 
-    def write(self, added: int, *, small: list[Outbox]) -> None:
+    def write(self, added: int, *, small: Iterable[Outbox]) -> None:
         """Write to `small` first, then to the next `SLICE` connections, unless a later iteration will.
 
         `added` bytes were added. From within a write, do nothing, because the one up the stack goes on.
@@ -133,19 +133,20 @@ class FanOut:
         self._bytes[1] += added
         if self._is_writing:
             return
-        if small and (self._continues_later or self.unwritten > SLICE):
-            self._write(small[:SLICE])
+        if self._continues_later or self.unwritten > SLICE:
+            self._write(list(islice(small, SLICE)))
         if not self._continues_later or sum(self._bytes) > MAX_WAITING:
-            self._write(())
+            self._write(None)
 
-    def _write(self, outboxes: Iterable[Outbox]) -> None:
-        """Write to `outboxes`, or to the next `SLICE` connections if it is empty. Write to the rest later."""
+    def _write(self, outboxes: list[Outbox] | None) -> None:
+        """Write to `outboxes`, or to the next `SLICE` connections if it is None. Write to the rest later."""
         self._is_writing = True
         try:
-            for outbox in outboxes:
-                self._write_waiting(outbox)
-            if not outboxes:
+            if outboxes is None:
                 self._write_slice()
+            else:
+                for outbox in outboxes:
+                    self._write_waiting(outbox)
         finally:  # also if a write has raised
             self._is_writing = False
             if self.is_empty:
@@ -164,7 +165,7 @@ class FanOut:
             self._finished()
             return
         try:
-            self._write(())
+            self._write(None)
         finally:
             self._continue_later()  # also after the last slice, so what is in the log is joined with what follows
 

@@ -92,9 +92,7 @@ class Hub:
         self._open.pop(outbox.id, None)
         write = outbox.write
         data = b"" if write is None else self._turn.withdraw(outbox)
-        for audience in outbox.audiences:
-            audience.remove(outbox)
-        outbox.audiences, outbox.write = (), None
+        _remove(outbox)
         if write is not None and data:
             write(data)
 
@@ -104,21 +102,13 @@ class Hub:
             self._turn.flush()
         if outbox.messages or not outbox.is_open or outbox.recording is not None or outbox.write is not None:
             return False  # because of what a write has called
-        for audience in outbox.audiences:
-            audience.remove(outbox)
-        outbox.write = write
-        for audience in outbox.audiences:
-            audience.add(outbox)
+        _use(outbox, write)
         return True
 
     def make_slow(self, outbox: Outbox) -> None:
         """Write what was sent to `outbox`, and queue what is sent from now on. May be called in a write."""
         write, data = outbox.write, self._turn.withdraw(outbox)
-        for audience in outbox.audiences:
-            audience.remove(outbox)
-        outbox.write = None
-        for audience in outbox.audiences:
-            audience.add(outbox)
+        _use(outbox, None)
         if write is not None and data:
             write(data)
 
@@ -167,9 +157,7 @@ class Hub:
     def abandon(self) -> None:
         """Forget every connection without writing to it, because its event loop was closed."""
         for conn in self._open.values():
-            for audience in conn._outbox.audiences:
-                audience.remove(conn._outbox)
-            conn._outbox.audiences, conn._outbox.write = (), None
+            _remove(conn._outbox)
             conn._outbox.end(1006, "")
         self._open.clear()
         self._turn.clear()
@@ -289,3 +277,19 @@ class Hub:
             text = "skipped %d recipients that are neither connections nor ids, such as %s: check event.connections"
             self._log.limited("strange recipients").warning(text, len(unusable), short(unusable[0]))
         return list(outboxes)
+
+
+def _use(outbox: Outbox, write: Write | None) -> None:
+    """Make a fast member of `outbox` in all its audiences, which is written to with `write`, or a slow one if None."""
+    for audience in outbox.audiences:
+        audience.remove(outbox)
+    outbox.write = write
+    for audience in outbox.audiences:
+        audience.add(outbox)
+
+
+def _remove(outbox: Outbox) -> None:
+    """Remove `outbox` from all its audiences."""
+    for audience in outbox.audiences:
+        audience.remove(outbox)
+    outbox.audiences, outbox.write = (), None

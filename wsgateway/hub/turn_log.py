@@ -177,7 +177,7 @@ class TurnLog:
         self._gather(runs)
         small = (run.audience for run in runs if run.audience.fast_count <= SLICE)
         self._fan_out.write(
-            size, small=[outbox for each in small for _, members in each.by_format() for outbox in members]
+            size, small=(outbox for each in small for _, members in each.by_format() for outbox in members)
         )
 
     def _gather(self, runs: list[Run]) -> None:

@@ -164,7 +164,7 @@ class AsgiTransport:
                 await self._may_resume.wait()
             count += 1
             if count % MAX_FRAMES == 0:
-                await asyncio.sleep(0)
+                await asyncio.sleep(0)  # serves other clients
 
 
 def _message_of(event: AsgiMessage) -> tuple[str | bytes, int]:
