@@ -37,8 +37,9 @@ def dogs() -> list[threading.Thread]:
 def hold_up(said: list[str]) -> None:
     """Block this thread until the watchdog has complained once more."""
     before = len(said)
+    # The sleep blocks the loop, which the watchdog has to notice. Its line is compared with the logged stack.
     while len(said) == before:
-        time.sleep(0.01)  # blocks the loop, which the watchdog has to notice
+        time.sleep(0.01)
 
 
 class Lines(logging.Handler):
