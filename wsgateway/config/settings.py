@@ -9,8 +9,9 @@ from dataclasses import Field, dataclass, field, fields
 from typing import Any, Self, TypedDict
 
 from wsgateway.config.addresses import is_loopback
-from wsgateway.config.values import Kind, SlowPolicy, Startup, convert, did_you_mean, is_secret, kind_of, plain_value
+from wsgateway.config.values import Kind, Startup, convert, did_you_mean, is_secret, kind_of, plain_value
 from wsgateway.exceptions import ConfigError, Mistake, UnknownSetting
+from wsgateway.limits import SlowPolicy
 from wsgateway.text import mask_url
 
 ENV = "WSGATEWAY_"

@@ -10,6 +10,7 @@ from dataclasses import Field
 from typing import Any
 
 from wsgateway.config.origins import MAX_ORIGIN, ascii_host, normalized_origin
+from wsgateway.limits import SlowPolicy
 from wsgateway.text import cut
 
 MAX_QUOTED = 100
@@ -43,14 +44,6 @@ class Kind(enum.Enum):
     """The path of a file."""
     URL = enum.auto()
     """A URL, which may contain a password."""
-
-
-class SlowPolicy(enum.StrEnum):
-    """The policy for a message that does not fit into a connection's outbox."""
-
-    DISCONNECT = "disconnect"
-    DROP_OLDEST = "drop_oldest"
-    DROP_NEWEST = "drop_newest"
 
 
 class Startup(enum.StrEnum):
