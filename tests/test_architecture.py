@@ -23,6 +23,7 @@ ROOMS = {
         "limits",
         "encoding",
         "messages",
+        "frames",
     ],
     "client": ["client"],
     "config": [
@@ -257,6 +258,7 @@ PURE = {
     "limits",
     "encoding",
     "messages",
+    "frames",
     "config.origins",
     "config.grace",
     "config.declaration",

@@ -1,5 +1,6 @@
 """Limits of rates and queues. No I/O and no clock; the time is an argument."""
 
+import enum
 from collections import OrderedDict
 from collections.abc import Hashable
 
@@ -11,6 +12,14 @@ BLOCKED_LOOP = 1.0
 
 MAX_REMEMBERED = 10_000
 """Senders whose rate is remembered. If there are more, the one whose last event is oldest is forgotten."""
+
+
+class SlowPolicy(enum.StrEnum):
+    """The policy for a message that does not fit into a connection's outbox."""
+
+    DISCONNECT = "disconnect"
+    DROP_OLDEST = "drop_oldest"
+    DROP_NEWEST = "drop_newest"
 
 
 class Bucket:

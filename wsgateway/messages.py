@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 from wsgateway.encoding import ENCODER, to_json
 from wsgateway.exceptions import MessageError
+from wsgateway.limits import SlowPolicy
 
 MAX_DEPTH = 256
 """Nested arrays and objects. Deeper JSON is refused, so that no listener causes a `RecursionError`."""
@@ -32,8 +33,8 @@ _TEXT, _JSON, _BYTES = Kind  # faster to read than attributes of an enum on Pyth
 class WireFormat(Protocol):
     """How a message looks on one kind of wire. One object without state for each kind, compared by identity."""
 
-    def message(self, message: "Message") -> str | bytes:
-        """Return the content of one WebSocket message."""
+    def message(self, message: "Message") -> str | bytes | None:
+        """Return the content of one WebSocket message, or None if clients of this format receive nothing."""
 
     def wire(self, message: "Message") -> bytes:
         """Return the same for the socket, with its framing. Empty bytes if clients of this format receive nothing."""
@@ -43,6 +44,23 @@ class Message:
     """One outgoing message: its bytes `payload`, and their `kind`. The payload of a text or of JSON is UTF-8."""
 
     __slots__ = ("_bytes", "_format", "_others", "kind", "payload")
+
+    # What only some subclasses have. These are attributes of the class, so that a plain message costs no time for them.
+
+    name: str = ""
+    """The name of an event, for client protocols that show one."""
+
+    is_control: bool = False
+    """Whether the gateway itself tells it, and not the application."""
+
+    policy: SlowPolicy | None = None
+    """What happens if it does not fit into an outbox. None: what the gateway's settings say."""
+
+    expires: float | None = None
+    """When it is no longer sent, in seconds of the monotonic clock."""
+
+    slot: tuple[str, str] | None = None
+    """Messages with the same slot replace each other in the outbox of a slow client."""
 
     def __init__(self, payload: bytes, kind: Kind) -> None:
         self.payload = payload
@@ -64,6 +82,10 @@ class Message:
         if wire_format not in self._others:
             self._others[wire_format] = wire_format.wire(self)
         return self._others[wire_format]
+
+    def parts(self) -> "tuple[Message, ...]":
+        """Return the messages that it consists of."""
+        return (self,)
 
 
 class Sent(NamedTuple):

@@ -7,8 +7,8 @@ import pytest
 from wsgateway import Settings
 from wsgateway.admin.forms import GROUPS, by_field, changes_in, form_of
 from wsgateway.config.settings import SPECS
-from wsgateway.config.values import SlowPolicy
 from wsgateway.exceptions import ConfigError, Mistake
+from wsgateway.limits import SlowPolicy
 from wsgateway.supervisor.changes import HOST_ONLY
 
 

@@ -15,8 +15,9 @@ from wsgateway import Gateway
 from wsgateway.config.channels import ChannelOptions, ChannelSettings
 from wsgateway.config.settings import Settings
 from wsgateway.config.sources import Loaded, load
-from wsgateway.config.values import Keep, SlowPolicy
+from wsgateway.config.values import Keep
 from wsgateway.exceptions import ConfigError, UnknownSetting
+from wsgateway.limits import SlowPolicy
 
 FILE = """
 [channels."room:*"]

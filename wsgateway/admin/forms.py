@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from wsgateway.config.settings import SPECS, Settings
-from wsgateway.config.values import Kind, SlowPolicy, Startup, convert, kind_of
+from wsgateway.config.values import Kind, Startup, convert, kind_of
 from wsgateway.exceptions import ConfigError, Mistake
+from wsgateway.limits import SlowPolicy
 from wsgateway.supervisor.changes import HOST_ONLY
 
 GROUPS: Mapping[str, tuple[str, ...]] = {

@@ -10,9 +10,10 @@ from msgspec import Struct
 from wsgateway.admin.handlers import MAX_LINES, MAX_WAIT
 from wsgateway.admin.rest import Operation
 from wsgateway.config.settings import SPECS
-from wsgateway.config.values import SlowPolicy, Startup
+from wsgateway.config.values import Startup
 from wsgateway.gateway.answers import MAX_OFFSET, MAX_PAGE
 from wsgateway.gateway.shapes import Problem, schemas_of
+from wsgateway.limits import SlowPolicy
 from wsgateway.logs import LEVELS
 
 TEXT = {"type": "string"}

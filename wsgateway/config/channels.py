@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from wsgateway.config.declaration import Declared, convert_fields, setting
-from wsgateway.config.values import Keep, SlowPolicy
+from wsgateway.config.values import Keep
 from wsgateway.exceptions import ConfigError, Mistake
+from wsgateway.limits import SlowPolicy
 from wsgateway.text import cut
 
 MAX_HISTORY = 10_000

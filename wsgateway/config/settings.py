@@ -11,8 +11,9 @@ from typing import Any, TypedDict
 from wsgateway.config.addresses import is_loopback
 from wsgateway.config.channels import ChannelOptions, ChannelSettings, quoted, read_channels
 from wsgateway.config.declaration import Declared, convert_fields, setting
-from wsgateway.config.values import Kind, SlowPolicy, Startup, did_you_mean
+from wsgateway.config.values import Kind, Startup, did_you_mean
 from wsgateway.exceptions import ConfigError, Mistake
+from wsgateway.limits import SlowPolicy
 
 ENV = "WSGATEWAY_"
 """Prefix of the variable of each setting."""

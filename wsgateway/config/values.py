@@ -10,6 +10,7 @@ from dataclasses import Field
 from typing import Any, get_args
 
 from wsgateway.config.origins import MAX_ORIGIN, ascii_host, normalized_origin
+from wsgateway.limits import SlowPolicy
 from wsgateway.text import cut
 
 MAX_QUOTED = 100
@@ -45,14 +46,6 @@ class Kind(enum.Enum):
     """A URL, which may contain a password."""
     CHANNELS = enum.auto()
     """A table for each namespace of channels, which only the settings file and code can write."""
-
-
-class SlowPolicy(enum.StrEnum):
-    """The policy for a message that does not fit into a connection's outbox."""
-
-    DISCONNECT = "disconnect"
-    DROP_OLDEST = "drop_oldest"
-    DROP_NEWEST = "drop_newest"
 
 
 class Keep(enum.StrEnum):

@@ -217,7 +217,7 @@ class Hub:
         """Queue `message` for all of `slow`, then write their outboxes. `fast` others have it in the log."""
         accepted = [outbox.append(message) for outbox in slow]
         for outbox, is_queued in zip(slow, accepted, strict=True):
-            outbox.after_append(is_queued)
+            outbox.after_append(message, is_queued=is_queued)
         if self._turn.is_full:
             self._turn.flush()
         count, queued = fast + len(accepted), fast + sum(accepted)

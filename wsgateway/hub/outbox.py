@@ -1,17 +1,21 @@
 """The outbox of one connection: all that is sent to its client passes through it. Knows neither hooks nor sockets."""
 
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol, assert_never
 
 from wsgateway.closing import TOO_SLOW
 from wsgateway.config.settings import Settings
-from wsgateway.config.values import SlowPolicy
 from wsgateway.hub.recording import Recording
+from wsgateway.limits import SlowPolicy
 from wsgateway.messages import Message, WireFormat
 from wsgateway.metrics import Metrics
 
 Write = Callable[[bytes], None]
+
+MAX_STALE = 64
+"""Messages replaced by newer ones that may stay in a queue before it is rebuilt."""
 
 
 class Transport(Protocol):
@@ -49,6 +53,12 @@ class OutboxHub(Protocol):
     def delivered_to(self, outbox: "Outbox") -> int: ...
 
 
+class Latest(dict[tuple[str, str], Message]):
+    """The newest waiting message of each slot. `stale` counts older ones that are still in the queue."""
+
+    stale = 0
+
+
 class Outbox:
     """Messages waiting for one connection, and the way past them while its transport accepts every write.
 
@@ -62,6 +72,7 @@ class Outbox:
     __slots__ = (
         "_bytes",
         "_hub",
+        "_latest",
         "_metrics",
         "_queue",
         "_settings",
@@ -98,6 +109,7 @@ class Outbox:
         self._settings = settings
         self._metrics = metrics
         self._queue: deque[Message] | None = None  # made when a message waits, because an empty deque takes 700 bytes
+        self._latest: Latest | None = None
         self._bytes = 0
 
     @property
@@ -113,7 +125,9 @@ class Outbox:
     @property
     def messages(self) -> int:
         """The number of messages that wait."""
-        return 0 if self._queue is None else len(self._queue)
+        if self._queue is None:
+            return 0
+        return len(self._queue) if self._latest is None else len(self._queue) - self._latest.stale
 
     @property
     def bytes(self) -> int:
@@ -141,42 +155,55 @@ class Outbox:
                 self.write(message.encoded(self.wire_format))
             return True
         queued = self.append(message)
-        self.after_append(queued)
+        self.after_append(message, is_queued=queued)
         return queued
 
     def append(self, message: Message) -> bool:
         """Queue `message`, and write nothing before `after_append`. Return False if it was dropped."""
+        if self.closing is not None:
+            return False
+        if message.slot is not None and self._latest is not None:
+            self._forget_older(message.slot)
         size = len(message.payload)
-        if self.closing is not None or (not self._fits(size) and not self._make_space(size)):
+        if not self._fits(size) and not self._make_space(size, self._policy_of(message)):
             return False
         assert self.write is None
         if self._queue is None:
             self._queue = deque()
         self._queue.append(message)
+        if message.slot is not None:
+            if self._latest is None:
+                self._latest = Latest()
+            self._latest[message.slot] = message
         self._bytes += size
         self._metrics.queued += 1
         return True
 
-    def after_append(self, is_queued: bool) -> None:
-        """Write the outbox after `append`, which has returned `is_queued`, or close a client that is too slow."""
+    def after_append(self, message: Message, *, is_queued: bool) -> None:
+        """Write the outbox after `append(message)`, or close a client that is too slow."""
         if is_queued:
             self.transport.wake()
-        elif self._settings.slow_policy is SlowPolicy.DISCONNECT and self.closing is None:
+        elif self.closing is None and self._policy_of(message) is SlowPolicy.DISCONNECT:
             self.close_too_slow()
+
+    def _policy_of(self, message: Message) -> SlowPolicy:
+        return message.policy or self._settings.slow_policy
 
     def _fits(self, size: int) -> bool:
         """Return whether one more message of `size` bytes may wait. An empty queue accepts any message."""
-        queue, settings = self._queue, self._settings
-        return not queue or (len(queue) < settings.outbox_messages and self._bytes + size <= settings.outbox_bytes)
+        count, settings = self.messages, self._settings
+        return not count or (count < settings.outbox_messages and self._bytes + size <= settings.outbox_bytes)
 
-    def _make_space(self, size: int) -> bool:
-        """Apply `slow_policy` to a full outbox. Return False if the message that does not fit is dropped."""
-        policy = self._settings.slow_policy
+    def _make_space(self, size: int, policy: SlowPolicy) -> bool:
+        """Apply `policy` to a full outbox. Return False if the message that does not fit is dropped."""
         match policy:
             case SlowPolicy.DROP_OLDEST:
                 while not self._fits(size):
-                    assert self._queue
-                    self._bytes -= len(self._queue.popleft().payload)
+                    oldest = self._oldest()
+                    if oldest is None or oldest.policy is SlowPolicy.DISCONNECT:  # that one may not be lost
+                        self._drop(1, policy)
+                        return False
+                    self._pop()
                     self._drop(1, policy)
                 return True
             case SlowPolicy.DROP_NEWEST | SlowPolicy.DISCONNECT:  # `after_append` closes the client
@@ -184,6 +211,45 @@ class Outbox:
                 return False
             case _:
                 assert_never(policy)
+
+    def _oldest(self) -> Message | None:
+        """Return the oldest message, without those before it that a newer one has replaced."""
+        queue, latest = self._queue, self._latest
+        while queue:
+            message = queue[0]
+            if latest is None or message.slot is None or latest.get(message.slot) is message:
+                return message
+            queue.popleft()
+            latest.stale -= 1
+        return None
+
+    def _pop(self) -> Message | None:
+        """Remove and return the oldest message."""
+        message = self._oldest()
+        if message is None:
+            return None
+        assert self._queue is not None
+        self._queue.popleft()
+        self._bytes -= len(message.payload)
+        if self._latest is not None and message.slot is not None:
+            del self._latest[message.slot]
+        return message
+
+    def _forget_older(self, slot: tuple[str, str]) -> None:
+        """Forget the message that waits in `slot`, because a newer one replaces it."""
+        queue, latest = self._queue, self._latest
+        assert queue is not None
+        assert latest is not None
+        older = latest.pop(slot, None)
+        if older is None:
+            return
+        self._bytes -= len(older.payload)
+        latest.stale += 1
+        if latest.stale > MAX_STALE and latest.stale > len(queue) // 2:
+            current = [one for one in queue if one.slot is None or latest.get(one.slot) is one]
+            queue.clear()
+            queue.extend(current)
+            latest.stale = 0
 
     def _drop(self, count: int, policy: SlowPolicy) -> None:
         self._metrics.dropped[policy] += count
@@ -199,12 +265,15 @@ class Outbox:
     # For the transport
 
     def take(self) -> Message | None:
-        """Remove and return the oldest message, which counts as written."""
+        """Remove and return the oldest message that has not expired. It counts as written."""
         if not self._queue:
             return None
-        message = self._queue.popleft()
+        message = self._pop()
+        while message is not None and message.expires is not None and message.expires <= time.monotonic():
+            message = self._pop()
+        if message is None:
+            return None
         size = len(message.payload)
-        self._bytes -= size
         self._count_out(size)
         if self.recording is not None:
             self.recording.add("out", size)
@@ -217,7 +286,7 @@ class Outbox:
         """
         if self._hub is None or self.closing is not None or self.recording is not None or self.write is not None:
             return True
-        self._queue = None
+        self._queue = self._latest = None
         return self._hub.make_fast(self, write)
 
     def buffer(self) -> None:
@@ -264,5 +333,5 @@ class Outbox:
 
     def clear(self) -> None:
         """Discard what waits."""
-        self._queue = None
+        self._queue = self._latest = None
         self._bytes = 0

@@ -52,7 +52,8 @@ class AsgiWriter:
             while True:
                 message = outbox.take()
                 if message is not None:
-                    await self._write(message)
+                    for part in message.parts():
+                        await self._write(part)
                 elif outbox.closing is not None:
                     break
                 else:
@@ -73,9 +74,11 @@ class AsgiWriter:
             self._linger_timer.cancel()
 
     async def _write(self, message: Message) -> None:
+        content = self._outbox.wire_format.message(message)
+        if content is None:
+            return
         self._since = self._loop.time()
         self._stall.watch()
-        content = self._outbox.wire_format.message(message)
         await self._send({"type": "websocket.send", "text" if isinstance(content, str) else "bytes": content})
         self._since = None
 

@@ -1,7 +1,9 @@
 """The framing of messages on a WebSocket (RFC 6455 5.2), plain and compressed (RFC 7692). Does no I/O."""
 
 import zlib
+from typing import Protocol
 
+from wsgateway.frames import SubscribedFrame
 from wsgateway.messages import Kind, Message
 
 COMPRESS_FROM = 128
@@ -19,6 +21,13 @@ _TEXT_HEADS = tuple(bytes((_TEXT, size)) for size in range(126))
 _BINARY_HEADS = tuple(bytes((_BINARY, size)) for size in range(126))
 
 
+class Encoding(Protocol):
+    """How one client protocol writes a message, before its framing. One object without state for each protocol."""
+
+    def content(self, message: Message) -> str | bytes | None:
+        """Return the content of one WebSocket message, event, or line; None if such clients receive nothing."""
+
+
 def frame(first: int, data: bytes) -> bytes:
     """Return `data` as one unmasked frame. `first` is its first byte, of flags and opcode (RFC 6455 5.2)."""
     size = len(data)
@@ -29,13 +38,35 @@ def frame(first: int, data: bytes) -> bytes:
     return bytes((first, 127)) + size.to_bytes(8) + data
 
 
-class PlainFormat:
-    """Each message is one unfragmented WebSocket message with the payload as it is."""
+def deflated(first: int, data: bytes) -> bytes:
+    """Return `data` as one frame, compressed without context takeover (RFC 7692 7.2.1).
 
-    def message(self, message: Message) -> str | bytes:
+    Data that would not become smaller is not compressed, which the RFC allows.
+    """
+    if len(data) >= COMPRESS_FROM:
+        deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+        small = (deflate.compress(data) + deflate.flush(zlib.Z_SYNC_FLUSH)).removesuffix(_EMPTY_BLOCK)
+        if len(small) < len(data):
+            return frame(_COMPRESSED | first, small)
+    return frame(first, data)
+
+
+class PlainFormat:
+    """Each message is one unfragmented WebSocket message with the payload as it is.
+
+    Of what the gateway itself tells, a plain client receives only the reply to a subscription.
+    """
+
+    def message(self, message: Message) -> str | bytes | None:
+        if message.is_control:
+            reply = message.reply if isinstance(message, SubscribedFrame) else None
+            return None if reply is None else self.message(reply)
         return message.payload if message.kind is _BYTES else message.payload.decode()
 
     def wire(self, message: Message) -> bytes:
+        if message.is_control:
+            reply = message.reply if isinstance(message, SubscribedFrame) else None
+            return b"" if reply is None else self.wire(reply)
         payload = message.payload
         size = len(payload)
         if size < 126:
@@ -44,19 +75,48 @@ class PlainFormat:
 
 
 class DeflatedFormat(PlainFormat):
-    """The same for clients that negotiated compression without context takeover (RFC 7692 7.2.1).
-
-    A message that would not become smaller is not compressed, which the RFC allows.
-    """
+    """The same for clients that negotiated compression without context takeover."""
 
     def wire(self, message: Message) -> bytes:
-        payload = message.payload
-        if len(payload) >= COMPRESS_FROM:
-            deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-            data = (deflate.compress(payload) + deflate.flush(zlib.Z_SYNC_FLUSH)).removesuffix(_EMPTY_BLOCK)
-            if len(data) < len(payload):
-                return frame(_COMPRESSED | (_BINARY if message.kind is _BYTES else _TEXT), data)
-        return super().wire(message)
+        if message.is_control:
+            return super().wire(message)
+        return deflated(_BINARY if message.kind is _BYTES else _TEXT, message.payload)
+
+
+class FramedFormat:
+    """The content that an encoding writes, as one unfragmented WebSocket message."""
+
+    def __init__(self, encoding: Encoding, *, deflates: bool = False) -> None:
+        self._encoding = encoding
+        self._frame = deflated if deflates else frame
+
+    def message(self, message: Message) -> str | bytes | None:
+        return self._encoding.content(message)
+
+    def wire(self, message: Message) -> bytes:
+        content = self._encoding.content(message)
+        if content is None:
+            return b""
+        if isinstance(content, str):
+            return self._frame(_TEXT, content.encode())
+        return self._frame(_BINARY, content)
+
+
+class ChunkedFormat:
+    """The content that an encoding writes, as one chunk of an HTTP/1.1 response (RFC 9112 7.1)."""
+
+    def __init__(self, encoding: Encoding) -> None:
+        self._encoding = encoding
+
+    def message(self, message: Message) -> str | bytes | None:
+        return self._encoding.content(message)
+
+    def wire(self, message: Message) -> bytes:
+        content = self._encoding.content(message)
+        if not content:
+            return b""  # an empty chunk would end the response
+        data = content.encode() if isinstance(content, str) else content
+        return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 PLAIN = PlainFormat()

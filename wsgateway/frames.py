@@ -1,0 +1,229 @@
+"""What the gateway sends besides plain messages: publications of channels, and what it tells a client about them.
+
+Each is a `Message`, encoded once for each wire format, which decides how it looks there. No I/O.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Self
+
+from wsgateway.limits import SlowPolicy
+from wsgateway.messages import Kind, Message, WireFormat
+
+MAX_OFFSET = 2**63 - 1
+
+_POSITION = re.compile(r"([A-Za-z0-9]{0,32}):([0-9]{1,19})")
+
+
+class Position(NamedTuple):
+    """A place in the history of one channel. Its text is `EPOCH:OFFSET`.
+
+    `offset` numbers the publications of the channel, from 1. `epoch` names one numbering: a new one means that the
+    numbering has begun again. As a client's position, an empty epoch matches any.
+    """
+
+    epoch: str
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.epoch}:{self.offset}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """Return the position that `text` is, or None if it is none."""
+        match = _POSITION.fullmatch(text) if len(text) <= 64 else None
+        if match is None or int(match[2]) > MAX_OFFSET:
+            return None
+        return cls(match[1], int(match[2]))
+
+
+class Member(NamedTuple):
+    """A connection in a channel, as other members see it.
+
+    `user` is its `user_id`. `info` is the JSON value that `on_subscribe` has set, or None.
+    """
+
+    id: str
+    user: str
+    info: object = None
+
+
+class NamedMessage(Message):
+    """A message with the name of an event, for client protocols that show one."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, payload: bytes, kind: Kind, name: str) -> None:
+        super().__init__(payload, kind)
+        self.name = name
+
+
+class Publication(NamedMessage):
+    """A message published to a channel.
+
+    `position` is set by the history, None without one. `time` is in seconds since the epoch. `key` matters where only
+    the newest publication of each key is kept. `tags` are the application's own. `sender` is the member that sent it;
+    None if the application did. `expires` is in seconds of the monotonic clock, None if it never does.
+    """
+
+    __slots__ = ("channel", "expires", "key", "policy", "position", "sender", "slot", "tags", "time")
+
+    def __init__(
+        self,
+        message: Message,
+        channel: str,
+        *,
+        name: str = "",
+        key: str = "",
+        tags: Mapping[str, str] | None = None,
+        time: float = 0.0,
+        expires: float | None = None,
+        sender: Member | None = None,
+        policy: SlowPolicy | None = None,
+        is_latest_only: bool = False,
+    ) -> None:
+        """`policy` applies if it does not fit into an outbox; None means that of the gateway.
+
+        With `is_latest_only`, it replaces an older publication with the same key in the outbox of a slow client.
+        """
+        super().__init__(message.payload, message.kind, name)
+        self.channel = channel
+        self.key = key
+        self.tags = tags
+        self.time = time
+        self.expires = expires
+        self.sender = sender
+        self.policy = policy
+        self.slot = (channel, key) if is_latest_only else None
+        self.position: Position | None = None
+
+
+class Bundle(Message):
+    """Several messages for one connection, which an outbox counts as one, so that it takes all of them or none."""
+
+    __slots__ = ("_parts",)
+
+    policy: SlowPolicy | None = SlowPolicy.DISCONNECT
+
+    def __init__(self, parts: Sequence[Message]) -> None:
+        super().__init__(b"".join([part.payload for part in parts]), Kind.TEXT)
+        self._parts = tuple(parts)
+
+    def encoded(self, wire_format: WireFormat) -> bytes:
+        return b"".join([part.encoded(wire_format) for part in self._parts])
+
+    def parts(self) -> tuple[Message, ...]:
+        return self._parts
+
+
+class Control(Message):
+    """What the gateway itself tells a client. Without it a client would wait, so `slow_policy` never drops it.
+
+    `ident` is the id of the client's command that it answers, None if it answers none.
+    """
+
+    __slots__ = ("ident",)
+
+    is_control = True
+    policy: SlowPolicy | None = SlowPolicy.DISCONNECT
+
+    def __init__(self, payload: bytes = b"", *, ident: int | None = None) -> None:
+        super().__init__(payload, Kind.TEXT)
+        self.ident = ident
+
+
+class SubscribedFrame(Control):
+    """A subscription has begun.
+
+    `at` is the position before the first publication that follows, None without history. `members` is a JSON array,
+    None without presence.
+    """
+
+    __slots__ = ("at", "channel", "members", "recovered", "reply")
+
+    def __init__(
+        self,
+        channel: str,
+        *,
+        at: Position | None,
+        recovered: bool,
+        reply: Message | None = None,
+        members: bytes | None = None,
+        ident: int | None = None,
+    ) -> None:
+        super().__init__((b"" if reply is None else reply.payload) + (members or b""), ident=ident)
+        self.channel = channel
+        self.at = at
+        self.recovered = recovered
+        self.reply = reply
+        self.members = members
+
+
+class UnsubscribedFrame(Control):
+    """A subscription has ended. From code 2500 on, the client may subscribe again, without a position."""
+
+    __slots__ = ("channel", "code", "reason")
+
+    def __init__(self, channel: str, code: int, reason: str, *, ident: int | None = None) -> None:
+        super().__init__(ident=ident)
+        self.channel = channel
+        self.code = code
+        self.reason = reason
+
+
+class RefusedFrame(Control):
+    """A command was refused with `status`. `channel` is None if the command names none."""
+
+    __slots__ = ("channel", "reason", "status")
+
+    def __init__(self, channel: str | None, status: int, reason: str, *, ident: int | None = None) -> None:
+        super().__init__(ident=ident)
+        self.channel = channel
+        self.status = status
+        self.reason = reason
+
+
+class AcceptedFrame(Control):
+    """A client's message was accepted. `at` is its position, None if it is in no history."""
+
+    __slots__ = ("at",)
+
+    def __init__(self, at: Position | None, *, ident: int | None) -> None:
+        super().__init__(ident=ident)
+        self.at = at
+
+
+class PresenceFrame(Control):
+    """A member has joined a channel, or has left it."""
+
+    __slots__ = ("channel", "has_left", "member")
+
+    policy = None  # as any publication, because one is sent for each member
+
+    def __init__(self, channel: str, member: Member, *, has_left: bool) -> None:
+        super().__init__()
+        self.channel = channel
+        self.member = member
+        self.has_left = has_left
+
+
+class OpenFrame(Control):
+    """The first event of a stream: the id of its connection, and the secret of its session."""
+
+    __slots__ = ("conn_id", "secret")
+
+    def __init__(self, conn_id: str, secret: str) -> None:
+        super().__init__()
+        self.conn_id = conn_id
+        self.secret = secret
+
+
+class CloseFrame(Control):
+    """The last event of a stream: code and reason as of a WebSocket's close."""
+
+    __slots__ = ("code", "reason")
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__()
+        self.code = code
+        self.reason = reason
