@@ -27,6 +27,10 @@ MAX_QUOTED = 100
 """Characters of a name that an error quotes."""
 
 
+MAX_NAMED = 3
+"""Namespaces that an error names."""
+
+
 class ChannelOptions(TypedDict, total=False):
     """The settings of a namespace in `Gateway(channels={"room:*": {…}})`, which are the fields of `ChannelSettings`.
 
@@ -94,6 +98,13 @@ def quoted(name: str) -> str:
     """Return `name` in double quotes, as TOML and JSON write it, for a sentence."""
     text = cut(name, MAX_QUOTED)
     return json.dumps(text, ensure_ascii=not text.isprintable())
+
+
+def histories_in(channels: Mapping[str, ChannelSettings]) -> str:
+    """Return the histories in `channels` as the subject of a sentence; empty if there is none."""
+    patterns = [quoted(pattern) for pattern, settings in channels.items() if settings.history]
+    more = ", …" if len(patterns) > MAX_NAMED else ""
+    return f"the history of {', '.join(patterns[:MAX_NAMED])}{more}" if patterns else ""
 
 
 def fault_of(name: object) -> str:

@@ -9,7 +9,7 @@ from dataclasses import Field, dataclass, fields
 from typing import Any, TypedDict
 
 from wsgateway.config.addresses import is_loopback
-from wsgateway.config.channels import ChannelOptions, ChannelSettings, quoted, read_channels
+from wsgateway.config.channels import ChannelOptions, ChannelSettings, histories_in, read_channels
 from wsgateway.config.declaration import Declared, convert_fields, setting
 from wsgateway.config.values import Kind, Startup, did_you_mean
 from wsgateway.exceptions import ConfigError, Mistake
@@ -19,9 +19,6 @@ ENV = "WSGATEWAY_"
 """Prefix of the variable of each setting."""
 
 CONFIG_FILE = "wsgateway.toml"
-
-MAX_NAMED = 3
-"""Namespaces that an error names."""
 
 PROTOCOLS = ("plain", "v1", "sse")
 """The protocols of clients. `sse` includes all streams."""
@@ -178,16 +175,15 @@ class Settings(Declared):
 
     def _mistakes_of_history(self, wrong: Set[str]) -> Iterator[Mistake]:
         """Yield what prevents a history, which is kept in one process. `wrong` are settings that were not converted."""
-        patterns = [quoted(pattern) for pattern, channel in self.channels.items() if channel.history]
-        if not patterns:
+        histories = histories_in(self.channels)
+        if not histories:
             return
-        what = f"the history of {', '.join(patterns[:MAX_NAMED])}{', …' if len(patterns) > MAX_NAMED else ''}"
         if self.broker and "broker" not in wrong:
-            text = f"{what} is kept in one process only, so leave broker unset for now, or set history = 0"
+            text = f"{histories} is kept in one process only, so leave broker unset for now, or set history = 0"
             yield Mistake("broker", "", text)
         elif "workers" not in wrong and self.workers > 1:
             why = "is kept in one process only, and no broker can share it yet"
-            yield Mistake("workers", "", f"{what} {why}, so set workers = 1, or history = 0")
+            yield Mistake("workers", "", f"{histories} {why}, so set workers = 1, or history = 0")
 
     @classmethod
     def no_such_setting(cls, name: str) -> str:
