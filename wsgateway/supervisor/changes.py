@@ -36,7 +36,7 @@ def check_remote_changes(values: Mapping[str, Any], *, may_name: Callable[[str],
     forbidden = sorted(HOST_ONLY.keys() & values.keys())
     if forbidden:
         raise SettingForbidden(
-            Mistake(name, "", f"{HOST_ONLY[name]}, which is only set in the settings file") for name in forbidden
+            Mistake(name, "", f"{HOST_ONLY[name]}, so it is only set in the settings file") for name in forbidden
         )
     _check_values(values)
     listener = values.get("listener")
