@@ -18,16 +18,21 @@ GatewayError
 ├── EnvelopeError        bytes from a broker, or for one, that are not a valid envelope
 ├── NodeError            another node did not do what it was asked
 │   └── NodeLate         another node did not answer in time; it may still act on the request
+├── ChannelError         a channel that does not exist, or that cannot be subscribed to (also a ValueError)
+├── HistoryError         a history that cannot be read or written; with `is_late`, it may still be written
 └── MessageError         a message that cannot be encoded or decoded (also a ValueError)
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 from typing import Self
 
 from wsgateway.closing import check_close
 from wsgateway.text import cut
+
+MIN_LIKENESS = 0.6
+"""How similar a namespace must be to be suggested; 1 means the same."""
 
 
 class GatewayError(Exception):
@@ -256,6 +261,43 @@ class NodeError(GatewayError):
 
 class NodeLate(NodeError):  # noqa: N818  it may still act on the request
     """The node did not answer in time. It may still act on the request."""
+
+
+class ChannelError(GatewayError, ValueError):
+    """A channel that does not exist or cannot be subscribed to, or a name that no channel can have.
+
+    `known` are the namespaces, of which the nearest to `name` is suggested.
+    """
+
+    def __init__(self, text: str, *, name: str = "", known: Iterable[str] = ()) -> None:
+        super().__init__(text)
+        self.name = name
+        self.known = tuple(known)
+
+    def __str__(self) -> str:
+        return f"{self.args[0]}{_nearest_namespace(self.name, self.known)}"
+
+
+def _nearest_namespace(name: str, known: Iterable[str]) -> str:
+    """Return the end of an error about a channel that no namespace in `known` matches, which may be empty."""
+    # only the part of the name that a namespace compares with counts
+    likeness = {
+        pattern: SequenceMatcher(None, pattern, f"{name[: len(pattern) - 1]}*" if "*" in pattern else name).ratio()
+        for pattern in known
+    }
+    close = max(likeness, key=likeness.__getitem__, default="")
+    return f', did you mean "{close}"?' if close and likeness[close] >= MIN_LIKENESS else ""
+
+
+class HistoryError(GatewayError):
+    """A history that cannot be read or written; the message contains the reason.
+
+    With `is_late`, the history store did not answer in time, so it may still write the publication.
+    """
+
+    def __init__(self, text: str, *, is_late: bool = False) -> None:
+        super().__init__(text)
+        self.is_late = is_late
 
 
 class MessageError(GatewayError, ValueError):

@@ -21,7 +21,7 @@ from wsgateway.gateway.http.send import SendGuard
 from wsgateway.gateway.lifespan import run_lifespan
 from wsgateway.gateway.parts import create_parts, open_log
 from wsgateway.gateway.registry import GatewayState, registry
-from wsgateway.gateway.running import Running, assemble, log_exposure, reason_of
+from wsgateway.gateway.running import Running, assemble, check_processes, log_exposure, reason_of
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.hub import Connections
 from wsgateway.hub.loops import Home, call_from_thread, call_on, wrong_loop
@@ -195,6 +195,7 @@ class Gateway:
 
     async def _start(self, *, reload: bool) -> None:
         registry.check_free(self)
+        check_processes(self.settings, is_served_alone=bool(self._url))
         watchdog = registry.watchdog_of(asyncio.get_running_loop())
         async with AsyncExitStack() as stack:
             assembled = assemble(self, self._parts, self._rules, watchdog=watchdog, reload=reload)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from wsgateway.auth.rules import Rules
 from wsgateway.cluster.cluster import Cluster, Local
 from wsgateway.cluster.single import AnyCluster, SingleNode
+from wsgateway.config.channels import histories_in
 from wsgateway.config.exposure import outside_of_process, worker_count
 from wsgateway.config.settings import Settings, serves_outside
 from wsgateway.exceptions import HookError, ListenerError, StartError
@@ -155,6 +156,16 @@ def reason_of(error: Exception) -> str:
             return str(error)
         case _:
             return repr(error)
+
+
+def check_processes(settings: Settings, *, is_served_alone: bool) -> None:
+    """Raise `StartError` if several processes serve a gateway with a history, because only one can keep it."""
+    histories, count = histories_in(settings.channels), worker_count(sys.argv, os.environ)
+    if histories and count > 1 and not is_served_alone:  # `wsgateway serve` has no such count
+        raise StartError(
+            f"{histories} is kept in one process only, and no broker can share it among {count} worker processes yet, "
+            "so serve with one worker, or set history = 0"
+        )
 
 
 def log_exposure(settings: Settings, rules: Rules, log: GatewayLog, *, is_served_alone: bool) -> None:

@@ -1,6 +1,5 @@
 """Asks the listener who may subscribe, and tells it when subscriptions begin and end. Knows no client protocol."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -12,6 +11,7 @@ from wsgateway.exceptions import ChannelError, MessageError, Refusal, Refused
 from wsgateway.hub.channels import Channels, Grant, Wanted
 from wsgateway.hub.connection import Connection
 from wsgateway.listeners.event import EventGateway, SubscribeEvent
+from wsgateway.listeners.hooks import is_async
 from wsgateway.listeners.inbox import AwaitedCall, Call, TimeLimit
 from wsgateway.listeners.loader import Hooks
 from wsgateway.logs import GatewayLog
@@ -124,7 +124,7 @@ class Subscriptions:
         if self.channels.can_recover(wanted):
             return
         event._loaded_at = self.channels.history.position(wanted.channel, settings)
-        if asyncio.iscoroutinefunction(function):
+        if is_async(function):
             event.reply = await function(*args)
         else:
             event.reply = await self._hooks.in_thread(function, args)
