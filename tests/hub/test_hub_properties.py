@@ -20,7 +20,7 @@ from hypothesis.stateful import (
 
 from tests.connections import text
 from tests.pipes import Pipe, joined
-from wsgateway import Connection, Gateway, Sent
+from wsgateway import Connection, Gateway, Deliveries
 from wsgateway.hub import fan_out, turn_log
 from wsgateway.hub.audience import Audience
 from wsgateway.messages import Message
@@ -192,7 +192,7 @@ class HubMachine(RuleBasedStateMachine):
         for model in models:
             model.expected.append(number)
 
-    def add(self, sent: Sent, models: list[Model]) -> None:
+    def add(self, sent: Deliveries, models: list[Model]) -> None:
         assert sent.recipients == len(models)
         assert sent.queued + sent.dropped == sent.recipients
         if self.is_roomy:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.connections import connected, hub_of, text
-from wsgateway import Gateway, Sent
+from wsgateway import Gateway, Deliveries
 from wsgateway.cluster.acks import PendingAcks
 from wsgateway.cluster.single import SingleNode
 from wsgateway.hub.pubsub import PubSub
@@ -40,14 +40,14 @@ def made(count: int) -> tuple[PubSub, TwoNodes, list[Any]]:
 
 async def test_everybody_is_every_connection_and_the_other_nodes() -> None:
     pubsub, cluster, _ = made(3)
-    assert pubsub.publish_nowait(MESSAGE, None) == Sent(3, 3, 0)
+    assert pubsub.publish_nowait(MESSAGE, None) == Deliveries(3, 3, 0)
     assert cluster.published == [(None, False)]
 
 
 async def test_everybody_but_one_leaves_out_that_one() -> None:
     pubsub, cluster, connections = made(3)
-    assert pubsub.publish_nowait(MESSAGE, None, but=connections[0]) == Sent(2, 2, 0)
-    assert pubsub.publish(MESSAGE, None, but=connections[0]).sent == Sent(2, 2, 0)
+    assert pubsub.publish_nowait(MESSAGE, None, but=connections[0]) == Deliveries(2, 2, 0)
+    assert pubsub.publish(MESSAGE, None, but=connections[0]).sent == Deliveries(2, 2, 0)
     assert cluster.published == [(None, False), (None, True)]
 
 
@@ -55,13 +55,13 @@ async def test_everybody_but_one_leaves_out_that_one() -> None:
 async def test_named_recipients_are_split_between_the_nodes(remote: list[str]) -> None:
     pubsub, cluster, connections = made(3)
     sent = pubsub.publish_nowait(MESSAGE, [connections[0], connections[1].id, "unknown", *remote])
-    assert sent == Sent(2, 2, 0)
+    assert sent == Deliveries(2, 2, 0)
     assert cluster.published == ([(remote, False)] if remote else [])
 
 
 async def test_nobody_receives_what_is_published_to_an_empty_list() -> None:
     pubsub, cluster, _ = made(3)
-    assert pubsub.publish_nowait(MESSAGE, []) == Sent(0, 0, 0)
+    assert pubsub.publish_nowait(MESSAGE, []) == Deliveries(0, 0, 0)
     assert cluster.published == []
 
 
