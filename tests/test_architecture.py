@@ -70,11 +70,13 @@ ROOMS = {
         "fan_out",
         "turn_log",
         "hub",
+        "target",
+        "channels",
         "pubsub",
     ],
-    "listeners": ["event", "hooks", "loader", "inbox", "runner", "dispatcher"],
+    "listeners": ["event", "hooks", "loader", "inbox", "runner", "routing", "handshake", "subscriptions", "dispatcher"],
     "transports": ["framing", "stall", "peer", "takeover", "native", "asgi"],
-    "protocols": ["session", "plain"],
+    "protocols": ["commands", "query", "session", "plain", "v1", "v1_session"],
     "gateway": [
         "descriptors",
         "http.paths",
@@ -93,6 +95,7 @@ ROOMS = {
         "http.testpage",
         "http.routes",
         "running",
+        "messaging",
         "gateway",
     ],
     "server": [

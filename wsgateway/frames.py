@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
+from wsgateway.closing import may_reconnect
 from wsgateway.limits import SlowPolicy
 from wsgateway.messages import Kind, Message, WireFormat
 from wsgateway.text import short
@@ -282,9 +283,27 @@ class CloseFrame(Control):
         self.code = code
         self.reason = reason
 
+    def fields(self) -> dict[str, object]:
+        """Return code, reason, and whether the client may reconnect, as a JSON object. For some reasons it says when.
+
+        A reason that is a JSON object, as that of a shutdown, is taken apart.
+        """
+        fields: dict[str, object] = {"code": self.code, "reason": self.reason, "reconnect": may_reconnect(self.code)}
+        if self.reason.startswith("{"):
+            try:
+                told = json.loads(self.reason)
+            except ValueError:
+                return fields
+            if isinstance(told, dict):
+                fields |= {name: told[name] for name in ("reason", "reconnect", "retry_after_ms") if name in told}
+        return fields
+
 
 class History(NamedTuple):
-    """The `publications` of a channel, and `at`, the position of its newest one, as `EPOCH:OFFSET`."""
+    """The `publications` of a channel, and `at`, the position of its newest one, `EPOCH:OFFSET`.
+
+    `at` is None if the channel has no history.
+    """
 
     publications: list[Publication]
-    at: str
+    at: str | None

@@ -104,16 +104,17 @@ class Deliveries(NamedTuple):
 class Sent(NamedTuple):
     """The result of `send` or `publish`.
 
-    The first five fields count recipients, as `Deliveries` does, and are None for `publish`, which counts nothing.
+    The first five fields count recipients, as `Deliveries` does. For `publish`, which counts nothing, they are None;
+    their types say `int` for the sake of the many callers of `send`.
     `at` is the position of the message, `EPOCH:OFFSET`, None if it is in no history. `is_new` is False if its
     idempotency key was used before. Nothing is sent then, and `at` is the position of the first one.
     """
 
-    recipients: int | None
-    queued: int | None
-    dropped: int | None
-    nodes: int | None = 1
-    complete: bool | None = True
+    recipients: int
+    queued: int
+    dropped: int
+    nodes: int = 1
+    complete: bool = True
     at: str | None = None
     is_new: bool = True
 

@@ -84,4 +84,6 @@ async def test_nothing_is_waited_for_once_the_broker_is_unavailable(node: Node) 
 
 async def test_a_publisher_that_knows_no_node_has_incomplete_counts() -> None:
     acks = Acks(Nodes(), is_up=lambda: True, is_serving=False)
-    assert await acks.collect(Deliveries(0, 0, 0), acks.expect(None), 10) == Deliveries(0, 0, 0, nodes=0, complete=False)
+    assert await acks.collect(Deliveries(0, 0, 0), acks.expect(None), 10) == Deliveries(
+        0, 0, 0, nodes=0, complete=False
+    )

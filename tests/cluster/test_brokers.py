@@ -41,7 +41,7 @@ from wsgateway.cluster.questions import Question
 from wsgateway.exceptions import BrokerError, NodeError
 from wsgateway.gateway.answers import info_of
 from wsgateway.logs import GatewayLog
-from wsgateway.messages import Kind, Message, Deliveries
+from wsgateway.messages import Deliveries, Kind, Message
 from wsgateway.metrics import Metrics
 from wsgateway.text import mask_url
 

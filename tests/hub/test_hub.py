@@ -13,9 +13,9 @@ import pytest
 from tests.connections import connected, hub_of, text
 from tests.raw import Raw, handshake
 from tests.servers import OwnServer, OwnServerTls, PlainUvicorn, Serve
-from wsgateway import Connection, Event, Gateway, Deliveries
+from wsgateway import Connection, Event, Gateway, Sent
 from wsgateway.hub.fan_out import SLICE
-from wsgateway.messages import Kind, Message
+from wsgateway.messages import Deliveries, Kind, Message
 from wsgateway.testing import Client, RecordingListener
 from wsgateway.transports.framing import PLAIN
 
@@ -51,10 +51,10 @@ async def test_many_messages_of_one_turn_arrive_in_order_with_targeted_ones_betw
         for number in range(300):
             message = f"{number} " + "x" * (number * 7)
             if number % 3:
-                assert await gateway.send(message) == Deliveries(2, 2, 0)
+                assert await gateway.send(message) == Sent(2, 2, 0)
                 expected.append(message)
             elif number % 2:
-                assert await gateway.send(message, connections=[first]) == Deliveries(1, 1, 0)
+                assert await gateway.send(message, connections=[first]) == Sent(1, 1, 0)
             else:
                 assert await first.send(message)
         assert [await bob.receive() for _ in expected] == expected
@@ -69,7 +69,7 @@ async def test_a_message_is_not_sent_to_a_later_connection_nor_lost_for_one_that
                 return
             await event.gateway.send("before the close")
             await event.conn.close(4000)
-            assert await event.gateway.send("after the close") == Deliveries(1, 1, 0)
+            assert await event.gateway.send("after the close") == Sent(1, 1, 0)
             event.connections = []
 
     gateway = Gateway(listener=Listener)
@@ -165,7 +165,7 @@ async def test_clients_that_stop_reading_one_after_the_other_get_each_broadcast_
                 await anyio.sleep(0.01)  # this listener does not report new connections
         for number in range(200):
             sent = await gateway.send(f"{number:06d}{padding}")
-            assert sent == Deliveries(3, 3, 0)
+            assert sent == Sent(3, 3, 0)
             await asyncio.sleep(0)  # one iteration of the event loop, so that each message is written alone
         for client in clients:
             assert [await received_number(client) for _ in range(200)] == list(range(200))

@@ -12,9 +12,9 @@ import pytest
 
 from tests.connections import text
 from tests.pipes import Pipe, joined
-from wsgateway import Connection, Gateway, Deliveries
+from wsgateway import Connection, Gateway
 from wsgateway.hub.fan_out import SLICE
-from wsgateway.messages import Message
+from wsgateway.messages import Deliveries, Message
 from wsgateway.testing import RecordingListener
 
 SIZES = (10, 200, 5_000, 70_000)  # short, worth compressing, some to a flush, one of which is more than a flush

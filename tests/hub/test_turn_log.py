@@ -9,11 +9,11 @@ from itertools import pairwise
 import pytest
 
 from tests.connections import Wakeless, connected, hub_of, outboxes, text, unconnected
-from wsgateway import Gateway, Deliveries
+from wsgateway import Gateway
 from wsgateway.hub.audience import Audience
 from wsgateway.hub.fan_out import SLICE
 from wsgateway.hub.hub import Hub
-from wsgateway.messages import Message
+from wsgateway.messages import Deliveries, Message
 from wsgateway.transports.framing import PLAIN
 
 

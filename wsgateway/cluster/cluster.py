@@ -37,7 +37,7 @@ from wsgateway.cluster.questions import Question
 from wsgateway.cluster.sequences import Sequences
 from wsgateway.exceptions import EnvelopeError
 from wsgateway.logs import GatewayLog
-from wsgateway.messages import Kind, Message, Deliveries
+from wsgateway.messages import Deliveries, Kind, Message
 from wsgateway.metrics import Metrics
 
 A = TypeVar("A")

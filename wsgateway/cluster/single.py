@@ -8,7 +8,7 @@ from wsgateway.cluster.cluster import Cluster
 from wsgateway.cluster.nodes import Nodes
 from wsgateway.cluster.questions import Question
 from wsgateway.exceptions import NodeError
-from wsgateway.messages import Message, Deliveries
+from wsgateway.messages import Deliveries, Message
 
 A = TypeVar("A")
 

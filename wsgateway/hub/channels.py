@@ -14,7 +14,7 @@ from wsgateway.config.namespaces import Namespaces
 from wsgateway.config.settings import Settings
 from wsgateway.config.values import Keep
 from wsgateway.encoding import ENCODER
-from wsgateway.exceptions import ChannelError
+from wsgateway.exceptions import ChannelError, MessageError
 from wsgateway.frames import (
     Bundle,
     Member,
@@ -23,13 +23,14 @@ from wsgateway.frames import (
     Publication,
     SubscribedFrame,
     UnsubscribedFrame,
+    check_utf8,
 )
 from wsgateway.hub.audience import Audience
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.hub import Connections, Hub
 from wsgateway.hub.outbox import Outbox
 from wsgateway.hub.target import Target
-from wsgateway.messages import Deliveries, Message
+from wsgateway.messages import Deliveries, Message, Subscribed
 from wsgateway.metrics import Metrics
 
 LOST = 2500
@@ -61,21 +62,25 @@ class Grant(NamedTuple):
     loaded_at: Position | None = None
 
 
+NOTHING = Grant()
+
+
 class Channel(Audience):
     """The subscribers of one channel in this process.
 
-    `infos` has what `on_subscribe` has set, None while it has set nothing. `members` has each member as a JSON object,
-    if the namespace has `presence`.
+    `infos` has what `on_subscribe` has set, None while it has set nothing. `by_code` has those that the application
+    has subscribed, None while there are none. `members` has each member as a JSON object, None without `presence`.
     """
 
-    __slots__ = ("infos", "members", "name", "settings")
+    __slots__ = ("by_code", "infos", "members", "name", "settings")
 
     def __init__(self, name: str, settings: ChannelSettings, hub: Hub) -> None:
         super().__init__(hub.everybody.plain)
         self.name = name
         self.settings = settings
         self.infos: dict[Outbox, object] | None = None
-        self.members: dict[Outbox, bytes] = {}
+        self.by_code: set[Outbox] | None = None
+        self.members: dict[Outbox, bytes] | None = None
 
     def outboxes(self) -> Iterator[Outbox]:
         """Yield the outbox of each subscriber."""
@@ -98,6 +103,23 @@ class ReplyTooOld(Exception):  # noqa: N818  the caller refuses the client
     """More was published since the state of `load` than the history has."""
 
 
+def check_info(info: object) -> None:
+    """Raise `MessageError` unless `info` is a JSON value."""
+    try:
+        ENCODER.encode(info).encode()
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise MessageError(f"info is not a JSON value: {exc}") from exc
+
+
+def check_unsubscribe(code: int, reason: str) -> None:
+    """Raise `ValueError` unless a subscription may end with `code` and `reason`."""
+    if isinstance(code, bool) or not isinstance(code, int) or not 2000 <= code <= 2999:
+        raise ValueError(f"a subscription ends with a code from 2000 to 2999, not {code!r}")
+    if not isinstance(reason, str):
+        raise ValueError(f"the reason is {reason!r}, use a str")
+    check_utf8("reason", reason)
+
+
 class Channels:
     """The channels of one gateway that have subscribers in this process, and their history."""
 
@@ -109,6 +131,7 @@ class Channels:
         self._settings = settings
         self._metrics = metrics
         self._by_name: dict[str, Channel] = {}
+        self._returning: dict[Connection, set[str]] = {}  # channels that the application has subscribed it to
         hub.left = self._left_hub
 
     def find(self, name: str) -> Channel | None:
@@ -139,11 +162,21 @@ class Channels:
 
     def check_room(self, conn: Connection) -> None:
         """Raise `ChannelError` if `conn` may not have another channel."""
+        self.check_count(len(conn._outbox.audiences) or 1)  # of which one is everybody
+
+    def check_count(self, count: int) -> None:
+        """Raise `ChannelError` if a connection may not have `count` channels."""
         most = self._settings.max_channels
-        if len(conn._outbox.audiences) > most:  # one of them is everybody
+        if count > most:
             raise ChannelError(f"a connection may have at most {most} channels (max_channels)")
 
-    def subscribe(self, conn: Connection, wanted: Wanted, grant: Grant = Grant()) -> SubscribedFrame | None:  # noqa: B008  a tuple of constants
+    def may_return(self, conn: Connection, name: str) -> bool:
+        """Return whether the application has made the subscription that the client was told to begin again."""
+        return name in self._returning.get(conn, ())
+
+    def subscribe(
+        self, conn: Connection, wanted: Wanted, grant: Grant = NOTHING, *, by_code: bool = False
+    ) -> SubscribedFrame | None:
         """Subscribe `conn`, and send it the answer and what it has missed. Return the answer, None if it has closed.
 
         If it is subscribed already, it gets the answer and what it has missed again. Raise `ChannelError` if there is
@@ -163,11 +196,16 @@ class Channels:
         frame, publications = self._answer(channel, wanted, grant)
         is_new = self._hub.add(outbox, channel)
         if is_new:
-            self._by_name[channel.name] = channel
+            if is_first:
+                self._by_name[channel.name] = channel
+                self._metrics.channels += 1
             self._metrics.subscriptions += 1
             if grant.info is not None:
                 channel.infos = channel.infos or {}
                 channel.infos[outbox] = grant.info
+            if by_code or self.may_return(conn, channel.name):
+                channel.by_code = channel.by_code or set()
+                channel.by_code.add(outbox)
         outbox.put(Bundle([frame, *publications]) if publications else frame)
         if is_new and outbox.is_open:
             if settings.presence:
@@ -178,7 +216,7 @@ class Channels:
 
     def _answer(self, channel: Channel, wanted: Wanted, grant: Grant) -> tuple[SubscribedFrame, list[Publication]]:
         settings = channel.settings
-        members = b"[%b]" % b",".join(channel.members.values()) if settings.presence else None
+        members = b"[%b]" % b",".join((channel.members or {}).values()) if settings.presence else None
         if not settings.history:
             frame = SubscribedFrame(
                 channel.name, at=None, recovered=False, reply=grant.reply, members=members, ident=wanted.ident
@@ -215,13 +253,13 @@ class Channels:
         most = self._settings.outbox_bytes
         return self.history.recover(wanted.channel, settings, since=wanted.since, last=None, max_bytes=most).recovered
 
-    def unsubscribe(
-        self, conn: Connection, name: str, code: int, reason: str, *, ident: int | None = None
-    ) -> bool:
+    def unsubscribe(self, conn: Connection, name: str, code: int, reason: str, *, ident: int | None = None) -> bool:
         """End a subscription, and tell the client. Return False if there is none."""
         channel = self._by_name.get(name)
         if channel is None or not self._hub.remove(conn._outbox, channel):
             return False
+        if code >= LOST and channel.by_code is not None and conn._outbox in channel.by_code:
+            self._returning.setdefault(conn, set()).add(name)
         conn._outbox.put(UnsubscribedFrame(name, code, reason, ident=ident))
         self._left(conn, channel, code, reason)
         return True
@@ -229,6 +267,7 @@ class Channels:
     def _left_hub(self, conn: Connection, audiences: tuple[object, ...]) -> None:
         """Handle that `conn`, which was in `audiences`, has left the hub."""
         code, reason = conn._outbox.closing or (1006, "")
+        self._returning.pop(conn, None)
         for channel in audiences:
             if isinstance(channel, Channel):
                 self._left(conn, channel, code, reason)
@@ -238,16 +277,40 @@ class Channels:
         is_empty = channel.is_empty and self._by_name.get(channel.name) is channel
         if is_empty:
             del self._by_name[channel.name]
+            self._metrics.channels -= 1
         outbox = conn._outbox
         member = self.member(channel, conn)
         if channel.infos is not None:
             channel.infos.pop(outbox, None)
-        if channel.members.pop(outbox, None) is not None and not is_empty:
+        if channel.by_code is not None:
+            channel.by_code.discard(outbox)
+        if channel.members is not None and channel.members.pop(outbox, None) is not None and not is_empty:
             self._hub.deliver(PresenceFrame(channel.name, member, has_left=True), channel)
         if self.watcher is not None:
             self.watcher.unsubscribed(conn, channel.name, code, reason)
             if is_empty:
                 self.watcher.last_unsubscribed(channel.name)
+
+    # By the application
+
+    def subscribe_now(
+        self, conn: Connection, channel: str, *, info: object = None, since: str | None = None
+    ) -> Subscribed:
+        """Subscribe `conn` for the application. Raise `ChannelError`, `TypeError`, or `ValueError`."""
+        if info is not None:
+            check_info(info)
+        position = None if since is None else Position.parse(since)
+        wanted = Wanted(channel, position, since is not None and position is None)
+        frame = self.subscribe(conn, wanted, Grant(info), by_code=True)
+        if frame is None:
+            return Subscribed(None, False)
+        return Subscribed(None if frame.at is None else str(frame.at), frame.recovered)
+
+    def unsubscribe_now(self, conn: Connection, channel: str, code: int, reason: str) -> bool:
+        """End a subscription for the application. Raise `ChannelError` if there can be no such channel."""
+        self.namespaces.find(channel)
+        check_unsubscribe(code, reason)
+        return self.unsubscribe(conn, channel, code, reason)
 
     # Members
 
@@ -263,6 +326,7 @@ class Channels:
 
     def _tell_joined(self, channel: Channel, conn: Connection) -> None:
         member = self.member(channel, conn)
+        channel.members = channel.members or {}
         channel.members[conn._outbox] = ENCODER.encode(member._asdict()).encode()
         self._hub.deliver(PresenceFrame(channel.name, member, has_left=False), channel)
 
@@ -306,7 +370,10 @@ class Channels:
 
 
 class LocalChannels(Mapping[str, Connections]):
-    """The channels that have subscribers in this process, a live view. `local_channels["room:1"]` is the subscribers."""
+    """The channels that have subscribers in this process, a live view.
+
+    `local_channels["room:1"]` is the subscribers of that one.
+    """
 
     __slots__ = ("_channels",)
 

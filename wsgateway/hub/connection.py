@@ -42,9 +42,10 @@ class Connection:
     """The connection of one client. Hashable, and the same object in every hook.
 
     `id` is 128 random bits, URL-safe; with a broker, the id of the node and a dot come first. `user` and `state` belong
-    to the application. `user_id` is text that names the user for sending and for other members of a channel. `path` is the path of the request below the gateway, such as `/ws/room1`. `address` is the IP
-    address of the client, empty on a Unix socket. `opened_at` is in seconds since the epoch. `headers`, `query`,
-    `cookies`, and `subprotocols` are parsed on each access.
+    to the application. `user_id` is text that names the user for sending and for other members of a channel. `path` is
+    the path of the request below the gateway, such as `/ws/room1`. `protocol` is the client protocol, `plain`, `v1`, or
+    `sse`. `address` is the IP address of the client, empty on a Unix socket. `opened_at` is in seconds since the epoch.
+    `headers`, `query`, `cookies`, and `subprotocols` are parsed on each access.
     """
 
     __slots__ = (
@@ -61,18 +62,27 @@ class Connection:
         "id",
         "opened_at",
         "path",
+        "protocol",
         "query_string",
         "user",
     )
 
     def __init__(
-        self, scope: Mapping[str, Any], *, path: str, outbox: Outbox, home: Home, channels: ConnectionChannels
+        self,
+        scope: Mapping[str, Any],
+        *,
+        path: str,
+        outbox: Outbox,
+        home: Home,
+        channels: ConnectionChannels,
+        protocol: str = "plain",
     ) -> None:
         """`outbox` carries what is sent, and has the id of the connection. `home` is the gateway's event loop."""
         client = scope.get("client")
         self.id = outbox.id
         self.user: Any = None
         self.path = path
+        self.protocol = protocol
         self.address: str = plain_address(client[0]) if client else ""
         self.query_string: bytes = scope.get("query_string", b"")
         self.opened_at = time.time()
@@ -223,7 +233,9 @@ class Connection:
     async def send(self, message: object, *, name: str = "") -> bool:
         """Send `message` to this client, without the listener. Never wait. None sends nothing.
 
-        `name` is the name of an event, for client protocols that show one. Return True if the outbox accepted it, False if the connection is closed or `slow_policy` dropped the message.
+        `name` is the name of an event, for client protocols that show one.
+
+        Return True if the outbox accepted it, False if the connection is closed or `slow_policy` dropped the message.
         Raise `MessageError`, a `ValueError`, if it cannot be encoded, and `RuntimeError` on an event loop other than
         the gateway's.
         """

@@ -25,7 +25,7 @@ from wsgateway.hub.outbox import Outbox, Write
 from wsgateway.hub.recording import Recording
 from wsgateway.hub.turn_log import TurnLog
 from wsgateway.logs import GatewayLog
-from wsgateway.messages import Message, Deliveries, WireFormat
+from wsgateway.messages import Deliveries, Message, WireFormat
 from wsgateway.metrics import Metrics
 from wsgateway.text import short
 

@@ -11,7 +11,7 @@ from wsgateway.frames import NamedMessage, Position
 from wsgateway.hub.channels import Channels
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.hub import Hub
-from wsgateway.hub.target import Everybody, Target
+from wsgateway.hub.target import Target
 from wsgateway.messages import Deliveries, Message, Sent
 
 
@@ -84,29 +84,37 @@ class PubSub:
         return counts
 
     def publish(
-        self, message: Message, target: Target, *, sender: Connection | None = None, but: Connection | None = None
+        self,
+        message: Message,
+        target: Target,
+        *,
+        sender: Connection | None = None,
+        but: Connection | None = None,
+        counts: bool = True,
     ) -> Receipt:
-        """Publish `message` to `target`, and request counts from the other nodes. `Receipt.wait` waits for them.
+        """Publish `message` to `target`. With `counts`, `Receipt.wait` waits for the counts of the other nodes.
 
         `sender` is the connection that has sent it. `but` is left out, unless `target` names connections.
         Raise `ChannelError` if there is no such channel, and `ValueError` for an idempotency key without a history.
         """
         if target.channel:
-            counts, at, is_new = self._channels.publish(message, target, sender=sender, but=but)
-            return Receipt(counts, self._cluster, at=at, is_new=is_new)
+            delivered, at, is_new = self._channels.publish(message, target, sender=sender, but=but)
+            return Receipt(delivered, self._cluster, at=at, is_new=is_new)
         if target.name:
             message = NamedMessage(message.payload, message.kind, target.name)
         if target.user:
             conns = [conn for conn in self._hub.of_user(target.user) if conn is not but]
             return Receipt(self._hub.deliver_to(message, conns), self._cluster)
         to = target.connections
-        if to is None or isinstance(to, Everybody):
+        if not counts:
+            return Receipt(self.publish_nowait(message, to, but=but), self._cluster)
+        if to is None:
             return publish_to_nodes(self._cluster, message, None, self._deliver_to_all(message, but))
         own, remote = self._cluster.split(to)
-        counts = self._hub.deliver_to(message, own)
+        delivered = self._hub.deliver_to(message, own)
         if not remote:
-            return Receipt(counts, self._cluster)
-        return publish_to_nodes(self._cluster, message, remote, counts)
+            return Receipt(delivered, self._cluster)
+        return publish_to_nodes(self._cluster, message, remote, delivered)
 
     def _deliver_to_all(self, message: Message, but: Connection | None) -> Deliveries:
         return self._hub.deliver(message, self._hub.everybody, but=None if but is None else but._outbox)

@@ -1,15 +1,15 @@
 """Where a message goes, and how it is published. Does not send anything."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Final, TypedDict
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, Final, TypeAlias, TypedDict
 
 from wsgateway.frames import check_event_name, check_utf8
 from wsgateway.hub.connection import Connection
 from wsgateway.text import short
 
 
-class Everybody:
-    """The type of `EVERYBODY`."""
+class Everybody(tuple[Connection, ...]):
+    """The type of `EVERYBODY`. It is iterable for the sake of the types, but whoever iterates it finds nobody."""
 
     __slots__ = ()
 
@@ -33,7 +33,7 @@ class Missing:
 MISSING: Final = Missing()
 """The value of an argument that was not given. None is not it, because None must never mean everybody."""
 
-Recipients = Iterable[Connection | str] | Everybody | None
+Recipients: TypeAlias = Iterable[Connection | str] | None
 """Connections and ids, in this order, each once. `EVERYBODY` and None mean every open connection of every node, an
 empty iterable means no recipients."""
 
@@ -54,7 +54,8 @@ class TargetOptions(TypedDict, total=False):
 class Target:
     """Where one message goes. A hook may change it.
 
-    At most one of `channel`, `user`, and `connections` is set. `chosen` has the names of those that a hook has set.
+    At most one of `channel`, `user`, and `connections` is set. Without any, it is every connection. `chosen` has the
+    names of those that a hook has set.
     """
 
     __slots__ = (
@@ -75,7 +76,7 @@ class Target:
         *,
         channel: Any = "",
         user: Any = "",
-        connections: Recipients = None,
+        connections: Iterable[Connection | str] | None = None,
         name: str = "",
         key: str = "",
         tags: Mapping[str, str] | None = None,
@@ -127,18 +128,21 @@ def target_of(
     Raise `ValueError` for an empty channel or user, more than one of the three, or options that cannot be published,
     and `TypeError` for values of a wrong type.
     """
-    given = [
-        name
-        for name, value, missing in (("channel", channel, MISSING), ("user", user, MISSING), ("connections", connections, None))
-        if value is not missing
-    ]
+    are_given = {
+        "channel": channel is not MISSING,
+        "user": user is not MISSING,
+        "connections": connections is not None,
+    }
+    given = [name for name, is_given in are_given.items() if is_given]
     if len(given) > 1:
         raise ValueError(f"{' and '.join(given)} are given, choose one of them")
     for name, value in (("channel", channel), ("user", user)):
         if value is not MISSING:
-            _check_text(name, value)
+            check_text(name, value)
     if connections is not None:
         check_recipients("connections", connections)
+        if not isinstance(connections, Collection):
+            connections = list(connections)  # the hook may read it too, and an iterator is empty then
     if not given and not skip_history and not any(options.values()):
         return None
     target = Target(
@@ -161,7 +165,8 @@ def check_recipients(name: str, connections: object) -> None:
         raise TypeError(f"{name} is {short(connections)}, {advice}")
 
 
-def _check_text(name: str, value: object) -> None:
+def check_text(name: str, value: object) -> None:
+    """Raise `ValueError` or `TypeError` unless `value` is text that is not empty."""
     if value is None or value == "":
         raise ValueError(f"{name} is {value!r}, which would name nobody; leave it out to send to every connection")
     if not isinstance(value, str):

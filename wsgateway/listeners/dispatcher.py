@@ -5,11 +5,9 @@ Knows nothing of how bytes travel.
 
 import asyncio
 import time
-import uuid
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from wsgateway.auth.masking import shown_subprotocols
 from wsgateway.config.settings import Settings
 from wsgateway.exceptions import ChannelError, HookError, MessageError, Refused
 from wsgateway.hub.channels import Channels, Grant, Wanted
@@ -26,6 +24,7 @@ from wsgateway.listeners.event import (
     OpenEvent,
     UnsubscribeEvent,
 )
+from wsgateway.listeners.handshake import Handshake, chosen_in
 from wsgateway.listeners.inbox import AwaitedCall, Call, CloseCall, CommandCall, Inbox, MessageCall, TimeLimit
 from wsgateway.listeners.loader import Hooks
 from wsgateway.listeners.routing import NO_RECIPIENTS, target_of_event
@@ -34,7 +33,6 @@ from wsgateway.listeners.subscriptions import SubscribeCall, Subscriptions
 from wsgateway.logs import GatewayLog
 from wsgateway.messages import Sent, encode
 from wsgateway.metrics import Metrics
-from wsgateway.text import short
 
 MAX_NESTED_SENDS = 8
 """Maximum depth of nested calls of `gateway.send`, each in the `on_message` of the one around it."""
@@ -53,13 +51,6 @@ _WITHOUT_CONNECTION = {
 
 REFUSING_HOOKS = frozenset({"on_handshake", "on_message", "on_subscribe"})
 """Hooks that may raise `Refused`, which is not a failure."""
-
-
-class Handshake(NamedTuple):
-    """What `on_handshake` has chosen: a subprotocol, and channels that the client is subscribed to at once."""
-
-    subprotocol: str | None = None
-    channels: tuple[str, ...] = ()
 
 
 class Dispatcher:
@@ -91,7 +82,7 @@ class Dispatcher:
         self._count = 0
         self._on_message = hooks["on_message"]
         self._names_recipients = channels.namespaces.is_declared or hooks["on_subscribe"] is not None
-        self._inboxes: dict[Connection, Inbox] = {}
+        self._inboxes: dict[Connection, Inbox] | None = None if hooks["on_unsubscribe"] is None else {}
         self._subscriptions = Subscriptions(gateway, channels=channels, hooks=hooks, log=log)
         limit = TimeLimit("hook_timeout", settings.hook_timeout)
         handshake_limit = TimeLimit("handshake_timeout", settings.handshake_timeout)
@@ -112,9 +103,7 @@ class Dispatcher:
         if call.error is not None:
             raise HookError(hook) from call.error
 
-    async def handshake(
-        self, conn: Connection, inbox: Inbox, scope: Mapping[str, Any], token: str = ""
-    ) -> Handshake:
+    async def handshake(self, conn: Connection, inbox: Inbox, scope: Mapping[str, Any], token: str = "") -> Handshake:
         """Call `on_handshake` and return what it has chosen. Raise `Refused` also if it fails."""
         on_handshake = self._hooks["on_handshake"]
         if on_handshake is None:
@@ -125,35 +114,20 @@ class Dispatcher:
         if call.error is not None:
             raise refusal_of(call)
         try:
-            return self._chosen(event)
+            return chosen_in(event, self._channels)
         except (ValueError, TypeError) as exc:
             self._log.limited("handshake").error("on_handshake: %s", exc, extra={"conn": conn.id})
             raise Refused(500, "the listener failed, the log has the reason") from exc
 
-    def _chosen(self, event: HandshakeEvent) -> Handshake:
-        """Return what `on_handshake` has set in its event. Raise `ValueError` for what cannot be used."""
-        conn = event.conn
-        if event.subprotocol is not None and event.subprotocol not in conn.subprotocols:
-            offered = shown_subprotocols(conn.subprotocols)
-            raise ValueError(f"subprotocol {event.subprotocol!r} was not offered, {offered!r} were")
-        if isinstance(event.channels, str):
-            raise ValueError(f"event.channels is {short(event.channels)}, use a list of names of channels")
-        channels = tuple(dict.fromkeys(event.channels))
-        for name in channels:
-            self._channels.namespaces.find(name)
-        self._channels.check_count(len(channels))
-        if not conn.user_id and conn.user is not None:
-            if isinstance(conn.user, bool) or not isinstance(conn.user, (str, int, uuid.UUID)):
-                kind = type(conn.user).__qualname__
-                raise ValueError(f"conn.user has type {kind}, so set conn.user_id to text that names the user")
-            conn.user_id = str(conn.user)
-        return Handshake(event.subprotocol, channels)
+    def entered(self, conn: Connection, inbox: Inbox) -> None:
+        """Handle that `conn` has entered the hub, before it is subscribed to any channel."""
+        if self._inboxes is not None:
+            self._inboxes[conn] = inbox
 
     def opened(self, conn: Connection, inbox: Inbox) -> None:
-        """Handle that `conn` has entered the hub."""
+        """Handle that `conn` is open."""
         self._metrics.opens += 1
         self._count += 1
-        self._inboxes[conn] = inbox
         if self._verbose:
             self._log.info("opened %s from %s", conn.path, conn.address, extra={"conn": conn.id})
         if self._count == 1:
@@ -238,7 +212,7 @@ class Dispatcher:
 
     def unsubscribed(self, conn: Connection, channel: str, code: int, reason: str) -> None:
         """Handle that a subscription has ended."""
-        inbox = self._inboxes.get(conn)
+        inbox = None if self._inboxes is None else self._inboxes.get(conn)
         if inbox is not None:
             event = UnsubscribeEvent(self._gateway, conn, channel, code, reason)
             self._push_hook(inbox, "on_unsubscribe", event, CloseCall)
@@ -255,7 +229,8 @@ class Dispatcher:
         """Handle that `conn` has ended. Called exactly once for each `opened`."""
         self._metrics.count_close(code)
         self._count -= 1
-        self._inboxes.pop(conn, None)
+        if self._inboxes is not None:
+            self._inboxes.pop(conn, None)
         recording = conn._outbox.recording
         if recording is not None:
             recording.add("closed", None, f"{code} {reason}".rstrip())
@@ -365,7 +340,7 @@ class Dispatcher:
         error = call.error
         if call.answer is not None:
             call.answer(call)
-        if error is None or isinstance(error, Refused) and call.hook in REFUSING_HOOKS:
+        if error is None or (isinstance(error, Refused) and call.hook in REFUSING_HOOKS):
             if error is not None and call.hook != "on_handshake":
                 self._report_refusal(call, error)
             return None
@@ -381,7 +356,9 @@ class Dispatcher:
         extra = {} if call.event.conn is None else {"conn": call.event.conn.id}
         log = self._log.limited((call.hook, refused.status))
         if refused.refusal is NO_RECIPIENTS:
-            log.warning("%s: set event.channel, event.to_user, or event.connections", refused.refusal.detail, extra=extra)
+            log.warning(
+                "%s: set event.channel, event.to_user, or event.connections", refused.refusal.detail, extra=extra
+            )
         else:
             log.info("%s refused: %s", call.hook, refused, extra=extra)
 

@@ -77,9 +77,7 @@ class MessageCall(Call):
 
     __slots__ = ("answer", "receipt")
 
-    def __init__(
-        self, function: Hook | None, event: Event, size: int, answer: Callable[[Call], None] | None
-    ) -> None:
+    def __init__(self, function: Hook | None, event: Event, size: int, answer: Callable[[Call], None] | None) -> None:
         super().__init__("on_message", function, event, size)
         self.answer = answer
         self.receipt: Receipt | None = None

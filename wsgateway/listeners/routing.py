@@ -17,7 +17,7 @@ def target_of_event(event: MessageEvent, *, is_closed: bool) -> Target:
     """
     target = event._target or Target()
     connections: Recipients = event.connections
-    chosen = [name for name in ("channel", "user") if name in target.chosen]
+    chosen: list[str] = [name for name in ("channel", "user") if name in target.chosen]
     if connections is not None and connections is not target.connections:
         chosen.append("connections")
     if len(chosen) > 1:

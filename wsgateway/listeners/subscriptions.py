@@ -4,11 +4,10 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
-from wsgateway.config.namespaces import check_name
 from wsgateway.config.channels import ChannelSettings
-from wsgateway.encoding import ENCODER
-from wsgateway.exceptions import ChannelError, MessageError, Refusal, Refused
-from wsgateway.hub.channels import Channels, Grant, Wanted
+from wsgateway.config.namespaces import check_name
+from wsgateway.exceptions import ChannelError, Refusal, Refused
+from wsgateway.hub.channels import Channels, Grant, Wanted, check_info
 from wsgateway.hub.connection import Connection
 from wsgateway.listeners.event import EventGateway, SubscribeEvent
 from wsgateway.listeners.hooks import is_async
@@ -103,16 +102,21 @@ class Subscriptions:
             raise Refused.of(Refusal(403, "subscribe", f"nobody may subscribe to {name}"))
         return await self._hook(event)
 
+    def check_publish(self, conn: Connection, name: str) -> None:
+        """Raise `Refused` unless the client of `conn` may publish to the channel `name`."""
+        settings = find_namespace(self.channels, name)
+        if "publish" not in settings.clients:
+            raise Refused.of(Refusal(403, "publish", f"clients may not publish to {name} (clients)"))
+        if not settings.public and not self.channels.is_subscribed(conn, name):
+            raise Refused.of(Refusal(403, "publish", f"subscribe to {name} before you publish to it"))
+
     def grant(self, call: SubscribeCall) -> None:
         """Take what `on_subscribe` has set. Raise `MessageError` if it cannot be sent."""
         event = call.event
         assert isinstance(event, SubscribeEvent)
         reply = encode(event.reply)
         if event.info is not None:
-            try:
-                ENCODER.encode(event.info).encode()
-            except (TypeError, ValueError, RecursionError) as exc:
-                raise MessageError(f"event.info is not a JSON value: {exc}") from exc
+            check_info(event.info)
         call.grant = Grant(event.info, reply, event._loaded_at)
 
     async def _load(
