@@ -27,13 +27,14 @@ class Namespaces:
     An exact name wins, then the longest prefix. If none is declared, every name has the default settings.
     """
 
-    __slots__ = ("_by_length", "_channels", "_remembered", "is_declared")
+    __slots__ = ("_by_length", "_channels", "_patterns", "_remembered", "is_declared")
 
     is_declared: bool
     """Whether any namespace is declared. Otherwise, every name that `check_name` accepts exists."""
 
     def __init__(self, channels: Mapping[str, ChannelSettings]) -> None:
         self.is_declared = bool(channels)
+        self._patterns = tuple(channels)
         self._remembered: dict[str, str] = {}
         self._channels = dict(channels) if channels else {"": ChannelSettings()}
         prefixes = [pattern[:-1] for pattern in channels if pattern.endswith("*")]
@@ -66,7 +67,7 @@ class Namespaces:
         for length, prefixes in self._by_length:
             if name[:length] in prefixes:
                 return name[:length] + "*"
-        raise ChannelError(f"there is no channel {quoted(name)}", name=name, known=tuple(self._channels))
+        raise ChannelError(f"there is no channel {quoted(name)}", name=name, known=self._patterns)
 
 
 def warnings_of(channels: Mapping[str, ChannelSettings], *, has_on_subscribe: bool) -> Iterator[str]:
