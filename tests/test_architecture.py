@@ -45,6 +45,7 @@ ROOMS = {
         "history.tail",
         "history.recovery",
         "history.memory",
+        "history.replica",
     ],
     "hub": [
         "loops",
@@ -263,6 +264,7 @@ PURE = {
     "cluster.history.tail",
     "cluster.history.recovery",
     "cluster.history.memory",
+    "cluster.history.replica",
     "gateway.shapes",
     "gateway.wheel",
     "supervisor.changes",
