@@ -25,6 +25,7 @@ async def reprs(url_path: str, *messages: str) -> list[tuple[str, str]]:
             assert event.conn is not None
             event.subprotocol = "chat"
             event.conn.user = {"name": "ann"}
+            event.conn.user_id = "ann"
             shown.append((repr(event), repr(event.conn)))
 
         async def on_message(self, event: Event) -> None:
