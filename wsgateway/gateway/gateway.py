@@ -308,6 +308,7 @@ class Gateway(Messaging):
             if self._running is not None:
                 self._running.abandon()
             self._hub.abandon()
+            self._parts.channels.abandon()
             registry.remove(self)
             self._running, self._stack = None, AsyncExitStack()
             self._asked_by_hooks.clear()
