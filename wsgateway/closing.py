@@ -23,3 +23,8 @@ def check_close(code: int, reason: str) -> None:
         raise ValueError(f"a close reason is a str, not {reason!r}")
     if len(reason.encode()) > MAX_CLOSE_REASON:
         raise ValueError(f"a close reason has at most {MAX_CLOSE_REASON} bytes of UTF-8, {reason!r} has more")
+
+
+def may_reconnect(code: int) -> bool:
+    """Return whether a client that was closed with `code` may connect again."""
+    return code != 1009 and not (3500 <= code <= 3999 or 4500 <= code <= 4999)

@@ -2,10 +2,11 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 from starlette.types import Receive, Scope, Send
 
@@ -17,6 +18,7 @@ from wsgateway.gateway.drain import Drain
 from wsgateway.gateway.http.paths import sender_of
 from wsgateway.gateway.http.problems import deny, report_refusal
 from wsgateway.gateway.wheel import Wheel
+from wsgateway.hub.channels import Channels
 from wsgateway.hub.connection import Connection, WatchedConnection, new_id
 from wsgateway.hub.hub import Hub
 from wsgateway.hub.loops import Home
@@ -25,11 +27,14 @@ from wsgateway.hub.unawaited import is_development
 from wsgateway.limits import RateLimits
 from wsgateway.listeners.dispatcher import Dispatcher
 from wsgateway.logs import GatewayLog
+from wsgateway.messages import WireFormat
 from wsgateway.metrics import Metrics
-from wsgateway.protocols import plain
-from wsgateway.protocols.session import STOPPING, Session
+from wsgateway.protocols import plain, v1_session
+from wsgateway.protocols.session import STOPPING, Session, SessionParts
+from wsgateway.protocols.v1 import SUBPROTOCOL, V1Encoding
+from wsgateway.protocols.v1_session import V1Session
 from wsgateway.transports.asgi import AsgiTransport
-from wsgateway.transports.framing import PLAIN
+from wsgateway.transports.framing import DEFLATED, PLAIN, FramedFormat
 from wsgateway.transports.native import NativeTransport
 from wsgateway.transports.peer import ClientTransport
 from wsgateway.transports.takeover import EXTENSION, Takeover
@@ -39,6 +44,23 @@ SPARE_DESCRIPTORS = 64
 
 CROWDED = 0.8
 """Fraction of `max_connections` from which a warning is logged."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientProtocol:
+    """One kind of client: its name, how its messages look on the wire, and how its connection begins."""
+
+    name: str
+    wire_format: WireFormat
+    deflated: WireFormat
+    session: type[Session]
+    connect: Callable[[Any, ClientTransport, Scope], Awaitable[None]]
+
+
+PLAIN_SOCKET = ClientProtocol("plain", PLAIN, DEFLATED, Session, plain.connect)
+V1_SOCKET = ClientProtocol(
+    "v1", FramedFormat(V1Encoding()), FramedFormat(V1Encoding(), deflates=True), V1Session, v1_session.connect
+)
 
 
 def client_limit(settings: Settings) -> int:
@@ -53,6 +75,7 @@ class Admission:
         self,
         *,
         hub: Hub,
+        channels: Channels,
         dispatcher: Dispatcher,
         drain: Drain,
         rules: Rules,
@@ -63,8 +86,8 @@ class Admission:
         node: str,
     ) -> None:
         """`node` is the id of this node, empty without a broker."""
-        self._hub = hub
-        self._dispatcher = dispatcher
+        self._channels = channels
+        self._parts = SessionParts(hub, channels, dispatcher, settings, self._remove)
         self._drain = drain
         self._rules = rules
         self._settings = settings
@@ -76,7 +99,6 @@ class Admission:
         self._connection: Callable[..., Connection] = Connection
         if is_development(verbose=settings.verbose):
             self._connection = partial(WatchedConnection, log=log)
-        self._on_ended = self._remove  # bound once, not for each client
         self._server_stops = drain.begin_with_server
         self._by_address: Counter[str] = Counter()
         self._client_limit = client_limit(settings)
@@ -88,18 +110,13 @@ class Admission:
 
     async def admit(self, scope: Scope, receive: Receive, send: Send, *, path: str) -> None:
         """Admit one client, or refuse its handshake. On plain ASGI, return when the connection has ended."""
-        transport = self._transport(scope, receive, send)
-        outbox = Outbox(new_id(self._node), transport, PLAIN, self._settings, self._metrics)
-        conn = self._connection(scope, path=path, outbox=outbox, home=self._home)
-        session = Session(
-            conn,
-            outbox,
-            transport,
-            hub=self._hub,
-            dispatcher=self._dispatcher,
-            settings=self._settings,
-            ended=self._on_ended,
+        protocol = self._protocol_of(scope)
+        transport = self._transport(scope, receive, send, protocol)
+        outbox = Outbox(new_id(self._node), transport, protocol.wire_format, self._settings, self._metrics)
+        conn = self._connection(
+            scope, path=path, outbox=outbox, home=self._home, channels=self._channels, protocol=protocol.name
         )
+        session = protocol.session(conn, outbox, transport, self._parts)
         await receive()
         refusal = self._check_capacity(conn.address)
         self._drain.add(session)
@@ -108,22 +125,32 @@ class Admission:
             refusal = refusal or self._rules.check_host(scope) or self._rules.check_origin(scope)
             if refusal is not None:
                 raise Refused.of(refusal)
-            await plain.connect(session, transport)
+            await protocol.connect(session, transport, scope)
         except Refused as exc:
             self._report(scope, exc, conn)
             await self._refuse(scope, send, exc, conn, transport)
         finally:
-            if not session.is_open:
+            if not session.is_accepted:
                 self._remove(session)
 
-    def _transport(self, scope: Scope, receive: Receive, send: Send) -> ClientTransport:
+    def _protocol_of(self, scope: Scope) -> ClientProtocol:
+        if "v1" in self._settings.protocols and SUBPROTOCOL in scope.get("subprotocols", ()):
+            return V1_SOCKET
+        return PLAIN_SOCKET
+
+    def _transport(self, scope: Scope, receive: Receive, send: Send, protocol: ClientProtocol) -> ClientTransport:
         takeover = cast(
             "Takeover | None", scope.get("extensions", {}).get(EXTENSION)
         )  # only `wsgateway.server` offers it
         if takeover is None:
             return AsgiTransport(receive, send, settings=self._settings, log=self._log)
         return NativeTransport(
-            takeover, send, settings=self._settings, timers=self._wheel, server_stops=self._server_stops
+            takeover,
+            send,
+            settings=self._settings,
+            timers=self._wheel,
+            server_stops=self._server_stops,
+            deflated=protocol.deflated,
         )
 
     def _check_capacity(self, address: str) -> Refusal | None:

@@ -9,6 +9,7 @@ from starlette.types import Send
 
 from wsgateway.config.settings import Settings
 from wsgateway.hub.outbox import Outbox
+from wsgateway.messages import WireFormat
 from wsgateway.transports.framing import DEFLATED
 from wsgateway.transports.peer import Peer
 from wsgateway.transports.stall import Stall
@@ -44,6 +45,7 @@ class NativeTransport:
     """
 
     __slots__ = (
+        "_deflated",
         "_outbox",
         "_server_stops",
         "_settings",
@@ -68,12 +70,14 @@ class NativeTransport:
         settings: Settings,
         timers: Timers,
         server_stops: Callable[[], None],
+        deflated: WireFormat = DEFLATED,
     ) -> None:
-        """`server_stops` is called when the server is about to stop."""
+        """`server_stops` is called when the server is about to stop. `deflated` is the format for compression."""
         self._takeover: tuple[Takeover, Send] | None = (takeover, send)
         self._settings = settings
         self._timers = timers
         self._server_stops = server_stops
+        self._deflated = deflated
         self._wire: Wire | None = None
         self._unwritten = 0
         self._stall: Stall | None = None
@@ -94,7 +98,7 @@ class NativeTransport:
         if wire is None:
             return False
         if wire.deflates:
-            self._outbox.wire_format = DEFLATED
+            self._outbox.wire_format = self._deflated
         return True
 
     async def run(self) -> None:
