@@ -1,8 +1,8 @@
 """The history of channels in memory, by examples. A model is in `test_memory_properties`."""
 
 import math
-from dataclasses import dataclass
 from itertools import count
+from typing import Any
 
 import pytest
 
@@ -13,25 +13,19 @@ from wsgateway.cluster.history.memory import (
     MemoryHistory,
 )
 from wsgateway.cluster.history.recovery import Recovery
+from wsgateway.config.channels import ChannelSettings
 from wsgateway.frames import Position, Publication
 from wsgateway.messages import Kind, Message
 
 MEBIBYTE = 1024 * 1024
 
 
-@dataclass
-class Namespace:
-    history: int = 10
-    history_ttl: float | None = 60.0
-    keep: str = "all"
-
-
 class Store:
     """A history whose clock is a number, and channels that have the settings of one namespace."""
 
-    def __init__(self, limit_bytes: int = MEBIBYTE, **settings: object) -> None:
+    def __init__(self, limit_bytes: int = MEBIBYTE, **settings: Any) -> None:
         self.now = 1000.0
-        self.settings = Namespace(**settings)  # type: ignore[arg-type]  # the fields above
+        self.settings = ChannelSettings(**{"history": 10, "history_ttl": 60.0} | settings)
         epochs = count()
         self.history = MemoryHistory(limit_bytes, now=lambda: self.now, new_epoch=lambda: f"e{next(epochs)}")
 
@@ -59,8 +53,8 @@ def texts(publications: list[Publication]) -> list[str]:
     return [publication.payload.decode() for publication in publications]
 
 
-def filled(number: int, **settings: object) -> Store:
-    store = Store(**settings)  # type: ignore[arg-type]  # the fields of a namespace
+def filled(number: int, **settings: Any) -> Store:
+    store = Store(**settings)
     for offset in range(1, number + 1):
         store.publish(str(offset))
     return store
@@ -103,7 +97,7 @@ def test_a_position_outlives_the_records_by_a_day() -> None:
 
 
 def test_a_history_without_a_time_limit_has_a_position_without_one() -> None:
-    store = filled(3, history_ttl=None)
+    store = filled(3, history_ttl=None, keep="last")
     store.position("empty")
     store.history.forget("c")
     store.now += 1000 * POSITION_TTL
@@ -138,8 +132,8 @@ def test_a_new_start_is_the_newest_last(since: Position | None) -> None:
 
 def test_a_position_that_is_garbled_is_not_recovered() -> None:
     store = filled(5)
-    arguments = {"since": at(5), "is_garbled": True, "last": None, "max_bytes": 100}
-    assert store.history.recover("c", store.settings, **arguments) == (False, at(5), [])  # type: ignore[arg-type]
+    recovery = store.history.recover("c", store.settings, since=at(5), is_garbled=True, last=None, max_bytes=100)
+    assert recovery == (False, at(5), [])
 
 
 @pytest.mark.parametrize("last", [0, -1, None])
