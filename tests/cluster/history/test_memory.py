@@ -151,6 +151,7 @@ def test_what_does_not_fit_is_not_recovered_and_the_newest_are_cut() -> None:
     for letter in "abcd":
         store.publish(letter * 10)
     assert store.recover(at(0), max_bytes=40).recovered
+    assert not store.recover(at(0), max_bytes=39).recovered
     recovery = store.recover(at(0), last=3, max_bytes=29)
     assert (recovery.recovered, recovery.at, texts(recovery.publications)) == (False, at(2), ["c" * 10, "d" * 10])
 
@@ -331,6 +332,17 @@ def test_above_the_limit_the_channel_with_the_oldest_publication_loses_its_recor
     assert store.recover(at(0, "e2"), "c").recovered
 
 
+@pytest.mark.parametrize("order", [["a", "b"], ["b", "a"]])
+def test_the_oldest_publication_counts_whatever_the_time_of_its_history_is(order: list[str]) -> None:
+    store = Store(limit_bytes=10_000)
+    for channel in [*order, "c"]:
+        store.now += 1
+        store.settings = ChannelSettings(history=10, history_ttl=600 if channel == "a" else 60)
+        store.publish("x" * 1300, channel)
+    kept = {channel: store.recover(at(0, f"e{number}"), channel) for number, channel in enumerate([*order, "c"])}
+    assert [recovery.recovered for recovery in kept.values()] == [False, True, True]
+
+
 def test_the_only_channel_loses_its_oldest_records() -> None:
     store = Store(limit_bytes=10_000, history=100)
     for number in range(10):
@@ -360,6 +372,15 @@ def test_many_names_take_a_quarter_and_drop_the_oldest_positions() -> None:
     assert store.position("name 999") == at(0, "e1000")
     assert store.position("name 0") == at(0, "e1001")
     assert store.read() == ["kept"]
+
+
+def test_a_channel_that_gains_and_loses_records_drops_no_other_position() -> None:
+    store = Store(limit_bytes=100_000)
+    store.position("other")
+    for _ in range(200):
+        store.publish()
+        store.history.forget("c")
+    assert store.position("other") == at(0)
 
 
 def test_nothing_is_left_when_all_time_is_over() -> None:

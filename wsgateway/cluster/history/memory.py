@@ -33,7 +33,7 @@ KEY_BYTES = 300
 
 def _size_of(publication: Publication) -> int:
     """Return the bytes that a publication takes. The payload counts twice, because an encoded form is kept with it."""
-    size = RECORD_BYTES + 2 * len(publication.payload) + len(publication.key)
+    size = RECORD_BYTES + 2 * len(publication.payload) + len(publication.key) + len(publication.name)
     if publication.tags is None:
         return size
     return size + sum([100 + len(name) + len(value) for name, value in publication.tags.items()])
