@@ -280,6 +280,7 @@ def test_the_newest_are_read_in_order() -> None:
     store = filled(5)
     assert store.read(3) == ["3", "4", "5"]
     assert store.read(3, reverse=True) == ["5", "4", "3"]
+    assert store.read(2**64) == ["1", "2", "3", "4", "5"]
     assert store.read(0) == store.read(-1) == []
 
 

@@ -183,7 +183,7 @@ class MemoryHistory:
         entries = tail.before(offset) if is_backward else tail.after(offset)
         now = self._now()
         alive = (item for _, _, item in entries if item.expires is None or item.expires > now)
-        publications = list(islice(alive, limit))
+        publications = list(islice(alive, min(limit, len(tail))))
         if is_backward and not reverse:
             publications.reverse()
         return at, publications
