@@ -1,10 +1,10 @@
 """The tables of RESULTS.md about channels: what is measured for each of them in one round."""
 
 import contextlib
+import http.client
 import os
 import subprocess
 import time
-import urllib.request
 from collections.abc import Iterator
 
 from contenders import LIMIT, SERVE, SERVERS, SOCKET_IO, Server, running, uvicorn
@@ -103,11 +103,12 @@ def receiving(port: int) -> Iterator[None]:
 
 
 def clients(port: int) -> int:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as response:
-        for line in response.read().decode().splitlines():
-            if line.startswith("wsgateway_connections"):
-                return int(float(line.rpartition(" ")[2]))
-    return 0
+    """Return the number of clients that are connected."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection.request("GET", "/metrics")
+    lines = connection.getresponse().read().decode().splitlines()
+    connection.close()
+    return sum(int(float(line.rpartition(" ")[2])) for line in lines if line.startswith("wsgateway_connections{"))
 
 
 def memory(bench: Bench) -> None:

@@ -9,7 +9,6 @@ from channel_tables import (
     BROADCAST,
     CHANNEL,
     KEPT,
-    MISSED,
     MORE,
     ONE_BY_ONE,
     OTHERS,
@@ -101,7 +100,6 @@ def channel_targets() -> list[Target]:
         Target("subscribe and unsubscribe over `wsgateway.v1`, a new channel, µs", ("subscribe", OWN, "v1"), 25),
         Target("`gateway.publish` with history, more than without, µs", ("publish", TO_ONE, "more"), 2.0),
         Target("2,000 clients back at once, 10 missed each, more than without, µs", ("reconnect", MORE, "cost"), 150),
-        Target("the same with the connect, µs", ("reconnect", MISSED, "cost"), 150),
         *windowed("fan-out to streams, by that to WebSockets", "streams", STREAM, 1.1, WEBSOCKET),
         Target("an idle stream, KB", ("streams", STREAM, "memory"), 4.0),
         *(
