@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from typing import cast
@@ -15,7 +15,8 @@ from wsgateway.exceptions import Refusal, Refused
 from wsgateway.gateway.descriptors import UNLIMITED, file_limit
 from wsgateway.gateway.drain import Drain
 from wsgateway.gateway.http.paths import sender_of
-from wsgateway.gateway.http.problems import deny, report_refusal
+from wsgateway.gateway.http.problems import deny, problem, report_refusal
+from wsgateway.gateway.signals import StopWatch
 from wsgateway.gateway.wheel import Wheel
 from wsgateway.hub.connection import Connection, WatchedConnection, new_id
 from wsgateway.hub.hub import Hub
@@ -25,13 +26,16 @@ from wsgateway.hub.unawaited import is_development
 from wsgateway.limits import RateLimits
 from wsgateway.listeners.dispatcher import Dispatcher
 from wsgateway.logs import GatewayLog
+from wsgateway.messages import WireFormat
 from wsgateway.metrics import Metrics
-from wsgateway.protocols import plain
+from wsgateway.protocols import plain, sse
 from wsgateway.protocols.session import STOPPING, Session
+from wsgateway.protocols.sse import SSE
 from wsgateway.transports.asgi import AsgiTransport
-from wsgateway.transports.framing import PLAIN
+from wsgateway.transports.framing import PLAIN, StreamKind
 from wsgateway.transports.native import NativeTransport
 from wsgateway.transports.peer import ClientTransport
+from wsgateway.transports.stream import StreamContext, stream_transport
 from wsgateway.transports.takeover import EXTENSION, Takeover
 
 SPARE_DESCRIPTORS = 64
@@ -78,6 +82,12 @@ class Admission:
             self._connection = partial(WatchedConnection, log=log)
         self._on_ended = self._remove  # bound once, not for each client
         self._server_stops = drain.begin_with_server
+        self._streams = StreamContext(
+            settings, wheel, log, self._server_stops, watching=StopWatch(self._server_stops).watching
+        )
+        self.sessions: dict[str, Session] = {}
+        """The sessions of streams, by their secrets."""
+
         self._by_address: Counter[str] = Counter()
         self._client_limit = client_limit(settings)
         if settings.max_connections > self._client_limit:
@@ -89,32 +99,80 @@ class Admission:
     async def admit(self, scope: Scope, receive: Receive, send: Send, *, path: str) -> None:
         """Admit one client, or refuse its handshake. On plain ASGI, return when the connection has ended."""
         transport = self._transport(scope, receive, send)
-        outbox = Outbox(new_id(self._node), transport, PLAIN, self._settings, self._metrics)
+        session = self._session(scope, transport, path, PLAIN, self._on_ended)
+        await receive()
+        refusal = self._enter(session) or self._rules.check_host(scope) or self._rules.check_origin(scope)
+        try:
+            if refusal is not None:
+                raise Refused.of(refusal)
+            await plain.connect(session, transport)
+        except Refused as exc:
+            self._report(scope, exc, session.conn)
+            await self._refuse(scope, send, exc, session.conn, transport)
+        finally:
+            if not session.is_open:
+                self._remove(session)
+
+    async def admit_stream(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        *,
+        path: str,
+        kind: StreamKind,
+        headers: Iterable[tuple[bytes, bytes]],
+    ) -> None:
+        """Admit the client of a stream of `kind`, or answer with a problem document. `headers` are part of either.
+
+        The rules for its origin have been checked.
+        """
+        transport = stream_transport(scope, receive, send, kind=kind, headers=headers, context=self._streams)
+        secret = new_id(self._node)
+        session = self._session(scope, transport, path, kind.wire_format, partial(self._end_stream, secret))
+        refusal = self._enter(session)
+        self.sessions[secret] = session
+        try:
+            if refusal is not None:
+                raise Refused.of(refusal)
+            await sse.connect(session, transport, secret)
+        except Refused as exc:
+            self._report(scope, exc, session.conn)
+            if exc.close is not None and kind is not SSE:
+                await transport.accept_and_close(None, exc.close, exc.reason)
+            else:
+                await _answer(scope, receive, send, exc.refusal, headers)
+        finally:
+            if not session.is_open:
+                self._end_stream(secret, session)
+
+    def _session(
+        self,
+        scope: Scope,
+        transport: ClientTransport,
+        path: str,
+        wire_format: WireFormat,
+        ended: Callable[[Session], None],
+    ) -> Session:
+        outbox = Outbox(new_id(self._node), transport, wire_format, self._settings, self._metrics)
         conn = self._connection(scope, path=path, outbox=outbox, home=self._home)
-        session = Session(
+        return Session(
             conn,
             outbox,
             transport,
             hub=self._hub,
             dispatcher=self._dispatcher,
             settings=self._settings,
-            ended=self._on_ended,
+            ended=ended,
         )
-        await receive()
-        refusal = self._check_capacity(conn.address)
+
+    def _enter(self, session: Session) -> Refusal | None:
+        """Count the client of `session`, until `_remove`. Return why it cannot be admitted now, or None."""
+        address = session.conn.address
+        refusal = self._check_capacity(address)
         self._drain.add(session)
-        self._by_address[conn.address] += 1
-        try:
-            refusal = refusal or self._rules.check_host(scope) or self._rules.check_origin(scope)
-            if refusal is not None:
-                raise Refused.of(refusal)
-            await plain.connect(session, transport)
-        except Refused as exc:
-            self._report(scope, exc, conn)
-            await self._refuse(scope, send, exc, conn, transport)
-        finally:
-            if not session.is_open:
-                self._remove(session)
+        self._by_address[address] += 1
+        return refusal
 
     def _transport(self, scope: Scope, receive: Receive, send: Send) -> ClientTransport:
         takeover = cast(
@@ -168,6 +226,10 @@ class Admission:
                 transport.release()
                 await deny(scope, send, refused.status, refused.reason)
 
+    def _end_stream(self, secret: str, session: Session) -> None:
+        self.sessions.pop(secret, None)
+        self._remove(session)
+
     def _remove(self, session: Session) -> None:
         if not self._drain.remove(session):
             return
@@ -175,6 +237,17 @@ class Admission:
         self._by_address[address] -= 1
         if not self._by_address[address]:
             del self._by_address[address]
+
+
+async def _answer(
+    scope: Scope, receive: Receive, send: Send, refusal: Refusal, headers: Iterable[tuple[bytes, bytes]]
+) -> None:
+    """Answer the request for a stream with `refusal` and `headers`. Its status ends an `EventSource`."""
+    response = problem(refusal)
+    response.raw_headers += headers
+    if refusal.status in (429, 503):
+        response.raw_headers.append((b"retry-after", b"5"))
+    await response(scope, receive, send)
 
 
 async def refuse(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from wsgateway.closing import TOO_MANY
 from wsgateway.config.settings import Settings
 from wsgateway.exceptions import Refusal, Refused
+from wsgateway.frames import Position
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.hub import Hub
 from wsgateway.hub.outbox import Outbox
@@ -98,6 +99,12 @@ class Session:
         else:
             self._dispatcher.received(self.conn, self._inbox, message, size)
         return True
+
+    async def feed(self, message: object, size: int, *, channel: str | None, name: str) -> Position | None:
+        del channel, name
+        assert isinstance(message, (str, bytes))
+        self._dispatcher.received(self.conn, self._inbox, message, size)
+        return None
 
     def counted(self, *, is_fragment: bool = False) -> None:
         """Count a control frame or a fragment as a message, and close a client that exceeds `message_rate`."""
