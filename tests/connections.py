@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from wsgateway import Connection, Gateway
+from wsgateway.hub.channels import Channels
 from wsgateway.hub.connection import new_id
 from wsgateway.hub.hub import Hub
 from wsgateway.hub.loops import Home
@@ -23,12 +24,18 @@ class Wakeless:
 def unconnected(gateway: Gateway, transport: Transport | None = None, **scope: Any) -> tuple[Connection, Outbox]:
     """A connection that has not joined a hub, and its outbox."""
     outbox = Outbox(new_id(""), transport or Wakeless(), PLAIN, gateway.settings, gateway.metrics)
-    return Connection({"headers": [], **scope}, path="/ws", outbox=outbox, home=Home()), outbox
+    channels = gateway._parts.channels
+    return Connection({"headers": [], **scope}, path="/ws", outbox=outbox, home=Home(), channels=channels), outbox
 
 
 def hub_of(gateway: Gateway) -> Hub:
     """A hub without connections."""
     return Hub(gateway.metrics, gateway.log, plain=PLAIN)
+
+
+def channels_of(gateway: Gateway, hub: Hub) -> Channels:
+    """The channels of `gateway`, for the connections of `hub`."""
+    return Channels(hub, gateway.settings, gateway.metrics, gateway._parts.history)
 
 
 def connected(gateway: Gateway, hub: Hub, count: int) -> list[tuple[Connection, list[bytes]]]:

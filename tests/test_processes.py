@@ -460,6 +460,25 @@ app = Starlette(routes=[Mount("/live", gateway)], lifespan=gateway.lifespan)
 """
 
 
+async def test_workers_of_uvicorn_do_not_start_with_a_history(tmp_path: Path) -> None:
+    (tmp_path / "chat.py").write_text(APPLICATION.format(options=', channels={"room:*": {"history": 1}}'))
+    output = tmp_path / "out.txt"
+    with output.open("w") as file:
+        command = [sys.executable, "-m", "uvicorn", "chat:app", "--port", str(free_port()), "--workers", "2"]
+        process = await asyncio.create_subprocess_exec(
+            *command, cwd=tmp_path, env=environment(), stdout=file, stderr=file
+        )
+    try:
+        with anyio.fail_after(30):
+            while "2 worker processes yet, so serve with one worker" not in output.read_text():
+                await anyio.sleep(0.05)  # uvicorn tells nobody else
+        assert 'the history of "room:*" is kept in one process only' in output.read_text()
+        assert "Application startup complete" not in output.read_text()
+    finally:
+        process.terminate()
+        await process.wait()
+
+
 @pytest.mark.parametrize(("options", "warned"), [("", True), (', broker="ipc://"', False)])
 async def test_workers_of_uvicorn(tmp_path: Path, options: str, warned: bool) -> None:
     (tmp_path / "chat.py").write_text(APPLICATION.format(options=options))

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,33 +15,51 @@ from playwright.async_api import Browser
 
 from tests.ports import free_port
 from tests.processes import environment
-from wsgateway import Event, Gateway
+from wsgateway import Gateway, MessageEvent
 from wsgateway.cli.commands import SERVE_DEFAULTS
+from wsgateway.config.channels import ChannelSettings
 from wsgateway.config.settings import SPECS
 from wsgateway.testing import Client, RecordingListener, serve
 
 README = Path(__file__).parent.parent / "README.md"
-TABLE = re.compile(r"(?<=<!-- settings -->\n).*(?=<!-- /settings -->)", re.DOTALL)
+HEAD = "| setting | default | what it is |\n|---|---|---|\n"
 
 
 def settings_table() -> str:
-    lines = ["| setting | default | what it is |", "|---|---|---|"]
+    lines = []
     for name, spec in SPECS.items():
-        default = SERVE_DEFAULTS.get(name, spec.default)
-        shown = str(default).lower() if isinstance(default, bool) else str(default) if default else ""
+        shown = _shown(SERVE_DEFAULTS.get(name, spec.default))
         if name == "local_access":
             shown = "true; in code false"
-        lines.append(f"| `{name}` | {shown} | {spec.metadata['help']} |")
-    return "\n".join(lines) + "\n"
+        lines.append(f"| `{name}` | {shown} | {spec.metadata['help']} |\n")
+    return HEAD + "".join(lines)
 
 
-def test_the_table_of_settings_is_that_of_the_declaration() -> None:
+def channel_settings_table() -> str:
+    specs = fields(ChannelSettings)
+    lines = [f"| `{spec.name}` | {_shown(spec.default)} | {spec.metadata['help']} |\n" for spec in specs]
+    return HEAD + "".join(lines)
+
+
+def _shown(default: object) -> str:
+    if isinstance(default, tuple):
+        return ", ".join(default)
+    return str(default).lower() if isinstance(default, bool) else str(default) if default else ""
+
+
+def test_the_tables_of_settings_are_those_of_the_declarations() -> None:
     text = README.read_text()
-    if os.environ.get("WRITE_README"):
-        README.write_text(TABLE.sub(lambda _: settings_table(), text))
-    found = TABLE.search(README.read_text())
-    assert found
-    assert found[0] == settings_table(), "run: WRITE_README=1 python -m pytest tests/test_readme.py"
+    tables = {"settings": settings_table(), "channel settings": channel_settings_table()}
+    for name, table in tables.items():
+        start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+        assert text.count(start) == 1
+        before, _, rest = text.partition(start)
+        found, _, after = rest.partition(end)
+        if os.environ.get("WRITE_README"):
+            text = before + start + table + end + after
+            README.write_text(text)
+        else:
+            assert found == table, "run: WRITE_README=1 python -m pytest tests/test_readme.py"
 
 
 def blocks(language: str) -> list[str]:
@@ -89,7 +108,7 @@ async def test_the_listener_of_the_readme_works() -> None:
 
 async def test_the_javascript_of_the_readme_runs_in_a_browser(browser: Browser) -> None:
     class Listener(RecordingListener):
-        async def on_message(self, event: Event) -> None:
+        async def on_message(self, event: MessageEvent) -> None:
             await super().on_message(event)
             assert event.conn
             await event.conn.send("an answer")

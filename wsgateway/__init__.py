@@ -5,11 +5,13 @@ It holds the connections, your listener chooses the recipients, and any program 
 
 from wsgateway.config.settings import Settings
 from wsgateway.exceptions import (
+    ChannelError,
     ConfigError,
     GatewayError,
     GatewayNotFound,
     GatewayNotRunning,
     GatewayStopping,
+    HistoryError,
     HookError,
     ListenerError,
     MessageError,
@@ -17,28 +19,55 @@ from wsgateway.exceptions import (
     SendError,
     StartError,
 )
+from wsgateway.frames import Counts, History, Member, Presence, Publication
 from wsgateway.gateway.gateway import Gateway
 from wsgateway.gateway.registry import send_gateway_message
 from wsgateway.hub.connection import Connection
-from wsgateway.listeners.event import Event
-from wsgateway.messages import Sent
+from wsgateway.hub.target import EVERYBODY
+from wsgateway.listeners.event import (
+    ChannelEvent,
+    CloseEvent,
+    Event,
+    HandshakeEvent,
+    MessageEvent,
+    OpenEvent,
+    SubscribeEvent,
+    UnsubscribeEvent,
+)
+from wsgateway.messages import Sent, Subscribed
 
 __all__ = [
+    "EVERYBODY",
+    "ChannelError",
+    "ChannelEvent",
+    "CloseEvent",
     "ConfigError",
     "Connection",
+    "Counts",
     "Event",
     "Gateway",
     "GatewayError",
     "GatewayNotFound",
     "GatewayNotRunning",
     "GatewayStopping",
+    "HandshakeEvent",
+    "History",
+    "HistoryError",
     "HookError",
     "ListenerError",
+    "Member",
     "MessageError",
+    "MessageEvent",
+    "OpenEvent",
+    "Presence",
+    "Publication",
     "Refused",
     "SendError",
     "Sent",
     "Settings",
     "StartError",
+    "SubscribeEvent",
+    "Subscribed",
+    "UnsubscribeEvent",
     "send_gateway_message",
 ]

@@ -1,8 +1,5 @@
 """Close codes of a WebSocket (RFC 6455 7.4), and which a server may send. Knows nothing of connections."""
 
-import json
-from typing import NamedTuple
-
 TOO_SLOW = 3008
 """Closes a client that is too slow. It may reconnect."""
 
@@ -28,28 +25,6 @@ def check_close(code: int, reason: str) -> None:
         raise ValueError(f"a close reason has at most {MAX_CLOSE_REASON} bytes of UTF-8, {reason!r} has more")
 
 
-class Close(NamedTuple):
-    """What a close tells a client. `retry_after_ms` is when to reconnect, None if the client chooses."""
-
-    reason: str
-    reconnect: bool
-    retry_after_ms: int | None
-
-
-def close_of(code: int, reason: str) -> Close:
-    """Return what `code` and `reason` mean to a client. A reason may be a JSON object, as `SHUTDOWN` is."""
-    reconnect = (code < 3000 and code != 1009) or 3000 <= code < 3500 or 4000 <= code < 4500
-    if reason.startswith("{"):
-        try:
-            fields = json.loads(reason)
-        except ValueError:
-            return Close(reason, reconnect, None)
-        retry = fields.get("retry_after_ms")
-        is_number = isinstance(retry, int) and not isinstance(retry, bool) and retry >= 0
-        wants = fields.get("reconnect")
-        return Close(
-            str(fields.get("reason", "")),
-            wants if isinstance(wants, bool) else reconnect,
-            retry if is_number else None,
-        )
-    return Close(reason, reconnect, None)
+def may_reconnect(code: int) -> bool:
+    """Return whether a client that was closed with `code` may connect again."""
+    return code != 1009 and not (3500 <= code <= 3999 or 4500 <= code <= 4999)

@@ -18,16 +18,24 @@ GatewayError
 ├── EnvelopeError        bytes from a broker, or for one, that are not a valid envelope
 ├── NodeError            another node did not do what it was asked
 │   └── NodeLate         another node did not answer in time; it may still act on the request
+├── ChannelError         a channel that does not exist, or that cannot be subscribed to (also a ValueError)
+├── HistoryError         a history that cannot be read or written; with `is_late`, it may still be written
 └── MessageError         a message that cannot be encoded or decoded (also a ValueError)
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 from typing import Self
 
 from wsgateway.closing import check_close
 from wsgateway.text import cut
+
+MIN_LIKENESS = 0.6
+"""How similar a namespace must be to be suggested; 1 means the same."""
+
+MAX_COMPARED = 50
+"""Namespaces that a name is compared with, because a comparison takes up to 0.1 ms."""
 
 
 class GatewayError(Exception):
@@ -256,6 +264,47 @@ class NodeError(GatewayError):
 
 class NodeLate(NodeError):  # noqa: N818  it may still act on the request
     """The node did not answer in time. It may still act on the request."""
+
+
+class ChannelError(GatewayError, ValueError):
+    """A channel that does not exist or cannot be subscribed to, or a name that no channel can have.
+
+    `reason` is the sentence for a client. For developers, the text also suggests the namespace in `known` that is
+    nearest to `name`, which takes longer to find, and may be none of the client's business.
+    """
+
+    def __init__(self, reason: str, *, name: str = "", known: Sequence[str] = ()) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.name = name
+        self.known = known
+
+    def __str__(self) -> str:
+        close = _nearest_namespace(self.name, self.known)
+        return f'{self.reason}, did you mean "{close}"?' if close else self.reason
+
+
+def _nearest_namespace(name: str, known: Sequence[str]) -> str:
+    """Return the namespace in `known` that is most similar to the beginning of `name`; empty if none is similar."""
+    close, likeness = "", MIN_LIKENESS
+    for pattern in known[:MAX_COMPARED]:
+        compared = f"{name[: len(pattern) - 1]}*" if pattern.endswith("*") else name
+        matcher = SequenceMatcher(None, pattern, compared)
+        # each is an upper bound of the next, and faster
+        if matcher.real_quick_ratio() > likeness and matcher.quick_ratio() > likeness and matcher.ratio() > likeness:
+            close, likeness = pattern, matcher.ratio()
+    return close
+
+
+class HistoryError(GatewayError):
+    """A history that cannot be read or written; the message contains the reason.
+
+    With `is_late`, the history store did not answer in time, so it may still write the publication.
+    """
+
+    def __init__(self, text: str, *, is_late: bool = False) -> None:
+        super().__init__(text)
+        self.is_late = is_late
 
 
 class MessageError(GatewayError, ValueError):

@@ -3,16 +3,40 @@
 Each is a `Message`, encoded once for each wire format, which decides how it looks there. No I/O.
 """
 
+import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
+from wsgateway.closing import may_reconnect
 from wsgateway.limits import SlowPolicy
 from wsgateway.messages import Kind, Message, WireFormat
+from wsgateway.text import short
 
 MAX_OFFSET = 2**63 - 1
 
 _POSITION = re.compile(r"([A-Za-z0-9]{0,32}):([0-9]{1,19})")
+
+
+MAX_EVENT_NAME = 255
+"""Bytes of the name of an event, as of a channel."""
+
+
+def check_event_name(name: object) -> None:
+    """Raise `ValueError` unless `name` is empty or a name that every client protocol can carry."""
+    if not isinstance(name, str):
+        raise TypeError(f"name is {short(name)}, use a str")
+    check_utf8("name", name)
+    if len(name.encode()) > MAX_EVENT_NAME or not name.isprintable() or " " in name or "*" in name:
+        raise ValueError(f"name is {short(name)}, use at most 255 bytes of printable characters without spaces and *")
+
+
+def check_utf8(what: str, text: str) -> None:
+    """Raise `ValueError` if `text` holds half of a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{what} holds half of a surrogate pair, which is not text") from None
 
 
 class Position(NamedTuple):
@@ -46,6 +70,21 @@ class Member(NamedTuple):
     id: str
     user: str
     info: object = None
+
+
+class Presence(NamedTuple):
+    """The `members` of a channel. They are `complete` if every node has answered."""
+
+    members: list[Member]
+    complete: bool = True
+
+
+class Counts(NamedTuple):
+    """How many `connections` of how many `users` a channel has. They are `complete` if every node has answered."""
+
+    connections: int
+    users: int
+    complete: bool = True
 
 
 class NamedMessage(Message):
@@ -96,6 +135,25 @@ class Publication(NamedMessage):
         self.policy = policy
         self.slot = (channel, key) if is_latest_only else None
         self.position: Position | None = None
+
+    def __repr__(self) -> str:
+        return f"<Publication {self.channel!r} {self.at} {self.kind.value} of {len(self.payload)} bytes>"
+
+    @property
+    def at(self) -> str | None:
+        """Its position in the history, `EPOCH:OFFSET`, None without one."""
+        return None if self.position is None else str(self.position)
+
+    @property
+    def message(self) -> Any:
+        """The message: `str` for text, `bytes`, or the JSON value."""
+        match self.kind:
+            case Kind.TEXT:
+                return self.payload.decode()
+            case Kind.BYTES:
+                return self.payload
+            case Kind.JSON:
+                return json.loads(self.payload)
 
 
 class Bundle(Message):
@@ -227,3 +285,28 @@ class CloseFrame(Control):
         super().__init__()
         self.code = code
         self.reason = reason
+
+    def fields(self) -> dict[str, object]:
+        """Return code, reason, and whether the client may reconnect, as a JSON object. For some reasons it says when.
+
+        A reason that is a JSON object, as that of a shutdown, is taken apart.
+        """
+        fields: dict[str, object] = {"code": self.code, "reason": self.reason, "reconnect": may_reconnect(self.code)}
+        if self.reason.startswith("{"):
+            try:
+                told = json.loads(self.reason)
+            except ValueError:
+                return fields
+            if isinstance(told, dict):
+                fields |= {name: told[name] for name in ("reason", "reconnect", "retry_after_ms") if name in told}
+        return fields
+
+
+class History(NamedTuple):
+    """The `publications` of a channel, and `at`, the position of its newest one, `EPOCH:OFFSET`.
+
+    `at` is None if the channel has no history.
+    """
+
+    publications: list[Publication]
+    at: str | None

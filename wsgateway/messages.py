@@ -88,8 +88,8 @@ class Message:
         return (self,)
 
 
-class Sent(NamedTuple):
-    """The result of one message: how many `recipients` were chosen, and for how many it was `queued` or `dropped`.
+class Deliveries(NamedTuple):
+    """How many `recipients` one message has, and for how many it was `queued` or `dropped`.
 
     The counts are those of the `nodes` that answered in time. They are `complete` if every node did.
     """
@@ -99,6 +99,35 @@ class Sent(NamedTuple):
     dropped: int
     nodes: int = 1
     complete: bool = True
+
+
+class Sent(NamedTuple):
+    """The result of `send` or `publish`.
+
+    The first five fields count recipients, as `Deliveries` does. For `publish`, which counts nothing, they are None;
+    their types say `int` for the sake of the many callers of `send`.
+    `at` is the position of the message, `EPOCH:OFFSET`, None if it is in no history. `is_new` is False if its
+    idempotency key was used before. Nothing is sent then, and `at` is the position of the first one.
+    """
+
+    recipients: int
+    queued: int
+    dropped: int
+    nodes: int = 1
+    complete: bool = True
+    at: str | None = None
+    is_new: bool = True
+
+
+class Subscribed(NamedTuple):
+    """The result of subscribing a connection to a channel.
+
+    `at` is the position before the first publication that follows, None without history. `recovered` is whether what
+    was missed since a position follows.
+    """
+
+    at: str | None
+    recovered: bool
 
 
 def encode(message: object) -> Message | None:

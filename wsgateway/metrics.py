@@ -49,6 +49,10 @@ class Metrics:
         self.hook_errors: Counter[str] = Counter()
         self.hook_seconds: defaultdict[str, Histogram] = defaultdict(Histogram)
         self.refusals: Counter[str] = Counter()
+        self.channels = 0
+        self.subscriptions = 0
+        self.publications: Counter[str] = Counter()
+        self.recoveries: Counter[bool] = Counter()
         self.broker_sent = 0
         self.broker_received = 0
         self.broker_lost = 0
@@ -87,6 +91,10 @@ FAMILIES = {
     "hook_errors_total": ("counter", "Hooks that failed, by hook."),
     "hook_seconds": ("histogram", "Seconds that hooks took."),
     "refusals_total": ("counter", "Refused clients and callers, by reason."),
+    "channels": ("gauge", "Channels that have subscribers."),
+    "subscriptions": ("gauge", "Subscriptions of connections to channels."),
+    "publications_total": ("counter", "Messages published to channels, by namespace."),
+    "recoveries_total": ("counter", "Clients that have asked for what they missed, by whether they got it."),
     "blocked_loop_total": ("counter", "Times that the event loop was blocked."),
     "blocked_loop_seconds_total": ("counter", "Minimum number of seconds that the event loop was blocked."),
     "log_errors_total": ("counter", "Log lines that could not be written."),
@@ -140,6 +148,10 @@ def samples(
         "hook_errors_total": labelled("hook", metrics.hook_errors),
         "hook_seconds": [*_histograms(metrics.hook_seconds, labels)],
         "refusals_total": labelled("reason", metrics.refusals),
+        "channels": one(metrics.channels),
+        "subscriptions": one(metrics.subscriptions),
+        "publications_total": labelled("namespace", metrics.publications),
+        "recoveries_total": labelled("recovered", {str(key).lower(): n for key, n in metrics.recoveries.items()}),
         "blocked_loop_total": one(metrics.blocked_loops),
         "blocked_loop_seconds_total": one(metrics.blocked_seconds),
         "log_errors_total": one(log_failures),

@@ -14,7 +14,7 @@ from wsgateway.exceptions import BrokerError, MessageError
 from wsgateway.hub.loops import Home, wrong_loop
 from wsgateway.hub.pubsub import publish_to_nodes
 from wsgateway.logs import GatewayLog
-from wsgateway.messages import Sent, encode
+from wsgateway.messages import Deliveries, Sent, encode
 from wsgateway.metrics import Metrics
 from wsgateway.text import mask_url
 
@@ -64,7 +64,7 @@ class Publisher:
         if not self._cluster.is_up:
             raise BrokerError(f"the broker {self._name} is unavailable: {self._cluster.failure}")
         ids = None if connections is None else _ids(connections)
-        return await publish_to_nodes(self._cluster, encoded, ids, Sent(0, 0, 0)).wait()
+        return await publish_to_nodes(self._cluster, encoded, ids, Deliveries(0, 0, 0)).wait()
 
     def send(self, message: object, *, connections: Iterable[str] | None = None) -> Sent:
         """Call `asend` from code without `async`."""

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp
 from wsgateway.client import ClientConnection, connect, websocket_url
 from wsgateway.config.settings import Settings
 from wsgateway.gateway.gateway import Gateway
-from wsgateway.listeners.event import Event
+from wsgateway.listeners.event import CloseEvent, Event, MessageEvent, OpenEvent
 from wsgateway.server.serving import serving
 
 TIMEOUT = 30.0
@@ -57,13 +57,13 @@ class RecordingListener:
             while self.count(hook) < count:
                 await self._changed.wait()
 
-    async def on_client_open(self, event: Event) -> None:
+    async def on_client_open(self, event: OpenEvent) -> None:
         self.record("on_client_open", event.message)
 
-    async def on_message(self, event: Event) -> None:
+    async def on_message(self, event: MessageEvent) -> None:
         self.record("on_message", event.message)
 
-    async def on_client_close(self, event: Event) -> None:
+    async def on_client_close(self, event: CloseEvent) -> None:
         self.record("on_client_close", event.code)
 
     async def on_error(self, event: Event, exception: BaseException) -> None:

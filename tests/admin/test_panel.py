@@ -562,3 +562,20 @@ def watching(url: str) -> Iterator[ClientConnection]:
         except ConnectionRefusedError:
             assert time.monotonic() < deadline
             time.sleep(0.05)  # between two tries of what another process opens
+
+
+async def test_channels_are_shown_and_survive_a_change_but_are_not_in_the_form(tmp_path: Path) -> None:
+    text = FILE + '[gateways.chat.channels."room:<b>*"]\nhistory = 100\nclients = "subscribe, publish"\n'
+    async with admin(tmp_path, text) as (supervisor, url), visitor(url) as somebody:
+        page = (await somebody.get("/gateways/chat")).text
+        assert "room:&lt;b&gt;* (clients subscribe+publish, public False, history 100, history_ttl 86400.0" in page
+        assert 'name="channels"' not in (await somebody.get("/gateways/chat/edit")).text
+        before = supervisor.find("chat").settings.channels
+        await supervisor.edit("chat", {"drain": 5.0})
+        assert supervisor.find("chat").settings.channels == before
+        assert (await somebody.http.get("/api/gateways/chat")).json()["settings"]["channels"]["room:<b>*"][
+            "history"
+        ] == 100
+        gateway = supervisor.find("chat").gateway
+        await supervisor.reload()
+        assert supervisor.find("chat").gateway is gateway  # nothing has changed

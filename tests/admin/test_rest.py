@@ -260,6 +260,7 @@ async def test_a_start_that_fails_says_why(http: httpx.AsyncClient) -> None:
         ({"id": "x", "prot": 1}, 422, "no such setting"),
         ({"id": "x", "listener": "os:system"}, 403, "add it to listeners in [admin]"),
         ({"id": "x", "log_file": "/etc/passwd"}, 403, "file of the host"),
+        ({"id": "x", "channels": {"room:*": {}}}, 403, "a table for each namespace, so it is only set in the settings"),
         ({"id": "x", "startup": "sometimes"}, 422, "is not one of automatic, manual, disabled"),
     ],
 )

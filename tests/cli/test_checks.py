@@ -8,6 +8,7 @@ import pytest
 from wsgateway import Settings
 from wsgateway.cli import checks
 from wsgateway.cli.checks import Finding, Probe, Severity
+from wsgateway.config.channels import ChannelSettings
 from wsgateway.config.settings import AdminSettings
 from wsgateway.gateway.descriptors import UNLIMITED
 
@@ -59,6 +60,8 @@ def proxy_timeout(seconds: float | None) -> list[Finding]:
     return list(checks.check_proxy_timeout(Settings(ping_interval=25), seconds))
 
 
+HISTORY = Settings(channels={"room:*": ChannelSettings(history=1)})
+
 FINDINGS: dict[str, tuple[Callable[[], Iterable[Finding]], Severity, str]] = {
     "no back-pressure": (lambda: versions(uvicorn="0.50.0"), SERIOUS, "memory grows"),
     "nor there": (lambda: versions(uvicorn="0.52.0"), SERIOUS, "memory grows"),
@@ -76,7 +79,8 @@ FINDINGS: dict[str, tuple[Callable[[], Iterable[Finding]], Severity, str]] = {
     "compression": (lambda: checks.check_memory(Settings(compression=True)), HINT, "compression is on"),
     "killed early": (lambda: drain(30), SERIOUS, "systemd kills after 30 s"),
     "killed by default": (lambda: drain(30, assumed=True), WARNING, "a stop may take 49.5 s"),
-    "workers": (lambda: checks.check_workers(" 4 ", broker=None), SERIOUS, "4 workers without a broker"),
+    "workers": (lambda: checks.check_workers(" 4 ", Settings()), SERIOUS, "4 workers without a broker"),
+    "workers and history": (lambda: checks.check_workers("4", HISTORY), SERIOUS, 'the history of "room:*" is kept in'),
     "any origin": (lambda: access(allowed_origins="*"), SERIOUS, "the page of any site may connect"),
     "null origin": (lambda: access(allowed_origins="null"), SERIOUS, "sandboxed frame"),
     "short key": (lambda: access(api_key=[KEY, "secret"]), SERIOUS, "can be guessed"),
@@ -139,9 +143,9 @@ def test_one_finding_with_its_advice(name: str) -> None:
         lambda: drain(50),
         lambda: admin(host="0.0.0.0", enabled=False),
         lambda: certificate(ends=1e9 + 30 * 86400),
-        lambda: checks.check_workers("4", broker="redis://"),
-        lambda: checks.check_workers("1", broker=None),
-        lambda: checks.check_workers("many", broker=None),
+        lambda: checks.check_workers("4", Settings(broker="redis://")),
+        lambda: checks.check_workers("1", HISTORY),
+        lambda: checks.check_workers("many", HISTORY),
         lambda: checks.check_memory(Settings()),
         lambda: proxied(address="203.0.113.7"),
         lambda: access(api_key=KEY, local_access=True, is_written=True, outside="x"),

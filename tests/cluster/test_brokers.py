@@ -41,7 +41,7 @@ from wsgateway.cluster.questions import Question
 from wsgateway.exceptions import BrokerError, NodeError
 from wsgateway.gateway.answers import info_of
 from wsgateway.logs import GatewayLog
-from wsgateway.messages import Kind, Message, Sent
+from wsgateway.messages import Deliveries, Kind, Message
 from wsgateway.metrics import Metrics
 from wsgateway.text import mask_url
 
@@ -184,12 +184,12 @@ class Member:
         self.links.append(await self._open(topics))
         return self.links[-1]
 
-    def deliver(self, frame: Message, ids: Any) -> Sent:
+    def deliver(self, frame: Message, ids: Any) -> Deliveries:
         self.frames.append((frame.payload, ids))
         self.kinds.append(frame.kind)
         self.changed.set()
         self.changed = asyncio.Event()
-        return Sent(5, 4, 1)
+        return Deliveries(5, 4, 1)
 
     async def double(self, question: Double) -> int:
         self.asked += 1
@@ -256,7 +256,7 @@ async def test_counts_of_all_are_added_up(service: Service) -> None:
     async with members(service.url, 3) as (one, _, _):
         pending = one.cluster.publish(Message(b"x", Kind.BYTES), None, acknowledge=True)
         assert pending is not None
-        assert await one.cluster.collect(Sent(1, 1, 0), pending) == Sent(11, 9, 2, 3, True)
+        assert await one.cluster.collect(Deliveries(1, 1, 0), pending) == Deliveries(11, 9, 2, 3, True)
 
 
 async def test_named_recipients_are_found_where_they_are(service: Service) -> None:
@@ -266,7 +266,7 @@ async def test_named_recipients_are_found_where_they_are(service: Service) -> No
         assert (own, others) == ([mine, "0123abcd.unknown", "short"], [theirs])
         pending = one.cluster.publish(Message(b"x", Kind.BYTES), others, acknowledge=True)
         assert pending is not None
-        assert await one.cluster.collect(Sent(0, 0, 0), pending) == Sent(5, 4, 1, 2, True)
+        assert await one.cluster.collect(Deliveries(0, 0, 0), pending) == Deliveries(5, 4, 1, 2, True)
         assert two.frames == [(b"x", [theirs])]
         assert three.frames == []
 
@@ -292,7 +292,7 @@ async def test_one_that_leaves_is_not_waited_for(service: Service) -> None:
         assert [str(node.state) for node in one.cluster.nodes.shown()] == ["left"]
         pending = one.cluster.publish(Message(b"x", Kind.BYTES), None, acknowledge=True)
         assert pending is not None
-        assert await one.cluster.collect(Sent(1, 1, 0), pending) == Sent(1, 1, 0, 1, True)
+        assert await one.cluster.collect(Deliveries(1, 1, 0), pending) == Deliveries(1, 1, 0, 1, True)
 
 
 async def test_one_that_does_not_answer_is_waited_for_once(service: Service) -> None:
@@ -300,11 +300,11 @@ async def test_one_that_does_not_answer_is_waited_for_once(service: Service) -> 
         two.cluster._handle = lambda envelope: None  # type: ignore[method-assign]  # it hears, and does nothing
         first = one.cluster.publish(Message(b"x", Kind.BYTES), None, acknowledge=True)
         assert first is not None
-        assert await one.cluster.collect(Sent(1, 1, 0), first) == Sent(1, 1, 0, 1, False)
+        assert await one.cluster.collect(Deliveries(1, 1, 0), first) == Deliveries(1, 1, 0, 1, False)
         second = one.cluster.publish(Message(b"x", Kind.BYTES), None, acknowledge=True)
         assert second is not None
         assert second.done.done()
-        assert await one.cluster.collect(Sent(1, 1, 0), second) == Sent(1, 1, 0, 1, False)
+        assert await one.cluster.collect(Deliveries(1, 1, 0), second) == Deliveries(1, 1, 0, 1, False)
 
 
 @pytest.mark.parametrize(
@@ -572,7 +572,7 @@ async def test_a_broker_that_is_away_at_the_start_is_joined_when_it_comes(server
             assert member.cluster.failure
         pending = one.cluster.publish(Message(b"x", Kind.BYTES), None, acknowledge=True)
         assert pending is not None
-        assert await one.cluster.collect(Sent(1, 1, 0), pending) == Sent(1, 1, 0, 1, False)
+        assert await one.cluster.collect(Deliveries(1, 1, 0), pending) == Deliveries(1, 1, 0, 1, False)
         server.start()
         await is_up([one, two], True)
         await met([one, two])
@@ -804,6 +804,6 @@ async def test_a_message_that_is_too_large_for_the_broker_is_logged(tmp_path: Pa
         async with members(service.url, 2) as (one, two):
             pending = one.cluster.publish(Message(b"x" * 1_048_576, Kind.BYTES), None, acknowledge=True)
             assert pending is not None
-            assert (await one.cluster.collect(Sent(1, 1, 0), pending)).complete is False
+            assert (await one.cluster.collect(Deliveries(1, 1, 0), pending)).complete is False
             assert one.metrics.broker_dropped["too_large"] == 1
             await both_ways(one, two, b"after")

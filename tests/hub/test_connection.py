@@ -16,7 +16,7 @@ import pytest
 
 from tests.connections import unconnected
 from tests.servers import OwnServer, PlainUvicorn, Serve
-from wsgateway import Connection, Event, Gateway
+from wsgateway import CloseEvent, Connection, Event, Gateway
 from wsgateway.testing import Client, RecordingListener
 
 BIG = "x" * 60_000
@@ -241,7 +241,7 @@ async def test_messages_out_is_right_in_hooks_too(serve: Serve) -> None:
             counts.append(event.conn.messages_out + event.conn.queued_messages - before)
             event.connections = []
 
-        async def on_client_close(self, event: Event) -> None:
+        async def on_client_close(self, event: CloseEvent) -> None:
             assert event.conn
             counts.append(event.conn.messages_out)
             await super().on_client_close(event)
@@ -262,9 +262,9 @@ async def test_messages_out_is_right_in_hooks_too(serve: Serve) -> None:
 
 
 def test_a_listener_finds_nothing_on_a_connection_that_it_must_not_touch() -> None:
-    methods = {"send", "send_from_thread", "close"}
+    methods = {"send", "send_from_thread", "close", "subscribe", "unsubscribe"}
     request = {"path", "address", "query_string", "headers", "query", "cookies", "subprotocols", "transport"}
-    facts = {"id", "user", "state", "opened_at", "age", "is_open"}
+    facts = {"id", "user", "user_id", "state", "opened_at", "age", "is_open", "protocol", "channels"}
     counts = {"messages_in", "messages_out", "queued_messages", "queued_bytes", "dropped"}
     public = {name for name in dir(Connection) if not name.startswith("_")}
     assert public == methods | request | facts | counts

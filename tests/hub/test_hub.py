@@ -13,9 +13,9 @@ import pytest
 from tests.connections import connected, hub_of, text
 from tests.raw import Raw, handshake
 from tests.servers import OwnServer, OwnServerTls, PlainUvicorn, Serve
-from wsgateway import Connection, Event, Gateway, Sent
+from wsgateway import Connection, Event, Gateway, OpenEvent, Sent
 from wsgateway.hub.fan_out import SLICE
-from wsgateway.messages import Kind, Message
+from wsgateway.messages import Deliveries, Kind, Message
 from wsgateway.testing import Client, RecordingListener
 from wsgateway.transports.framing import PLAIN
 
@@ -97,7 +97,7 @@ async def test_three_senders_two_hundred_recipients_twenty_of_them_slow(serve: S
     everybody: list[Connection] = []
 
     class Listener(RecordingListener):
-        async def on_client_open(self, event: Event) -> None:
+        async def on_client_open(self, event: OpenEvent) -> None:
             assert event.conn
             everybody.append(event.conn)
             await super().on_client_open(event)
@@ -190,7 +190,7 @@ async def test_the_loop_serves_others_while_it_fans_out_to_very_many() -> None:
     hub = hub_of(gateway)
     made = connected(gateway, hub, 5 * SLICE)
     first, second, third = map(text, ("first", "second", "third"))
-    assert hub.deliver(first, hub.everybody) == Sent(len(made), len(made), 0)
+    assert hub.deliver(first, hub.everybody) == Deliveries(len(made), len(made), 0)
     turns = 0
     while not all(written for _, written in made):
         await asyncio.sleep(0)  # one iteration of the event loop
@@ -199,7 +199,7 @@ async def test_the_loop_serves_others_while_it_fans_out_to_very_many() -> None:
             waiting = next((conn, written) for conn, written in made if not written)
             assert waiting[0]._outbox.put(second)  # overtakes nobody's first
             assert b"".join(waiting[1]) == first.encoded(PLAIN) + second.encoded(PLAIN)
-            assert hub.deliver(third, hub.everybody) == Sent(len(made), len(made), 0)
+            assert hub.deliver(third, hub.everybody) == Deliveries(len(made), len(made), 0)
             gone = next((conn, written) for conn, written in made if not written)
             gone[0]._outbox.close(1000, "")
             assert b"".join(gone[1]) == first.encoded(PLAIN) + third.encoded(PLAIN)

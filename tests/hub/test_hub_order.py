@@ -12,9 +12,9 @@ import pytest
 
 from tests.connections import text
 from tests.pipes import Pipe, joined
-from wsgateway import Connection, Gateway, Sent
+from wsgateway import Connection, Gateway
 from wsgateway.hub.fan_out import SLICE
-from wsgateway.messages import Message
+from wsgateway.messages import Deliveries, Message
 from wsgateway.testing import RecordingListener
 
 SIZES = (10, 200, 5_000, 70_000)  # short, worth compressing, some to a flush, one of which is more than a flush
@@ -58,7 +58,7 @@ class History:
     def open(self) -> list[Connection]:
         return [pipe.conn for pipe in self.pipes if pipe.conn.is_open]
 
-    def count(self, sent: Sent, recipients: list[Connection], number: int) -> None:
+    def count(self, sent: Deliveries, recipients: list[Connection], number: int) -> None:
         assert sent.queued + sent.dropped == sent.recipients
         if not self._reentrant:
             assert sent.recipients == len(recipients)

@@ -20,10 +20,10 @@ from hypothesis.stateful import (
 
 from tests.connections import text
 from tests.pipes import Pipe, joined
-from wsgateway import Connection, Gateway, Sent
+from wsgateway import Connection, Gateway
 from wsgateway.hub import fan_out, turn_log
 from wsgateway.hub.audience import Audience
-from wsgateway.messages import Message
+from wsgateway.messages import Deliveries, Message
 from wsgateway.transports.framing import PLAIN
 
 EXAMPLES = int(os.environ.get("HUB_EXAMPLES", "150"))
@@ -192,7 +192,7 @@ class HubMachine(RuleBasedStateMachine):
         for model in models:
             model.expected.append(number)
 
-    def add(self, sent: Sent, models: list[Model]) -> None:
+    def add(self, sent: Deliveries, models: list[Model]) -> None:
         assert sent.recipients == len(models)
         assert sent.queued + sent.dropped == sent.recipients
         if self.is_roomy:

@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 
-from tests.connections import connected, hub_of, text
-from wsgateway import Gateway, Sent
+from tests.connections import channels_of, connected, hub_of, text
+from wsgateway import Gateway
 from wsgateway.cluster.acks import PendingAcks
 from wsgateway.cluster.single import SingleNode
 from wsgateway.hub.pubsub import PubSub
-from wsgateway.messages import Message
+from wsgateway.hub.target import Target
+from wsgateway.messages import Deliveries, Message
 
 MESSAGE = text("hi")
 
@@ -35,19 +36,23 @@ class TwoNodes(SingleNode):
 def made(count: int) -> tuple[PubSub, TwoNodes, list[Any]]:
     gateway = Gateway()
     hub, cluster = hub_of(gateway), TwoNodes()
-    return PubSub(hub, cluster), cluster, [conn for conn, _ in connected(gateway, hub, count)]
+    return (
+        PubSub(hub, cluster, channels_of(gateway, hub)),
+        cluster,
+        [conn for conn, _ in connected(gateway, hub, count)],
+    )
 
 
 async def test_everybody_is_every_connection_and_the_other_nodes() -> None:
     pubsub, cluster, _ = made(3)
-    assert pubsub.publish_nowait(MESSAGE, None) == Sent(3, 3, 0)
+    assert pubsub.publish_nowait(MESSAGE, None) == Deliveries(3, 3, 0)
     assert cluster.published == [(None, False)]
 
 
 async def test_everybody_but_one_leaves_out_that_one() -> None:
     pubsub, cluster, connections = made(3)
-    assert pubsub.publish_nowait(MESSAGE, None, but=connections[0]) == Sent(2, 2, 0)
-    assert pubsub.publish(MESSAGE, None, but=connections[0]).sent == Sent(2, 2, 0)
+    assert pubsub.publish_nowait(MESSAGE, None, but=connections[0]) == Deliveries(2, 2, 0)
+    assert pubsub.publish(MESSAGE, Target(), but=connections[0]).counts == Deliveries(2, 2, 0)
     assert cluster.published == [(None, False), (None, True)]
 
 
@@ -55,18 +60,18 @@ async def test_everybody_but_one_leaves_out_that_one() -> None:
 async def test_named_recipients_are_split_between_the_nodes(remote: list[str]) -> None:
     pubsub, cluster, connections = made(3)
     sent = pubsub.publish_nowait(MESSAGE, [connections[0], connections[1].id, "unknown", *remote])
-    assert sent == Sent(2, 2, 0)
+    assert sent == Deliveries(2, 2, 0)
     assert cluster.published == ([(remote, False)] if remote else [])
 
 
 async def test_nobody_receives_what_is_published_to_an_empty_list() -> None:
     pubsub, cluster, _ = made(3)
-    assert pubsub.publish_nowait(MESSAGE, []) == Sent(0, 0, 0)
+    assert pubsub.publish_nowait(MESSAGE, []) == Deliveries(0, 0, 0)
     assert cluster.published == []
 
 
 async def test_a_counted_publication_has_the_other_nodes_count() -> None:
     pubsub, cluster, connections = made(2)
     for to in (None, [connections[0], "far1"], [connections[0]]):
-        assert (await pubsub.publish(MESSAGE, to).wait()).queued in (1, 2)
+        assert (await pubsub.publish(MESSAGE, Target(connections=to)).wait()).queued in (1, 2)
     assert cluster.published == [(None, True), (["far1"], True)]

@@ -9,11 +9,11 @@ from itertools import pairwise
 import pytest
 
 from tests.connections import Wakeless, connected, hub_of, outboxes, text, unconnected
-from wsgateway import Gateway, Sent
+from wsgateway import Gateway
 from wsgateway.hub.audience import Audience
 from wsgateway.hub.fan_out import SLICE
 from wsgateway.hub.hub import Hub
-from wsgateway.messages import Message
+from wsgateway.messages import Deliveries, Message
 from wsgateway.transports.framing import PLAIN
 
 
@@ -40,12 +40,12 @@ async def test_each_connection_gets_one_write_in_the_order_of_sending() -> None:
     for outbox in (ann, bob, eve):
         assert hub.add(outbox, room)
     one, two, three, four, five, six = (text(f"message {number}") for number in range(6))
-    assert hub.deliver(one, hub.everybody) == Sent(4, 4, 0)
-    assert hub.deliver(two, room, but=bob) == Sent(2, 2, 0)
-    assert hub.deliver(three, hub.everybody, but=ann) == Sent(3, 3, 0)
-    assert hub.deliver_to(four, [conns[1], conns[3].id, "unknown"]) == Sent(2, 2, 0)
+    assert hub.deliver(one, hub.everybody) == Deliveries(4, 4, 0)
+    assert hub.deliver(two, room, but=bob) == Deliveries(2, 2, 0)
+    assert hub.deliver(three, hub.everybody, but=ann) == Deliveries(3, 3, 0)
+    assert hub.deliver_to(four, [conns[1], conns[3].id, "unknown"]) == Deliveries(2, 2, 0)
     assert bob.put(five)
-    assert hub.deliver(six, room, but=dan) == Sent(3, 3, 0)  # dan is not a member
+    assert hub.deliver(six, room, but=dan) == Deliveries(3, 3, 0)  # dan is not a member
     assert [writes for _, writes in made] == [[], [], [], []]
     await asyncio.sleep(0)  # one iteration of the event loop
     expected = [[one, two, six], [one, three, four, five, six], [one, two, three, six], [one, three, four]]
@@ -61,15 +61,15 @@ async def test_consecutive_messages_to_the_same_recipients_are_one_run() -> None
     made = connected(gateway, hub, 3)
     named: list[object] = [made[0][0], made[1][0]]
     messages = [text(str(number)) for number in range(5)]
-    assert [hub.deliver_to(message, named) for message in messages[:2]] == [Sent(2, 2, 0)] * 2
+    assert [hub.deliver_to(message, named) for message in messages[:2]] == [Deliveries(2, 2, 0)] * 2
     assert len(hub._turn.runs) == 1
     named.append(made[2][0])  # the list belongs to the listener
-    assert hub.deliver_to(messages[2], named) == Sent(3, 3, 0)
+    assert hub.deliver_to(messages[2], named) == Deliveries(3, 3, 0)
     assert len(hub._turn.runs) == 2
     made[1][0]._outbox.buffer()  # the second is no fast member any more
-    assert hub.deliver_to(messages[3], named) == Sent(3, 3, 0)
+    assert hub.deliver_to(messages[3], named) == Deliveries(3, 3, 0)
     made[0][0]._outbox.close(1000, "")
-    assert hub.deliver_to(messages[4], named) == Sent(2, 2, 0)
+    assert hub.deliver_to(messages[4], named) == Deliveries(2, 2, 0)
     hub.flush()
     assert b"".join(made[0][1]) == written(messages[:4])
     assert b"".join(made[1][1]) == written(messages[:3])

@@ -9,7 +9,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from tests.connections import hub_of, unconnected
+from tests.connections import channels_of, hub_of, unconnected
 from wsgateway import Event, Gateway
 from wsgateway.cluster.single import SingleNode
 from wsgateway.exceptions import Refused
@@ -19,7 +19,7 @@ from wsgateway.listeners.dispatcher import Dispatcher
 from wsgateway.listeners.inbox import INBOX_BYTES, INBOX_MESSAGES
 from wsgateway.listeners.loader import Hooks
 from wsgateway.protocols import plain
-from wsgateway.protocols.session import Session
+from wsgateway.protocols.session import Session, SessionParts
 from wsgateway.testing import RecordingListener
 from wsgateway.transports.peer import Peer
 
@@ -60,29 +60,24 @@ class Made:
     def __init__(self, listener: object, **options: Any) -> None:
         gateway = Gateway(**options)
         self.hub = hub_of(gateway)
+        channels = channels_of(gateway, self.hub)
         self.ended: list[Session] = []
         self.transport = Unconnected()
         self.dispatcher = Dispatcher(
             gateway,
-            pubsub=PubSub(self.hub, SingleNode()),
+            pubsub=PubSub(self.hub, SingleNode(), channels),
+            channels=channels,
             hooks=Hooks(listener, gateway.settings, gateway.log),
             settings=gateway.settings,
             metrics=gateway.metrics,
             log=gateway.log,
         )
         self.conn, outbox = unconnected(gateway, self.transport)
-        self.session = Session(
-            self.conn,
-            outbox,
-            self.transport,
-            hub=self.hub,
-            dispatcher=self.dispatcher,
-            settings=gateway.settings,
-            ended=self.ended.append,
-        )
+        parts = SessionParts(self.hub, channels, self.dispatcher, gateway.settings, self.ended.append)
+        self.session = Session(self.conn, outbox, self.transport, parts)
 
     async def connect(self) -> None:
-        await plain.connect(self.session, self.transport)
+        await plain.connect(self.session, self.transport, {})
 
 
 async def test_the_plain_protocol_runs_on_handshake_before_the_accept_and_joins_the_hub_after_it() -> None:
@@ -131,8 +126,9 @@ async def test_the_end_leaves_the_hub_and_calls_the_hook_once() -> None:
     assert listener.events == [("on_client_open", ""), ("on_client_close", 4007)]
     assert made.ended == [made.session]
     assert len(made.hub.connections) == 0
-    with pytest.raises(AssertionError):
-        made.session.finished(4007, "lunch")
+    made.session.finished(4007, "lunch")
+    await made.dispatcher.runner.idle()
+    assert listener.count("on_client_close") == 1
 
 
 async def test_the_code_of_this_side_counts_if_it_closed_first() -> None:
@@ -249,6 +245,6 @@ async def test_a_close_while_a_hook_waits_is_reported_after_it_and_after_what_wa
 
 async def test_a_client_is_admitted_without_a_call_if_the_listener_has_no_on_handshake() -> None:
     made = Made(RecordingListener())
-    handshake = made.session.handshake()
+    handshake = made.session.handshake({})
     with pytest.raises(StopIteration):
         handshake.send(None)  # it never waits

@@ -179,6 +179,16 @@ LAYOUTS = {
     "quoted keys": "[\"gateways\".'a']\nport = 0\n['gateways'.b]\nport = 0\n",
     "no line at the end": "[gateways.a]\nport = 0\n[gateways.b]\nport = 0",
     "no gateways": "port = 0\n# the end\n",
+    "channels": (
+        '[channels."room:*"]\nhistory = 1 # one\n[gateways.a]\nport = 0\n[gateways.a.channels."room:*"]\nhistory = 2\n'
+        "[gateways.b.channels.news]\n[gateways.c]\nport = 0\n"
+    ),
+    "channels around another": (
+        '[gateways.a]\nport = 0\n[channels."x:*"]\n[gateways.b]\nport = 1\n[gateways.a.channels.x]\npublic = true\n'
+    ),
+    "channels without gateways": 'port = 0\n# rooms\n[channels."room:*"]\nhistory = 1\n',
+    "channels in inline tables": 'gateways = {a = {channels = {"room:*" = {history = 1}}}, b = {port = 0}}\n',
+    "channels with dotted keys": '[gateways.a]\nchannels."room:*".history = 1\n[gateways.b]\n',
     "windows": "# top\r\n[gateways.a]\r\nport = 0\r\n[gateways.b]\r\nport = 0\r\n",
     "byte order mark": "\ufeff[gateways.a]\nport = 0\n[gateways.b]\nport = 0\n",
 }

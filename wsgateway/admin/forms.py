@@ -14,12 +14,13 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Gateway": (
         "id", "host", "port", "startup", "workers", "broker_timeout", "listener", "echo_sender", "test_page", "verbose",
     ),
-    "Access": ("allowed_origins", "allowed_hosts", "api_key", "local_access"),
+    "Access": ("allowed_origins", "allowed_hosts", "api_key", "local_access", "protocols"),
     "Clients that do not read or answer": (
         "ping_interval", "pong_timeout", "outbox_bytes", "outbox_messages", "send_timeout", "slow_policy", "drain",
     ),
     "Limits": (
-        "max_message_size", "max_send_size", "max_connections", "max_connections_per_address", "message_rate",
+        "max_message_size", "max_send_size", "max_connections", "max_connections_per_address", "max_channels",
+        "history_bytes", "message_rate",
         "message_burst", "connect_rate", "connect_burst", "send_rate", "send_burst",
         "handshake_timeout", "hook_timeout", "compression",
     ),

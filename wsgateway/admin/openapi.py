@@ -10,7 +10,7 @@ from msgspec import Struct
 from wsgateway.admin.handlers import MAX_LINES, MAX_WAIT
 from wsgateway.admin.rest import Operation
 from wsgateway.config.settings import SPECS
-from wsgateway.config.values import Startup
+from wsgateway.config.values import Kind, Startup, kind_of
 from wsgateway.gateway.answers import MAX_OFFSET, MAX_PAGE
 from wsgateway.gateway.shapes import Problem, schemas_of
 from wsgateway.limits import SlowPolicy
@@ -128,6 +128,10 @@ def setting_schema(name: str) -> dict[str, Any]:
         schema["enum"] = [*spec.type, None]
     elif spec.type == tuple[str, ...]:
         schema |= {"type": ["array", "null"], "items": TEXT}
+        if spec.metadata["choices"]:
+            schema["items"] = {"enum": list(spec.metadata["choices"])}
+    elif kind_of(spec) is Kind.CHANNELS:
+        schema["type"] = ["object", "null"]
     else:
         schema["type"] = ["string", "null"]
     return schema

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from wsgateway.config.settings import ADMIN_SPECS, CONFIG_FILE, SPECS, flag
-from wsgateway.config.values import did_you_mean, is_switch
+from wsgateway.config.values import Kind, did_you_mean, is_switch, kind_of
 
 HELP: Mapping[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 """Settings for the help of every command, which is as wide as the terminal, up to 100 columns."""
@@ -161,12 +161,14 @@ def usage_sentence(exc: click.UsageError) -> str:
 
 
 def setting_options() -> list[click.Option]:
-    """Return `--config` and an option for each setting. The value of an option that is not given is None."""
+    """Return `--config` and an option for each setting except `channels`. An option that is not given is None."""
     options = [
         click.Option(["--config"], metavar="FILE", help=f"the settings file ({CONFIG_FILE} in the working folder)")
     ]
     for name, spec in {**SPECS, **ADMIN_SPECS}.items():
         text = spec.metadata["help"]
+        if kind_of(spec) is Kind.CHANNELS:
+            continue
         if is_switch(spec):
             switch = f"{flag(name)}/--no-{flag(name).removeprefix('--')}"
             options.append(click.Option([switch, name], default=None, help=text))

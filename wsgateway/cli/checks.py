@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from wsgateway.config.addresses import is_loopback
+from wsgateway.config.channels import histories_in
 from wsgateway.config.grace import seconds_to_stop
 from wsgateway.config.settings import AdminSettings, Settings
 from wsgateway.gateway.admission import SPARE_DESCRIPTORS
@@ -131,9 +132,15 @@ def check_drain(settings: Settings, *, stop_timeout: float | None, source: str, 
         yield serious(text, advice)
 
 
-def check_workers(workers: str, *, broker: object) -> Iterator[Finding]:
-    """Check `workers`, the text of WEB_CONCURRENCY, which may be nonsense. `broker` joins processes if it is set."""
-    if workers.strip().isdecimal() and int(workers) > 1 and not broker:
+def check_workers(workers: str, settings: Settings) -> Iterator[Finding]:
+    """Check `workers`, the text of WEB_CONCURRENCY, which may be nonsense. A broker joins processes if it is set."""
+    if not workers.strip().isdecimal() or int(workers) < 2:
+        return
+    histories = histories_in(settings.channels)
+    if histories:
+        text = f"{workers.strip()} workers, but {histories} is kept in one process only, so none of them starts"
+        yield serious(text, "run one process, or set history = 0")
+    elif not settings.broker:
         text = f"{workers.strip()} workers without a broker: a message reaches only the clients of one worker"
         yield serious(text, "run one process, or set a broker")
 

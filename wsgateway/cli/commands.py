@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import fields
 from getpass import getpass
 from importlib.resources import files
 from pathlib import Path
@@ -14,6 +15,7 @@ import click
 from wsgateway.cli import remote
 from wsgateway.cli.arguments import Argument, Command, seconds, setting_options
 from wsgateway.cli.terminal import complain, decode_argument, read_line, read_text, to_json
+from wsgateway.config.channels import ChannelSettings
 from wsgateway.config.settings import ADMIN_SPECS, CONFIG_FILE, ENV, SPECS
 from wsgateway.exceptions import ConfigError, ListenerError, SendError
 from wsgateway.logs import GatewayLog
@@ -70,9 +72,13 @@ def _starter_settings() -> str:
     ]
     defaults = {**{name: spec.default for name, spec in SPECS.items()}, **SERVE_DEFAULTS}
     for name, spec in SPECS.items():
-        if name not in ("listener", "id"):
+        if name not in ("listener", "id", "channels"):
             value = json.dumps("" if defaults[name] is None else defaults[name])  # a tuple becomes a list
             lines += ["", f"# {spec.metadata['help']}", f"# {name} = {value}"]
+    lines += ["", f"# {SPECS['channels'].metadata['help']}", '# [channels."room:*"]']
+    values = {**ChannelSettings().shown(), "slow_policy": defaults["slow_policy"]}
+    for spec in fields(ChannelSettings):
+        lines += ["", f"# {spec.metadata['help']}", f"# {spec.name} = {json.dumps(values[spec.name])}"]
     return "\n".join(lines) + "\n"
 
 

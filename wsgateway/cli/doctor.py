@@ -132,7 +132,7 @@ def _machine(described: Described, surroundings: Surroundings) -> Iterator[Findi
         yield from checks.check_files(settings, most_files=hard_file_limit())
         yield from checks.check_drain(settings, stop_timeout=seconds, source=source, is_assumed=is_assumed)
         # the workers of `wsgateway serve` have a broker of their own; WEB_CONCURRENCY is read by uvicorn and gunicorn
-        yield from checks.check_workers(os.environ.get("WEB_CONCURRENCY", ""), broker=settings.broker)
+        yield from checks.check_workers(os.environ.get("WEB_CONCURRENCY", ""), settings)
 
 
 BROKER_SECONDS = 5.0

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from wsgateway.cluster.envelopes import Ack
 from wsgateway.cluster.nodes import Nodes, node_of
-from wsgateway.messages import Sent
+from wsgateway.messages import Deliveries
 
 
 @dataclass(slots=True)
@@ -17,7 +17,7 @@ class PendingAcks:
     done: asyncio.Future[None]
     number: int
     is_complete: bool
-    counts: list[Sent] = field(default_factory=list)
+    counts: list[Deliveries] = field(default_factory=list)
 
 
 class Acks:
@@ -67,7 +67,7 @@ class Acks:
         for pending in tuple(self._pending.values()):
             self.end(pending)
 
-    async def collect(self, here: Sent, pending: PendingAcks, seconds: float) -> Sent:
+    async def collect(self, here: Deliveries, pending: PendingAcks, seconds: float) -> Deliveries:
         """Return the counts of all nodes that acknowledge within `seconds`, added to those of this process, `here`."""
         try:
             async with asyncio.timeout(seconds):
@@ -78,7 +78,7 @@ class Acks:
         finally:
             self.end(pending)
         counts = [here, *pending.counts]
-        return Sent(
+        return Deliveries(
             sum(sent.recipients for sent in counts),
             sum(sent.queued for sent in counts),
             sum(sent.dropped for sent in counts),
@@ -93,7 +93,7 @@ class Acks:
         if pending is None or ack.origin not in pending.missing:
             return
         pending.missing.discard(ack.origin)
-        pending.counts.append(Sent(ack.recipients, ack.queued, ack.dropped))
+        pending.counts.append(Deliveries(ack.recipients, ack.queued, ack.dropped))
         if not pending.missing:
             self.end(pending)
 

@@ -37,7 +37,7 @@ from wsgateway.cluster.questions import Question
 from wsgateway.cluster.sequences import Sequences
 from wsgateway.exceptions import EnvelopeError
 from wsgateway.logs import GatewayLog
-from wsgateway.messages import Kind, Message, Sent
+from wsgateway.messages import Deliveries, Kind, Message
 from wsgateway.metrics import Metrics
 
 A = TypeVar("A")
@@ -63,7 +63,7 @@ class Local:
     status for a heartbeat.
     """
 
-    deliver: Callable[[Message, Sequence[str] | None], Sent]
+    deliver: Callable[[Message, Sequence[str] | None], Deliveries]
     describe: Callable[[], Info]
     answering: Answering
 
@@ -240,7 +240,7 @@ class Cluster:
             self._acks.end(pending)
         return pending
 
-    async def collect(self, here: Sent, pending: PendingAcks) -> Sent:
+    async def collect(self, here: Deliveries, pending: PendingAcks) -> Deliveries:
         """Return the counts of all nodes that acknowledge within `timeout`, added to those of this process, `here`."""
         return await self._acks.collect(here, pending, self._timeout)
 
@@ -315,7 +315,7 @@ class Cluster:
     def _deliver(self, delivery: Delivery) -> None:
         if self._local is None:
             return
-        sent = Sent(0, 0, 0)
+        sent = Deliveries(0, 0, 0)
         ids, payload = delivery.ids, delivery.payload
         own = None if ids is None else [conn_id for conn_id in ids if node_of(conn_id) == self.node]
         if own is None or own:

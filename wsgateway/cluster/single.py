@@ -8,7 +8,7 @@ from wsgateway.cluster.cluster import Cluster
 from wsgateway.cluster.nodes import Nodes
 from wsgateway.cluster.questions import Question
 from wsgateway.exceptions import NodeError
-from wsgateway.messages import Message, Sent
+from wsgateway.messages import Deliveries, Message
 
 A = TypeVar("A")
 
@@ -44,7 +44,7 @@ class SingleNode:
     def publish(self, message: Message, ids: Sequence[str] | None, *, acknowledge: bool) -> PendingAcks | None:
         """Do nothing, because there is no other node."""
 
-    async def collect(self, here: Sent, pending: PendingAcks) -> Sent:
+    async def collect(self, here: Deliveries, pending: PendingAcks) -> Deliveries:
         return here
 
     async def ask(self, node_id: str, question: Question[A]) -> A:

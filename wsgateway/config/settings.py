@@ -4,60 +4,28 @@ Flags, variables, keys of the file, the table in the README, and the arguments o
 know what a setting is used for, nor where its value comes from.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import Field, dataclass, field, fields
-from typing import Any, Self, TypedDict
+from collections.abc import Iterable, Iterator, Mapping, Set
+from dataclasses import Field, dataclass, fields
+from typing import Any, TypedDict
 
 from wsgateway.config.addresses import is_loopback
-from wsgateway.config.values import Kind, Startup, convert, did_you_mean, is_secret, kind_of, plain_value
-from wsgateway.exceptions import ConfigError, Mistake, UnknownSetting
+from wsgateway.config.channels import ChannelOptions, ChannelSettings, histories_in, read_channels
+from wsgateway.config.declaration import Declared, convert_fields, setting
+from wsgateway.config.values import Kind, Startup, did_you_mean
+from wsgateway.exceptions import ConfigError, Mistake
 from wsgateway.limits import SlowPolicy
-from wsgateway.text import mask_url
 
 ENV = "WSGATEWAY_"
 """Prefix of the variable of each setting."""
 
 CONFIG_FILE = "wsgateway.toml"
 
-
-def setting(
-    default: Any,
-    text: str,
-    *,
-    kind: Kind | None = None,
-    least: float | None = None,
-    most: float | None = None,
-    secret: bool = False,
-) -> Any:
-    """Return a field with its default, help text, kind, and range. A `secret` value must never be shown."""
-    metadata = {"help": text, "kind": kind, "least": least, "most": most, "secret": secret}
-    return field(default=default, metadata=metadata)
-
-
-class _Declared:
-    """The base of both declarations. Refuses unknown names, suggests the nearest, and never prints a secret."""
-
-    __slots__ = ()
-
-    def __new__(cls, *_: object, **options: object) -> Self:
-        known = {spec.name for spec in fields(cls)}  # type: ignore[arg-type]  # each subclass is a dataclass
-        unknown = [name for name in options if name not in known]
-        if unknown:
-            mistakes = [Mistake(name, "", no_such_setting(name, is_admin=cls is AdminSettings)) for name in unknown]
-            try:
-                cls(**{name: value for name, value in options.items() if name in known})
-            except ConfigError as exc:
-                mistakes.extend(exc.mistakes)
-            raise UnknownSetting(mistakes)
-        return object.__new__(cls)
-
-    def __repr__(self) -> str:
-        values = _shown_fields(self)
-        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in values.items())})"
+PROTOCOLS = ("plain", "v1", "sse")
+"""The protocols of clients. `sse` includes all streams."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Settings(_Declared):
+class Settings(Declared):
     """The settings of one gateway. Times are in seconds, sizes in bytes. Raises `ConfigError` with every mistake.
 
     The `repr` masks secrets, so it can appear in a log or an error report.
@@ -91,6 +59,20 @@ class Settings(_Declared):
     )
     on_last_close: str = setting(
         "on_last_close", "name of the hook for the last connection of this process to close", kind=Kind.HOOK
+    )
+    on_subscribe: str = setting("on_subscribe", "name of the hook for a client that asks for a channel", kind=Kind.HOOK)
+    on_unsubscribe: str = setting(
+        "on_unsubscribe", "name of the hook for a subscription that has ended", kind=Kind.HOOK
+    )
+    on_first_subscribe: str = setting(
+        "on_first_subscribe",
+        "name of the hook for the first subscription of this process to a channel",
+        kind=Kind.HOOK,
+    )
+    on_last_unsubscribe: str = setting(
+        "on_last_unsubscribe",
+        "name of the hook for the last subscription of this process to a channel to end",
+        kind=Kind.HOOK,
     )
     broker: str | None = setting(
         None,
@@ -126,6 +108,17 @@ class Settings(_Declared):
     slow_policy: SlowPolicy = setting(
         "disconnect", "what happens when an outbox is full: disconnect, drop_oldest, or drop_newest"
     )
+    max_channels: int = setting(
+        128, "maximum number of channels that one connection may subscribe to; more get 403", least=1
+    )
+    history_bytes: int = setting(
+        67108864,
+        "bytes of all histories in memory; more discard the records of the channel whose last publication is oldest",
+        least=1,
+    )
+    protocols: tuple[str, ...] = setting(
+        PROTOCOLS, "protocols that clients may use: plain, v1, and sse, which includes all streams", choices=PROTOCOLS
+    )
     max_connections: int = setting(
         0, "maximum number of clients; more get 503; 0 means the open-file limit minus 64", least=0
     )
@@ -159,21 +152,46 @@ class Settings(_Declared):
     )
     ssl_keyfile: str | None = setting(None, "path of the private key for TLS", kind=Kind.PATH)
     ssl_certfile: str | None = setting(None, "path of the certificate for TLS", kind=Kind.PATH)
+    channels: Mapping[str, ChannelSettings] = setting(
+        None,
+        "namespaces of channels, with the settings of each; only in the settings file, as tables such as "
+        '`[channels."room:*"]`, or in code; without any, clients may ask for every channel',
+        kind=Kind.CHANNELS,
+    )
 
     def __post_init__(self) -> None:
-        mistakes = _convert_fields(self)
+        mistakes = convert_fields(self)
+        channels, of_channels = read_channels(self.channels)
+        object.__setattr__(self, "channels", channels)
         if not mistakes and bool(self.ssl_keyfile) != bool(self.ssl_certfile):
             mistakes.append(Mistake("", "ssl_keyfile, ssl_certfile", "TLS needs both, only one is set"))
+        if self.protocols == ():
+            text = f"it is empty, write at least one of {', '.join(PROTOCOLS)}"
+            mistakes.append(Mistake("protocols", "", text))
+        mistakes.extend(of_channels)
+        mistakes.extend(self._mistakes_of_history({mistake.setting for mistake in mistakes}))
         if mistakes:
             raise ConfigError(mistakes)
 
-    def shown(self) -> dict[str, object]:
-        """Return every setting as JSON can carry it, secrets as `"***"`."""
-        return _shown_fields(self)
+    def _mistakes_of_history(self, wrong: Set[str]) -> Iterator[Mistake]:
+        """Yield what prevents a history, which is kept in one process. `wrong` are settings that were not converted."""
+        histories = histories_in(self.channels)
+        if not histories:
+            return
+        if self.broker and "broker" not in wrong:
+            text = f"{histories} is kept in one process only, so leave broker unset for now, or set history = 0"
+            yield Mistake("broker", "", text)
+        elif "workers" not in wrong and self.workers > 1:
+            why = "is kept in one process only, and no broker can share it yet"
+            yield Mistake("workers", "", f"{histories} {why}, so set workers = 1, or history = 0")
+
+    @classmethod
+    def no_such_setting(cls, name: str) -> str:
+        return no_such_setting(name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class AdminSettings(_Declared):
+class AdminSettings(Declared):
     """The settings of the admin interface: `[admin]` in the file. Raises `ConfigError` with every mistake."""
 
     enabled: bool = setting(True, "whether the admin interface is served")
@@ -204,9 +222,13 @@ class AdminSettings(_Declared):
     )
 
     def __post_init__(self) -> None:
-        mistakes = _convert_fields(self, "[admin]")
+        mistakes = convert_fields(self, "[admin]")
         if mistakes:
             raise ConfigError(mistakes)
+
+    @classmethod
+    def no_such_setting(cls, name: str) -> str:
+        return no_such_setting(name, is_admin=True)
 
 
 def serves_outside(settings: Settings | AdminSettings) -> str | None:
@@ -238,6 +260,10 @@ class Options(TypedDict, total=False):
     on_error: str
     on_first_open: str
     on_last_close: str
+    on_subscribe: str
+    on_unsubscribe: str
+    on_first_subscribe: str
+    on_last_unsubscribe: str
     broker: str | None
     broker_timeout: float
     workers: int
@@ -256,6 +282,9 @@ class Options(TypedDict, total=False):
     outbox_messages: int
     send_timeout: float
     slow_policy: SlowPolicy | str
+    max_channels: int
+    history_bytes: int
+    protocols: str | Iterable[str]
     max_connections: int
     max_connections_per_address: int
     connect_rate: float
@@ -272,6 +301,7 @@ class Options(TypedDict, total=False):
     log_file: str | None
     ssl_keyfile: str | None
     ssl_certfile: str | None
+    channels: Mapping[str, ChannelOptions]
 
 
 SPECS: Mapping[str, Field[Any]] = {spec.name: spec for spec in fields(Settings)}
@@ -296,33 +326,3 @@ def no_such_setting(name: str, *, is_admin: bool = False) -> str:
         return f"there is no such setting{hint}"
     owner, place = ("a gateway", "at the top or below [gateways.ID]") if is_admin else ("[admin]", "below [admin]")
     return f"{short} is a setting of {owner}, write it {place}{hint}"
-
-
-def _convert_fields(settings: "Settings | AdminSettings", table: str = "") -> list[Mistake]:
-    """Convert every field of `settings` in place, and return the mistakes. `table` is its table in a settings file."""
-    mistakes: list[Mistake] = []
-    for spec in fields(settings):
-        value = getattr(settings, spec.name)
-        if kind_of(spec) is Kind.LISTENER and not isinstance(value, str):
-            continue  # an object of the application, which may be anything
-        try:
-            object.__setattr__(settings, spec.name, convert(spec, value))
-        except ValueError as exc:
-            mistakes.append(Mistake(spec.name, f"{spec.name} ({table})" if table else "", str(exc)))
-    return mistakes
-
-
-def _shown_fields(settings: Any) -> dict[str, object]:
-    """Return every field of `settings` without secrets, even before they are converted."""
-    return {spec.name: _shown(spec, getattr(settings, spec.name, None)) for spec in fields(settings)}
-
-
-def _shown(spec: Field[Any], value: object) -> object:
-    if spec.metadata["secret"]:
-        return "***" if value else None
-    if kind_of(spec) is Kind.LISTENER and not isinstance(value, (str, type(None))):
-        listener_class = value if isinstance(value, type) else type(value)
-        return f"{listener_class.__module__}.{listener_class.__qualname__}"
-    if is_secret(spec) and value is not None:
-        return mask_url(value) if isinstance(value, str) else "***"
-    return plain_value(value)

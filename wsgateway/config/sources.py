@@ -7,6 +7,7 @@ from dataclasses import Field, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
+from wsgateway.config.channels import quoted, read_channels
 from wsgateway.config.exposure import outside_of_environment
 from wsgateway.config.files import read_text
 from wsgateway.config.settings import (
@@ -19,7 +20,7 @@ from wsgateway.config.settings import (
     no_such_setting,
     serves_outside,
 )
-from wsgateway.config.values import convert_written, nearest
+from wsgateway.config.values import Kind, convert_written, kind_of, nearest
 from wsgateway.config.variables import Variables, config_of, read_secret, read_variables, variable_of
 from wsgateway.exceptions import ConfigError, Mistake
 
@@ -165,7 +166,7 @@ def admin_settings(
     table = tables.get("admin", {})
     if not isinstance(table, Mapping):
         raise ConfigError([Mistake("", f"admin ({path})", "it is a table, [admin]")])
-    _take_table(table, f"{path} [admin]", reading)
+    _take_table(table, str(path), "admin", reading)
     variables = read_variables(environ)
     for name, spec in ADMIN_SPECS.items():
         if name in variables.texts:
@@ -207,6 +208,16 @@ class _Reading:
         except ValueError as exc:
             self.mistakes.append(Mistake(name, source if text else f"{name} ({source})", str(exc)))
 
+    def take_channels(self, value: object, source: Source, *, file: str, table: str) -> None:
+        """Take the namespaces that `file` declares in `table`. One of the same name, taken before, is replaced."""
+        channels, mistakes = read_channels(value, file=file, table=table)
+        earlier = self.values.get("channels", {})
+        self.values["channels"] = {**earlier, **channels}
+        self.sources["channels"] = Source(
+            source.layer, f"{self.sources['channels']} and {source}" if earlier else source
+        )
+        self.mistakes.extend(mistakes)
+
 
 def _take_environ(variables: Variables, reading: _Reading) -> None:
     """Take the variables of a gateway's settings. A secret in a file of its own wins."""
@@ -230,7 +241,7 @@ def _take_file(tables: dict[str, Any], path: str, gateway_id: str | None, readin
     """Take the settings of every gateway, then those of the gateway `gateway_id`, or of the only one."""
     gateways = tables.pop("gateways", {})
     tables.pop("admin", None)
-    _take_table(tables, path, reading, is_top=True)
+    _take_table(tables, path, "", reading)
     if not is_table_of_tables(gateways):
         reading.mistakes.append(Mistake("", f"gateways ({path})", "each gateway is a table [gateways.ID]"))
         return
@@ -244,14 +255,20 @@ def _take_file(tables: dict[str, Any], path: str, gateway_id: str | None, readin
             if table.get("id", name) != name:
                 text = "the table's name is the id, leave the key out"
                 reading.mistakes.append(Mistake("id", f"id ({place})", text))
-            _take_table({**table, "id": name}, place, reading)
+            _take_table({**table, "id": name}, path, f"gateways.{name}", reading)
 
 
-def _take_table(table: Mapping[str, object], place: str, reading: _Reading, *, is_top: bool = False) -> None:
+def _take_table(table: Mapping[str, object], path: str, header: str, reading: _Reading) -> None:
+    """Take the settings in `table` of the file at `path`, which begins with `[header]`, or with the file if empty."""
+    place = f"{path} [{header}]" if header else path
     for name, value in table.items():
-        if name in reading.specs:
+        if name in reading.specs and kind_of(reading.specs[name]) is Kind.CHANNELS:
+            reading.take_channels(
+                value, Source(Layer.FILE, place), file=path, table=f"{header}.{name}".removeprefix(".")
+            )
+        elif name in reading.specs:
             reading.take(name, value, Source(Layer.FILE, place))
-        elif is_top and isinstance(value, Mapping):
+        elif not header and isinstance(value, Mapping):
             reading.mistakes.append(Mistake("", f"{name} ({place})", _no_such_table(name, value)))
         else:
             text = no_such_setting(name, is_admin=reading.is_admin)
@@ -260,10 +277,13 @@ def _take_table(table: Mapping[str, object], place: str, reading: _Reading, *, i
 
 def _no_such_table(name: str, table: Mapping[str, object]) -> str:
     """Return what is wrong with the table `name` at the top of the file, with a suggestion."""
-    close = nearest(name.lower(), ("gateways", "admin"))
+    close = nearest(name.lower(), ("gateways", "admin", "channels"))
     if close == "gateways":
         ids = [key for key, value in table.items() if isinstance(value, Mapping)]
         return f"there is no such table, did you mean [gateways.{ids[0] if ids else 'ID'}]?"
     if close == "admin":
         return "there is no such table, did you mean [admin]?"
+    if close == "channels":
+        patterns = [quoted(key) for key, value in table.items() if isinstance(value, Mapping)]
+        return f"there is no such table, did you mean [channels.{patterns[0] if patterns else quoted('room:*')}]?"
     return f"there is no such table, a gateway is described below [gateways.{name}]"

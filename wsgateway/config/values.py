@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import Field
-from typing import Any
+from typing import Any, get_args
 
 from wsgateway.config.origins import MAX_ORIGIN, ascii_host, normalized_origin
 from wsgateway.limits import SlowPolicy
@@ -44,6 +44,15 @@ class Kind(enum.Enum):
     """The path of a file."""
     URL = enum.auto()
     """A URL, which may contain a password."""
+    CHANNELS = enum.auto()
+    """A table for each namespace of channels, which only the settings file and code can write."""
+
+
+class Keep(enum.StrEnum):
+    """Which publications a history contains: all, or only the newest of each key."""
+
+    ALL = "all"
+    LAST = "last"
 
 
 class Startup(enum.StrEnum):
@@ -113,20 +122,26 @@ def convert(spec: Field[Any], value: object, *, text: bool = False) -> Any:
         return _strings(spec, value)
     if annotated == str | None or kind is Kind.LISTENER:
         return None if value is None else _text(spec, value) or None
-    if annotated in (SlowPolicy, Startup):
+    if kind is Kind.CHANNELS:
+        raise ValueError('channels are described in the settings file, as tables [channels."room:*"], or in code')
+    if value is None and spec.default is None and annotated is not spec.type:
+        return None
+    if annotated in (SlowPolicy, Startup, Keep):
         if not isinstance(value, str) or value not in list(annotated):
             raise ValueError(f"{_quoted(spec, value)} is not one of {', '.join(annotated)}")
         return annotated(value)
     if annotated is str:
         return _string(spec, value)
     if annotated is bool:
-        return None if value is None and spec.default is None else _boolean(spec, value)
+        return _boolean(spec, value)
     return _number(spec, annotated, value)
 
 
 def _type_of(spec: Field[Any]) -> Any:
-    """Return the type of the setting's values. A switch that may be unset is a switch."""
-    return bool if spec.type == bool | None else spec.type
+    """Return the type of the setting's values. A switch that may be unset is a switch, and so on, except for text."""
+    if spec.type == str | None or type(None) not in get_args(spec.type):
+        return spec.type
+    return get_args(spec.type)[0]
 
 
 def _quoted(spec: Field[Any], value: object) -> str:
@@ -163,7 +178,7 @@ def _boolean(spec: Field[Any], value: object) -> bool:
 
 def _number(spec: Field[Any], annotated: type[int] | type[float], value: object) -> int | float:
     least, most = spec.metadata["least"], spec.metadata["most"]
-    allowed = f"{least:g} or more" if most is None else f"from {least:g} to {most:g}"
+    allowed = f"{least} or more" if most is None else f"from {least} to {most}"
     if isinstance(value, str) and not isinstance(_from_text(annotated, value), str):
         raise ValueError(f"{_quoted(spec, value)} is text, write the number without quotes")
     if isinstance(value, bool) or not isinstance(value, (int, annotated)) or value != value:  # NaN
@@ -227,7 +242,12 @@ def _strings(spec: Field[Any], value: object) -> tuple[str, ...]:
         raise ValueError("a key with spaces around it or control characters in it cannot be sent in a header")
     if kind_of(spec) in (Kind.ORIGINS, Kind.HOSTS):
         return tuple(_address(spec, part.strip()) for part in parts)
-    return tuple(parts)
+    choices = spec.metadata["choices"]
+    unknown = next((part for part in parts if part not in choices), None) if choices else None
+    if unknown is not None:
+        text = f"{_quoted(spec, unknown)} is not one of {', '.join(choices)}"
+        raise ValueError(f"{text}{did_you_mean(unknown.lower(), choices)}")
+    return tuple(dict.fromkeys(parts) if choices else parts)
 
 
 def _address(spec: Field[Any], text: str) -> str:

@@ -2,10 +2,11 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 from starlette.types import Receive, Scope, Send
 
@@ -18,6 +19,7 @@ from wsgateway.gateway.http.paths import sender_of
 from wsgateway.gateway.http.problems import deny, problem, report_refusal
 from wsgateway.gateway.signals import StopWatch
 from wsgateway.gateway.wheel import Wheel
+from wsgateway.hub.channels import Channels
 from wsgateway.hub.connection import Connection, WatchedConnection, new_id
 from wsgateway.hub.hub import Hub
 from wsgateway.hub.loops import Home
@@ -28,14 +30,17 @@ from wsgateway.listeners.dispatcher import Dispatcher
 from wsgateway.logs import GatewayLog
 from wsgateway.messages import WireFormat
 from wsgateway.metrics import Metrics
-from wsgateway.protocols import plain, sse
-from wsgateway.protocols.session import STOPPING, Session
-from wsgateway.protocols.sse import SSE
+from wsgateway.protocols import lines, plain, sse, v1_session
+from wsgateway.protocols.lines import LinesSession
+from wsgateway.protocols.session import STOPPING, Session, SessionParts
+from wsgateway.protocols.sse import SseSession
+from wsgateway.protocols.v1 import SUBPROTOCOL, V1Encoding
+from wsgateway.protocols.v1_session import V1Session
 from wsgateway.transports.asgi import AsgiTransport
-from wsgateway.transports.framing import PLAIN, StreamKind
+from wsgateway.transports.framing import DEFLATED, PLAIN, FramedFormat, StreamKind
 from wsgateway.transports.native import NativeTransport
 from wsgateway.transports.peer import ClientTransport
-from wsgateway.transports.stream import StreamContext, stream_transport
+from wsgateway.transports.stream import AsgiStream, NativeStream, StreamContext, stream_transport
 from wsgateway.transports.takeover import EXTENSION, Takeover
 
 SPARE_DESCRIPTORS = 64
@@ -43,6 +48,36 @@ SPARE_DESCRIPTORS = 64
 
 CROWDED = 0.8
 """Fraction of `max_connections` from which a warning is logged."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientProtocol:
+    """One kind of client: its name, how its messages look on the wire, and how its connection begins."""
+
+    name: str
+    wire_format: WireFormat
+    deflated: WireFormat
+    session: type[Session]
+    connect: Callable[[Any, ClientTransport, Scope], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class StreamProtocol:
+    """One kind of client of a stream: its name, its stream, and how its connection begins."""
+
+    name: str
+    kind: StreamKind
+    session: type[SseSession] | type[LinesSession]
+    connect: Callable[[Any, AsgiStream | NativeStream, Scope], Awaitable[None]]
+
+
+SSE_STREAM = StreamProtocol("sse", sse.SSE, SseSession, sse.connect)
+LINES_STREAM = StreamProtocol("v1", lines.LINES, LinesSession, lines.connect)
+
+PLAIN_SOCKET = ClientProtocol("plain", PLAIN, DEFLATED, Session, plain.connect)
+V1_SOCKET = ClientProtocol(
+    "v1", FramedFormat(V1Encoding()), FramedFormat(V1Encoding(), deflates=True), V1Session, v1_session.connect
+)
 
 
 def client_limit(settings: Settings) -> int:
@@ -57,6 +92,7 @@ class Admission:
         self,
         *,
         hub: Hub,
+        channels: Channels,
         dispatcher: Dispatcher,
         drain: Drain,
         rules: Rules,
@@ -67,8 +103,8 @@ class Admission:
         node: str,
     ) -> None:
         """`node` is the id of this node, empty without a broker."""
-        self._hub = hub
-        self._dispatcher = dispatcher
+        self._channels = channels
+        self._parts = SessionParts(hub, channels, dispatcher, settings, self._remove)
         self._drain = drain
         self._rules = rules
         self._settings = settings
@@ -80,12 +116,12 @@ class Admission:
         self._connection: Callable[..., Connection] = Connection
         if is_development(verbose=settings.verbose):
             self._connection = partial(WatchedConnection, log=log)
-        self._on_ended = self._remove  # bound once, not for each client
         self._server_stops = drain.begin_with_server
+        self._stream_parts = SessionParts(hub, channels, dispatcher, settings, self._remove_stream)
         self._streams = StreamContext(
             settings, wheel, log, self._server_stops, watching=StopWatch(self._server_stops).watching
         )
-        self.sessions: dict[str, Session] = {}
+        self.sessions: dict[str, SseSession | LinesSession] = {}
         """The sessions of streams, by their secrets."""
 
         self._by_address: Counter[str] = Counter()
@@ -98,19 +134,25 @@ class Admission:
 
     async def admit(self, scope: Scope, receive: Receive, send: Send, *, path: str) -> None:
         """Admit one client, or refuse its handshake. On plain ASGI, return when the connection has ended."""
-        transport = self._transport(scope, receive, send)
-        session = self._session(scope, transport, path, PLAIN, self._on_ended)
+        protocol = self._protocol_of(scope)
+        transport = self._transport(scope, receive, send, protocol)
+        outbox = Outbox(new_id(self._node), transport, protocol.wire_format, self._settings, self._metrics)
+        conn = self._connection(
+            scope, path=path, outbox=outbox, home=self._home, channels=self._channels, protocol=protocol.name
+        )
+        session = protocol.session(conn, outbox, transport, self._parts)
         await receive()
-        refusal = self._enter(session) or self._rules.check_host(scope) or self._rules.check_origin(scope)
+        refusal = self._enter(session)
         try:
+            refusal = refusal or self._rules.check_host(scope) or self._rules.check_origin(scope)
             if refusal is not None:
                 raise Refused.of(refusal)
-            await plain.connect(session, transport)
+            await protocol.connect(session, transport, scope)
         except Refused as exc:
-            self._report(scope, exc, session.conn)
-            await self._refuse(scope, send, exc, session.conn, transport)
+            self._report(scope, exc, conn)
+            await self._refuse(scope, send, exc, conn, transport)
         finally:
-            if not session.is_open:
+            if not session.is_accepted:
                 self._remove(session)
 
     async def admit_stream(
@@ -120,51 +162,36 @@ class Admission:
         send: Send,
         *,
         path: str,
-        kind: StreamKind,
-        headers: Iterable[tuple[bytes, bytes]],
+        protocol: StreamProtocol,
+        headers: list[tuple[bytes, bytes]],
     ) -> None:
-        """Admit the client of a stream of `kind`, or answer with a problem document. `headers` are part of either.
+        """Admit the client of a stream, or answer with a problem document. `headers` are part of either.
 
-        The rules for its origin have been checked.
+        The rules for its origin have been checked. On plain ASGI, return when the connection has ended.
         """
+        kind = protocol.kind
         transport = stream_transport(scope, receive, send, kind=kind, headers=headers, context=self._streams)
-        secret = new_id(self._node)
-        session = self._session(scope, transport, path, kind.wire_format, partial(self._end_stream, secret))
+        outbox = Outbox(new_id(self._node), transport, kind.wire_format, self._settings, self._metrics)
+        conn = self._connection(
+            scope, path=path, outbox=outbox, home=self._home, channels=self._channels, protocol=protocol.name
+        )
+        session = protocol.session(conn, outbox, transport, self._stream_parts)
+        session.secret = new_id(self._node)
         refusal = self._enter(session)
-        self.sessions[secret] = session
+        self.sessions[session.secret] = session
         try:
             if refusal is not None:
                 raise Refused.of(refusal)
-            await sse.connect(session, transport, secret)
+            await protocol.connect(session, transport, scope)
         except Refused as exc:
-            self._report(scope, exc, session.conn)
-            if exc.close is not None and kind is not SSE:
+            self._report(scope, exc, conn)
+            if exc.close is not None and protocol is LINES_STREAM:
                 await transport.accept_and_close(None, exc.close, exc.reason)
-            else:
+            else:  # also with `close`, because an EventSource ends with a status, and reconnects otherwise
                 await _answer(scope, receive, send, exc.refusal, headers)
         finally:
-            if not session.is_open:
-                self._end_stream(secret, session)
-
-    def _session(
-        self,
-        scope: Scope,
-        transport: ClientTransport,
-        path: str,
-        wire_format: WireFormat,
-        ended: Callable[[Session], None],
-    ) -> Session:
-        outbox = Outbox(new_id(self._node), transport, wire_format, self._settings, self._metrics)
-        conn = self._connection(scope, path=path, outbox=outbox, home=self._home)
-        return Session(
-            conn,
-            outbox,
-            transport,
-            hub=self._hub,
-            dispatcher=self._dispatcher,
-            settings=self._settings,
-            ended=ended,
-        )
+            if not session.is_accepted:
+                self._remove_stream(session)
 
     def _enter(self, session: Session) -> Refusal | None:
         """Count the client of `session`, until `_remove`. Return why it cannot be admitted now, or None."""
@@ -174,14 +201,24 @@ class Admission:
         self._by_address[address] += 1
         return refusal
 
-    def _transport(self, scope: Scope, receive: Receive, send: Send) -> ClientTransport:
+    def _protocol_of(self, scope: Scope) -> ClientProtocol:
+        if "v1" in self._settings.protocols and SUBPROTOCOL in scope.get("subprotocols", ()):
+            return V1_SOCKET
+        return PLAIN_SOCKET
+
+    def _transport(self, scope: Scope, receive: Receive, send: Send, protocol: ClientProtocol) -> ClientTransport:
         takeover = cast(
             "Takeover | None", scope.get("extensions", {}).get(EXTENSION)
         )  # only `wsgateway.server` offers it
         if takeover is None:
             return AsgiTransport(receive, send, settings=self._settings, log=self._log)
         return NativeTransport(
-            takeover, send, settings=self._settings, timers=self._wheel, server_stops=self._server_stops
+            takeover,
+            send,
+            settings=self._settings,
+            timers=self._wheel,
+            server_stops=self._server_stops,
+            deflated=protocol.deflated,
         )
 
     def _check_capacity(self, address: str) -> Refusal | None:
@@ -226,8 +263,9 @@ class Admission:
                 transport.release()
                 await deny(scope, send, refused.status, refused.reason)
 
-    def _end_stream(self, secret: str, session: Session) -> None:
-        self.sessions.pop(secret, None)
+    def _remove_stream(self, session: Session) -> None:
+        assert isinstance(session, (SseSession, LinesSession))
+        self.sessions.pop(session.secret, None)
         self._remove(session)
 
     def _remove(self, session: Session) -> None:
@@ -240,9 +278,9 @@ class Admission:
 
 
 async def _answer(
-    scope: Scope, receive: Receive, send: Send, refusal: Refusal, headers: Iterable[tuple[bytes, bytes]]
+    scope: Scope, receive: Receive, send: Send, refusal: Refusal, headers: list[tuple[bytes, bytes]]
 ) -> None:
-    """Answer the request for a stream with `refusal` and `headers`. Its status ends an `EventSource`."""
+    """Answer the request for a stream with `refusal` and `headers`."""
     response = problem(refusal)
     response.raw_headers += headers
     if refusal.status in (429, 503):

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from importlib.metadata import version
 from typing import Any, Unpack
@@ -13,29 +13,28 @@ from wsgateway.auth.rules import Rules
 from wsgateway.cluster.single import AnyCluster, SingleNode
 from wsgateway.config.exposure import own_uid
 from wsgateway.config.settings import Options, Settings
-from wsgateway.exceptions import GatewayError, GatewayNotRunning, GatewayStopping, Refusal, Refused, StartError
+from wsgateway.exceptions import GatewayError, Refusal, Refused, StartError
 from wsgateway.gateway.admission import Admission, refuse
 from wsgateway.gateway.http.paths import relative_path, relative_scope
 from wsgateway.gateway.http.routes import RouteContext, router
 from wsgateway.gateway.http.send import SendGuard
 from wsgateway.gateway.lifespan import run_lifespan
+from wsgateway.gateway.messaging import Messaging
 from wsgateway.gateway.parts import create_parts, open_log
 from wsgateway.gateway.registry import GatewayState, registry
-from wsgateway.gateway.running import Running, assemble, log_exposure, reason_of
+from wsgateway.gateway.running import Running, assemble, check_processes, log_exposure, reason_of
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.hub import Connections
-from wsgateway.hub.loops import Home, call_from_thread, call_on, wrong_loop
+from wsgateway.hub.loops import Home, call_on, wrong_loop
 from wsgateway.hub.recording import Recording
 from wsgateway.hub.unawaited import is_development, watched
-from wsgateway.listeners.dispatcher import check_recipients
 from wsgateway.logs import flush_log, warn_if_unseen
-from wsgateway.messages import Sent
 from wsgateway.transports.takeover import EXTENSION
 
 _ACTIVE = (GatewayState.STARTING, GatewayState.RUNNING, GatewayState.STOPPING)
 
 
-class Gateway:
+class Gateway(Messaging):
     """A WebSocket gateway. Mount it with `app.mount("/live", gateway)`, or serve it alone.
 
     `options` are fields of `wsgateway.config.settings.Settings`; `settings` gives all of them. Nothing is read from
@@ -117,49 +116,16 @@ class Gateway:
 
     # Sending
 
-    async def send(
-        self,
-        message: object,
-        *,
-        connections: Iterable[Connection | str] | None = None,
-        data: dict[str, Any] | None = None,
-    ) -> Sent:
-        """Call `on_message` with `message`, then send the result. Recipients are `connections` (or their ids), or every
-        connection, unless the hook changes them.
-
-        Wait for the hook, never for a client. Raise `GatewayNotRunning`, `MessageError` (a `ValueError`) if the
-        message cannot be encoded, `TypeError` if `connections` is one connection or id or not iterable, `HookError`
-        if the listener failed, and `RuntimeError` on an event loop other than the gateway's.
-        """
+    async def _enter(self, what: str, *, in_thread: str = "") -> Running | None:
         home = self._home
         if home is not None and not home.is_here() and self._runs_elsewhere():
-            raise wrong_loop("gateway.send", "in a thread, use gateway.send_from_thread(...)", owner="the gateway")
-        if connections is not None:
-            check_recipients("connections", connections)
+            raise wrong_loop(what, f"in a thread, use {in_thread}(...)" if in_thread else "", owner="the gateway")
         if self._is_new:
             await self._start_unasked()
-        running = self._running
-        if self._state is GatewayState.STOPPING and (running is None or not running.dispatcher.inside_hook()):
-            raise GatewayStopping(self.id)  # else an on_client_close sends a last message
-        if running is None:
-            raise GatewayNotRunning(self.id)
-        return await running.dispatcher.send(message, connections, data)
+        return self._running
 
-    def send_from_thread(
-        self,
-        message: object,
-        *,
-        connections: Iterable[Connection | str] | None = None,
-        data: dict[str, Any] | None = None,
-    ) -> Sent:
-        """Call `send` from a `def` hook, a `def` route handler, or any thread other than the event loop's.
-
-        Raise what `send` raises, and `RuntimeError` on the event loop's own thread or if the loop ends meanwhile.
-        """
-        home = self._home
-        if home is None or self.state in (GatewayState.STOPPED, GatewayState.FAILED):
-            raise GatewayNotRunning(self.id)
-        return call_from_thread(home, lambda: self.send(message, connections=connections, data=data))
+    def _is_startable(self) -> bool:
+        return self.state not in (GatewayState.STOPPED, GatewayState.FAILED)
 
     def find(self, gateway_id: str) -> "Gateway":
         """Return the gateway of this process that was started with that id, in any case. Raise `GatewayNotFound`."""
@@ -195,6 +161,7 @@ class Gateway:
 
     async def _start(self, *, reload: bool) -> None:
         registry.check_free(self)
+        check_processes(self.settings, is_served_alone=bool(self._url))
         watchdog = registry.watchdog_of(asyncio.get_running_loop())
         async with AsyncExitStack() as stack:
             assembled = assemble(self, self._parts, self._rules, watchdog=watchdog, reload=reload)

@@ -1,16 +1,21 @@
 """The parts of a gateway that exist from its creation, whether it runs or not. Knows no HTTP and no states."""
 
+import secrets
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from string import ascii_letters, digits
 
 from wsgateway.cluster.brokers import Open, opener
+from wsgateway.cluster.history.memory import MemoryHistory
 from wsgateway.cluster.single import AnyCluster
 from wsgateway.config.settings import Settings
 from wsgateway.exceptions import ConfigError
 from wsgateway.gateway.answers import Answers, SendMessage
 from wsgateway.gateway.inspector import Inspector
 from wsgateway.gateway.registry import GatewayState
+from wsgateway.hub.channels import Channels
 from wsgateway.hub.hub import Hub
 from wsgateway.limits import RateLimits
 from wsgateway.logs import GatewayLog, log_to_file
@@ -27,10 +32,20 @@ class Parts:
     metrics: Metrics
     log: GatewayLog
     hub: Hub
+    history: MemoryHistory
+    channels: Channels
     answers: Answers
     inspector: Inspector
     rates: RateLimits
     open_link: Open | None
+
+
+EPOCH_LETTERS = ascii_letters + digits
+
+
+def new_epoch() -> str:
+    """Return a new epoch of 8 letters and digits, 47 random bits."""
+    return "".join([secrets.choice(EPOCH_LETTERS) for _ in range(8)])
 
 
 def create_parts(
@@ -44,6 +59,8 @@ def create_parts(
     """Create the parts that exist from the beginning. Raise `ConfigError` if the broker's package is not installed."""
     metrics, log = Metrics(), GatewayLog(settings.id)
     hub = Hub(metrics, log, plain=PLAIN)
+    history = MemoryHistory(settings.history_bytes, now=time.monotonic, new_epoch=new_epoch)
+    channels = Channels(hub, settings, metrics, history)
     answers = Answers(settings.id, version=version, hub=hub, metrics=metrics, state=state, cluster=cluster, send=send)
     return Parts(
         settings=settings,
@@ -51,6 +68,8 @@ def create_parts(
         metrics=metrics,
         log=log,
         hub=hub,
+        history=history,
+        channels=channels,
         answers=answers,
         inspector=Inspector(answers, cluster),
         rates=RateLimits(settings.send_rate, settings.send_burst),

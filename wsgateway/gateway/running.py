@@ -9,13 +9,16 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from dataclasses import dataclass
 
 from wsgateway.auth.rules import Rules
 from wsgateway.cluster.cluster import Cluster, Local
+from wsgateway.cluster.history.memory import MemoryHistory
 from wsgateway.cluster.single import AnyCluster, SingleNode
+from wsgateway.config.channels import histories_in
 from wsgateway.config.exposure import outside_of_process, worker_count
+from wsgateway.config.namespaces import warnings_of
 from wsgateway.config.settings import Settings, serves_outside
 from wsgateway.exceptions import HookError, ListenerError, StartError
 from wsgateway.gateway.admission import Admission
@@ -68,12 +71,33 @@ class Ticker:
                 self._tick_later()
 
 
+SWEEP_INTERVAL = 30.0
+"""Seconds between two removals of what has expired from the history."""
+
+
+class Sweep:
+    """Removes what has expired from the history, while the gateway runs."""
+
+    def __init__(self, history: MemoryHistory) -> None:
+        self._history = history
+        self._loop = asyncio.get_running_loop()
+        self._next = self._loop.call_later(SWEEP_INTERVAL, self._sweep, context=Context())
+
+    def stop(self) -> None:
+        self._next.cancel()
+
+    def _sweep(self) -> None:
+        self._next = self._loop.call_later(SWEEP_INTERVAL, self._sweep, context=Context())
+        self._history.expire()
+
+
 @dataclass(frozen=True, slots=True)
 class Running:
     """The parts of a gateway that exist only while it runs."""
 
     hooks: Hooks
     cluster: AnyCluster
+    pubsub: PubSub
     dispatcher: Dispatcher
     drain: Drain
     admission: Admission
@@ -106,13 +130,22 @@ async def assemble(
         stack.callback(hooks.close)
         cluster = _cluster_of(parts)
         stack.push_async_callback(cluster.aclose)
-        pubsub = PubSub(hub, cluster)
-        dispatcher = Dispatcher(gateway, pubsub=pubsub, hooks=hooks, settings=settings, metrics=metrics, log=log)
+        channels = parts.channels
+        pubsub = PubSub(hub, cluster, channels)
+        dispatcher = Dispatcher(
+            gateway, pubsub=pubsub, channels=channels, hooks=hooks, settings=settings, metrics=metrics, log=log
+        )
+        channels.watcher = dispatcher
+        stack.callback(setattr, channels, "watcher", None)
+        for text in warnings_of(settings.channels, has_on_subscribe=hooks["on_subscribe"] is not None):
+            log.warning("%s", text)
+        stack.callback(Sweep(parts.history).stop)
         ticker = Ticker(tick_for(min(settings.ping_interval, settings.pong_timeout)))
         stack.callback(ticker.stop)
         drain = Drain(dispatcher.runner, settings, log)
         admission = Admission(
             hub=hub,
+            channels=channels,
             dispatcher=dispatcher,
             drain=drain,
             rules=rules,
@@ -124,7 +157,7 @@ async def assemble(
         )
         await cluster.start()
         try:
-            yield Running(hooks, cluster, dispatcher, drain, admission, watchdog, metrics)
+            yield Running(hooks, cluster, pubsub, dispatcher, drain, admission, watchdog, metrics)
         except GeneratorExit:  # the event loop ends before the gateway was stopped, so nothing can be awaited any more
             stack.pop_all()
             raise
@@ -155,6 +188,16 @@ def reason_of(error: Exception) -> str:
             return str(error)
         case _:
             return repr(error)
+
+
+def check_processes(settings: Settings, *, is_served_alone: bool) -> None:
+    """Raise `StartError` if several processes serve a gateway with a history, because only one can keep it."""
+    histories, count = histories_in(settings.channels), worker_count(sys.argv, os.environ)
+    if histories and count > 1 and not is_served_alone:  # `wsgateway serve` has no such count
+        raise StartError(
+            f"{histories} is kept in one process only, and no broker can share it among {count} worker processes yet, "
+            "so serve with one worker, or set history = 0"
+        )
 
 
 def log_exposure(settings: Settings, rules: Rules, log: GatewayLog, *, is_served_alone: bool) -> None:

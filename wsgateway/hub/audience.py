@@ -39,6 +39,11 @@ class Audience:
     def fast_count(self) -> int:
         return len(self.fast) if self.more is None else len(self.fast) + sum(map(len, self.more.values()))
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has no members."""
+        return not self.fast and not self.more and not self.slow
+
     def is_fast(self, outbox: Outbox) -> bool:
         if outbox in self.fast:
             return True

@@ -4,19 +4,33 @@ import secrets
 import time
 from collections.abc import Coroutine, Mapping
 from threading import get_ident
-from typing import Any
+from typing import Any, Protocol
 
 from starlette.datastructures import QueryParams, State
 
 from wsgateway.closing import check_close
 from wsgateway.config.addresses import plain_address
+from wsgateway.frames import NamedMessage, check_event_name
 from wsgateway.hub.loops import Home, call_from_thread, wrong_loop
 from wsgateway.hub.outbox import Outbox
 from wsgateway.hub.request import Headers, compact, cookies_of, headers_of, subprotocols_of
 from wsgateway.hub.unawaited import WatchedCoroutine, marked
 from wsgateway.logs import GatewayLog
-from wsgateway.messages import encode
+from wsgateway.messages import Subscribed, encode
 from wsgateway.text import short
+
+
+class ConnectionChannels(Protocol):
+    """The channels as a connection sees them.
+
+    This is a Protocol although only `hub.channels.Channels` implements it, because that module imports this one.
+    """
+
+    def names_of(self, conn: "Connection") -> tuple[str, ...]: ...
+    def subscribe_now(
+        self, conn: "Connection", channel: str, *, info: object = None, since: str | None = None
+    ) -> Subscribed: ...
+    def unsubscribe_now(self, conn: "Connection", channel: str, code: int, reason: str) -> bool: ...
 
 
 def new_id(node: str) -> str:
@@ -28,33 +42,47 @@ class Connection:
     """The connection of one client. Hashable, and the same object in every hook.
 
     `id` is 128 random bits, URL-safe; with a broker, the id of the node and a dot come first. `user` and `state` belong
-    to the application. `path` is the path of the request below the gateway, such as `/ws/room1`. `address` is the IP
-    address of the client, empty on a Unix socket. `opened_at` is in seconds since the epoch. `headers`, `query`,
-    `cookies`, and `subprotocols` are parsed on each access.
+    to the application. `user_id` is text that names the user for sending and for other members of a channel. `path` is
+    the path of the request below the gateway, such as `/ws/room1`. `protocol` is the client protocol, `plain`, `v1`, or
+    `sse`. `address` is the IP address of the client, empty on a Unix socket. `opened_at` is in seconds since the epoch.
+    `headers`, `query`, `cookies`, and `subprotocols` are parsed on each access.
     """
 
     __slots__ = (
         "__weakref__",
+        "_channels",
         "_head",
         "_home",
         "_messages_in",
         "_opened_clock",
         "_outbox",
         "_state",
+        "_user_id",
         "address",
         "id",
         "opened_at",
         "path",
+        "protocol",
         "query_string",
         "user",
     )
 
-    def __init__(self, scope: Mapping[str, Any], *, path: str, outbox: Outbox, home: Home) -> None:
+    def __init__(
+        self,
+        scope: Mapping[str, Any],
+        *,
+        path: str,
+        outbox: Outbox,
+        home: Home,
+        channels: ConnectionChannels,
+        protocol: str = "plain",
+    ) -> None:
         """`outbox` carries what is sent, and has the id of the connection. `home` is the gateway's event loop."""
         client = scope.get("client")
         self.id = outbox.id
         self.user: Any = None
         self.path = path
+        self.protocol = protocol
         self.address: str = plain_address(client[0]) if client else ""
         self.query_string: bytes = scope.get("query_string", b"")
         self.opened_at = time.time()
@@ -62,12 +90,31 @@ class Connection:
         self._head = compact(scope["headers"])
         self._state: State | None = None
         self._home = home
+        self._channels = channels
         self._outbox = outbox
+        self._user_id = ""
         self._messages_in = 0
 
     def __repr__(self) -> str:
         state = "open" if self.is_open else "closed"
         return f"<Connection {self.id} {self.path!r} user={short(self.user)} address={self.address!r} {state}>"
+
+    @property
+    def user_id(self) -> str:
+        """Text that names the user for `send(user=…)` and for other members of a channel, empty if there is none.
+
+        `on_handshake` may set it. Otherwise it is `conn.user`, if that is text, an int, or a UUID. It is fixed when
+        `on_handshake` returns. Setting it later raises `AttributeError`.
+        """
+        return self._user_id
+
+    @user_id.setter
+    def user_id(self, value: str) -> None:
+        if self._outbox.has_begun:
+            raise AttributeError("user_id is fixed when on_handshake returns: set it there")
+        if not isinstance(value, str):
+            raise TypeError(f"user_id is {short(value)}, use a str")
+        self._user_id = value
 
     # The request
 
@@ -140,6 +187,42 @@ class Connection:
         """The number of messages that `slow_policy` has dropped."""
         return self._outbox.dropped
 
+    # Channels
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """The names of the channels that it is subscribed to, in the order of subscribing."""
+        return self._channels.names_of(self)
+
+    async def subscribe(self, channel: str, *, info: object = None, since: str | None = None) -> Subscribed:
+        """Subscribe this client to `channel`, without `on_subscribe`, and tell it. Never wait.
+
+        Other members see `info`, a JSON value. With `since`, a position, the client gets what was published after it.
+        Raise `ChannelError`, a `ValueError`, if there is no such channel or the connection has too many, and
+        `RuntimeError` before the handshake is accepted, or on an event loop other than the gateway's.
+        """
+        self._check_home("subscribe")
+        if not self._outbox.has_begun:
+            raise RuntimeError("the connection is not open yet, set event.channels in on_handshake")
+        return self._channels.subscribe_now(self, channel, info=info, since=since)
+
+    async def unsubscribe(self, channel: str, code: int = 2000, reason: str = "") -> bool:
+        """End a subscription, and tell the client. Return False if there is none. Never wait.
+
+        From code 2500 on, the client subscribes again. Raise `RuntimeError` on an event loop other than the gateway's.
+        """
+        self._check_home("unsubscribe")
+        return self._channels.unsubscribe_now(self, channel, code, reason)
+
+    def _check_home(self, method: str) -> None:
+        if not self._home.is_here():
+            raise wrong_loop(
+                f"conn.{method}",
+                "call it in an async def hook, or in a thread with "
+                f"asyncio.run_coroutine_threadsafe(conn.{method}(...), loop), where loop is the gateway's",
+                owner="the gateway",
+            )
+
     # Sending and closing
 
     @property
@@ -147,8 +230,10 @@ class Connection:
         """Whether the handshake was accepted and the close has not begun."""
         return self._outbox.is_open
 
-    async def send(self, message: object) -> bool:
+    async def send(self, message: object, *, name: str = "") -> bool:
         """Send `message` to this client, without the listener. Never wait. None sends nothing.
+
+        `name` is the name of an event, for client protocols that show one.
 
         Return True if the outbox accepted it, False if the connection is closed or `slow_policy` dropped the message.
         Raise `MessageError`, a `ValueError`, if it cannot be encoded, and `RuntimeError` on an event loop other than
@@ -158,11 +243,14 @@ class Connection:
         if get_ident() != home.thread or not home.loop.is_running():  # `is_here`, without another call
             raise wrong_loop("conn.send", "in a thread, use conn.send_from_thread(...)", owner="the gateway")
         encoded = encode(message)
+        if name and encoded is not None:
+            check_event_name(name)
+            encoded = NamedMessage(encoded.payload, encoded.kind, name)
         return encoded is not None and self._outbox.put(encoded)
 
-    def send_from_thread(self, message: object) -> bool:
+    def send_from_thread(self, message: object, *, name: str = "") -> bool:
         """Call `send` from a `def` hook or another thread. Raise `RuntimeError` if the event loop has ended."""
-        return call_from_thread(self._home, lambda: self.send(message))
+        return call_from_thread(self._home, lambda: self.send(message, name=name))
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Begin to close. The outbox is still written, but accepts nothing more. A second call does nothing.
@@ -170,13 +258,7 @@ class Connection:
         Raise `ValueError` for a code that a server may not send, or a reason of more than 123 bytes, and `RuntimeError`
         before the handshake is accepted, or on an event loop other than the gateway's.
         """
-        if not self._home.is_here():
-            raise wrong_loop(
-                "conn.close",
-                "call it in an async def hook, or in a thread with "
-                "asyncio.run_coroutine_threadsafe(conn.close(...), loop), where loop is the gateway's",
-                owner="the gateway",
-            )
+        self._check_home("close")
         check_close(code, reason)
         if not self._outbox.has_begun:
             raise RuntimeError("the connection is not open yet, raise Refused(...) to refuse the handshake")
@@ -193,9 +275,21 @@ class WatchedConnection(Connection):
         self._log = log
 
     @marked
-    def send(self, message: object) -> Coroutine[Any, Any, bool]:
-        return WatchedCoroutine(super().send(message), self._log, what="conn.send", conn=self.id, depth=2)
+    def send(self, message: object, *, name: str = "") -> Coroutine[Any, Any, bool]:
+        return WatchedCoroutine(super().send(message, name=name), self._log, what="conn.send", conn=self.id, depth=2)
 
     @marked
     def close(self, code: int = 1000, reason: str = "") -> Coroutine[Any, Any, None]:
         return WatchedCoroutine(super().close(code, reason), self._log, what="conn.close", conn=self.id, depth=2)
+
+    @marked
+    def subscribe(
+        self, channel: str, *, info: object = None, since: str | None = None
+    ) -> Coroutine[Any, Any, Subscribed]:
+        coroutine = super().subscribe(channel, info=info, since=since)
+        return WatchedCoroutine(coroutine, self._log, what="conn.subscribe", conn=self.id, depth=2)
+
+    @marked
+    def unsubscribe(self, channel: str, code: int = 2000, reason: str = "") -> Coroutine[Any, Any, bool]:
+        coroutine = super().unsubscribe(channel, code, reason)
+        return WatchedCoroutine(coroutine, self._log, what="conn.unsubscribe", conn=self.id, depth=2)

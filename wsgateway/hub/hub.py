@@ -17,7 +17,7 @@ out    4. `hub.turn_log`: until the event loop iteration ends; beyond MAX_LOGGED
           for `send_timeout` the client is closed with 3008.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from wsgateway.hub.audience import Audience
 from wsgateway.hub.connection import Connection
@@ -25,11 +25,11 @@ from wsgateway.hub.outbox import Outbox, Write
 from wsgateway.hub.recording import Recording
 from wsgateway.hub.turn_log import TurnLog
 from wsgateway.logs import GatewayLog
-from wsgateway.messages import Message, Sent, WireFormat
+from wsgateway.messages import Deliveries, Message, WireFormat
 from wsgateway.metrics import Metrics
 from wsgateway.text import short
 
-_QUEUED, _DROPPED = Sent(1, 1, 0), Sent(1, 0, 1)
+_QUEUED, _DROPPED = Deliveries(1, 1, 0), Deliveries(1, 0, 1)
 
 
 class Connections(Collection[Connection]):
@@ -74,6 +74,10 @@ class Hub:
         self._log = log
         self._turn = TurnLog(plain)
         self.everybody = Audience(plain)
+        self.left: Callable[[Connection, tuple[object, ...]], None] = lambda conn, audiences: None
+        """Called with a connection that has left, and its audiences besides `everybody`, if it was in any."""
+
+        self._users: dict[str, dict[Connection, None]] = {}
         self._only_everybody = (self.everybody,)  # one for all connections
         self.connections = Connections(self._open)
 
@@ -83,18 +87,34 @@ class Hub:
         """Make `conn` a recipient, until its close begins."""
         outbox = conn._outbox
         self._open[conn.id] = conn
+        if conn.user_id:
+            self._users.setdefault(conn.user_id, {})[conn] = None
         outbox.join(self)
         outbox.audiences = self._only_everybody
         self.everybody.add(outbox)
 
     def leave(self, outbox: Outbox) -> None:
         """Write what was sent to `outbox`, which receives nothing from now on. May be called twice, and in a write."""
-        self._open.pop(outbox.id, None)
-        write = outbox.write
+        conn = self._open.pop(outbox.id, None)
+        if conn is not None and conn.user_id:
+            self._forget_user(conn)
+        write, others = outbox.write, outbox.audiences[1:]
         data = b"" if write is None else self._turn.withdraw(outbox)
         _remove(outbox)
         if write is not None and data:
             write(data)
+        if others and conn is not None:
+            self.left(conn, others)
+
+    def _forget_user(self, conn: Connection) -> None:
+        theirs = self._users[conn.user_id]
+        del theirs[conn]
+        if not theirs:
+            del self._users[conn.user_id]
+
+    def of_user(self, user_id: str) -> list[Connection]:
+        """Return the open connections with that `user_id`, oldest first."""
+        return list(self._users.get(user_id, ()))
 
     def make_fast(self, outbox: Outbox, write: Write) -> bool:
         """Pass what is sent to `outbox`, which is empty, to `write`. Return False if something may be waiting again."""
@@ -160,11 +180,12 @@ class Hub:
             _remove(conn._outbox)
             conn._outbox.end(1006, "")
         self._open.clear()
+        self._users.clear()
         self._turn.clear()
 
     # Sending
 
-    def deliver(self, message: Message, audience: Audience, *, but: Outbox | None = None) -> Sent:
+    def deliver(self, message: Message, audience: Audience, *, but: Outbox | None = None) -> Deliveries:
         """Send `message` to every member of `audience` except `but`."""
         fast = audience.fast_count
         if but is not None and audience.is_fast(but):
@@ -181,7 +202,7 @@ class Hub:
         slow = () if not audience.slow else tuple(outbox for outbox in audience.slow if outbox is not but)
         return self._deliver_to_slow(message, slow, fast)
 
-    def deliver_to(self, message: Message, recipients: Iterable[object]) -> Sent:
+    def deliver_to(self, message: Message, recipients: Iterable[object]) -> Deliveries:
         """Send `message` to the open connections among `recipients`, which are connections and ids."""
         listed = recipients if isinstance(recipients, list) else list(recipients)
         if len(listed) == 1:
@@ -203,7 +224,7 @@ class Hub:
             self._count_out(fast, len(message.payload))
         return self._deliver_to_slow(message, slow, fast)
 
-    def deliver_to_ids(self, message: Message, ids: Sequence[str] | None) -> Sent:
+    def deliver_to_ids(self, message: Message, ids: Sequence[str] | None) -> Deliveries:
         """Send `message`, which another node has published, to the open connections with `ids`, or to every one."""
         return self.deliver(message, self.everybody) if ids is None else self.deliver_to(message, ids)
 
@@ -213,7 +234,7 @@ class Hub:
         metrics.messages_out += count
         metrics.bytes_out += size * count
 
-    def _deliver_to_slow(self, message: Message, slow: Sequence[Outbox], fast: int) -> Sent:
+    def _deliver_to_slow(self, message: Message, slow: Sequence[Outbox], fast: int) -> Deliveries:
         """Queue `message` for all of `slow`, then write their outboxes. `fast` others have it in the log."""
         accepted = [outbox.append(message) for outbox in slow]
         for outbox, is_queued in zip(slow, accepted, strict=True):
@@ -221,7 +242,7 @@ class Hub:
         if self._turn.is_full:
             self._turn.flush()
         count, queued = fast + len(accepted), fast + sum(accepted)
-        return Sent(count, queued, count - queued)
+        return Deliveries(count, queued, count - queued)
 
     def put_behind(self, outbox: Outbox, message: Message) -> bool:
         """Write `message` after what was sent to `outbox` before it. Return False if all of that is written already."""

@@ -1,78 +1,120 @@
-"""Publishes messages to the connections of this process and to the other nodes of the gateway. Knows no hooks.
+"""Publishes messages: to the connections of this process, to channels, and to the other nodes of the gateway.
 
-Only `Publication.wait` waits.
+The only way out for a message that is not for a single connection. Knows no hooks. Only `Receipt.wait` waits.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import TypeAlias
 
 from wsgateway.cluster.acks import PendingAcks
 from wsgateway.cluster.single import AnyCluster
+from wsgateway.frames import NamedMessage, Position
+from wsgateway.hub.channels import Channels
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.hub import Hub
-from wsgateway.messages import Message, Sent
-
-Recipients: TypeAlias = Iterable[Connection | str] | None
-"""Connections and ids, in this order, each once. None means every open connection of every node, an empty iterable
-means no recipients."""
+from wsgateway.hub.target import Target
+from wsgateway.messages import Deliveries, Message, Sent
 
 
-class Publication:
-    """A message that was published. `sent` has the counts of this process."""
+class Receipt:
+    """What is known of a message that was published. `counts` are those of this process.
 
-    __slots__ = ("_cluster", "_pending", "sent")
+    `at` is its position, None if it is in no history. `is_new` is False if its idempotency key was used before.
+    """
 
-    def __init__(self, sent: Sent, cluster: AnyCluster, pending: PendingAcks | None) -> None:
-        self.sent = sent
+    __slots__ = ("_cluster", "_pending", "at", "counts", "is_new")
+
+    def __init__(
+        self,
+        counts: Deliveries,
+        cluster: AnyCluster,
+        pending: PendingAcks | None = None,
+        *,
+        at: Position | None = None,
+        is_new: bool = True,
+    ) -> None:
+        self.counts = counts
+        self.at = at
+        self.is_new = is_new
         self._cluster = cluster
         self._pending = pending
 
     async def wait(self) -> Sent:
         """Wait at most `broker_timeout` seconds for the counts of the other nodes, and return the counts of all."""
-        if self._pending is None:
-            return self.sent
-        return await self._cluster.collect(self.sent, self._pending)
+        counts = self.counts
+        if self._pending is not None:
+            counts = await self._cluster.collect(counts, self._pending)
+        return Sent(*counts, at=self.position, is_new=self.is_new)
+
+    @property
+    def position(self) -> str | None:
+        return None if self.at is None else str(self.at)
 
 
-def publish_to_nodes(cluster: AnyCluster, message: Message, ids: Sequence[str] | None, sent: Sent) -> Publication:
+def publish_to_nodes(cluster: AnyCluster, message: Message, ids: Sequence[str] | None, counts: Deliveries) -> Receipt:
     """Publish `message` to the other nodes, and request their counts.
 
-    The recipients are all their connections, or those with `ids`. `sent` are the counts of this process.
+    The recipients are all their connections, or those with `ids`. `counts` are those of this process.
     """
-    return Publication(sent, cluster, cluster.publish(message, ids, acknowledge=True))
+    return Receipt(counts, cluster, cluster.publish(message, ids, acknowledge=True))
 
 
 class PubSub:
     """Publishes the messages of one gateway. Recipients that are closed or unknown are skipped, logged, and counted."""
 
-    def __init__(self, hub: Hub, cluster: AnyCluster) -> None:
+    def __init__(self, hub: Hub, cluster: AnyCluster, channels: Channels) -> None:
         self._hub = hub
         self._cluster = cluster
+        self._channels = channels
 
-    def publish_nowait(self, message: Message, to: Recipients, *, but: Connection | None = None) -> Sent:
-        """Publish `message` to the recipients `to`, and return the counts of this node.
+    def publish_nowait(
+        self, message: Message, to: Iterable[Connection | str] | None, *, but: Connection | None = None
+    ) -> Deliveries:
+        """Publish `message` to the connections and ids `to`, and return the counts of this node.
 
-        If `to` is None, `but` is left out.
+        If `to` is None, the recipients are every connection of every node except `but`.
         """
         if to is None:
-            sent = self._deliver_to_all(message, but)
+            counts = self._deliver_to_all(message, but)
             self._cluster.publish(message, None, acknowledge=False)
-            return sent
+            return counts
         own, remote = self._cluster.split(to)
-        sent = self._hub.deliver_to(message, own)
+        counts = self._hub.deliver_to(message, own)
         if remote:
             self._cluster.publish(message, remote, acknowledge=False)
-        return sent
+        return counts
 
-    def publish(self, message: Message, to: Recipients, *, but: Connection | None = None) -> Publication:
-        """Publish `message`, and request counts from the other nodes. `Publication.wait` waits for them."""
+    def publish(
+        self,
+        message: Message,
+        target: Target,
+        *,
+        sender: Connection | None = None,
+        but: Connection | None = None,
+        counts: bool = True,
+    ) -> Receipt:
+        """Publish `message` to `target`. With `counts`, `Receipt.wait` waits for the counts of the other nodes.
+
+        `sender` is the connection that has sent it. `but` is left out, unless `target` names connections.
+        Raise `ChannelError` if there is no such channel, and `ValueError` for an idempotency key without a history.
+        """
+        if target.channel:
+            delivered, at, is_new = self._channels.publish(message, target, sender=sender, but=but)
+            return Receipt(delivered, self._cluster, at=at, is_new=is_new)
+        if target.name:
+            message = NamedMessage(message.payload, message.kind, target.name)
+        if target.user:
+            conns = [conn for conn in self._hub.of_user(target.user) if conn is not but]
+            return Receipt(self._hub.deliver_to(message, conns), self._cluster)
+        to = target.connections
+        if not counts:
+            return Receipt(self.publish_nowait(message, to, but=but), self._cluster)
         if to is None:
             return publish_to_nodes(self._cluster, message, None, self._deliver_to_all(message, but))
         own, remote = self._cluster.split(to)
-        sent = self._hub.deliver_to(message, own)
+        delivered = self._hub.deliver_to(message, own)
         if not remote:
-            return Publication(sent, self._cluster, None)
-        return publish_to_nodes(self._cluster, message, remote, sent)
+            return Receipt(delivered, self._cluster)
+        return publish_to_nodes(self._cluster, message, remote, delivered)
 
-    def _deliver_to_all(self, message: Message, but: Connection | None) -> Sent:
+    def _deliver_to_all(self, message: Message, but: Connection | None) -> Deliveries:
         return self._hub.deliver(message, self._hub.everybody, but=None if but is None else but._outbox)

@@ -5,22 +5,43 @@ Knows nothing of how bytes travel.
 
 import asyncio
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from wsgateway.auth.masking import shown_subprotocols
 from wsgateway.config.settings import Settings
-from wsgateway.exceptions import HookError, MessageError, Refused
+from wsgateway.exceptions import ChannelError, HookError, MessageError, Refused
+from wsgateway.hub.channels import Channels, Grant, Wanted
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.pubsub import PubSub
-from wsgateway.listeners.event import Event, EventGateway, MessageEvent
-from wsgateway.listeners.inbox import AwaitedCall, Call, CloseCall, Inbox, TimeLimit
+from wsgateway.hub.target import Everybody, Target, check_recipients
+from wsgateway.listeners.event import (
+    ChannelEvent,
+    CloseEvent,
+    Event,
+    EventGateway,
+    HandshakeEvent,
+    MessageEvent,
+    OpenEvent,
+    UnsubscribeEvent,
+)
+from wsgateway.listeners.handshake import Handshake, chosen_in
+from wsgateway.listeners.inbox import (
+    AwaitedCall,
+    Call,
+    CloseCall,
+    CommandCall,
+    Inbox,
+    MessageCall,
+    TimeLimit,
+    refusal_of,
+)
 from wsgateway.listeners.loader import Hooks
+from wsgateway.listeners.routing import NO_RECIPIENTS, target_of_event
 from wsgateway.listeners.runner import Runner, current_call
+from wsgateway.listeners.subscriptions import SubscribeCall, Subscriptions
 from wsgateway.logs import GatewayLog
 from wsgateway.messages import Sent, encode
 from wsgateway.metrics import Metrics
-from wsgateway.text import short
 
 MAX_NESTED_SENDS = 8
 """Maximum depth of nested calls of `gateway.send`, each in the `on_message` of the one around it."""
@@ -37,6 +58,10 @@ _WITHOUT_CONNECTION = {
 """Addition to the log line of a hook that failed, by hook, if its event has no connection."""
 
 
+REFUSING_HOOKS = frozenset({"on_handshake", "on_message", "on_subscribe"})
+"""Hooks that may raise `Refused`, which is not a failure."""
+
+
 class Dispatcher:
     """The events of one gateway: made here, given to the listener, then published.
 
@@ -48,6 +73,7 @@ class Dispatcher:
         gateway: EventGateway,
         *,
         pubsub: PubSub,
+        channels: Channels,
         hooks: Hooks,
         settings: Settings,
         metrics: Metrics,
@@ -55,6 +81,7 @@ class Dispatcher:
     ) -> None:
         self._gateway = gateway
         self._pubsub = pubsub
+        self._channels = channels
         self._hooks = hooks
         self._metrics = metrics
         self._log = log
@@ -63,6 +90,9 @@ class Dispatcher:
         self._inbox = Inbox()
         self._count = 0
         self._on_message = hooks["on_message"]
+        self._names_recipients = channels.namespaces.is_declared or hooks["on_subscribe"] is not None
+        self._inboxes: dict[Connection, Inbox] | None = None if hooks["on_unsubscribe"] is None else {}
+        self._subscriptions = Subscriptions(gateway, channels=channels, hooks=hooks, log=log)
         limit = TimeLimit("hook_timeout", settings.hook_timeout)
         handshake_limit = TimeLimit("handshake_timeout", settings.handshake_timeout)
         self._handshake_limit = min(limit, handshake_limit, key=lambda each: each.seconds)
@@ -82,36 +112,36 @@ class Dispatcher:
         if call.error is not None:
             raise HookError(hook) from call.error
 
-    async def handshake(self, conn: Connection, inbox: Inbox) -> str | None:
-        """Call `on_handshake` and return the subprotocol that it has chosen. Raise `Refused` also if it fails."""
+    async def handshake(self, conn: Connection, inbox: Inbox, scope: Mapping[str, Any], token: str = "") -> Handshake:
+        """Call `on_handshake` and return what it has chosen. Raise `Refused` also if it fails."""
         on_handshake = self._hooks["on_handshake"]
         if on_handshake is None:
-            return None
-        event = Event(self._gateway, conn)
+            return Handshake()
+        event = HandshakeEvent(self._gateway, conn, scope=scope, token=token)
         call = AwaitedCall("on_handshake", on_handshake, event, limit=self._handshake_limit)
         await self._run_hook(inbox, call)
-        error = call.error
-        if error is None and event.subprotocol is not None and event.subprotocol not in conn.subprotocols:
-            offered = shown_subprotocols(conn.subprotocols)
-            error = ValueError(f"subprotocol {event.subprotocol!r} was not offered, {offered!r} were")
-            self._log.limited("subprotocol").error("on_handshake: %s", error, extra={"conn": conn.id})
-        if error is None:
-            return event.subprotocol
-        if isinstance(error, Refused):
-            raise error
-        if call.has_expired:
-            raise Refused(503, "the listener took too long, try again later") from error
-        raise Refused(500, "the listener failed, the log has the reason") from error
+        if call.error is not None:
+            raise refusal_of(call)
+        try:
+            return chosen_in(event, self._channels)
+        except (ValueError, TypeError) as exc:
+            self._log.limited("handshake").error("on_handshake: %s", exc, extra={"conn": conn.id})
+            raise Refused(500, "the listener failed, the log has the reason") from exc
+
+    def entered(self, conn: Connection, inbox: Inbox) -> None:
+        """Handle that `conn` has entered the hub, before it is subscribed to any channel."""
+        if self._inboxes is not None:
+            self._inboxes[conn] = inbox
 
     def opened(self, conn: Connection, inbox: Inbox) -> None:
-        """Handle that `conn` has entered the hub."""
+        """Handle that `conn` is open."""
         self._metrics.opens += 1
         self._count += 1
         if self._verbose:
             self._log.info("opened %s from %s", conn.path, conn.address, extra={"conn": conn.id})
         if self._count == 1:
-            self._push_hook(self._inbox, "on_first_open", Event(self._gateway, conn))
-        self._push_hook(inbox, "on_client_open", Event(self._gateway, conn))
+            self._push_hook(self._inbox, "on_first_open", OpenEvent(self._gateway, conn))
+        self._push_hook(inbox, "on_client_open", OpenEvent(self._gateway, conn))
 
     def received(self, conn: Connection, inbox: Inbox, message: str | bytes, size: int) -> None:
         """Handle a message of `size` bytes that the client has sent."""
@@ -124,35 +154,116 @@ class Dispatcher:
             recording.add("in", size)
         if self._verbose:
             self._log.info("received %d bytes", size, extra={"conn": conn.id})
-        event = MessageEvent(self._gateway, conn, message, None, {})
+        event = MessageEvent(self._gateway, conn, message, None, {}, None)
         self._push(inbox, Call("on_message", self._on_message, event, size or 1))
+
+    def message(
+        self,
+        conn: Connection,
+        inbox: Inbox,
+        message: object,
+        size: int,
+        *,
+        target: Target | None,
+        answer: Callable[[Call], None] | None,
+    ) -> None:
+        """Handle a message of `size` bytes for `target`, which the client has named. `answer` is called at the end."""
+        self._count_in(conn, size)
+        event = MessageEvent(self._gateway, conn, message, None, {}, target)
+        function = self._on_message
+        if target is not None and target.channel:
+            function = self._check_and_call
+        self._push(inbox, MessageCall(function, event, size or 1, answer))
+
+    async def _check_and_call(self, event: Event) -> object:
+        """Call `on_message` if the client may publish to the channel that it has named. Raise `Refused`."""
+        assert isinstance(event, MessageEvent)
+        assert event.conn is not None
+        self._subscriptions.check_publish(event.conn, event.channel)
+        return None if self._on_message is None else await self._on_message(event)
+
+    def command(self, conn: Connection, inbox: Inbox, size: int, run: Callable[[Call], None]) -> None:
+        """Call `run` after the hooks of what the client has sent before. The command has `size` bytes."""
+        self._count_in(conn, size)
+        self._push(inbox, CommandCall(Event(self._gateway, conn), size or 1, run))
+
+    def _count_in(self, conn: Connection, size: int) -> None:
+        metrics = self._metrics
+        metrics.messages_in += 1
+        metrics.bytes_in += size
+        conn._messages_in += 1
+        recording = conn._outbox.recording
+        if recording is not None:
+            recording.add("in", size)
+        if self._verbose:
+            self._log.info("received %d bytes", size, extra={"conn": conn.id})
+
+    def subscribe(
+        self,
+        conn: Connection,
+        inbox: Inbox,
+        wanted: Wanted,
+        data: object,
+        size: int,
+        answer: Callable[[Call], None],
+    ) -> None:
+        """Handle that a client asks for a channel. `answer` is called with the call when `on_subscribe` has decided."""
+        self._count_in(conn, size)
+        self._push(inbox, self._subscriptions.call(conn, wanted, data, size=size or 1, answer=answer))
+
+    async def authorize(self, conn: Connection, inbox: Inbox, wanted: Wanted, data: object) -> Grant:
+        """Ask whether a client may subscribe as soon as it is open. Raise `Refused`."""
+        call = self._subscriptions.call(conn, wanted, data, limit=self._handshake_limit)
+        await self._run_hook(inbox, call)
+        if call.error is not None:
+            raise refusal_of(call)
+        return call.grant
+
+    def unsubscribed(self, conn: Connection, channel: str, code: int, reason: str) -> None:
+        """Handle that a subscription has ended."""
+        inbox = None if self._inboxes is None else self._inboxes.get(conn)
+        if inbox is not None:
+            event = UnsubscribeEvent(self._gateway, conn, channel, code, reason)
+            self._push_hook(inbox, "on_unsubscribe", event, CloseCall)
+
+    def first_subscribed(self, channel: str) -> None:
+        """Handle that a channel has its first subscriber in this process."""
+        self._push_hook(self._inbox, "on_first_subscribe", ChannelEvent(self._gateway, channel))
+
+    def last_unsubscribed(self, channel: str) -> None:
+        """Handle that a channel has lost its last subscriber in this process."""
+        self._push_hook(self._inbox, "on_last_unsubscribe", ChannelEvent(self._gateway, channel))
 
     def closed(self, conn: Connection, inbox: Inbox, code: int, reason: str) -> None:
         """Handle that `conn` has ended. Called exactly once for each `opened`."""
         self._metrics.count_close(code)
         self._count -= 1
+        if self._inboxes is not None:
+            self._inboxes.pop(conn, None)
         recording = conn._outbox.recording
         if recording is not None:
             recording.add("closed", None, f"{code} {reason}".rstrip())
         if self._verbose:
             self._log.info("closed with %d %r", code, reason, extra={"conn": conn.id})
-        event = Event(self._gateway, conn, code=code, reason=reason)
-        self._push_hook(inbox, "on_client_close", event, kind=CloseCall)
+        self._push_hook(inbox, "on_client_close", CloseEvent(self._gateway, conn, code=code, reason=reason), CloseCall)
         if self._count == 0:
-            self._push_hook(self._inbox, "on_last_close", Event(self._gateway, conn))
+            self._push_hook(self._inbox, "on_last_close", CloseEvent(self._gateway, conn, code=code, reason=reason))
 
-    async def send(
-        self, message: object, connections: Iterable[Connection | str] | None, data: dict[str, Any] | None
-    ) -> Sent:
+    async def send(self, message: object, target: Target | None, data: dict[str, Any] | None) -> Sent:
         """Call `on_message` for a message that no client has sent, publish it, and return the counts of all nodes.
 
-        Raise `MessageError` if it cannot be encoded, `HookError` if the hook failed, `RecursionError` if the
-        call is nested in too many hooks.
+        Raise `Refused` if the hook refuses it, `MessageError` if it cannot be encoded, `HookError` if the hook failed,
+        `RecursionError` if the call is nested in too many hooks.
         """
         encoded = encode(message)
-        if connections is not None and not isinstance(connections, Collection):
-            connections = list(connections)  # the hook may read it too, and an iterator is empty then
-        event = MessageEvent(self._gateway, None, message, connections, {} if data is None else data)
+        event = MessageEvent(
+            self._gateway,
+            None,
+            message,
+            None if target is None else target.connections,
+            {} if data is None else data,
+            target,
+        )
         is_fixed = self._on_message is None or type(message) in (str, bytes)
         call = AwaitedCall(
             "on_message",
@@ -162,11 +273,13 @@ class Dispatcher:
             encoded=(message, encoded) if is_fixed else None,
         )
         await self._run_hook(Inbox(), call)
+        if isinstance(call.error, (Refused, ChannelError)):
+            raise call.error
         if call.error is not None:
             raise HookError("on_message") from call.error
         if message is None and event.message is None:
             raise MessageError("the message is None, and on_message did not set event.message")
-        return Sent(0, 0, 0) if call.publication is None else await call.publication.wait()
+        return Sent(0, 0, 0) if call.receipt is None else await call.receipt.wait()
 
     def inside_hook(self) -> bool:
         """Return whether the caller runs inside one of this gateway's hooks."""
@@ -175,7 +288,7 @@ class Dispatcher:
 
     # Around a hook
 
-    def _push_hook(self, inbox: Inbox, hook: str, event: Event, *, kind: type[Call] = Call) -> None:
+    def _push_hook(self, inbox: Inbox, hook: str, event: Event, kind: type[Call] = Call) -> None:
         function = self._hooks[hook]
         if function is not None:
             self._push(inbox, kind(hook, function, event, 0))
@@ -188,25 +301,40 @@ class Dispatcher:
         return call
 
     def _deliver(self, call: Call) -> None:
-        """Publish the message that `on_message` has left in its event."""
-        if call.hook != "on_message":
-            return
-        event = call.event
-        awaited = call if isinstance(call, AwaitedCall) else None
-        try:
-            message = encode(event.message) if awaited is None else awaited.encode_message()
-            to = event.connections
-            if to is not None and not isinstance(to, list):
+        """Publish the message that `on_message` has left in its event, or take what `on_subscribe` has set in its."""
+        if call.hook == "on_message":
+            try:
+                self._publish(call)
+            except Exception as exc:
+                call.error = exc
+        elif isinstance(call, SubscribeCall):
+            try:
+                self._subscriptions.grant(call)
+            except Exception as exc:
+                call.error = exc
+
+    def _publish(self, call: Call) -> None:
+        event: Any = call.event
+        message = encode(event.message) if not isinstance(call, AwaitedCall) else call.encode_message()
+        conn, to = event.conn, event.connections
+        if event._target is None and not isinstance(call, (AwaitedCall, MessageCall)):
+            if isinstance(to, Everybody):
+                to = None
+            elif to is None:
+                if self._names_recipients:
+                    raise Refused.of(NO_RECIPIENTS)
+            elif not isinstance(to, list):
                 check_recipients("event.connections", to)
-            if message is None:
-                return
-            but = None if to is not None or self._echo_sender else event.conn
-            if awaited is None:
-                self._pubsub.publish_nowait(message, to, but=but)
-            else:
-                awaited.publication = self._pubsub.publish(message, to, but=but)
-        except Exception as exc:
-            call.error = exc
+            if message is not None:
+                self._pubsub.publish_nowait(message, to, but=None if self._echo_sender or to is not None else conn)
+            return
+        target = target_of_event(event, is_closed=self._names_recipients)
+        if message is None:
+            return
+        but = None if self._echo_sender else conn
+        receipt = self._pubsub.publish(message, target, sender=conn, but=but, counts=isinstance(call, AwaitedCall))
+        if isinstance(call, (AwaitedCall, MessageCall)):
+            call.receipt = receipt
 
     def _finish(self, call: Call) -> Call | None:
         """Record and report `call`, which has finished. Return the call of `on_error` that has to follow."""
@@ -219,13 +347,29 @@ class Dispatcher:
                 how = "failed" if call.error is not None else "took"
                 recording.add("hook", None, f"{call.hook} {how} {seconds * 1000:.1f} ms")
         error = call.error
-        if error is None or (call.hook == "on_handshake" and isinstance(error, Refused)):
+        if call.answer is not None:
+            call.answer(call)
+        if error is None or (isinstance(error, Refused) and call.hook in REFUSING_HOOKS):
+            if error is not None and call.hook != "on_handshake":
+                self._report_refusal(call, error)
             return None
         self._report(call, error)
         on_error = self._hooks["on_error"]
         if on_error is None or call.hook == "on_error":
             return None
         return Call("on_error", lambda event: on_error(event, error), call.event, 0)
+
+    def _report_refusal(self, call: Call, refused: Refused) -> None:
+        """Count and log that a hook has refused a message or a subscription."""
+        self._metrics.refusals[call.hook] += 1
+        extra = {} if call.event.conn is None else {"conn": call.event.conn.id}
+        log = self._log.limited((call.hook, refused.status))
+        if refused.refusal is NO_RECIPIENTS:
+            log.warning(
+                "%s: set event.channel, event.to_user, or event.connections", refused.refusal.detail, extra=extra
+            )
+        else:
+            log.info("%s refused: %s", call.hook, refused, extra=extra)
 
     def _report(self, call: Call, error: BaseException) -> None:
         self._metrics.hook_errors[call.hook] += 1
@@ -244,13 +388,6 @@ def _depth_of_send() -> int:
     if depth > MAX_NESTED_SENDS:
         raise RecursionError(f"gateway.send was called from on_message, {MAX_NESTED_SENDS} deep: does it call itself?")
     return depth
-
-
-def check_recipients(name: str, connections: object) -> None:
-    """Raise `TypeError` unless `connections` is an iterable other than one id."""
-    if isinstance(connections, (str, bytes, bytearray)) or not isinstance(connections, Iterable):
-        advice = "use None or a list of connections or their ids, such as [event.conn]"
-        raise TypeError(f"{name} is {short(connections)}, {advice}")
 
 
 def _line_of(error: BaseException) -> int:

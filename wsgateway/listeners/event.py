@@ -1,10 +1,13 @@
 """The event that a hook is called with. Knows nothing of when a hook is called."""
 
-from collections.abc import Iterable
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, Generic, Protocol, Self, TypeVar, Unpack, overload
 
+from wsgateway.frames import Counts, History, Position, Presence
+from wsgateway.hub.channels import LocalChannels
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.hub import Connections
+from wsgateway.hub.target import Recipients, Target, TargetOptions
 from wsgateway.messages import Sent
 from wsgateway.text import short
 
@@ -21,29 +24,74 @@ class EventGateway(Protocol):
     @property
     def connections(self) -> Connections: ...
 
+    @property
+    def local_channels(self) -> LocalChannels: ...
+
     async def send(
         self,
         message: object,
         *,
-        connections: Iterable[Connection | str] | None = None,
         data: dict[str, Any] | None = None,
+        skip_history: bool = False,
+        **target: Unpack[TargetOptions],
     ) -> Sent: ...
+
+    async def publish(self, message: object, **target: Unpack[TargetOptions]) -> Sent: ...
 
     def send_from_thread(
         self,
         message: object,
         *,
-        connections: Iterable[Connection | str] | None = None,
         data: dict[str, Any] | None = None,
+        skip_history: bool = False,
+        **target: Unpack[TargetOptions],
     ) -> Sent: ...
+
+    def publish_from_thread(self, message: object, **target: Unpack[TargetOptions]) -> Sent: ...
+
+    async def subscribe(
+        self,
+        channel: str,
+        connections: Recipients = None,
+        *,
+        user: str = ...,
+        info: object = None,
+    ) -> int: ...
+
+    async def unsubscribe(
+        self,
+        channel: str,
+        connections: Recipients = None,
+        *,
+        user: str = ...,
+        code: int = 2000,
+        reason: str = "",
+    ) -> int: ...
+
+    async def disconnect(
+        self, connections: Recipients = None, *, user: str = ..., code: int = 3503, reason: str = ""
+    ) -> int: ...
+
+    async def history(
+        self, channel: str, *, limit: int = 100, since: str | None = None, reverse: bool = False
+    ) -> History: ...
+
+    async def forget(self, channel: str) -> None: ...
+
+    async def presence(self, channel: str) -> Presence: ...
+
+    async def presence_counts(self, channel: str) -> Counts: ...
 
     async def stop(self) -> None: ...
 
     async def restart(self) -> None: ...
 
 
+Load = Callable[["SubscribeEvent", Callable[..., Any], tuple[Any, ...]], Awaitable[None]]
+
+
 class Event:
-    """The argument of every hook, which may change it.
+    """The argument of every hook, which may change it. Each hook has an event class of its own.
 
     `conn` is None if the event belongs to no connection, such as a message from `/send`. `message` is `""` on open and
     close. `connections` is None (every connection) until a hook sets it. `data` has the other keys of the request to
@@ -58,7 +106,7 @@ class Event:
         conn: Connection | None = None,
         *,
         message: Any = "",
-        connections: Iterable[Connection | str] | None = None,
+        connections: Recipients = None,
         data: dict[str, Any] | None = None,
         code: int | None = None,
         reason: str = "",
@@ -79,27 +127,116 @@ class Event:
             parts.append(f"message={short(self.message)}")
         else:
             parts += [f"code={self.code}", f"reason={short(self.reason)}"]
+        channel = getattr(self, "channel", "")
+        if channel:
+            parts.append(f"channel={short(channel)}")
         if self.connections is not None:
             parts.append(f"connections={_shown_recipients(self.connections)}")
         if self.data:
             parts.append(f"data={short(list(self.data))}")
         if self.subprotocol is not None:
             parts.append(f"subprotocol={short(self.subprotocol)}")
-        return f"<Event {' '.join(parts)}>"
+        return f"<{type(self).__name__} {' '.join(parts)}>"
+
+
+class HandshakeEvent(Event):
+    """The event of `on_handshake`.
+
+    `scope` is the ASGI scope of the request, such as for `event.scope["session"]` of Starlette's `SessionMiddleware`.
+    `token` is the token that the client has sent, empty without one: `Authorization: Bearer`, or the first object of
+    a `wsgateway.v1` client with `?auth=first`. The hook may set `subprotocol`, to one of `conn.subprotocols`, and
+    `channels`, to the names of channels that the client is subscribed to as soon as it is open, without
+    `on_subscribe`.
+    """
+
+    __slots__ = ("channels", "scope", "token")
+
+    conn: Connection
+
+    def __init__(self, gateway: EventGateway, conn: Connection, *, scope: Mapping[str, Any], token: str) -> None:
+        super().__init__(gateway, conn)
+        self.scope = scope
+        self.token = token
+        self.channels: Iterable[str] = ()
+
+
+class OpenEvent(Event):
+    """The event of `on_client_open`, and of `on_first_open`."""
+
+    __slots__ = ()
+
+    conn: Connection
+
+
+class CloseEvent(Event):
+    """The event of `on_client_close`, and of `on_last_close`. `code` and `reason` are those of the close."""
+
+    __slots__ = ()
+
+    conn: Connection
+    code: int
+
+
+T = TypeVar("T")
+
+
+class _Routed(Generic[T]):
+    """An attribute of a `MessageEvent` that its `Target` holds, which most events do not have."""
+
+    __slots__ = ("_default", "_name")
+
+    def __init__(self, name: str, default: T) -> None:
+        self._name = name
+        self._default = default
+
+    @overload
+    def __get__(self, event: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, event: "MessageEvent", owner: type) -> T: ...
+    def __get__(self, event: "MessageEvent | None", owner: type) -> "T | Self":
+        if event is None:
+            return self
+        target = event._target
+        value: T = self._default if target is None else getattr(target, self._name)
+        return value
+
+    def __set__(self, event: "MessageEvent", value: T) -> None:
+        target = event._target
+        if target is None:
+            target = event._target = Target()
+        setattr(target, self._name, value)
+        target.chosen |= {self._name}
 
 
 class MessageEvent(Event):
-    """The event of `on_message`. Made for each message, so `__init__` has no defaults, which CPython calls faster."""
+    """The event of `on_message`. `conn` is None if the message is from `gateway.send` or `/send`.
 
-    __slots__ = ()
+    `channel` and `name` are what the client or the caller has named, otherwise `""`. `to_user` is what the caller has
+    named. The hook may set the recipients, in `channel`, `to_user`, or `connections`, and the name of the event.
+    `key`, `tags`, `ttl` in seconds, `idempotency_key`, and `skip_history` are those of a publication to a channel.
+    """
+
+    # Made for each message, so `__init__` has no defaults, which CPython calls faster.
+
+    __slots__ = ("_target",)
+
+    channel = _Routed("channel", "")
+    to_user = _Routed("user", "")
+    name = _Routed("name", "")
+    key = _Routed("key", "")
+    tags: _Routed[Mapping[str, str] | None] = _Routed("tags", None)
+    ttl: _Routed[float | None] = _Routed("ttl", None)
+    idempotency_key = _Routed("idempotency_key", "")
+    skip_history = _Routed("skip_history", False)
 
     def __init__(
         self,
         gateway: EventGateway,
         conn: Connection | None,
         message: Any,
-        connections: Iterable[Connection | str] | None,
+        connections: Recipients,
         data: dict[str, Any],
+        target: Target | None,
     ) -> None:
         self.gateway = gateway
         self.conn = conn
@@ -109,6 +246,61 @@ class MessageEvent(Event):
         self.code = None
         self.reason = ""
         self.subprotocol = None
+        self._target = target
+
+
+class ChannelEvent(Event):
+    """The event of `on_first_subscribe` and `on_last_unsubscribe`, which belongs to no connection."""
+
+    __slots__ = ("channel",)
+
+    def __init__(self, gateway: EventGateway, channel: str) -> None:
+        super().__init__(gateway)
+        self.channel = channel
+
+
+class SubscribeEvent(Event):
+    """The event of `on_subscribe`: a client asks for `channel`. `message` is the data that it has sent along.
+
+    The hook may set `info`, a JSON value that other members see, and `reply`, which is sent with the answer.
+    """
+
+    __slots__ = ("_load", "_loaded_at", "channel", "info", "reply")
+
+    conn: Connection
+
+    def __init__(self, gateway: EventGateway, conn: Connection, channel: str, message: Any, load: Load) -> None:
+        super().__init__(gateway, conn, message=message)
+        self.channel = channel
+        self.info: Any = None
+        self.reply: Any = None
+        self._load = load
+        self._loaded_at: Position | None = None
+
+    async def load(self, function: Callable[..., Any], *args: Any) -> None:
+        """Give the client the state that the publications of the channel change, without a gap between them.
+
+        The result of `function(*args)`, which may be a coroutine function, becomes `reply`. After it, the client gets
+        what was published since the call began. The function is not called if the client can recover from its own
+        position. A `def` function runs in a thread. Raise `ValueError` if the channel has no history.
+        """
+        await self._load(self, function, args)
+
+
+class UnsubscribeEvent(Event):
+    """The event of `on_unsubscribe`: a subscription to `channel` has ended, for the reason that `code` tells.
+
+    If the connection has closed, `code` and `reason` are those of the close.
+    """
+
+    __slots__ = ("channel",)
+
+    conn: Connection
+    code: int
+
+    def __init__(self, gateway: EventGateway, conn: Connection, channel: str, code: int, reason: str) -> None:
+        super().__init__(gateway, conn, code=code, reason=reason)
+        self.channel = channel
 
 
 def _shown_recipients(connections: object) -> str:

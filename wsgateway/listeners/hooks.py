@@ -22,6 +22,10 @@ HOOKS = (
     "on_error",
     "on_first_open",
     "on_last_close",
+    "on_subscribe",
+    "on_unsubscribe",
+    "on_first_subscribe",
+    "on_last_unsubscribe",
 )
 
 _METHODS = (FunctionType, MethodType, classmethod, staticmethod, partialmethod, singledispatchmethod)

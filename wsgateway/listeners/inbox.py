@@ -5,7 +5,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import ClassVar, NamedTuple
 
-from wsgateway.hub.pubsub import Publication
+from wsgateway.exceptions import Refused
+from wsgateway.hub.pubsub import Receipt
 from wsgateway.limits import Backlog
 from wsgateway.listeners.event import Event
 from wsgateway.listeners.loader import Hook
@@ -52,6 +53,9 @@ class Call:
     limit: TimeLimit | None = None
     """The time limit of this call, if it is not the one of every other call."""
 
+    answer: "Callable[[Call], None] | None" = None
+    """Called when the call has finished, before the next one of its inbox begins."""
+
     def __init__(self, hook: str, function: Hook | None, event: Event, size: int) -> None:
         self.hook = hook
         self.function = function
@@ -66,15 +70,38 @@ class Call:
         self.timer: asyncio.TimerHandle | None = None
 
 
+class MessageCall(Call):
+    """The call of `on_message` for a message whose client has named something besides it, or expects an answer.
+
+    `receipt` is None if nothing was published.
+    """
+
+    __slots__ = ("answer", "receipt")
+
+    def __init__(self, function: Hook | None, event: Event, size: int, answer: Callable[[Call], None] | None) -> None:
+        super().__init__("on_message", function, event, size)
+        self.answer = answer
+        self.receipt: Receipt | None = None
+
+
+class CommandCall(Call):
+    """A command of a client that needs no hook, in its place between the calls of hooks."""
+
+    __slots__ = ("answer",)
+
+    def __init__(self, event: Event, size: int, answer: Callable[[Call], None]) -> None:
+        super().__init__("", None, event, size)
+        self.answer = answer
+
+
 class AwaitedCall(Call):
     """A call whose caller waits for it.
 
     `depth` is the number of sends around it. `encoded` is a message that no hook can change, and its encoding.
-    `future` is made by the caller if the call did not finish immediately. `publication` is None if nothing was
-    published.
+    `future` is made by the caller if the call did not finish immediately. `receipt` is None if nothing was published.
     """
 
-    __slots__ = ("depth", "encoded", "future", "limit", "publication")
+    __slots__ = ("depth", "encoded", "future", "limit", "receipt")
 
     def __init__(
         self,
@@ -91,7 +118,7 @@ class AwaitedCall(Call):
         self.depth = depth
         self.encoded = encoded
         self.future: asyncio.Future[None] | None = None
-        self.publication: Publication | None = None
+        self.receipt: Receipt | None = None
 
     def encode_message(self) -> Message | None:
         """Return the encoding of the event's message. Raise `MessageError`."""
@@ -105,6 +132,18 @@ class CloseCall(Call):
     __slots__ = ()
 
     is_close = True
+
+
+def refusal_of(call: Call) -> Refused:
+    """Return the refusal of a client whose hook has failed or refused it."""
+    error = call.error
+    if isinstance(error, Refused):
+        return error
+    refused = Refused(500, "the listener failed, the log has the reason")
+    if call.has_expired:
+        refused = Refused(503, "the listener took too long, try again later")
+    refused.__cause__ = error
+    return refused
 
 
 class Inbox:

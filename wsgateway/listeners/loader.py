@@ -104,18 +104,22 @@ class Hooks:
 
     def _threaded(self, function: Callable[..., Any]) -> "Hook":
         async def in_thread(*args: object) -> object:
-            if self._threads is None:
-                # an executor counts a thread until it ends; anyio's limiter forgets one that is abandoned
-                prefix = f"{HOOK_THREAD} {self._gateway_id}"
-                self._threads = ThreadPoolExecutor(MAX_HOOK_THREADS, thread_name_prefix=prefix)
-            context = contextvars.copy_context()
-            loop = asyncio.get_running_loop()
-            value = await loop.run_in_executor(self._threads, _call, context, function, args)
-            if inspect.isawaitable(value):  # a `def` around an `async def`, as decorators create
-                value = await value
-            return value
+            return await self.in_thread(function, args)
 
         return in_thread
+
+    async def in_thread(self, function: Callable[..., Any], args: tuple[object, ...]) -> object:
+        """Call `function` in a thread for hooks, and return its result."""
+        if self._threads is None:
+            # an executor counts a thread until it ends; anyio's limiter forgets one that is abandoned
+            prefix = f"{HOOK_THREAD} {self._gateway_id}"
+            self._threads = ThreadPoolExecutor(MAX_HOOK_THREADS, thread_name_prefix=prefix)
+        context = contextvars.copy_context()
+        loop = asyncio.get_running_loop()
+        value = await loop.run_in_executor(self._threads, _call, context, function, args)
+        if inspect.isawaitable(value):  # a `def` around an `async def`, as decorators create
+            value = await value
+        return value
 
     def close(self) -> None:
         """Start no more threads. Threads that still run are left behind."""

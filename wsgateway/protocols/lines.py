@@ -1,51 +1,53 @@
-"""Newline-delimited JSON: one object for each line of a stream. Knows neither sockets nor ASGI."""
+"""Newline-delimited JSON: the objects of `wsgateway.v1`, one in each line of a stream. Knows no sockets and no ASGI."""
 
-from wsgateway.closing import close_of
-from wsgateway.encoding import ENCODER
-from wsgateway.frames import CloseFrame, OpenFrame
-from wsgateway.messages import Kind, Message
-from wsgateway.transports.framing import ChunkedFormat, Encoding, StreamKind
+from collections.abc import Mapping
+from typing import Any
+
+from wsgateway.frames import OpenFrame
+from wsgateway.messages import Message
+from wsgateway.protocols.query import read_query
+from wsgateway.protocols.session import token_of
+from wsgateway.protocols.v1 import V1Encoding
+from wsgateway.protocols.v1_session import V1Session
+from wsgateway.transports.framing import ChunkedFormat, StreamKind
+from wsgateway.transports.peer import ClientTransport
 
 
-class LinesEncoding:
-    """Writes each object of another encoding as a line. Implements `transports.framing.Encoding`."""
+class LinesEncoding(V1Encoding):
+    """Writes each object as a line."""
 
-    def __init__(self, encoding: Encoding) -> None:
-        self._encoding = encoding
-
-    def content(self, message: Message) -> bytes | None:
-        match message:
-            case OpenFrame():
-                return _line({"open": {"id": message.conn_id, "session": message.secret}})
-            case CloseFrame():
-                close = close_of(message.code, message.reason)
-                end = {"code": message.code, "reason": close.reason, "reconnect": close.reconnect}
-                if close.retry_after_ms is not None:
-                    end["retry_after_ms"] = close.retry_after_ms
-                return _line({"close": end})
-        content = self._encoding.content(message)
-        if not content:
+    def content(self, message: Message) -> str | None:
+        content = super().content(message)
+        if content is None:
             return None
-        data = content.encode() if isinstance(content, str) else content
-        # JSON holds line breaks only between its tokens, where a space means the same
-        return data.replace(b"\r", b" ").replace(b"\n", b" ") + b"\n"
-
-
-def _line(value: object) -> bytes:
-    return ENCODER.encode(value).encode() + b"\n"
-
-
-class _Messages:
-    def content(self, message: Message) -> bytes | None:
-        if message.is_control:
-            return None
-        payload = message.payload if message.kind is Kind.JSON else ENCODER.encode(message.payload.decode()).encode()
-        return b'{"message":%b}' % payload
+        # the text of an object holds line breaks only between its tokens, where a space means the same
+        return content.replace("\r", " ").replace("\n", " ") + "\n"
 
 
 LINES = StreamKind(
     name="stream",
     content_type=b"application/x-ndjson",
     beat=b"\n",
-    wire_format=ChunkedFormat(LinesEncoding(_Messages())),
+    wire_format=ChunkedFormat(LinesEncoding()),
 )
+
+
+class LinesSession(V1Session):
+    """One client of such a stream. It sends nothing on its connection."""
+
+    __slots__ = ("secret",)
+
+    secret: str
+    """The name under which the client posts messages."""
+
+
+async def connect(session: LinesSession, transport: ClientTransport, scope: Mapping[str, Any]) -> None:
+    """Do the same as `sse.connect`. A channel that is refused does not refuse the stream."""
+    conn = session.conn
+    session.outbox.put(OpenFrame(conn.id, session.secret))
+    asked = read_query(conn.query.multi_items(), has_positions=True)
+    await session.handshake(scope, token=token_of(conn.headers), asked=asked, asks_now=False)
+    if await transport.accept(None):
+        session.open()
+        session.subscribe_later(asked)
+        await transport.run()

@@ -1,19 +1,30 @@
 """The plain protocol: each WebSocket message is one message of the application, in both directions.
 
-It has no envelope and no commands, so `Session.received` handles what arrives without a function of this module. Knows
-neither sockets nor ASGI.
+It has no envelope and no commands, so `Session.received` handles what arrives without a function of this module. A
+client names its channels in the URL. Knows neither sockets nor ASGI.
 """
 
-from wsgateway.protocols.session import Session
+from collections.abc import Mapping
+from typing import Any
+
+from wsgateway.protocols.query import read_query
+from wsgateway.protocols.session import Session, token_of
 from wsgateway.transports.peer import ClientTransport
 
 
-async def connect(session: Session, transport: ClientTransport) -> None:
+async def connect(session: Session, transport: ClientTransport, scope: Mapping[str, Any]) -> None:
     """Call `on_handshake`, accept the client, make it a recipient, and call `on_client_open`. Raise `Refused`.
 
     May return while the connection is still open.
     """
-    subprotocol = await session.handshake()
+    conn = session.conn
+    token = token_of(conn.headers)
+    if conn.query_string:
+        asked = read_query(conn.query.multi_items(), has_positions=False)
+        session.name_target(asked)
+        subprotocol = await session.handshake(scope, token=token, asked=asked)
+    else:
+        subprotocol = await session.handshake(scope, token=token)
     if await transport.accept(subprotocol):
         session.open()
         await transport.run()

@@ -1,21 +1,41 @@
 """Connects the transport of one client to the hub and the listener, in any protocol. Knows neither sockets nor ASGI."""
 
+import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from wsgateway.closing import TOO_MANY
 from wsgateway.config.settings import Settings
-from wsgateway.exceptions import Refusal, Refused
+from wsgateway.exceptions import ChannelError, Refusal, Refused
 from wsgateway.frames import Position
+from wsgateway.hub.channels import Channels, Grant, ReplyTooOld, Wanted
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.hub import Hub
 from wsgateway.hub.outbox import Outbox
+from wsgateway.hub.target import Target
 from wsgateway.limits import Bucket
 from wsgateway.listeners.dispatcher import Dispatcher
-from wsgateway.listeners.inbox import Inbox
+from wsgateway.listeners.inbox import Call, Inbox, MessageCall, refusal_of
+from wsgateway.protocols.query import NOTHING, Asked
 from wsgateway.transports.peer import MAX_FRAMES, ClientTransport
 
 STOPPING = Refusal(503, "stopping", "the gateway is shutting down, try again later", "not-running")
+
+TRY_AGAIN = 1013
+"""Closes a client that may try again later (RFC 6455 7.4.1, IANA)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionParts:
+    """What all sessions of one gateway share. `ended` is called once a session that was accepted has finished."""
+
+    hub: Hub
+    channels: Channels
+    dispatcher: Dispatcher
+    settings: Settings
+    ended: "Callable[[Session], None]"
 
 
 class Session:
@@ -23,73 +43,125 @@ class Session:
 
     The protocol calls `handshake` and `open`. `on_client_close` is called exactly once after `open`. The size and the
     rate of messages are checked here only. (The native server closes a client before it reads a frame that is too
-    large.)
+    large.) This class is also the session of a plain client, whose messages have no envelope.
     """
 
     __slots__ = (
-        "_dispatcher",
-        "_ended",
-        "_hub",
+        "_granted",
         "_inbox",
+        "_parts",
         "_rate",
-        "_settings",
+        "_target",
         "_transport",
         "conn",
+        "is_accepted",
         "is_open",
         "outbox",
     )
 
-    def __init__(
-        self,
-        conn: Connection,
-        outbox: Outbox,
-        transport: ClientTransport,
-        *,
-        hub: Hub,
-        dispatcher: Dispatcher,
-        settings: Settings,
-        ended: "Callable[[Session], None]",
-    ) -> None:
-        """`ended` is called once the session, if it was opened, has finished."""
+    has_positions = False
+    """Whether the client can be told that what it missed cannot be recovered."""
+
+    def __init__(self, conn: Connection, outbox: Outbox, transport: ClientTransport, parts: SessionParts) -> None:
         self.conn = conn
         self.outbox = outbox
+        self.is_accepted = False
         self.is_open = False
         self._transport = transport
-        self._hub = hub
-        self._dispatcher = dispatcher
-        self._settings = settings
-        self._ended = ended
+        self._parts = parts
+        self._granted: list[tuple[Wanted, Grant, bool]] | None = None
+        self._target = ""  # the channel of every message of a plain client
         self._inbox = Inbox()
-        rate = settings.message_rate
-        self._rate = Bucket(rate, settings.message_burst, time.monotonic()) if rate else None
+        rate = parts.settings.message_rate
+        self._rate = Bucket(rate, parts.settings.message_burst, time.monotonic()) if rate else None
         transport.attach(self, outbox)
 
-    async def handshake(self) -> str | None:
-        """Call `on_handshake` and return the subprotocol that it has chosen. Raise `Refused`."""
-        subprotocol = await self._dispatcher.handshake(self.conn, self._inbox)
+    # From the handshake to the end
+
+    async def handshake(
+        self, scope: Mapping[str, Any], *, token: str = "", asked: Asked = NOTHING, asks_now: bool = True
+    ) -> str | None:
+        """Call `on_handshake`, then, if `asks_now`, `on_subscribe` for each channel that the URL asks for.
+
+        Return the subprotocol that `on_handshake` has chosen. Raise `Refused`.
+        """
+        dispatcher = self._parts.dispatcher
+        subprotocol, channels = await dispatcher.handshake(self.conn, self._inbox, scope, token)
+        granted = []
+        for name in channels:
+            position = asked.since.get(name)
+            granted.append((Wanted(name, position, name in asked.since and position is None), Grant(), True))
+        if asks_now and asked.channels:
+            self._check_count(channels, asked)
+            for each in asked.channels:
+                if each.wanted.channel not in channels:
+                    grant = await dispatcher.authorize(self.conn, self._inbox, each.wanted, each.data)
+                    granted.append((each.wanted, grant, False))
+        if granted:
+            self._granted = granted
         if self.outbox.closing is not None:
             raise Refused.of(STOPPING)
         return subprotocol
+
+    def name_target(self, asked: Asked) -> None:
+        """Publish what a plain client sends to the channel of its URL, if it is the only one and open to that."""
+        if len(asked.channels) == 1:
+            name = asked.channels[0].wanted.channel
+            try:
+                settings = self._parts.channels.namespaces.find(name)
+            except ChannelError:
+                return  # `authorize` refuses it
+            if "publish" in settings.clients:
+                self._target = name
+
+    def _check_count(self, channels: tuple[str, ...], asked: Asked) -> None:
+        try:
+            self._parts.channels.check_count(len({*channels, *(each.wanted.channel for each in asked.channels)}))
+        except ChannelError as exc:
+            raise Refused.of(Refusal(403, "subscribe", str(exc))) from None
 
     def abort(self) -> None:
         """Close the socket now, and discard what waits to be written."""
         self._transport.abort()
 
     def open(self) -> None:
-        """Make the client a recipient, then call `on_client_open`."""
-        self.is_open = True
-        self._hub.join(self.conn)
-        self._dispatcher.opened(self.conn, self._inbox)
+        """Make the client a recipient, subscribe it to what was granted, then call `on_client_open`."""
+        self.is_accepted = self.is_open = True
+        parts = self._parts
+        parts.hub.join(self.conn)
+        parts.dispatcher.entered(self.conn, self._inbox)
+        if self._granted is not None:
+            granted, self._granted = self._granted, None
+            for wanted, grant, by_code in granted:
+                self._enter(wanted, grant, by_code=by_code)
+        parts.dispatcher.opened(self.conn, self._inbox)
+
+    def _enter(self, wanted: Wanted, grant: Grant, *, by_code: bool) -> None:
+        try:
+            self._parts.channels.subscribe(self.conn, wanted, grant, by_code=by_code)
+        except ReplyTooOld:
+            self.outbox.close(TRY_AGAIN, "too much was published meanwhile")
+
+    def finished(self, code: int, reason: str) -> None:
+        """Leave the hub, then call `on_client_close`, with `code` and `reason` unless this side has closed first."""
+        closing = self.outbox.end(code, reason)
+        if self.is_open:
+            self.is_open = False
+            self._parts.hub.leave(self.outbox)
+            self._parts.dispatcher.closed(self.conn, self._inbox, *closing)
+        self._parts.ended(self)
+
+    # What the client sends
 
     def received(self, message: str | bytes, size: int) -> bool:
-        """Call `on_message` for `message`, of `size` bytes. Drop the message if the close has begun.
+        """Handle a message of `size` bytes. Drop it if the close has begun.
 
         Return False if the inbox is full. The transport then resumes reading once the inbox has space. The size is
         checked before the rate, as on the native server.
         """
         if self.outbox.closing is not None:
             return True
-        if size > self._settings.max_message_size:
+        if size > self._parts.settings.max_message_size:
             self.outbox.close(1009, "message too big")
         elif self._inbox.is_full:
             self._inbox.when_space(self._transport.resume)
@@ -97,14 +169,16 @@ class Session:
         elif self._rate is not None and not self._rate.allows(time.monotonic()):
             self.outbox.close(TOO_MANY, "too many messages")
         else:
-            self._dispatcher.received(self.conn, self._inbox, message, size)
+            self._handle(message, size)
         return True
 
-    async def feed(self, message: object, size: int, *, channel: str | None, name: str) -> Position | None:
-        del channel, name
-        assert isinstance(message, (str, bytes))
-        self._dispatcher.received(self.conn, self._inbox, message, size)
-        return None
+    def _handle(self, message: str | bytes, size: int) -> None:
+        """Handle a message that the limits allow. For a plain client, it is the message of the application."""
+        if self._target:
+            target = Target(channel=self._target)
+            self._parts.dispatcher.message(self.conn, self._inbox, message, size, target=target, answer=None)
+        else:
+            self._parts.dispatcher.received(self.conn, self._inbox, message, size)
 
     def counted(self, *, is_fragment: bool = False) -> None:
         """Count a control frame or a fragment as a message, and close a client that exceeds `message_rate`."""
@@ -113,10 +187,35 @@ class Session:
         if self._rate is not None and not self._rate.allows(time.monotonic(), overdraft=overdraft):
             self.outbox.close(TOO_MANY, "too many messages")
 
-    def finished(self, code: int, reason: str) -> None:
-        """Leave the hub, then call `on_client_close`, with `code` and `reason` unless this side has closed first."""
-        assert self.is_open
-        self.is_open = False
-        self._hub.leave(self.outbox)
-        self._dispatcher.closed(self.conn, self._inbox, *self.outbox.end(code, reason))
-        self._ended(self)
+    async def feed(self, message: object, size: int, *, channel: str = "", name: str = "") -> Position | None:
+        """Handle a message of `size` bytes that the client has sent in an HTTP request, after `on_message` has run.
+
+        Return its position, None if it is in no history. Raise `Refused`.
+        """
+        if self.outbox.closing is not None or not self.is_open:
+            raise Refused.of(Refusal(404, "session", "the stream has ended"))
+        if size > self._parts.settings.max_message_size:
+            raise Refused.of(Refusal(413, "session", "the message is larger than max_message_size"))
+        if self._rate is not None and not self._rate.allows(time.monotonic()):
+            raise Refused.of(Refusal(429, "session", "too many messages, try again later (message_rate)"))
+        if self._inbox.is_full:
+            raise Refused.of(Refusal(429, "session", "too many messages wait for the listener, try again later"))
+        done: asyncio.Future[MessageCall] = asyncio.get_running_loop().create_future()
+
+        def answer(call: Call) -> None:
+            assert isinstance(call, MessageCall)
+            if not done.done():
+                done.set_result(call)
+
+        target = Target(channel=channel, name=name) if channel or name else None
+        self._parts.dispatcher.message(self.conn, self._inbox, message, size, target=target, answer=answer)
+        call = await done
+        if call.error is not None:
+            raise refusal_of(call)
+        return None if call.receipt is None else call.receipt.at
+
+
+def token_of(headers: Mapping[str, str]) -> str:
+    """Return the token in `Authorization: Bearer TOKEN` (RFC 6750 2.1), empty without one."""
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""

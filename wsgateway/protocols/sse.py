@@ -5,10 +5,10 @@ Knows neither sockets nor ASGI.
 
 import base64
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from wsgateway.closing import close_of
-from wsgateway.encoding import ENCODER, to_json
+from wsgateway.exceptions import ChannelError, Refusal, Refused
 from wsgateway.frames import (
     CloseFrame,
     OpenFrame,
@@ -19,15 +19,22 @@ from wsgateway.frames import (
     UnsubscribedFrame,
 )
 from wsgateway.messages import Kind, Message
-from wsgateway.protocols.session import Session
+from wsgateway.protocols.query import read_query
+from wsgateway.protocols.session import Session, token_of
+from wsgateway.protocols.v1 import subscribed_of, text_of
 from wsgateway.transports.framing import ChunkedFormat, StreamKind
-from wsgateway.transports.peer import ClientTransport
+from wsgateway.transports.stream import AsgiStream, NativeStream
 
 RETRY_MS = 2000
 """Milliseconds after which a browser reconnects, unless a drain spreads the clients."""
 
 MAX_IDS = 8
 """Channels whose positions the id of an event can hold."""
+
+MAX_ID = 1024
+"""Characters of an id that are read. A position has at most 52."""
+
+StreamTransport = AsgiStream | NativeStream
 
 _BYTES = Kind.BYTES
 
@@ -52,7 +59,7 @@ def _event(name: str, payload: bytes, position: Position | None) -> bytes:
 
 
 def _json(value: object) -> bytes:
-    return ENCODER.encode(value).encode()
+    return text_of(value).encode()
 
 
 class SseEncoding:
@@ -76,43 +83,21 @@ class SseEncoding:
                 fields = {"id": message.conn_id, "session": message.secret}
                 return b"retry: %d\n\n" % RETRY_MS + _event("open", _json(fields), None)
             case SubscribedFrame():
-                return _event("subscribed", _subscribed(message), message.at if self._has_ids else None)
+                data = f'{{"channel":{text_of(message.channel)},{subscribed_of(message)}}}'
+                return _event("subscribed", data.encode(), message.at if self._has_ids else None)
             case UnsubscribedFrame():
                 ended = {"channel": message.channel, "code": message.code, "reason": message.reason}
                 return _event("unsubscribed", _json(ended), None)
             case PresenceFrame():
                 member = {"channel": message.channel, **message.member._asdict()}
-                return _event("left" if message.has_left else "joined", to_json(member).encode(), None)
+                return _event("left" if message.has_left else "joined", _json(member), None)
             case CloseFrame():
-                close = close_of(message.code, message.reason)
-                end = {"code": message.code, "reason": close.reason, "reconnect": close.reconnect}
-                retry = b"" if close.retry_after_ms is None else b"retry: %d\n\n" % close.retry_after_ms
-                return retry + _event("close", _json(end), None)
+                end = message.fields()
+                retry = end.pop("retry_after_ms", None)
+                event = _event("close", _json(end), None)
+                return b"retry: %d\n\n" % retry + event if type(retry) is int and retry >= 0 else event
             case _:
                 return None  # answers to commands, which such a client does not send
-
-
-def _subscribed(message: SubscribedFrame) -> bytes:
-    fields = [b'"channel":' + _json(message.channel)]
-    if message.at is not None:
-        fields.append(b'"at":' + _json(str(message.at)))
-    fields.append(b'"recovered":' + _json(message.recovered))
-    if message.reply is not None:
-        fields.append(b'"reply":' + _json_of(message.reply))
-    if message.members is not None:
-        fields.append(b'"members":' + message.members)
-    return b"{%b}" % b",".join(fields)
-
-
-def _json_of(message: Message) -> bytes:
-    """Return the JSON value of `message`. Bytes are base64."""
-    match message.kind:
-        case Kind.JSON:
-            return message.payload
-        case Kind.TEXT:
-            return _json(message.payload.decode())
-        case Kind.BYTES:
-            return _json(base64.b64encode(message.payload).decode())
 
 
 class EventIds:
@@ -142,11 +127,10 @@ class EventIds:
         return b"id: %b\n" % ",".join(self._positions.values()).encode()
 
 
-def parse_ids(text: str) -> list[Position | None]:
-    """Return the positions in a `Last-Event-ID`, at most `MAX_IDS`. One that cannot be parsed is None."""
-    if len(text) > MAX_IDS * 65:
-        return []
-    return [Position.parse(part.strip()) for part in text.split(",")[:MAX_IDS]]
+def read_ids(text: str, channels: Iterable[str]) -> dict[str, Position | None]:
+    """Return the position of each of `channels` that the id of an event has one for, None for one that is garbled."""
+    parts = text[:MAX_ID].split(",", MAX_IDS)
+    return {name: Position.parse(part.strip()) for name, part in zip(channels, parts, strict=False) if part.strip()}
 
 
 SSE = StreamKind(
@@ -160,13 +144,68 @@ WITHOUT_IDS = ChunkedFormat(SseEncoding(has_ids=False))
 """The format of a stream whose ids are its own."""
 
 
-async def connect(session: Session, transport: ClientTransport, secret: str) -> None:
+class SseSession(Session):
+    """One client of an event stream. It sends nothing on its connection."""
+
+    __slots__ = ("secret",)
+
+    has_positions = True
+
+    secret: str
+    """The name under which the client posts messages."""
+
+    def number(self, transport: StreamTransport, channels: Iterable[str], ids: str) -> None:
+        """Decide what the ids of the events are, once `on_handshake` has named channels. Raise `Refused` for too many.
+
+        `channels` are those of the URL, `ids` is the last id of the client. With several channels that have a history,
+        the ids are those of this client.
+        """
+        granted = self._granted
+        if granted is None:
+            return
+        names = self.with_history([*channels, *(wanted.channel for wanted, _, _ in granted)])
+        if len(names) > MAX_IDS:
+            detail = f"a stream has at most {MAX_IDS} channels with a history, open another stream or use /stream"
+            raise Refused.of(Refusal(400, "query", detail))
+        since = read_ids(ids, names)
+        for place, (wanted, grant, by_code) in enumerate(granted):
+            if by_code and wanted.channel in since:
+                position = since[wanted.channel]
+                granted[place] = wanted._replace(since=position, is_garbled=position is None), grant, by_code
+        if len(names) > 1:
+            positions = {wanted.channel: wanted.since for wanted, _, _ in granted}
+            self.outbox.wire_format = WITHOUT_IDS
+            transport.number(EventIds({name: positions[name] for name in names}).prefix)
+
+    def with_history(self, channels: Iterable[str]) -> list[str]:
+        """Return those of `channels` that have a history, each once. A channel that does not exist has none."""
+        namespaces, names = self._parts.channels.namespaces, []
+        for name in dict.fromkeys(channels):
+            try:
+                settings = namespaces.find(name)
+            except ChannelError:
+                continue  # `authorize` refuses it
+            if settings.history:
+                names.append(name)
+        return names
+
+
+async def connect(session: SseSession, transport: StreamTransport, scope: Mapping[str, Any]) -> None:
     """Call `on_handshake`, begin the stream, make the client a recipient, and call `on_client_open`. Raise `Refused`.
 
-    The client posts messages to the session `secret`. May return while the connection is still open.
+    May return while the connection is still open.
     """
-    session.outbox.put(OpenFrame(session.conn.id, secret))
-    await session.handshake()
+    conn = session.conn
+    session.outbox.put(OpenFrame(conn.id, session.secret))
+    parameters = conn.query.multi_items()
+    channels = [value for name, value in parameters if name == "channel"]
+    ids = conn.headers.get("last-event-id", "")
+    if ids:  # it is newer than what the URL has
+        parameters = [(name, value) for name, value in parameters if name != "since"]
+    since = read_ids(ids, session.with_history(channels))
+    asked = read_query(parameters, has_positions=True, default_since=since)
+    await session.handshake(scope, token=token_of(conn.headers), asked=asked)
+    session.number(transport, channels, ids)
     if await transport.accept(None):
         session.open()
         await transport.run()

@@ -10,8 +10,21 @@ from wsgateway.exceptions import ConfigError, Mistake, SettingForbidden
 SHIPPED_LISTENER = "wsgateway.supervisor.starter:Listener"
 """The listener of a new gateway. `wsgateway init` writes a copy of it."""
 
-HOST_ONLY = frozenset({"broker", "log_file", "uds", "uds_mode", "ssl_keyfile", "ssl_certfile"})
-"""Settings that name files of the host or servers it connects to. They are changed in the settings file only."""
+_FILE_OF_THE_HOST = "names a file of the host"
+
+HOST_ONLY = {
+    "broker": "names a server",
+    "log_file": _FILE_OF_THE_HOST,
+    "uds": _FILE_OF_THE_HOST,
+    "uds_mode": _FILE_OF_THE_HOST,
+    "ssl_keyfile": _FILE_OF_THE_HOST,
+    "ssl_certfile": _FILE_OF_THE_HOST,
+    "channels": "has a table for each namespace",
+}
+"""Settings that are changed in the settings file only, each with the reason.
+
+They name files of the host or servers it connects to, or need more than one field of a form.
+"""
 
 
 def check_remote_changes(values: Mapping[str, Any], *, may_name: Callable[[str], bool]) -> None:
@@ -20,11 +33,10 @@ def check_remote_changes(values: Mapping[str, Any], *, may_name: Callable[[str],
     Raise `ConfigError` for names that are not settings, and for values that do not fit their setting.
     """
     check_names(values)
-    forbidden = sorted(HOST_ONLY & values.keys())
+    forbidden = sorted(HOST_ONLY.keys() & values.keys())
     if forbidden:
-        named = {name: "a server" if name == "broker" else "a file of the host" for name in forbidden}
         raise SettingForbidden(
-            Mistake(name, "", f"names {what}, which is only set in the settings file") for name, what in named.items()
+            Mistake(name, "", f"{HOST_ONLY[name]}, so it is only set in the settings file") for name in forbidden
         )
     _check_values(values)
     listener = values.get("listener")

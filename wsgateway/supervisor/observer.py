@@ -13,7 +13,7 @@ from wsgateway.exceptions import GatewayNotRunning, MessageError, NodeError, Nod
 from wsgateway.gateway.parts import create_parts, open_log
 from wsgateway.gateway.registry import GatewayState
 from wsgateway.hub.connection import Connection
-from wsgateway.listeners.dispatcher import check_recipients
+from wsgateway.hub.target import check_recipients
 from wsgateway.messages import Sent, encode
 from wsgateway.text import mask_url
 

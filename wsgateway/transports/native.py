@@ -9,7 +9,7 @@ from starlette.types import Send
 
 from wsgateway.config.settings import Settings
 from wsgateway.hub.outbox import Outbox
-from wsgateway.messages import Message
+from wsgateway.messages import Message, WireFormat
 from wsgateway.transports.framing import DEFLATED
 from wsgateway.transports.peer import Peer
 from wsgateway.transports.stall import Stall
@@ -138,7 +138,7 @@ class WireTransport:
 class NativeTransport(WireTransport):
     """One WebSocket on the gateway's own server. What the client sends goes directly to the peer."""
 
-    __slots__ = ("_takeover", "_timers")
+    __slots__ = ("_deflated", "_takeover", "_timers")
 
     name = "websocket"
 
@@ -150,11 +150,13 @@ class NativeTransport(WireTransport):
         settings: Settings,
         timers: Timers,
         server_stops: Callable[[], None],
+        deflated: WireFormat = DEFLATED,
     ) -> None:
-        """`server_stops` is called when the server is about to stop."""
+        """`server_stops` is called when the server is about to stop. `deflated` is the format for compression."""
         super().__init__(settings, server_stops)
         self._takeover: tuple[Takeover, Send] | None = (takeover, send)
         self._timers = timers
+        self._deflated = deflated
         takeover.hold(compression=settings.compression)
 
     # From the handshake to the end
@@ -169,7 +171,7 @@ class NativeTransport(WireTransport):
         if wire is None:
             return False
         if wire.deflates:
-            self._outbox.wire_format = DEFLATED
+            self._outbox.wire_format = self._deflated
         return True
 
     async def run(self) -> None:

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from wsgateway.auth.rules import Rules
 from wsgateway.cluster.single import AnyCluster
 from wsgateway.exceptions import DOCS, GatewayNotFound, Refusal, Refused
-from wsgateway.gateway.admission import Admission
+from wsgateway.gateway.admission import LINES_STREAM, SSE_STREAM, Admission
 from wsgateway.gateway.answers import MAX_OFFSET, MAX_PAGE
 from wsgateway.gateway.http import testpage
 from wsgateway.gateway.http.paths import sender_of, way_up
@@ -23,8 +23,6 @@ from wsgateway.gateway.parts import Parts
 from wsgateway.gateway.registry import GatewayState
 from wsgateway.gateway.shapes import Caller, InfoAnswer, ReadyAnswer, listed
 from wsgateway.metrics import prometheus_text
-from wsgateway.protocols.lines import LINES
-from wsgateway.protocols.sse import SSE
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +110,12 @@ def router(context: RouteContext) -> ASGIApp:
     table["/ws"] = table["/ws/{path:path}"] = Endpoint(context, routes.upgrade)
     exact: dict[str, ASGIApp] = {path: endpoint for path, endpoint in table.items() if "{" not in path}
     patterns = [Route(path, endpoint) for path, endpoint in table.items() if path not in exact]
-    clients = ClientContext(context.parts, context.rules, context.admission)
-    for path, kind in (("/sse", SSE), ("/stream", LINES)):
-        exact[path] = StreamEndpoint(clients, kind)
-        patterns.append(Route(path + "/{path:path}", exact[path]))
-    patterns.append(Route("/session/{secret:path}", SessionEndpoint(clients)))
+    if "sse" in context.parts.settings.protocols:
+        clients = ClientContext(context.parts, context.rules, context.admission)
+        for path, protocol in (("/sse", SSE_STREAM), ("/stream", LINES_STREAM)):
+            exact[path] = StreamEndpoint(clients, protocol)
+            patterns.append(Route(path + "/{path:path}", exact[path]))
+        patterns.append(Route("/session/{secret:path}", SessionEndpoint(clients)))
     others = Router(patterns, redirect_slashes=False, default=Endpoint(context, routes.unknown))
 
     def route(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:

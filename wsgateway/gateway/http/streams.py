@@ -10,14 +10,13 @@ from starlette.types import Receive, Scope, Send
 from wsgateway.auth.headers import first_value
 from wsgateway.auth.rules import Rules
 from wsgateway.exceptions import GatewayError, MessageError, Refusal, Refused
-from wsgateway.gateway.admission import Admission
+from wsgateway.gateway.admission import Admission, StreamProtocol
 from wsgateway.gateway.http.problems import problem, read_body, report_refusal
 from wsgateway.gateway.http.send import refusal_of_send
 from wsgateway.gateway.parts import Parts
 from wsgateway.gateway.shapes import PostedAnswer, encoded
 from wsgateway.messages import decode_json
 from wsgateway.protocols.session import Session
-from wsgateway.transports.framing import StreamKind
 from wsgateway.transports.stream import stream_headers
 
 CORS_HEADERS = b"content-type, authorization, last-event-id"
@@ -104,18 +103,18 @@ class StreamEndpoint(Guarded):
     what = "a stream"
     methods = ("GET", "HEAD")
 
-    def __init__(self, context: ClientContext, kind: StreamKind) -> None:
+    def __init__(self, context: ClientContext, protocol: StreamProtocol) -> None:
         super().__init__(context)
-        self._kind = kind
+        self._protocol = protocol
 
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> Response | None:
         if scope["method"] == "HEAD":
             response = Response()
-            response.raw_headers = stream_headers(self._kind, ())
+            response.raw_headers = stream_headers(self._protocol.kind, ())
             return response
         admission = await self._context.admission()
         cors = self._context.rules.cors_headers(scope)
-        await admission.admit_stream(scope, receive, send, path=scope["path"], kind=self._kind, headers=cors)
+        await admission.admit_stream(scope, receive, send, path=scope["path"], protocol=self._protocol, headers=cors)
         return None
 
 
@@ -136,7 +135,7 @@ class SessionEndpoint(Guarded):
         message = _decoded(request, body)
         session = self._session_of(admission, secret)
         try:
-            position = await session.feed(message, len(body), channel=channel, name=name or "")
+            position = await session.feed(message, len(body), channel=channel or "", name=name or "")
         except Refused:
             raise
         except GatewayError as exc:

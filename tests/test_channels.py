@@ -1,0 +1,163 @@
+"""Channels end to end on the gateway's own server: subscriptions, history, members, and `wsgateway.v1`."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from websockets.typing import Subprotocol
+
+from wsgateway import Gateway, HandshakeEvent, MessageEvent, Refused, SubscribeEvent, UnsubscribeEvent
+from wsgateway.testing import Client, RecordingListener, serve
+
+
+class Rooms(RecordingListener):
+    """Lets everybody into rooms whose name does not begin with `secret`."""
+
+    async def on_handshake(self, event: HandshakeEvent) -> None:
+        event.conn.user = event.conn.query.get("user")
+        if event.conn.user == "ann":
+            event.channels = ["user:ann"]
+
+    async def on_subscribe(self, event: SubscribeEvent) -> None:
+        self.record("on_subscribe", event.channel)
+        if event.channel.startswith("room:secret"):
+            raise Refused(403, "not your room")
+        event.info = event.message or None
+
+    async def on_unsubscribe(self, event: UnsubscribeEvent) -> None:
+        self.record("on_unsubscribe", (event.channel, event.code))
+
+
+class V1(Client):
+    """A client of `wsgateway.v1`."""
+
+    def __init__(self, url: str, query: str = "", **options: Any) -> None:
+        super().__init__(url, f"/ws?{query}", subprotocols=[Subprotocol("wsgateway.v1")], **options)
+
+    async def tell(self, **command: Any) -> None:
+        await self.send(json.dumps(command))
+
+    async def ask(self, **command: Any) -> Any:
+        await self.tell(**command)
+        return await self.receive_json()
+
+
+CHANNELS: Any = {
+    "room:*": {"history": 5, "clients": ["subscribe", "publish"], "presence": True},
+    "user:*": {},
+    "price:*": {"public": True, "history": 10, "keep": "last"},
+}
+
+
+@asynccontextmanager
+async def served(listener: object = Rooms, **options: Any) -> AsyncIterator[tuple[Gateway, str]]:
+    gateway = Gateway(listener=listener, channels=CHANNELS, **options)
+    async with serve(gateway) as url:
+        yield gateway, url
+
+
+async def test_a_client_subscribes_publishes_and_recovers_what_it_missed() -> None:
+    listener = Rooms()
+    async with served(listener) as (gateway, url):
+        async with V1(url, "user=ann") as ann:
+            assert await ann.receive_json() == {"subscribed": "user:ann", "recovered": False}
+            answer = await ann.ask(subscribe="room:1", data={"nick": "A"}, id=1)
+            at = answer.pop("at")
+            assert answer == {"subscribed": "room:1", "recovered": False, "members": [], "id": 1}
+            assert at.endswith(":0")
+            joined = await ann.receive_json()
+            assert joined == {
+                "channel": "room:1",
+                "joined": {"id": joined["joined"]["id"], "user": "ann", "info": {"nick": "A"}},
+            }
+            await ann.tell(channel="room:1", message={"text": "hi"}, id=2)
+            first = await ann.receive_json()
+            assert first["message"] == {"text": "hi"}
+            assert first["from"]["user"] == "ann"
+            assert await ann.receive_json() == {"id": 2, "at": first["at"]}
+        await listener.wait_for("on_client_close")
+        assert listener.events[-3:-1] == [("on_unsubscribe", ("user:ann", 1000)), ("on_unsubscribe", ("room:1", 1000))]
+        for number in range(3):
+            sent = await gateway.publish(number, channel="room:1")
+            assert sent.recipients is None
+        async with V1(url, "user=bob") as bob:
+            answer = await bob.ask(subscribe="room:1", since=first["at"])
+            assert answer["recovered"] is True
+            assert answer["at"] == first["at"]
+            assert [(await bob.receive_json())["message"] for _ in range(3)] == [0, 1, 2]
+
+
+async def test_a_client_is_refused() -> None:
+    async with served() as (_, url), V1(url) as client:
+        assert await client.ask(subscribe="room:secret", id=1) == {
+            "refused": "room:secret",
+            "status": 403,
+            "reason": "not your room",
+            "id": 1,
+        }
+        answer = await client.ask(subscribe="rom:1")
+        assert (answer["refused"], answer["status"]) == ("rom:1", 404)
+        assert "room:*" in answer["reason"]
+        answer = await client.ask(message="to nobody")
+        assert (answer["refused"], answer["status"]) == (None, 403)
+        answer = await client.ask(channel="room:1", message="not subscribed", id=3)
+        assert (answer["refused"], answer["status"], answer["id"]) == ("room:1", 403, 3)
+        assert (await client.ask(nonsense=1))["status"] == 400
+
+
+async def test_a_plain_client_names_its_channel_in_the_url() -> None:
+    class Listener(Rooms):
+        async def on_message(self, event: MessageEvent) -> None:
+            assert event.conn is None or event.channel == "room:1"
+            self.record("on_message", event.message)
+
+    async with served(Listener) as (gateway, url):
+        await gateway.publish("before", channel="room:1")
+        async with Client(url, "/ws?channel=room:1&last=5") as client:
+            assert await client.receive() == "before"
+            await client.send("mine")
+            assert await client.receive() == "mine"
+            assert (await gateway.send("all", channel="room:1")).at is not None
+            assert await client.receive() == "all"
+            assert list(gateway.local_channels) == ["room:1"]
+            assert await gateway.unsubscribe("room:1", [next(iter(gateway.connections))]) == 1
+            assert list(gateway.local_channels) == []
+
+
+async def test_all_devices_of_a_user_receive_and_are_disconnected() -> None:
+    async with served() as (gateway, url), V1(url, "user=ann") as phone, V1(url, "user=ann") as tab, V1(url) as other:
+        for client in (phone, tab):
+            assert (await client.receive_json())["subscribed"] == "user:ann"
+        assert (await gateway.publish("hi", user="ann")).at is None
+        assert (await gateway.send("ho", user="ann", name="greeting")).recipients == 2
+        for client in (phone, tab):
+            assert await client.receive_json() == {"message": "hi"}
+            assert await client.receive_json() == {"message": "ho", "name": "greeting"}
+        assert await gateway.subscribe("price:x", user="ann") == 2
+        assert await gateway.disconnect(user="ann") == 2
+        assert (await phone.closed())[0] == 3503
+        assert len(gateway.connections) == 1
+        assert (await other.ask(subscribe="price:x", id=1))["subscribed"] == "price:x"
+
+
+async def test_a_token_may_come_as_the_first_object() -> None:
+    class Listener(Rooms):
+        async def on_handshake(self, event: HandshakeEvent) -> None:
+            if event.token != "secret":
+                raise Refused(401, "log in first")
+            event.conn.user = "ann"
+
+    async with served(Listener) as (gateway, url):
+        async with V1(url, "auth=first&channel=room:1&channel=room:secret") as client:
+            assert len(gateway.connections) == 0
+            await client.tell(token="secret")
+            assert (await client.receive_json())["subscribed"] == "room:1"
+            assert (await client.receive_json())["joined"]["user"] == "ann"
+            assert (await client.receive_json())["refused"] == "room:secret"
+        async with V1(url, "auth=first") as client:
+            assert (await client.ask(token="guess"))["status"] == 401
+            assert (await client.closed())[0] == 3500
+        async with V1(url, "auth=first") as client:
+            await client.tell(message="hi")
+            assert (await client.closed())[0] == 3501

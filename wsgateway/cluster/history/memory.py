@@ -1,0 +1,343 @@
+"""Keeps the history of every channel in the memory of this process. Synchronous: nothing is waited for. No I/O."""
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from hashlib import blake2b
+from itertools import islice
+from typing import Protocol
+
+from wsgateway.cluster.history.recovery import Recovery, Wish, recover
+from wsgateway.cluster.history.tail import Tail
+from wsgateway.frames import Position, Publication
+
+KEY_TTL = 300.0
+"""Seconds that an idempotency key is remembered, in its channel."""
+
+POSITION_TTL = 24 * 3600.0
+"""Seconds that the position of a channel without records is remembered after the last publication or subscription."""
+
+MAX_SHARE = 4
+"""Idempotency keys take at most this part of `limit_bytes`, and positions of channels without records as well. So
+neither callers with many keys nor clients that subscribe to many names drop all records."""
+
+MAX_KEY = 64
+"""Characters of an idempotency key and its channel that are remembered as they are; of longer ones, a hash is."""
+
+RECORD_BYTES = 450
+CHANNEL_BYTES = 400
+KEY_BYTES = 300
+"""What a record, a channel, and an idempotency key take in memory besides their text and payload, measured."""
+
+
+class HistorySettings(Protocol):
+    """The settings of a namespace that matter here."""
+
+    @property
+    def history(self) -> int: ...
+    @property
+    def history_ttl(self) -> float | None: ...
+    @property
+    def keep(self) -> str: ...
+
+
+def _size_of(publication: Publication) -> int:
+    """Return the bytes that a publication takes. The payload counts twice, because an encoded form is kept with it."""
+    size = RECORD_BYTES + 2 * len(publication.payload) + len(publication.key)
+    if publication.tags is None:
+        return size
+    return size + sum([100 + len(name) + len(value) for name, value in publication.tags.items()])
+
+
+def _key_of(publication: Publication) -> str:
+    return publication.key
+
+
+class _Channel:
+    """The tail of one channel. It is in `queue` since the time `since`: in `full` if it has records, else in `idle`."""
+
+    __slots__ = ("full", "idle", "name", "queue", "since", "tail")
+
+    def __init__(self, name: str, tail: Tail[Publication], full: "_Queue", idle: "_Queue") -> None:
+        self.name = name
+        self.tail = tail
+        self.full = full
+        self.idle = idle
+        self.queue: _Queue | None = None
+        self.since = 0.0
+
+    @property
+    def bytes(self) -> int:
+        return CHANNEL_BYTES + len(self.name)
+
+
+class _Queue:
+    """Channels by name, which expire `delay` seconds after they were put into it, the first one first."""
+
+    __slots__ = ("channels", "delay")
+
+    def __init__(self, delay: float) -> None:
+        self.delay = delay
+        self.channels: OrderedDict[str, _Channel] = OrderedDict()
+
+    def first(self) -> _Channel | None:
+        return next(iter(self.channels.values()), None)
+
+
+class MemoryHistory:
+    """The histories of all channels of one gateway.
+
+    `bytes` is what they take, including positions and idempotency keys: at most `limit_bytes`. Above it, the channel
+    whose last publication is oldest loses its records, and `evicted` counts that. Positions of channels without records
+    and idempotency keys take at most a quarter each; above it, the oldest are forgotten. A history that has lost
+    records can only look too short, so a client that has missed some is told that it starts over.
+
+    A channel with records is in the queue of `_full` for its `history_ttl`. Without records, only its position is kept,
+    and it is in the queue of `_idle` for the time that this is remembered.
+    """
+
+    def __init__(self, limit_bytes: int, *, now: Callable[[], float], new_epoch: Callable[[], str]) -> None:
+        """`now` is the monotonic clock. `new_epoch` returns a text that was never an epoch before."""
+        self.bytes = 0
+        self.evicted = 0
+        self._limit = limit_bytes
+        self._now = now
+        self._new_epoch = new_epoch
+        self._channels: dict[str, _Channel] = {}
+        self._full: dict[float, _Queue] = {}
+        self._idle = {delay: _Queue(delay) for delay in (POSITION_TTL, math.inf)}
+        self._idle_bytes = 0
+        self._keys: OrderedDict[str | bytes, tuple[float, Position]] = OrderedDict()
+        self._keys_bytes = 0
+        self._next_due = math.inf
+
+    @property
+    def channels(self) -> int:
+        """The number of channels whose position is remembered."""
+        return len(self._channels)
+
+    def append(
+        self, publication: Publication, settings: HistorySettings, *, idempotency_key: str = ""
+    ) -> tuple[Position, bool]:
+        """Add a publication and set its position. Return the position, and True because it is new.
+
+        If its channel has seen the same idempotency key in the last 300 s, nothing is added. Return the position of the
+        first publication with that key, and False.
+        """
+        now = self._now()
+        if now >= self._next_due:
+            self._expire(now)
+        ident = _ident(publication.channel, idempotency_key) if idempotency_key else ""
+        if ident and ident in self._keys:
+            return self._keys[ident][1], False
+        channel = self._channels.get(publication.channel) or self._create(publication.channel, settings, now)
+        tail = channel.tail
+        if not len(tail):
+            self._idle_bytes -= channel.bytes
+        size, top = tail.bytes, tail.top
+        position = publication.position = Position(tail.epoch, top + 1)
+        tail.append(top, top + 1, publication)
+        self.bytes += tail.bytes - size
+        self._put(channel, channel.full, now)
+        if ident:
+            self._remember(ident, position, now)
+        if self.bytes > self._limit:
+            self._evict(channel, now)
+        return position, True
+
+    def position(self, channel: str, settings: HistorySettings) -> Position:
+        """Return the position of a channel, which is remembered for 24 h from now on, or as long as it has records."""
+        tail = self._use(channel, settings).tail
+        return Position(tail.epoch, tail.top)
+
+    def recover(
+        self,
+        channel: str,
+        settings: HistorySettings,
+        *,
+        since: Position | None,
+        is_garbled: bool = False,
+        last: int | None,
+        max_bytes: int,
+    ) -> Recovery:
+        """Return what a client gets that subscribes: all that follows `since`, or else a new start.
+
+        `is_garbled` says that the client named a position that is none; then `since` does not count.
+        """
+        wish = Wish(None if is_garbled else since, last, max_bytes, settings.keep == "last")
+        return recover(self._use(channel, settings).tail, wish, limit=settings.history, now=self._now())
+
+    def read(
+        self,
+        channel: str,
+        settings: HistorySettings,
+        *,
+        limit: int,
+        since: Position | None = None,
+        reverse: bool = False,
+    ) -> tuple[Position, list[Publication]]:
+        """Return the position of a channel, and at most `limit` of its publications.
+
+        They are the first that follow `since`; without it, the newest ones. They are in the order of their offsets.
+        With `reverse`, they are the last before `since`, or the newest ones, and the newest is first.
+
+        A reader compares epochs. Everything kept follows a position of another epoch, because the numbering has started
+        again since. Nothing follows a position above the channel's. Nothing is said about what is no longer kept.
+        """
+        tail = self._use(channel, settings).tail
+        at = Position(tail.epoch, tail.top)
+        offset = tail.top + 1 if since is None else since.offset if since.epoch in ("", tail.epoch) else 0
+        if limit <= 0:
+            return at, []
+        is_backward = reverse or since is None
+        entries = tail.before(offset) if is_backward else tail.after(offset)
+        now = self._now()
+        alive = (item for _, _, item in entries if item.expires is None or item.expires > now)
+        publications = list(islice(alive, limit))
+        if is_backward and not reverse:
+            publications.reverse()
+        return at, publications
+
+    def forget(self, channel: str) -> None:
+        """Drop the records of a channel. Its position stays, so that clients that have missed some are told so."""
+        found = self._channels.get(channel)
+        if found is not None and len(found.tail):
+            self._drop_records(found, self._now())
+
+    def expire(self) -> None:
+        """Drop the records, positions, and idempotency keys whose time is over. Cheap if there are none."""
+        now = self._now()
+        if now >= self._next_due:
+            self._expire(now)
+
+    # Channels
+
+    def _use(self, name: str, settings: HistorySettings) -> _Channel:
+        """Return a channel, created if it is new. If it has no records, the time of its position starts again."""
+        now = self._now()
+        if now >= self._next_due:
+            self._expire(now)
+        channel = self._channels.get(name)
+        if channel is None:
+            channel = self._create(name, settings, now)
+            self._limit_idle(channel)
+            if self.bytes > self._limit:
+                self._evict(channel, now)
+        elif not len(channel.tail):
+            self._put(channel, channel.idle, now)
+        return channel
+
+    def _create(self, name: str, settings: HistorySettings, now: float) -> _Channel:
+        key_of = _key_of if settings.keep == "last" else None
+        tail = Tail(self._new_epoch(), limit=settings.history, size_of=_size_of, key_of=key_of)
+        ttl = math.inf if settings.history_ttl is None else settings.history_ttl
+        full = self._full.setdefault(ttl, _Queue(ttl))
+        idle = self._idle[math.inf if ttl == math.inf else POSITION_TTL]
+        channel = self._channels[name] = _Channel(name, tail, full, idle)
+        self.bytes += channel.bytes
+        self._idle_bytes += channel.bytes
+        self._put(channel, idle, now)
+        return channel
+
+    def _put(self, channel: _Channel, queue: _Queue, now: float) -> None:
+        """Add a channel at the end of a queue. It leaves the queue that it is in."""
+        channel.since = now
+        if channel.queue is queue:
+            queue.channels.move_to_end(channel.name)
+            return
+        if channel.queue is not None:
+            del channel.queue.channels[channel.name]
+        channel.queue = queue
+        queue.channels[channel.name] = channel
+        if now + queue.delay < self._next_due:
+            self._next_due = now + queue.delay
+
+    def _drop_records(self, channel: _Channel, now: float) -> None:
+        self.bytes -= channel.tail.bytes
+        channel.tail.clear()
+        self._idle_bytes += channel.bytes
+        self._put(channel, channel.idle, now)
+        self._limit_idle(channel)
+
+    def _drop_position(self, channel: _Channel) -> None:
+        assert channel.queue is not None
+        del channel.queue.channels[channel.name]
+        del self._channels[channel.name]
+        self.bytes -= channel.bytes
+        self._idle_bytes -= channel.bytes
+
+    # Bounds
+
+    def _limit_idle(self, kept: _Channel) -> None:
+        """Forget the oldest positions without records while they take too much, but never that of `kept`."""
+        while self._idle_bytes * MAX_SHARE > self._limit:
+            oldest = _oldest(self._idle.values())
+            if oldest is None or oldest is kept:
+                return
+            self._drop_position(oldest)
+
+    def _evict(self, kept: _Channel, now: float) -> None:
+        """Drop records until the limit is kept: those of the oldest channels, at last the oldest ones of `kept`."""
+        while self.bytes > self._limit:
+            oldest = _oldest(self._full.values())
+            if oldest is None:
+                return
+            self.evicted += 1
+            if oldest is not kept:
+                self._drop_records(oldest, now)
+                continue
+            while self.bytes > self._limit and len(kept.tail) > 1:
+                size = kept.tail.bytes
+                kept.tail.drop_oldest()
+                self.bytes += kept.tail.bytes - size
+            if self.bytes > self._limit:
+                self._drop_records(kept, now)
+            return
+
+    # Idempotency
+
+    def _remember(self, ident: str | bytes, position: Position, now: float) -> None:
+        self._keys[ident] = (now + KEY_TTL, position)
+        self._next_due = min(self._next_due, now + KEY_TTL)
+        self._keys_bytes += KEY_BYTES + len(ident)
+        self.bytes += KEY_BYTES + len(ident)
+        while self._keys_bytes * MAX_SHARE > self._limit:
+            self._forget_key()
+
+    def _forget_key(self) -> None:
+        ident, _ = self._keys.popitem(last=False)
+        self._keys_bytes -= KEY_BYTES + len(ident)
+        self.bytes -= KEY_BYTES + len(ident)
+
+    # Time
+
+    def _expire(self, now: float) -> None:
+        for queue in self._full.values():
+            while (channel := queue.first()) is not None and channel.since + queue.delay <= now:
+                self._drop_records(channel, now)
+        for queue in self._idle.values():
+            while (channel := queue.first()) is not None and channel.since + queue.delay <= now:
+                self._drop_position(channel)
+        while self._keys and next(iter(self._keys.values()))[0] <= now:
+            self._forget_key()
+        self._next_due = min(self._dues(), default=math.inf)
+
+    def _dues(self) -> Iterator[float]:
+        for queue in (*self._full.values(), *self._idle.values()):
+            channel = queue.first()
+            if channel is not None:
+                yield channel.since + queue.delay
+        if self._keys:
+            yield next(iter(self._keys.values()))[0]
+
+
+def _oldest(queues: Iterable[_Queue]) -> _Channel | None:
+    """Return the channel that has entered its queue first."""
+    firsts = [channel for queue in queues if (channel := queue.first()) is not None]
+    return min(firsts, key=lambda channel: channel.since, default=None)
+
+
+def _ident(channel: str, key: str) -> str | bytes:
+    """Return what is remembered of an idempotency key. A name has no space, so no two pairs have the same text."""
+    text = f"{channel} {key}"
+    return text if len(text) <= MAX_KEY else blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()

@@ -1,0 +1,259 @@
+"""What an application calls on a running gateway: sending, publishing, and everything about channels."""
+
+from abc import ABC, abstractmethod
+from typing import Any, Unpack
+
+from wsgateway.closing import check_close
+from wsgateway.config.channels import MAX_HISTORY
+from wsgateway.exceptions import GatewayNotRunning, GatewayStopping
+from wsgateway.frames import Counts, History, Position, Presence
+from wsgateway.gateway.parts import Parts
+from wsgateway.gateway.running import Running
+from wsgateway.hub.channels import LocalChannels, check_info, check_unsubscribe
+from wsgateway.hub.connection import Connection
+from wsgateway.hub.hub import Connections
+from wsgateway.hub.loops import Home, call_from_thread
+from wsgateway.hub.target import MISSING, Everybody, Missing, Recipients, Target, TargetOptions, check_text, target_of
+from wsgateway.messages import Sent, encode
+from wsgateway.text import short
+
+
+class Messaging(ABC):
+    """The methods of a gateway that send to its clients.
+
+    Each raises `GatewayNotRunning`, and `RuntimeError` on an event loop other than the gateway's. None waits for a
+    client.
+    """
+
+    _parts: Parts
+    _home: Home | None
+
+    @property
+    @abstractmethod
+    def id(self) -> str: ...
+
+    @abstractmethod
+    async def _enter(self, what: str, *, in_thread: str = "") -> Running | None:
+        """Return what runs, None if the gateway does not run. Raise `RuntimeError` on another event loop.
+
+        `what` is the method that was called, `in_thread` the one to call in a thread instead.
+        """
+
+    @abstractmethod
+    def _is_startable(self) -> bool:
+        """Return whether another thread may ask its event loop to send."""
+
+    async def _running_for(self, what: str, *, in_thread: str = "") -> Running:
+        running = await self._enter(what, in_thread=in_thread)
+        if running is None:
+            raise GatewayNotRunning(self.id)
+        if running.drain.is_begun and not running.dispatcher.inside_hook():
+            raise GatewayStopping(self.id)  # else an on_client_close sends a last message
+        return running
+
+    # Sending
+
+    async def send(
+        self,
+        message: object,
+        *,
+        data: dict[str, Any] | None = None,
+        skip_history: bool = False,
+        **target: Unpack[TargetOptions],
+    ) -> Sent:
+        """Call `on_message` with `message`, then send the result to the recipients that the hook or the caller names.
+
+        The recipients are the subscribers of `channel`, the connections of `user`, `connections` (or their ids), or,
+        without any of these, every connection. The hook finds `data` in `event.data`. `name` is the name of an event.
+        For a channel, `key`, `tags`, `ttl` in seconds, and `idempotency_key` are those of the publication;
+        with `skip_history`, it gets no position.
+
+        Wait for the hook, never for a client. Raise `MessageError` (a `ValueError`) if the message cannot be encoded,
+        `ChannelError` if there is no such channel, `ValueError` for an empty channel or user or more than one kind of
+        recipients, `TypeError` for values of a wrong type, `Refused` if the hook refuses the message, and `HookError`
+        if the listener failed.
+        """
+        running = await self._running_for("gateway.send", in_thread="gateway.send_from_thread")
+        to = target_of(skip_history=skip_history, **target)
+        if to is not None and to.channel:
+            self._parts.channels.namespaces.find(to.channel)
+        return await running.dispatcher.send(message, to, data)
+
+    async def publish(self, message: object, **target: Unpack[TargetOptions]) -> Sent:
+        """Send `message` without calling `on_message`. The keyword arguments are those of `send`.
+
+        Wait for nothing, and count nothing. Raise what `send` raises, except the errors of a hook.
+        """
+        running = await self._running_for("gateway.publish", in_thread="gateway.publish_from_thread")
+        encoded = encode(message)
+        if encoded is None:
+            raise ValueError("the message is None, which cannot be published")
+        receipt = running.pubsub.publish(encoded, target_of(**target) or Target(), counts=False)
+        no_counts: dict[str, Any] = dict.fromkeys(("recipients", "queued", "dropped", "nodes", "complete"))
+        return Sent(**no_counts, at=receipt.position, is_new=receipt.is_new)
+
+    def send_from_thread(
+        self,
+        message: object,
+        *,
+        data: dict[str, Any] | None = None,
+        skip_history: bool = False,
+        **target: Unpack[TargetOptions],
+    ) -> Sent:
+        """Call `send` from a `def` hook, a `def` route handler, or any thread other than the event loop's.
+
+        Raise what `send` raises, and `RuntimeError` on the event loop's own thread or if the loop ends meanwhile.
+        """
+        home = self._home_for_thread()
+        return call_from_thread(home, lambda: self.send(message, data=data, skip_history=skip_history, **target))
+
+    def publish_from_thread(self, message: object, **target: Unpack[TargetOptions]) -> Sent:
+        """Call `publish` from a thread, as `send_from_thread` calls `send`."""
+        return call_from_thread(self._home_for_thread(), lambda: self.publish(message, **target))
+
+    def _home_for_thread(self) -> Home:
+        if self._home is None or not self._is_startable():
+            raise GatewayNotRunning(self.id)
+        return self._home
+
+    # Subscriptions
+
+    async def subscribe(
+        self,
+        channel: str,
+        connections: Recipients = None,
+        *,
+        user: str | Missing = MISSING,
+        info: object = None,
+    ) -> int:
+        """Subscribe connections, or those of a user, to `channel`, without `on_subscribe`. Return how many are new.
+
+        Other members see `info`, a JSON value. Raise `ChannelError` if there is no such channel or a connection has too
+        many.
+        """
+        await self._running_for("gateway.subscribe")
+        self._parts.channels.namespaces.find(channel)
+        if info is not None:
+            check_info(info)
+        count = 0
+        for conn in self._named(connections, user):
+            if not self._parts.channels.is_subscribed(conn, channel):
+                self._parts.channels.subscribe_now(conn, channel, info=info)
+                count += conn.is_open
+        return count
+
+    async def unsubscribe(
+        self,
+        channel: str,
+        connections: Recipients = None,
+        *,
+        user: str | Missing = MISSING,
+        code: int = 2000,
+        reason: str = "",
+    ) -> int:
+        """End the subscriptions of connections, or of a user, to `channel`. Return how many have ended.
+
+        From code 2500 on, the clients subscribe again. Raise `ChannelError` if there is no such channel.
+        """
+        await self._running_for("gateway.unsubscribe")
+        channels = self._parts.channels
+        channels.namespaces.find(channel)
+        check_unsubscribe(code, reason)
+        is_all = isinstance(connections, Everybody) and isinstance(user, Missing)
+        named = channels.subscribers(channel) if is_all else self._named(connections, user)
+        return sum([channels.unsubscribe(conn, channel, code, reason) for conn in named])
+
+    async def disconnect(
+        self,
+        connections: Recipients = None,
+        *,
+        user: str | Missing = MISSING,
+        code: int = 3503,
+        reason: str = "",
+    ) -> int:
+        """Close connections, or those of a user. Return how many. With the default code, they do not reconnect.
+
+        Raise `ValueError` for a code that a server may not send, or a reason of more than 123 bytes.
+        """
+        await self._running_for("gateway.disconnect")
+        check_close(code, reason)
+        conns = [conn for conn in self._named(connections, user) if conn.is_open]
+        for conn in conns:
+            await conn.close(code, reason)
+        return len(conns)
+
+    def _named(self, connections: Recipients, user: str | Missing) -> list[Connection]:
+        """Return the open connections that a caller has named, in `connections` or by `user`.
+
+        Raise `TypeError` if it has named none, because a missing value must never mean every connection.
+        """
+        hub = self._parts.hub
+        if isinstance(user, Missing) == (connections is None):
+            raise TypeError("give either connections or user; connections=EVERYBODY is every connection")
+        if not isinstance(user, Missing):
+            check_text("user", user)
+            return hub.of_user(user)
+        if isinstance(connections, Everybody):
+            return list(hub.connections)
+        to = target_of(connections=connections)
+        named = () if to is None or to.connections is None else to.connections
+        conns = (hub.connections.get(outbox.id) for outbox in hub.resolve(named))
+        return [conn for conn in conns if conn is not None]
+
+    # History and members
+
+    async def history(
+        self, channel: str, *, limit: int = 100, since: str | None = None, reverse: bool = False
+    ) -> History:
+        """Return at most `limit` publications of `channel`, and its position. `limit=0` returns the position only.
+
+        Without `since`, they are the newest ones; with it, a position, the first after it. They are in the order of
+        publishing, with `reverse` the other way round, and with both, the last before `since`. A channel without
+        history has neither. Raise `ChannelError` if there is no such channel, `ValueError` for a limit that is not 0 to
+        10,000, and for text that is not a position.
+        """
+        await self._running_for("gateway.history")
+        settings = self._parts.channels.namespaces.find(channel)
+        if isinstance(limit, bool) or not isinstance(limit, int) or not 0 <= limit <= MAX_HISTORY:
+            raise ValueError(f"limit is {short(limit)}, use 0 to {MAX_HISTORY}")
+        position = None
+        if since is not None:
+            position = Position.parse(since) if isinstance(since, str) else None
+            if position is None:
+                raise ValueError(f"since is {short(since)}, use a position, EPOCH:OFFSET")
+        if not settings.history:
+            return History([], None)
+        at, publications = self._parts.history.read(channel, settings, limit=limit, since=position, reverse=reverse)
+        return History(publications, str(at))
+
+    async def forget(self, channel: str) -> None:
+        """Drop the history of `channel`. Raise `ChannelError` if there is no such channel."""
+        await self._running_for("gateway.forget")
+        self._parts.channels.namespaces.find(channel)
+        self._parts.history.forget(channel)
+
+    async def presence(self, channel: str) -> Presence:
+        """Return the members of `channel`. Raise `ChannelError` if there is no such channel."""
+        await self._running_for("gateway.presence")
+        self._parts.channels.namespaces.find(channel)
+        return Presence(self._parts.channels.members(channel))
+
+    async def presence_counts(self, channel: str) -> Counts:
+        """Return how many connections of how many users `channel` has. Raise `ChannelError` if there is no such one.
+
+        Connections without a `user_id` count as one user together.
+        """
+        await self._running_for("gateway.presence_counts")
+        self._parts.channels.namespaces.find(channel)
+        conns = self._parts.channels.subscribers(channel)
+        return Counts(len(conns), len({conn.user_id for conn in conns}))
+
+    @property
+    def local_channels(self) -> LocalChannels:
+        """The channels that have subscribers in this process, a live view."""
+        return LocalChannels(self._parts.channels)
+
+    @property
+    @abstractmethod
+    def connections(self) -> Connections:
+        """The open connections, a live view."""

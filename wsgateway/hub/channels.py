@@ -1,0 +1,395 @@
+"""The channels of one gateway in this process: subscriptions, members, and publications. Knows no hooks.
+
+A channel is an audience with a name, and exists while it has subscribers. Everything here is synchronous, so nothing is
+published between two steps of a subscription.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple, Protocol
+
+from wsgateway.cluster.history.memory import MemoryHistory
+from wsgateway.config.channels import ChannelSettings
+from wsgateway.config.namespaces import Namespaces
+from wsgateway.config.settings import Settings
+from wsgateway.config.values import Keep
+from wsgateway.encoding import ENCODER
+from wsgateway.exceptions import ChannelError, MessageError
+from wsgateway.frames import (
+    Bundle,
+    Member,
+    Position,
+    PresenceFrame,
+    Publication,
+    SubscribedFrame,
+    UnsubscribedFrame,
+    check_utf8,
+)
+from wsgateway.hub.audience import Audience
+from wsgateway.hub.connection import Connection
+from wsgateway.hub.hub import Connections, Hub
+from wsgateway.hub.outbox import Outbox
+from wsgateway.hub.target import Target
+from wsgateway.messages import Deliveries, Message, Subscribed
+from wsgateway.metrics import Metrics
+
+LOST = 2500
+"""The code of a subscription that has ended because publications were missed. The client may subscribe again."""
+
+
+class Wanted(NamedTuple):
+    """What a client asks for: a channel, and what it should get of the history.
+
+    `since` is its position. With `is_garbled`, it gave one that is none, which cannot be recovered. `last` is how many
+    of the newest publications it wants where nothing is recovered.
+    """
+
+    channel: str
+    since: Position | None = None
+    is_garbled: bool = False
+    last: int | None = None
+    ident: int | None = None
+
+
+class Grant(NamedTuple):
+    """What `on_subscribe` has set for one subscription.
+
+    `reply` is sent with the answer. If `loaded_at` is a position, the reply is the state at that position.
+    """
+
+    info: object = None
+    reply: Message | None = None
+    loaded_at: Position | None = None
+
+
+NOTHING = Grant()
+
+
+class Channel(Audience):
+    """The subscribers of one channel in this process.
+
+    `infos` has what `on_subscribe` has set, None while it has set nothing. `by_code` has those that the application
+    has subscribed, None while there are none. `members` has each member as a JSON object, None without `presence`.
+    """
+
+    __slots__ = ("by_code", "infos", "members", "name", "settings")
+
+    def __init__(self, name: str, settings: ChannelSettings, hub: Hub) -> None:
+        super().__init__(hub.everybody.plain)
+        self.name = name
+        self.settings = settings
+        self.infos: dict[Outbox, object] | None = None
+        self.by_code: set[Outbox] | None = None
+        self.members: dict[Outbox, bytes] | None = None
+
+    def outboxes(self) -> Iterator[Outbox]:
+        """Yield the outbox of each subscriber."""
+        for _, members in self.by_format():
+            yield from members
+        yield from self.slow or ()
+
+
+class Watcher(Protocol):
+    """Whoever is told when subscriptions begin and end. The dispatcher of a running gateway."""
+
+    def unsubscribed(self, conn: Connection, channel: str, code: int, reason: str) -> None:
+        """Handle that a subscription has ended. Called exactly once for each."""
+
+    def first_subscribed(self, channel: str) -> None: ...
+    def last_unsubscribed(self, channel: str) -> None: ...
+
+
+class ReplyTooOld(Exception):  # noqa: N818  the caller refuses the client
+    """More was published since the state of `load` than the history has."""
+
+
+def check_info(info: object) -> None:
+    """Raise `MessageError` unless `info` is a JSON value."""
+    try:
+        ENCODER.encode(info).encode()
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise MessageError(f"info is not a JSON value: {exc}") from exc
+
+
+def check_unsubscribe(code: int, reason: str) -> None:
+    """Raise `ValueError` unless a subscription may end with `code` and `reason`."""
+    if isinstance(code, bool) or not isinstance(code, int) or not 2000 <= code <= 2999:
+        raise ValueError(f"a subscription ends with a code from 2000 to 2999, not {code!r}")
+    if not isinstance(reason, str):
+        raise ValueError(f"the reason is {reason!r}, use a str")
+    check_utf8("reason", reason)
+
+
+class Channels:
+    """The channels of one gateway that have subscribers in this process, and their history."""
+
+    def __init__(self, hub: Hub, settings: Settings, metrics: Metrics, history: MemoryHistory) -> None:
+        self.namespaces = Namespaces(settings.channels)
+        self.history = history
+        self.watcher: Watcher | None = None
+        self._hub = hub
+        self._settings = settings
+        self._metrics = metrics
+        self._by_name: dict[str, Channel] = {}
+        self._returning: dict[Connection, set[str]] = {}  # channels that the application has subscribed it to
+        hub.left = self._left_hub
+
+    def find(self, name: str) -> Channel | None:
+        """Return the channel, or None if it has no subscribers here."""
+        return self._by_name.get(name)
+
+    @property
+    def by_name(self) -> Mapping[str, Channel]:
+        return self._by_name
+
+    def names_of(self, conn: Connection) -> tuple[str, ...]:
+        """Return the channels of `conn`, in the order of subscribing."""
+        return tuple(each.name for each in conn._outbox.audiences if isinstance(each, Channel))
+
+    def is_subscribed(self, conn: Connection, name: str) -> bool:
+        channel = self._by_name.get(name)
+        return channel is not None and channel in conn._outbox.audiences
+
+    def subscribers(self, name: str) -> list[Connection]:
+        """Return the subscribers of a channel in this process."""
+        channel = self._by_name.get(name)
+        if channel is None:
+            return []
+        conns = (self._hub.connections.get(outbox.id) for outbox in channel.outboxes())
+        return [conn for conn in conns if conn is not None]
+
+    # Subscriptions
+
+    def check_room(self, conn: Connection) -> None:
+        """Raise `ChannelError` if `conn` may not have another channel."""
+        self.check_count(len(conn._outbox.audiences) or 1)  # of which one is everybody
+
+    def check_count(self, count: int) -> None:
+        """Raise `ChannelError` if a connection may not have `count` channels."""
+        most = self._settings.max_channels
+        if count > most:
+            raise ChannelError(f"a connection may have at most {most} channels (max_channels)")
+
+    def may_return(self, conn: Connection, name: str) -> bool:
+        """Return whether the application has made the subscription that the client was told to begin again."""
+        return name in self._returning.get(conn, ())
+
+    def subscribe(
+        self, conn: Connection, wanted: Wanted, grant: Grant = NOTHING, *, by_code: bool = False
+    ) -> SubscribedFrame | None:
+        """Subscribe `conn`, and send it the answer and what it has missed. Return the answer, None if it has closed.
+
+        If it is subscribed already, it gets the answer and what it has missed again. Raise `ChannelError` if there is
+        no such channel or the connection has too many, and `ReplyTooOld`.
+        """
+        settings = self.namespaces.find(wanted.channel)
+        outbox = conn._outbox
+        if not self.is_subscribed(conn, wanted.channel):
+            self.check_room(conn)
+        while (channel := self._by_name.get(wanted.channel)) is not None and channel.is_pending:
+            self._hub.flush()  # whatever it calls happens before the subscription
+        if not outbox.is_open:
+            return None
+        is_first = channel is None
+        if channel is None:
+            channel = Channel(wanted.channel, settings, self._hub)
+        frame, publications = self._answer(channel, wanted, grant)
+        is_new = self._hub.add(outbox, channel)
+        if is_new:
+            if is_first:
+                self._by_name[channel.name] = channel
+                self._metrics.channels += 1
+            self._metrics.subscriptions += 1
+            if grant.info is not None:
+                channel.infos = channel.infos or {}
+                channel.infos[outbox] = grant.info
+            if by_code or self.may_return(conn, channel.name):
+                channel.by_code = channel.by_code or set()
+                channel.by_code.add(outbox)
+        outbox.put(Bundle([frame, *publications]) if publications else frame)
+        if is_new and outbox.is_open:
+            if settings.presence:
+                self._tell_joined(channel, conn)
+            if is_first and self.watcher is not None:
+                self.watcher.first_subscribed(channel.name)
+        return frame
+
+    def _answer(self, channel: Channel, wanted: Wanted, grant: Grant) -> tuple[SubscribedFrame, list[Publication]]:
+        settings = channel.settings
+        members = b"[%b]" % b",".join((channel.members or {}).values()) if settings.presence else None
+        if not settings.history:
+            frame = SubscribedFrame(
+                channel.name, at=None, recovered=False, reply=grant.reply, members=members, ident=wanted.ident
+            )
+            return frame, []
+        is_loaded = grant.loaded_at is not None
+        recovery = self.history.recover(
+            channel.name,
+            settings,
+            since=grant.loaded_at if is_loaded else wanted.since,
+            is_garbled=wanted.is_garbled and not is_loaded,
+            last=None if is_loaded else wanted.last,
+            max_bytes=self._settings.outbox_bytes,
+        )
+        if is_loaded and not recovery.recovered:
+            raise ReplyTooOld
+        if not is_loaded and (wanted.since is not None or wanted.is_garbled):
+            self._metrics.recoveries[recovery.recovered] += 1
+        frame = SubscribedFrame(
+            channel.name,
+            at=recovery.at,
+            recovered=recovery.recovered and not is_loaded,
+            reply=grant.reply,
+            members=members,
+            ident=wanted.ident,
+        )
+        return frame, recovery.publications
+
+    def can_recover(self, wanted: Wanted) -> bool:
+        """Return whether everything since the position of a client can be sent to it."""
+        if wanted.since is None:
+            return False
+        settings = self.namespaces.find(wanted.channel)
+        most = self._settings.outbox_bytes
+        return self.history.recover(wanted.channel, settings, since=wanted.since, last=None, max_bytes=most).recovered
+
+    def unsubscribe(self, conn: Connection, name: str, code: int, reason: str, *, ident: int | None = None) -> bool:
+        """End a subscription, and tell the client. Return False if there is none."""
+        channel = self._by_name.get(name)
+        if channel is None or not self._hub.remove(conn._outbox, channel):
+            return False
+        if code >= LOST and channel.by_code is not None and conn._outbox in channel.by_code:
+            self._returning.setdefault(conn, set()).add(name)
+        conn._outbox.put(UnsubscribedFrame(name, code, reason, ident=ident))
+        self._left(conn, channel, code, reason)
+        return True
+
+    def _left_hub(self, conn: Connection, audiences: tuple[object, ...]) -> None:
+        """Handle that `conn`, which was in `audiences`, has left the hub."""
+        code, reason = conn._outbox.closing or (1006, "")
+        self._returning.pop(conn, None)
+        for channel in audiences:
+            if isinstance(channel, Channel):
+                self._left(conn, channel, code, reason)
+
+    def _left(self, conn: Connection, channel: Channel, code: int, reason: str) -> None:
+        self._metrics.subscriptions -= 1
+        is_empty = channel.is_empty and self._by_name.get(channel.name) is channel
+        if is_empty:
+            del self._by_name[channel.name]
+            self._metrics.channels -= 1
+        outbox = conn._outbox
+        member = self.member(channel, conn)
+        if channel.infos is not None:
+            channel.infos.pop(outbox, None)
+        if channel.by_code is not None:
+            channel.by_code.discard(outbox)
+        if channel.members is not None and channel.members.pop(outbox, None) is not None and not is_empty:
+            self._hub.deliver(PresenceFrame(channel.name, member, has_left=True), channel)
+        if self.watcher is not None:
+            self.watcher.unsubscribed(conn, channel.name, code, reason)
+            if is_empty:
+                self.watcher.last_unsubscribed(channel.name)
+
+    # By the application
+
+    def subscribe_now(
+        self, conn: Connection, channel: str, *, info: object = None, since: str | None = None
+    ) -> Subscribed:
+        """Subscribe `conn` for the application. Raise `ChannelError`, `TypeError`, or `ValueError`."""
+        if info is not None:
+            check_info(info)
+        position = None if since is None else Position.parse(since)
+        wanted = Wanted(channel, position, since is not None and position is None)
+        frame = self.subscribe(conn, wanted, Grant(info), by_code=True)
+        if frame is None:
+            return Subscribed(None, False)
+        return Subscribed(None if frame.at is None else str(frame.at), frame.recovered)
+
+    def unsubscribe_now(self, conn: Connection, channel: str, code: int, reason: str) -> bool:
+        """End a subscription for the application. Raise `ChannelError` if there can be no such channel."""
+        self.namespaces.find(channel)
+        check_unsubscribe(code, reason)
+        return self.unsubscribe(conn, channel, code, reason)
+
+    # Members
+
+    def member(self, channel: Channel | None, conn: Connection) -> Member:
+        """Return `conn` as other members of `channel` see it."""
+        infos = None if channel is None else channel.infos
+        return Member(conn.id, conn.user_id, None if infos is None else infos.get(conn._outbox))
+
+    def members(self, name: str) -> list[Member]:
+        """Return the members of a channel in this process."""
+        channel = self._by_name.get(name)
+        return [self.member(channel, conn) for conn in self.subscribers(name)]
+
+    def _tell_joined(self, channel: Channel, conn: Connection) -> None:
+        member = self.member(channel, conn)
+        channel.members = channel.members or {}
+        channel.members[conn._outbox] = ENCODER.encode(member._asdict()).encode()
+        self._hub.deliver(PresenceFrame(channel.name, member, has_left=False), channel)
+
+    # Publishing
+
+    def publish(
+        self, message: Message, target: Target, *, sender: Connection | None, but: Connection | None
+    ) -> tuple[Deliveries, Position | None, bool]:
+        """Publish `message` to the channel of `target`, and append it to the history.
+
+        Return the counts of this process, the position, and whether the publication is new. Raise `ChannelError` if
+        there is no such channel, and `ValueError` for an idempotency key without a history.
+        """
+        name = target.channel
+        settings = self.namespaces.find(name)
+        channel = self._by_name.get(name)
+        is_kept = settings.history > 0 and not target.skip_history
+        publication = Publication(
+            message,
+            name,
+            name=target.name,
+            key=target.key,
+            tags=target.tags,
+            time=time.time(),
+            expires=None if target.ttl is None else time.monotonic() + target.ttl,
+            sender=self.member(channel, sender) if sender is not None and settings.presence else None,
+            policy=settings.slow_policy,
+            is_latest_only=settings.keep is Keep.LAST,
+        )
+        if is_kept:
+            position, is_new = self.history.append(publication, settings, idempotency_key=target.idempotency_key)
+            if not is_new:
+                return Deliveries(0, 0, 0), position, False
+        elif target.idempotency_key:
+            raise ValueError(f"idempotency_key needs a history, and the channel {name} keeps none")
+        self._metrics.publications[self.namespaces.namespace_of(name)] += 1
+        if channel is None:
+            return Deliveries(0, 0, 0), publication.position, True
+        outbox = None if but is None else but._outbox
+        return self._hub.deliver(publication, channel, but=outbox), publication.position, True
+
+
+class LocalChannels(Mapping[str, Connections]):
+    """The channels that have subscribers in this process, a live view.
+
+    `local_channels["room:1"]` is the subscribers of that one.
+    """
+
+    __slots__ = ("_channels",)
+
+    def __init__(self, channels: Channels) -> None:
+        self._channels = channels
+
+    def __getitem__(self, name: str) -> Connections:
+        if name not in self._channels.by_name:
+            raise KeyError(name)
+        return Connections({conn.id: conn for conn in self._channels.subscribers(name)})
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(tuple(self._channels.by_name))
+
+    def __len__(self) -> int:
+        return len(self._channels.by_name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._channels.by_name

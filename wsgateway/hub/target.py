@@ -1,0 +1,183 @@
+"""Where a message goes, and how it is published. Does not send anything."""
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, Final, TypeAlias, TypedDict
+
+from wsgateway.frames import check_event_name, check_utf8
+from wsgateway.hub.connection import Connection
+from wsgateway.text import short
+
+
+class Everybody(tuple[Connection, ...]):
+    """The type of `EVERYBODY`. It is iterable for the sake of the types, but whoever iterates it finds nobody."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "EVERYBODY"
+
+
+EVERYBODY: Final = Everybody()
+"""All connections, as the value of `connections`."""
+
+
+class Missing:
+    """The type of `MISSING`."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "MISSING"
+
+
+MISSING: Final = Missing()
+"""The value of an argument that was not given. None is not it, because None must never mean everybody."""
+
+Recipients: TypeAlias = Iterable[Connection | str] | None
+"""Connections and ids, in this order, each once. `EVERYBODY` and None mean every open connection of every node, an
+empty iterable means no recipients."""
+
+
+class TargetOptions(TypedDict, total=False):
+    """The keyword arguments of `send` and `publish` besides `message`: the recipients, and how it is published."""
+
+    channel: str
+    user: str
+    connections: Recipients
+    name: str
+    key: str
+    tags: Mapping[str, str] | None
+    ttl: float | None
+    idempotency_key: str
+
+
+class Target:
+    """Where one message goes. A hook may change it.
+
+    At most one of `channel`, `user`, and `connections` is set. Without any, it is every connection. `chosen` has the
+    names of those that a hook has set.
+    """
+
+    __slots__ = (
+        "channel",
+        "chosen",
+        "connections",
+        "idempotency_key",
+        "key",
+        "name",
+        "skip_history",
+        "tags",
+        "ttl",
+        "user",
+    )
+
+    def __init__(
+        self,
+        *,
+        channel: Any = "",
+        user: Any = "",
+        connections: Iterable[Connection | str] | None = None,
+        name: str = "",
+        key: str = "",
+        tags: Mapping[str, str] | None = None,
+        ttl: float | None = None,
+        idempotency_key: str = "",
+        skip_history: bool = False,
+    ) -> None:
+        self.channel: str = channel
+        self.user: str = user
+        self.connections = connections
+        self.name = name
+        self.key = key
+        self.tags = tags
+        self.ttl = ttl
+        self.idempotency_key = idempotency_key
+        self.skip_history = skip_history
+        self.chosen: frozenset[str] = frozenset()
+
+    def check(self) -> None:
+        """Raise `ValueError` or `TypeError` for a value that cannot be published."""
+        check_event_name(self.name)
+        for name in ("key", "idempotency_key"):
+            value = getattr(self, name)
+            if not isinstance(value, str):
+                raise TypeError(f"{name} is {short(value)}, use a str")
+            check_utf8(name, value)
+        if self.tags is not None:
+            _check_tags(self.tags)
+        if self.ttl is not None and (isinstance(self.ttl, bool) or not isinstance(self.ttl, (int, float))):
+            raise TypeError(f"ttl is {short(self.ttl)}, use a number of seconds")
+        if self.ttl is not None and not 0 < self.ttl < float("inf"):
+            raise ValueError(f"ttl is {self.ttl:g}, use a number of seconds above 0")
+        if not self.channel:
+            given = [name for name in ("key", "tags", "ttl", "idempotency_key") if getattr(self, name)]
+            if given:
+                raise ValueError(f"{' and '.join(given)} need a channel")
+
+
+def target_of(
+    *,
+    channel: Any = MISSING,
+    user: Any = MISSING,
+    connections: Recipients = None,
+    skip_history: bool = False,
+    **options: Any,
+) -> Target | None:
+    """Return the target that the arguments of `send` or `publish` name, None if it is every connection.
+
+    Raise `ValueError` for an empty channel or user, more than one of the three, or options that cannot be published,
+    and `TypeError` for values of a wrong type.
+    """
+    are_given = {
+        "channel": channel is not MISSING,
+        "user": user is not MISSING,
+        "connections": connections is not None,
+    }
+    given = [name for name, is_given in are_given.items() if is_given]
+    if len(given) > 1:
+        raise ValueError(f"{' and '.join(given)} are given, choose one of them")
+    for name, value in (("channel", channel), ("user", user)):
+        if value is not MISSING:
+            check_text(name, value)
+    if connections is not None:
+        check_recipients("connections", connections)
+        if not isinstance(connections, Collection):
+            connections = list(connections)  # the hook may read it too, and an iterator is empty then
+    if not given and not skip_history and not any(options.values()):
+        return None
+    target = Target(
+        channel="" if channel is MISSING else channel,
+        user="" if user is MISSING else user,
+        connections=None if isinstance(connections, Everybody) else connections,
+        skip_history=skip_history,
+        **options,
+    )
+    target.check()
+    return target
+
+
+def check_recipients(name: str, connections: object) -> None:
+    """Raise `TypeError` unless `connections` is `EVERYBODY`, or an iterable other than one id."""
+    if isinstance(connections, Everybody):
+        return
+    if isinstance(connections, (str, bytes, bytearray)) or not isinstance(connections, Iterable):
+        advice = "use None or a list of connections or their ids, such as [event.conn]"
+        raise TypeError(f"{name} is {short(connections)}, {advice}")
+
+
+def check_text(name: str, value: object) -> None:
+    """Raise `ValueError` or `TypeError` unless `value` is text that is not empty."""
+    if value is None or value == "":
+        raise ValueError(f"{name} is {value!r}, which would name nobody; leave it out to send to every connection")
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is {short(value)}, use a str")
+
+
+def _check_tags(tags: object) -> None:
+    if not isinstance(tags, Mapping) or not all(
+        isinstance(key, str) and isinstance(value, str) for key, value in tags.items()
+    ):
+        raise TypeError(f"tags is {short(tags)}, use a dict of str to str")
+    for key, value in tags.items():
+        check_utf8("tags", key)
+        check_utf8("tags", value)

@@ -1,0 +1,36 @@
+"""What `on_handshake` has set in its event, checked. Pure."""
+
+import uuid
+from typing import NamedTuple
+
+from wsgateway.auth.masking import shown_subprotocols
+from wsgateway.hub.channels import Channels
+from wsgateway.listeners.event import HandshakeEvent
+from wsgateway.text import short
+
+
+class Handshake(NamedTuple):
+    """What `on_handshake` has chosen: a subprotocol, and channels that the client is subscribed to at once."""
+
+    subprotocol: str | None = None
+    channels: tuple[str, ...] = ()
+
+
+def chosen_in(event: HandshakeEvent, channels: Channels) -> Handshake:
+    """Return what `on_handshake` has chosen, and set `conn.user_id`. Raise `ValueError` for what cannot be used."""
+    conn = event.conn
+    if event.subprotocol is not None and event.subprotocol not in conn.subprotocols:
+        offered = shown_subprotocols(conn.subprotocols)
+        raise ValueError(f"subprotocol {event.subprotocol!r} was not offered, {offered!r} were")
+    if isinstance(event.channels, str):
+        raise ValueError(f"event.channels is {short(event.channels)}, use a list of names of channels")
+    names = tuple(dict.fromkeys(event.channels))
+    for name in names:
+        channels.namespaces.find(name)
+    channels.check_count(len(names))
+    if not conn.user_id and conn.user is not None:
+        if isinstance(conn.user, bool) or not isinstance(conn.user, (str, int, uuid.UUID)):
+            kind = type(conn.user).__qualname__
+            raise ValueError(f"conn.user has type {kind}, so set conn.user_id to text that names the user")
+        conn.user_id = str(conn.user)
+    return Handshake(event.subprotocol, names)

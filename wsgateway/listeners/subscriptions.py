@@ -1,0 +1,134 @@
+"""Asks the listener who may subscribe, and tells it when subscriptions begin and end. Knows no client protocol."""
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+from wsgateway.config.channels import ChannelSettings
+from wsgateway.config.namespaces import check_name
+from wsgateway.exceptions import ChannelError, Refusal, Refused
+from wsgateway.hub.channels import Channels, Grant, Wanted, check_info
+from wsgateway.hub.connection import Connection
+from wsgateway.listeners.event import EventGateway, SubscribeEvent
+from wsgateway.listeners.hooks import is_async
+from wsgateway.listeners.inbox import AwaitedCall, Call, TimeLimit
+from wsgateway.listeners.loader import Hooks
+from wsgateway.logs import GatewayLog
+from wsgateway.messages import encode
+
+
+def find_namespace(channels: Channels, name: str) -> ChannelSettings:
+    """Return the settings of the channel `name`. Raise `Refused`: 400 if it is no name, 404 if there is none."""
+    try:
+        check_name(name)
+    except ChannelError as exc:
+        raise Refused.of(Refusal(400, "channel", str(exc))) from None
+    try:
+        return channels.namespaces.find(name)
+    except ChannelError as exc:
+        raise Refused.of(Refusal(404, "channel", str(exc))) from None
+
+
+class SubscribeCall(AwaitedCall):
+    """The call of `on_subscribe` for one request. `grant` is what the hook has set, once it has succeeded.
+
+    Whoever made the call either waits for its future, or is called by `answer`.
+    """
+
+    __slots__ = ("answer", "grant", "wanted")
+
+    def __init__(
+        self,
+        function: Callable[..., Awaitable[object]],
+        event: SubscribeEvent,
+        wanted: Wanted,
+        *,
+        size: int = 0,
+        limit: TimeLimit | None = None,
+        answer: "Callable[[Call], None] | None" = None,
+    ) -> None:
+        super().__init__("on_subscribe", function, event, limit=limit)
+        self.size = size
+        self.wanted = wanted
+        self.grant = Grant()
+        self.answer = answer
+
+
+class Subscriptions:
+    """The requests of clients to subscribe, of one gateway."""
+
+    def __init__(self, gateway: EventGateway, *, channels: Channels, hooks: Hooks, log: GatewayLog) -> None:
+        self.channels = channels
+        self._gateway = gateway
+        self._hooks = hooks
+        self._log = log
+        self._hook = hooks["on_subscribe"]
+
+    def call(
+        self,
+        conn: Connection,
+        wanted: Wanted,
+        data: object,
+        *,
+        size: int = 0,
+        limit: TimeLimit | None = None,
+        answer: Callable[[Call], None] | None = None,
+    ) -> SubscribeCall:
+        """Return the call that decides about one request. `data` is what the client has sent along."""
+        event = SubscribeEvent(self._gateway, conn, wanted.channel, data, partial(self._load, wanted))
+        return SubscribeCall(partial(self._decide, wanted), event, wanted, size=size, limit=limit, answer=answer)
+
+    async def _decide(self, wanted: Wanted, event: SubscribeEvent) -> object:
+        """Call `on_subscribe` if it has to decide. Raise `Refused`."""
+        conn, name = event.conn, wanted.channel
+        settings = find_namespace(self.channels, name)
+        if conn._outbox.closing is not None or self.channels.is_subscribed(conn, name):
+            return None
+        if "subscribe" not in settings.clients:
+            raise Refused.of(Refusal(403, "subscribe", f"clients may not subscribe to {name} (clients)"))
+        try:
+            self.channels.check_room(conn)
+        except ChannelError as exc:
+            raise Refused.of(Refusal(403, "subscribe", str(exc))) from None
+        if settings.public or self.channels.may_return(conn, name):
+            return None
+        if self._hook is None:
+            self._log.limited("on_subscribe is missing").warning(
+                "refused a subscription to %s: the listener has no on_subscribe to allow it; add the hook, or set "
+                "public = true for the channel's namespace",
+                name,
+                extra={"conn": conn.id},
+            )
+            raise Refused.of(Refusal(403, "subscribe", f"nobody may subscribe to {name}"))
+        return await self._hook(event)
+
+    def check_publish(self, conn: Connection, name: str) -> None:
+        """Raise `Refused` unless the client of `conn` may publish to the channel `name`."""
+        settings = find_namespace(self.channels, name)
+        if "publish" not in settings.clients:
+            raise Refused.of(Refusal(403, "publish", f"clients may not publish to {name} (clients)"))
+        if not settings.public and not self.channels.is_subscribed(conn, name):
+            raise Refused.of(Refusal(403, "publish", f"subscribe to {name} before you publish to it"))
+
+    def grant(self, call: SubscribeCall) -> None:
+        """Take what `on_subscribe` has set. Raise `MessageError` if it cannot be sent."""
+        event = call.event
+        assert isinstance(event, SubscribeEvent)
+        reply = encode(event.reply)
+        if event.info is not None:
+            check_info(event.info)
+        call.grant = Grant(event.info, reply, event._loaded_at)
+
+    async def _load(
+        self, wanted: Wanted, event: SubscribeEvent, function: Callable[..., Any], args: tuple[Any, ...]
+    ) -> None:
+        settings = self.channels.namespaces.find(wanted.channel)
+        if not settings.history:
+            raise ValueError(f"event.load needs a history, and the channel {wanted.channel} keeps none")
+        if self.channels.can_recover(wanted):
+            return
+        event._loaded_at = self.channels.history.position(wanted.channel, settings)
+        if is_async(function):
+            event.reply = await function(*args)
+        else:
+            event.reply = await self._hooks.in_thread(function, args)

@@ -1,0 +1,206 @@
+"""The protocol `wsgateway.v1`: one JSON object in each text message, in both directions. Knows no sockets.
+
+A stream of newline-delimited JSON has the same objects, one in each line.
+"""
+
+from base64 import b64encode
+from collections.abc import Mapping
+from typing import Any, assert_never
+
+from wsgateway.encoding import ENCODER
+from wsgateway.exceptions import MessageError
+from wsgateway.frames import (
+    AcceptedFrame,
+    CloseFrame,
+    Member,
+    OpenFrame,
+    Position,
+    PresenceFrame,
+    Publication,
+    RefusedFrame,
+    SubscribedFrame,
+    UnsubscribedFrame,
+    check_event_name,
+)
+from wsgateway.hub.channels import Wanted
+from wsgateway.messages import Kind, Message, decode_json
+from wsgateway.protocols.commands import (
+    Authenticate,
+    ClientMessage,
+    Command,
+    Malformed,
+    Subscribe,
+    Unsubscribe,
+)
+from wsgateway.protocols.query import MAX_LAST
+from wsgateway.text import short
+
+SUBPROTOCOL = "wsgateway.v1"
+
+MAX_IDENT = 2**53 - 1
+"""The largest id of a command, which JavaScript can represent."""
+
+
+class V1Encoding:
+    """Writes what the gateway sends as the objects of `wsgateway.v1`."""
+
+    def content(self, message: Message) -> str | None:
+        return _object_of(message)
+
+
+def json_of(message: Message, key: str) -> str:
+    """Return a member of a JSON object with what `message` says: `"KEY":…`, or `"base64":"…"` for bytes."""
+    match message.kind:
+        case Kind.JSON:
+            return f'"{key}":{message.payload.decode()}'
+        case Kind.TEXT:
+            return f'"{key}":{text_of(message.payload.decode())}'
+        case Kind.BYTES:
+            return f'"base64":"{b64encode(message.payload).decode()}"'
+        case _:
+            assert_never(message.kind)
+
+
+def text_of(value: object) -> str:
+    """Return `value` as JSON text."""
+    return ENCODER.encode(value)
+
+
+def member_of(member: Member) -> str:
+    return text_of(member._asdict())
+
+
+def subscribed_of(frame: SubscribedFrame) -> str:
+    """Return the members of the JSON object that tells that a subscription has begun, without the channel."""
+    parts = [f'"recovered":{"true" if frame.recovered else "false"}']
+    if frame.at is not None:
+        parts.insert(0, f'"at":"{frame.at}"')
+    if frame.reply is not None:
+        parts.append(json_of(frame.reply, "reply"))
+    if frame.members is not None:
+        parts.append(f'"members":{frame.members.decode()}')
+    return ",".join(parts)
+
+
+def _object_of(message: Message) -> str | None:
+    match message:
+        case Publication():
+            return "{" + _publication(message) + "}"
+        case SubscribedFrame():
+            parts = f'"subscribed":{text_of(message.channel)},{subscribed_of(message)}'
+        case UnsubscribedFrame():
+            parts = (
+                f'"unsubscribed":{text_of(message.channel)},"code":{message.code},"reason":{text_of(message.reason)}'
+            )
+        case RefusedFrame():
+            parts = f'"refused":{text_of(message.channel)},"status":{message.status},"reason":{text_of(message.reason)}'
+        case AcceptedFrame():
+            at = "" if message.at is None else f',"at":"{message.at}"'
+            return f'{{"id":{message.ident}{at}}}'
+        case PresenceFrame():
+            what = "left" if message.has_left else "joined"
+            return f'{{"channel":{text_of(message.channel)},"{what}":{member_of(message.member)}}}'
+        case OpenFrame():
+            return text_of({"open": {"id": message.conn_id, "session": message.secret}})
+        case CloseFrame():
+            return text_of({"close": message.fields()})
+        case _:
+            name = f',"name":{text_of(message.name)}' if message.name else ""
+            return "{" + json_of(message, "message") + name + "}"
+    return "{" + parts + ("" if message.ident is None else f',"id":{message.ident}') + "}"
+
+
+def _publication(message: Publication) -> str:
+    parts = [f'"channel":{text_of(message.channel)}', json_of(message, "message")]
+    if message.position is not None:
+        parts.append(f'"at":"{message.position}"')
+    if message.name:
+        parts.append(f'"name":{text_of(message.name)}')
+    if message.key:
+        parts.append(f'"key":{text_of(message.key)}')
+    if message.tags:
+        parts.append(f'"tags":{text_of(dict(message.tags))}')
+    if message.sender is not None:
+        parts.append(f'"from":{member_of(message.sender)}')
+    return ",".join(parts)
+
+
+# What a client sends
+
+_KEYS = {
+    "message": {"message", "channel", "name", "id"},
+    "subscribe": {"subscribe", "since", "last", "data", "id"},
+    "unsubscribe": {"unsubscribe", "id"},
+    "token": {"token", "since"},
+}
+
+
+def read_command(text: str) -> Command:
+    """Return the command that a client has sent, `Malformed` if it is none."""
+    try:
+        value = decode_json(text.encode())
+    except (MessageError, UnicodeEncodeError) as exc:
+        return Malformed(f"this is not JSON: {exc}".replace("the body", "it"))
+    if not isinstance(value, dict):
+        return Malformed("a command is a JSON object")
+    ident = value.get("id")
+    if ident is not None and (isinstance(ident, bool) or not isinstance(ident, int) or abs(ident) > MAX_IDENT):
+        return Malformed("id: use a whole number")
+    verbs = [verb for verb in ("message", "subscribe", "unsubscribe", "token") if verb in value]
+    named = next(
+        (value[key] for key in ("channel", "subscribe", "unsubscribe") if isinstance(value.get(key), str)), None
+    )
+    if len(verbs) != 1:
+        return Malformed("a command has one of message, subscribe, unsubscribe", named, ident)
+    unknown = sorted(value.keys() - _KEYS[verbs[0]])
+    if unknown:
+        return Malformed(f"{short(unknown[0])} does not belong to this command", named, ident)
+    try:
+        match verbs[0]:
+            case "message":
+                return _message(value, ident)
+            case "subscribe":
+                return _subscribe(value, ident)
+            case "unsubscribe":
+                return Unsubscribe(_channel(value["unsubscribe"]), ident)
+            case _:
+                return _token(value)
+    except (ValueError, TypeError) as exc:
+        return Malformed(str(exc), named, ident)
+
+
+def _channel(value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError("a channel is text, and not empty")
+    return value
+
+
+def _message(value: Mapping[str, Any], ident: int | None) -> ClientMessage:
+    name = value.get("name", "")
+    check_event_name(name)
+    channel = _channel(value["channel"]) if "channel" in value else ""
+    return ClientMessage(value["message"], channel, name, ident)
+
+
+def _subscribe(value: Mapping[str, Any], ident: int | None) -> Subscribe:
+    since, last = value.get("since"), value.get("last")
+    position = Position.parse(since) if isinstance(since, str) else None
+    if last is not None and (isinstance(last, bool) or not isinstance(last, int) or last < 0):
+        raise ValueError("last: use a whole number")
+    wanted = Wanted(
+        _channel(value["subscribe"]),
+        position,
+        since is not None and position is None,
+        None if last is None else min(last, MAX_LAST),
+        ident,
+    )
+    return Subscribe(wanted, value.get("data", ""))
+
+
+def _token(value: Mapping[str, Any]) -> Authenticate:
+    token, since = value["token"], value.get("since", [])
+    if not isinstance(token, str):
+        raise ValueError("token: use text")
+    if not isinstance(since, list) or not all(isinstance(item, str) for item in since):
+        raise ValueError("since: use a list of texts")
+    return Authenticate(token, tuple(since))

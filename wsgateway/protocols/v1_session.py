@@ -1,0 +1,203 @@
+"""The session of a client that speaks `wsgateway.v1`: its commands, and their answers. Knows no sockets."""
+
+import asyncio
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, assert_never
+
+from wsgateway.exceptions import ChannelError, Refusal, Refused
+from wsgateway.frames import AcceptedFrame, RefusedFrame, UnsubscribedFrame
+from wsgateway.hub.channels import ReplyTooOld
+from wsgateway.hub.loops import eager_task
+from wsgateway.hub.target import Target
+from wsgateway.listeners.inbox import Call, MessageCall, refusal_of
+from wsgateway.listeners.subscriptions import SubscribeCall, find_namespace
+from wsgateway.protocols.commands import Authenticate, ClientMessage, Command, Malformed, Subscribe, Unsubscribe
+from wsgateway.protocols.query import Asked, read_query, read_since
+from wsgateway.protocols.session import STOPPING, TRY_AGAIN, Session, token_of
+from wsgateway.protocols.v1 import SUBPROTOCOL, read_command
+from wsgateway.text import cut
+from wsgateway.transports.peer import ClientTransport
+
+UNAUTHORIZED = 3500
+"""Closes a client whose token was refused. It may not reconnect."""
+
+BAD_FIRST = 3501
+"""Closes a client whose first object has no token. It may not reconnect."""
+
+NO_TOKEN = 3502
+"""Closes a client that has sent no token in time. It may not reconnect."""
+
+MAX_REASON = 100
+"""Bytes of a refusal's reason in a close frame."""
+
+
+async def connect(session: "V1Session", transport: ClientTransport, scope: Mapping[str, Any]) -> None:
+    """Do the same as `plain.connect`. With `?auth=first`, accept the client before its token arrives."""
+    query = session.conn.query
+    asked = read_query(query.multi_items(), has_positions=True)
+    auth = query.get("auth")
+    if auth not in (None, "first"):
+        raise Refused.of(Refusal(400, "query", "auth: only first is known, which sends the token as the first object"))
+    if auth is None:
+        await session.handshake(scope, token=token_of(session.conn.headers), asked=asked)
+        if await transport.accept(SUBPROTOCOL):
+            session.open()
+            await transport.run()
+    elif await transport.accept(SUBPROTOCOL):
+        session.expect_token(scope, asked)
+        await transport.run()
+
+
+class Waiting:
+    """What a session keeps until its client has sent a token, and `on_handshake` has run with it."""
+
+    __slots__ = ("asked", "has_token", "scope", "timer")
+
+    def __init__(self, scope: Mapping[str, Any], asked: Asked, timer: asyncio.TimerHandle) -> None:
+        self.scope = scope
+        self.asked = asked
+        self.timer = timer
+        self.has_token = False
+
+
+class V1Session(Session):
+    """One client of `wsgateway.v1`. Every answer is a frame in its outbox, in the order of the commands."""
+
+    __slots__ = ("_task", "_waiting")
+
+    has_positions = True
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._waiting: Waiting | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    # A token as the first object
+
+    def expect_token(self, scope: Mapping[str, Any], asked: Asked) -> None:
+        """Wait for the first object, at most `handshake_timeout` seconds."""
+        self.is_accepted = True
+        seconds = self._parts.settings.handshake_timeout
+        timer = asyncio.get_running_loop().call_later(seconds, self.outbox.close, NO_TOKEN, "no token")
+        self._waiting = Waiting(scope, asked, timer)
+
+    def received(self, message: str | bytes, size: int) -> bool:
+        if self._waiting is not None and self._waiting.has_token and self.outbox.closing is None:
+            return False  # `on_handshake` runs
+        return super().received(message, size)
+
+    def finished(self, code: int, reason: str) -> None:
+        if self._waiting is not None:
+            self._waiting.timer.cancel()
+            self._waiting = None
+        super().finished(code, reason)
+
+    def _authenticate(self, waiting: Waiting, command: Command) -> None:
+        waiting.timer.cancel()
+        if not isinstance(command, Authenticate):
+            self.outbox.close(BAD_FIRST, "the first object has no token")
+            return
+        waiting.has_token = True
+        self._task = eager_task(self._run_handshake(waiting, command), asyncio.get_running_loop())
+
+    async def _run_handshake(self, waiting: Waiting, command: Authenticate) -> None:
+        try:
+            asked = waiting.asked
+            if command.since:
+                asked = read_query(
+                    self.conn.query.multi_items(), has_positions=True, default_since=read_since(command.since)
+                )
+            await self.handshake(waiting.scope, token=command.token, asked=asked, asks_now=False)
+            if not self.is_accepted or self._waiting is None:
+                raise Refused.of(STOPPING)  # the client has disconnected
+        except Refused as exc:
+            self._refuse(None, exc, None)
+            may_return = exc.status == 429 or exc.status >= 500
+            code = exc.close or (TRY_AGAIN if may_return else UNAUTHORIZED)
+            self.outbox.close(code, cut(exc.refusal.detail, MAX_REASON))
+            return
+        finally:
+            self._waiting = self._task = None
+        self.open()
+        self.subscribe_later(asked)
+        self._transport.resume()
+
+    # Commands
+
+    def subscribe_later(self, asked: Asked) -> None:
+        """Handle the channels of the URL as commands, because the client is open already."""
+        for command in asked.channels:
+            if not self._parts.channels.is_subscribed(self.conn, command.wanted.channel):
+                self.command(command, 0)
+
+    def _handle(self, message: str | bytes, size: int) -> None:
+        if isinstance(message, bytes):
+            self.outbox.close(1003, "wsgateway.v1 has no binary messages")
+            return
+        command = read_command(message)
+        if self._waiting is not None:
+            self._authenticate(self._waiting, command)
+        else:
+            self.command(command, size)
+
+    def command(self, command: Command, size: int) -> None:
+        """Execute a command, after those before it. The answer goes into the outbox."""
+        conn, inbox, dispatcher = self.conn, self._inbox, self._parts.dispatcher
+        match command:
+            case ClientMessage(message, channel, name, ident):
+                target = Target(channel=channel, name=name) if channel or name else None
+                answer = partial(self._answer_message, channel or None, ident)
+                dispatcher.message(conn, inbox, message, size, target=target, answer=answer)
+            case Subscribe(wanted, data):
+                dispatcher.subscribe(conn, inbox, wanted, data, size, self._answer_subscribe)
+            case Unsubscribe():
+                dispatcher.command(conn, inbox, size, partial(self._unsubscribe, command))
+            case Authenticate():
+                malformed = Malformed("a token is sent as the first object, with ?auth=first")
+                dispatcher.command(conn, inbox, size, partial(self._refuse_malformed, malformed))
+            case Malformed():
+                dispatcher.command(conn, inbox, size, partial(self._refuse_malformed, command))
+            case _:
+                assert_never(command)
+
+    def _answer_message(self, channel: str | None, ident: int | None, call: Call) -> None:
+        assert isinstance(call, MessageCall)
+        if call.error is not None:
+            self._refuse(channel, refusal_of(call), ident)
+        elif ident is not None:
+            at = None if call.receipt is None else call.receipt.at
+            self.outbox.put(AcceptedFrame(at, ident=ident))
+
+    def _answer_subscribe(self, call: Call) -> None:
+        assert isinstance(call, SubscribeCall)
+        wanted = call.wanted
+        try:
+            if call.error is not None:
+                raise refusal_of(call)
+            self._parts.channels.subscribe(self.conn, wanted, call.grant)
+        except Refused as exc:
+            self._refuse(wanted.channel, exc, wanted.ident)
+        except ChannelError as exc:
+            self._refuse(wanted.channel, Refused.of(Refusal(403, "subscribe", str(exc))), wanted.ident)
+        except ReplyTooOld:
+            refusal = Refusal(503, "subscribe", "too much was published meanwhile, try again")
+            self._refuse(wanted.channel, Refused.of(refusal), wanted.ident)
+
+    def _unsubscribe(self, command: Unsubscribe, call: Call) -> None:
+        del call
+        channels, channel = self._parts.channels, command.channel
+        try:
+            find_namespace(channels, channel)
+        except Refused as exc:
+            self._refuse(channel, exc, command.ident)
+            return
+        if not channels.unsubscribe(self.conn, channel, 2000, "", ident=command.ident):
+            self.outbox.put(UnsubscribedFrame(channel, 2000, "", ident=command.ident))
+
+    def _refuse_malformed(self, command: Malformed, call: Call) -> None:
+        del call
+        self._refuse(command.channel, Refused.of(Refusal(400, "command", command.reason)), command.ident)
+
+    def _refuse(self, channel: str | None, refused: Refused, ident: int | None) -> None:
+        self.outbox.put(RefusedFrame(channel, refused.status, refused.refusal.detail, ident=ident))
