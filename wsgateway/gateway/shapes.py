@@ -81,6 +81,12 @@ class SendAnswer(Struct, frozen=True, kw_only=True):
     complete: bool | UnsetType = UNSET
 
 
+class PostedAnswer(Struct, frozen=True):
+    """The answer to a message that a client posted to the session of its stream. `at` is its position."""
+
+    at: str
+
+
 class Problem(Struct, frozen=True):
     """An error (RFC 9457). `help` names the part of the documentation."""
 
