@@ -58,6 +58,7 @@ ROOMS = {
         "history.tail",
         "history.recovery",
         "history.memory",
+        "history.replica",
     ],
     "hub": [
         "loops",
@@ -282,6 +283,7 @@ PURE = {
     "cluster.history.tail",
     "cluster.history.recovery",
     "cluster.history.memory",
+    "cluster.history.replica",
     "gateway.shapes",
     "gateway.wheel",
     "supervisor.changes",

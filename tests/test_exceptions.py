@@ -1,10 +1,11 @@
+import pickle
 import re
 from collections.abc import Iterator
 
 import pytest
 
 from wsgateway import exceptions
-from wsgateway.exceptions import GatewayError, Refusal, Refused
+from wsgateway.exceptions import GatewayError, HistoryError, Refusal, Refused
 
 RULES = Refusal(401, "key", "the call needs a key", "wrong-key", (("www-authenticate", "Bearer"),))
 
@@ -34,3 +35,9 @@ def test_an_exception_carries_its_refusal() -> None:
 @pytest.mark.parametrize("reason", ["", "log in first"])
 def test_an_exception_shows_status_and_reason(reason: str) -> None:
     assert str(Refused(401, reason)) == f"401 {reason}".strip()
+
+
+def test_a_late_history_may_still_be_written() -> None:
+    assert not HistoryError("the history store is full").is_late
+    late = pickle.loads(pickle.dumps(HistoryError("the history store did not answer", is_late=True)))
+    assert (str(late), late.is_late) == ("the history store did not answer", True)

@@ -15,7 +15,7 @@ from playwright.async_api import Browser
 
 from tests.ports import free_port
 from tests.processes import environment
-from wsgateway import Event, Gateway
+from wsgateway import Gateway, MessageEvent
 from wsgateway.cli.commands import SERVE_DEFAULTS
 from wsgateway.config.channels import ChannelSettings
 from wsgateway.config.settings import SPECS
@@ -108,7 +108,7 @@ async def test_the_listener_of_the_readme_works() -> None:
 
 async def test_the_javascript_of_the_readme_runs_in_a_browser(browser: Browser) -> None:
     class Listener(RecordingListener):
-        async def on_message(self, event: Event) -> None:
+        async def on_message(self, event: MessageEvent) -> None:
             await super().on_message(event)
             assert event.conn
             await event.conn.send("an answer")

@@ -18,7 +18,7 @@ from tests.pipes import Pipe, joined
 from tests.processes import serving
 from tests.raw import Raw, handshake, masked
 from tests.servers import OwnServer, PlainUvicorn, Serve
-from wsgateway import Event, Gateway
+from wsgateway import Event, Gateway, MessageEvent
 from wsgateway.listeners.inbox import INBOX_MESSAGES
 from wsgateway.testing import Client, RecordingListener
 from wsgateway.transports.peer import MAX_FRAMES
@@ -38,7 +38,7 @@ FLOODS = {
 class Ignoring(RecordingListener):
     """Sends nothing on."""
 
-    async def on_message(self, event: Event) -> None:
+    async def on_message(self, event: MessageEvent) -> None:
         await super().on_message(event)
         event.connections = []
 

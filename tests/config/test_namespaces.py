@@ -1,5 +1,6 @@
 """The namespace of a channel, compared with a slow matcher."""
 
+import pickle
 from urllib.parse import quote
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from starlette.datastructures import QueryParams
 
 from wsgateway.config.channels import ChannelSettings, fault_of_pattern
-from wsgateway.config.namespaces import Namespaces, check_name, warnings_of
+from wsgateway.config.namespaces import MAX_REMEMBERED, Namespaces, check_name, warnings_of
 from wsgateway.exceptions import ChannelError
 
 
@@ -66,10 +67,27 @@ def test_a_channel_that_cannot_exist_is_an_error_that_says_why(name: object, sai
         assert str(caught.value).isprintable()
 
 
+def test_the_reason_for_a_client_names_no_namespace() -> None:
+    with pytest.raises(ChannelError) as caught:
+        namespaces("admin:*").find("admn:1")
+    assert caught.value.reason == 'there is no channel "admn:1"'
+    assert str(caught.value) == 'there is no channel "admn:1", did you mean "admin:*"?'
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (str(again), again.name, again.known) == (str(caught.value), "admn:1", ("admin:*",))
+
+
 def test_the_longest_names_are_taken() -> None:
     check_name("x" * 255)
     check_name("é" * 127 + "x")
     assert namespaces("x" * 254 + "*").find("x" * 255)
+
+
+def test_a_flood_of_names_is_not_remembered() -> None:
+    found = namespaces("room:*", "*")
+    for number in range(3 * MAX_REMEMBERED):
+        assert found.namespace_of(f"room:{number}") == "room:*"
+        assert len(found._remembered) <= MAX_REMEMBERED
+    assert found.namespace_of("x") == "*"
 
 
 NAMES = st.text("ab:é", max_size=5)

@@ -17,6 +17,8 @@ from wsgateway import (
     Gateway,
     GatewayNotFound,
     GatewayNotRunning,
+    MessageEvent,
+    OpenEvent,
     Sent,
     Settings,
     StartError,
@@ -121,7 +123,7 @@ async def test_an_on_stop_that_raises_does_not_keep_it_running(caplog: pytest.Lo
 
 async def test_a_stop_gives_up_what_outlives_the_drain() -> None:
     class Listener(RecordingListener):
-        async def on_message(self, event: Event) -> None:
+        async def on_message(self, event: MessageEvent) -> None:
             await super().on_message(event)
             await anyio.sleep_forever()  # outlives the drain
 
@@ -231,7 +233,7 @@ async def test_a_thousand_sends_from_threads_arrive() -> None:
 
 async def test_nothing_is_left_after_many_connections() -> None:
     class Listener(RecordingListener):
-        async def on_client_open(self, event: Event) -> None:
+        async def on_client_open(self, event: OpenEvent) -> None:
             connections.append(weakref.ref(event.conn))
             await super().on_client_open(event)
 

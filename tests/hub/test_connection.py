@@ -16,7 +16,7 @@ import pytest
 
 from tests.connections import unconnected
 from tests.servers import OwnServer, PlainUvicorn, Serve
-from wsgateway import Connection, Event, Gateway
+from wsgateway import CloseEvent, Connection, Event, Gateway
 from wsgateway.testing import Client, RecordingListener
 
 BIG = "x" * 60_000
@@ -241,7 +241,7 @@ async def test_messages_out_is_right_in_hooks_too(serve: Serve) -> None:
             counts.append(event.conn.messages_out + event.conn.queued_messages - before)
             event.connections = []
 
-        async def on_client_close(self, event: Event) -> None:
+        async def on_client_close(self, event: CloseEvent) -> None:
             assert event.conn
             counts.append(event.conn.messages_out)
             await super().on_client_close(event)

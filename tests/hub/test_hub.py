@@ -13,7 +13,7 @@ import pytest
 from tests.connections import connected, hub_of, text
 from tests.raw import Raw, handshake
 from tests.servers import OwnServer, OwnServerTls, PlainUvicorn, Serve
-from wsgateway import Connection, Event, Gateway, Sent
+from wsgateway import Connection, Event, Gateway, OpenEvent, Sent
 from wsgateway.hub.fan_out import SLICE
 from wsgateway.messages import Deliveries, Kind, Message
 from wsgateway.testing import Client, RecordingListener
@@ -97,7 +97,7 @@ async def test_three_senders_two_hundred_recipients_twenty_of_them_slow(serve: S
     everybody: list[Connection] = []
 
     class Listener(RecordingListener):
-        async def on_client_open(self, event: Event) -> None:
+        async def on_client_open(self, event: OpenEvent) -> None:
             assert event.conn
             everybody.append(event.conn)
             await super().on_client_open(event)

@@ -9,7 +9,17 @@ from typing import Any
 import anyio
 import pytest
 
-from wsgateway import Connection, Event, Gateway, GatewayNotRunning, HookError, MessageError, Refused, Sent
+from wsgateway import (
+    Connection,
+    Event,
+    Gateway,
+    GatewayNotRunning,
+    HookError,
+    MessageError,
+    OpenEvent,
+    Refused,
+    Sent,
+)
 from wsgateway.listeners.event import MessageEvent
 from wsgateway.listeners.runner import MAX_CLOSE_HOOKS
 from wsgateway.testing import Client, RecordingListener, serve
@@ -223,7 +233,7 @@ async def test_a_closed_connection_is_no_recipient_and_takes_nothing() -> None:
     left: list[Connection] = []
 
     class Listener(RecordingListener):
-        async def on_client_open(self, event: Event) -> None:
+        async def on_client_open(self, event: OpenEvent) -> None:
             assert event.conn
             left.append(event.conn)
             await super().on_client_open(event)
@@ -528,7 +538,7 @@ async def test_every_on_message_gets_a_message_event() -> None:
         await ann.send("x")
         await ann.receive()
         await gateway.send("x")
-    assert kinds == [Event, MessageEvent, MessageEvent]
+    assert kinds == [OpenEvent, MessageEvent, MessageEvent]
 
 
 async def test_a_connection_is_one_object_with_a_state_and_a_hash() -> None:

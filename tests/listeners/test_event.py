@@ -25,6 +25,7 @@ async def reprs(url_path: str, *messages: str) -> list[tuple[str, str]]:
             assert event.conn is not None
             event.subprotocol = "chat"
             event.conn.user = {"name": "ann"}
+            event.conn.user_id = "ann"
             shown.append((repr(event), repr(event.conn)))
 
         async def on_message(self, event: Event) -> None:
@@ -52,9 +53,9 @@ async def reprs(url_path: str, *messages: str) -> list[tuple[str, str]]:
 async def test_an_event_shows_what_its_hook_can_use() -> None:
     (handshake, conn), (message, _), (close, closed_conn) = await reprs("/ws/room?token=secret", "hi")
     conn_id = re.findall(r"<Connection (\S+) ", conn)[0]
-    assert handshake == f"<Event gateway='chat' conn='{conn_id}' message='' subprotocol='chat'>"
-    assert message == f"<Event gateway='chat' conn='{conn_id}' message='hi' connections=['{conn_id}']>"
-    assert close == f"<Event gateway='chat' conn='{conn_id}' code=4001 reason='done'>"
+    assert handshake == f"<HandshakeEvent gateway='chat' conn='{conn_id}' message='' subprotocol='chat'>"
+    assert message == f"<MessageEvent gateway='chat' conn='{conn_id}' message='hi' connections=['{conn_id}']>"
+    assert close == f"<CloseEvent gateway='chat' conn='{conn_id}' code=4001 reason='done'>"
     assert conn == f"<Connection {conn_id} '/ws/room' user={{'name': 'ann'}} address='127.0.0.1' closed>"
     assert closed_conn == conn
     assert "secret" not in handshake + conn + message + close
@@ -73,8 +74,8 @@ async def test_an_event_without_a_connection_shows_the_names_in_its_data() -> No
         await gateway.send({"a": [1]}, data={"token": "secret"})
         await gateway.send(b"x" * 1_000_000, connections=[])
     assert shown == [
-        "<Event gateway='default' conn=None message={'a': [1]} data=['token']>",
-        f"<Event gateway='default' conn=None message=b'{'x' * 57}… connections=[]>",
+        "<MessageEvent gateway='default' conn=None message={'a': [1]} data=['token']>",
+        f"<MessageEvent gateway='default' conn=None message=b'{'x' * 57}… connections=[]>",
     ]
 
 

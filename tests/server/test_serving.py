@@ -20,7 +20,7 @@ from websockets.exceptions import InvalidStatus
 
 from tests.raw import connect, upgrade
 from tests.servers import OwnServerTls, free_socket
-from wsgateway import ConfigError, Event, Gateway, Refused, Settings, StartError
+from wsgateway import ConfigError, Event, Gateway, MessageEvent, Refused, Settings, StartError
 from wsgateway.server.binding import bind
 from wsgateway.server.serving import serving
 from wsgateway.testing import Client, RecordingListener, serve
@@ -138,7 +138,7 @@ MESSAGES = ["one", b"\xff\x00", "ü" * 100, "fragment", "", "x" * 125, "y" * 126
 @pytest.mark.parametrize("piece", [1, 2, 3, 7, 50, 131, 10_000])
 async def test_frames_cut_anywhere_are_the_same_messages(piece: int) -> None:
     class Listener(RecordingListener):
-        async def on_message(self, event: Event) -> None:
+        async def on_message(self, event: MessageEvent) -> None:
             await super().on_message(event)
             event.message = None
 

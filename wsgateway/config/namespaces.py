@@ -17,19 +17,25 @@ def check_name(name: str) -> None:
         raise ChannelError(f"the channel name{described} {fault}", name=name if isinstance(name, str) else "")
 
 
+MAX_REMEMBERED = 2048
+"""Names whose namespace is remembered, because most messages are published to few channels. One takes 0.2 to 1.2 KB."""
+
+
 class Namespaces:
     """The declared namespaces: exact names, and prefixes, which end in `*`.
 
     An exact name wins, then the longest prefix. If none is declared, every name has the default settings.
     """
 
-    __slots__ = ("_by_length", "_channels", "is_declared")
+    __slots__ = ("_by_length", "_channels", "_patterns", "_remembered", "is_declared")
 
     is_declared: bool
     """Whether any namespace is declared. Otherwise, every name that `check_name` accepts exists."""
 
     def __init__(self, channels: Mapping[str, ChannelSettings]) -> None:
         self.is_declared = bool(channels)
+        self._patterns = tuple(channels)
+        self._remembered: dict[str, str] = {}
         self._channels = dict(channels) if channels else {"": ChannelSettings()}
         prefixes = [pattern[:-1] for pattern in channels if pattern.endswith("*")]
         lengths = sorted({len(prefix) for prefix in prefixes}, reverse=True)
@@ -43,6 +49,16 @@ class Namespaces:
 
     def namespace_of(self, name: str) -> str:
         """Return the pattern of the namespace of `name`, empty if none is declared. Raise `ChannelError` as `find`."""
+        try:
+            return self._remembered[name]
+        except (KeyError, TypeError):  # a value that is not text may not be hashable
+            pattern = self._match(name)
+        if len(self._remembered) >= MAX_REMEMBERED:
+            self._remembered.clear()
+        self._remembered[name] = pattern
+        return pattern
+
+    def _match(self, name: str) -> str:
         check_name(name)
         if not self.is_declared:
             return ""
@@ -51,7 +67,7 @@ class Namespaces:
         for length, prefixes in self._by_length:
             if name[:length] in prefixes:
                 return name[:length] + "*"
-        raise ChannelError(f"there is no channel {quoted(name)}", name=name, known=self._channels)
+        raise ChannelError(f"there is no channel {quoted(name)}", name=name, known=self._patterns)
 
 
 def warnings_of(channels: Mapping[str, ChannelSettings], *, has_on_subscribe: bool) -> Iterator[str]:

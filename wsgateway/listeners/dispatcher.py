@@ -25,7 +25,16 @@ from wsgateway.listeners.event import (
     UnsubscribeEvent,
 )
 from wsgateway.listeners.handshake import Handshake, chosen_in
-from wsgateway.listeners.inbox import AwaitedCall, Call, CloseCall, CommandCall, Inbox, MessageCall, TimeLimit
+from wsgateway.listeners.inbox import (
+    AwaitedCall,
+    Call,
+    CloseCall,
+    CommandCall,
+    Inbox,
+    MessageCall,
+    TimeLimit,
+    refusal_of,
+)
 from wsgateway.listeners.loader import Hooks
 from wsgateway.listeners.routing import NO_RECIPIENTS, target_of_event
 from wsgateway.listeners.runner import Runner, current_call
@@ -368,18 +377,6 @@ class Dispatcher:
         extra = {} if call.event.conn is None else {"conn": call.event.conn.id}
         where = _WITHOUT_CONNECTION.get(call.hook, "") if call.event.conn is None else ""
         log.error("%s failed%s: %r", call.hook, where, error, exc_info=error, extra=extra)
-
-
-def refusal_of(call: Call) -> Refused:
-    """Return the refusal of a client whose hook has failed or refused it."""
-    error = call.error
-    if isinstance(error, Refused):
-        return error
-    refused = Refused(500, "the listener failed, the log has the reason")
-    if call.has_expired:
-        refused = Refused(503, "the listener took too long, try again later")
-    refused.__cause__ = error
-    return refused
 
 
 def _depth_of_send() -> int:

@@ -127,13 +127,16 @@ class Event:
             parts.append(f"message={short(self.message)}")
         else:
             parts += [f"code={self.code}", f"reason={short(self.reason)}"]
+        channel = getattr(self, "channel", "")
+        if channel:
+            parts.append(f"channel={short(channel)}")
         if self.connections is not None:
             parts.append(f"connections={_shown_recipients(self.connections)}")
         if self.data:
             parts.append(f"data={short(list(self.data))}")
         if self.subprotocol is not None:
             parts.append(f"subprotocol={short(self.subprotocol)}")
-        return f"<Event {' '.join(parts)}>"
+        return f"<{type(self).__name__} {' '.join(parts)}>"
 
 
 class HandshakeEvent(Event):

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import ClassVar, NamedTuple
 
+from wsgateway.exceptions import Refused
 from wsgateway.hub.pubsub import Receipt
 from wsgateway.limits import Backlog
 from wsgateway.listeners.event import Event
@@ -131,6 +132,18 @@ class CloseCall(Call):
     __slots__ = ()
 
     is_close = True
+
+
+def refusal_of(call: Call) -> Refused:
+    """Return the refusal of a client whose hook has failed or refused it."""
+    error = call.error
+    if isinstance(error, Refused):
+        return error
+    refused = Refused(500, "the listener failed, the log has the reason")
+    if call.has_expired:
+        refused = Refused(503, "the listener took too long, try again later")
+    refused.__cause__ = error
+    return refused
 
 
 class Inbox:

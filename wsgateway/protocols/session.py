@@ -16,8 +16,8 @@ from wsgateway.hub.hub import Hub
 from wsgateway.hub.outbox import Outbox
 from wsgateway.hub.target import Target
 from wsgateway.limits import Bucket
-from wsgateway.listeners.dispatcher import Dispatcher, refusal_of
-from wsgateway.listeners.inbox import Call, Inbox, MessageCall
+from wsgateway.listeners.dispatcher import Dispatcher
+from wsgateway.listeners.inbox import Call, Inbox, MessageCall, refusal_of
 from wsgateway.protocols.query import NOTHING, Asked
 from wsgateway.transports.peer import MAX_FRAMES, ClientTransport
 

@@ -10,8 +10,7 @@ from wsgateway.frames import AcceptedFrame, RefusedFrame, UnsubscribedFrame
 from wsgateway.hub.channels import ReplyTooOld
 from wsgateway.hub.loops import eager_task
 from wsgateway.hub.target import Target
-from wsgateway.listeners.dispatcher import refusal_of
-from wsgateway.listeners.inbox import Call, MessageCall
+from wsgateway.listeners.inbox import Call, MessageCall, refusal_of
 from wsgateway.listeners.subscriptions import SubscribeCall, find_namespace
 from wsgateway.protocols.commands import Authenticate, ClientMessage, Command, Malformed, Subscribe, Unsubscribe
 from wsgateway.protocols.query import Asked, read_query, read_since

@@ -25,8 +25,8 @@ MAX_KEY = 64
 """Characters of an idempotency key and its channel that are remembered as they are; of longer ones, a hash is."""
 
 RECORD_BYTES = 450
-CHANNEL_BYTES = 600
-KEY_BYTES = 350
+CHANNEL_BYTES = 400
+KEY_BYTES = 300
 """What a record, a channel, and an idempotency key take in memory besides their text and payload, measured."""
 
 
@@ -43,10 +43,10 @@ class HistorySettings(Protocol):
 
 def _size_of(publication: Publication) -> int:
     """Return the bytes that a publication takes. The payload counts twice, because an encoded form is kept with it."""
-    size = RECORD_BYTES + 2 * len(publication.payload) + len(publication.key) + len(publication.name)
-    if publication.tags:
-        size += sum([100 + len(name) + len(value) for name, value in publication.tags.items()])
-    return size
+    size = RECORD_BYTES + 2 * len(publication.payload) + len(publication.key)
+    if publication.tags is None:
+        return size
+    return size + sum([100 + len(name) + len(value) for name, value in publication.tags.items()])
 
 
 def _key_of(publication: Publication) -> str:
@@ -54,16 +54,17 @@ def _key_of(publication: Publication) -> str:
 
 
 class _Channel:
-    """The tail of one channel. `queue` is the one it waits in, and `since` the time at which it entered that."""
+    """The tail of one channel. It is in `queue` since the time `since`: in `full` if it has records, else in `idle`."""
 
-    __slots__ = ("name", "queue", "since", "tail", "ttl")
+    __slots__ = ("full", "idle", "name", "queue", "since", "tail")
 
-    def __init__(self, name: str, tail: Tail[Publication], ttl: float) -> None:
+    def __init__(self, name: str, tail: Tail[Publication], full: "_Queue", idle: "_Queue") -> None:
         self.name = name
         self.tail = tail
-        self.ttl = ttl
-        self.since = 0.0
+        self.full = full
+        self.idle = idle
         self.queue: _Queue | None = None
+        self.since = 0.0
 
     @property
     def bytes(self) -> int:
@@ -71,24 +72,13 @@ class _Channel:
 
 
 class _Queue:
-    """Channels that expire `delay` seconds after they have entered it, the first one first."""
+    """Channels by name, which expire `delay` seconds after they were put into it, the first one first."""
 
     __slots__ = ("channels", "delay")
 
     def __init__(self, delay: float) -> None:
         self.delay = delay
         self.channels: OrderedDict[str, _Channel] = OrderedDict()
-
-    def put(self, channel: _Channel, now: float) -> None:
-        """Add a channel at the end. It leaves the queue that it is in."""
-        channel.since = now
-        if channel.queue is self:
-            self.channels.move_to_end(channel.name)
-            return
-        if channel.queue is not None:
-            del channel.queue.channels[channel.name]
-        channel.queue = self
-        self.channels[channel.name] = channel
 
     def first(self) -> _Channel | None:
         return next(iter(self.channels.values()), None)
@@ -102,8 +92,8 @@ class MemoryHistory:
     and idempotency keys take at most a quarter each; above it, the oldest are forgotten. A history that has lost
     records can only look too short, so a client that has missed some is told that it starts over.
 
-    A channel with records is in a queue of `_records`, by its `history_ttl`. Without records, only its position is
-    kept, and it is in a queue of `_idle`, by the time that this is remembered.
+    A channel with records is in the queue of `_full` for its `history_ttl`. Without records, only its position is kept,
+    and it is in the queue of `_idle` for the time that this is remembered.
     """
 
     def __init__(self, limit_bytes: int, *, now: Callable[[], float], new_epoch: Callable[[], str]) -> None:
@@ -114,7 +104,7 @@ class MemoryHistory:
         self._now = now
         self._new_epoch = new_epoch
         self._channels: dict[str, _Channel] = {}
-        self._records: dict[float, _Queue] = {}
+        self._full: dict[float, _Queue] = {}
         self._idle = {delay: _Queue(delay) for delay in (POSITION_TTL, math.inf)}
         self._idle_bytes = 0
         self._keys: OrderedDict[str | bytes, tuple[float, Position]] = OrderedDict()
@@ -142,16 +132,13 @@ class MemoryHistory:
             return self._keys[ident][1], False
         channel = self._channels.get(publication.channel) or self._create(publication.channel, settings, now)
         tail = channel.tail
-        top = tail.top
-        position = publication.position = Position(tail.epoch, top + 1)
-        size = tail.bytes
         if not len(tail):
             self._idle_bytes -= channel.bytes
+        size, top = tail.bytes, tail.top
+        position = publication.position = Position(tail.epoch, top + 1)
         tail.append(top, top + 1, publication)
         self.bytes += tail.bytes - size
-        queue = self._records.get(channel.ttl) or self._records.setdefault(channel.ttl, _Queue(channel.ttl))
-        queue.put(channel, now)
-        self._next_due = min(self._next_due, now + channel.ttl)
+        self._put(channel, channel.full, now)
         if ident:
             self._remember(ident, position, now)
         if self.bytes > self._limit:
@@ -237,29 +224,39 @@ class MemoryHistory:
             if self.bytes > self._limit:
                 self._evict(channel, now)
         elif not len(channel.tail):
-            self._put_idle(channel, now)
+            self._put(channel, channel.idle, now)
         return channel
 
     def _create(self, name: str, settings: HistorySettings, now: float) -> _Channel:
         key_of = _key_of if settings.keep == "last" else None
         tail = Tail(self._new_epoch(), limit=settings.history, size_of=_size_of, key_of=key_of)
-        channel = _Channel(name, tail, math.inf if settings.history_ttl is None else settings.history_ttl)
-        self._channels[name] = channel
+        ttl = math.inf if settings.history_ttl is None else settings.history_ttl
+        full = self._full.setdefault(ttl, _Queue(ttl))
+        idle = self._idle[math.inf if ttl == math.inf else POSITION_TTL]
+        channel = self._channels[name] = _Channel(name, tail, full, idle)
         self.bytes += channel.bytes
         self._idle_bytes += channel.bytes
-        self._put_idle(channel, now)
+        self._put(channel, idle, now)
         return channel
 
-    def _put_idle(self, channel: _Channel, now: float) -> None:
-        delay = math.inf if channel.ttl == math.inf else POSITION_TTL
-        self._idle[delay].put(channel, now)
-        self._next_due = min(self._next_due, now + delay)
+    def _put(self, channel: _Channel, queue: _Queue, now: float) -> None:
+        """Add a channel at the end of a queue. It leaves the queue that it is in."""
+        channel.since = now
+        if channel.queue is queue:
+            queue.channels.move_to_end(channel.name)
+            return
+        if channel.queue is not None:
+            del channel.queue.channels[channel.name]
+        channel.queue = queue
+        queue.channels[channel.name] = channel
+        if now + queue.delay < self._next_due:
+            self._next_due = now + queue.delay
 
     def _drop_records(self, channel: _Channel, now: float) -> None:
         self.bytes -= channel.tail.bytes
         channel.tail.clear()
         self._idle_bytes += channel.bytes
-        self._put_idle(channel, now)
+        self._put(channel, channel.idle, now)
         self._limit_idle(channel)
 
     def _drop_position(self, channel: _Channel) -> None:
@@ -282,7 +279,7 @@ class MemoryHistory:
     def _evict(self, kept: _Channel, now: float) -> None:
         """Drop records until the limit is kept: those of the oldest channels, at last the oldest ones of `kept`."""
         while self.bytes > self._limit:
-            oldest = _oldest(self._records.values())
+            oldest = _oldest(self._full.values())
             if oldest is None:
                 return
             self.evicted += 1
@@ -315,7 +312,7 @@ class MemoryHistory:
     # Time
 
     def _expire(self, now: float) -> None:
-        for queue in self._records.values():
+        for queue in self._full.values():
             while (channel := queue.first()) is not None and channel.since + queue.delay <= now:
                 self._drop_records(channel, now)
         for queue in self._idle.values():
@@ -326,7 +323,7 @@ class MemoryHistory:
         self._next_due = min(self._dues(), default=math.inf)
 
     def _dues(self) -> Iterator[float]:
-        for queue in (*self._records.values(), *self._idle.values()):
+        for queue in (*self._full.values(), *self._idle.values()):
             channel = queue.first()
             if channel is not None:
                 yield channel.since + queue.delay

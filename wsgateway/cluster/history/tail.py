@@ -48,25 +48,24 @@ class Tail(Generic[T]):
 
     def append(self, prev: int, offset: int, item: T) -> None:
         """Add the item that follows `top`. Without keys, `prev` is `top`."""
+        entries = self._entries
         assert offset > self.top
-        assert prev == self.top or self._key_of is not None
-        if self._key_of is not None and self._offsets is not None:
-            key = self._key_of(item)
-            replaced = self._offsets.get(key)
-            if replaced is not None:
-                self._remove(self._index(replaced))
-            self._offsets[key] = offset
-        self._entries.append((prev, offset, item))
+        if self._key_of is None:
+            assert prev == self.top
+        else:
+            self._replace(self._key_of(item), offset)
+        entries.append((prev, offset, item))
         self.bytes += self._size_of(item)
         self.top = offset
-        if len(self._entries) > self._limit:
+        if len(entries) > self._limit:
             self.drop_oldest()
 
     def drop_oldest(self) -> None:
         """Drop the oldest item."""
-        offset = self._entries[0][1]
-        self._remove(0)
-        self.floor = offset
+        _, self.floor, item = self._entries.pop(0)
+        self.bytes -= self._size_of(item)
+        if self._key_of is not None and self._offsets is not None:
+            del self._offsets[self._key_of(item)]
 
     def clear(self) -> None:
         """Drop all items. The position stays."""
@@ -114,10 +113,11 @@ class Tail(Generic[T]):
     def _index(self, offset: int) -> int:
         return bisect_left(self._entries, offset, key=_offset_of)
 
-    def _remove(self, index: int) -> None:
-        _, offset, item = self._entries.pop(index)
-        self.bytes -= self._size_of(item)
-        if self._key_of is not None and self._offsets is not None:
-            key = self._key_of(item)
-            if self._offsets[key] == offset:
-                del self._offsets[key]
+    def _replace(self, key: str, offset: int) -> None:
+        """Drop the item that has this key, if there is one. The item at `offset` has it from now on."""
+        assert self._offsets is not None
+        replaced = self._offsets.get(key)
+        if replaced is not None:
+            _, _, item = self._entries.pop(self._index(replaced))
+            self.bytes -= self._size_of(item)
+        self._offsets[key] = offset
