@@ -68,7 +68,7 @@ class Gateway(Messaging):
             version=self.version,
             state=lambda: self.state,
             cluster=lambda: self.cluster,
-            send=lambda message, ids, data: self.send(message, connections=ids, data=data),
+            send=lambda message, target, data: self.send(message, data=data, **target),
         )
         self._hub = self._parts.hub
         self.metrics = self._parts.metrics
