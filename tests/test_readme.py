@@ -47,19 +47,22 @@ def _shown(default: object) -> str:
     return str(default).lower() if isinstance(default, bool) else str(default) if default else ""
 
 
-def test_the_tables_of_settings_are_those_of_the_declarations() -> None:
-    text = README.read_text()
-    tables = {"settings": settings_table(), "channel settings": channel_settings_table()}
-    for name, table in tables.items():
-        start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
-        assert text.count(start) == 1
-        before, _, rest = text.partition(start)
-        found, _, after = rest.partition(end)
-        if os.environ.get("WRITE_README"):
-            text = before + start + table + end + after
-            README.write_text(text)
-        else:
-            assert found == table, "run: WRITE_README=1 python -m pytest tests/test_readme.py"
+@pytest.mark.parametrize(
+    ("page", "name"),
+    [("README.md", "settings"), ("README.md", "channel settings"), ("docs/channels.md", "channel settings")],
+)
+def test_the_tables_of_settings_are_those_of_the_declarations(page: str, name: str) -> None:
+    table = settings_table() if name == "settings" else channel_settings_table()
+    file = README.parent / page
+    text = file.read_text()
+    start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+    assert text.count(start) == 1
+    before, _, rest = text.partition(start)
+    found, _, after = rest.partition(end)
+    if os.environ.get("WRITE_README"):
+        file.write_text(before + start + table + end + after)
+    else:
+        assert found == table, "run: WRITE_README=1 python -m pytest tests/test_readme.py"
 
 
 def blocks(language: str) -> list[str]:
