@@ -72,6 +72,17 @@ async def test_rooms_as_written() -> None:
             assert await nobody.closed() == (3500, "log in first")
 
 
+async def test_the_team_of_the_readme_as_written() -> None:
+    module = run_sample("README.md", "team.py")
+    async with serve(module.app) as url, V1(url, "user=ann", "/live/ws") as ann, V1(url, "user=eve", "/live/ws") as eve:
+        assert (await ann.ask(subscribe="room:1"))["members"] == []
+        await ann.receive_json()
+        assert (await eve.ask(subscribe="room:1"))["reason"] == "not your room"
+        async with httpx.AsyncClient(base_url=url) as http:
+            assert (await http.post("/orders/7")).status_code == 200
+        assert (await ann.receive_json())["message"] == "order 7"
+
+
 async def test_a_notice_is_published_once() -> None:
     module = run_sample(CHANNELS, "notices.py")
     async with serve(module.gateway):

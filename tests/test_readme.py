@@ -94,7 +94,7 @@ async def test_the_first_example_runs_and_its_curl_line_pushes(tmp_path: Path) -
 
 async def test_the_listener_of_the_readme_works() -> None:
     names: dict[str, Any] = {}
-    exec(blocks("python")[1], names)
+    exec(next(code for code in blocks("python") if "class Rooms" in code), names)
     async with serve(Gateway(listener=names["Rooms"])) as url:
         async with Client(url, "/ws/a?name=Ann") as ann, Client(url, "/ws/a?name=Bob") as bob:
             async with Client(url, "/ws/b?name=Eve") as eve:
@@ -123,7 +123,7 @@ async def test_the_javascript_of_the_readme_runs_in_a_browser(browser: Browser) 
         lines: list[str] = []
         page.on("console", lambda message: lines.append(message.text))
         await page.goto(url + "/health")
-        script = blocks("js")[0].replace("127.0.0.1:10125", url[7:])
+        script = next(code for code in blocks("js") if "new WebSocket" in code).replace("127.0.0.1:10125", url[7:])
         await page.evaluate(f"() => {{ {script} }}")
         await listener.wait_for("on_client_close")
         with anyio.fail_after(10):
