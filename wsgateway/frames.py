@@ -136,6 +136,9 @@ class Publication(NamedMessage):
         self.slot = (channel, key) if is_latest_only else None
         self.position: Position | None = None
 
+    def __repr__(self) -> str:
+        return f"<Publication {self.channel!r} {self.at} {self.kind.value} of {len(self.payload)} bytes>"
+
     @property
     def at(self) -> str | None:
         """Its position in the history, `EPOCH:OFFSET`, None without one."""
