@@ -211,7 +211,7 @@ async def test_a_gateway_lives_from_create_to_delete(http: httpx.AsyncClient, pa
         assert (found["total"], found["connections"][0]["path"]) == (1, "/ws")
         conn = found["connections"][0]["id"]
         sent = await http.post("/api/gateways/game/send", json={"message": {"a": 1}, "connections": [conn]})
-        assert sent.json() == {"id": "game", "recipients": 1, "queued": 1, "dropped": 0}
+        assert sent.json() == {"id": "game", "recipients": 1, "queued": 1, "dropped": 0, "at": None, "is_new": True}
         assert await ann.receive_json() == {"a": 1}
         shown = (await http.get(f"/api/gateways/game/connections/{conn}")).json()
         assert shown["headers"]["sec-websocket-key"] == "***"

@@ -128,19 +128,28 @@ class CollectTotals(Question[dict[str, float]], frozen=True):
     answer = dict[str, Total]
 
 
-class Send(Question[tuple[int, int, int, int, bool]], frozen=True):
+class SendReport(msgspec.Struct, frozen=True):
+    """The counts of a message; None if the listener has refused it with `status` and `reason`."""
+
+    counts: tuple[Count, Count, Count, Count, bool] | None
+    status: Annotated[int, msgspec.Meta(ge=400, le=599)] = 403
+    reason: str = ""
+
+
+class Send(Question[SendReport], frozen=True):
     """Send a message through the listener, and return its counts.
 
-    `payload` is the encoded message, `data` a JSON object.
+    `payload` is the encoded message, `data` a JSON object, `event_name` the name of the event.
     """
 
     name = "send"
-    answer = tuple[Count, Count, Count, Count, bool]
+    answer = SendReport
 
     payload: bytes
     kind: Literal["text", "bytes", "json"]
     ids: Ids | None
     data: str
+    event_name: str = ""
 
 
 def arguments_of(question: Question[Any]) -> dict[str, Any]:

@@ -76,7 +76,9 @@ class Messaging(ABC):
         running = await self._running_for("gateway.send", in_thread="gateway.send_from_thread")
         to = target_of(skip_history=skip_history, **target)
         if to is not None and to.channel:
-            self._parts.channels.namespaces.find(to.channel)
+            settings = self._parts.channels.namespaces.find(to.channel)
+            if to.idempotency_key and not settings.history:
+                raise ValueError(f"idempotency_key needs a history, and the channel {short(to.channel)} keeps none")
         return await running.dispatcher.send(message, to, data)
 
     async def publish(self, message: object, **target: Unpack[TargetOptions]) -> Sent:

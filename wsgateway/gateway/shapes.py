@@ -71,7 +71,10 @@ class ReadyAnswer(Struct, frozen=True):
 
 class SendAnswer(Struct, frozen=True, kw_only=True):
     """The counts of a message: recipients = queued + dropped. With a broker, `nodes` is how many nodes have counted,
-    and `complete` is whether all have."""
+    and `complete` is whether all have.
+
+    `at` is the position of the message, null if it is in no history. `is_new` is false if its idempotency key was used
+    before; then nothing was sent, and `at` is the position of the first message."""
 
     id: str
     recipients: Count
@@ -79,6 +82,14 @@ class SendAnswer(Struct, frozen=True, kw_only=True):
     dropped: Count
     nodes: Count | UnsetType = UNSET
     complete: bool | UnsetType = UNSET
+    at: str | None
+    is_new: bool
+
+
+class PostedAnswer(Struct, frozen=True):
+    """The answer to a message that a client posted to the session of its stream. `at` is its position."""
+
+    at: str
 
 
 class Problem(Struct, frozen=True):

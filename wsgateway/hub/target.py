@@ -51,6 +51,10 @@ class TargetOptions(TypedDict, total=False):
     idempotency_key: str
 
 
+MAX_TTL = 1e300
+"""Seconds, so that adding a ttl to a time never overflows."""
+
+
 class Target:
     """Where one message goes. A hook may change it.
 
@@ -107,8 +111,8 @@ class Target:
             _check_tags(self.tags)
         if self.ttl is not None and (isinstance(self.ttl, bool) or not isinstance(self.ttl, (int, float))):
             raise TypeError(f"ttl is {short(self.ttl)}, use a number of seconds")
-        if self.ttl is not None and not 0 < self.ttl < float("inf"):
-            raise ValueError(f"ttl is {self.ttl:g}, use a number of seconds above 0")
+        if self.ttl is not None and not 0 < self.ttl <= MAX_TTL:
+            raise ValueError(f"ttl is {short(self.ttl)}, use a number of seconds above 0")
         if not self.channel:
             given = [name for name in ("key", "tags", "ttl", "idempotency_key") if getattr(self, name)]
             if given:

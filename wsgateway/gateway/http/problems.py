@@ -45,10 +45,13 @@ def answer(shape: Struct, status: int = 200, *, headers: Iterable[tuple[str, str
     return JsonResponse(encoded(shape), status, headers)
 
 
+_PHRASES = {status.value: status.phrase for status in HTTPStatus}
+
+
 def problem(refusal: Refusal) -> JsonResponse:
     """Return `refusal` as `application/problem+json` (RFC 9457); `help` names the part of the documentation."""
     shape = Problem(
-        HTTPStatus(refusal.status).phrase,
+        _PHRASES.get(refusal.status, "Refused"),  # a listener may choose a status without a name
         refusal.status,
         refusal.detail,
         f"{DOCS}#{refusal.help}" if refusal.help else UNSET,

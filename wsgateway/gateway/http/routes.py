@@ -12,11 +12,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from wsgateway.auth.rules import Rules
 from wsgateway.cluster.single import AnyCluster
 from wsgateway.exceptions import DOCS, GatewayNotFound, Refusal, Refused
+from wsgateway.gateway.admission import LINES_STREAM, SSE_STREAM, Admission
 from wsgateway.gateway.answers import MAX_OFFSET, MAX_PAGE
 from wsgateway.gateway.http import testpage
 from wsgateway.gateway.http.paths import sender_of, way_up
 from wsgateway.gateway.http.problems import answer, decode_fields, problem, query_int, read_json, report_refusal
 from wsgateway.gateway.http.send import SendGuard, read_request, send_request, take_id
+from wsgateway.gateway.http.streams import ClientContext, SessionEndpoint, StreamEndpoint
 from wsgateway.gateway.parts import Parts
 from wsgateway.gateway.registry import GatewayState
 from wsgateway.gateway.shapes import Caller, InfoAnswer, ReadyAnswer, listed
@@ -33,6 +35,7 @@ class RouteContext:
     cluster: Callable[[], AnyCluster]
     send_guard: SendGuard
     find_guard: Callable[[str], SendGuard]
+    admission: Callable[[], Awaitable[Admission]]
 
     @property
     def id(self) -> str:
@@ -105,8 +108,14 @@ def router(context: RouteContext) -> ASGIApp:
         table["/pages/connection"] = Endpoint(context, routes.page_connection, read)
         table["/pages/{name}"] = Endpoint(context, routes.page_file, read)
     table["/ws"] = table["/ws/{path:path}"] = Endpoint(context, routes.upgrade)
-    exact = {path: endpoint for path, endpoint in table.items() if "{" not in path}
+    exact: dict[str, ASGIApp] = {path: endpoint for path, endpoint in table.items() if "{" not in path}
     patterns = [Route(path, endpoint) for path, endpoint in table.items() if path not in exact]
+    if "sse" in context.parts.settings.protocols:
+        clients = ClientContext(context.parts, context.rules, context.admission)
+        for path, protocol in (("/sse", SSE_STREAM), ("/stream", LINES_STREAM)):
+            exact[path] = StreamEndpoint(clients, protocol)
+            patterns.append(Route(path + "/{path:path}", exact[path]))
+        patterns.append(Route("/session/{secret:path}", SessionEndpoint(clients)))
     others = Router(patterns, redirect_slashes=False, default=Endpoint(context, routes.unknown))
 
     def route(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
