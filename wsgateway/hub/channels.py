@@ -7,6 +7,7 @@ published between two steps of a subscription.
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple, Protocol
 
+from wsgateway.closing import STATE_LOST
 from wsgateway.cluster.history.memory import MemoryHistory
 from wsgateway.config.channels import ChannelSettings
 from wsgateway.config.namespaces import Namespaces
@@ -265,6 +266,8 @@ class Channels:
             self._returning.setdefault(conn, set()).add(name)
         conn._outbox.put(UnsubscribedFrame(name, code, reason, ident=ident))
         self._left(conn, channel, code, reason)
+        if code >= LOST and conn.protocol == "sse":
+            conn._outbox.close(STATE_LOST, "a subscription was lost")
         return True
 
     def _left_hub(self, conn: Connection, audiences: tuple[object, ...]) -> None:

@@ -17,6 +17,7 @@ from wsgateway.gateway.answers import MAX_OFFSET, MAX_PAGE
 from wsgateway.gateway.http import testpage
 from wsgateway.gateway.http.paths import sender_of, way_up
 from wsgateway.gateway.http.problems import answer, decode_fields, problem, query_int, read_json, report_refusal
+from wsgateway.gateway.http.script import MEDIA_TYPES, script_response
 from wsgateway.gateway.http.send import SendGuard, read_request, send_request, take_id
 from wsgateway.gateway.http.streams import ClientContext, SessionEndpoint, StreamEndpoint
 from wsgateway.gateway.parts import Parts
@@ -102,6 +103,7 @@ def router(context: RouteContext) -> ASGIApp:
         "/ready": Endpoint(context, routes.ready, read, any_host=True),
         "/metrics": Endpoint(context, routes.metrics, read, needs_key=True),
         "/info": Endpoint(context, routes.info, read, needs_key=True),
+        **{f"/{name}": Endpoint(context, routes.script, read) for name in MEDIA_TYPES},
     }
     if context.parts.settings.test_page:
         table["/"] = Endpoint(context, routes.page, read)
@@ -192,6 +194,10 @@ class Routes:
             nodes=await context.parts.inspector.nodes() if cluster.has_broker else UNSET,
         )
         return answer(info)
+
+    async def script(self, request: Request) -> Response:
+        """Answer with `client.js` or its types."""
+        return script_response(request, request.scope["path"].removeprefix("/"))
 
     async def upgrade(self, request: Request) -> Response:
         """Refuse a plain request to a WebSocket's path. The test page uses it to show why a handshake was refused."""
