@@ -134,7 +134,7 @@ class Client:
         return json.loads(await self.receive())
 
     async def subscribed(self, channel: str) -> Any:
-        """Wait until the client is subscribed to `channel`, and return the answer, such as `{"subscribed": …, "at": …}`.
+        """Wait until the client is subscribed to `channel`, and return the answer, an object with `subscribed`.
 
         Other messages that arrive meanwhile are kept for `receive`. Raise `Refused` if the gateway refuses it, and what
         `receive` raises.
