@@ -51,7 +51,14 @@ async def test_a_thousand_clients_receive_a_hundred_broadcasts_each_in_order(tmp
                     await connected.wait()
                     for number in range(100):
                         answer = await http.post(url + "/send", json={"message": str(number)})
-                        assert answer.json() == {"id": "default", "recipients": 1000, "queued": 1000, "dropped": 0}
+                        assert answer.json() == {
+                            "id": "default",
+                            "recipients": 1000,
+                            "queued": 1000,
+                            "dropped": 0,
+                            "at": None,
+                            "is_new": True,
+                        }
         expected = [str(number) for number in range(100)]
         assert len(received) == 1000
         assert all(messages == expected for messages in received.values())

@@ -112,7 +112,14 @@ async def test_only_json_in_utf8_is_taken(kind: str, status: int, http: httpx.As
 async def test_falsy_and_odd_messages_are_messages(message: Any, http: httpx.AsyncClient) -> None:
     async with serve(Gateway(local_access=True)) as url, Client(url) as ann:
         answer = await http.post(url + "/send", json={"message": message})
-        assert answer.json() == {"id": "default", "recipients": 1, "queued": 1, "dropped": 0}
+        assert answer.json() == {
+            "id": "default",
+            "recipients": 1,
+            "queued": 1,
+            "dropped": 0,
+            "at": None,
+            "is_new": True,
+        }
         received = await ann.receive()
         assert received == (
             message if isinstance(message, str) else json.dumps(message, separators=(",", ":"), ensure_ascii=False)
@@ -271,7 +278,7 @@ async def test_a_send_finds_another_gateway_by_id_in_any_case_under_its_key(http
         assert is_problem(await http.post(url + "/send", json=body, headers={"authorization": "Bearer ours"}), 401)
         async with serve(Gateway(id="open", local_access=True)) as url:
             answer = await http.post(url + "/send", json=body, headers={"authorization": "Bearer theirs"})
-        assert answer.json() == {"id": "Stocks", "recipients": 1, "queued": 1, "dropped": 0}
+        assert answer.json() == {"id": "Stocks", "recipients": 1, "queued": 1, "dropped": 0, "at": None, "is_new": True}
         assert await ann.receive() == "up"
 
 
@@ -332,7 +339,14 @@ async def test_named_connections_receive_and_unknown_ones_do_not_count(http: htt
         first = (await http.get(url + "/info")).json()["connections"][0]["id"]
         body = {"message": "only ann", "connections": [first, "unknown", first]}
         answer = await http.post(url + "/send", json=body)
-        assert answer.json() == {"id": "default", "recipients": 1, "queued": 1, "dropped": 0}
+        assert answer.json() == {
+            "id": "default",
+            "recipients": 1,
+            "queued": 1,
+            "dropped": 0,
+            "at": None,
+            "is_new": True,
+        }
         assert await ann.receive() == "only ann"
 
 

@@ -7,8 +7,8 @@ from wsgateway.gateway.shapes import GatewayList, NodeList, SendAnswer, encoded,
 
 
 def test_an_answer_has_its_keys_in_the_declared_order() -> None:
-    answer = SendAnswer(id="chat", recipients=2, queued=1, dropped=1)
-    assert encoded(answer) == b'{"id":"chat","recipients":2,"queued":1,"dropped":1}'
+    answer = SendAnswer(id="chat", recipients=2, queued=1, dropped=1, at=None, is_new=True)
+    assert encoded(answer) == b'{"id":"chat","recipients":2,"queued":1,"dropped":1,"at":null,"is_new":true}'
 
 
 def test_what_is_unset_is_left_out_and_null_is_not() -> None:

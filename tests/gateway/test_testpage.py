@@ -198,7 +198,7 @@ async def test_the_curl_line_works_as_it_stands(page: Page) -> None:
         await visit(page, url)
         await push_box(page).get_by_role("textbox", name="Message").fill("it's ключ \\n")
         answer = await run_curl_line(page)
-        assert answer == {"id": "default", "recipients": 2, "queued": 2, "dropped": 0}
+        assert answer == {"id": "default", "recipients": 2, "queued": 2, "dropped": 0, "at": None, "is_new": True}
         await expect(received(page, "B")).to_have_text(["it's ключ \\n"])
 
 

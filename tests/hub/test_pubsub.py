@@ -37,7 +37,7 @@ def made(count: int) -> tuple[PubSub, TwoNodes, list[Any]]:
     gateway = Gateway()
     hub, cluster = hub_of(gateway), TwoNodes()
     return (
-        PubSub(hub, cluster, channels_of(gateway, hub)),
+        PubSub(hub, cluster, channels_of(gateway, hub), gateway.metrics),
         cluster,
         [conn for conn, _ in connected(gateway, hub, count)],
     )

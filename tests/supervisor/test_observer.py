@@ -3,8 +3,9 @@
 import anyio
 import pytest
 
-from wsgateway import Gateway, GatewayNotRunning, MessageError, Settings
-from wsgateway.exceptions import NodeError
+from wsgateway import Gateway, GatewayNotRunning, MessageError, MessageEvent, Refused, Settings
+from wsgateway.exceptions import GatewayConflict, NodeError
+from wsgateway.gateway.http.send import SendRequest, send_request
 from wsgateway.supervisor.observer import Observer
 
 
@@ -56,4 +57,44 @@ async def test_a_message_goes_to_a_node_that_serves(broker: str) -> None:
         sent = await observer.send("x")
         assert sent.recipients == 0
         assert [node.state for node in await observer.inspector.nodes()] == ["running"]
+    await observer.stop()
+
+
+class Picky:
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    async def on_message(self, event: MessageEvent) -> None:
+        self.names.append(event.name)
+        raise Refused(451, "not today")
+
+
+async def test_a_refusal_of_a_worker_keeps_its_status_and_no_other_worker_is_asked(broker: str) -> None:
+    observer, picky = Observer(Settings(workers=2)), Picky()
+    await observer.start(broker)
+    async with Gateway(picky, broker=broker).lifespan():
+        with anyio.fail_after(10):
+            while not observer.inspector.has_running_peers:
+                await anyio.sleep(0.01)  # nothing reports a new peer
+        with pytest.raises(Refused) as caught:
+            await send_request(observer, SendRequest("x", {"name": "greeting"}))
+    assert (caught.value.status, caught.value.reason) == (451, "not today")
+    assert picky.names == ["greeting"]
+    await observer.stop()
+
+
+async def test_a_channel_or_user_in_several_processes_is_refused_and_not_sent_to_some_of_them(broker: str) -> None:
+    observer, picky = Observer(Settings(workers=2)), Picky()
+    await observer.start(broker)
+    async with Gateway(picky, broker=broker).lifespan():
+        with anyio.fail_after(10):
+            while not observer.inspector.has_running_peers:
+                await anyio.sleep(0.01)  # nothing reports a new peer
+        for request in (SendRequest("x", {"channel": "a"}), SendRequest("x", {"user": "a"})):
+            with pytest.raises(Refused, match="serve it with one process") as caught:
+                await send_request(observer, request)
+            assert caught.value.status == 409
+        with pytest.raises(GatewayConflict, match="reaches only one of them"):
+            await observer.send("x", channel="a")
+    assert picky.names == []
     await observer.stop()

@@ -60,7 +60,7 @@ async def test_send_reaches_everybody_and_counts(serve: Serve, http: httpx.Async
         answer = await http.post(url + "/send", json={"message": {"n": 1}})
         assert (answer.status_code, answer.json()) == (
             200,
-            {"id": "default", "recipients": 2, "queued": 2, "dropped": 0},
+            {"id": "default", "recipients": 2, "queued": 2, "dropped": 0, "at": None, "is_new": True},
         )
         assert await ann.receive_json() == await bob.receive_json() == {"n": 1}
 

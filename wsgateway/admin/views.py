@@ -218,7 +218,7 @@ class Views:
         ids = visit.form.get("connection", []) if visit.field("to") == "selected" else None
         try:
             message = decode_json(text.encode()) if visit.field("json") else text
-            sent = await send_request(gateway, SendRequest(message, ids))
+            sent = await send_request(gateway, SendRequest(message, {} if ids is None else {"connections": ids}))
         except MessageError as exc:
             return await self.gateway(visit, problems=[f"The message cannot be sent: {exc}."], status=422)
         except Refused as exc:

@@ -55,6 +55,37 @@ class ConnectionInfo(ListedConnection, frozen=True):
     subprotocols: list[str] | UnsetType = UNSET
 
 
+# The channels in answers and in REST
+
+
+class ListedChannel(msgspec.Struct, frozen=True):
+    """A channel that has subscribers or a history.
+
+    `namespace` is the pattern that its settings belong to, null if none is declared. `at` is its position, null if it
+    has none. `silent` is seconds since its last publication, null if no time is known.
+    """
+
+    name: str
+    namespace: str | None
+    subscribers: Count
+    at: str | None
+    silent: Total | None
+
+
+class ChannelRows(msgspec.Struct, frozen=True):
+    """How many channels match, and some of them."""
+
+    total: Count
+    rows: list[ListedChannel]
+
+
+class MemberRows(msgspec.Struct, frozen=True):
+    """How many members a channel has, and some of them: the id, the user, and the info, which is JSON."""
+
+    total: Count
+    rows: list[tuple[str, str, str]]
+
+
 # The questions
 
 
@@ -108,6 +139,48 @@ class Close(Question[int], frozen=True):
     reason: str
 
 
+class ListChannels(Question[ChannelRows], frozen=True):
+    """List the channels whose name begins with `prefix`: the first `limit` in alphabetical order."""
+
+    name = "channels"
+    answer = ChannelRows
+
+    prefix: str
+    limit: Count
+
+
+class DescribeChannel(Question[ListedChannel], frozen=True):
+    """Describe one channel."""
+
+    name = "channel"
+    answer = ListedChannel
+
+    channel: str
+
+
+class Members(Question[MemberRows], frozen=True):
+    """List the first `limit` members of a channel."""
+
+    name = "members"
+    answer = MemberRows
+
+    channel: str
+    limit: Count
+
+
+class Unsubscribe(Question[int], frozen=True):
+    """End the subscriptions to a channel of the connections with `ids`, of a `user`, or of all, and count them."""
+
+    name = "unsubscribe"
+    answer = Count
+
+    channel: str
+    ids: Ids | None
+    user: str
+    code: int
+    reason: str
+
+
 _Label = Annotated[str, msgspec.Meta(max_length=50, pattern=r"\A[a-z_]+\Z")]
 _Labels = Annotated[dict[_Label, Annotated[str, msgspec.Meta(max_length=2000)]], msgspec.Meta(max_length=10)]
 _Sample = tuple[Literal["", "_bucket", "_sum", "_count"], _Labels, Total | bool]
@@ -128,19 +201,28 @@ class CollectTotals(Question[dict[str, float]], frozen=True):
     answer = dict[str, Total]
 
 
-class Send(Question[tuple[int, int, int, int, bool]], frozen=True):
+class SendReport(msgspec.Struct, frozen=True):
+    """The counts of a message; None if the listener has refused it with `status` and `reason`."""
+
+    counts: tuple[Count, Count, Count, Count, bool] | None
+    status: Annotated[int, msgspec.Meta(ge=400, le=599)] = 403
+    reason: str = ""
+
+
+class Send(Question[SendReport], frozen=True):
     """Send a message through the listener, and return its counts.
 
-    `payload` is the encoded message, `data` a JSON object.
+    `payload` is the encoded message, `data` a JSON object, `event_name` the name of the event.
     """
 
     name = "send"
-    answer = tuple[Count, Count, Count, Count, bool]
+    answer = SendReport
 
     payload: bytes
     kind: Literal["text", "bytes", "json"]
     ids: Ids | None
     data: str
+    event_name: str = ""
 
 
 def arguments_of(question: Question[Any]) -> dict[str, Any]:

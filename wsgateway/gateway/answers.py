@@ -5,7 +5,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -24,12 +24,15 @@ from wsgateway.cluster.questions import (
     Rows,
     Search,
     Send,
+    SendReport,
 )
 from wsgateway.cluster.single import AnyCluster
-from wsgateway.exceptions import EnvelopeError
+from wsgateway.exceptions import EnvelopeError, Refused
+from wsgateway.gateway.channels import ChannelAnswers
 from wsgateway.gateway.registry import GatewayState
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.hub import Hub
+from wsgateway.hub.target import TargetOptions
 from wsgateway.logs import log_failures
 from wsgateway.messages import Sent
 from wsgateway.metrics import Metrics, Samples, samples
@@ -45,7 +48,7 @@ MAX_OFFSET = 2**31
 
 _BEGAN = time.monotonic()
 
-SendMessage = Callable[[object, Collection[str] | None, dict[str, Any]], Awaitable[Sent]]
+SendMessage = Callable[[object, TargetOptions, dict[str, Any]], Awaitable[Sent]]
 
 
 class Answers:
@@ -61,6 +64,7 @@ class Answers:
         state: Callable[[], GatewayState],
         cluster: Callable[[], AnyCluster],
         send: SendMessage,
+        channels: ChannelAnswers,
     ) -> None:
         self._gateway_id = gateway_id
         self._version = version
@@ -70,7 +74,9 @@ class Answers:
         self._state = state
         self._cluster = cluster
         self._send_message = send
+        self.channels = channels
         self.answering: Answering = {
+            **channels.answering,
             Search: self._answer_search,
             Rows: self._answer_rows,
             Describe: self._answer_describe,
@@ -196,7 +202,7 @@ class Answers:
     async def _answer_totals(self, _: CollectTotals) -> dict[str, float]:
         return self.totals()
 
-    async def _answer_send(self, question: Send) -> Sent:
+    async def _answer_send(self, question: Send) -> SendReport:
         try:
             message: object = question.payload
             if question.kind == "text":
@@ -208,7 +214,16 @@ class Answers:
             raise EnvelopeError("arguments", str(exc)) from exc
         if not isinstance(data, dict):
             raise EnvelopeError("arguments", "data is not a JSON object")
-        return await self._send_message(message, question.ids, data)
+        target: TargetOptions = {"name": question.event_name} if question.event_name else {}
+        if question.ids is not None:
+            target["connections"] = question.ids
+        try:
+            sent = await self._send_message(message, target, data)
+        except Refused as exc:
+            return SendReport(None, exc.status, exc.reason)
+        except ValueError as exc:
+            raise EnvelopeError("arguments", str(exc)) from exc
+        return SendReport((sent.recipients, sent.queued, sent.dropped, sent.nodes, sent.complete))
 
 
 def info_of(version: str, state: str, **counts: int) -> Info:

@@ -68,7 +68,7 @@ class Gateway(Messaging):
             version=self.version,
             state=lambda: self.state,
             cluster=lambda: self.cluster,
-            send=lambda message, ids, data: self.send(message, connections=ids, data=data),
+            send=lambda message, target, data: self.send(message, data=data, **target),
         )
         self._hub = self._parts.hub
         self.metrics = self._parts.metrics
@@ -309,6 +309,7 @@ class Gateway(Messaging):
             if self._running is not None:
                 self._running.abandon()
             self._hub.abandon()
+            self._parts.channels.abandon()
             registry.remove(self)
             self._running, self._stack = None, AsyncExitStack()
             self._asked_by_hooks.clear()

@@ -131,7 +131,7 @@ async def assemble(
         cluster = _cluster_of(parts)
         stack.push_async_callback(cluster.aclose)
         channels = parts.channels
-        pubsub = PubSub(hub, cluster, channels)
+        pubsub = PubSub(hub, cluster, channels, metrics)
         dispatcher = Dispatcher(
             gateway, pubsub=pubsub, channels=channels, hooks=hooks, settings=settings, metrics=metrics, log=log
         )

@@ -4,7 +4,6 @@ A channel is an audience with a name, and exists while it has subscribers. Every
 published between two steps of a subscription.
 """
 
-import time
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple, Protocol
 
@@ -13,7 +12,6 @@ from wsgateway.cluster.history.memory import MemoryHistory
 from wsgateway.config.channels import ChannelSettings
 from wsgateway.config.namespaces import Namespaces
 from wsgateway.config.settings import Settings
-from wsgateway.config.values import Keep
 from wsgateway.encoding import ENCODER
 from wsgateway.exceptions import ChannelError, MessageError
 from wsgateway.frames import (
@@ -30,8 +28,7 @@ from wsgateway.hub.audience import Audience
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.hub import Connections, Hub
 from wsgateway.hub.outbox import Outbox
-from wsgateway.hub.target import Target
-from wsgateway.messages import Deliveries, Message, Subscribed
+from wsgateway.messages import Message, Subscribed
 from wsgateway.metrics import Metrics
 
 LOST = 2500
@@ -71,9 +68,10 @@ class Channel(Audience):
 
     `infos` has what `on_subscribe` has set, None while it has set nothing. `by_code` has those that the application
     has subscribed, None while there are none. `members` has each member as a JSON object, None without `presence`.
+    `published` is the time of the last publication, None if it has had none since its first subscriber.
     """
 
-    __slots__ = ("by_code", "infos", "members", "name", "settings")
+    __slots__ = ("by_code", "infos", "members", "name", "published", "settings")
 
     def __init__(self, name: str, settings: ChannelSettings, hub: Hub) -> None:
         super().__init__(hub.everybody.plain)
@@ -82,6 +80,7 @@ class Channel(Audience):
         self.infos: dict[Outbox, object] | None = None
         self.by_code: set[Outbox] | None = None
         self.members: dict[Outbox, bytes] | None = None
+        self.published: float | None = None
 
     def outboxes(self) -> Iterator[Outbox]:
         """Yield the outbox of each subscriber."""
@@ -158,6 +157,12 @@ class Channels:
             return []
         conns = (self._hub.connections.get(outbox.id) for outbox in channel.outboxes())
         return [conn for conn in conns if conn is not None]
+
+    def abandon(self) -> None:
+        """Forget every channel without calling anybody, because the event loop was closed."""
+        self._by_name.clear()
+        self._returning.clear()
+        self._metrics.channels = self._metrics.subscriptions = 0
 
     # Subscriptions
 
@@ -332,44 +337,6 @@ class Channels:
         channel.members = channel.members or {}
         channel.members[conn._outbox] = ENCODER.encode(member._asdict()).encode()
         self._hub.deliver(PresenceFrame(channel.name, member, has_left=False), channel)
-
-    # Publishing
-
-    def publish(
-        self, message: Message, target: Target, *, sender: Connection | None, but: Connection | None
-    ) -> tuple[Deliveries, Position | None, bool]:
-        """Publish `message` to the channel of `target`, and append it to the history.
-
-        Return the counts of this process, the position, and whether the publication is new. Raise `ChannelError` if
-        there is no such channel, and `ValueError` for an idempotency key without a history.
-        """
-        name = target.channel
-        settings = self.namespaces.find(name)
-        channel = self._by_name.get(name)
-        is_kept = settings.history > 0 and not target.skip_history
-        publication = Publication(
-            message,
-            name,
-            name=target.name,
-            key=target.key,
-            tags=target.tags,
-            time=time.time(),
-            expires=None if target.ttl is None else time.monotonic() + target.ttl,
-            sender=self.member(channel, sender) if sender is not None and settings.presence else None,
-            policy=settings.slow_policy,
-            is_latest_only=settings.keep is Keep.LAST,
-        )
-        if is_kept:
-            position, is_new = self.history.append(publication, settings, idempotency_key=target.idempotency_key)
-            if not is_new:
-                return Deliveries(0, 0, 0), position, False
-        elif target.idempotency_key:
-            raise ValueError(f"idempotency_key needs a history, and the channel {name} keeps none")
-        self._metrics.publications[self.namespaces.namespace_of(name)] += 1
-        if channel is None:
-            return Deliveries(0, 0, 0), publication.position, True
-        outbox = None if but is None else but._outbox
-        return self._hub.deliver(publication, channel, but=outbox), publication.position, True
 
 
 class LocalChannels(Mapping[str, Connections]):

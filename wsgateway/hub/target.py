@@ -51,6 +51,10 @@ class TargetOptions(TypedDict, total=False):
     idempotency_key: str
 
 
+MAX_TTL = 1e300
+"""Seconds, so that adding a ttl to a time never overflows."""
+
+
 class Target:
     """Where one message goes. A hook may change it.
 
@@ -107,8 +111,8 @@ class Target:
             _check_tags(self.tags)
         if self.ttl is not None and (isinstance(self.ttl, bool) or not isinstance(self.ttl, (int, float))):
             raise TypeError(f"ttl is {short(self.ttl)}, use a number of seconds")
-        if self.ttl is not None and not 0 < self.ttl < float("inf"):
-            raise ValueError(f"ttl is {self.ttl:g}, use a number of seconds above 0")
+        if self.ttl is not None and not 0 < self.ttl <= MAX_TTL:
+            raise ValueError(f"ttl is {short(self.ttl)}, use a number of seconds above 0")
         if not self.channel:
             given = [name for name in ("key", "tags", "ttl", "idempotency_key") if getattr(self, name)]
             if given:
@@ -128,6 +132,8 @@ def target_of(
     Raise `ValueError` for an empty channel or user, more than one of the three, or options that cannot be published,
     and `TypeError` for values of a wrong type.
     """
+    if options:
+        check_known(options)
     are_given = {
         "channel": channel is not MISSING,
         "user": user is not MISSING,
@@ -154,6 +160,13 @@ def target_of(
     )
     target.check()
     return target
+
+
+def check_known(options: Mapping[str, object]) -> None:
+    """Raise `TypeError` for an argument that does not exist, because the message would be sent to every connection."""
+    unknown = sorted(options.keys() - TargetOptions.__annotations__.keys())
+    if unknown:
+        raise TypeError(f"there is no argument {unknown[0]!r}")
 
 
 def check_recipients(name: str, connections: object) -> None:

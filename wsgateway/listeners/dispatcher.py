@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from wsgateway.config.settings import Settings
-from wsgateway.exceptions import ChannelError, HookError, MessageError, Refused
+from wsgateway.exceptions import ChannelError, HistoryError, HookError, MessageError, Refused
 from wsgateway.hub.channels import Channels, Grant, Wanted
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.pubsub import PubSub
@@ -273,7 +273,7 @@ class Dispatcher:
             encoded=(message, encoded) if is_fixed else None,
         )
         await self._run_hook(Inbox(), call)
-        if isinstance(call.error, (Refused, ChannelError)):
+        if isinstance(call.error, (Refused, ChannelError, HistoryError)):
             raise call.error
         if call.error is not None:
             raise HookError("on_message") from call.error

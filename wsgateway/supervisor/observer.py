@@ -1,19 +1,18 @@
 """A gateway that worker processes serve, as their parent sees it over the broker. It has no listener and no clients."""
 
-from collections.abc import Iterable
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Unpack
 
 from wsgateway.cluster.brokers import opener
 from wsgateway.cluster.cluster import Cluster
 from wsgateway.cluster.questions import Send
 from wsgateway.cluster.single import AnyCluster, SingleNode
 from wsgateway.config.settings import Settings
-from wsgateway.exceptions import GatewayNotRunning, MessageError, NodeError, NodeLate
+from wsgateway.exceptions import GatewayConflict, GatewayNotRunning, MessageError, NodeError, NodeLate, Refused
+from wsgateway.gateway.http.send import one_process_only
 from wsgateway.gateway.parts import create_parts, open_log
 from wsgateway.gateway.registry import GatewayState
-from wsgateway.hub.connection import Connection
-from wsgateway.hub.target import check_recipients
+from wsgateway.hub.target import Target, TargetOptions, target_of
 from wsgateway.messages import Sent, encode
 from wsgateway.text import mask_url
 
@@ -33,7 +32,7 @@ class Observer:
             version=self.version,
             state=lambda: self.state,
             cluster=lambda: self.cluster,
-            send=lambda message, ids, data: self.send(message, connections=ids, data=data),
+            send=lambda message, target, data: self.send(message, data=data, **target),
         )
         self.metrics = parts.metrics
         self.log = parts.log
@@ -84,19 +83,17 @@ class Observer:
         self.log.error(text, reason)
 
     async def send(
-        self,
-        message: object,
-        *,
-        connections: Iterable[Connection | str] | None = None,
-        data: dict[str, Any] | None = None,
+        self, message: object, *, data: dict[str, Any] | None = None, **target: Unpack[TargetOptions]
     ) -> Sent:
         """Have a worker call its `on_message` with `message`, and send the result.
 
-        Raise `GatewayNotRunning`, `MessageError` if it cannot be encoded, `TypeError` if `connections` is one
-        connection or id or not iterable, and `NodeError` if no worker can be reached or its hook failed.
+        Raise `GatewayNotRunning`, `MessageError` if it cannot be encoded, `Refused` if the hook refuses it,
+        `GatewayConflict` for a channel or a user, whose connections are in several workers, and `NodeError` if no
+        worker can be reached or its hook failed. Raise `ValueError` and `TypeError` as `Gateway.send` does.
         """
-        if connections is not None:
-            check_recipients("connections", connections)
+        to = target_of(**target) or Target()
+        if to.channel or to.user:
+            raise GatewayConflict(one_process_only(self.id, "channel" if to.channel else "user"))
         if not self.cluster.has_broker:
             raise GatewayNotRunning(self.id)
         if message is None:
@@ -108,17 +105,22 @@ class Observer:
         question = Send(
             payload=encoded.payload,  # encoded, because integers in MessagePack have 64 bits at most
             kind=encoded.kind.value,
-            ids=None if connections is None else [str(getattr(item, "id", item)) for item in connections],
+            ids=None if to.connections is None else [str(getattr(item, "id", item)) for item in to.connections],
             data=encoded_data.payload.decode(),
+            event_name=to.name,
         )
         seconds = self.settings.hook_timeout + 2 * self.settings.broker_timeout
         refused = NodeError("no worker of this gateway can be reached")
         for node in self.cluster.nodes.alive():
             if node.info.state == GatewayState.RUNNING and not node.is_late:
                 try:
-                    return Sent(*await self.cluster.ask_within(seconds, node.id, question))
+                    report = await self.cluster.ask_within(seconds, node.id, question)
                 except NodeLate:
                     raise  # the worker may have sent the message
                 except NodeError as exc:
                     refused = exc  # as when it has begun to stop; another worker may serve
+                    continue
+                if report.counts is None:
+                    raise Refused(report.status, report.reason)
+                return Sent(*report.counts)
         raise refused

@@ -5,32 +5,40 @@ Knows no more of a gateway than `SendGateway`.
 
 import json
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, Unpack, cast
 
 from starlette.types import Scope
 
 from wsgateway.auth.rules import Rules
 from wsgateway.cluster.single import AnyCluster
 from wsgateway.exceptions import (
+    ChannelError,
     GatewayError,
     GatewayNotRunning,
     GatewayStopping,
+    HistoryError,
     HookError,
     MessageError,
     NodeError,
     Refusal,
     Refused,
 )
-from wsgateway.gateway.http.problems import too_large
+from wsgateway.gateway.http.problems import channel_refusal, too_large
 from wsgateway.gateway.shapes import SendAnswer
-from wsgateway.hub.connection import Connection
+from wsgateway.hub.target import TargetOptions, target_of
 from wsgateway.limits import RateLimits
 from wsgateway.messages import Sent
 
 IGNORED_KEYS = frozenset({"conn", "action", "webSocketServerAction"})
 """Keys that are dropped: those of the listener's own event, and those that controlled the server of Lucee."""
+
+_NAMING_KEYS = ("channel", "user", "name")
+"""Keys that choose the recipients or the name of the event, and are data of the listener, too."""
+
+_CHANNEL_KEYS = ("key", "tags", "ttl", "idempotency_key")
+"""Keys that describe a publication. They take effect beside `channel`; otherwise, they are data of the listener."""
 
 _TAKEN_KEYS = IGNORED_KEYS | {"message", "connections"}
 
@@ -45,20 +53,16 @@ class SendGateway(Protocol):
     def cluster(self) -> AnyCluster: ...
 
     async def send(
-        self,
-        message: object,
-        *,
-        connections: Iterable[Connection | str] | None = None,
-        data: dict[str, Any] | None = None,
+        self, message: object, *, data: dict[str, Any] | None = None, **target: Unpack[TargetOptions]
     ) -> Sent: ...
 
 
 @dataclass(frozen=True, slots=True)
 class SendRequest:
-    """A message to send. `connections` are ids, `data` is what the listener finds in `event.data`."""
+    """A message to send. `target` has the recipients, `data` is what the listener finds in `event.data`."""
 
     message: object
-    connections: list[str] | None = None
+    target: TargetOptions = field(default_factory=TargetOptions)
     data: dict[str, Any] | None = None
 
 
@@ -70,7 +74,7 @@ def take_id(fields: dict[str, Any]) -> str | None:
     return gateway_id
 
 
-def read_request(fields: dict[str, Any]) -> SendRequest:
+def read_request(fields: Mapping[str, Any]) -> SendRequest:
     """Return the request in the JSON object `fields`. Raise `Refused`."""
     connections = fields.get("connections")
     if connections is not None and not isinstance(connections, list):
@@ -78,8 +82,20 @@ def read_request(fields: dict[str, Any]) -> SendRequest:
         raise Refused.of(Refusal(422, "body", detail, "bad-body"))
     if connections is not None and not all(isinstance(item, str) for item in connections):
         raise Refused.of(Refusal(422, "body", "connections: use a list of connection ids", "bad-body"))
-    data = {name: value for name, value in fields.items() if name not in _TAKEN_KEYS}
-    return SendRequest(fields.get("message"), connections, data)
+    taken, target = _TAKEN_KEYS, {name: fields[name] for name in _NAMING_KEYS if name in fields}
+    if "channel" in fields:
+        taken = taken.union(_CHANNEL_KEYS)
+        target |= {name: fields[name] for name in _CHANNEL_KEYS if name in fields}
+    is_checked = not target
+    if connections is not None:
+        target["connections"] = connections
+    if not is_checked:
+        try:
+            target_of(**target)
+        except (ValueError, TypeError) as exc:
+            raise Refused.of(Refusal(422, "body", str(exc), "bad-body")) from exc
+    data = {name: value for name, value in fields.items() if name not in taken}
+    return SendRequest(fields.get("message"), cast(TargetOptions, target), data)  # `target_of` has checked it
 
 
 def _shown(value: object) -> str:
@@ -88,16 +104,41 @@ def _shown(value: object) -> str:
 
 async def send_request(gateway: SendGateway, request: SendRequest) -> SendAnswer:
     """Send the message of `request`, and return its counts. Raise `Refused`."""
+    _check_reach(gateway, request.target)
     try:
-        sent = await gateway.send(request.message, connections=request.connections, data=request.data)
+        sent = await gateway.send(request.message, data=request.data, **request.target)
     except GatewayError as exc:
         refusal = refusal_of_send(exc)
         if refusal is None:
             raise
         raise Refused.of(refusal) from exc
+    except ValueError as exc:  # an idempotency key without a history
+        raise Refused.of(Refusal(422, "body", str(exc), "bad-body")) from exc
     if gateway.cluster.has_broker:
         return SendAnswer(id=gateway.id, **sent._asdict())
-    return SendAnswer(id=gateway.id, recipients=sent.recipients, queued=sent.queued, dropped=sent.dropped)
+    return SendAnswer(
+        id=gateway.id,
+        recipients=sent.recipients,
+        queued=sent.queued,
+        dropped=sent.dropped,
+        at=sent.at,
+        is_new=sent.is_new,
+    )
+
+
+def _check_reach(gateway: SendGateway, target: TargetOptions) -> None:
+    """Raise `Refused` if some subscribers or connections of a user may be in another process, which nothing reaches."""
+    given = [name for name in ("channel", "user") if name in target]
+    if given and gateway.cluster.nodes.alive():
+        raise Refused.of(Refusal(409, "nodes", one_process_only(gateway.id, given[0]), "not-running"))
+
+
+def one_process_only(gateway_id: str, key: str) -> str:
+    """Return why a message for `key`, a channel or a user, cannot be sent by a gateway in several processes."""
+    return (
+        f"{key}: gateway [{gateway_id}] runs in several processes, and a message to a {key} reaches only one of them; "
+        "serve it with one process, or name connections"
+    )
 
 
 def refusal_of_send(error: GatewayError) -> Refusal | None:
@@ -107,6 +148,12 @@ def refusal_of_send(error: GatewayError) -> Refusal | None:
             return Refusal(503, "stopping", str(error), "not-running", (("retry-after", "5"),))
         case GatewayNotRunning():
             return Refusal(409, "not_running", str(error), "not-running")
+        case Refused():
+            return Refusal(error.status, "refused", error.reason or "the listener refuses this message")
+        case ChannelError():
+            return channel_refusal(error)
+        case HistoryError():
+            return Refusal(503, "history", str(error), "history", (("retry-after", "5"),))
         case MessageError():
             return Refusal(422, "body", f"message: {error}", "bad-body")
         case HookError():
