@@ -164,7 +164,7 @@ def nginx(
     chain, key, trust = _certified(folder)
     site = Site(free_port(), free_port(), trust)
     replaced = {
-        "listen 443 ssl;": f"listen 127.0.0.1:{site.port} ssl;",
+        "listen 443 ssl": f"listen 127.0.0.1:{site.port} ssl",
         CERTIFICATE: str(chain),
         PRIVATE_KEY: str(key),
         **(changes or {}),

@@ -3,11 +3,17 @@
 import asyncio
 import gc
 import socket
+import threading
+from contextlib import AsyncExitStack
 from typing import Any
 
 import anyio
 import pytest
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Mount
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
@@ -15,6 +21,7 @@ from tests.raw import connect, head
 from tests.servers import PlainUvicorn
 from tests.streams import RawStream, streaming
 from wsgateway import Gateway
+from wsgateway.config.grace import HTTP_GRACE
 from wsgateway.server.attributes import NEEDED_STREAM
 from wsgateway.server.http import HttpProtocol
 from wsgateway.server.stream import MAX_IGNORED, StreamSocket, UvicornStream
@@ -218,5 +225,44 @@ async def test_a_mounted_gateway_takes_the_socket_too() -> None:
         assert (await stream.next()).data == "hi"
 
 
+async def test_a_stream_over_asgi_ends_when_the_own_server_stops() -> None:
+    class Passing(BaseHTTPMiddleware):
+        async def dispatch(self, request: Request, call_next: RequestResponseEndpoint) -> Response:
+            return await call_next(request)
+
+    gateway = Gateway()
+    app = Starlette(routes=[Mount("/", gateway)], middleware=[Middleware(Passing)], lifespan=gateway.lifespan)
+    async with AsyncExitStack() as stack:
+        serving = AsyncExitStack()
+        url = await serving.enter_async_context(serve(app))
+        stream = await stack.enter_async_context(streaming(url))
+        await stream.next()
+        assert not streams_here()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(serving.aclose)
+            with anyio.fail_after(HTTP_GRACE - 1):
+                assert (await stream.next()).type == "close"
+                await stream.ends()
+
+
 def test_uvicorns_protocol_is_the_one_whose_attributes_are_used() -> None:
     assert issubclass(HttpProtocol, HttpToolsProtocol)
+
+
+async def test_a_gateway_on_another_event_loop_does_not_take_the_socket() -> None:
+    gateway = Gateway()
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    asyncio.run_coroutine_threadsafe(gateway.start(), loop).result(20)
+    try:
+        async with serve(Starlette(routes=[Mount("/", gateway)])) as url, streaming(url) as stream:
+            assert (await stream.next()).type == "open"
+            assert not streams_here()
+            await asyncio.to_thread(gateway.send_from_thread, "hi")
+            assert (await stream.next()).data == "hi"
+            await asyncio.to_thread(asyncio.run_coroutine_threadsafe(gateway.stop(), loop).result, 20)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
