@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from figures import Figures, Key
 HERE = Path(__file__).parent
 WSFAN = [str(BUILD / "wsfan")]
 FAN = [sys.executable, str(HERE / "load" / "fan.py")]
+SUBSCRIBE = [sys.executable, str(HERE / "load" / "subscribe.py")]
 COST = "server_cpu_us_per_delivery"
 
 
@@ -23,6 +25,16 @@ def loaded(program: list[str], port: int, pid: int, *options: object) -> dict[st
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if not done.stdout:
         raise RuntimeError(f"{' '.join(command)} measured nothing: {done.stderr}")
+    figures: dict[str, float] = json.loads(done.stdout)
+    return figures
+
+
+def inside(script: str, *options: str) -> dict[str, float]:
+    """Run a script that measures the gateway without sockets on the first core, and return what it has measured."""
+    command = ["taskset", "-c", "0", sys.executable, str(HERE / "inside" / script), *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} has failed: {done.stderr}")
     figures: dict[str, float] = json.loads(done.stdout)
     return figures
 
@@ -64,21 +76,43 @@ class Bench:
         """Return `things`, in reverse in every other round, so that a machine that warms up favors none of them."""
         return things[::-1] if self.figures.round % 2 else things
 
-    def fan(self, key: Key, port: int, pid: int, *options: object, window: int, share: float = 1.0) -> dict[str, float]:
+    def fan(
+        self,
+        key: Key,
+        port: int,
+        pid: int,
+        *options: object,
+        window: int,
+        share: float = 1.0,
+        multiple: int = 1,
+    ) -> dict[str, float]:
         """Measure with wsfan, and note the server's CPU for each delivery under `key`.
 
         So many messages are sent that the server uses `share * cpu_seconds` of CPU for them, as far as the round before
-        or a short trial shows. Raise `RuntimeError` if a connection did not receive exactly what it should.
+        or a short trial shows, and a `multiple` of messages. Raise `RuntimeError` if a connection did not receive
+        exactly what it should.
         """
         options = (*options, "--window", window)
         if key not in self.cpu_of_a_message:
-            few = max(10, 4 * window)
+            few = max(10, 4 * window) * multiple
             trial = loaded(WSFAN, port, pid, *options, "--messages", few)
             self.cpu_of_a_message[key] = trial["server_cpu_s"] / few
         messages = math.ceil(share * self.cpu_seconds / max(self.cpu_of_a_message[key], 1e-6))
+        messages = math.ceil(messages / multiple) * multiple
         figures = loaded(WSFAN, port, pid, *options, "--messages", messages)
+        if figures["dead"]:
+            raise RuntimeError(f"{figures['dead']} connections were refused or closed: {options}, {figures}")
         if figures["wrong"]:
             raise RuntimeError(f"{figures['wrong']} connections received too little or too much: {options}, {figures}")
         self.cpu_of_a_message[key] = figures["server_cpu_s"] / messages
         self.figures.note(*key, figures[COST])
         return figures
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one round measures for some tables, and in how many rounds at most."""
+
+    measure: Callable[[Bench], None]
+    tables: tuple[str, ...]
+    rounds: int = 1000

@@ -51,6 +51,86 @@ class Section:
     text: str = ""
 
 
+CHANNEL_SECTIONS = [
+    Section(
+        "One channel, 1,000 clients, 1, 4 and 16 on the way",
+        "channel",
+        COLUMNS,
+        COLUMNS,
+        "sent to",
+        "Plain clients at `/ws?channel=x`, and the same listener and process for all rows. The sender receives, too.",
+    ),
+    Section("10,000 in one channel, 2 on the way", "channel of 10,000", ["cost"], ["µs a delivery"]),
+    Section(
+        "1,000 channels, of which each of 1,000 clients has ten",
+        "rooms",
+        ["cost"],
+        ["µs a delivery"],
+        "publications",
+        "A message is published to 100 channels of ten clients each: in one event loop iteration, where a client gets "
+        "all that it receives with one write, or in an iteration for each.",
+    ),
+    Section(
+        "A room of 10, alone and while 10,000 in another channel receive without pause",
+        "small room",
+        ["p50", "p99"],
+        ["p50, ms", "p99, ms"],
+        "",
+        "50 messages a second in the room, on schedule, and always 2 on the way to the 10,000. The room's load "
+        "generator has its core before the other one, if it may (as root).",
+    ),
+    Section(
+        "Memory of a subscription, of 100,000",
+        "subscription",
+        ["bytes", "process"],
+        ["bytes, by tracemalloc", "bytes, of the process (RSS)"],
+        "subscriptions",
+        "Measured in process, of connections without sockets. Channels and their names are included, connections are "
+        "not. The process also keeps what a dict has left behind when it grew.",
+    ),
+    Section(
+        "Subscribe and unsubscribe",
+        "subscribe",
+        ["inside", "v1"],
+        ["in process, µs", "over `wsgateway.v1`, µs"],
+        "channel",
+        "CPU for both together. In process, `conn.subscribe` and `conn.unsubscribe` of a connection without a socket. "
+        "Over `wsgateway.v1`, two commands and their answers, of which each is a frame of its own.",
+    ),
+    Section(
+        "`gateway.publish`",
+        "publish",
+        ["without", "with", "more"],
+        ["without history, µs", "with a history of 100, µs", "difference, µs"],
+        "",
+        "CPU of one call, in process, including the write to a connection without a socket.",
+    ),
+    Section(
+        "2,000 clients of `wsgateway.v1` reconnect at the same time",
+        "reconnect",
+        ["cost"],
+        ["server CPU of a client, µs"],
+        "each client",
+        "From the TCP connect until the last frame has arrived. Clients with `since` recover 10 publications of 64 "
+        "bytes from the channel's history in memory; the others subscribe to the same channel without `since`.",
+    ),
+    Section(
+        "Streams: `GET /sse?channel=x`, 1, 4 and 16 on the way",
+        "streams",
+        [*COLUMNS, "memory"],
+        [*COLUMNS, "KB of an idle one of 5,000"],
+        "999 of 1,000 clients",
+        "One client is a WebSocket, which publishes.",
+    ),
+    Section(
+        "Channels, groups, and rooms of other libraries, 1,000 clients, 64 bytes, 1, 4 and 16 on the way",
+        "channels of others",
+        COLUMNS,
+        COLUMNS,
+        text="All in one process, in memory, on uvicorn except wsgateway. With 1 on the way, a delivery costs at least "
+        "a system call, which is what limit takes.",
+    ),
+]
 SECTIONS = [
     *(
         Section(f"Fan-out, {size:,} bytes, 1, 4 and 16 on the way", f"fan-out {size}", COLUMNS, COLUMNS)
@@ -110,6 +190,7 @@ SECTIONS = [
     Section(
         "`POST /send` with nobody connected", "requests", ["rate", "cost"], ["requests a second", "server CPU, µs"]
     ),
+    *CHANNEL_SECTIONS,
     Section("TLS, 200 clients, 1 KB", "TLS", COLUMNS, COLUMNS),
     Section(
         "Compression, 200 clients, 1 KB of text",

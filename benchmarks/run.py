@@ -3,7 +3,7 @@
 Writes RESULTS.md, fan-out.svg, and latency.svg beside this file. The server runs on the first core, the load on the
 second. The server's CPU in microseconds per delivery is compared, as medians of `--rounds` rounds. The figures are kept
 in .build/figures.json after each step; `--only` replaces those of the tables that it names, and keeps the others.
-A whole run takes about 80 minutes, `--only targets` about 60, of which each of 10 rounds takes 6.
+A whole run takes about two hours, `--only targets` about 100 minutes, of which each of 10 rounds takes 10.
 """
 
 import argparse
@@ -16,9 +16,9 @@ from pathlib import Path
 from charts import fan_out_chart, latency_chart
 from contenders import BIN, BUILD, prepare
 from figures import Figures
-from measure import Bench
+from measure import Bench, Step
 from report import report
-from tables import STEPS, TARGETS, Step, chosen
+from tables import GROUPS, STEPS, TARGETS, chosen
 
 HERE = Path(__file__).parent
 KEPT = BUILD / "figures.json"
@@ -26,7 +26,8 @@ KEPT = BUILD / "figures.json"
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    steps = f"targets (that is {','.join(TARGETS)}), {', '.join(name for name in STEPS if name not in TARGETS)}"
+    groups = "; ".join(f"{group} stands for {','.join(steps)}" for group, steps in GROUPS.items())
+    steps = f"{', '.join(name for name in STEPS if name not in TARGETS)}; {groups}"
     parser.add_argument("--only", default="", help=f"measure only these, as a list with commas: {steps}")
     parser.add_argument("--rounds", type=int, default=10, help="some tables take fewer, because no target needs them")
     parser.add_argument("--add", action="store_true", help="add these rounds to those of the last runs")

@@ -1,12 +1,11 @@
 """The tables of RESULTS.md: what is measured for each of them in one round."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
+from channel_tables import CHANNEL_STEPS
 from contenders import BUILD, LIMIT, PLAIN, SERVE, SERVERS, SOCKETIFY, STARLETTE, WS, Server, running
-from measure import COST, FAN, WSFAN, Bench, loaded, posted
+from measure import COST, FAN, WSFAN, Bench, Step, loaded, posted
 
 WINDOWS = (1, 4, 16)
 SIZES = (64, 1024, 16384)
@@ -220,15 +219,6 @@ def generator(bench: Bench) -> None:
                 bench.figures.note("generator", server.name, column, figures[column])
 
 
-@dataclass(frozen=True)
-class Step:
-    """What one round measures for some tables, and in how many rounds at most."""
-
-    measure: Callable[[Bench], None]
-    tables: tuple[str, ...]
-    rounds: int = 1000
-
-
 TARGETS = {
     "fan-out": Step(fan_out, ("fan-out 64",)),
     "10000": Step(large, ("10,000 clients",)),
@@ -241,6 +231,7 @@ TARGETS = {
     "requests": Step(requests, ("requests",)),
     "slow": Step(slow, ("slow",)),
     "idle": Step(idle, ("idle",), rounds=5),
+    **CHANNEL_STEPS,
 }
 """The steps that the targets need."""
 STEPS = {
@@ -252,11 +243,15 @@ STEPS = {
 }
 
 
+GROUPS = {"targets": TARGETS, "channels": CHANNEL_STEPS}
+"""Names that stand for several steps."""
+
+
 def chosen(names: str) -> dict[str, Step]:
-    """Return the steps of a list such as `echo,connect`; `targets` stands for those of the targets."""
+    """Return the steps of a list such as `echo,connect`, where a name of `GROUPS` stands for all of its steps."""
     found: dict[str, Step] = {}
     for name in names.split(",") if names else STEPS:
-        if name != "targets" and name not in STEPS:
-            raise ValueError(f"{name!r} is not one of: targets, {', '.join(STEPS)}")
-        found |= TARGETS if name == "targets" else {name: STEPS[name]}
+        if name not in GROUPS and name not in STEPS:
+            raise ValueError(f"{name!r} is not one of: {', '.join([*GROUPS, *STEPS])}")
+        found |= GROUPS[name] if name in GROUPS else {name: STEPS[name]}
     return found

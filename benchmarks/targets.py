@@ -3,10 +3,28 @@
 import statistics
 from dataclasses import dataclass
 
+from channel_tables import (
+    ALONE,
+    BESIDE,
+    BROADCAST,
+    CHANNEL,
+    KEPT,
+    MORE,
+    ONE_BY_ONE,
+    OTHERS,
+    OWN,
+    SHAPES,
+    STREAM,
+    TO_ONE,
+    TOGETHER,
+    WEBSOCKET,
+    WINDOWS,
+)
 from contenders import LIMIT, PLAIN, SERVE, STARLETTE
 from figures import Figures, Key
 from tables import ALL, HALF, NONE_SLOW, ONE_SLOW
 
+SUBSCRIPTION_LIMITS = {SHAPES["one"]: 130, SHAPES["ten"]: 90, SHAPES["each"]: 550}
 ECHO_LIMITS = {"3.11": 0.48}
 ECHO_LIMIT = 0.50
 
@@ -46,6 +64,50 @@ def echo_targets(figures: Figures) -> list[Target]:
             limit = ECHO_LIMITS.get(version, ECHO_LIMIT)
             found.append(Target(f"echo, Python {version}, by Starlette's", ("echo", row, "cost"), limit, below))
     return sorted(found, key=lambda target: target.what, reverse=True)
+
+
+def windowed(what: str, table: str, row: str, limit: float, below: str) -> list[Target]:
+    """Return a target for each number of messages on the way."""
+    return [
+        Target(f"{what}, {window} on the way", (table, row, str(window)), limit, (table, below, str(window)))
+        for window in WINDOWS
+    ]
+
+
+def channel_targets() -> list[Target]:
+    large, others = "channel of 10,000", "channels of others"
+    ours = f"{SERVE.name}, {KEPT}"
+    return [
+        *windowed("fan-out on one channel, by a broadcast", "channel", CHANNEL, 1.03, BROADCAST),
+        by_limit("10,000 in one channel, 2 on the way", large, "cost", 1.0),
+        Target(
+            "100 publications in one iteration, by the same one by one",
+            ("rooms", TOGETHER, "cost"),
+            0.8,
+            ("rooms", ONE_BY_ONE, "cost"),
+        ),
+        Target(
+            "p99 in a room of 10 beside 10,000, by alone",
+            ("small room", BESIDE, "p99"),
+            2.0,
+            ("small room", ALONE, "p99"),
+        ),
+        *(
+            Target(f"memory of a subscription, {label}, bytes", ("subscription", label, "bytes"), limit)
+            for label, limit in SUBSCRIPTION_LIMITS.items()
+        ),
+        Target("subscribe and unsubscribe in process, a new channel, µs", ("subscribe", OWN, "inside"), 25),
+        Target("subscribe and unsubscribe over `wsgateway.v1`, a new channel, µs", ("subscribe", OWN, "v1"), 25),
+        Target("`gateway.publish` with history, more than without, µs", ("publish", TO_ONE, "more"), 2.0),
+        Target("2,000 clients back at once, 10 missed each, more than without, µs", ("reconnect", MORE, "cost"), 150),
+        *windowed("fan-out to streams, by that to WebSockets", "streams", STREAM, 1.1, WEBSOCKET),
+        Target("an idle stream, KB", ("streams", STREAM, "memory"), 4.0),
+        *(
+            target
+            for server in OTHERS
+            for target in windowed(f"one channel with history, by {server.name}", others, ours, 0.1, server.name)
+        ),
+    ]
 
 
 def every_target(figures: Figures) -> list[Target]:
@@ -101,6 +163,7 @@ def every_target(figures: Figures) -> list[Target]:
             1.3,
             ("fan-out 64", starlette, "1"),
         ),
+        *channel_targets(),
     ]
 
 

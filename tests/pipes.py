@@ -11,6 +11,7 @@ from websockets.extensions.permessage_deflate import PerMessageDeflate
 from wsgateway import Connection, Gateway, Settings
 from wsgateway.server.lingering import QuietClose
 from wsgateway.server.socket import Socket
+from wsgateway.transports.native import NativeTransport
 from wsgateway.transports.takeover import EXTENSION, Timers, Wire, WireUser
 
 
@@ -94,6 +95,13 @@ class Pipe:
         return found
 
 
+def tell(conn: Connection, message: str) -> None:
+    """The client of `conn`, whose socket is a pipe, sends `message`."""
+    transport = conn._outbox.transport
+    assert isinstance(transport, NativeTransport)
+    assert transport.peer.received(message, len(message)), "the inbox is full"
+
+
 class _Handshake:
     """A `wsgateway.transports.takeover.Takeover` that hands a `Pipe` over."""
 
@@ -111,7 +119,9 @@ class _Handshake:
         return socket
 
 
-async def joined(gateway: Gateway, *, limit: int = 10**9, deflates: bool = False) -> Pipe:
+async def joined(
+    gateway: Gateway, *, limit: int = 10**9, deflates: bool = False, subprotocol: str = "", query: bytes = b""
+) -> Pipe:
     """A connection that has just opened, whose client lets `limit` bytes wait before it is congested."""
     pipe = Pipe(limit)
     deflate = PerMessageDeflate(True, True, 15, 15) if deflates else None
@@ -120,7 +130,8 @@ async def joined(gateway: Gateway, *, limit: int = 10**9, deflates: bool = False
         "path": "/ws",
         "raw_path": b"/ws",
         "root_path": "",
-        "query_string": b"",
+        "query_string": query,
+        "subprotocols": [subprotocol] if subprotocol else [],
         "scheme": "ws",
         "headers": [(b"host", b"localhost")],
         "client": ("127.0.0.1", 1),

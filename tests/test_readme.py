@@ -47,19 +47,22 @@ def _shown(default: object) -> str:
     return str(default).lower() if isinstance(default, bool) else str(default) if default else ""
 
 
-def test_the_tables_of_settings_are_those_of_the_declarations() -> None:
-    text = README.read_text()
-    tables = {"settings": settings_table(), "channel settings": channel_settings_table()}
-    for name, table in tables.items():
-        start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
-        assert text.count(start) == 1
-        before, _, rest = text.partition(start)
-        found, _, after = rest.partition(end)
-        if os.environ.get("WRITE_README"):
-            text = before + start + table + end + after
-            README.write_text(text)
-        else:
-            assert found == table, "run: WRITE_README=1 python -m pytest tests/test_readme.py"
+@pytest.mark.parametrize(
+    ("page", "name"),
+    [("README.md", "settings"), ("README.md", "channel settings"), ("docs/channels.md", "channel settings")],
+)
+def test_the_tables_of_settings_are_those_of_the_declarations(page: str, name: str) -> None:
+    table = settings_table() if name == "settings" else channel_settings_table()
+    file = README.parent / page
+    text = file.read_text()
+    start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+    assert text.count(start) == 1
+    before, _, rest = text.partition(start)
+    found, _, after = rest.partition(end)
+    if os.environ.get("WRITE_README"):
+        file.write_text(before + start + table + end + after)
+    else:
+        assert found == table, "run: WRITE_README=1 python -m pytest tests/test_readme.py"
 
 
 def blocks(language: str) -> list[str]:
@@ -91,7 +94,7 @@ async def test_the_first_example_runs_and_its_curl_line_pushes(tmp_path: Path) -
 
 async def test_the_listener_of_the_readme_works() -> None:
     names: dict[str, Any] = {}
-    exec(blocks("python")[1], names)
+    exec(next(code for code in blocks("python") if "class Rooms" in code), names)
     async with serve(Gateway(listener=names["Rooms"])) as url:
         async with Client(url, "/ws/a?name=Ann") as ann, Client(url, "/ws/a?name=Bob") as bob:
             async with Client(url, "/ws/b?name=Eve") as eve:
@@ -120,7 +123,7 @@ async def test_the_javascript_of_the_readme_runs_in_a_browser(browser: Browser) 
         lines: list[str] = []
         page.on("console", lambda message: lines.append(message.text))
         await page.goto(url + "/health")
-        script = blocks("js")[0].replace("127.0.0.1:10125", url[7:])
+        script = next(code for code in blocks("js") if "new WebSocket" in code).replace("127.0.0.1:10125", url[7:])
         await page.evaluate(f"() => {{ {script} }}")
         await listener.wait_for("on_client_close")
         with anyio.fail_after(10):

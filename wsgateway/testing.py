@@ -135,7 +135,7 @@ class Client:
         return json.loads(await self.receive())
 
     async def subscribed(self, channel: str) -> Any:
-        """Wait until the client is subscribed to `channel`, and return the answer, with `at`, `recovered`, and `reply`.
+        """Wait until the client is subscribed to `channel`, and return the answer, an object with `subscribed`.
 
         Other messages that arrive meanwhile are kept for `receive`. Raise `Refused` if the gateway refuses it, and what
         `receive` raises.

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse
 from starlette.routing import Mount, Route
 
-from wsgateway import Event, Gateway
+from wsgateway import Gateway, MessageEvent, OpenEvent
 
 HERE = Path(__file__).parent
 
@@ -20,11 +20,10 @@ class Prices:
     def __init__(self) -> None:
         self.latest: dict[str, float] = {}
 
-    async def on_client_open(self, event: Event) -> None:
-        assert event.conn is not None
+    async def on_client_open(self, event: OpenEvent) -> None:
         await event.conn.send(self.latest)
 
-    async def on_message(self, event: Event) -> None:
+    async def on_message(self, event: MessageEvent) -> None:
         if event.conn is not None:  # a page; only the backend sets prices
             event.connections = []
             return
@@ -41,12 +40,8 @@ async def page(request: Request) -> FileResponse:
     return FileResponse(HERE / "index.html")
 
 
-async def script(request: Request) -> FileResponse:
-    return FileResponse(HERE.parent / "reconnect.js")
-
-
 app = Starlette(
-    routes=[Route("/", page), Route("/reconnect.js", script), Mount("/", gateway)],
+    routes=[Route("/", page), Mount("/", gateway)],
     lifespan=gateway.lifespan,
 )
 

@@ -11,7 +11,7 @@ from fastapi import Body, Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import FileResponse
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 
-from wsgateway import Event, Gateway, Refused
+from wsgateway import Gateway, HandshakeEvent, MessageEvent, Refused
 
 HERE = Path(__file__).parent
 COOKIE = "session"
@@ -31,13 +31,12 @@ def user_of(cookie: str) -> str | None:
 class LoggedIn:
     """Browsers send the page's cookies with the WebSocket's handshake."""
 
-    async def on_handshake(self, event: Event) -> None:
-        assert event.conn is not None
+    async def on_handshake(self, event: HandshakeEvent) -> None:
         event.conn.user = user_of(event.conn.cookies.get(COOKIE, ""))
         if event.conn.user is None:
             raise Refused(401, "log in first", close=3500)
 
-    async def on_message(self, event: Event) -> None:
+    async def on_message(self, event: MessageEvent) -> None:
         if event.conn is not None:
             event.message = {"from": event.conn.user, "text": str(event.message)}
 
@@ -56,11 +55,6 @@ def logged_in(request: Request) -> str:
 @app.get("/")
 async def page() -> FileResponse:
     return FileResponse(HERE / "index.html")
-
-
-@app.get("/reconnect.js")
-async def script() -> FileResponse:
-    return FileResponse(HERE.parent / "reconnect.js")
 
 
 @app.post("/login", status_code=204)

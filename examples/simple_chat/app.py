@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse
 from starlette.routing import Mount, Route
 
-from wsgateway import Event, Gateway, Refused
+from wsgateway import CloseEvent, Gateway, HandshakeEvent, MessageEvent, OpenEvent, Refused
 
 HERE = Path(__file__).parent
 MAX_NAME = 30
@@ -19,18 +19,16 @@ MAX_TEXT = 2000
 class Chat:
     """Clients send plain text and receive JSON objects, so no client can write a notice."""
 
-    async def on_handshake(self, event: Event) -> None:
-        assert event.conn is not None
+    async def on_handshake(self, event: HandshakeEvent) -> None:
         name = " ".join(event.conn.query.get("name", "").split()) or "guest"
         if len(name) > MAX_NAME or not name.isprintable():
             raise Refused(400, f"a name has at most {MAX_NAME} characters, all of them printable", close=3500)
         event.conn.user = name
 
-    async def on_client_open(self, event: Event) -> None:
-        assert event.conn is not None
+    async def on_client_open(self, event: OpenEvent) -> None:
         await event.gateway.send(f"{event.conn.user} joined")
 
-    async def on_message(self, event: Event) -> None:
+    async def on_message(self, event: MessageEvent) -> None:
         if event.conn is None:  # from the server: a notice of this class, or a message of POST /send
             event.message = {"type": "notice", "text": event.message, "online": len(event.gateway.connections)}
         elif isinstance(event.message, str) and event.message.strip():
@@ -38,8 +36,7 @@ class Chat:
         else:
             event.connections = []  # not text, or empty, so it is not sent
 
-    async def on_client_close(self, event: Event) -> None:
-        assert event.conn is not None
+    async def on_client_close(self, event: CloseEvent) -> None:
         await event.gateway.send(f"{event.conn.user} left")
 
 
@@ -50,12 +47,8 @@ async def page(request: Request) -> FileResponse:
     return FileResponse(HERE / "index.html")
 
 
-async def script(request: Request) -> FileResponse:
-    return FileResponse(HERE.parent / "reconnect.js")
-
-
 app = Starlette(
-    routes=[Route("/", page), Route("/reconnect.js", script), Mount("/", gateway)],
+    routes=[Route("/", page), Mount("/", gateway)],
     lifespan=gateway.lifespan,
 )
 

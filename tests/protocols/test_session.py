@@ -65,7 +65,7 @@ class Made:
         self.transport = Unconnected()
         self.dispatcher = Dispatcher(
             gateway,
-            pubsub=PubSub(self.hub, SingleNode(), channels),
+            pubsub=PubSub(self.hub, SingleNode(), channels, gateway.metrics),
             channels=channels,
             hooks=Hooks(listener, gateway.settings, gateway.log),
             settings=gateway.settings,

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from wsgateway.auth.forwarding import forwarded_header, sign_of_proxy
-from wsgateway.auth.headers import HeaderPairs, single_value, text_of, values_of
+from wsgateway.auth.headers import HeaderPairs, first_value, single_value, text_of, values_of
 from wsgateway.config.addresses import is_loopback, remote_end_of
 from wsgateway.config.origins import MAX_ORIGIN, normalized_origin
 from wsgateway.config.settings import Settings
@@ -123,18 +123,56 @@ class Rules:
             return False
         return "*" in self._origins or origin in self._origins or _normalized(origin) in self._origins
 
-    def _check_own_name(self, scope: Mapping[str, Any], origin: str) -> Refusal | None:
+    def _check_own_name(self, scope: Mapping[str, Any], origin: str = "") -> Refusal | None:
         """Return a 403 for a page of the gateway's own address if its name may have been rebound to loopback."""
         name = _host_name(scope)
         if self._hosts or not self._is_on_loopback(scope) or is_loopback(name) or forwarded_header(scope["headers"]):
             return None
         if not _names_port(scope):
             return None
+        page = f"the page from {origin[:MAX_NAMED]!r}" if origin else "the request"
         detail = (
-            f"the page from {origin[:MAX_NAMED]!r} reached a loopback address by the name {name[:MAX_NAMED]!r}, as a "
-            "page whose name was rebound does; add the name to allowed_hosts if it is the gateway's"
+            f"{page} reached a loopback address by the name {name[:MAX_NAMED]!r}, as a page whose name was rebound "
+            "does; add the name to allowed_hosts if it is the gateway's"
         )
         return Refusal(403, "origin", detail, "another-name")
+
+    # Streams and their sessions, which pages reach by HTTP
+
+    def check_page(self, scope: Mapping[str, Any]) -> Refusal | None:
+        """Return a 403 if an HTTP request comes from another site's page.
+
+        A browser sends no `Origin` with a GET of the same origin, so `Host` and `Sec-Fetch-Site` are checked then.
+        """
+        if values_of(scope["headers"], b"origin"):
+            return self.check_origin(scope)
+        site = first_value(scope["headers"], b"sec-fetch-site").lower()
+        if site in (b"cross-site", b"same-site"):
+            detail = (
+                f"the request comes from another site's page (Sec-Fetch-Site: {site.decode()}) and has no Origin; "
+                "open the stream with EventSource or fetch, from a page whose origin is in allowed_origins"
+            )
+            return Refusal(403, "origin", detail, "foreign-origin")
+        return self._check_own_name(scope)
+
+    def cors_headers(self, scope: Mapping[str, Any]) -> list[tuple[bytes, bytes]]:
+        """Return the headers that let a page of an accepted origin read the response (WHATWG Fetch 3.3).
+
+        Empty for any other origin, for a page of the gateway's own origin, and without `Origin`.
+        """
+        origin = single_value(scope["headers"], b"origin")
+        if origin is None or self.check_origin(scope) is not None:
+            return []
+        text = text_of(origin)
+        if "*" in self._origins and text not in self._origins and _normalized(text) not in self._origins:
+            return [(b"access-control-allow-origin", b"*")]
+        if not self._names(text) and _normalized(text) == _own_origin(scope):
+            return []
+        return [
+            (b"access-control-allow-origin", origin),
+            (b"vary", b"origin"),
+            (b"access-control-allow-credentials", b"true"),
+        ]
 
     def check_caller(self, scope: Mapping[str, Any]) -> Refusal | None:
         """Return a 401 or 403 unless the caller has a key or, if no key is set, is local."""

@@ -180,7 +180,7 @@ def _ask_password() -> str:
     return password
 
 
-# send, listen
+# send, listen, client-js
 
 
 def _send(
@@ -248,6 +248,13 @@ def _listen(*, url: str, channels: tuple[str, ...], since: tuple[str, ...]) -> i
         complain(exc)
         return 2
     return listen.run(url, positions)
+
+
+def _client_js(*, types: bool) -> int:
+    from wsgateway.gateway.http.script import SCRIPT, TYPES, script_text
+
+    print(script_text(TYPES if types else SCRIPT), end="")
+    return 0
 
 
 DEFAULT_SEND = "http://127.0.0.1:10125/send"
@@ -353,6 +360,12 @@ COMMANDS = [
         "Print the messages that a WebSocket or a channel receives; every line that you type is sent.",
         _listen,
         _LISTEN,
+    ),
+    Command(
+        "client-js",
+        "Print client.js, which a running gateway serves at /client.js, for a bundler.",
+        _client_js,
+        [click.Option(["--types"], is_flag=True, help="print client.d.ts, its types for TypeScript")],
     ),
     Command(
         "password",

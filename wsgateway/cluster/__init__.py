@@ -1,4 +1,4 @@
-"""The nodes of one gateway, and the brokers that carry messages between them.
+"""The nodes of one gateway, the brokers that carry messages between them, and the history of channels.
 
 Does not know connections or hooks.
 """

@@ -124,8 +124,9 @@ def fault_of(name: object) -> str:
 
 def fault_of_pattern(pattern: object) -> str:
     """Return why `pattern` cannot be a namespace, as the end of a sentence; empty if it can."""
-    is_prefix = isinstance(pattern, str) and pattern.endswith("*")
-    fault = fault_of(f"{pattern}"[:-1] + "_" if is_prefix else pattern)
+    if isinstance(pattern, str) and pattern.endswith("*"):
+        pattern = pattern[:-1] + "_"  # of the same length
+    fault = fault_of(pattern)
     return "contains `*`, which is only allowed at the end" if "`*`" in fault else fault
 
 

@@ -16,7 +16,8 @@ from wsgateway.exceptions import Refusal, Refused
 from wsgateway.gateway.descriptors import UNLIMITED, file_limit
 from wsgateway.gateway.drain import Drain
 from wsgateway.gateway.http.paths import sender_of
-from wsgateway.gateway.http.problems import deny, report_refusal
+from wsgateway.gateway.http.problems import deny, problem, report_refusal
+from wsgateway.gateway.signals import StopWatch
 from wsgateway.gateway.wheel import Wheel
 from wsgateway.hub.channels import Channels
 from wsgateway.hub.connection import Connection, WatchedConnection, new_id
@@ -29,14 +30,17 @@ from wsgateway.listeners.dispatcher import Dispatcher
 from wsgateway.logs import GatewayLog
 from wsgateway.messages import WireFormat
 from wsgateway.metrics import Metrics
-from wsgateway.protocols import plain, v1_session
+from wsgateway.protocols import lines, plain, sse, v1_session
+from wsgateway.protocols.lines import LinesSession
 from wsgateway.protocols.session import STOPPING, Session, SessionParts
+from wsgateway.protocols.sse import SseSession
 from wsgateway.protocols.v1 import SUBPROTOCOL, V1Encoding
 from wsgateway.protocols.v1_session import V1Session
 from wsgateway.transports.asgi import AsgiTransport
-from wsgateway.transports.framing import DEFLATED, PLAIN, FramedFormat
+from wsgateway.transports.framing import DEFLATED, PLAIN, FramedFormat, StreamKind
 from wsgateway.transports.native import NativeTransport
 from wsgateway.transports.peer import ClientTransport
+from wsgateway.transports.stream import AsgiStream, NativeStream, StreamContext, stream_transport
 from wsgateway.transports.takeover import EXTENSION, Takeover
 
 SPARE_DESCRIPTORS = 64
@@ -57,9 +61,27 @@ class ClientProtocol:
     connect: Callable[[Any, ClientTransport, Scope], Awaitable[None]]
 
 
+@dataclass(frozen=True, slots=True)
+class StreamProtocol:
+    """One kind of client of a stream: its name, its stream, and how its connection begins."""
+
+    name: str
+    kind: StreamKind
+    session: type[SseSession] | type[LinesSession]
+    connect: Callable[[Any, AsgiStream | NativeStream, Scope], Awaitable[None]]
+
+
+SSE_STREAM = StreamProtocol("sse", sse.SSE, SseSession, sse.connect)
+LINES_STREAM = StreamProtocol("v1", lines.LINES, LinesSession, lines.connect)
+
 PLAIN_SOCKET = ClientProtocol("plain", PLAIN, DEFLATED, Session, plain.connect)
 V1_SOCKET = ClientProtocol(
     "v1", FramedFormat(V1Encoding()), FramedFormat(V1Encoding(), deflates=True), V1Session, v1_session.connect
+)
+
+
+NO_PLAIN = Refusal(
+    400, "protocol", f"plain clients are not served here: offer the subprotocol {SUBPROTOCOL} (protocols)"
 )
 
 
@@ -100,6 +122,13 @@ class Admission:
         if is_development(verbose=settings.verbose):
             self._connection = partial(WatchedConnection, log=log)
         self._server_stops = drain.begin_with_server
+        self._stream_parts = SessionParts(hub, channels, dispatcher, settings, self._remove_stream)
+        self._streams = StreamContext(
+            settings, wheel, log, self._server_stops, watching=StopWatch(self._server_stops).watching
+        )
+        self.sessions: dict[str, SseSession | LinesSession] = {}
+        """The sessions of streams, by their secrets."""
+
         self._by_address: Counter[str] = Counter()
         self._client_limit = client_limit(settings)
         if settings.max_connections > self._client_limit:
@@ -118,11 +147,11 @@ class Admission:
         )
         session = protocol.session(conn, outbox, transport, self._parts)
         await receive()
-        refusal = self._check_capacity(conn.address)
-        self._drain.add(session)
-        self._by_address[conn.address] += 1
+        refusal = self._enter(session)
         try:
             refusal = refusal or self._rules.check_host(scope) or self._rules.check_origin(scope)
+            if refusal is None and protocol.name not in self._settings.protocols:
+                refusal = NO_PLAIN
             if refusal is not None:
                 raise Refused.of(refusal)
             await protocol.connect(session, transport, scope)
@@ -132,6 +161,52 @@ class Admission:
         finally:
             if not session.is_accepted:
                 self._remove(session)
+
+    async def admit_stream(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        *,
+        path: str,
+        protocol: StreamProtocol,
+        headers: list[tuple[bytes, bytes]],
+    ) -> None:
+        """Admit the client of a stream, or answer with a problem document. `headers` are part of either.
+
+        The rules for its origin have been checked. On plain ASGI, return when the connection has ended.
+        """
+        kind = protocol.kind
+        transport = stream_transport(scope, receive, send, kind=kind, headers=headers, context=self._streams)
+        outbox = Outbox(new_id(self._node), transport, kind.wire_format, self._settings, self._metrics)
+        conn = self._connection(
+            scope, path=path, outbox=outbox, home=self._home, channels=self._channels, protocol=protocol.name
+        )
+        session = protocol.session(conn, outbox, transport, self._stream_parts)
+        session.secret = new_id(self._node)
+        refusal = self._enter(session)
+        self.sessions[session.secret] = session
+        try:
+            if refusal is not None:
+                raise Refused.of(refusal)
+            await protocol.connect(session, transport, scope)
+        except Refused as exc:
+            self._report(scope, exc, conn)
+            if exc.close is not None and protocol is LINES_STREAM:
+                await transport.accept_and_close(None, exc.close, exc.reason)
+            else:  # also with `close`, because an EventSource ends with a status, and reconnects otherwise
+                await _answer(scope, receive, send, exc.refusal, headers)
+        finally:
+            if not session.is_accepted:
+                self._remove_stream(session)
+
+    def _enter(self, session: Session) -> Refusal | None:
+        """Count the client of `session`, until `_remove`. Return why it cannot be admitted now, or None."""
+        address = session.conn.address
+        refusal = self._check_capacity(address)
+        self._drain.add(session)
+        self._by_address[address] += 1
+        return refusal
 
     def _protocol_of(self, scope: Scope) -> ClientProtocol:
         if "v1" in self._settings.protocols and SUBPROTOCOL in scope.get("subprotocols", ()):
@@ -195,6 +270,11 @@ class Admission:
                 transport.release()
                 await deny(scope, send, refused.status, refused.reason)
 
+    def _remove_stream(self, session: Session) -> None:
+        assert isinstance(session, (SseSession, LinesSession))
+        self.sessions.pop(session.secret, None)
+        self._remove(session)
+
     def _remove(self, session: Session) -> None:
         if not self._drain.remove(session):
             return
@@ -202,6 +282,17 @@ class Admission:
         self._by_address[address] -= 1
         if not self._by_address[address]:
             del self._by_address[address]
+
+
+async def _answer(
+    scope: Scope, receive: Receive, send: Send, refusal: Refusal, headers: list[tuple[bytes, bytes]]
+) -> None:
+    """Answer the request for a stream with `refusal` and `headers`."""
+    response = problem(refusal)
+    response.raw_headers += headers
+    if refusal.status in (429, 503):
+        response.raw_headers.append((b"retry-after", b"5"))
+    await response(scope, receive, send)
 
 
 async def refuse(

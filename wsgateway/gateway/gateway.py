@@ -13,8 +13,8 @@ from wsgateway.auth.rules import Rules
 from wsgateway.cluster.single import AnyCluster, SingleNode
 from wsgateway.config.exposure import own_uid
 from wsgateway.config.settings import Options, Settings
-from wsgateway.exceptions import GatewayError, Refusal, StartError
-from wsgateway.gateway.admission import refuse
+from wsgateway.exceptions import GatewayError, Refusal, Refused, StartError
+from wsgateway.gateway.admission import Admission, refuse
 from wsgateway.gateway.http.paths import relative_path, relative_scope
 from wsgateway.gateway.http.routes import RouteContext, router
 from wsgateway.gateway.http.send import SendGuard
@@ -201,6 +201,7 @@ class Gateway(Messaging):
                 cluster=lambda: self.cluster,
                 send_guard=self.send_guard,
                 find_guard=lambda gateway_id: self.find(gateway_id).send_guard,
+                admission=self._admission,
             )
         )
 
@@ -308,6 +309,7 @@ class Gateway(Messaging):
             if self._running is not None:
                 self._running.abandon()
             self._hub.abandon()
+            self._parts.channels.abandon()
             registry.remove(self)
             self._running, self._stack = None, AsyncExitStack()
             self._asked_by_hooks.clear()
@@ -345,6 +347,17 @@ class Gateway(Messaging):
             await self._refuse(scope, receive, send, Refusal(503, "not_running", text, "not-running"))
         else:
             await self._running.admission.admit(scope, receive, send, path=path)
+
+    async def _admission(self) -> Admission:
+        """Return the admission of clients, once the gateway has started. Raise `Refused` unless it runs."""
+        if self.state is GatewayState.STARTING:
+            async with self._lock:  # held until it has started
+                pass
+        running = self._running
+        if self.state is not GatewayState.RUNNING or running is None:
+            text = f"gateway [{self.id}] is {self.state}"
+            raise Refused.of(Refusal(503, "not_running", text, "not-running", (("retry-after", "5"),)))
+        return running.admission
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send, refusal: Refusal) -> None:
         await refuse(scope, receive, send, refusal, metrics=self.metrics, log=self.log)

@@ -90,6 +90,12 @@ class SendAnswer(Struct, frozen=True, kw_only=True):
     is_new: bool
 
 
+class PostedAnswer(Struct, frozen=True):
+    """The answer to a message that a client posted to the session of its stream. `at` is its position."""
+
+    at: str
+
+
 class ChannelList(Struct, frozen=True):
     """A page of the channels whose names begin with a prefix, in alphabetical order.
 

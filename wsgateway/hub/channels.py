@@ -4,15 +4,14 @@ A channel is an audience with a name, and exists while it has subscribers. Every
 published between two steps of a subscription.
 """
 
-import time
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple, Protocol
 
+from wsgateway.closing import STATE_LOST
 from wsgateway.cluster.history.memory import MemoryHistory
 from wsgateway.config.channels import ChannelSettings
 from wsgateway.config.namespaces import Namespaces
 from wsgateway.config.settings import Settings
-from wsgateway.config.values import Keep
 from wsgateway.encoding import ENCODER
 from wsgateway.exceptions import ChannelError, MessageError
 from wsgateway.frames import (
@@ -29,8 +28,7 @@ from wsgateway.hub.audience import Audience
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.hub import Connections, Hub
 from wsgateway.hub.outbox import Outbox
-from wsgateway.hub.target import Target
-from wsgateway.messages import Deliveries, Message, Subscribed
+from wsgateway.messages import Message, Subscribed
 from wsgateway.metrics import Metrics
 
 LOST = 2500
@@ -160,6 +158,12 @@ class Channels:
         conns = (self._hub.connections.get(outbox.id) for outbox in channel.outboxes())
         return [conn for conn in conns if conn is not None]
 
+    def abandon(self) -> None:
+        """Forget every channel without calling anybody, because the event loop was closed."""
+        self._by_name.clear()
+        self._returning.clear()
+        self._metrics.channels = self._metrics.subscriptions = 0
+
     # Subscriptions
 
     def check_room(self, conn: Connection) -> None:
@@ -264,6 +268,8 @@ class Channels:
             self._returning.setdefault(conn, set()).add(name)
         conn._outbox.put(UnsubscribedFrame(name, code, reason, ident=ident))
         self._left(conn, channel, code, reason)
+        if code >= LOST and conn.protocol == "sse":
+            conn._outbox.close(STATE_LOST, "a subscription was lost")
         return True
 
     def _left_hub(self, conn: Connection, audiences: tuple[object, ...]) -> None:
@@ -331,45 +337,6 @@ class Channels:
         channel.members = channel.members or {}
         channel.members[conn._outbox] = ENCODER.encode(member._asdict()).encode()
         self._hub.deliver(PresenceFrame(channel.name, member, has_left=False), channel)
-
-    # Publishing
-
-    def publish(
-        self, message: Message, target: Target, *, sender: Connection | None, but: Connection | None
-    ) -> tuple[Deliveries, Position | None, bool]:
-        """Publish `message` to the channel of `target`, and append it to the history.
-
-        Return the counts of this process, the position, and whether the publication is new. Raise `ChannelError` if
-        there is no such channel, and `ValueError` for an idempotency key without a history.
-        """
-        name = target.channel
-        settings = self.namespaces.find(name)
-        channel = self._by_name.get(name)
-        is_kept = settings.history > 0 and not target.skip_history
-        publication = Publication(
-            message,
-            name,
-            name=target.name,
-            key=target.key,
-            tags=target.tags,
-            time=time.time(),
-            expires=None if target.ttl is None else time.monotonic() + target.ttl,
-            sender=self.member(channel, sender) if sender is not None and settings.presence else None,
-            policy=settings.slow_policy,
-            is_latest_only=settings.keep is Keep.LAST,
-        )
-        if is_kept:
-            position, is_new = self.history.append(publication, settings, idempotency_key=target.idempotency_key)
-            if not is_new:
-                return Deliveries(0, 0, 0), position, False
-        elif target.idempotency_key:
-            raise ValueError(f"idempotency_key needs a history, and the channel {name} keeps none")
-        self._metrics.publications[self.namespaces.namespace_of(name)] += 1
-        if channel is None:
-            return Deliveries(0, 0, 0), publication.position, True
-        channel.published = publication.time
-        outbox = None if but is None else but._outbox
-        return self._hub.deliver(publication, channel, but=outbox), publication.position, True
 
 
 class LocalChannels(Mapping[str, Connections]):

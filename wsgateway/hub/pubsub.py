@@ -3,16 +3,21 @@
 The only way out for a message that is not for a single connection. Knows no hooks. Only `Receipt.wait` waits.
 """
 
+import time
 from collections.abc import Iterable, Sequence
 
 from wsgateway.cluster.acks import PendingAcks
 from wsgateway.cluster.single import AnyCluster
-from wsgateway.frames import NamedMessage, Position
+from wsgateway.config.values import Keep
+from wsgateway.frames import NamedMessage, Position, Publication
 from wsgateway.hub.channels import Channels
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.hub import Hub
 from wsgateway.hub.target import Target
 from wsgateway.messages import Deliveries, Message, Sent
+from wsgateway.metrics import Metrics
+
+NO_DELIVERIES = Deliveries(0, 0, 0)
 
 
 class Receipt:
@@ -61,8 +66,9 @@ def publish_to_nodes(cluster: AnyCluster, message: Message, ids: Sequence[str] |
 class PubSub:
     """Publishes the messages of one gateway. Recipients that are closed or unknown are skipped, logged, and counted."""
 
-    def __init__(self, hub: Hub, cluster: AnyCluster, channels: Channels) -> None:
+    def __init__(self, hub: Hub, cluster: AnyCluster, channels: Channels, metrics: Metrics) -> None:
         self._hub = hub
+        self._metrics = metrics
         self._cluster = cluster
         self._channels = channels
 
@@ -98,13 +104,12 @@ class PubSub:
         Raise `ChannelError` if there is no such channel, and `ValueError` for an idempotency key without a history.
         """
         if target.channel:
-            delivered, at, is_new = self._channels.publish(message, target, sender=sender, but=but)
-            return Receipt(delivered, self._cluster, at=at, is_new=is_new)
+            return self._publish_to_channel(message, target, sender, but)
         if target.name:
             message = NamedMessage(message.payload, message.kind, target.name)
         if target.user:
             conns = [conn for conn in self._hub.of_user(target.user) if conn is not but]
-            return Receipt(self._hub.deliver_to(message, conns), self._cluster)
+            return self._receipt_of_here(self._hub.deliver_to(message, conns))
         to = target.connections
         if not counts:
             return Receipt(self.publish_nowait(message, to, but=but), self._cluster)
@@ -118,3 +123,41 @@ class PubSub:
 
     def _deliver_to_all(self, message: Message, but: Connection | None) -> Deliveries:
         return self._hub.deliver(message, self._hub.everybody, but=None if but is None else but._outbox)
+
+    def _publish_to_channel(
+        self, message: Message, target: Target, sender: Connection | None, but: Connection | None
+    ) -> Receipt:
+        name = target.channel
+        settings = self._channels.namespaces.find(name)
+        channel = self._channels.find(name)
+        publication = Publication(
+            message,
+            name,
+            name=target.name,
+            key=target.key,
+            tags=target.tags,
+            time=time.time(),
+            expires=None if target.ttl is None else time.monotonic() + target.ttl,
+            sender=self._channels.member(channel, sender) if sender is not None and settings.presence else None,
+            policy=settings.slow_policy,
+            is_latest_only=settings.keep is Keep.LAST,
+        )
+        if settings.history and not target.skip_history:
+            key = target.idempotency_key
+            at, is_new = self._channels.history.append(publication, settings, idempotency_key=key)
+            if not is_new:
+                return Receipt(NO_DELIVERIES, self._cluster, at=at, is_new=False)
+        elif target.idempotency_key:
+            raise ValueError(f"idempotency_key needs a history, and the channel {name} keeps none")
+        self._metrics.publications[self._channels.namespaces.namespace_of(name)] += 1
+        delivered = NO_DELIVERIES
+        if channel is not None:
+            channel.published = publication.time
+            delivered = self._hub.deliver(publication, channel, but=None if but is None else but._outbox)
+        return self._receipt_of_here(delivered, publication.position)
+
+    def _receipt_of_here(self, delivered: Deliveries, at: Position | None = None) -> Receipt:
+        """Return the receipt of what only the clients of this process receive. Other nodes may have recipients too."""
+        if self._cluster.has_broker:
+            delivered = delivered._replace(complete=False)
+        return Receipt(delivered, self._cluster, at=at)

@@ -22,11 +22,11 @@ def find_namespace(channels: Channels, name: str) -> ChannelSettings:
     try:
         check_name(name)
     except ChannelError as exc:
-        raise Refused.of(Refusal(400, "channel", str(exc))) from None
+        raise Refused.of(Refusal(400, "channel", exc.reason)) from None
     try:
         return channels.namespaces.find(name)
     except ChannelError as exc:
-        raise Refused.of(Refusal(404, "channel", str(exc))) from None
+        raise Refused.of(Refusal(404, "channel", exc.reason)) from None
 
 
 class SubscribeCall(AwaitedCall):
@@ -89,7 +89,7 @@ class Subscriptions:
         try:
             self.channels.check_room(conn)
         except ChannelError as exc:
-            raise Refused.of(Refusal(403, "subscribe", str(exc))) from None
+            raise Refused.of(Refusal(403, "subscribe", exc.reason)) from None
         if settings.public or self.channels.may_return(conn, name):
             return None
         if self._hook is None:

@@ -46,6 +46,18 @@ NEEDED_HTTP = (
 NEEDED_WEBSOCKET = ("close_timer", "conn", "connections", "loop", "request", "response", "stop_keepalive", "transport")
 """Attributes of uvicorn's WebSocket protocol that taking over its socket requires."""
 
+NEEDED_STREAM = (
+    "chunked_encoding",
+    "disconnected",
+    "message_event",
+    "on_response",
+    "response_complete",
+    "response_started",
+    "scope",
+    "transport",
+)
+"""Attributes of the cycle of uvicorn's HTTP protocol that taking over the socket of a stream requires."""
+
 NEEDED_DIRECT_HTTP = ("app", "asgi_version", "root_path", "scheme", "tasks")
 """Attributes of uvicorn's HTTP protocol that a direct handshake requires, besides `NEEDED_HTTP`."""
 

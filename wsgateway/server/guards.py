@@ -83,6 +83,9 @@ class HttpShared:
     may_be_direct: bool = False
     """Whether uvicorn has what a `DirectHandshake` needs. Only a handshake without it can show that."""
 
+    may_be_stream: bool | None = None
+    """Whether uvicorn has what a `UvicornStream` needs. None until the first request shows that."""
+
     is_leaving: bool = False
     """Whether this server is about to stop, so every request is the last of its connection."""
 
@@ -169,6 +172,17 @@ class GuardedHttp(HttpToolsProtocol):
         self.shared.log.limited("evicted").warning(text, len(self.connections), oldest.remote_end.host)
         oldest.transport.abort()
         return True
+
+    def leave(self) -> None:
+        """Leave the socket to another protocol. Requests that wait for the present one are discarded."""
+        self.cancel_head_timer()
+        self._cancel_late_body_timer()
+        self.unread_timer.cancel()
+        self._unset_keepalive_if_required()
+        self.leave_idle()
+        self.pipeline.clear()
+        self.connections.discard(self)
+        del self.parser  # it refers to this object, which is then freed without the garbage collector
 
     # A response that is not read
 

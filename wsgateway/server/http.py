@@ -11,7 +11,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from wsgateway.config.addresses import REMOTE_END
-from wsgateway.server.attributes import NEEDED_HTTP, missing_of, warn_once
+from wsgateway.server.attributes import NEEDED_HTTP, NEEDED_STREAM, missing_of, warn_once
 from wsgateway.server.direct import DirectHandshake, can_be_direct
 from wsgateway.server.guards import DISCARDING, GuardedHttp, HttpShared, Phase
 from wsgateway.server.head import (
@@ -26,7 +26,9 @@ from wsgateway.server.head import (
     usual_key,
 )
 from wsgateway.server.lingering import ResponseTransport
+from wsgateway.server.stream import UvicornStream
 from wsgateway.server.websocket import WebSocketProtocol
+from wsgateway.transports.takeover import STREAM_EXTENSION
 
 MAX_PIPELINED = 1000
 """Requests of one connection that wait for the response to the previous one."""
@@ -163,6 +165,18 @@ class HttpProtocol(GuardedHttp):
         self.cycle.transport = self._responses  # type: ignore[assignment]  # all that a cycle uses of a transport
         if self.shared.is_leaving or ends_connection(self.headers):
             self.cycle.keep_alive = False
+        if self.scope["method"] == "GET" and self._may_be_stream():
+            self.scope["extensions"][STREAM_EXTENSION] = UvicornStream(self, self.cycle)  # type: ignore[assignment]  # an entry of our own
+
+    def _may_be_stream(self) -> bool:
+        """Return whether uvicorn has what taking over the socket of a stream needs, or warn once."""
+        shared = self.shared
+        if shared.may_be_stream is None:
+            missing = missing_of(self.cycle, NEEDED_STREAM)
+            shared.may_be_stream = not missing
+            if missing:
+                warn_once(", ".join(missing), "HTTP", "the slower, plain ASGI path is used for streams")
+        return shared.may_be_stream
 
     def _check_head(self) -> None:
         if len(self.pipeline) >= MAX_PIPELINED:
@@ -202,7 +216,17 @@ class HttpProtocol(GuardedHttp):
         if not self.transport.is_closing() and self.cycle.response_complete:
             self.await_request()
 
-    # To a WebSocket
+    # To a WebSocket or a stream
+
+    def leave(self) -> None:
+        super().leave()
+        self._responses = None  # it refers to this object
+
+    def shutdown(self) -> None:
+        offer = None if self.cycle is None else self.cycle.scope["extensions"].get(STREAM_EXTENSION)
+        if isinstance(offer, UvicornStream) and offer.server_stops is not None and self.is_pending():
+            offer.server_stops()  # the stream continues over ASGI
+        super().shutdown()
 
     def handle_websocket_upgrade(self) -> None:
         self.leave_idle()

@@ -5,6 +5,7 @@ A client that does not read is left to the server, which may keep its socket. Kn
 
 import asyncio
 from collections.abc import Callable
+from typing import Protocol
 
 import anyio
 from starlette.types import Message as AsgiMessage
@@ -14,19 +15,36 @@ from wsgateway.config.grace import LINGER
 from wsgateway.config.settings import Settings
 from wsgateway.hub.outbox import Outbox
 from wsgateway.logs import GatewayLog
-from wsgateway.messages import Message
 from wsgateway.transports.peer import MAX_FRAMES, Peer
 from wsgateway.transports.stall import Stall
+
+
+class AsgiEvents(Protocol):
+    """How an outbox and the close of a connection become ASGI events."""
+
+    def take(self, outbox: Outbox) -> list[AsgiMessage] | None:
+        """Take waiting messages out of `outbox`, and return their events; None if none waits."""
+
+    def close(self, code: int, reason: str) -> AsgiMessage:
+        """Return the last event."""
 
 
 class AsgiWriter:
     """Writes an outbox, then the close. Nothing else calls `send` after the accept."""
 
     def __init__(
-        self, outbox: Outbox, send: Send, *, settings: Settings, log: GatewayLog, abort: Callable[[], None]
+        self,
+        outbox: Outbox,
+        events: AsgiEvents,
+        send: Send,
+        *,
+        settings: Settings,
+        log: GatewayLog,
+        abort: Callable[[], None],
     ) -> None:
-        """`abort` is called if the client does not receive the close frame within `LINGER` seconds."""
+        """`abort` is called if the client does not receive the close within `LINGER` seconds."""
         self._outbox = outbox
+        self._events = events
         self._send = send
         self._send_timeout = settings.send_timeout
         self._log = log
@@ -47,13 +65,13 @@ class AsgiWriter:
 
     async def run(self) -> None:
         """Write until the close has been written, or until writing fails."""
-        outbox = self._outbox
+        outbox, events = self._outbox, self._events
         try:
             while True:
-                message = outbox.take()
-                if message is not None:
-                    for part in message.parts():
-                        await self._write(part)
+                waiting = events.take(outbox)
+                if waiting is not None:
+                    for event in waiting:
+                        await self._write(event)
                 elif outbox.closing is not None:
                     break
                 else:
@@ -61,7 +79,7 @@ class AsgiWriter:
                     await self._woken
                     self._woken = None
             self._linger()
-            await self._send({"type": "websocket.close", "code": outbox.closing[0], "reason": outbox.closing[1]})
+            await self._send(events.close(*outbox.closing))
         except Exception as exc:  # the client or the server has closed; each server has its own error for it
             self._since = None
             self._log.debug("cannot write: %r", exc, extra={"conn": outbox.id})
@@ -73,22 +91,40 @@ class AsgiWriter:
         if self._linger_timer is not None:
             self._linger_timer.cancel()
 
-    async def _write(self, message: Message) -> None:
-        content = self._outbox.wire_format.message(message)
-        if content is None:
-            return
+    async def _write(self, event: AsgiMessage) -> None:
         self._since = self._loop.time()
         self._stall.watch()
-        await self._send({"type": "websocket.send", "text" if isinstance(content, str) else "bytes": content})
+        await self._send(event)
         self._since = None
 
     def _time_left(self) -> float | None:
         return None if self._since is None else self._since + self._send_timeout - self._loop.time()
 
     def _linger(self) -> None:
-        """Give the client `LINGER` seconds from now to receive the close frame."""
+        """Give the client `LINGER` seconds from now to receive the close."""
         if self._linger_timer is None:
             self._linger_timer = self._loop.call_later(LINGER, self._abort)
+
+
+class WebSocketEvents:
+    """The events of a WebSocket."""
+
+    def take(self, outbox: Outbox) -> list[AsgiMessage] | None:
+        message = outbox.take()
+        if message is None:
+            return None
+        contents = [outbox.wire_format.message(part) for part in message.parts()]
+        return [
+            {"type": "websocket.send", "text" if isinstance(content, str) else "bytes": content}
+            for content in contents
+            if content is not None
+        ]
+
+    def close(self, code: int, reason: str) -> AsgiMessage:
+        return {"type": "websocket.close", "code": code, "reason": reason}
+
+
+_EVENTS = WebSocketEvents()
 
 
 class AsgiTransport:
@@ -109,7 +145,7 @@ class AsgiTransport:
 
     def attach(self, peer: Peer, outbox: Outbox) -> None:
         self._peer = peer
-        self._writer = AsgiWriter(outbox, self._send, settings=self._settings, log=self._log, abort=self.abort)
+        self._writer = AsgiWriter(outbox, _EVENTS, self._send, settings=self._settings, log=self._log, abort=self.abort)
 
     # From the handshake to the end
 

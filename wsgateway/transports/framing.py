@@ -1,9 +1,13 @@
-"""The framing of messages on a WebSocket (RFC 6455 5.2), plain and compressed (RFC 7692). Does no I/O."""
+"""The framing of messages on a WebSocket (RFC 6455 5.2), also compressed (RFC 7692), and on a stream (RFC 9112 7.1).
+
+Does no I/O.
+"""
 
 import zlib
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from wsgateway.frames import SubscribedFrame
+from wsgateway.frames import CloseFrame, SubscribedFrame
 from wsgateway.messages import Kind, Message
 
 COMPRESS_FROM = 128
@@ -102,6 +106,18 @@ class FramedFormat:
         return self._frame(_BINARY, content)
 
 
+LAST_CHUNK = b"0\r\n\r\n"
+"""The end of a chunked response (RFC 9112 7.1)."""
+
+
+def chunk(content: str | bytes | None) -> bytes:
+    """Return `content` as one chunk. Empty bytes for none, because an empty chunk would end the response."""
+    if not content:
+        return b""
+    data = content.encode() if isinstance(content, str) else content
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
 class ChunkedFormat:
     """The content that an encoding writes, as one chunk of an HTTP/1.1 response (RFC 9112 7.1)."""
 
@@ -112,11 +128,33 @@ class ChunkedFormat:
         return self._encoding.content(message)
 
     def wire(self, message: Message) -> bytes:
-        content = self._encoding.content(message)
-        if not content:
-            return b""  # an empty chunk would end the response
-        data = content.encode() if isinstance(content, str) else content
-        return b"%x\r\n%b\r\n" % (len(data), data)
+        return chunk(self._encoding.content(message))
+
+
+@dataclass(frozen=True, slots=True)
+class StreamKind:
+    """One kind of stream. `name` is that of its transport, `wire_format` writes its messages as chunks.
+
+    `beat` is the content that shows that the stream is alive, `heartbeat` the same as a chunk.
+    """
+
+    name: str
+    content_type: bytes
+    beat: bytes
+    wire_format: ChunkedFormat
+    heartbeat: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "heartbeat", chunk(self.beat))
+
+    def last_content(self, code: int, reason: str) -> bytes:
+        """Return the content of the last chunk."""
+        content = self.wire_format.message(CloseFrame(code, reason)) or b""
+        return content.encode() if isinstance(content, str) else content
+
+    def end(self, code: int, reason: str) -> bytes:
+        """Return the last chunk, and the end of the response."""
+        return chunk(self.last_content(code, reason)) + LAST_CHUNK
 
 
 PLAIN = PlainFormat()

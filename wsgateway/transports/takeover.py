@@ -7,10 +7,15 @@ from collections.abc import Callable
 from typing import Protocol
 
 from wsgateway.config.settings import Settings
+from wsgateway.transports.framing import StreamKind
 from wsgateway.transports.peer import Peer
 
 EXTENSION = "wsgateway.wire"
 """The entry in `scope["extensions"]` under which `wsgateway.server` offers a `Takeover`."""
+
+
+STREAM_EXTENSION = "wsgateway.stream"
+"""The entry in `scope["extensions"]` under which `wsgateway.server` offers a `StreamTakeover`."""
 
 
 class Takeover(Protocol):
@@ -24,6 +29,23 @@ class Takeover(Protocol):
 
     def take_over(self, user: "WireUser", settings: Settings, timers: "Timers") -> "Wire | None":
         """Take over the socket from ASGI, after the accept. Return None if the client has disconnected already."""
+
+
+class StreamTakeover(Protocol):
+    """One request whose response may be a stream, and its socket.
+
+    This is a Protocol although only `server.stream` implements it, because this room must not import the server.
+    """
+
+    def take_over(self, user: "WireUser", settings: Settings, timers: "Timers", kind: StreamKind) -> "Wire | None":
+        """Take over the socket from ASGI, after `http.response.start`.
+
+        Return None if the stream has to continue over ASGI: the client has disconnected, a middleware holds the head
+        back, or the request does not allow chunks.
+        """
+
+    def watch(self, server_stops: Callable[[], None]) -> None:
+        """Call `server_stops` when the server is about to stop, because the stream continues over ASGI."""
 
 
 class Timed(Protocol):
@@ -71,7 +93,10 @@ class Wire(Protocol):
         """Pass on messages again, after `Peer.received` has returned False."""
 
     def close(self, code: int, reason: str) -> None:
-        """Write a close frame, after everything that was written before, and abort if the client does not answer."""
+        """Write a close frame or the end of a stream, after everything that was written before.
+
+        Abort if the client does not answer.
+        """
 
     def abort(self) -> None:
         """Close the socket now, and discard its buffer."""

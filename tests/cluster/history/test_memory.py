@@ -1,8 +1,8 @@
 """The history of channels in memory, by examples. A model is in `test_memory_properties`."""
 
 import math
-from dataclasses import dataclass
 from itertools import count
+from typing import Any
 
 import pytest
 
@@ -13,25 +13,19 @@ from wsgateway.cluster.history.memory import (
     MemoryHistory,
 )
 from wsgateway.cluster.history.recovery import Recovery
+from wsgateway.config.channels import ChannelSettings
 from wsgateway.frames import Position, Publication
 from wsgateway.messages import Kind, Message
 
 MEBIBYTE = 1024 * 1024
 
 
-@dataclass
-class Namespace:
-    history: int = 10
-    history_ttl: float | None = 60.0
-    keep: str = "all"
-
-
 class Store:
     """A history whose clock is a number, and channels that have the settings of one namespace."""
 
-    def __init__(self, limit_bytes: int = MEBIBYTE, **settings: object) -> None:
+    def __init__(self, limit_bytes: int = MEBIBYTE, **settings: Any) -> None:
         self.now = 1000.0
-        self.settings = Namespace(**settings)  # type: ignore[arg-type]  # the fields above
+        self.settings = ChannelSettings(**{"history": 10, "history_ttl": 60.0} | settings)
         epochs = count()
         self.history = MemoryHistory(limit_bytes, now=lambda: self.now, new_epoch=lambda: f"e{next(epochs)}")
 
@@ -59,8 +53,8 @@ def texts(publications: list[Publication]) -> list[str]:
     return [publication.payload.decode() for publication in publications]
 
 
-def filled(number: int, **settings: object) -> Store:
-    store = Store(**settings)  # type: ignore[arg-type]  # the fields of a namespace
+def filled(number: int, **settings: Any) -> Store:
+    store = Store(**settings)
     for offset in range(1, number + 1):
         store.publish(str(offset))
     return store
@@ -103,7 +97,7 @@ def test_a_position_outlives_the_records_by_a_day() -> None:
 
 
 def test_a_history_without_a_time_limit_has_a_position_without_one() -> None:
-    store = filled(3, history_ttl=None)
+    store = filled(3, history_ttl=None, keep="last")
     store.position("empty")
     store.history.forget("c")
     store.now += 1000 * POSITION_TTL
@@ -138,8 +132,8 @@ def test_a_new_start_is_the_newest_last(since: Position | None) -> None:
 
 def test_a_position_that_is_garbled_is_not_recovered() -> None:
     store = filled(5)
-    arguments = {"since": at(5), "is_garbled": True, "last": None, "max_bytes": 100}
-    assert store.history.recover("c", store.settings, **arguments) == (False, at(5), [])  # type: ignore[arg-type]
+    recovery = store.history.recover("c", store.settings, since=at(5), is_garbled=True, last=None, max_bytes=100)
+    assert recovery == (False, at(5), [])
 
 
 @pytest.mark.parametrize("last", [0, -1, None])
@@ -157,6 +151,7 @@ def test_what_does_not_fit_is_not_recovered_and_the_newest_are_cut() -> None:
     for letter in "abcd":
         store.publish(letter * 10)
     assert store.recover(at(0), max_bytes=40).recovered
+    assert not store.recover(at(0), max_bytes=39).recovered
     recovery = store.recover(at(0), last=3, max_bytes=29)
     assert (recovery.recovered, recovery.at, texts(recovery.publications)) == (False, at(2), ["c" * 10, "d" * 10])
 
@@ -285,6 +280,7 @@ def test_the_newest_are_read_in_order() -> None:
     store = filled(5)
     assert store.read(3) == ["3", "4", "5"]
     assert store.read(3, reverse=True) == ["5", "4", "3"]
+    assert store.read(2**64) == ["1", "2", "3", "4", "5"]
     assert store.read(0) == store.read(-1) == []
 
 
@@ -337,6 +333,17 @@ def test_above_the_limit_the_channel_with_the_oldest_publication_loses_its_recor
     assert store.recover(at(0, "e2"), "c").recovered
 
 
+@pytest.mark.parametrize("order", [["a", "b"], ["b", "a"]])
+def test_the_oldest_publication_counts_whatever_the_time_of_its_history_is(order: list[str]) -> None:
+    store = Store(limit_bytes=10_000)
+    for channel in [*order, "c"]:
+        store.now += 1
+        store.settings = ChannelSettings(history=10, history_ttl=600 if channel == "a" else 60)
+        store.publish("x" * 1300, channel)
+    kept = {channel: store.recover(at(0, f"e{number}"), channel) for number, channel in enumerate([*order, "c"])}
+    assert [recovery.recovered for recovery in kept.values()] == [False, True, True]
+
+
 def test_the_only_channel_loses_its_oldest_records() -> None:
     store = Store(limit_bytes=10_000, history=100)
     for number in range(10):
@@ -366,6 +373,15 @@ def test_many_names_take_a_quarter_and_drop_the_oldest_positions() -> None:
     assert store.position("name 999") == at(0, "e1000")
     assert store.position("name 0") == at(0, "e1001")
     assert store.read() == ["kept"]
+
+
+def test_a_channel_that_gains_and_loses_records_drops_no_other_position() -> None:
+    store = Store(limit_bytes=100_000)
+    store.position("other")
+    for _ in range(200):
+        store.publish()
+        store.history.forget("c")
+    assert store.position("other") == at(0)
 
 
 def test_nothing_is_left_when_all_time_is_over() -> None:

@@ -12,6 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_a
 
 from wsgateway.cluster.history import memory
 from wsgateway.cluster.history.memory import KEY_TTL, POSITION_TTL, MemoryHistory
+from wsgateway.config.channels import ChannelSettings
+from wsgateway.config.values import Keep
 from wsgateway.frames import Position, Publication
 from wsgateway.messages import Kind, Message
 
@@ -22,13 +24,6 @@ LIMIT = 20_000
 
 CHANNELS = st.sampled_from("CDE")
 SINCE = st.builds(Position, st.sampled_from(["", "", "e0", "e1", "e2", "e9"]), st.integers(-1, 12))
-
-
-@dataclass
-class Namespace:
-    history: int
-    history_ttl: float | None
-    keep: str
 
 
 @dataclass(eq=False)
@@ -58,7 +53,7 @@ class Client:
 
 
 class MemoryMachine(RuleBasedStateMachine):
-    namespace = Namespace(3, 60.0, "all")
+    namespace = ChannelSettings(history=3, history_ttl=60.0)
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,7 +73,7 @@ class MemoryMachine(RuleBasedStateMachine):
 
     @property
     def is_latest_only(self) -> bool:
-        return self.namespace.keep == "last"
+        return self.namespace.keep is Keep.LAST
 
     @property
     def ttl(self) -> float:
@@ -314,10 +309,10 @@ def payload(publications: list[Publication]) -> int:
     return sum(len(item.payload) for item in publications)
 
 
-@pytest.mark.parametrize("keep", ["all", "last"])
+@pytest.mark.parametrize("keep", Keep)
 @pytest.mark.parametrize(("count", "ttl"), [(1, 60.0), (3, 60.0), (8, None), (50, 86400.0)])
-def test_the_history_is_what_the_model_is(count: int, ttl: float | None, keep: str) -> None:
-    attributes: dict[str, Any] = {"namespace": Namespace(count, ttl, keep)}
+def test_the_history_is_what_the_model_is(count: int, ttl: float | None, keep: Keep) -> None:
+    attributes: dict[str, Any] = {"namespace": ChannelSettings(history=count, history_ttl=ttl, keep=keep)}
     machine = type(f"History{count}{keep}", (MemoryMachine,), attributes)
     run_state_machine_as_test(
         machine,

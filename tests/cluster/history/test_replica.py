@@ -152,6 +152,14 @@ def test_a_history_that_was_rewound_gets_another_epoch(answer: Page) -> None:
     assert (replica.state, replica.position) == (State.LIVE, ("f", 8))
 
 
+def test_after_a_renewal_the_next_page_is_a_new_start_whatever_it_is() -> None:
+    replica = healing(3, 5)
+    replica.healed(page(4, 4))
+    assert replica.healed(page(1, 4)) == Effects(is_lost=True)
+    assert replica.position == ("e", 4)
+    assert replica.check() == Effects(read_above=3)
+
+
 @pytest.mark.parametrize(
     "answer",
     [page(6, 8), page(7, 8), page(5, 8, "f"), Page("e", 9, 4, page(5, 8).entries), Page("e", 8, 8, [])],

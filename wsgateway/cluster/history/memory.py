@@ -5,10 +5,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
 from itertools import islice
-from typing import Protocol
 
 from wsgateway.cluster.history.recovery import Recovery, Wish, recover
 from wsgateway.cluster.history.tail import Tail
+from wsgateway.config.channels import ChannelSettings
+from wsgateway.config.values import Keep
 from wsgateway.frames import Position, Publication
 
 KEY_TTL = 300.0
@@ -30,20 +31,9 @@ KEY_BYTES = 300
 """What a record, a channel, and an idempotency key take in memory besides their text and payload, measured."""
 
 
-class HistorySettings(Protocol):
-    """The settings of a namespace that matter here."""
-
-    @property
-    def history(self) -> int: ...
-    @property
-    def history_ttl(self) -> float | None: ...
-    @property
-    def keep(self) -> str: ...
-
-
 def _size_of(publication: Publication) -> int:
     """Return the bytes that a publication takes. The payload counts twice, because an encoded form is kept with it."""
-    size = RECORD_BYTES + 2 * len(publication.payload) + len(publication.key)
+    size = RECORD_BYTES + 2 * len(publication.payload) + len(publication.key) + len(publication.name)
     if publication.tags is None:
         return size
     return size + sum([100 + len(name) + len(value) for name, value in publication.tags.items()])
@@ -117,7 +107,7 @@ class MemoryHistory:
         return len(self._channels)
 
     def append(
-        self, publication: Publication, settings: HistorySettings, *, idempotency_key: str = ""
+        self, publication: Publication, settings: ChannelSettings, *, idempotency_key: str = ""
     ) -> tuple[Position, bool]:
         """Add a publication and set its position. Return the position, and True because it is new.
 
@@ -145,7 +135,7 @@ class MemoryHistory:
             self._evict(channel, now)
         return position, True
 
-    def position(self, channel: str, settings: HistorySettings) -> Position:
+    def position(self, channel: str, settings: ChannelSettings) -> Position:
         """Return the position of a channel, which is remembered for 24 h from now on, or as long as it has records."""
         tail = self._use(channel, settings).tail
         return Position(tail.epoch, tail.top)
@@ -153,7 +143,7 @@ class MemoryHistory:
     def recover(
         self,
         channel: str,
-        settings: HistorySettings,
+        settings: ChannelSettings,
         *,
         since: Position | None,
         is_garbled: bool = False,
@@ -164,13 +154,13 @@ class MemoryHistory:
 
         `is_garbled` says that the client named a position that is none; then `since` does not count.
         """
-        wish = Wish(None if is_garbled else since, last, max_bytes, settings.keep == "last")
+        wish = Wish(None if is_garbled else since, last, max_bytes, settings.keep is Keep.LAST)
         return recover(self._use(channel, settings).tail, wish, limit=settings.history, now=self._now())
 
     def read(
         self,
         channel: str,
-        settings: HistorySettings,
+        settings: ChannelSettings,
         *,
         limit: int,
         since: Position | None = None,
@@ -193,7 +183,7 @@ class MemoryHistory:
         entries = tail.before(offset) if is_backward else tail.after(offset)
         now = self._now()
         alive = (item for _, _, item in entries if item.expires is None or item.expires > now)
-        publications = list(islice(alive, limit))
+        publications = list(islice(alive, min(limit, len(tail))))
         if is_backward and not reverse:
             publications.reverse()
         return at, publications
@@ -231,7 +221,7 @@ class MemoryHistory:
 
     # Channels
 
-    def _use(self, name: str, settings: HistorySettings) -> _Channel:
+    def _use(self, name: str, settings: ChannelSettings) -> _Channel:
         """Return a channel, created if it is new. If it has no records, the time of its position starts again."""
         now = self._now()
         if now >= self._next_due:
@@ -246,8 +236,8 @@ class MemoryHistory:
             self._put(channel, channel.idle, now)
         return channel
 
-    def _create(self, name: str, settings: HistorySettings, now: float) -> _Channel:
-        key_of = _key_of if settings.keep == "last" else None
+    def _create(self, name: str, settings: ChannelSettings, now: float) -> _Channel:
+        key_of = _key_of if settings.keep is Keep.LAST else None
         tail = Tail(self._new_epoch(), limit=settings.history, size_of=_size_of, key_of=key_of)
         ttl = math.inf if settings.history_ttl is None else settings.history_ttl
         full = self._full.setdefault(ttl, _Queue(ttl))

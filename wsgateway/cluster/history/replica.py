@@ -187,8 +187,8 @@ class Replica:
         if any(not tail.same(offset, publication) for offset, publication in old.items()):
             return True
         keys = {publication.key for _, _, publication in page.entries}
-        is_complete = self._is_latest_only and self._reads_all
-        return is_complete and any(publication.key not in keys for _, _, publication in tail.after(page.start))
+        mine = tail.after(page.start) if self._is_latest_only else ()
+        return any(publication.key not in keys for _, _, publication in mine)
 
     def _leads_to_top(self, page: Page, missed: Sequence[Entry[Publication]]) -> bool:
         """Return whether nothing is missing between the position and the top of the page.
@@ -198,8 +198,6 @@ class Replica:
         tail = self.tail
         if page.top == tail.top:
             return True
-        if page.start > tail.top:
-            return False
         has_common = len(page.entries) > len(missed)
         if self._is_latest_only:
             return has_common or tail.floor == page.start == 0  # or else all values that ever were have been compared

@@ -12,12 +12,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from wsgateway.auth.rules import Rules
 from wsgateway.cluster.single import AnyCluster
 from wsgateway.exceptions import DOCS, GatewayNotFound, Refusal, Refused
+from wsgateway.gateway.admission import LINES_STREAM, SSE_STREAM, Admission
 from wsgateway.gateway.answers import MAX_OFFSET, MAX_PAGE
 from wsgateway.gateway.http import testpage
 from wsgateway.gateway.http.channels import list_channels, show_history, show_presence
 from wsgateway.gateway.http.paths import escaped_path, sender_of, way_up
 from wsgateway.gateway.http.problems import answer, decode_fields, problem, query_int, read_json, report_refusal
+from wsgateway.gateway.http.script import MEDIA_TYPES, script_response
 from wsgateway.gateway.http.send import SendGuard, read_request, send_request, take_id
+from wsgateway.gateway.http.streams import ClientContext, SessionEndpoint, StreamEndpoint
 from wsgateway.gateway.parts import Parts
 from wsgateway.gateway.registry import GatewayState
 from wsgateway.gateway.shapes import Caller, InfoAnswer, ReadyAnswer, listed
@@ -34,6 +37,7 @@ class RouteContext:
     cluster: Callable[[], AnyCluster]
     send_guard: SendGuard
     find_guard: Callable[[str], SendGuard]
+    admission: Callable[[], Awaitable[Admission]]
 
     @property
     def id(self) -> str:
@@ -100,6 +104,7 @@ def router(context: RouteContext) -> ASGIApp:
         "/ready": Endpoint(context, routes.ready, read, any_host=True),
         "/metrics": Endpoint(context, routes.metrics, read, needs_key=True),
         "/info": Endpoint(context, routes.info, read, needs_key=True),
+        **{f"/{name}": Endpoint(context, routes.script, read) for name in MEDIA_TYPES},
         "/channels": Endpoint(context, routes.channels, read, needs_key=True),
         "/channels/{channel}/history": Endpoint(context, routes.channel_history, read, needs_key=True),
         "/channels/{channel}/presence": Endpoint(context, routes.channel_presence, read, needs_key=True),
@@ -109,8 +114,14 @@ def router(context: RouteContext) -> ASGIApp:
         table["/pages/connection"] = Endpoint(context, routes.page_connection, read)
         table["/pages/{name}"] = Endpoint(context, routes.page_file, read)
     table["/ws"] = table["/ws/{path:path}"] = Endpoint(context, routes.upgrade)
-    exact = {path: endpoint for path, endpoint in table.items() if "{" not in path}
+    exact: dict[str, ASGIApp] = {path: endpoint for path, endpoint in table.items() if "{" not in path}
     patterns = [Route(path, endpoint) for path, endpoint in table.items() if path not in exact]
+    if "sse" in context.parts.settings.protocols:
+        clients = ClientContext(context.parts, context.rules, context.admission)
+        for path, protocol in (("/sse", SSE_STREAM), ("/stream", LINES_STREAM)):
+            exact[path] = StreamEndpoint(clients, protocol)
+            patterns.append(Route(path + "/{path:path}", exact[path]))
+        patterns.append(Route("/session/{secret:path}", SessionEndpoint(clients)))
     others = Router(patterns, redirect_slashes=False, default=Endpoint(context, routes.unknown))
 
     def route(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
@@ -190,6 +201,10 @@ class Routes:
             nodes=await context.parts.inspector.nodes() if cluster.has_broker else UNSET,
         )
         return answer(info)
+
+    async def script(self, request: Request) -> Response:
+        """Answer with `client.js` or its types."""
+        return script_response(request, request.scope["path"].removeprefix("/"))
 
     async def channels(self, request: Request) -> Response:
         """Answer with a page of the channels."""

@@ -1,0 +1,225 @@
+"""Takes over the socket of a stream from uvicorn's HTTP protocol. Relies on undocumented attributes of uvicorn.
+
+Knows neither the application that is served nor what a chunk contains.
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from wsgateway.config.grace import LINGER
+from wsgateway.config.settings import Settings
+from wsgateway.server.takeover import TLS_BUFFER
+from wsgateway.server.tcp import unread
+from wsgateway.transports.framing import StreamKind
+from wsgateway.transports.takeover import Timed, Timers, Wire, WireUser
+
+MAX_IGNORED = 1024
+"""Bytes that the client of a stream may send on its connection, where nothing of it is read."""
+
+CLOSE_TIMEOUT = 10.0
+"""Seconds that a client has to read the end of a stream, if it reads."""
+
+BODY_HEADERS = frozenset({b"content-length", b"transfer-encoding"})
+"""Headers of a request with a body, which uvicorn's protocol has to read."""
+
+_USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", None)  # Linux only
+
+
+class StreamSocket(asyncio.Protocol):
+    """One stream, from the head of its response to the end of its TCP connection.
+
+    Implements `transports.takeover.Wire`. Writes whole chunks, and a heartbeat every `ping_interval` seconds.
+    """
+
+    __slots__ = (
+        "_abort_timer",
+        "_connections",
+        "_ignored",
+        "_kind",
+        "_loop",
+        "_settings",
+        "_timers",
+        "_transport",
+        "_user",
+        "is_congested",
+        "slot",
+        "write",
+    )
+
+    is_paused = False
+    deflates = False
+
+    def __init__(
+        self,
+        transport: Any,
+        user: WireUser,
+        settings: Settings,
+        timers: Timers,
+        kind: StreamKind,
+        *,
+        connections: set[Any],
+        is_congested: bool,
+    ) -> None:
+        """`connections` is the set of connections that the server waits for."""
+        self.write: Callable[[bytes], None] = transport.write
+        self.is_congested = is_congested
+        self.slot: set[Timed] | None = None
+        self._transport = transport
+        self._user: WireUser | None = user
+        self._settings = settings
+        self._timers = timers
+        self._kind = kind
+        self._connections = connections
+        self._ignored = 0
+        self._abort_timer: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+        connections.add(self)
+        self._wait()
+
+    # Called by the gateway
+
+    def unwritten(self) -> int:
+        if self._transport.get_extra_info("ssl_object") is not None:  # encrypted bytes are not in its buffer
+            return unread(self._transport)
+        size: int = self._transport.get_write_buffer_size()
+        return size
+
+    def read_on(self) -> None:
+        """Do nothing, because nothing of the client is passed on."""
+
+    def close(self, code: int, reason: str) -> None:
+        """Write the end of the stream, after everything that was written before, then close the socket.
+
+        Abort a client that does not read it within `LINGER` seconds, or `CLOSE_TIMEOUT` if it has read so far.
+        """
+        if self._user is None:
+            return
+        self._finish(code, reason)
+        if not self._transport.is_closing():
+            self._transport.write(self._kind.end(code, reason))
+        self._transport.close()
+        self._abort_within(LINGER if self.is_congested else CLOSE_TIMEOUT)
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    def shutdown(self) -> None:
+        """Notify the gateway. Called by uvicorn, which then waits until all connections are closed."""
+        if self._user is not None:
+            self._user.shutdown()
+        else:
+            self._abort_within(LINGER)
+
+    # Called by the timers
+
+    def due(self) -> None:
+        """Write a heartbeat. Called by the timers."""
+        if not self.is_congested:  # else `send_timeout` applies
+            self.write(self._kind.heartbeat)
+        if self._user is not None:
+            self._wait()
+
+    def _wait(self) -> None:
+        self._timers.add(self, self._loop.time() + self._settings.ping_interval)
+
+    # Called by asyncio
+
+    def data_received(self, data: bytes) -> None:
+        self._ignored += len(data)
+        if self._ignored > MAX_IGNORED:
+            self._transport.abort()
+
+    def eof_received(self) -> None:
+        """End the stream, because a client that sends no more is taken for one that has disconnected."""
+        self._finish(1006, "")
+        self._abort_within(LINGER)  # asyncio closes the socket, but waits until its buffer is empty
+
+    def pause_writing(self) -> None:
+        self.is_congested = True
+        if self._user is not None:
+            self._user.congested()
+
+    def resume_writing(self) -> None:
+        self.is_congested = False
+        if self._user is not None:
+            self._user.writable()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc
+        self._connections.discard(self)
+        if self._abort_timer is not None:
+            self._abort_timer.cancel()
+        self._finish(1006, "")
+
+    # The end
+
+    def _finish(self, code: int, reason: str) -> None:
+        """Write nothing more, except the end of the stream."""
+        user, self._user = self._user, None
+        if user is not None:
+            self._timers.discard(self)
+            user.finished(code, reason)
+
+    def _abort_within(self, seconds: float) -> None:
+        if self._abort_timer is not None:
+            self._abort_timer.cancel()
+        self._abort_timer = self._loop.call_later(seconds, self._transport.abort)
+
+
+class UvicornStream:
+    """Takes the socket of one request over from uvicorn's protocol, which is then discarded.
+
+    Implements `wsgateway.transports.takeover.StreamTakeover`.
+    """
+
+    __slots__ = ("_cycle", "_http", "server_stops")
+
+    def __init__(self, http: Any, cycle: Any) -> None:
+        """`cycle` is what uvicorn's protocol `http` keeps of the request."""
+        self._http = http
+        self._cycle = cycle
+        self.server_stops: Callable[[], None] | None = None
+
+    def watch(self, server_stops: Callable[[], None]) -> None:
+        self.server_stops = server_stops
+
+    def take_over(self, user: WireUser, settings: Settings, timers: Timers, kind: StreamKind) -> Wire | None:
+        http, cycle = self._http, self._cycle
+        if not (cycle.response_started and cycle.chunked_encoding) or cycle.response_complete or cycle.disconnected:
+            return None
+        if http.transport.is_closing() or not _may_be_taken(cycle.scope):
+            return None
+        self._http = self._cycle = None
+        cycle.disconnected = True  # so that uvicorn expects nothing more of the application
+        cycle.message_event.set()  # a middleware may wait for the client
+        cycle.transport.flush()
+        transport, connections, is_congested = http.transport, http.connections, http.flow.write_paused
+        cycle.transport = None  # it refers to `http`, which is then freed without the garbage collector
+        http.leave()
+        if transport.get_extra_info("ssl_object") is not None:
+            transport.set_write_buffer_limits(high=TLS_BUFFER)
+        _limit_silence(transport, settings.ping_interval + settings.pong_timeout)
+        stream = StreamSocket(
+            transport, user, settings, timers, kind, connections=connections, is_congested=is_congested
+        )
+        transport.set_protocol(stream)
+        transport.resume_reading()
+        return stream
+
+
+def _may_be_taken(scope: Any) -> bool:
+    """Return whether the request allows a response in chunks, and has no body that uvicorn's protocol has to read."""
+    return scope["http_version"] == "1.1" and not any(name in BODY_HEADERS for name, _ in scope["headers"])
+
+
+def _limit_silence(transport: Any, seconds: float) -> None:
+    """Have the operating system close the connection if what was written is not acknowledged within `seconds`."""
+    sock = transport.get_extra_info("socket")
+    if _USER_TIMEOUT is None or sock is None:
+        return
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, _USER_TIMEOUT, int(seconds * 1000))
+    except OSError:  # a Unix socket, or a client that has disconnected
+        pass
