@@ -152,5 +152,6 @@ class PubSub:
         self._metrics.publications[self._channels.namespaces.namespace_of(name)] += 1
         delivered = NO_DELIVERIES
         if channel is not None:
+            channel.published = publication.time
             delivered = self._hub.deliver(publication, channel, but=None if but is None else but._outbox)
         return Receipt(delivered, self._cluster, at=publication.position)
