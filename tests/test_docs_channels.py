@@ -192,16 +192,16 @@ async def test_a_client_of_wsgateway_v1_receives_what_is_written() -> None:
     written = [json.loads(line) for line in block[1].splitlines()]
     async with rooms() as (_, url):
         received = await module.talk(url.replace("http", "ws"))
-    assert _shape(received) == _shape(written)
+    assert shape(received) == shape(written)
 
 
-def _shape(value: Any) -> Any:
+def shape(value: Any) -> Any:
     """Return `value` without what differs from run to run: ids and epochs."""
     match value:
         case dict():
-            return {key: "…" if key == "id" and isinstance(item, str) else _shape(item) for key, item in value.items()}
+            return {key: "…" if key == "id" and isinstance(item, str) else shape(item) for key, item in value.items()}
         case list():
-            return [_shape(item) for item in value]
+            return [shape(item) for item in value]
         case str():
             return re.sub(r"^\w{4,}:(?=\d+$)", "EPOCH:", value)
         case _:

@@ -4,7 +4,7 @@ import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -107,6 +107,22 @@ async def test_simple_chat_lets_a_refused_name_try_again(browser: Browser) -> No
         await page.get_by_role("button", name="Join").click()
         await shows(page, "a name has at most 30 characters, all of them printable")
         await join(page, "Ann")
+
+
+async def test_both_tabs_reconnect_after_a_restart(browser: Browser) -> None:
+    port = free_port()
+    async with AsyncExitStack() as stack:
+        async with example("simple_chat", port) as url:
+            ann, bob = await stack.enter_async_context(tabs(browser, url))
+            await join(ann, "Ann")
+            await join(bob, "Bob")
+        for page in (ann, bob):
+            await expect(page.get_by_role("status")).to_contain_text("connection lost")
+        async with example("simple_chat", port):
+            for page, other in ((ann, bob), (bob, ann)):
+                await expect(page.get_by_role("status")).to_have_text("connected, 2 online", timeout=30_000)
+                await write(page, "again")
+                await expect(other.get_by_label("Messages")).to_contain_text(": again")
 
 
 def push_prices(url: str, *options: str) -> "subprocess.CompletedProcess[str]":

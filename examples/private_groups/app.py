@@ -1,7 +1,6 @@
 """Messages to everybody, to one group, or to one person. The page chooses the recipients, the listener sets them."""
 
 import argparse
-import json
 from collections import defaultdict
 from pathlib import Path
 
@@ -68,8 +67,7 @@ class Groups:
 
 def parse(message: object) -> tuple[str, str]:
     """Return the recipient and the text of a message. Raise `ValueError` if it has another form, so it is not sent."""
-    fields = json.loads(message) if isinstance(message, str) else None
-    match fields:
+    match message:
         case {"to": str(to), "text": str(text)}:
             return to, text
     raise ValueError('a message looks like {"to": "person:Ann", "text": "hi"}')
@@ -82,12 +80,8 @@ async def page(request: Request) -> FileResponse:
     return FileResponse(HERE / "index.html")
 
 
-async def script(request: Request) -> FileResponse:
-    return FileResponse(HERE.parent / "reconnect.js")
-
-
 app = Starlette(
-    routes=[Route("/", page), Route("/reconnect.js", script), Mount("/", gateway)],
+    routes=[Route("/", page), Mount("/", gateway)],
     lifespan=gateway.lifespan,
 )
 

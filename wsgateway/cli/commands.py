@@ -180,7 +180,7 @@ def _ask_password() -> str:
     return password
 
 
-# send, listen
+# send, listen, client-js
 
 
 def _send(*, message: str, as_json: bool, to: tuple[str, ...], gateway: str | None, url: str, key: str | None) -> int:
@@ -213,6 +213,13 @@ def _listen(url: str) -> int:
     from wsgateway.cli import listen
 
     return listen.run(url)
+
+
+def _client_js(*, types: bool) -> int:
+    from wsgateway.gateway.http.script import SCRIPT, TYPES, script_text
+
+    print(script_text(TYPES if types else SCRIPT), end="")
+    return 0
 
 
 DEFAULT_SEND = "http://127.0.0.1:10125/send"
@@ -287,6 +294,12 @@ COMMANDS = [
         "Print the messages that a WebSocket receives; every line that you type is sent.",
         _listen,
         [Argument("url", f"URL of the WebSocket ({DEFAULT_LISTEN})", default=DEFAULT_LISTEN)],
+    ),
+    Command(
+        "client-js",
+        "Print client.js, which a running gateway serves at /client.js, for a bundler.",
+        _client_js,
+        [click.Option(["--types"], is_flag=True, help="print client.d.ts, its types for TypeScript")],
     ),
     Command(
         "password",

@@ -28,6 +28,7 @@ from wsgateway.cluster.questions import (
 )
 from wsgateway.cluster.single import AnyCluster
 from wsgateway.exceptions import EnvelopeError, Refused
+from wsgateway.gateway.channels import ChannelAnswers
 from wsgateway.gateway.registry import GatewayState
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.hub import Hub
@@ -63,6 +64,7 @@ class Answers:
         state: Callable[[], GatewayState],
         cluster: Callable[[], AnyCluster],
         send: SendMessage,
+        channels: ChannelAnswers,
     ) -> None:
         self._gateway_id = gateway_id
         self._version = version
@@ -72,7 +74,9 @@ class Answers:
         self._state = state
         self._cluster = cluster
         self._send_message = send
+        self.channels = channels
         self.answering: Answering = {
+            **channels.answering,
             Search: self._answer_search,
             Rows: self._answer_rows,
             Describe: self._answer_describe,

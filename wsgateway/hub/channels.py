@@ -7,6 +7,7 @@ published between two steps of a subscription.
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple, Protocol
 
+from wsgateway.closing import STATE_LOST
 from wsgateway.cluster.history.memory import MemoryHistory
 from wsgateway.config.channels import ChannelSettings
 from wsgateway.config.namespaces import Namespaces
@@ -67,9 +68,10 @@ class Channel(Audience):
 
     `infos` has what `on_subscribe` has set, None while it has set nothing. `by_code` has those that the application
     has subscribed, None while there are none. `members` has each member as a JSON object, None without `presence`.
+    `published` is the time of the last publication, None if it has had none since its first subscriber.
     """
 
-    __slots__ = ("by_code", "infos", "members", "name", "settings")
+    __slots__ = ("by_code", "infos", "members", "name", "published", "settings")
 
     def __init__(self, name: str, settings: ChannelSettings, hub: Hub) -> None:
         super().__init__(hub.everybody.plain)
@@ -78,6 +80,7 @@ class Channel(Audience):
         self.infos: dict[Outbox, object] | None = None
         self.by_code: set[Outbox] | None = None
         self.members: dict[Outbox, bytes] | None = None
+        self.published: float | None = None
 
     def outboxes(self) -> Iterator[Outbox]:
         """Yield the outbox of each subscriber."""
@@ -265,6 +268,8 @@ class Channels:
             self._returning.setdefault(conn, set()).add(name)
         conn._outbox.put(UnsubscribedFrame(name, code, reason, ident=ident))
         self._left(conn, channel, code, reason)
+        if code >= LOST and conn.protocol == "sse":
+            conn._outbox.close(STATE_LOST, "a subscription was lost")
         return True
 
     def _left_hub(self, conn: Connection, audiences: tuple[object, ...]) -> None:
