@@ -16,6 +16,9 @@ from wsgateway.hub.target import MISSING, Everybody, Missing, Recipients, Target
 from wsgateway.messages import Sent, encode
 from wsgateway.text import short
 
+_NO_COUNTS: Any = (None,) * 5
+"""The first fields of `Sent` for `publish`."""
+
 
 class Messaging(ABC):
     """The methods of a gateway that send to its clients.
@@ -90,8 +93,7 @@ class Messaging(ABC):
         if encoded is None:
             raise ValueError("the message is None, which cannot be published")
         receipt = running.pubsub.publish(encoded, target_of(**target) or Target(), counts=False)
-        no_counts: dict[str, Any] = dict.fromkeys(("recipients", "queued", "dropped", "nodes", "complete"))
-        return Sent(**no_counts, at=receipt.position, is_new=receipt.is_new)
+        return Sent(*_NO_COUNTS, receipt.position, receipt.is_new)
 
     def send_from_thread(
         self,
