@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from wsgateway.closing import TOO_MANY, TOO_SLOW
+from wsgateway.closing import OWN_CODES
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 HOOK_SECONDS = (0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0)
 """Upper bounds, in seconds, of the buckets of `wsgateway_hook_seconds`."""
 
-_CLOSE_LABELS = {code: str(code) for code in (*range(1000, 1016), TOO_SLOW, TOO_MANY)}
+_CLOSE_LABELS = {code: str(code) for code in (*range(1000, 1016), *OWN_CODES)}
 
 
 class Histogram:
