@@ -160,6 +160,7 @@ ROOMS = {
         "doctor",
         "arguments",
         "remote",
+        "channels",
         "serve",
         "listen",
         "commands",
@@ -239,7 +240,7 @@ DOORWAYS = {
         "client",
         "cli.listen",  # knows the errors of the client
     },
-    "click": {"cli.arguments", "cli.remote", "cli.commands", "cli.main"},
+    "click": {"cli.arguments", "cli.remote", "cli.channels", "cli.commands", "cli.main"},
     "idna": {"config.origins"},
     "uvloop": {"server.process"},
     "tomlkit": {"supervisor.document"},

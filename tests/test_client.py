@@ -427,7 +427,7 @@ async def test_a_message_is_sent_to_a_channel_once_and_answers_with_its_position
         *[({"user": value}, "user is ") for value in WRONG_NAMES],
         ({"channel": "a", "user": "b"}, "channel and user are given"),
         ({"channel": "a", "connections": []}, "channel and connections are given"),
-        *[({name: "x"}, f"{name} need a channel") for name in ("key", "idempotency_key", "ttl", "tags")],
+        *[({name: "x"}, f"{name}: only a message to a channel") for name in ("key", "idempotency_key", "ttl", "tags")],
         ({"data": {"user": "ann"}}, "data: 'user' would choose the recipients"),
         ({"chanel": ""}, "no argument 'chanel'"),
     ],

@@ -23,7 +23,6 @@ from wsgateway.messages import Sent
 from wsgateway.text import cut, mask_url
 
 __all__ = [
-    "V1",
     "ClientConnection",
     "SendOptions",
     "Subprotocol",
@@ -34,9 +33,6 @@ __all__ = [
     "send",
     "websocket_url",
 ]
-
-V1 = "wsgateway.v1"
-"""The subprotocol of clients with channels: one JSON object in each message."""
 
 MAX_ANSWER = 16 * 1024 * 1024
 """Bytes of an answer that are read. A page of 1,000 connections has fewer than a million."""
@@ -116,7 +112,9 @@ def _fields_of(options: SendOptions) -> dict[str, object]:
         raise ValueError(f"{' and '.join(recipients)} are given, choose one of them")
     of_channel = [name for name in ("key", "tags", "ttl", "idempotency_key") if name in fields]
     if of_channel and "channel" not in fields:
-        raise ValueError(f"{' and '.join(of_channel)} need a channel")  # without one, they would be data
+        raise ValueError(  # without a channel, they would be data
+            f"{', '.join(of_channel)}: only a message to a channel has that; give a channel, or leave it out"
+        )
     if "connections" in fields:
         if isinstance(fields["connections"], (str, bytes)):
             raise ValueError(f"connections: {fields['connections']!r} is one text; give a list of connection ids")

@@ -19,11 +19,12 @@ from urllib.parse import urlencode
 import anyio
 from starlette.types import ASGIApp
 
-from wsgateway.client import V1, ClientConnection, Subprotocol, connect, websocket_url
+from wsgateway.client import ClientConnection, Subprotocol, connect, websocket_url
 from wsgateway.config.settings import Settings
 from wsgateway.exceptions import Refused
 from wsgateway.gateway.gateway import Gateway
 from wsgateway.listeners.event import CloseEvent, Event, MessageEvent, OpenEvent
+from wsgateway.protocols.v1 import SUBPROTOCOL
 from wsgateway.server.serving import serving
 
 TIMEOUT = 30.0
@@ -97,7 +98,7 @@ class Client:
             positions = [("since", f"{channel}@{at}") for channel, at in (since or {}).items()]
             query = urlencode([*(("channel", channel) for channel in channels or ()), *positions])
             path += f"{'&' if '?' in path else '?'}{query}" if query else ""
-            options.setdefault("subprotocols", [Subprotocol(V1)])
+            options.setdefault("subprotocols", [Subprotocol(SUBPROTOCOL)])
         self._connecting = connect(websocket_url(url) + path, **options)
         self._passed_over: deque[str | bytes] = deque()
         self.socket: ClientConnection

@@ -232,3 +232,33 @@ async def test_the_channels_of_all_nodes_are_joined(tmp_path_factory: pytest.Tem
         assert (await channels.unsubscribe("a", None, "ann", 2000, "")).unsubscribed == 1
         assert list(gateway.local_channels) == ["b"]
     await observer.stop()
+
+
+async def test_channels_and_protocols_are_counted() -> None:
+    gateway = Gateway(Named, channels={"room:*": {"public": True, "history": 2}}, history_bytes=100_000)
+    async with testing.serve(gateway) as url, testing.Client(url), testing.Client(url, channels=["room:1"]) as ann:
+        await ann.subscribed("room:1")
+        for number in range(3):
+            await gateway.publish("x" * 60_000, channel=f"room:{number}")
+        await ann.send_json({"subscribe": "room:1", "since": "other:1"})
+        await ann.receive_json(), await ann.receive_json()
+        samples = (await gateway.inspector.samples())[0]
+        values = {
+            (name, *labels.values()): value
+            for name, family in samples.items()
+            for _, labels, value in family
+            if name.startswith(("channels", "subscriptions", "publications", "recoveries", "history", "connections"))
+        }
+        for_gateway = {name[:1] + name[2:]: value for name, value in values.items()}
+        assert 0 < for_gateway.pop(("history_bytes",)) <= 100_000
+        assert for_gateway == {
+            ("channels",): 1,
+            ("subscriptions",): 1,
+            ("publications_total", "room:*"): 3,
+            ("recoveries_total", "false"): 1,
+            ("history_evictions_total",): 3,
+            ("connections", "plain", "websocket"): 1,
+            ("connections", "v1", "websocket"): 1,
+        }
+        _, page = await gateway.inspector.page("", 0, 10)
+        assert sorted(conn.protocol for conn in page) == ["plain", "v1"]

@@ -39,6 +39,7 @@ class ListedConnection(msgspec.Struct, frozen=True):
     address: str
     path: str
     transport: str
+    protocol: str
     age: Total
     queue: Queue
 

@@ -5,6 +5,7 @@ import json
 import os
 import socket
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
@@ -115,14 +116,16 @@ class Answers:
 
     def samples(self) -> Samples:
         """Return the metrics of this process."""
-        cluster = self._cluster()
+        cluster, history = self._cluster(), self.channels.kept
         return samples(
             self._metrics,
             gateway=self._gateway_id,
             node=cluster.node,
-            connections=len(self._connections),
+            connections=Counter([(conn.protocol, conn.transport) for conn in self._connections]),
             waiting=sum(conn.queued_messages for conn in self._connections),
             log_failures=log_failures(),
+            history_bytes=history.bytes,
+            history_evictions=history.evicted,
             is_broker_up=cluster.is_up,
             nodes=1 + len(cluster.nodes.alive()),
         )
@@ -147,6 +150,7 @@ class Answers:
             address=conn.address,
             path=conn.path,
             transport=conn.transport,
+            protocol=conn.protocol,
             age=round(conn.age, 3),
             queue=Queue(conn.queued_messages, conn.queued_bytes),
             user=None if conn.user is None else str(conn.user),

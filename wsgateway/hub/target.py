@@ -116,7 +116,7 @@ class Target:
         if not self.channel:
             given = [name for name in ("key", "tags", "ttl", "idempotency_key") if getattr(self, name)]
             if given:
-                raise ValueError(f"{' and '.join(given)} need a channel")
+                raise ValueError(f"{', '.join(given)}: only a message to a channel has that")
 
 
 def target_of(
