@@ -116,7 +116,7 @@ class Answers:
 
     def samples(self) -> Samples:
         """Return the metrics of this process."""
-        cluster, history = self._cluster(), self.channels.kept
+        cluster, history = self._cluster(), self.channels.store
         return samples(
             self._metrics,
             gateway=self._gateway_id,
