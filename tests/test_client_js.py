@@ -450,3 +450,103 @@ async def test_a_page_that_becomes_visible_probes_and_one_that_is_hidden_does_no
         await page.evaluate("document.hidden = false")
         await page.evaluate("document.dispatchEvent(new Event('visibilitychange', { bubbles: true }))")
         assert await page.evaluate("sockets[0].sent.length") == 1
+
+
+# Streams, without a network
+
+STREAMED = """() => {
+  fetched = []; streams = []; posted = [];
+  const text = new TextEncoder();
+  fetch = async (url, options) => {
+    if (options.method === "POST") {
+      posted.push([String(url), await options.body.text()]);
+      return new Response('{"at":"e:9"}');
+    }
+    fetched.push([String(url), options.headers, options.credentials]);
+    if (fetched.length === 1) throw new TypeError("no network");
+    return new Response(new ReadableStream({ start(controller) {
+      options.signal.onabort = () => controller.error(options.signal.reason);
+      const write = (line) => text.encode(line + "\\n").forEach((byte) => controller.enqueue(Uint8Array.of(byte)));
+      streams.push({ write, end: () => controller.close() });
+    } }));
+  };
+  line = (object) => streams.at(-1).write(JSON.stringify(object));
+  received = []; outcomes = [];
+  live.on("message", (message) => received.push(message));
+  room = live.channel("a&b", { last: 3, data: { n: 1 } }).on("message", (message) => received.push(message));
+}"""
+OPEN = "line({ open: { id: '1', session: 'n.secret' } })"
+FIRST = "http://gateway.test/stream?channel=a%26b&last=3&data=%7B%22n%22%3A1%7D"
+
+
+@asynccontextmanager
+async def streamed(browser: Browser) -> AsyncIterator[Page]:
+    """A page in which two WebSockets and a stream have failed, then two WebSockets, and the second stream is open."""
+    async with played(browser) as page:
+        await page.evaluate(STREAMED)
+        for count in (1, 2):
+            await page.evaluate(CLOSED, [1006, ""])
+            await page.clock.run_for(1_000)
+            assert await page.evaluate("fetched.length") == count - 1
+        await page.wait_for_function("sockets.length === 2 && states.at(-1)[0] === 'waiting'")
+        await page.clock.run_for(5_000)
+        assert await page.evaluate("sockets.length") == 3
+        await page.evaluate(CLOSED, [1006, ""])
+        await page.clock.run_for(5_000)
+        await page.wait_for_function("streams.length === 1")
+        assert await page.evaluate("sockets.length") == 3
+        await page.evaluate(OPEN)
+        await page.wait_for_function("states.at(-1)[0] === 'open'")
+        yield page
+
+
+async def test_sockets_and_streams_take_turns_until_one_opens(browser: Browser) -> None:
+    async with streamed(browser) as page:
+        assert await page.evaluate("fetched") == [[FIRST, {}, "include"]] * 2
+        await page.evaluate("line({ subscribed: 'a&b', at: 'e:1', recovered: false })")
+        await page.evaluate("line({ channel: 'a&b', message: '\u00e9\u20ac\\n', at: 'e:2' }); streams[0].write('')")
+        await page.evaluate("line({ subscribed: 'mine', at: 'm:1', recovered: false }); line({ message: 2 })")
+        await page.wait_for_function("received.length === 2")
+        assert await page.evaluate("received") == ["\u00e9\u20ac\n", 2]
+        await page.evaluate("streams[0].end()")
+        await page.wait_for_function("states.at(-1)[0] === 'waiting'")
+        await page.clock.run_for(10_000)
+        await page.wait_for_function("fetched.length === 3")
+        assert await page.evaluate("sockets.length") == 3
+        url = "http://gateway.test/stream?since=a%26b%40e%3A2&since=mine%40m%3A1&" + FIRST.partition("?")[2]
+        assert (await page.evaluate("fetched"))[2][0] == url
+
+
+async def test_messages_are_posted_in_order_and_a_change_of_channels_waits_for_them(browser: Browser) -> None:
+    async with streamed(browser) as page:
+        await page.evaluate(
+            "post = (message) => live.send(message, { name: 'n' }).then(({ at }) => outcomes.push(at)); 0"
+        )
+        await page.evaluate(
+            "post(1); post(2); room.unsubscribe(); room.publish(3); live.channel('c'); live.channel('d'); 0"
+        )
+        await page.clock.run_for(100)
+        await page.wait_for_function("fetched.length === 3")
+        assert await page.evaluate("outcomes") == ["e:9", "e:9"]
+        channels = "channel=c&last=&data=&channel=d&last=&data="
+        assert (await page.evaluate("fetched"))[2][0] == f"http://gateway.test/stream?{channels}"
+        await page.wait_for_function("streams.length === 2")
+        await page.evaluate(OPEN)
+        await page.wait_for_function("posted.length === 3")
+        target = "http://gateway.test/session/n.secret?"
+        assert await page.evaluate("posted") == [
+            [target + "name=n", "1"],
+            [target + "name=n", "2"],
+            [target + "channel=a%26b", "3"],
+        ]
+
+
+@pytest.mark.parametrize(("reconnect", "state"), [(True, "waiting"), (False, "closed")])
+async def test_the_end_of_a_stream_decides_whether_to_reconnect(browser: Browser, reconnect: bool, state: str) -> None:
+    async with streamed(browser) as page:
+        close = {"code": 3500, "reason": "why", "reconnect": reconnect, "retry_after_ms": 70_000}
+        await page.evaluate("(close) => { line({ close }); line({ message: 'too late' }); }", close)
+        await page.wait_for_function("(state) => states.at(-1)[0] === state", arg=state)
+        detail = (await page.evaluate("states"))[-1][1]
+        assert detail >= 70_000 if reconnect else detail == {"code": 3500, "reason": "why"}
+        assert await page.evaluate("received") == []

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
-from playwright.async_api import Browser, Page
+from playwright.async_api import Browser, Page, expect
 from starlette.responses import Response
 
 from tests.samples import ROOT, run_sample, samples
@@ -59,6 +59,28 @@ async def tab(browser: Browser, page: str = CHANNELS, name: str = "rooms.py") ->
         page_ = await context.new_page()
         await page_.goto(url + "/")
         yield module.gateway, Tab(page_)
+
+
+async def test_the_page_of_a_room(browser: Browser) -> None:
+    async with tab(browser) as (_, ann):
+        await ann.run(samples(CHANNELS, "js")["room"])
+        await expect(ann.page.locator("body")).to_have_text("ann: hi")
+        assert ann.lines == []
+
+
+async def test_the_page_of_the_readme(browser: Browser) -> None:
+    async with tab(browser, "README.md", "team.py") as (gateway, ann):
+        await ann.run(samples("README.md", "js")["team"])
+        await expect(ann.page.locator("body")).to_have_text("ann: hi")
+        await gateway.publish("order 7", channel="room:1")
+        await expect(ann.page.locator("body")).to_have_text("ann: hi shop: order 7")
+
+
+async def test_client_js_as_written(browser: Browser) -> None:
+    async with tab(browser) as (_, ann):
+        await ann.run(samples(PROTOCOL, "js")["client"])
+        for line in ("status open.*", "recovered false", "ann joined 1", "ann wrote hi", r"accepted \w+:1"):
+            await ann.shows(line)
 
 
 async def test_an_event_source_receives_and_recovers(browser: Browser) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -168,6 +170,20 @@ async def test_a_moderator_ends_subscriptions_and_sessions() -> None:
         assert (await bob.receive_json())["code"] == 2000
         assert await module.log_out("bob") == 1
         assert await bob.closed() == (3503, "logged out")
+
+
+async def test_the_test_of_the_documentation_passes() -> None:
+    await run_sample(CHANNELS, "testing.py").test_a_client_recovers_what_it_has_missed()
+
+
+def test_the_commands_accept_the_options_that_are_written() -> None:
+    lines = re.findall(r"^(wsgateway .*?) *#", (ROOT / CHANNELS).read_text(), re.MULTILINE)
+    assert len(lines) >= 5
+    for line in lines:
+        _, command, *arguments = line.split()
+        shown = subprocess.run([sys.executable, "-m", "wsgateway", command, "--help"], check=True, capture_output=True)
+        for option in arguments:
+            assert not option.startswith("--") or option in shown.stdout.decode()
 
 
 def test_the_hooks_of_the_table_exist() -> None:

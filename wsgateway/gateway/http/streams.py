@@ -1,5 +1,6 @@
 """The HTTP side of streams: who may open one, what a client posts to its session, and CORS. Errors are problem+json."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -41,7 +42,7 @@ class ClientContext:
     admission: Callable[[], Awaitable[Admission]]
 
 
-class Guarded:
+class Guarded(ABC):
     """An endpoint that pages of other origins may use. Checks host and origin, and answers preflights."""
 
     what = ""
@@ -70,9 +71,9 @@ class Guarded:
             response.raw_headers += cors
             await response(scope, receive, send)
 
+    @abstractmethod
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> Response | None:
         """Return the response, or None if it was sent. Raise `Refused`."""
-        raise NotImplementedError
 
     def _check(self, scope: Scope) -> None:
         rules = self._context.rules
