@@ -1,13 +1,16 @@
 """Channels end to end on the gateway's own server: subscriptions, history, members, and `wsgateway.v1`."""
 
+import gc
 import json
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
 from websockets.typing import Subprotocol
 
-from wsgateway import Gateway, HandshakeEvent, MessageEvent, Refused, SubscribeEvent, UnsubscribeEvent
+from wsgateway import EVERYBODY, Gateway, HandshakeEvent, MessageEvent, Refused, SubscribeEvent, UnsubscribeEvent
 from wsgateway.testing import Client, RecordingListener, serve
 
 
@@ -139,6 +142,45 @@ async def test_all_devices_of_a_user_receive_and_are_disconnected() -> None:
         assert (await phone.closed())[0] == 3503
         assert len(gateway.connections) == 1
         assert (await other.ask(subscribe="price:x", id=1))["subscribed"] == "price:x"
+
+
+@pytest.mark.parametrize("way", ["again", "meanwhile", "everybody", "by the client"])
+async def test_a_subscription_of_your_code_that_was_lost_and_then_ended_needs_on_subscribe(way: str) -> None:
+    async with served() as (gateway, url), V1(url) as client:
+        assert (await client.ask(subscribe="room:1"))["subscribed"] == "room:1"
+        [conn] = gateway.connections
+        await client.receive_json()
+        assert await gateway.subscribe("room:secret", [conn]) == 1
+        assert await gateway.unsubscribe("room:secret", [conn], code=2500) == 1
+        match way:
+            case "again":
+                await client.tell(subscribe="room:secret", id=1)
+                while (await client.receive_json()).get("id") != 1:
+                    pass
+                assert await gateway.unsubscribe("room:secret", [conn]) == 1
+            case "meanwhile":
+                assert await gateway.unsubscribe("room:secret", [conn]) == 0
+            case "everybody":
+                assert await gateway.unsubscribe("room:secret", EVERYBODY) == 0
+            case _:
+                await client.tell(unsubscribe="room:secret")
+        await client.tell(subscribe="room:secret", id=2)
+        while (answer := await client.receive_json()).get("id") != 2:
+            pass
+        assert answer["status"] == 403
+
+
+async def test_nothing_is_remembered_of_a_client_that_leaves_after_it_has_lost_its_only_subscription() -> None:
+    listener = Rooms()
+    async with served(listener) as (gateway, url):
+        async with V1(url, "user=ann") as client:
+            assert (await client.receive_json())["subscribed"] == "user:ann"
+            await gateway.unsubscribe("user:ann", user="ann", code=2500)
+            alive = weakref.ref(next(iter(gateway.connections)))
+        await listener.wait_for("on_client_close")
+        listener.events.clear()
+        gc.collect()
+        assert alive() is None
 
 
 async def test_a_token_may_come_as_the_first_object() -> None:
