@@ -5,6 +5,7 @@ Knows nothing of how bytes travel.
 
 import asyncio
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -89,6 +90,8 @@ class Dispatcher:
         self._verbose = settings.verbose
         self._inbox = Inbox()
         self._count = 0
+        self._changes: OrderedDict[str, str] = OrderedDict()  # channels, and the hook that waits for each
+        self._changing: Call | None = None
         self._on_message = hooks["on_message"]
         self._names_recipients = channels.namespaces.is_declared or hooks["on_subscribe"] is not None
         self._inboxes: dict[Connection, Inbox] | None = None if hooks["on_unsubscribe"] is None else {}
@@ -108,6 +111,7 @@ class Dispatcher:
 
     async def run(self, hook: str) -> None:
         """Call `on_start` or `on_stop`. Raise `HookError` if it fails."""
+        self._changes.clear()  # else `on_stop` would wait for them, however long that takes
         call = await self._run_hook(self._inbox, AwaitedCall(hook, self._hooks[hook], Event(self._gateway)))
         if call.error is not None:
             raise HookError(hook) from call.error
@@ -228,11 +232,31 @@ class Dispatcher:
 
     def first_subscribed(self, channel: str) -> None:
         """Handle that a channel has its first subscriber in this process."""
-        self._push_hook(self._inbox, "on_first_subscribe", ChannelEvent(self._gateway, channel))
+        self._note_change(channel, "on_first_subscribe")
 
     def last_unsubscribed(self, channel: str) -> None:
         """Handle that a channel has lost its last subscriber in this process."""
-        self._push_hook(self._inbox, "on_last_unsubscribe", ChannelEvent(self._gateway, channel))
+        self._note_change(channel, "on_last_unsubscribe")
+
+    def _note_change(self, channel: str, hook: str) -> None:
+        """Call `hook` for `channel` after those that wait, or neither if the opposite one still waits for it.
+
+        Otherwise a client that subscribes and unsubscribes faster than the hooks run would let them wait without limit.
+        """
+        if self._changes.pop(channel, None) is None:
+            self._changes[channel] = hook
+            if self._changing is None and (change := self._take_change()) is not None:
+                self._push(self._inbox, change)
+
+    def _take_change(self) -> Call | None:
+        """Return the call of the hook that has waited longest, None if none waits."""
+        self._changing = None
+        while self._changing is None and self._changes:
+            channel, hook = self._changes.popitem(last=False)
+            function = self._hooks[hook]
+            if function is not None:
+                self._changing = Call(hook, function, ChannelEvent(self._gateway, channel), 0)
+        return self._changing
 
     def closed(self, conn: Connection, inbox: Inbox, code: int, reason: str) -> None:
         """Handle that `conn` has ended. Called exactly once for each `opened`."""
@@ -349,6 +373,8 @@ class Dispatcher:
         error = call.error
         if call.answer is not None:
             call.answer(call)
+        if call is self._changing and (change := self._take_change()) is not None:
+            self._inbox.put(change)  # behind the other hooks that wait; the runner goes on with them
         if error is None or (isinstance(error, Refused) and call.hook in REFUSING_HOOKS):
             if error is not None and call.hook != "on_handshake":
                 self._report_refusal(call, error)
