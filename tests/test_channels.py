@@ -7,10 +7,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import anyio
 import pytest
 from websockets.typing import Subprotocol
 
-from wsgateway import EVERYBODY, Gateway, HandshakeEvent, MessageEvent, Refused, SubscribeEvent, UnsubscribeEvent
+from wsgateway import EVERYBODY, Event, Gateway, HandshakeEvent, MessageEvent, Refused, SubscribeEvent, UnsubscribeEvent
+from wsgateway.listeners.event import ChannelEvent
 from wsgateway.testing import Client, RecordingListener, serve
 
 
@@ -168,6 +170,58 @@ async def test_a_subscription_of_your_code_that_was_lost_and_then_ended_needs_on
         while (answer := await client.receive_json()).get("id") != 2:
             pass
         assert answer["status"] == 403
+
+
+async def test_a_client_that_could_recover_when_load_was_called_is_refused_if_it_no_longer_can() -> None:
+    class Documents(Rooms):
+        async def on_subscribe(self, event: SubscribeEvent) -> None:
+            await event.load(dict)
+            for number in range(6):  # more than the history has
+                await event.gateway.publish(number, channel=event.channel)
+
+    async with served(Documents) as (gateway, url), V1(url) as client:
+        at = (await gateway.publish("old", channel="room:1")).at
+        answer = await client.ask(subscribe="room:1", since=at, id=1)
+        assert (answer["refused"], answer["status"]) == ("room:1", 503)  # else it would start over without a state
+
+
+@pytest.mark.parametrize("name", ["open", "close", "subscribed", "left", "error", "base64"])
+async def test_a_client_cannot_send_an_event_of_the_gateway_itself(name: str) -> None:
+    async with served() as (gateway, url), V1(url) as client:
+        assert (await client.ask(message="hi", name=name))["status"] == 400
+        with pytest.raises(ValueError, match="another name"):
+            await gateway.send("hi", name=name)
+
+
+async def test_a_client_that_subscribes_and_unsubscribes_lets_no_hooks_wait_without_limit() -> None:
+    class Listener(Rooms):
+        async def on_first_subscribe(self, event: ChannelEvent) -> None:
+            self.record("first", event.channel)
+            await anyio.sleep(0.5)
+
+        async def on_last_unsubscribe(self, event: ChannelEvent) -> None:
+            self.record("last", event.channel)
+
+        async def on_stop(self, event: Event) -> None:
+            self.record("on_stop", None)
+
+    listener = Listener()
+    with anyio.fail_after(20):
+        async with served(listener) as (_, url), V1(url) as client:
+            for _ in range(100):
+                await client.tell(subscribe="room:1")
+                await client.tell(unsubscribe="room:1")
+            await client.tell(subscribe="room:2", id=1)
+            while (await client.receive_json()).get("id") != 1:
+                pass
+    changes = [event for event in listener.events if event[0] in ("first", "last", "on_stop")]
+    assert changes == [
+        ("first", "room:1"),
+        ("last", "room:1"),
+        ("first", "room:2"),
+        ("last", "room:2"),
+        ("on_stop", None),
+    ]
 
 
 async def test_nothing_is_remembered_of_a_client_that_leaves_after_it_has_lost_its_only_subscription() -> None:

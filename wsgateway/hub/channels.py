@@ -52,12 +52,14 @@ class Wanted(NamedTuple):
 class Grant(NamedTuple):
     """What `on_subscribe` has set for one subscription.
 
-    `reply` is sent with the answer. If `loaded_at` is a position, the reply is the state at that position.
+    `reply` is sent with the answer. If `loaded_at` is a position, the reply is the state at that position. With
+    `has_no_state`, `load` has called no function, because the client could recover without one.
     """
 
     info: object = None
     reply: Message | None = None
     loaded_at: Position | None = None
+    has_no_state: bool = False
 
 
 NOTHING = Grant()
@@ -100,7 +102,7 @@ class Watcher(Protocol):
 
 
 class ReplyTooOld(Exception):  # noqa: N818  the caller refuses the client
-    """More was published since the state of `load` than the history has."""
+    """More was published since `load` was called than the history has."""
 
 
 def check_info(info: object) -> None:
@@ -243,7 +245,7 @@ class Channels:
             last=None if is_loaded else wanted.last,
             max_bytes=self._settings.outbox_bytes,
         )
-        if is_loaded and not recovery.recovered:
+        if (is_loaded or grant.has_no_state) and not recovery.recovered:
             raise ReplyTooOld
         if not is_loaded and (wanted.since is not None or wanted.is_garbled):
             self._metrics.recoveries[recovery.recovered] += 1

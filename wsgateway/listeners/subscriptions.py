@@ -117,7 +117,7 @@ class Subscriptions:
         reply = encode(event.reply)
         if event.info is not None:
             check_info(event.info)
-        call.grant = Grant(event.info, reply, event._loaded_at)
+        call.grant = Grant(event.info, reply, event._loaded_at, event._has_no_state)
 
     async def _load(
         self, wanted: Wanted, event: SubscribeEvent, function: Callable[..., Any], args: tuple[Any, ...]
@@ -125,7 +125,8 @@ class Subscriptions:
         settings = self.channels.namespaces.find(wanted.channel)
         if not settings.history:
             raise ValueError(f"event.load needs a history, and the channel {wanted.channel} keeps none")
-        if self.channels.can_recover(wanted):
+        event._has_no_state = event._loaded_at is None and self.channels.can_recover(wanted)
+        if event._has_no_state:
             return
         event._loaded_at = self.channels.history.position(wanted.channel, settings)
         if is_async(function):
