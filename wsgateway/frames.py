@@ -146,6 +146,13 @@ class Publication(NamedMessage):
     def __repr__(self) -> str:
         return f"<Publication {self.channel!r} {self.at} {self.kind.value} of {len(self.payload)} bytes>"
 
+    def encoded(self, wire_format: WireFormat) -> bytes:
+        """Return this message in `wire_format`. Only the form used last is kept, because a history has many of them."""
+        if self._format is not wire_format:
+            self._bytes = wire_format.wire(self)
+            self._format = wire_format
+        return self._bytes
+
     @property
     def at(self) -> str | None:
         """Its position in the history, `EPOCH:OFFSET`, None without one."""
