@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from wsgateway.exceptions import MessageError
-from wsgateway.frames import Publication
+from wsgateway.frames import Publication, RefusedFrame
 from wsgateway.messages import MAX_DEPTH, Kind, Message, decode_json, encode
 from wsgateway.protocols.lines import LINES
 from wsgateway.protocols.sse import SSE
@@ -127,3 +127,7 @@ def test_a_publication_keeps_only_the_form_that_was_used_last() -> None:
     for wire_format in (PLAIN, FramedFormat(V1Encoding()), SSE.wire_format, LINES.wire_format):
         assert b"x" * 10_000 in publication.encoded(wire_format)
     assert sum(map(sys.getsizeof, gc.get_referents(publication))) < 25_000  # its payload, and one form
+
+
+def test_a_refusal_counts_the_name_that_the_client_has_made_up() -> None:
+    assert len(RefusedFrame("x" * 60_000, 400, "no name").payload) == 60_000  # else outbox_bytes does not bound it

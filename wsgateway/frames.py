@@ -249,7 +249,7 @@ class RefusedFrame(Control):
     __slots__ = ("channel", "reason", "status")
 
     def __init__(self, channel: str | None, status: int, reason: str, *, ident: int | None = None) -> None:
-        super().__init__(ident=ident)
+        super().__init__((channel or "").encode(), ident=ident)  # as long as the client has made it
         self.channel = channel
         self.status = status
         self.reason = reason
