@@ -5,7 +5,6 @@ Knows nothing of how bytes travel.
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,7 +15,6 @@ from wsgateway.hub.connection import Connection
 from wsgateway.hub.pubsub import PubSub
 from wsgateway.hub.target import Everybody, Target, check_recipients
 from wsgateway.listeners.event import (
-    ChannelEvent,
     CloseEvent,
     Event,
     EventGateway,
@@ -39,7 +37,7 @@ from wsgateway.listeners.inbox import (
 from wsgateway.listeners.loader import Hooks
 from wsgateway.listeners.routing import NO_RECIPIENTS, target_of_event
 from wsgateway.listeners.runner import Runner, current_call
-from wsgateway.listeners.subscriptions import SubscribeCall, Subscriptions
+from wsgateway.listeners.subscriptions import Changes, SubscribeCall, Subscriptions
 from wsgateway.logs import GatewayLog
 from wsgateway.messages import Sent, encode
 from wsgateway.metrics import Metrics
@@ -57,7 +55,6 @@ _WITHOUT_CONNECTION = {
     "`if event.conn is None: …`)",
 }
 """Addition to the log line of a hook that failed, by hook, if its event has no connection."""
-
 
 REFUSING_HOOKS = frozenset({"on_handshake", "on_message", "on_subscribe"})
 """Hooks that may raise `Refused`, which is not a failure."""
@@ -90,8 +87,6 @@ class Dispatcher:
         self._verbose = settings.verbose
         self._inbox = Inbox()
         self._count = 0
-        self._changes: OrderedDict[str, str] = OrderedDict()  # channels, and the hook that waits for each
-        self._changing: Call | None = None
         self._on_message = hooks["on_message"]
         self._names_recipients = channels.namespaces.is_declared or hooks["on_subscribe"] is not None
         self._inboxes: dict[Connection, Inbox] | None = None if hooks["on_unsubscribe"] is None else {}
@@ -106,6 +101,7 @@ class Dispatcher:
             returned=hooks.warn_of_returned,
         )
         self._push = self.runner.push
+        self._changes = Changes(gateway, hooks, self._inbox, self._push)
 
     # One event after the other
 
@@ -232,31 +228,11 @@ class Dispatcher:
 
     def first_subscribed(self, channel: str) -> None:
         """Handle that a channel has its first subscriber in this process."""
-        self._note_change(channel, "on_first_subscribe")
+        self._changes.note(channel, "on_first_subscribe")
 
     def last_unsubscribed(self, channel: str) -> None:
         """Handle that a channel has lost its last subscriber in this process."""
-        self._note_change(channel, "on_last_unsubscribe")
-
-    def _note_change(self, channel: str, hook: str) -> None:
-        """Call `hook` for `channel` after those that wait, or neither if the opposite one still waits for it.
-
-        Otherwise a client that subscribes and unsubscribes faster than the hooks run would let them wait without limit.
-        """
-        if self._changes.pop(channel, None) is None:
-            self._changes[channel] = hook
-            if self._changing is None and (change := self._take_change()) is not None:
-                self._push(self._inbox, change)
-
-    def _take_change(self) -> Call | None:
-        """Return the call of the hook that has waited longest, None if none waits."""
-        self._changing = None
-        while self._changing is None and self._changes:
-            channel, hook = self._changes.popitem(last=False)
-            function = self._hooks[hook]
-            if function is not None:
-                self._changing = Call(hook, function, ChannelEvent(self._gateway, channel), 0)
-        return self._changing
+        self._changes.note(channel, "on_last_unsubscribe")
 
     def closed(self, conn: Connection, inbox: Inbox, code: int, reason: str) -> None:
         """Handle that `conn` has ended. Called exactly once for each `opened`."""
@@ -373,8 +349,7 @@ class Dispatcher:
         error = call.error
         if call.answer is not None:
             call.answer(call)
-        if call is self._changing and (change := self._take_change()) is not None:
-            self._inbox.put(change)  # behind the other hooks that wait; the runner goes on with them
+        self._changes.finished(call)
         if error is None or (isinstance(error, Refused) and call.hook in REFUSING_HOOKS):
             if error is not None and call.hook != "on_handshake":
                 self._report_refusal(call, error)
