@@ -9,7 +9,7 @@ from wsgateway.exceptions import GatewayNotRunning, GatewayStopping
 from wsgateway.frames import Counts, History, Position, Presence
 from wsgateway.gateway.parts import Parts
 from wsgateway.gateway.running import Running
-from wsgateway.hub.channels import LocalChannels, check_info, check_unsubscribe
+from wsgateway.hub.channels import LocalChannels, check_unsubscribe, copy_info
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.hub import Connections
 from wsgateway.hub.loops import Home, call_from_thread
@@ -135,8 +135,7 @@ class Messaging(ABC):
         """
         await self._running_for("gateway.subscribe")
         self._parts.channels.namespaces.find(channel)
-        if info is not None:
-            check_info(info)
+        copy_info(info)  # raises before anything is subscribed
         count = 0
         for conn in self._named(connections, user):
             if not self._parts.channels.is_subscribed(conn, channel):
@@ -161,8 +160,9 @@ class Messaging(ABC):
         channels = self._parts.channels
         channels.namespaces.find(channel)
         check_unsubscribe(code, reason)
-        is_all = isinstance(connections, Everybody) and isinstance(user, Missing)
-        named = channels.subscribers(channel) if is_all else self._named(connections, user)
+        if isinstance(connections, Everybody) and isinstance(user, Missing):
+            return channels.unsubscribe_all(channel, code, reason)
+        named = self._named(connections, user)
         return sum([channels.unsubscribe(conn, channel, code, reason) for conn in named])
 
     async def disconnect(

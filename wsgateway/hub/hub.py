@@ -75,7 +75,7 @@ class Hub:
         self._turn = TurnLog(plain)
         self.everybody = Audience(plain)
         self.left: Callable[[Connection, tuple[object, ...]], None] = lambda conn, audiences: None
-        """Called with a connection that has left, and its audiences besides `everybody`, if it was in any."""
+        """Called with a connection that has left, and its audiences besides `everybody`."""
 
         self._users: dict[str, dict[Connection, None]] = {}
         self._only_everybody = (self.everybody,)  # one for all connections
@@ -98,12 +98,13 @@ class Hub:
         conn = self._open.pop(outbox.id, None)
         if conn is not None and conn.user_id:
             self._forget_user(conn)
-        write, others = outbox.write, outbox.audiences[1:]
+        write = outbox.write
         data = b"" if write is None else self._turn.withdraw(outbox)
+        others = outbox.audiences[1:]  # without those that a write of `withdraw` has removed it from
         _remove(outbox)
         if write is not None and data:
             write(data)
-        if others and conn is not None:
+        if conn is not None:
             self.left(conn, others)
 
     def _forget_user(self, conn: Connection) -> None:

@@ -158,6 +158,10 @@ class Outbox:
         self.after_append(message, is_queued=queued)
         return queued
 
+    def has_space(self, message: Message) -> bool:
+        """Return whether `put` would accept `message`, whatever its policy is."""
+        return self.write is not None or self._fits(len(message.payload))
+
     def append(self, message: Message) -> bool:
         """Queue `message`, and write nothing before `after_append`. Return False if it was dropped."""
         if self.closing is not None:

@@ -57,7 +57,6 @@ _WITHOUT_CONNECTION = {
 }
 """Addition to the log line of a hook that failed, by hook, if its event has no connection."""
 
-
 REFUSING_HOOKS = frozenset({"on_handshake", "on_message", "on_subscribe"})
 """Hooks that may raise `Refused`, which is not a failure."""
 
@@ -220,11 +219,12 @@ class Dispatcher:
         return call.grant
 
     def unsubscribed(self, conn: Connection, channel: str, code: int, reason: str) -> None:
-        """Handle that a subscription has ended."""
+        """Handle that a subscription has ended. A command that waits may begin it again, so its hook comes later."""
         inbox = None if self._inboxes is None else self._inboxes.get(conn)
         if inbox is not None:
             event = UnsubscribeEvent(self._gateway, conn, channel, code, reason)
-            self._push_hook(inbox, "on_unsubscribe", event, CloseCall)
+            push = self._push if conn._outbox.closing is not None else self.runner.push_next
+            push(inbox, CloseCall("on_unsubscribe", self._hooks["on_unsubscribe"], event, 0))
 
     def first_subscribed(self, channel: str) -> None:
         """Handle that a channel has its first subscriber in this process."""
@@ -321,14 +321,14 @@ class Dispatcher:
             if isinstance(to, Everybody):
                 to = None
             elif to is None:
-                if self._names_recipients:
+                if self._names_recipients and message is not None:
                     raise Refused.of(NO_RECIPIENTS)
             elif not isinstance(to, list):
                 check_recipients("event.connections", to)
             if message is not None:
                 self._pubsub.publish_nowait(message, to, but=None if self._echo_sender or to is not None else conn)
             return
-        target = target_of_event(event, is_closed=self._names_recipients)
+        target = target_of_event(event, is_closed=self._names_recipients and message is not None)
         if message is None:
             return
         but = None if self._echo_sender else conn

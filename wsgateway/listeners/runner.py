@@ -56,6 +56,13 @@ class Runner:
             if inbox.calls:
                 self._run_waiting(inbox)
 
+    def push_next(self, inbox: Inbox, call: Call) -> None:
+        """Do the same, but run the hook before those of the messages that wait in `inbox`."""
+        if inbox.running is not None or inbox.calls:
+            inbox.put_next(call)
+        else:
+            self.push(inbox, call)
+
     async def idle(self) -> None:
         """Wait until no hook runs."""
         while self._busy:
@@ -74,7 +81,10 @@ class Runner:
         Calls that report a close are still made, and those that run are abandoned only with `closes`.
         """
         for inbox in tuple(self._busy):
-            inbox.discard_messages()
+            for discarded in inbox.discard_messages():
+                discarded.error, discarded.has_expired = TimeoutError("the gateway stops"), True
+                if discarded.answer is not None:
+                    discarded.answer(discarded)  # a client of a stream waits for it
             call = inbox.running
             if call is not None and call.timer is not None and (closes or not call.is_close):
                 self._expire(inbox, call, f"{call.hook} is abandoned, because the gateway stops and drain has passed")
