@@ -76,7 +76,7 @@ programs:
 	fi
 
 .PHONY: bench
-bench: $(VENV)/.bench  ## measure this machine: wsgateway beside what else does the job, in about 80 minutes
+bench: $(VENV)/.bench  ## measure this machine: wsgateway beside what else does the job, in about two hours
 	$(VENV)-bench/bin/python benchmarks/run.py $(ARGS)
 
 .PHONY: bench-brokers

@@ -164,15 +164,12 @@ def reconnect(bench: Bench) -> None:
 def streams(bench: Bench) -> None:
     """Measure the fan-out to 1,000 streams beside that to 1,000 WebSockets, and what an idle stream takes."""
     options = {WEBSOCKET: (), STREAM: ("--sse", "/sse?channel=x")}
-    with serving("Listener") as (port, pid):
-        for label in bench.in_turn([WEBSOCKET, STREAM]):
-            figures = loaded(WSFAN, port, pid, "--path", PATHS[CHANNEL], *options[label], "--messages", 0)
-            if figures["dead"]:
-                raise RuntimeError(f"{figures['dead']:.0f} connections of {label} were refused")
     for label in bench.in_turn([WEBSOCKET, STREAM]):
         with serving("Listener") as (port, pid):
             path = ("--path", PATHS[CHANNEL], *options[label])
             figures = loaded(WSFAN, port, pid, *path, "--conns", 5000, "--messages", 0, "--srcs", 8)
+            if figures["dead"]:
+                raise RuntimeError(f"{figures['dead']} connections were refused: {label}")
             bench.figures.note("streams", label, "memory", figures["kb_per_conn"])
             for window in WINDOWS:
                 bench.fan(("streams", label, str(window)), port, pid, *path, window=window)
@@ -180,23 +177,16 @@ def streams(bench: Bench) -> None:
 
 def others(bench: Bench) -> None:
     """Measure the groups, rooms, and channels of other libraries beside a channel, under the same load."""
-    own = {f"{SERVE.name}, {label}": PATHS[label] for label in (CHANNEL, KEPT)}
+    own = {f"{SERVE.name}, {label}": ("--path", PATHS[label]) for label in (CHANNEL, KEPT)}
     for server in bench.in_turn([SERVE, *OTHERS]):
         with serving("Listener") if server is SERVE else running(server) as (port, pid):
-            if server is not SERVE:
-                share_out(bench, server.name, server, port, pid, server.load)
-                continue
-            for label, path in own.items():
-                share_out(bench, label, server, port, pid, ("--path", path))
-
-
-def share_out(bench: Bench, row: str, server: Server, port: int, pid: int, options: tuple[str, ...]) -> None:
-    messages = max(3, round(bench.messages * server.scale))
-    for window in WINDOWS:
-        figures = loaded(WSFAN, port, pid, *options, "--window", window, "--messages", max(messages, window))
-        if figures["wrong"] or figures["dead"]:
-            raise RuntimeError(f"{figures['wrong']} clients of {row} received too little or too much")
-        bench.figures.note("channels of others", row, str(window), figures[COST])
+            for row, options in own.items() if server is SERVE else [(server.name, server.load)]:
+                for window in WINDOWS:
+                    messages = max(window, round(bench.messages * server.scale))
+                    figures = loaded(WSFAN, port, pid, *options, "--window", window, "--messages", messages)
+                    if figures["wrong"] or figures["dead"]:
+                        raise RuntimeError(f"{row} lost messages or clients: {figures}")
+                    bench.figures.note("channels of others", row, str(window), figures[COST])
 
 
 CHANNEL_STEPS = {

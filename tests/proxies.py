@@ -8,8 +8,8 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import trustme
 
 from tests.ports import free_port
 from tests.services import needed
+from tests.streams import Stream
 from wsgateway.testing import Client
 
 ROOT = Path(__file__).parent.parent
@@ -45,6 +46,15 @@ class Site:
     def client(self, path: str = "/ws", **options: Any) -> Client:
         """A WebSocket client that asks for the public name."""
         return Client(self.origin, path, host="127.0.0.1", port=self.port, ssl=self.trust, **options)
+
+    @asynccontextmanager
+    async def stream(self, path: str) -> AsyncIterator[Stream]:
+        """A stream that asks for the public name."""
+        async with httpx.AsyncClient(verify=self.trust, trust_env=False, timeout=30) as http:
+            url = f"https://127.0.0.1:{self.port}{path}"
+            headers, extensions = {"host": f"{NAME}:{self.port}"}, {"sni_hostname": NAME}
+            async with http.stream("GET", url, headers=headers, extensions=extensions) as response:
+                yield Stream(response)
 
     async def request(self, method: str, path: str, *, key: str | None = None, **options: Any) -> httpx.Response:
         """What the site answers, with `key` as the API key."""
@@ -154,7 +164,7 @@ def nginx(
     chain, key, trust = _certified(folder)
     site = Site(free_port(), free_port(), trust)
     replaced = {
-        "listen 443 ssl;": f"listen 127.0.0.1:{site.port} ssl;",
+        "listen 443 ssl": f"listen 127.0.0.1:{site.port} ssl",
         CERTIFICATE: str(chain),
         PRIVATE_KEY: str(key),
         **(changes or {}),

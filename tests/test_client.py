@@ -20,7 +20,7 @@ import trustme
 from websockets.exceptions import InvalidStatus, InvalidURI
 
 from tests.servers import OwnServerTls
-from wsgateway import Gateway, MessageError, SendError, client, testing
+from wsgateway import Gateway, MessageError, MessageEvent, SendError, client, testing
 from wsgateway.cli.checks import check_probe
 from wsgateway.cli.probe import probe
 from wsgateway.client import asend, handshake, request, send
@@ -390,3 +390,61 @@ async def test_a_refusal_is_a_send_error_with_its_problem() -> None:
         assert (error.value.status, error.value.problem["status"]) == (401, 401)
     with pytest.raises(OSError):
         await asend(f"{url}/send", "hi")
+
+
+class Told:
+    def __init__(self) -> None:
+        self.events: list[tuple[str, str, str, str, Any]] = []
+
+    async def on_message(self, event: MessageEvent) -> None:
+        self.events.append((event.channel, event.to_user, event.name, event.key, event.data))
+
+
+WRONG_NAMES: tuple[object, ...] = (None, "", 5, [])
+
+
+async def test_a_message_is_sent_to_a_channel_once_and_answers_with_its_position() -> None:
+    listener = Told()
+    gateway = Gateway(listener, channels={"room:*": {"history": 5}}, local_access=True)
+    async with testing.serve(gateway) as url:
+        options: Any = {"name": "n", "key": "k", "tags": {"a": "b"}, "ttl": 5.5, "idempotency_key": "i"}
+        sent = await asend(url + "/send", "x", channel="room:1", data={"more": 1}, **options)
+        again = await asend(url + "/send", "x", channel="room:1", **options)
+        assert sent.at == again.at == (await gateway.history("room:1")).at
+        assert (sent.is_new, again.is_new) == (True, False)
+        assert listener.events[0] == ("room:1", "", "n", "k", {"channel": "room:1", "name": "n", "more": 1})
+        await asend(url + "/send", "x", user="ann")
+        assert listener.events[-1][:2] == ("", "ann")
+        with pytest.raises(SendError, match="did you mean") as caught:
+            await asend(url + "/send", "x", channel="rom:1")
+        assert caught.value.status == 404
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        *[({"channel": value}, "channel is ") for value in WRONG_NAMES],
+        *[({"user": value}, "user is ") for value in WRONG_NAMES],
+        ({"channel": "a", "user": "b"}, "channel and user are given"),
+        ({"channel": "a", "connections": []}, "channel and connections are given"),
+        *[({name: "x"}, f"{name}: only a message to a channel") for name in ("key", "idempotency_key", "ttl", "tags")],
+        ({"data": {"user": "ann"}}, "data: 'user' would choose the recipients"),
+        ({"chanel": ""}, "no argument 'chanel'"),
+    ],
+)
+def test_a_mistake_in_the_recipients_is_raised_before_anything_is_sent(options: Any, text: str) -> None:
+    with peer() as server:
+        with pytest.raises((ValueError, TypeError), match=text):
+            send(server.url, "x", **options)
+        assert server.heads == []
+
+
+@pytest.mark.parametrize("options", [{"chanel": ""}, {"chanel": None}, {"channel": None}, {"user": ""}])
+async def test_a_gateway_sends_to_nobody_if_the_recipients_are_a_mistake(options: Any) -> None:
+    listener = Told()
+    gateway = Gateway(listener)
+    async with gateway.lifespan():
+        for send_or_publish in (gateway.send, gateway.publish):
+            with pytest.raises((ValueError, TypeError)):
+                await send_or_publish("x", **options)
+    assert listener.events == []

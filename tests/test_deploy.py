@@ -128,6 +128,21 @@ async def test_what_is_posted_reaches_the_clients_of_both_processes(site: Site) 
         assert [await client.receive() for client in clients] == ["from one of them"] * 12
 
 
+async def test_streams_flow_through_without_a_buffer(site: Site) -> None:
+    await both_count(site)
+    async with site.stream("/sse") as events, site.stream("/stream") as lines:
+        assert (await events.next()).type == "open"
+        assert "open" in await lines.object()
+        greeting = json.loads((await events.next()).data)
+        assert (await lines.object())["message"]["address"] == greeting["address"] == "127.0.0.1"
+        for number in range(5):
+            await send(site, {"number": number})
+            assert json.loads((await events.next()).data) == {"number": number}
+            assert await lines.object() == {"message": {"number": number}}
+        while events.parser.comments < 3:
+            events.parser.feed(await events._chunk())  # heartbeats
+
+
 async def test_a_page_of_the_public_name_may_connect(site: Site) -> None:
     async with site.client(origin=site.origin) as ann:
         assert (await ann.receive_json())["id"]

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -170,6 +172,20 @@ async def test_a_moderator_ends_subscriptions_and_sessions() -> None:
         assert await bob.closed() == (3503, "logged out")
 
 
+async def test_the_test_of_the_documentation_passes() -> None:
+    await run_sample(CHANNELS, "testing.py").test_a_client_recovers_what_it_has_missed()
+
+
+def test_the_commands_accept_the_options_that_are_written() -> None:
+    lines = re.findall(r"^(wsgateway .*?) *#", (ROOT / CHANNELS).read_text(), re.MULTILINE)
+    assert len(lines) >= 5
+    for line in lines:
+        _, command, *arguments = line.split()
+        shown = subprocess.run([sys.executable, "-m", "wsgateway", command, "--help"], check=True, capture_output=True)
+        for option in arguments:
+            assert not option.startswith("--") or option in shown.stdout.decode()
+
+
 def test_the_hooks_of_the_table_exist() -> None:
     table = (ROOT / CHANNELS).read_text().partition("<!-- hooks -->")[2].partition("<!-- /hooks -->")[0]
     hooks = set(re.findall(r"`(on_\w+)`", table.replace("before `on_client_close`", "")))
@@ -192,16 +208,16 @@ async def test_a_client_of_wsgateway_v1_receives_what_is_written() -> None:
     written = [json.loads(line) for line in block[1].splitlines()]
     async with rooms() as (_, url):
         received = await module.talk(url.replace("http", "ws"))
-    assert _shape(received) == _shape(written)
+    assert shape(received) == shape(written)
 
 
-def _shape(value: Any) -> Any:
+def shape(value: Any) -> Any:
     """Return `value` without what differs from run to run: ids and epochs."""
     match value:
         case dict():
-            return {key: "…" if key == "id" and isinstance(item, str) else _shape(item) for key, item in value.items()}
+            return {key: "…" if key == "id" and isinstance(item, str) else shape(item) for key, item in value.items()}
         case list():
-            return [_shape(item) for item in value]
+            return [shape(item) for item in value]
         case str():
             return re.sub(r"^\w{4,}:(?=\d+$)", "EPOCH:", value)
         case _:

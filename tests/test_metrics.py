@@ -9,21 +9,28 @@ def test_every_family_is_named_and_labels_are_escaped() -> None:
     metrics.refusals['a"b\\c\nd'] += 2
     metrics.hook_seconds["on_message"].observe(0.003)
     metrics.hook_seconds["on_message"].observe(100)
-    here = samples(metrics, gateway="g", connections=3, waiting=4, log_failures=5)
+    here = samples(metrics, gateway="g", connections={("v1", "websocket"): 3}, waiting=4, log_failures=5)
     families = list(text_string_to_metric_families(prometheus_text([here]).decode()))
     assert all(family.name.startswith("wsgateway_") and family.documentation for family in families)
-    values = {(s.name, s.labels.get("le"), s.labels.get("reason")): s.value for f in families for s in f.samples}
+    values = {
+        (s.name, s.labels.get("le"), s.labels.get("reason") or s.labels.get("protocol")): s.value
+        for f in families
+        for s in f.samples
+    }
     assert values["wsgateway_refusals_total", None, 'a"b\\c\nd'] == 2
     assert values["wsgateway_hook_seconds_bucket", "0.001", None] == 0
     assert values["wsgateway_hook_seconds_bucket", "0.005", None] == 1
     assert values["wsgateway_hook_seconds_bucket", "+Inf", None] == 2
-    assert values["wsgateway_connections", None, None] == 3
+    assert values["wsgateway_connections", None, "v1"] == 3
+    assert values["wsgateway_connections", None, "plain"] == 0
     assert values["wsgateway_outbox_messages", None, None] == 4
 
 
 def test_a_family_is_named_once_for_all_processes() -> None:
     here, there = (
-        samples(Metrics(), gateway="g", node=node, connections=count, waiting=0, log_failures=0)
+        samples(
+            Metrics(), gateway="g", node=node, connections={("plain", "websocket"): count}, waiting=0, log_failures=0
+        )
         for node, count in (("a", 1), ("b", 2))
     )
     text = prometheus_text([here, there]).decode()

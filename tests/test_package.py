@@ -13,6 +13,7 @@ import pytest
 from tests.ports import free_port
 from tests.processes import serving
 
+FILES = ("/client.js", "/client.d.ts", "/pages/test.js", "/pages/test.css")
 ROOT = Path(__file__).parent.parent
 
 
@@ -34,7 +35,7 @@ async def test_every_page_is_served_from_the_wheel(installed: Path, tmp_path: Pa
     command = [str(installed / "wsgateway"), "serve", "--port", "0"]
     with serving(cwd=tmp_path, command=command) as served:
         async with httpx.AsyncClient() as http:
-            for path in ("/", "/pages/test.js", "/pages/test.css", "/health", "/ready", "/metrics", "/info"):
+            for path in ("/", *FILES, "/health", "/ready", "/metrics", "/info"):
                 answer = await http.get(served.url + path)
                 assert answer.status_code == 200, path
                 assert answer.content

@@ -158,7 +158,9 @@ async def test_info_and_metrics_show_every_process(start: Any, people: Crowd) ->
         assert info["total"] == len(clients)
         assert len(info["nodes"]) == 2
         text = (await http.get("/metrics")).text
-    counts = re.findall(r'^wsgateway_connections\{gateway="default",node="(\w{8})"\} (\d+)\.0$', text, re.MULTILINE)
+    counts = re.findall(
+        r'^wsgateway_connections\{gateway="default",node="(\w{8})",protocol="plain".*\} (\d+)\.0$', text, re.MULTILINE
+    )
     assert {node for node, _ in counts} == {node["id"] for node in info["nodes"]}
     assert sum(int(count) for _, count in counts) == len(clients)
     assert run("nodes", "default", "--admin-url", server.admin, cwd=Path.cwd()).stdout.count("running") == 2

@@ -4,25 +4,35 @@ opens a WebSocket. Both connect only to the host in the URL: they use no proxy a
 import json
 import ssl
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from http.client import HTTPConnection, HTTPException
 from socket import SHUT_RDWR, socket
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypedDict, Unpack, cast
 from urllib.parse import quote, urlsplit
 
 import anyio.to_thread
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as websockets_connect
 from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI
-from websockets.typing import Origin
+from websockets.typing import Origin, Subprotocol
 
 from wsgateway.encoding import ENCODER
 from wsgateway.exceptions import MessageError, SendError
 from wsgateway.messages import Sent
 from wsgateway.text import cut, mask_url
 
-__all__ = ["ClientConnection", "asend", "connect", "handshake", "request", "send", "websocket_url"]
+__all__ = [
+    "ClientConnection",
+    "SendOptions",
+    "Subprotocol",
+    "asend",
+    "connect",
+    "handshake",
+    "request",
+    "send",
+    "websocket_url",
+]
 
 MAX_ANSWER = 16 * 1024 * 1024
 """Bytes of an answer that are read. A page of 1,000 connections has fewer than a million."""
@@ -34,31 +44,43 @@ MAX_REASON = 1000
 """Bytes that `handshake` returns of the body of a refusal."""
 
 
+class SendOptions(TypedDict, total=False):
+    """The keyword arguments of `send` and `asend` that choose the recipients and describe the message."""
+
+    channel: str
+    user: str
+    connections: Iterable[str] | None
+    name: str
+    key: str
+    tags: Mapping[str, str] | None
+    ttl: float | None
+    idempotency_key: str
+
+
 def send(
     url: str,
     message: object,
     *,
     id: str | None = None,  # noqa: A002  the field's name in the body
-    connections: Iterable[str] | None = None,
     data: dict[str, Any] | None = None,
     api_key: str | None = None,
     timeout: float = 10.0,
+    **options: Unpack[SendOptions],
 ) -> Sent:
     """Post `message` to the gateway whose `/send` is at `url`, such as `http://localhost:10125/send`.
 
-    `id` names the gateway if the process has several. `connections` are the ids of the recipients, by default every
-    connection. The listener finds `data` in `event.data`. `timeout` is in seconds, for the whole request.
+    `id` names the gateway if the process has several. The recipients are the subscribers of `channel`, the connections
+    of `user`, `connections`, which are ids, or, without any of these, every connection. The listener finds `data` in
+    `event.data`. `name` is the name of an event. For a channel, `key`, `tags`, `ttl` in seconds, and `idempotency_key`
+    are those of the publication. `timeout` is in seconds, for the whole request.
 
-    Raise `SendError` for any answer but a gateway's 200, including a redirect, `ValueError` if `url` is not an HTTP URL
-    or if `message`, `data`, or `connections` cannot be sent as JSON, and `OSError` if the server does not answer.
+    Raise `SendError` for any answer but a gateway's 200, including a redirect, `ValueError` if `url` is not an HTTP
+    URL, if `message`, `data`, or an option cannot be sent as JSON, and for an empty channel or user or more than one
+    kind of recipients, and `OSError` if the server does not answer.
     """
-    body: dict[str, object] = {**(data or {}), "message": message}
+    body: dict[str, object] = {**_data_of(data), "message": message, **_fields_of(options)}
     if id is not None:
         body["id"] = id
-    if connections is not None:
-        if isinstance(connections, (str, bytes)):
-            raise ValueError(f"connections: {connections!r} is one text; give a list of connection ids")
-        body["connections"] = list(connections)
     answer = request("POST", url, body, token=api_key, timeout=timeout)
     try:
         return Sent(**{name: answer[name] for name in Sent._fields if name in answer})
@@ -66,20 +88,54 @@ def send(
         raise _not_a_gateway(200, "its fields are not those of a gateway") from None
 
 
+def _data_of(data: dict[str, Any] | None) -> dict[str, Any]:
+    """Return `data`. Raise `ValueError` for a key that would choose the recipients."""
+    for name in ("channel", "user"):
+        if data is not None and name in data:
+            raise ValueError(f"data: {name!r} would choose the recipients; pass it as {name}=…, or use another key")
+    return data or {}
+
+
+def _fields_of(options: SendOptions) -> dict[str, object]:
+    """Return the fields of the body that `options` are. Raise `ValueError`, and `TypeError` for an unknown one."""
+    given = cast(dict[str, Any], options)
+    unknown = sorted(given.keys() - SendOptions.__annotations__.keys())
+    if unknown:
+        raise TypeError(f"send has no argument {unknown[0]!r}")
+    fields = {name: value for name, value in given.items() if value is not None or name in ("channel", "user")}
+    for name in ("channel", "user"):
+        if name in fields and (not isinstance(fields[name], str) or not fields[name]):
+            advice = "leave it out to send to every connection"
+            raise ValueError(f"{name} is {fields[name]!r}, which names nobody; use text that is not empty, or {advice}")
+    recipients = [name for name in ("channel", "user", "connections") if name in fields]
+    if len(recipients) > 1:
+        raise ValueError(f"{' and '.join(recipients)} are given, choose one of them")
+    of_channel = [name for name in ("key", "tags", "ttl", "idempotency_key") if name in fields]
+    if of_channel and "channel" not in fields:
+        raise ValueError(  # without a channel, they would be data
+            f"{', '.join(of_channel)}: only a message to a channel has that; give a channel, or leave it out"
+        )
+    if "connections" in fields:
+        if isinstance(fields["connections"], (str, bytes)):
+            raise ValueError(f"connections: {fields['connections']!r} is one text; give a list of connection ids")
+        fields["connections"] = list(fields["connections"])
+    return fields
+
+
 async def asend(
     url: str,
     message: object,
     *,
     id: str | None = None,  # noqa: A002  the field's name in the body
-    connections: Iterable[str] | None = None,
     data: dict[str, Any] | None = None,
     api_key: str | None = None,
     timeout: float = 10.0,  # noqa: ASYNC109  passed to the blocking call, which has no cancellation
+    **options: Unpack[SendOptions],
 ) -> Sent:
     """Call `send` in a thread, for `async` code."""
 
     def call() -> Sent:
-        return send(url, message, id=id, connections=connections, data=data, api_key=api_key, timeout=timeout)
+        return send(url, message, id=id, data=data, api_key=api_key, timeout=timeout, **options)
 
     return await anyio.to_thread.run_sync(call)
 

@@ -3,6 +3,9 @@
 TOO_SLOW = 3008
 """Closes a client that is too slow. It may reconnect."""
 
+STATE_LOST = 3010
+"""Closes an event stream whose channel was lost, because an `EventSource` subscribes by reconnecting."""
+
 TOO_MANY = 3013
 """Closes a client that sends more than `message_rate`. It may reconnect."""
 

@@ -69,6 +69,9 @@ class Metrics:
         self.closes[_CLOSE_LABELS.get(code, "other")] += 1
 
 
+NO_CLIENTS = ("plain", "websocket")
+"""The protocol and transport whose number of connections is shown even if it is 0."""
+
 Sample = tuple[str, dict[str, str], float]
 """The suffix of a sample's name, its labels, and its value."""
 
@@ -76,7 +79,7 @@ Samples = dict[str, list[Sample]]
 """The samples of each family in one node."""
 
 FAMILIES = {
-    "connections": ("gauge", "Connections that are open."),
+    "connections": ("gauge", "Connections that are open, by client protocol and transport."),
     "outbox_messages": ("gauge", "Messages that wait in outboxes."),
     "opens_total": ("counter", "Connections that were opened."),
     "closes_total": ("counter", "Connections that have ended, by close code."),
@@ -95,6 +98,8 @@ FAMILIES = {
     "subscriptions": ("gauge", "Subscriptions of connections to channels."),
     "publications_total": ("counter", "Messages published to channels, by namespace."),
     "recoveries_total": ("counter", "Clients that have asked for what they missed, by whether they got it."),
+    "history_bytes": ("gauge", "Bytes that the histories of channels take in memory."),
+    "history_evictions_total": ("counter", "Channels that have lost publications because of history_bytes."),
     "blocked_loop_total": ("counter", "Times that the event loop was blocked."),
     "blocked_loop_seconds_total": ("counter", "Minimum number of seconds that the event loop was blocked."),
     "log_errors_total": ("counter", "Log lines that could not be written."),
@@ -113,16 +118,18 @@ def samples(
     *,
     gateway: str,
     node: str = "",
-    connections: int,
+    connections: Mapping[tuple[str, str], int],
     waiting: int,
     log_failures: int,
+    history_bytes: int = 0,
+    history_evictions: int = 0,
     is_broker_up: bool = False,
     nodes: int = 1,
 ) -> Samples:
     """Return `metrics`, labelled with the gateway's id and, if it has a broker, the node's.
 
-    `connections` are open now, `waiting` messages are in their outboxes; `log_failures` lines were lost. `nodes` are
-    alive, this one included.
+    `connections` are open now, counted by protocol and transport, and `waiting` messages are in their outboxes.
+    `log_failures` lines were lost. `nodes` are alive, this one included.
     """
     labels = {"gateway": gateway} | ({"node": node} if node else {})
 
@@ -133,7 +140,10 @@ def samples(
         return [("", {**labels, name: key}, value) for key, value in sorted(values.items())]
 
     families: Samples = {
-        "connections": one(connections),
+        "connections": [
+            ("", {**labels, "protocol": protocol, "transport": transport}, count)
+            for (protocol, transport), count in sorted(({NO_CLIENTS: 0} | dict(connections)).items())
+        ],
         "outbox_messages": one(waiting),
         "opens_total": one(metrics.opens),
         "closes_total": labelled("code", metrics.closes),
@@ -152,6 +162,8 @@ def samples(
         "subscriptions": one(metrics.subscriptions),
         "publications_total": labelled("namespace", metrics.publications),
         "recoveries_total": labelled("recovered", {str(key).lower(): n for key, n in metrics.recoveries.items()}),
+        "history_bytes": one(history_bytes),
+        "history_evictions_total": one(history_evictions),
         "blocked_loop_total": one(metrics.blocked_loops),
         "blocked_loop_seconds_total": one(metrics.blocked_seconds),
         "log_errors_total": one(log_failures),

@@ -4,7 +4,7 @@ URL of the broker, but not the address of a gateway."""
 from collections.abc import Iterable
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Self
+from typing import Self, Unpack
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
@@ -13,6 +13,7 @@ from wsgateway.cluster.cluster import Cluster
 from wsgateway.exceptions import BrokerError, MessageError
 from wsgateway.hub.loops import Home, wrong_loop
 from wsgateway.hub.pubsub import publish_to_nodes
+from wsgateway.hub.target import TargetOptions, check_known
 from wsgateway.logs import GatewayLog
 from wsgateway.messages import Deliveries, Sent, encode
 from wsgateway.metrics import Metrics
@@ -46,13 +47,15 @@ class Publisher:
         self._portal: BlockingPortal | None = None
         self._home: Home | None = None
 
-    async def asend(self, message: object, *, connections: Iterable[str] | None = None) -> Sent:
+    async def asend(self, message: object, **target: Unpack[TargetOptions]) -> Sent:
         """Send `message` to every connection, or to those with the ids `connections`, and wait for the counts.
 
         Raise `MessageError` if the message cannot be encoded, `TypeError` if `connections` are not ids, `BrokerError`
         if the broker is unavailable, and `RuntimeError` if the publisher is not open or was opened on another event
-        loop.
+        loop. Raise `ValueError` for another argument of `wsgateway.client.send`, such as `channel`, because a publisher
+        does not reach channels yet.
         """
+        connections = _connections_of(target)
         if self._home is not None and not self._home.is_here():
             instead = "in a thread, open it with `with Publisher(...)` and use publisher.send(...)"
             raise wrong_loop("publisher.asend", instead, owner="the publisher")
@@ -66,14 +69,14 @@ class Publisher:
         ids = None if connections is None else _ids(connections)
         return await publish_to_nodes(self._cluster, encoded, ids, Deliveries(0, 0, 0)).wait()
 
-    def send(self, message: object, *, connections: Iterable[str] | None = None) -> Sent:
+    def send(self, message: object, **target: Unpack[TargetOptions]) -> Sent:
         """Call `asend` from code without `async`."""
         if self._portal is None:
             raise RuntimeError("open the publisher first: with Publisher(...) as publisher")
         portal = self._portal
 
         async def asend() -> Sent:
-            return await self.asend(message, connections=connections)
+            return await self.asend(message, **target)
 
         return portal.call(asend)
 
@@ -112,9 +115,21 @@ class Publisher:
         self._portal = None
 
 
-def _ids(connections: Iterable[str]) -> list[str]:
+def _connections_of(target: TargetOptions) -> Iterable[object] | None:
+    """Return the connections of `target`. Raise `ValueError` if it has anything else."""
+    check_known(target)
+    others = [name for name in target if name != "connections"]
+    if others:
+        raise ValueError(
+            f"{' and '.join(others)}: a publisher reaches connections, not channels and users; use "
+            f"wsgateway.client.send(url, message, {others[0]}=…)"
+        )
+    return target.get("connections")
+
+
+def _ids(connections: Iterable[object]) -> list[str]:
     """Return each id once. Raise `TypeError`."""
     ids = [] if isinstance(connections, (str, bytes)) else list(connections)
     if isinstance(connections, (str, bytes)) or not all(isinstance(conn_id, str) for conn_id in ids):
         raise TypeError(f"connections: {connections!r} is not a list of connection ids")
-    return list(dict.fromkeys(ids))
+    return list(dict.fromkeys(map(str, ids)))

@@ -8,19 +8,23 @@ have a time limit.
 """
 
 import json
-from collections.abc import AsyncIterator
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlencode
 
 import anyio
 from starlette.types import ASGIApp
 
-from wsgateway.client import ClientConnection, connect, websocket_url
+from wsgateway.client import ClientConnection, Subprotocol, connect, websocket_url
 from wsgateway.config.settings import Settings
+from wsgateway.exceptions import Refused
 from wsgateway.gateway.gateway import Gateway
 from wsgateway.listeners.event import CloseEvent, Event, MessageEvent, OpenEvent
+from wsgateway.protocols.v1 import SUBPROTOCOL
 from wsgateway.server.serving import serving
 
 TIMEOUT = 30.0
@@ -71,10 +75,32 @@ class RecordingListener:
 
 
 class Client:
-    """A WebSocket client of the gateway at `url`, connected to `path`. `options` go to `websockets.connect`."""
+    """A WebSocket client of the gateway at `url`, connected to `path`. `options` go to `websockets.connect`.
 
-    def __init__(self, url: str, path: str = "/ws", **options: Any) -> None:
+    With `channels`, it speaks `wsgateway.v1` and asks for them when it connects; `since` has the position of each that
+    it recovers from. `subscribed` waits for the answer, `receive_json` returns what follows:
+
+        async with testing.Client(url, channels=["room:1"]) as ann:
+            await ann.subscribed("room:1")
+            assert (await ann.receive_json())["message"] == "hi"
+    """
+
+    def __init__(
+        self,
+        url: str,
+        path: str = "/ws",
+        *,
+        channels: Iterable[str] | None = None,
+        since: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> None:
+        if channels is not None or since is not None:
+            positions = [("since", f"{channel}@{at}") for channel, at in (since or {}).items()]
+            query = urlencode([*(("channel", channel) for channel in channels or ()), *positions])
+            path += f"{'&' if '?' in path else '?'}{query}" if query else ""
+            options.setdefault("subprotocols", [Subprotocol(SUBPROTOCOL)])
         self._connecting = connect(websocket_url(url) + path, **options)
+        self._passed_over: deque[str | bytes] = deque()
         self.socket: ClientConnection
 
     async def __aenter__(self) -> Self:
@@ -91,13 +117,42 @@ class Client:
         with anyio.fail_after(TIMEOUT):
             await self.socket.send(message)
 
+    async def send_json(self, value: object) -> None:
+        """Send `value` as JSON text, such as `{"channel": "room:1", "message": "hi"}`."""
+        await self.send(json.dumps(value))
+
     async def receive(self) -> str | bytes:
         """Return the next message. Raise `TimeoutError`, and `websockets.ConnectionClosed` after the close."""
+        if self._passed_over:
+            return self._passed_over.popleft()
+        return await self._receive()
+
+    async def _receive(self) -> str | bytes:
         with anyio.fail_after(TIMEOUT):
             return await self.socket.recv()
 
     async def receive_json(self) -> Any:
         return json.loads(await self.receive())
+
+    async def subscribed(self, channel: str) -> Any:
+        """Wait until the client is subscribed to `channel`, and return the answer, an object with `subscribed`.
+
+        Other messages that arrive meanwhile are kept for `receive`. Raise `Refused` if the gateway refuses it, and what
+        `receive` raises.
+        """
+        waiting = list(self._passed_over)
+        self._passed_over.clear()
+        try:
+            while True:
+                text = waiting.pop(0) if waiting else await self._receive()
+                answer = json.loads(text) if isinstance(text, str) else {}
+                if isinstance(answer, dict) and answer.get("subscribed") == channel:
+                    return answer
+                if isinstance(answer, dict) and answer.get("refused") == channel:
+                    raise Refused(answer["status"], answer["reason"])
+                self._passed_over.append(text)
+        finally:
+            self._passed_over.extend(waiting)
 
     async def closed(self) -> tuple[int | None, str | None]:
         """Wait until the connection is closed. Return the close code and reason."""

@@ -57,11 +57,6 @@ async def page() -> FileResponse:
     return FileResponse(HERE / "index.html")
 
 
-@app.get("/reconnect.js")
-async def script() -> FileResponse:
-    return FileResponse(HERE.parent / "reconnect.js")
-
-
 @app.post("/login", status_code=204)
 async def login(
     request: Request, response: Response, name: Annotated[str, Body()], password: Annotated[str, Body()]

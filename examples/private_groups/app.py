@@ -1,8 +1,6 @@
-"""Messages to everybody, to one group, or to one person. The page chooses the recipients, the listener sets them."""
+"""Messages to everybody, to one group, or to one person, with channels. The listener decides who receives them."""
 
 import argparse
-import json
-from collections import defaultdict
 from pathlib import Path
 
 import uvicorn
@@ -11,85 +9,66 @@ from starlette.requests import Request
 from starlette.responses import FileResponse
 from starlette.routing import Mount, Route
 
-from wsgateway import Connection, Event, Gateway, Refused
+from wsgateway import Gateway, HandshakeEvent, MessageEvent, Refused
 
 HERE = Path(__file__).parent
 GROUPS = ("red", "green", "blue")
 MAX_NAME = 30
+LOBBY = "everybody"
+RECIPIENTS = {LOBBY, *(f"group:{group}" for group in GROUPS)}
 
 
 class Groups:
     """Clients send `{"to": "person:Ann", "text": "hi"}`; `to` may also be `group:red` or `everybody`.
 
-    A person may have several tabs open, so each has a set of connections, as each group does.
+    A connection is in the channel of its group and in that of everybody. It is in no other, because the listener has no
+    `on_subscribe`. A person may have several tabs open, which share a `user_id`.
     """
 
-    def __init__(self) -> None:
-        self.members: defaultdict[str, set[Connection]] = defaultdict(set)
-
-    async def on_handshake(self, event: Event) -> None:
-        assert event.conn is not None
+    async def on_handshake(self, event: HandshakeEvent) -> None:
         name = " ".join(event.conn.query.get("name", "").split())
         group = event.conn.query.get("group")
         if not name or len(name) > MAX_NAME or not name.isprintable() or group not in GROUPS:
             raise Refused(400, f"a name of at most {MAX_NAME} printable characters and a group, please", close=3500)
-        event.conn.user = name
-        event.conn.state.group = group
+        event.conn.user = name  # and so the user_id, which other members see
+        event.channels = [LOBBY, f"group:{group}"]
 
-    async def on_client_open(self, event: Event) -> None:
-        conn = event.conn
-        assert conn is not None
-        self.members[f"person:{conn.user}"].add(conn)
-        self.members[f"group:{conn.state.group}"].add(conn)
-        await self.tell_who_is_here(event)
-
-    async def on_message(self, event: Event) -> None:
+    async def on_message(self, event: MessageEvent) -> None:
         sender = event.conn
-        if sender is None:  # sent by `tell_who_is_here`
+        if sender is None:  # from /send or the test page: to every connection
             return
         to, text = parse(event.message)
-        if to != "everybody":
-            event.connections = self.members.get(to, set()) | {sender}  # the sender receives it too
-        event.message = {"type": "message", "from": sender.user, "to": to, "text": text}
-
-    async def on_client_close(self, event: Event) -> None:
-        conn = event.conn
-        assert conn is not None
-        for key in (f"person:{conn.user}", f"group:{conn.state.group}"):
-            self.members[key].discard(conn)
-            if not self.members[key]:
-                del self.members[key]
-        await self.tell_who_is_here(event)
-
-    async def tell_who_is_here(self, event: Event) -> None:
-        people = sorted({conn.user for conn in event.gateway.connections})
-        await event.gateway.send({"type": "here", "people": people})
+        event.message = {"from": sender.user_id, "to": to, "text": text}
+        if to.startswith("person:"):
+            event.to_user = to.removeprefix("person:")
+        else:
+            event.channel = to
+        if to not in sender.channels and to != f"person:{sender.user_id}":
+            await event.gateway.publish(event.message, user=sender.user_id)  # each tab of the sender shows it too
 
 
 def parse(message: object) -> tuple[str, str]:
-    """Return the recipient and the text of a message. Raise `ValueError` if it has another form, so it is not sent."""
-    fields = json.loads(message) if isinstance(message, str) else None
-    match fields:
-        case {"to": str(to), "text": str(text)}:
+    """Return the recipient and the text of a message. Raise `Refused` if it has another form, so it is not sent."""
+    match message:
+        case {"to": str(to), "text": str(text)} if to in RECIPIENTS or (to.startswith("person:") and to != "person:"):
             return to, text
-    raise ValueError('a message looks like {"to": "person:Ann", "text": "hi"}')
+    raise Refused(422, 'a message looks like {"to": "person:Ann", "text": "hi"}')
 
 
-gateway = Gateway(listener=Groups, id="groups", local_access=True, test_page=False)
+gateway = Gateway(
+    listener=Groups,
+    id="groups",
+    local_access=True,
+    test_page=False,
+    channels={LOBBY: {"presence": True, "history": 100}, "group:*": {"history": 100}},
+)
 
 
 async def page(request: Request) -> FileResponse:
     return FileResponse(HERE / "index.html")
 
 
-async def script(request: Request) -> FileResponse:
-    return FileResponse(HERE.parent / "reconnect.js")
-
-
-app = Starlette(
-    routes=[Route("/", page), Route("/reconnect.js", script), Mount("/", gateway)],
-    lifespan=gateway.lifespan,
-)
+app = Starlette(routes=[Route("/", page), Mount("/", gateway)], lifespan=gateway.lifespan)
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)

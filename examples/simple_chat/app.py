@@ -47,12 +47,8 @@ async def page(request: Request) -> FileResponse:
     return FileResponse(HERE / "index.html")
 
 
-async def script(request: Request) -> FileResponse:
-    return FileResponse(HERE.parent / "reconnect.js")
-
-
 app = Starlette(
-    routes=[Route("/", page), Route("/reconnect.js", script), Mount("/", gateway)],
+    routes=[Route("/", page), Mount("/", gateway)],
     lifespan=gateway.lifespan,
 )
 

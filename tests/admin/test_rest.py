@@ -6,6 +6,7 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import anyio
 import httpx
@@ -70,7 +71,7 @@ def api_of(supervisor: Supervisor) -> Api:
 
 
 def path_of(operation: Operation) -> str:
-    return operation.path.format(gateway_id="chat", connection_id="unknown")
+    return operation.path.format(gateway_id="chat", connection_id="unknown", channel="room")
 
 
 async def status_of(http: httpx.AsyncClient, operation: Operation, **headers: str) -> int:
@@ -294,6 +295,56 @@ async def test_connections_are_paged_searched_and_closed(http: httpx.AsyncClient
         assert (await http.delete(f"{base}/{first}")).status_code == 404
         assert (await http.post(base + "/close", json={"all": True})).json() == {"closed": 1, "complete": True}
         assert await eve.closed() == (1000, "")
+
+
+ROOMS = """
+[gateways.rooms]
+port = 0
+
+[gateways.rooms.channels."room:*"]
+public = true
+history = 10
+presence = true
+"""
+
+
+async def test_channels_are_listed_described_read_and_emptied(
+    path: Path, http: httpx.AsyncClient, supervisor: Supervisor
+) -> None:
+    path.write_text(FILE + ROOMS)
+    await supervisor.reload()
+    await supervisor.start("rooms")
+    base, name = "/api/gateways/rooms", "room:a/b%2F"
+    channel = f"{base}/channels/{quote(name, safe='')}"
+    async with Client(supervisor.find("rooms").url or "", f"/ws?channel={quote(name)}") as ann:
+        for number in range(3):
+            body = {"message": number, "channel": name, "idempotency_key": str(number // 2)}
+            sent = (await http.post(base + "/send", json=body)).json()
+        assert (sent["recipients"], sent["is_new"]) == (1, True)
+        assert [await ann.receive(), await ann.receive()] == ["0", "2"]
+        listed = (await http.get(base + "/channels", params={"prefix": "room:"})).json()
+        assert [(one["name"], one["subscribers"], one["at"]) for one in listed["channels"]] == [(name, 1, sent["at"])]
+        assert (await http.get(base + "/channels", params={"prefix": "x"})).json()["total"] == 0
+        info = (await http.get(channel)).json()
+        assert (info["name"], info["records"], info["settings"]["presence"]) == (name, 2, True)
+        history = (await http.get(channel + "/history", params={"since": "", "limit": 1})).status_code
+        assert history == 422
+        read = (await http.get(channel + "/history", params={"reverse": "true", "limit": 1})).json()
+        assert [one["message"] for one in read["publications"]] == [2]
+        assert (await http.get(channel + "/presence")).json()["total"] == 1
+        assert (await http.delete(channel + "/history")).status_code == 204
+        assert (await http.get(channel + "/history")).json()["publications"] == []
+        for wrong in ({}, {"user": ""}, {"all": True, "user": "a"}, {"connections": "a"}, {"all": True, "code": 1000}):
+            assert (await http.post(channel + "/unsubscribe", json=wrong)).status_code == 422, wrong
+        ended = await http.post(channel + "/unsubscribe", json={"all": True})
+        assert ended.json() == {"unsubscribed": 1, "complete": True}
+        assert (await http.get(channel)).json()["subscribers"] == 0
+    for path_of_none in ("", "/history", "/presence"):
+        answer = await http.get(f"{base}/channels/rom:1{path_of_none}")
+        assert answer.status_code == 404
+        assert 'did you mean "room:*"?' in answer.json()["detail"]
+    assert (await http.post(base + "/send", json={"message": 1, "channel": "rom:1"})).status_code == 404
+    assert (await http.post(base + "/send", json={"message": 1, "user": None})).status_code == 422
 
 
 async def test_the_stream_tells_states_and_ends_with_the_server(

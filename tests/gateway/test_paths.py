@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from wsgateway.gateway.http.paths import relative_path, relative_scope, sender_of, way_up
+from wsgateway.gateway.http.paths import escaped_path, relative_path, relative_scope, sender_of, unescaped, way_up
 
 
 def scope(path: str, root: str = "", raw: str | None = None) -> dict[str, Any]:
@@ -71,3 +71,28 @@ def test_the_way_up_leads_from_the_page_to_the_mount(raw: str | None, root: str,
 )
 def test_a_log_line_names_the_sender(client: tuple[str, int] | None, sender: str) -> None:
     assert sender_of({"client": client}) == sender
+
+
+@pytest.mark.parametrize(
+    ("raw", "path", "escaped"),
+    [
+        ("/channels/a/history", "/channels/a/history", "/channels/a/history"),
+        ("/channels/a%2Fb/history", "/channels/a/b/history", "/channels/a%2Fb/history"),
+        ("/channels/a%2fb%2F/history", "/channels/a/b//history", "/channels/a%2Fb%2F/history"),
+        ("/live/channels/a%2Fb/history/", "/channels/a/b/history", "/channels/a%2Fb/history"),
+        ("/channels/a%252Fb", "/channels/a%2Fb", "/channels/a%252Fb"),
+        ("/channels/..", "/channels/..", "/channels/.."),
+        ("/%D0%BA/%FF", "/к/\ufffd", "/к/\ufffd"),
+        ("/elsewhere", "/channels/a/b", "/channels/a/b"),
+        (None, "/channels/ü%/b", "/channels/ü%25/b"),
+        ("/", "/", "/"),
+    ],
+)
+def test_a_slash_that_the_client_encoded_is_not_one_of_the_path(raw: str | None, path: str, escaped: str) -> None:
+    assert escaped_path(scope(path, "", raw)) == escaped
+    assert unescaped(escaped.rpartition("/")[2]) in path
+
+
+def test_a_path_of_many_slashes_takes_no_time_of_its_own() -> None:
+    path = "/" * 200_000
+    assert escaped_path(scope(path, "", path)) == path

@@ -400,7 +400,7 @@ async def test_metrics_are_prometheus_text(http: httpx.AsyncClient) -> None:
         for sample in family.samples
         if sample.labels["gateway"] == "shop"
     }
-    assert samples["wsgateway_connections",] == samples["wsgateway_opens_total",] == 1
+    assert samples["wsgateway_connections", "plain", "websocket"] == samples["wsgateway_opens_total",] == 1
     assert samples["wsgateway_messages_in_total",] == 3
     assert samples["wsgateway_bytes_in_total",] == 6
     assert samples["wsgateway_messages_out_total",] == samples["wsgateway_queued_total",] == 2
@@ -415,7 +415,7 @@ async def test_info_pages_its_connections_and_hides_secrets(http: httpx.AsyncCli
         assert (answer["id"], answer["state"], answer["total"]) == ("default", "running", 3)
         assert KEY not in json.dumps(answer)
         (conn,) = answer["connections"]
-        assert set(conn) == {"id", "address", "path", "transport", "age", "queue"}
+        assert set(conn) == {"id", "address", "path", "transport", "protocol", "age", "queue"}
         assert is_problem(await http.get(url + "/info?limit=x", headers=BEARER), 422)
 
 

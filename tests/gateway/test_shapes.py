@@ -12,9 +12,21 @@ def test_an_answer_has_its_keys_in_the_declared_order() -> None:
 
 
 def test_what_is_unset_is_left_out_and_null_is_not() -> None:
-    conn = ConnectionInfo("a", "::1", "/ws", "native", 1.5, Queue(0, 0), None, 1, 2, 0, query=["a=1"])
+    conn = ConnectionInfo("a", "::1", "/ws", "websocket", "plain", 1.5, Queue(0, 0), None, 1, 2, 0, query=["a=1"])
     assert list(json.loads(encoded(conn))) == [
-        *("id", "address", "path", "transport", "age", "queue", "user", "messages_in", "messages_out", "dropped"),
+        *(
+            "id",
+            "address",
+            "path",
+            "transport",
+            "protocol",
+            "age",
+            "queue",
+            "user",
+            "messages_in",
+            "messages_out",
+            "dropped",
+        ),
         "query",
     ]
 
@@ -32,7 +44,7 @@ def test_the_state_of_a_node_is_the_gateways_or_its_own() -> None:
 
 
 def test_a_lone_surrogate_in_a_user_becomes_a_question_mark() -> None:
-    conn = ConnectionInfo("a", "::1", "/ws", "native", 1.5, Queue(0, 0), "ann\ud800", 1, 2, 0)
+    conn = ConnectionInfo("a", "::1", "/ws", "websocket", "plain", 1.5, Queue(0, 0), "ann\ud800", 1, 2, 0)
     shown = json.loads(encoded(conn))
     assert shown["user"] == "ann?"
     assert "query" not in shown

@@ -75,3 +75,11 @@ async def test_a_counted_publication_has_the_other_nodes_count() -> None:
     for to in (None, [connections[0], "far1"], [connections[0]]):
         assert (await pubsub.publish(MESSAGE, Target(connections=to)).wait()).queued in (1, 2)
     assert cluster.published == [(None, True), (["far1"], True)]
+
+
+async def test_what_only_the_clients_of_this_node_receive_is_not_complete_with_a_broker() -> None:
+    pubsub, cluster, _ = made(2)
+    cluster.has_broker = True
+    for target in (Target(channel="room:1"), Target(user="ann")):
+        assert (await pubsub.publish(MESSAGE, target).wait())[:5] == (0, 0, 0, 1, False)
+    assert cluster.published == []

@@ -29,7 +29,7 @@ from wsgateway.exceptions import (
     SettingForbidden,
     StartError,
 )
-from wsgateway.gateway.http.paths import sender_of
+from wsgateway.gateway.http.paths import escaped_path, sender_of
 from wsgateway.gateway.http.problems import deny, problem
 from wsgateway.gateway.http.send import refusal_of_send
 from wsgateway.logs import Log
@@ -74,6 +74,8 @@ class Api:
         await deny(socket.scope, socket.send, refusal.status, str(refusal))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if b"%2" in scope.get("raw_path", b"") and scope["type"] == "http":  # a slash or a percent sign in a name
+            scope = {**scope, "path": escaped_path(scope)}
         await self._app(scope, receive, send)
 
 

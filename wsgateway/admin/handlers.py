@@ -11,7 +11,10 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from wsgateway.config.values import Startup
 from wsgateway.exceptions import Refusal, Refused, StartError
 from wsgateway.gateway.answers import MAX_OFFSET, MAX_PAGE
-from wsgateway.gateway.http.problems import answer, query_int, read_fields
+from wsgateway.gateway.channels import ChannelInspector
+from wsgateway.gateway.http import channels
+from wsgateway.gateway.http.paths import unescaped
+from wsgateway.gateway.http.problems import answer, channel_refusal, query_int, read_fields
 from wsgateway.gateway.http.send import read_request, send_request
 from wsgateway.gateway.shapes import (
     ConnectionList,
@@ -114,7 +117,7 @@ class Handlers:
         return answer_action(request, Drained(closed, (await self._list()).gateways), is_done=is_done)
 
     def _find(self, request: Request) -> Instance | Embedded:
-        return self._supervisor.find(request.path_params["gateway_id"])
+        return self._supervisor.find(unescaped(request.path_params["gateway_id"]))
 
     async def _list(self) -> GatewayList:
         return GatewayList([await gateway_info(supervised) for supervised in self._supervisor.all()])
@@ -181,6 +184,35 @@ class Handlers:
         gateway = self._find(request).gateway
         return answer(await send_request(gateway, read_request(await read_fields(request, MAX_BODY))))
 
+    # Channels
+
+    async def list_channels(self, request: Request) -> Response:
+        return await channels.list_channels(self._channels(request), request)
+
+    async def show_channel(self, request: Request) -> Response:
+        return await channels.show_channel(self._channels(request), request)
+
+    async def show_history(self, request: Request) -> Response:
+        return await channels.show_history(self._channels(request), request)
+
+    async def forget_history(self, request: Request) -> Response:
+        self._channels(request).forget(channels.channel_of(request))
+        return Response(status_code=204)
+
+    async def show_presence(self, request: Request) -> Response:
+        return await channels.show_presence(self._channels(request), request)
+
+    async def unsubscribe(self, request: Request) -> Response:
+        found = self._channels(request)
+        ids, user, code, reason = _read_unsubscribe(await read_fields(request, MAX_BODY))
+        try:
+            return answer(await found.unsubscribe(channels.channel_of(request), ids, user, code, reason))
+        except ValueError as exc:
+            raise Refused.of(channel_refusal(exc)) from exc
+
+    def _channels(self, request: Request) -> ChannelInspector:
+        return self._find(request).gateway.inspector.channels
+
     # The log and the stream
 
     async def show_log(self, request: Request) -> Response:
@@ -233,12 +265,26 @@ async def gateway_info(supervised: Instance | Embedded, *, has_settings: bool = 
 def _read_close(fields: Mapping[str, Any]) -> tuple[list[str] | None, int, str]:
     """Return ids, code, and reason of the connections to close; None as ids means all. Raise `Refused`."""
     ids, is_all = fields.get("connections"), fields.get("all", False)
-    code, reason = fields.get("code", 1000), fields.get("reason", "")
     if not (is_all is True and ids is None) and not (is_all is False and isinstance(ids, list)):
         raise Refused.of(Refusal(422, "body", 'use {"connections": [ids]} or {"all": true}', "bad-body"))
+    return None if ids is None else [str(item) for item in ids], *_read_code(fields, 1000)
+
+
+def _read_unsubscribe(fields: Mapping[str, Any]) -> tuple[list[str] | None, str, int, str]:
+    """Return ids, user, code, and reason of the subscriptions to end. Without ids and user, all. Raise `Refused`."""
+    ids, user, is_all = fields.get("connections"), fields.get("user"), fields.get("all", False)
+    given = (isinstance(ids, list), isinstance(user, str) and user != "", is_all is True)
+    if sum(given) != 1 or (ids is not None) + (user is not None) + (is_all is not False) != 1:
+        detail = 'use one of {"user": "…"}, {"connections": [ids]}, and {"all": true}'
+        raise Refused.of(Refusal(422, "body", detail, "bad-body"))
+    return None if ids is None else [str(item) for item in ids], user or "", *_read_code(fields, 2000)
+
+
+def _read_code(fields: Mapping[str, Any], default: int) -> tuple[int, str]:
+    code, reason = fields.get("code", default), fields.get("reason", "")
     if not isinstance(code, int) or isinstance(code, bool) or not isinstance(reason, str):
         raise Refused.of(Refusal(422, "body", "use a number as code, and a string as reason", "bad-body"))
-    return None if ids is None else [str(item) for item in ids], code, reason
+    return code, reason
 
 
 def _seconds_to_wait(request: Request) -> float:

@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from wsgateway.admin.handlers import MAX_LINES, MAX_WAIT
 from wsgateway.admin.rest import Operation
+from wsgateway.config.channels import MAX_HISTORY
 from wsgateway.config.settings import SPECS
 from wsgateway.config.values import Kind, Startup, kind_of
 from wsgateway.gateway.answers import MAX_OFFSET, MAX_PAGE
@@ -30,6 +31,14 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "offset": {"description": "how many to skip", "schema": {"type": "integer", "minimum": 0, "maximum": MAX_OFFSET}},
     "limit": {"description": "how many at most", "schema": {"type": "integer", "minimum": 1, "maximum": MAX_PAGE}},
     "search": {"description": "part of an id, address, path, or user", "schema": TEXT},
+    "prefix": {"description": "the beginning of the names", "schema": TEXT},
+    "publications": {
+        "name": "limit",
+        "description": "how many at most",
+        "schema": {"type": "integer", "minimum": 0, "maximum": MAX_HISTORY},
+    },
+    "since": {"description": "only those after this position, EPOCH:OFFSET", "schema": TEXT},
+    "reverse": {"description": "whether the newest one is first", "schema": {"type": "boolean"}},
     "lines": {"description": "how many at most", "schema": {"type": "integer", "minimum": 1, "maximum": MAX_LINES}},
     "gateway": {"description": "only lines of the gateway with this id", "schema": TEXT},
     "level": {"description": "this level and above", "schema": {"enum": list(LEVELS)}},
@@ -97,12 +106,31 @@ def request_schemas() -> dict[str, Any]:
         "code": {"type": "integer", "minimum": 1000, "maximum": 4999},
         "reason": {"type": "string", "maxLength": 123},
     }
+    unsubscribe = {
+        "user": {"type": "string", "minLength": 1},
+        "connections": TEXTS,
+        "all": {"type": "boolean"},
+        "code": {"type": "integer", "minimum": 2000, "maximum": 2999},
+        "reason": TEXT,
+    }
     return {
         "NewGateway": _object({"id": TEXT, **settings}, required=["id"], is_closed=True),
         "Changes": _object(settings, is_closed=True),
         "Close": _object(close),
-        "Message": _object({"message": {}, "connections": TEXTS}, required=["message"]),
+        "Message": _object({"message": {}, "connections": TEXTS, **_TARGET}, required=["message"]),
+        "Unsubscribe": _object(unsubscribe),
     }
+
+
+_TARGET = {
+    "channel": {"type": "string", "minLength": 1, "description": "its subscribers receive the message"},
+    "user": {"type": "string", "minLength": 1, "description": "all connections of this user receive it"},
+    "name": {"type": "string", "description": "the name of an event"},
+    "key": {"type": "string", "description": "beside `channel`: a newer message replaces one with the same key"},
+    "tags": {"type": "object", "additionalProperties": TEXT, "description": "beside `channel`"},
+    "ttl": {"type": "number", "exclusiveMinimum": 0, "description": "beside `channel`, in seconds"},
+    "idempotency_key": {"type": "string", "description": "beside `channel`: publishes once for each key"},
+}
 
 
 def _object(properties: Mapping[str, object], *, required: list[str] | None = None, is_closed: bool = False) -> object:

@@ -10,14 +10,19 @@ from starlette.responses import Response
 from wsgateway.admin.handlers import Handlers
 from wsgateway.cluster.questions import ConnectionInfo
 from wsgateway.gateway.shapes import (
+    ChannelInfo,
+    ChannelList,
     Closed,
     ConnectionList,
     Drained,
     GatewayInfo,
     GatewayList,
+    HistoryAnswer,
     LogLines,
     NodeList,
+    PresenceAnswer,
     SendAnswer,
+    Unsubscribed,
 )
 
 
@@ -47,6 +52,7 @@ class Operation:
 
 ONE = "/api/gateways/{gateway_id}"
 CLIENTS = ONE + "/connections"
+CHANNEL = ONE + "/channels/{channel}"
 CHANGED = {200: GatewayInfo, 202: GatewayInfo}
 
 OPERATIONS = (
@@ -83,6 +89,17 @@ OPERATIONS = (
               (404, 503), writes=True),
     Operation("POST", ONE + "/send", Handlers.send, "Push a message", {200: SendAnswer},
               (400, 404, 408, 409, 413, 415, 422, 500, 503), "Message", writes=True),
+    Operation("GET", ONE + "/channels", Handlers.list_channels, "A page of the channels", {200: ChannelList},
+              (404, 422), query=("offset", "limit", "prefix")),
+    Operation("GET", CHANNEL, Handlers.show_channel, "One channel with its settings", {200: ChannelInfo}, (404,)),
+    Operation("GET", CHANNEL + "/history", Handlers.show_history, "Publications in the history of a channel",
+              {200: HistoryAnswer}, (404, 422), query=("publications", "since", "reverse")),
+    Operation("DELETE", CHANNEL + "/history", Handlers.forget_history, "Drop the history of a channel", {204: None},
+              (404,), writes=True),
+    Operation("GET", CHANNEL + "/presence", Handlers.show_presence, "A page of the members of a channel",
+              {200: PresenceAnswer}, (404, 422), query=("offset", "limit")),
+    Operation("POST", CHANNEL + "/unsubscribe", Handlers.unsubscribe, "End subscriptions to a channel",
+              {200: Unsubscribed}, (400, 404, 408, 413, 415, 422), "Unsubscribe", writes=True),
     Operation("GET", "/api/log", Handlers.show_log, "The end of the log", {200: LogLines}, (422,),
               query=("lines", "gateway", "level")),
     Operation("GET", "/api/events", Handlers.events, "States and rates, as server-sent events",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from wsgateway.cli import remote
+from wsgateway.cli import channels, remote
 from wsgateway.cli.arguments import Argument, Command, seconds, setting_options
 from wsgateway.cli.terminal import complain, decode_argument, read_line, read_text, to_json
 from wsgateway.config.channels import ChannelSettings
@@ -180,10 +180,20 @@ def _ask_password() -> str:
     return password
 
 
-# send, listen
+# send, listen, client-js
 
 
-def _send(*, message: str, as_json: bool, to: tuple[str, ...], gateway: str | None, url: str, key: str | None) -> int:
+def _send(
+    *,
+    message: str,
+    as_json: bool,
+    to: tuple[str, ...],
+    gateway: str | None,
+    url: str,
+    api_key: str | None,
+    tags: tuple[str, ...],
+    **options: Any,
+) -> int:
     from wsgateway import client
 
     try:
@@ -192,9 +202,11 @@ def _send(*, message: str, as_json: bool, to: tuple[str, ...], gateway: str | No
     except (ValueError, RecursionError) as exc:
         complain(f"the message is not JSON: {exc}" if as_json else exc)
         return 2
-    api_key = key or os.environ.get(ENV + "API_KEY", "").partition(",")[0] or None
+    api_key = api_key or os.environ.get(ENV + "API_KEY", "").partition(",")[0] or None
     try:
-        sent = client.send(url, value, id=gateway, connections=to or None, api_key=api_key)
+        options["tags"], options["connections"] = _tags_of(tags), to or None
+        target: Any = {name: value for name, value in options.items() if value is not None}
+        sent = client.send(url, value, id=gateway, api_key=api_key, **target)
     except SendError as exc:
         advice = "" if exc.status not in (404, 405) or url.endswith("/send") else "; the URL has to end with /send"
         complain(f"{exc}{advice}")
@@ -205,14 +217,44 @@ def _send(*, message: str, as_json: bool, to: tuple[str, ...], gateway: str | No
     except OSError as exc:
         complain(f"no server answers at {mask_url(url)}: {exc}; is the gateway running?")
         return 1
-    print(f"recipients {sent.recipients}, queued {sent.queued}, dropped {sent.dropped}")
+    at = f", at {escape_controls(sent.at)}" if sent.at else ""
+    print(f"recipients {sent.recipients}, queued {sent.queued}, dropped {sent.dropped}{at}")
+    if not sent.is_new:
+        print("not sent again: a message with this idempotency key was published before", file=sys.stderr)
     return 0
 
 
-def _listen(url: str) -> int:
+def _not_empty(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """Return `value`. The callback of an option that has no meaning if it is empty, as an unset variable is."""
+    if value == "":
+        raise click.BadParameter("it is empty; give a text, or leave it out", ctx, param)
+    return value
+
+
+def _tags_of(words: tuple[str, ...]) -> dict[str, str] | None:
+    """Return the tags in `words`, each K=V, None if there are none. Raise `ValueError`."""
+    for word in words:
+        if not word.partition("=")[0] or "=" not in word:
+            raise ValueError(f"--tag {word!r} has no name or no value, write it like --tag color=red")
+    return {name: value for name, _, value in (word.partition("=") for word in words)} or None
+
+
+def _listen(*, url: str, channels: tuple[str, ...], since: tuple[str, ...]) -> int:
     from wsgateway.cli import listen
 
-    return listen.run(url)
+    try:
+        positions = listen.positions_of(channels, since)
+    except ValueError as exc:
+        complain(exc)
+        return 2
+    return listen.run(url, positions)
+
+
+def _client_js(*, types: bool) -> int:
+    from wsgateway.gateway.http.script import SCRIPT, TYPES, script_text
+
+    print(script_text(TYPES if types else SCRIPT), end="")
+    return 0
 
 
 DEFAULT_SEND = "http://127.0.0.1:10125/send"
@@ -246,9 +288,40 @@ _SEND = [
     click.Option(
         ["--to"], multiple=True, metavar="CONNECTION", help="id of a connection that receives it; may be repeated"
     ),
+    click.Option(["--channel"], metavar="CHANNEL", help="the subscribers of this channel receive it"),
+    click.Option(["--user"], metavar="USER", help="all connections of this user receive it"),
+    click.Option(["--name"], metavar="NAME", help="the name of an event"),
+    click.Option(
+        ["--key"],
+        metavar="KEY",
+        help="with --channel: a newer message replaces one with the same key, if the channel keeps the last",
+    ),
+    click.Option(["--tag", "tags"], multiple=True, metavar="NAME=VALUE", help="with --channel; may be repeated"),
+    click.Option(
+        ["--ttl"], callback=seconds, metavar="SECONDS", help="with --channel: the message expires after this time"
+    ),
+    click.Option(
+        ["--idempotency-key"],
+        callback=_not_empty,
+        metavar="KEY",
+        help="with --channel: of several messages with the same key, one is published",
+    ),
     click.Option(["--id", "gateway"], metavar="ID", help="id of the gateway, if the process has several"),
     click.Option(["--url"], metavar="URL", default=DEFAULT_SEND, help=f"URL of the gateway's /send ({DEFAULT_SEND})"),
-    click.Option(["--api-key", "key"], metavar="KEY", help=f"the API key; the variable {ENV}API_KEY is safer"),
+    click.Option(["--api-key"], metavar="KEY", help=f"the API key; the variable {ENV}API_KEY is safer"),
+]
+
+_LISTEN = [
+    Argument("url", f"URL of the WebSocket ({DEFAULT_LISTEN})", default=DEFAULT_LISTEN),
+    click.Option(
+        ["--channel", "channels"], multiple=True, metavar="CHANNEL", help="subscribe to this channel; may be repeated"
+    ),
+    click.Option(
+        ["--since"],
+        multiple=True,
+        metavar="EPOCH:OFFSET",
+        help="print what was published after this position, too; with several channels CHANNEL@EPOCH:OFFSET",
+    ),
 ]
 
 _PASSWORD = [
@@ -284,9 +357,15 @@ COMMANDS = [
     Command("send", "Push a message, and print how many clients receive it.", _send, _SEND),
     Command(
         "listen",
-        "Print the messages that a WebSocket receives; every line that you type is sent.",
+        "Print the messages that a WebSocket or a channel receives; every line that you type is sent.",
         _listen,
-        [Argument("url", f"URL of the WebSocket ({DEFAULT_LISTEN})", default=DEFAULT_LISTEN)],
+        _LISTEN,
+    ),
+    Command(
+        "client-js",
+        "Print client.js, which a running gateway serves at /client.js, for a bundler.",
+        _client_js,
+        [click.Option(["--types"], is_flag=True, help="print client.d.ts, its types for TypeScript")],
     ),
     Command(
         "password",
@@ -295,5 +374,6 @@ COMMANDS = [
         _PASSWORD,
     ),
     *remote.COMMANDS,
+    *channels.COMMANDS,
 ]
 """Every command, in the order in which `wsgateway --help` lists them."""

@@ -1,28 +1,60 @@
-"""The command `wsgateway listen`: prints what a WebSocket receives, and sends the lines of standard input."""
+"""The command `wsgateway listen`: prints what a WebSocket or a channel receives, and sends the lines of standard input.
+
+With channels, it speaks `wsgateway.v1`.
+"""
 
 import asyncio
 import contextlib
+import json
 import sys
 import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 
 from wsgateway import client
 from wsgateway.cli.terminal import complain, read_lines, safe_for
+from wsgateway.frames import Position
+from wsgateway.hub.channels import LOST
+from wsgateway.protocols.v1 import SUBPROTOCOL
 from wsgateway.text import escape_controls, mask_url
 
 
-def run(url: str) -> int:
-    """Listen at `url` until the connection is closed or Ctrl-C is pressed, and return the exit code."""
+def positions_of(channels: Sequence[str], since: Sequence[str]) -> dict[str, str | None]:
+    """Return the channels to subscribe to, each with the position in `since`, None without one. Raise `ValueError`."""
+    positions: dict[str, str | None] = dict.fromkeys(channels)
+    if "" in positions:
+        raise ValueError("--channel is empty; give the name of a channel")
+    for text in since:
+        channel, at, position = text.rpartition("@")
+        if not at and len(positions) == 1:
+            channel = channels[0]
+        if Position.parse(position) is None:
+            raise ValueError(
+                f"--since {text!r} is not a position; one looks like k3Jd9aQx:7, as this command prints it"
+            )
+        if channel not in positions:
+            raise ValueError(f"--since {text!r} names no --channel; write --channel room:1 --since room:1@k3Jd9aQx:7")
+        positions[channel] = position
+    return positions
+
+
+def run(url: str, channels: Mapping[str, str | None]) -> int:
+    """Listen at `url` until the connection is closed or Ctrl-C is pressed, and return the exit code.
+
+    `channels` are those to subscribe to, each with the position to continue from, or None.
+    """
     with contextlib.suppress(KeyboardInterrupt):
-        return asyncio.run(_listen(client.websocket_url(url)))
+        return asyncio.run(_listen(client.websocket_url(url), channels))
     return 0
 
 
-async def _listen(url: str) -> int:
+async def _listen(url: str, channels: Mapping[str, str | None]) -> int:
     shown = mask_url(url)
     try:
-        connecting = client.connect(url)
+        subprotocols = [client.Subprotocol(SUBPROTOCOL)] if channels else None
+        connecting = client.connect(url, subprotocols=subprotocols)
     except (InvalidURI, ValueError):
         complain(f"{shown!r} is not a WebSocket URL; one looks like ws://localhost:10125/ws")
         return 2
@@ -31,20 +63,130 @@ async def _listen(url: str) -> int:
     except (InvalidHandshake, OSError) as exc:
         complain(f"cannot connect to {shown}: {_reason_of(exc)}")
         return 1
-    print(escape_controls(f"connected to {shown}; every line that you type is sent, Ctrl-C ends"), file=sys.stderr)
-    sending = asyncio.create_task(_send_lines(socket))
+    if channels and socket.subprotocol != SUBPROTOCOL:
+        await socket.close()
+        complain(f"{shown} does not speak {SUBPROTOCOL}, which --channel requires: add v1 to protocols of the gateway")
+        return 1
+    _tell(f"connected to {shown}; every line that you type is sent, Ctrl-C ends")
+    listening = _ChannelListening(socket, channels) if channels else _Listening(socket)
+    sending = asyncio.create_task(_send_lines(listening))
     try:
+        await listening.begin()
         async for message in socket:
-            if isinstance(message, bytes):
-                message = f"binary, {len(message)} bytes: {message.hex()}"
-            print(safe_for(sys.stdout, message) + "\n", end="", flush=True)  # one write, for a reader that reads lines
+            if not await listening.receive(message):
+                break
     except ConnectionClosed:
         pass
     finally:
         sending.cancel()
         await socket.close()
-    print(f"closed with {socket.close_code} {escape_controls(socket.close_reason or '')}", file=sys.stderr)
-    return 0
+    _tell(f"closed with {socket.close_code} {socket.close_reason or ''}")
+    return listening.exit_code
+
+
+def _tell(text: str) -> None:
+    """Print a line that is not a message, to standard error."""
+    print(escape_controls(text), file=sys.stderr, flush=True)
+
+
+class _Listening:
+    """Prints messages as they arrive."""
+
+    exit_code = 0
+
+    def __init__(self, socket: client.ClientConnection) -> None:
+        self._socket = socket
+
+    async def begin(self) -> None:
+        """Ask for what is to be received."""
+
+    async def receive(self, message: str | bytes) -> bool:
+        """Print what has arrived. Return False if nothing more is to be expected."""
+        if isinstance(message, bytes):
+            message = f"binary, {len(message)} bytes: {message.hex()}"
+        self._print(message)
+        return True
+
+    def _print(self, text: str) -> None:
+        print(safe_for(sys.stdout, text) + "\n", end="", flush=True)  # one write, for a reader that reads lines
+
+    async def send(self, line: str) -> None:
+        await self._socket.send(line)
+
+
+class _ChannelListening(_Listening):
+    """Subscribes to channels, and prints publications with their positions."""
+
+    def __init__(self, socket: client.ClientConnection, channels: Mapping[str, str | None]) -> None:
+        super().__init__(socket)
+        self._channels = channels
+        self._subscribed_to: set[str] = set()
+        self._refused: set[str] = set()
+
+    async def begin(self) -> None:
+        for channel, since in self._channels.items():
+            await self._tell_server({"subscribe": channel} | ({} if since is None else {"since": since}))
+
+    async def receive(self, message: str | bytes) -> bool:
+        try:
+            told = json.loads(message)
+        except (ValueError, RecursionError):
+            told = None
+        if not isinstance(told, dict):
+            return await super().receive(message)
+        if "message" in told or "base64" in told:
+            self._print(_line_of(told))
+        elif "subscribed" in told:
+            self._subscribed(told)
+        elif "refused" in told:
+            return self._was_refused(told)
+        elif "unsubscribed" in told:
+            _tell(f"unsubscribed from {told['unsubscribed']} with {told.get('code')} {told.get('reason', '')}".rstrip())
+            if told.get("code") in range(LOST, 3000):
+                await self._tell_server({"subscribe": told["unsubscribed"]})
+        elif "joined" in told or "left" in told:
+            what = "joined" if "joined" in told else "left"
+            member = told[what] if isinstance(told[what], dict) else {}
+            _tell(f"{member.get('user') or member.get('id')} {what} {told.get('channel')}")
+        return True
+
+    async def send(self, line: str) -> None:
+        target = {"channel": next(iter(self._channels))} if len(self._channels) == 1 else {}
+        await self._tell_server({"message": line, **target})
+
+    async def _tell_server(self, command: dict[str, Any]) -> None:
+        await self._socket.send(json.dumps(command))
+
+    def _subscribed(self, told: dict[str, Any]) -> None:
+        channel, at = str(told["subscribed"]), told.get("at")
+        self._subscribed_to.add(channel)
+        since = self._channels.get(channel)
+        _tell(f"subscribed to {channel}" + (f" at {at}" if at else ""))
+        if since is not None and not told.get("recovered"):
+            _tell(f"what was published to {channel} since {since} cannot be recovered; some messages are missing")
+        if "reply" in told:
+            self._print(f"[{channel}] reply: {json.dumps(told['reply'], ensure_ascii=False)}")
+
+    def _was_refused(self, told: dict[str, Any]) -> bool:
+        """Print a refusal. Return False if every channel was refused."""
+        channel = str(told["refused"] or "")
+        complain(f"refused{f' {channel}' if channel else ''}: {told.get('status')} {told.get('reason', '')}")
+        if channel in self._channels and channel not in self._subscribed_to:  # else a message to it was refused
+            self._refused.add(channel)
+        if len(self._refused) < len(self._channels):
+            return True
+        self.exit_code = 1
+        return False
+
+
+def _line_of(told: dict[str, Any]) -> str:
+    """Return the line for a message: its channel and position, and the text, or JSON if it is not text."""
+    message = told["message"] if "message" in told else f"base64 {told['base64']}"
+    text = message if isinstance(message, str) else json.dumps(message, ensure_ascii=False)
+    if "channel" not in told:
+        return text
+    at = f" {told['at']}" if "at" in told else ""
+    return f"[{told['channel']}{at}] {text}"
 
 
 def _reason_of(error: Exception) -> str:
@@ -56,7 +198,7 @@ def _reason_of(error: Exception) -> str:
     return str(error)
 
 
-async def _send_lines(socket: client.ClientConnection) -> None:
+async def _send_lines(listening: _Listening) -> None:
     loop = asyncio.get_running_loop()
     lines: asyncio.Queue[str] = asyncio.Queue()
 
@@ -70,4 +212,4 @@ async def _send_lines(socket: client.ClientConnection) -> None:
     threading.Thread(target=read, daemon=True).start()  # a daemon, because a read of a terminal cannot be cancelled
     with contextlib.suppress(ConnectionClosed):
         while True:
-            await socket.send(await lines.get())
+            await listening.send(await lines.get())

@@ -59,7 +59,7 @@ class Remote:
         return 0
 
 
-def _table(rows: Sequence[Mapping[str, Any]], heads: Mapping[str, str]) -> str:
+def table(rows: Sequence[Mapping[str, Any]], heads: Mapping[str, str]) -> str:
     lines = [tuple(heads.values())]
     lines += [tuple("" if row[name] is None else escape_controls(str(row[name])) for name in heads) for row in rows]
     widths = [max(len(line[place]) for line in lines) for place in range(len(heads))]
@@ -81,14 +81,14 @@ _COMMON: list[click.Parameter] = [
     click.Option(["--token"], metavar="TOKEN", help=f"the admin token; the variable {ENV}ADMIN_TOKEN is safer"),
 ]
 
-_ID = Argument("gateway_id", "id of the gateway", metavar="ID")
+GATEWAY_ID = Argument("gateway_id", "id of the gateway", metavar="ID")
 
 _YES = click.Option(["--yes", "is_sure"], is_flag=True, help="do not ask for confirmation")
 
 _CHANGES = Argument("changes", "a setting; NAME= resets it to the default", metavar="[NAME=VALUE]...", nargs=-1)
 
 
-def _command(name: str, text: str, *params: click.Parameter) -> Callable[[Run], Command]:
+def command(name: str, text: str, *params: click.Parameter) -> Callable[[Run], Command]:
     def decorate(run: Run) -> Command:
         def callback(*, admin_url: str | None, token: str | None, as_json: bool, **values: Any) -> int:
             try:
@@ -117,8 +117,9 @@ def _carry_out(remote: Remote, run: Callable[[], int]) -> int:
     return 1
 
 
-def _path_of(gateway_id: str) -> str:
-    return "/gateways/" + quote(gateway_id, safe="")
+def path_of(gateway_id: str, *segments: str) -> str:
+    """Return the path of a gateway in the interface, or of what is below it."""
+    return "/gateways/" + "/".join([quote(segment, safe="") for segment in (gateway_id, *segments)])
 
 
 # The server
@@ -134,23 +135,23 @@ GATEWAYS = {
 }
 
 
-@_command("list", "List the gateways of a running server.")
+@command("list", "List the gateways of a running server.")
 def _list(remote: Remote) -> int:
     answer = remote.ask("GET", "/gateways")
-    return remote.show(answer, _table(answer["gateways"], GATEWAYS))
+    return remote.show(answer, table(answer["gateways"], GATEWAYS))
 
 
-@_command("reload", "Reload the settings file of the server.")
+@command("reload", "Reload the settings file of the server.")
 def _reload(remote: Remote) -> int:
     answer = remote.ask("POST", "/reload", wait=60)
-    return remote.show(answer, _table(answer["gateways"], GATEWAYS))
+    return remote.show(answer, table(answer["gateways"], GATEWAYS))
 
 
 BUSY = frozenset({GatewayState.STARTING, GatewayState.RUNNING, GatewayState.STOPPING})
 """States of a gateway that is not drained."""
 
 
-@_command(
+@command(
     "drain",
     "Refuse new clients, close every connection, and wait until all are closed.",
     click.Option(
@@ -176,7 +177,7 @@ def _drain(remote: Remote, timeout: float | None) -> int:
     return 1 if busy else 0
 
 
-@_command(
+@command(
     "logs",
     "Print the end of the log.",
     click.Option(["--gateway"], metavar="ID", help="only lines of the gateway with this id"),
@@ -191,12 +192,12 @@ def _logs(remote: Remote, gateway: str | None, level: str, lines: int) -> int:
 # One gateway
 
 
-@_command("show", "Show a gateway and its settings.", _ID)
+@command("show", "Show a gateway and its settings.", GATEWAY_ID)
 def _show(remote: Remote, gateway_id: str) -> int:
-    answer = remote.ask("GET", _path_of(gateway_id))
+    answer = remote.ask("GET", path_of(gateway_id))
     settings = answer.get("settings", {})
     lines = [f"{name} = {to_json(value)}" for name, value in settings.items()]
-    return remote.show(answer, _table([answer], GATEWAYS) + "\n\n" + "\n".join(lines))
+    return remote.show(answer, table([answer], GATEWAYS) + "\n\n" + "\n".join(lines))
 
 
 def _change(remote: Remote, method: str, path: str, body: object = None) -> int:
@@ -207,24 +208,24 @@ def _change(remote: Remote, method: str, path: str, body: object = None) -> int:
     return 1 if answer["state"] == GatewayState.FAILED else 0
 
 
-@_command("start", "Start a gateway.", _ID)
+@command("start", "Start a gateway.", GATEWAY_ID)
 def _start(remote: Remote, gateway_id: str) -> int:
-    return _change(remote, "POST", _path_of(gateway_id) + "/start")
+    return _change(remote, "POST", path_of(gateway_id) + "/start")
 
 
-@_command("restart", "Restart a gateway. Its connections are closed with 1012, so clients reconnect.", _ID)
+@command("restart", "Restart a gateway. Its connections are closed with 1012, so clients reconnect.", GATEWAY_ID)
 def _restart(remote: Remote, gateway_id: str) -> int:
-    return _change(remote, "POST", _path_of(gateway_id) + "/restart")
+    return _change(remote, "POST", path_of(gateway_id) + "/restart")
 
 
-@_command("roll", "Replace the workers of a gateway one after the other.", _ID)
+@command("roll", "Replace the workers of a gateway one after the other.", GATEWAY_ID)
 def _roll(remote: Remote, gateway_id: str) -> int:
-    return _change(remote, "POST", _path_of(gateway_id) + "/roll")
+    return _change(remote, "POST", path_of(gateway_id) + "/roll")
 
 
 def _confirm(remote: Remote, gateway_id: str, action: str, *, is_sure: bool) -> bool:
     """Print how many connections will be closed. On a terminal, return whether the user agrees."""
-    count = remote.ask("GET", _path_of(gateway_id))["connections"]
+    count = remote.ask("GET", path_of(gateway_id))["connections"]
     text = f"{action} gateway [{gateway_id}]: {count} connection{'' if count == 1 else 's'} will be closed"
     print(text, file=sys.stderr)
     if is_sure or not sys.stdin.isatty():
@@ -235,29 +236,29 @@ def _confirm(remote: Remote, gateway_id: str, action: str, *, is_sure: bool) -> 
         return False
 
 
-@_command("stop", "Stop a gateway. Its connections are closed with 1012, so clients reconnect.", _ID, _YES)
+@command("stop", "Stop a gateway. Its connections are closed with 1012, so clients reconnect.", GATEWAY_ID, _YES)
 def _stop(remote: Remote, gateway_id: str, is_sure: bool) -> int:
     if not _confirm(remote, gateway_id, "stopping", is_sure=is_sure):
         return 1
-    return _change(remote, "POST", _path_of(gateway_id) + "/stop")
+    return _change(remote, "POST", path_of(gateway_id) + "/stop")
 
 
-@_command("delete", "Stop a gateway and delete it from the settings file.", _ID, _YES)
+@command("delete", "Stop a gateway and delete it from the settings file.", GATEWAY_ID, _YES)
 def _delete(remote: Remote, gateway_id: str, is_sure: bool) -> int:
     if not _confirm(remote, gateway_id, "deleting", is_sure=is_sure):
         return 1
-    answer = remote.ask("DELETE", _path_of(gateway_id), wait=60)
+    answer = remote.ask("DELETE", path_of(gateway_id), wait=60)
     return remote.show(answer, f"gateway [{gateway_id}] is deleted")
 
 
-@_command("create", "Create a gateway.", _ID, _CHANGES)
+@command("create", "Create a gateway.", GATEWAY_ID, _CHANGES)
 def _create(remote: Remote, gateway_id: str, changes: Sequence[str]) -> int:
     return _change(remote, "POST", "/gateways", {"id": gateway_id, **_settings_of(changes)})
 
 
-@_command("edit", "Change settings of a gateway.", _ID, _CHANGES)
+@command("edit", "Change settings of a gateway.", GATEWAY_ID, _CHANGES)
 def _edit(remote: Remote, gateway_id: str, changes: Sequence[str]) -> int:
-    return _change(remote, "PATCH", _path_of(gateway_id), _settings_of(changes))
+    return _change(remote, "PATCH", path_of(gateway_id), _settings_of(changes))
 
 
 def _settings_of(changes: Sequence[str]) -> dict[str, Any]:
@@ -296,11 +297,11 @@ NODES = {
 }
 
 
-@_command("nodes", "List the nodes of a gateway, the processes that it runs in.", _ID)
+@command("nodes", "List the nodes of a gateway, the processes that it runs in.", GATEWAY_ID)
 def _nodes(remote: Remote, gateway_id: str) -> int:
-    answer = remote.ask("GET", _path_of(gateway_id) + "/nodes")
+    answer = remote.ask("GET", path_of(gateway_id) + "/nodes")
     text = (
-        _table(answer["nodes"], NODES)
+        table(answer["nodes"], NODES)
         if answer["nodes"]
         else "the gateway runs in one process, because no broker is set"
     )
@@ -310,10 +311,10 @@ def _nodes(remote: Remote, gateway_id: str) -> int:
 CONNECTIONS = {"id": "ID", "address": "ADDRESS", "path": "PATH", "user": "USER", "age": "AGE"}
 
 
-@_command(
+@command(
     "connections",
     "List the connections of a gateway.",
-    _ID,
+    GATEWAY_ID,
     click.Option(
         ["--search"],
         metavar="TEXT",
@@ -323,16 +324,16 @@ CONNECTIONS = {"id": "ID", "address": "ADDRESS", "path": "PATH", "user": "USER",
     click.Option(["--limit"], type=int, metavar="LIMIT", default=100, help="maximum number of connections (100)"),
 )
 def _connections(remote: Remote, gateway_id: str, search: str, limit: int) -> int:
-    answer = remote.ask("GET", _path_of(gateway_id) + "/connections", limit=limit, search=search)
+    answer = remote.ask("GET", path_of(gateway_id) + "/connections", limit=limit, search=search)
     more = answer["total"] - len(answer["connections"])
-    text = _table(answer["connections"], CONNECTIONS) + (f"\n… and {more} more" if more > 0 else "")
+    text = table(answer["connections"], CONNECTIONS) + (f"\n… and {more} more" if more > 0 else "")
     return remote.show(answer, text)
 
 
-@_command(
+@command(
     "close",
     "Close connections of a gateway.",
-    _ID,
+    GATEWAY_ID,
     Argument("connections", "ids of connections", metavar="[CONNECTION]...", nargs=-1),
     click.Option(["--all", "all_of_them"], is_flag=True, help="close all connections"),
     click.Option(["--code"], type=int, metavar="CODE", default=1000, help="close code (1000)"),
@@ -345,7 +346,7 @@ def _close(
         raise ValueError("name the connections to close: their ids, or --all")
     body: dict[str, Any] = {"code": code, "reason": reason}
     body |= {"all": True} if all_of_them else {"connections": list(connections)}
-    answer = remote.ask("POST", _path_of(gateway_id) + "/connections/close", body)
+    answer = remote.ask("POST", path_of(gateway_id) + "/connections/close", body)
     rest = "" if answer["complete"] else ", but not every node has answered; run the command again"
     remote.show(answer, f"{answer['closed']} closed{rest}")
     if all_of_them or answer["closed"]:

@@ -39,6 +39,7 @@ class ListedConnection(msgspec.Struct, frozen=True):
     address: str
     path: str
     transport: str
+    protocol: str
     age: Total
     queue: Queue
 
@@ -53,6 +54,37 @@ class ConnectionInfo(ListedConnection, frozen=True):
     headers: dict[str, str] | UnsetType = UNSET
     query: list[str] | UnsetType = UNSET
     subprotocols: list[str] | UnsetType = UNSET
+
+
+# The channels in answers and in REST
+
+
+class ListedChannel(msgspec.Struct, frozen=True):
+    """A channel that has subscribers or a history.
+
+    `namespace` is the pattern that its settings belong to, null if none is declared. `at` is its position, null if it
+    has none. `silent` is seconds since its last publication, null if no time is known.
+    """
+
+    name: str
+    namespace: str | None
+    subscribers: Count
+    at: str | None
+    silent: Total | None
+
+
+class ChannelRows(msgspec.Struct, frozen=True):
+    """How many channels match, and some of them."""
+
+    total: Count
+    rows: list[ListedChannel]
+
+
+class MemberRows(msgspec.Struct, frozen=True):
+    """How many members a channel has, and some of them: the id, the user, and the info, which is JSON."""
+
+    total: Count
+    rows: list[tuple[str, str, str]]
 
 
 # The questions
@@ -104,6 +136,48 @@ class Close(Question[int], frozen=True):
     answer = Count
 
     ids: Ids | None
+    code: int
+    reason: str
+
+
+class ListChannels(Question[ChannelRows], frozen=True):
+    """List the channels whose name begins with `prefix`: the first `limit` in alphabetical order."""
+
+    name = "channels"
+    answer = ChannelRows
+
+    prefix: str
+    limit: Count
+
+
+class DescribeChannel(Question[ListedChannel], frozen=True):
+    """Describe one channel."""
+
+    name = "channel"
+    answer = ListedChannel
+
+    channel: str
+
+
+class Members(Question[MemberRows], frozen=True):
+    """List the first `limit` members of a channel."""
+
+    name = "members"
+    answer = MemberRows
+
+    channel: str
+    limit: Count
+
+
+class Unsubscribe(Question[int], frozen=True):
+    """End the subscriptions to a channel of the connections with `ids`, of a `user`, or of all, and count them."""
+
+    name = "unsubscribe"
+    answer = Count
+
+    channel: str
+    ids: Ids | None
+    user: str
     code: int
     reason: str
 

@@ -80,6 +80,11 @@ V1_SOCKET = ClientProtocol(
 )
 
 
+NO_PLAIN = Refusal(
+    400, "protocol", f"plain clients are not served here: offer the subprotocol {SUBPROTOCOL} (protocols)"
+)
+
+
 def client_limit(settings: Settings) -> int:
     """Return how many clients this process can have: `max_connections`, or fewer if it may not open enough files."""
     return min(settings.max_connections or UNLIMITED, max(1, file_limit() - SPARE_DESCRIPTORS))
@@ -145,6 +150,8 @@ class Admission:
         refusal = self._enter(session)
         try:
             refusal = refusal or self._rules.check_host(scope) or self._rules.check_origin(scope)
+            if refusal is None and protocol.name not in self._settings.protocols:
+                refusal = NO_PLAIN
             if refusal is not None:
                 raise Refused.of(refusal)
             await protocol.connect(session, transport, scope)

@@ -5,6 +5,7 @@ import json
 import os
 import socket
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
@@ -28,6 +29,7 @@ from wsgateway.cluster.questions import (
 )
 from wsgateway.cluster.single import AnyCluster
 from wsgateway.exceptions import EnvelopeError, Refused
+from wsgateway.gateway.channels import ChannelAnswers
 from wsgateway.gateway.registry import GatewayState
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.hub import Hub
@@ -63,6 +65,7 @@ class Answers:
         state: Callable[[], GatewayState],
         cluster: Callable[[], AnyCluster],
         send: SendMessage,
+        channels: ChannelAnswers,
     ) -> None:
         self._gateway_id = gateway_id
         self._version = version
@@ -72,7 +75,9 @@ class Answers:
         self._state = state
         self._cluster = cluster
         self._send_message = send
+        self.channels = channels
         self.answering: Answering = {
+            **channels.answering,
             Search: self._answer_search,
             Rows: self._answer_rows,
             Describe: self._answer_describe,
@@ -111,14 +116,16 @@ class Answers:
 
     def samples(self) -> Samples:
         """Return the metrics of this process."""
-        cluster = self._cluster()
+        cluster, history = self._cluster(), self.channels.kept
         return samples(
             self._metrics,
             gateway=self._gateway_id,
             node=cluster.node,
-            connections=len(self._connections),
+            connections=Counter([(conn.protocol, conn.transport) for conn in self._connections]),
             waiting=sum(conn.queued_messages for conn in self._connections),
             log_failures=log_failures(),
+            history_bytes=history.bytes,
+            history_evictions=history.evicted,
             is_broker_up=cluster.is_up,
             nodes=1 + len(cluster.nodes.alive()),
         )
@@ -143,6 +150,7 @@ class Answers:
             address=conn.address,
             path=conn.path,
             transport=conn.transport,
+            protocol=conn.protocol,
             age=round(conn.age, 3),
             queue=Queue(conn.queued_messages, conn.queued_bytes),
             user=None if conn.user is None else str(conn.user),

@@ -21,7 +21,8 @@ The order of a shutdown under `wsgateway serve`, from the signal to the last hoo
 9. server/serving: HTTP_GRACE (5 s) for running requests, then abort; the socket is unbound. The process ends even if
    a `def` hook blocks a thread.
 Once `on_stop` begins, the gateway waits for no `on_client_close`. Under another server, step 5 begins when that server
-closes its sockets (native: `Socket.shutdown`; ASGI: it sends 1012 itself), and step 4 when the lifespan ends.
+closes its sockets (native: `Socket.shutdown`; ASGI: it sends 1012 itself), or when `gateway.signals` notices that
+uvicorn waits for a stream, and step 4 when the lifespan ends.
 """
 
 import asyncio

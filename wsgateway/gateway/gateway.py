@@ -29,7 +29,7 @@ from wsgateway.hub.loops import Home, call_on, wrong_loop
 from wsgateway.hub.recording import Recording
 from wsgateway.hub.unawaited import is_development, watched
 from wsgateway.logs import flush_log, warn_if_unseen
-from wsgateway.transports.takeover import EXTENSION
+from wsgateway.transports.takeover import EXTENSION, STREAM_EXTENSION
 
 _ACTIVE = (GatewayState.STARTING, GatewayState.RUNNING, GatewayState.STOPPING)
 
@@ -323,7 +323,8 @@ class Gateway(Messaging):
             return
         home = self._home
         if home is not None and not home.is_here() and self._runs_elsewhere():
-            extensions = {name: value for name, value in scope.get("extensions", {}).items() if name != EXTENSION}
+            offered = scope.get("extensions", {}).items()  # a socket belongs to its own event loop
+            extensions = {name: value for name, value in offered if name not in (EXTENSION, STREAM_EXTENSION)}
             await call_on(home.loop, self, {**scope, "extensions": extensions}, receive, send)
             return
         if self._is_new:

@@ -14,6 +14,7 @@ from wsgateway.cluster.questions import Close, CollectSamples, CollectTotals, Co
 from wsgateway.cluster.single import AnyCluster
 from wsgateway.exceptions import NodeError
 from wsgateway.gateway.answers import Answers
+from wsgateway.gateway.channels import ChannelInspector
 from wsgateway.gateway.registry import GatewayState
 from wsgateway.gateway.shapes import Closed, NodeInfo
 from wsgateway.metrics import Samples
@@ -24,6 +25,7 @@ class Inspector:
 
     def __init__(self, answers: Answers, cluster: Callable[[], AnyCluster]) -> None:
         self._answers = answers
+        self.channels = ChannelInspector(answers.channels, cluster)
         self._current_cluster = cluster
         self._counting: asyncio.Future[dict[str, dict[str, float]]] | None = None
 

@@ -4,14 +4,13 @@ from abc import ABC, abstractmethod
 from typing import Any, Unpack
 
 from wsgateway.closing import check_close
-from wsgateway.config.channels import MAX_HISTORY
 from wsgateway.exceptions import GatewayNotRunning, GatewayStopping
-from wsgateway.frames import Counts, History, Position, Presence
+from wsgateway.frames import Counts, History, Presence
 from wsgateway.gateway.parts import Parts
 from wsgateway.gateway.running import Running
-from wsgateway.hub.channels import LocalChannels, check_unsubscribe, copy_info
+from wsgateway.hub.channels import check_unsubscribe, copy_info
 from wsgateway.hub.connection import Connection
-from wsgateway.hub.hub import Connections
+from wsgateway.hub.hub import Connections, LocalChannels
 from wsgateway.hub.loops import Home, call_from_thread
 from wsgateway.hub.target import MISSING, Everybody, Missing, Recipients, Target, TargetOptions, check_text, target_of
 from wsgateway.messages import Sent, encode
@@ -215,18 +214,7 @@ class Messaging(ABC):
         10,000, and for text that is not a position.
         """
         await self._running_for("gateway.history")
-        settings = self._parts.channels.namespaces.find(channel)
-        if isinstance(limit, bool) or not isinstance(limit, int) or not 0 <= limit <= MAX_HISTORY:
-            raise ValueError(f"limit is {short(limit)}, use 0 to {MAX_HISTORY}")
-        position = None
-        if since is not None:
-            position = Position.parse(since) if isinstance(since, str) else None
-            if position is None:
-                raise ValueError(f"since is {short(since)}, use a position, EPOCH:OFFSET")
-        if not settings.history:
-            return History([], None)
-        at, publications = self._parts.history.read(channel, settings, limit=limit, since=position, reverse=reverse)
-        return History(publications, str(at))
+        return self._parts.answers.channels.history(channel, limit=limit, since=since, reverse=reverse)
 
     async def forget(self, channel: str) -> None:
         """Drop the history of `channel`. Raise `ChannelError` if there is no such channel."""
@@ -253,7 +241,7 @@ class Messaging(ABC):
     @property
     def local_channels(self) -> LocalChannels:
         """The channels that have subscribers in this process, a live view."""
-        return LocalChannels(self._parts.channels)
+        return LocalChannels(self._parts.channels.by_name, self._parts.channels.subscribers)
 
     @property
     @abstractmethod

@@ -13,6 +13,7 @@ from wsgateway.cluster.single import AnyCluster
 from wsgateway.config.settings import Settings
 from wsgateway.exceptions import ConfigError
 from wsgateway.gateway.answers import Answers, SendMessage
+from wsgateway.gateway.channels import ChannelAnswers
 from wsgateway.gateway.inspector import Inspector
 from wsgateway.gateway.registry import GatewayState
 from wsgateway.hub.channels import Channels
@@ -61,7 +62,16 @@ def create_parts(
     hub = Hub(metrics, log, plain=PLAIN)
     history = MemoryHistory(settings.history_bytes, now=time.monotonic, new_epoch=new_epoch)
     channels = Channels(hub, settings, metrics, history)
-    answers = Answers(settings.id, version=version, hub=hub, metrics=metrics, state=state, cluster=cluster, send=send)
+    answers = Answers(
+        settings.id,
+        version=version,
+        hub=hub,
+        metrics=metrics,
+        state=state,
+        cluster=cluster,
+        send=send,
+        channels=ChannelAnswers(channels, history),
+    )
     return Parts(
         settings=settings,
         version=version,

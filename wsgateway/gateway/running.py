@@ -139,6 +139,11 @@ async def assemble(
         stack.callback(setattr, channels, "watcher", None)
         for text in warnings_of(settings.channels, has_on_subscribe=hooks["on_subscribe"] is not None):
             log.warning("%s", text)
+        if settings.channels and settings.broker:
+            log.warning(
+                "messages to a channel reach only the clients of the process that publishes them, because channels do "
+                "not use the broker yet"
+            )
         stack.callback(Sweep(parts.history).stop)
         ticker = Ticker(tick_for(min(settings.ping_interval, settings.pong_timeout)))
         stack.callback(ticker.stop)

@@ -1,19 +1,23 @@
-"""The JSON objects of `/info`, `/send`, and REST. Answers and their schemas derive from one declaration.
+"""The JSON objects of `/info`, `/send`, `/channels`, and REST. Answers and their schemas derive from one declaration.
 
 Knows nothing of requests.
 """
 
 import json
+from base64 import b64encode
 from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import Annotated, Any, assert_never
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from wsgateway.cluster.nodes import NodeState
-from wsgateway.cluster.questions import ConnectionInfo, ListedConnection
+from wsgateway.cluster.questions import ConnectionInfo, ListedChannel, ListedConnection
 from wsgateway.config.values import Startup
+from wsgateway.encoding import ENCODER
+from wsgateway.frames import Publication
 from wsgateway.gateway.registry import GatewayState
+from wsgateway.messages import Kind
 
 Count = Annotated[int, Meta(ge=0)]
 Seconds = Annotated[float, Meta(ge=0)]
@@ -92,6 +96,62 @@ class PostedAnswer(Struct, frozen=True):
     at: str
 
 
+class ChannelList(Struct, frozen=True):
+    """A page of the channels whose names begin with a prefix, in alphabetical order.
+
+    With a broker, a channel of several nodes is listed once, but `total` may count it once for each node.
+    """
+
+    total: Count
+    offset: Count
+    limit: Count
+    channels: list[ListedChannel]
+
+
+class MemberInfo(Struct, frozen=True):
+    """A connection in a channel, as other members see it. `info` is what `on_subscribe` has set, or null."""
+
+    id: str
+    user: str
+    info: Any
+
+
+class PresenceAnswer(Struct, frozen=True):
+    """A page of the members of a channel. `complete` is whether every node has answered."""
+
+    channel: str
+    total: Count
+    offset: Count
+    limit: Count
+    members: list[MemberInfo]
+    complete: bool
+
+
+class PublicationInfo(Struct, frozen=True, kw_only=True):
+    """A publication in a history. Bytes are `base64` instead of `message`. `time` is in seconds since the epoch.
+
+    `from` is the member that has sent it, in a channel with presence. `name`, `key`, and `tags` are missing if empty.
+    """
+
+    channel: str
+    message: Any = UNSET
+    base64: str | UnsetType = UNSET
+    at: str | None
+    time: float
+    name: str | UnsetType = UNSET
+    key: str | UnsetType = UNSET
+    tags: dict[str, str] | UnsetType = UNSET
+    sender: MemberInfo | UnsetType = msgspec.field(name="from", default=UNSET)
+
+
+class HistoryAnswer(Struct, frozen=True):
+    """Publications of a channel, and `at`, the position of its newest one, null if the channel has no history."""
+
+    channel: str
+    at: str | None
+    publications: list[PublicationInfo]
+
+
 class Problem(Struct, frozen=True):
     """An error (RFC 9457). `help` names the part of the documentation."""
 
@@ -156,6 +216,20 @@ class Closed(Struct, frozen=True):
     complete: bool
 
 
+class ChannelInfo(ListedChannel, frozen=True, kw_only=True):
+    """One channel: the number of publications in its history, and its settings."""
+
+    records: Count
+    settings: dict[str, Any]
+
+
+class Unsubscribed(Struct, frozen=True):
+    """The number of subscriptions that have ended, and whether every node has answered."""
+
+    unsubscribed: Count
+    complete: bool
+
+
 class LogLines(Struct, frozen=True):
     """The end of the log."""
 
@@ -172,7 +246,39 @@ def encoded(shape: Struct) -> bytes:
 
 def listed(conn: ConnectionInfo) -> ListedConnection:
     """Return `conn` as `/info` lists it."""
-    return ListedConnection(conn.id, conn.address, conn.path, conn.transport, conn.age, conn.queue)
+    return ListedConnection(conn.id, conn.address, conn.path, conn.transport, conn.protocol, conn.age, conn.queue)
+
+
+def member_info(conn_id: str, user: str, info: str) -> MemberInfo:
+    """Return a member whose `info` is JSON, which is not decoded, because integers in it may have any size."""
+    return MemberInfo(conn_id, user, msgspec.Raw(info.encode()))
+
+
+def publication_info(publication: Publication) -> PublicationInfo:
+    """Return a publication as it is shown. Its message is not decoded if it is JSON."""
+    message: Any = UNSET
+    base64: str | UnsetType = UNSET
+    match publication.kind:
+        case Kind.JSON:
+            message = msgspec.Raw(publication.payload)
+        case Kind.TEXT:
+            message = publication.payload.decode()
+        case Kind.BYTES:
+            base64 = b64encode(publication.payload).decode()
+        case _:
+            assert_never(publication.kind)
+    sender = publication.sender
+    return PublicationInfo(
+        channel=publication.channel,
+        message=message,
+        base64=base64,
+        at=publication.at,
+        time=publication.time,
+        name=publication.name or UNSET,
+        key=publication.key or UNSET,
+        tags=dict(publication.tags) if publication.tags else UNSET,
+        sender=UNSET if sender is None else member_info(sender.id, sender.user, ENCODER.encode(sender.info)),
+    )
 
 
 def fields_of(shape: Struct) -> dict[str, Any]:

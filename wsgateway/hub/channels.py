@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
+from wsgateway.closing import STATE_LOST
 from wsgateway.cluster.history.memory import MemoryHistory
 from wsgateway.cluster.history.recovery import Recovery
 from wsgateway.config.channels import ChannelSettings
@@ -27,7 +28,7 @@ from wsgateway.frames import (
 )
 from wsgateway.hub.audience import Audience
 from wsgateway.hub.connection import Connection
-from wsgateway.hub.hub import Connections, Hub
+from wsgateway.hub.hub import Hub
 from wsgateway.hub.outbox import Outbox
 from wsgateway.messages import Message, Subscribed
 from wsgateway.metrics import Metrics
@@ -72,10 +73,11 @@ class Channel(Audience):
 
     `is_announced` is whether `on_first_subscribe` was called for it. `infos` has what `on_subscribe` has set, None
     while it has set nothing. `by_code` has those that the application has subscribed, None while there are none.
-    `members` has each member as a JSON object, None without `presence`.
+    `members` has each member as a JSON object, None without `presence`. `published` is the time of the last
+    publication, None if it has had none since its first subscriber.
     """
 
-    __slots__ = ("by_code", "infos", "is_announced", "members", "name", "settings")
+    __slots__ = ("by_code", "infos", "is_announced", "members", "name", "published", "settings")
 
     def __init__(self, name: str, settings: ChannelSettings, hub: Hub) -> None:
         super().__init__(hub.everybody.plain)
@@ -85,6 +87,7 @@ class Channel(Audience):
         self.infos: dict[Outbox, object] | None = None
         self.by_code: set[Outbox] | None = None
         self.members: dict[Outbox, bytes] | None = None
+        self.published: float | None = None
 
     def outboxes(self) -> Iterator[Outbox]:
         """Yield the outbox of each subscriber."""
@@ -291,6 +294,8 @@ class Channels:
             self._returning.setdefault(conn, set()).add(name)
         outbox.put(frame)
         self._left(conn, channel, code, reason)
+        if code >= LOST and conn.protocol == "sse":
+            conn._outbox.close(STATE_LOST, "a subscription was lost")
         return True
 
     def unsubscribe_all(self, name: str, code: int, reason: str) -> int:
@@ -372,29 +377,3 @@ class Channels:
         channel.members = channel.members or {}
         channel.members[conn._outbox] = ENCODER.encode(member._asdict()).encode()
         self._hub.deliver(PresenceFrame(channel.name, member, has_left=False), channel)
-
-
-class LocalChannels(Mapping[str, Connections]):
-    """The channels that have subscribers in this process, a live view.
-
-    `local_channels["room:1"]` is the subscribers of that one.
-    """
-
-    __slots__ = ("_channels",)
-
-    def __init__(self, channels: Channels) -> None:
-        self._channels = channels
-
-    def __getitem__(self, name: str) -> Connections:
-        if name not in self._channels.by_name:
-            raise KeyError(name)
-        return Connections({conn.id: conn for conn in self._channels.subscribers(name)})
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(tuple(self._channels.by_name))
-
-    def __len__(self) -> int:
-        return len(self._channels.by_name)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._channels.by_name

@@ -109,7 +109,7 @@ class PubSub:
             message = NamedMessage(message.payload, message.kind, target.name)
         if target.user:
             conns = [conn for conn in self._hub.of_user(target.user) if conn is not but]
-            return Receipt(self._hub.deliver_to(message, conns), self._cluster)
+            return self._receipt_of_here(self._hub.deliver_to(message, conns))
         to = target.connections
         if not counts:
             return Receipt(self.publish_nowait(message, to, but=but), self._cluster)
@@ -152,5 +152,12 @@ class PubSub:
         self._metrics.publications[self._channels.namespaces.namespace_of(name)] += 1
         delivered = NO_DELIVERIES
         if channel is not None:
+            channel.published = publication.time
             delivered = self._hub.deliver(publication, channel, but=None if but is None else but._outbox)
-        return Receipt(delivered, self._cluster, at=publication.position)
+        return self._receipt_of_here(delivered, publication.position)
+
+    def _receipt_of_here(self, delivered: Deliveries, at: Position | None = None) -> Receipt:
+        """Return the receipt of what only the clients of this process receive. Other nodes may have recipients too."""
+        if self._cluster.has_broker:
+            delivered = delivered._replace(complete=False)
+        return Receipt(delivered, self._cluster, at=at)

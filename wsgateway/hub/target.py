@@ -116,7 +116,7 @@ class Target:
         if not self.channel:
             given = [name for name in ("key", "tags", "ttl", "idempotency_key") if getattr(self, name)]
             if given:
-                raise ValueError(f"{' and '.join(given)} need a channel")
+                raise ValueError(f"{', '.join(given)}: only a message to a channel has that")
 
 
 def target_of(
@@ -132,6 +132,8 @@ def target_of(
     Raise `ValueError` for an empty channel or user, more than one of the three, or options that cannot be published,
     and `TypeError` for values of a wrong type.
     """
+    if options:
+        check_known(options)
     are_given = {
         "channel": channel is not MISSING,
         "user": user is not MISSING,
@@ -158,6 +160,13 @@ def target_of(
     )
     target.check()
     return target
+
+
+def check_known(options: Mapping[str, object]) -> None:
+    """Raise `TypeError` for an argument that does not exist, because the message would be sent to every connection."""
+    unknown = sorted(options.keys() - TargetOptions.__annotations__.keys())
+    if unknown:
+        raise TypeError(f"there is no argument {unknown[0]!r}")
 
 
 def check_recipients(name: str, connections: object) -> None:

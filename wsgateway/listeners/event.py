@@ -4,9 +4,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Generic, Protocol, Self, TypeVar, Unpack, overload
 
 from wsgateway.frames import Counts, History, Position, Presence
-from wsgateway.hub.channels import LocalChannels
 from wsgateway.hub.connection import Connection
-from wsgateway.hub.hub import Connections
+from wsgateway.hub.hub import Connections, LocalChannels
 from wsgateway.hub.target import Recipients, Target, TargetOptions
 from wsgateway.messages import Sent
 from wsgateway.text import short

@@ -221,7 +221,10 @@ class NativeStream(WireTransport):
         del subprotocol
         assert self._request is not None
         (takeover, receive, send, headers), self._request = self._request, None
-        await send(_head(self._kind, [*headers, CLOSES]))
+        try:
+            await send(_head(self._kind, [*headers, CLOSES]))
+        except OSError:
+            return False  # the client has disconnected
         wire = takeover.take_over(self, self._settings, self._context.timers, self._kind)
         if wire is not None:
             self._wire = wire

@@ -188,6 +188,25 @@ class MemoryHistory:
             publications.reverse()
         return at, publications
 
+    def names(self) -> Iterator[str]:
+        """Yield the names of the channels that have records."""
+        self.expire()
+        for queue in self._full.values():
+            yield from queue.channels
+
+    def peek(self, channel: str) -> tuple[Position, int, Publication | None] | None:
+        """Return the position of a channel, the number of its records, and the newest one; None if none is remembered.
+
+        The time for which the position is remembered does not start again.
+        """
+        self.expire()
+        found = self._channels.get(channel)
+        if found is None:
+            return None
+        tail = found.tail
+        newest = tail.newest(1)
+        return Position(tail.epoch, tail.top), len(tail), newest[0][2] if newest else None
+
     def forget(self, channel: str) -> None:
         """Drop the records of a channel. Its position stays, so that clients that have missed some are told so."""
         found = self._channels.get(channel)

@@ -198,8 +198,6 @@ class Replica:
         tail = self.tail
         if page.top == tail.top:
             return True
-        if page.start > tail.top:
-            return False
         has_common = len(page.entries) > len(missed)
         if self._is_latest_only:
             return has_common or tail.floor == page.start == 0  # or else all values that ever were have been compared

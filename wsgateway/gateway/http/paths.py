@@ -31,6 +31,35 @@ def relative_scope(scope: Scope) -> Scope:
     return {**scope, "path": relative_path(scope), "root_path": ""}
 
 
+def escaped_path(scope: Scope) -> str:
+    """Return the path of a request, in which a slash that the client encoded as `%2F` is not one of the path's own.
+
+    In each of its segments, `%` is `%25` and `/` is `%2F`, which `unescaped` reverses; nothing else is encoded. So a
+    router finds one segment where the client wrote one.
+    """
+    path: str = scope["path"]
+    raw = scope["raw_path"].decode("latin-1") if scope.get("raw_path") else quote(path)
+    segments: list[str] = []
+    length = 0
+    for segment in reversed(raw.split("/")):
+        if length >= len(path):
+            break
+        segments.append(unquote(segment))
+        length += 1 + len(segments[-1])
+    segments.reverse()
+    joined = "/" + "/".join(segments)
+    if joined == path + "/":  # `relative_path` has removed the slash
+        segments.pop()
+    elif joined != path:  # a server that names a path of its own
+        segments = path.split("/")[1:]
+    return "".join(["/" + segment.replace("%", "%25").replace("/", "%2F") for segment in segments])
+
+
+def unescaped(segment: str) -> str:
+    """Return a segment of `escaped_path` as the client meant it."""
+    return segment.replace("%2F", "/").replace("%25", "%")
+
+
 def way_up(scope: Scope) -> str:
     """Return where the application is mounted, relative to the page that a browser asked for, without a final slash.
 

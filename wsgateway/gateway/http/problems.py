@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.types import Scope, Send
 
 from wsgateway.auth.headers import first_value
-from wsgateway.exceptions import DOCS, MessageError, Refusal, Refused
+from wsgateway.exceptions import DOCS, ChannelError, MessageError, Refusal, Refused
 from wsgateway.gateway.http.paths import sender_of
 from wsgateway.gateway.shapes import Problem, encoded
 from wsgateway.limits import BODY_TIMEOUT
@@ -175,3 +175,18 @@ def query_int(request: Request, name: str, default: int, least: int, most: int) 
         detail = f"{name}: use a whole number from {least} to {most}"
         raise Refused.of(Refusal(422, "query", detail, "bad-body"))
     return int(text)
+
+
+def query_flag(request: Request, name: str) -> bool:
+    """Return whether `name` is true in the query, by default false. Raise `Refused` for another word."""
+    word = request.query_params.get(name, "false").lower()
+    if word not in ("true", "1", "false", "0"):
+        raise Refused.of(Refusal(422, "query", f"{name}: use true or false", "bad-body"))
+    return word in ("true", "1")
+
+
+def channel_refusal(error: ValueError) -> Refusal:
+    """Return the refusal of a request about a channel: 404 if there can be no such channel, otherwise 422."""
+    if isinstance(error, ChannelError):
+        return Refusal(404, "unknown_channel", str(error), "unknown-channel")
+    return Refusal(422, "query", str(error), "bad-body")

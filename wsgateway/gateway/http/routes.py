@@ -1,4 +1,4 @@
-"""The HTTP routes of one gateway: `POST /send`, the test page, health, metrics, and info. Errors are problem+json."""
+"""The HTTP routes of one gateway: `POST /send`, `/info`, channels, health, test page, …. Errors are problem+json."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -15,8 +15,10 @@ from wsgateway.exceptions import DOCS, GatewayNotFound, Refusal, Refused
 from wsgateway.gateway.admission import LINES_STREAM, SSE_STREAM, Admission
 from wsgateway.gateway.answers import MAX_OFFSET, MAX_PAGE
 from wsgateway.gateway.http import testpage
-from wsgateway.gateway.http.paths import sender_of, way_up
+from wsgateway.gateway.http.channels import list_channels, show_history, show_presence
+from wsgateway.gateway.http.paths import escaped_path, sender_of, way_up
 from wsgateway.gateway.http.problems import answer, decode_fields, problem, query_int, read_json, report_refusal
+from wsgateway.gateway.http.script import MEDIA_TYPES, script_response
 from wsgateway.gateway.http.send import SendGuard, read_request, send_request, take_id
 from wsgateway.gateway.http.streams import ClientContext, SessionEndpoint, StreamEndpoint
 from wsgateway.gateway.parts import Parts
@@ -102,6 +104,10 @@ def router(context: RouteContext) -> ASGIApp:
         "/ready": Endpoint(context, routes.ready, read, any_host=True),
         "/metrics": Endpoint(context, routes.metrics, read, needs_key=True),
         "/info": Endpoint(context, routes.info, read, needs_key=True),
+        **{f"/{name}": Endpoint(context, routes.script, read) for name in MEDIA_TYPES},
+        "/channels": Endpoint(context, routes.channels, read, needs_key=True),
+        "/channels/{channel}/history": Endpoint(context, routes.channel_history, read, needs_key=True),
+        "/channels/{channel}/presence": Endpoint(context, routes.channel_presence, read, needs_key=True),
     }
     if context.parts.settings.test_page:
         table["/"] = Endpoint(context, routes.page, read)
@@ -119,7 +125,10 @@ def router(context: RouteContext) -> ASGIApp:
     others = Router(patterns, redirect_slashes=False, default=Endpoint(context, routes.unknown))
 
     def route(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        return exact.get(scope["path"], others)(scope, receive, send)
+        path: str = scope["path"]
+        if path.startswith("/channels/"):
+            scope = {**scope, "path": escaped_path(scope)}
+        return exact.get(path, others)(scope, receive, send)
 
     return route
 
@@ -192,6 +201,22 @@ class Routes:
             nodes=await context.parts.inspector.nodes() if cluster.has_broker else UNSET,
         )
         return answer(info)
+
+    async def script(self, request: Request) -> Response:
+        """Answer with `client.js` or its types."""
+        return script_response(request, request.scope["path"].removeprefix("/"))
+
+    async def channels(self, request: Request) -> Response:
+        """Answer with a page of the channels."""
+        return await list_channels(self._context.parts.inspector.channels, request)
+
+    async def channel_history(self, request: Request) -> Response:
+        """Answer with publications of a channel."""
+        return await show_history(self._context.parts.inspector.channels, request)
+
+    async def channel_presence(self, request: Request) -> Response:
+        """Answer with a page of the members of a channel."""
+        return await show_presence(self._context.parts.inspector.channels, request)
 
     async def upgrade(self, request: Request) -> Response:
         """Refuse a plain request to a WebSocket's path. The test page uses it to show why a handshake was refused."""

@@ -25,7 +25,7 @@ from wsgateway.exceptions import (
     Refusal,
     Refused,
 )
-from wsgateway.gateway.http.problems import too_large
+from wsgateway.gateway.http.problems import channel_refusal, too_large
 from wsgateway.gateway.shapes import SendAnswer
 from wsgateway.hub.target import TargetOptions, target_of
 from wsgateway.limits import RateLimits
@@ -151,7 +151,7 @@ def refusal_of_send(error: GatewayError) -> Refusal | None:
         case Refused():
             return Refusal(error.status, "refused", error.reason or "the listener refuses this message")
         case ChannelError():
-            return Refusal(404, "unknown_channel", str(error), "unknown-channel")
+            return channel_refusal(error)
         case HistoryError():
             return Refusal(503, "history", str(error), "history", (("retry-after", "5"),))
         case MessageError():

@@ -1,5 +1,6 @@
 """The HTTP side of streams: who may open one, what a client posts to its session, and CORS. Errors are problem+json."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 from wsgateway.auth.headers import first_value
 from wsgateway.auth.rules import Rules
 from wsgateway.exceptions import GatewayError, MessageError, Refusal, Refused
+from wsgateway.frames import check_event_name
 from wsgateway.gateway.admission import Admission, StreamProtocol
 from wsgateway.gateway.http.problems import problem, read_body, report_refusal
 from wsgateway.gateway.http.send import refusal_of_send
@@ -40,7 +42,7 @@ class ClientContext:
     admission: Callable[[], Awaitable[Admission]]
 
 
-class Guarded:
+class Guarded(ABC):
     """An endpoint that pages of other origins may use. Checks host and origin, and answers preflights."""
 
     what = ""
@@ -69,9 +71,9 @@ class Guarded:
             response.raw_headers += cors
             await response(scope, receive, send)
 
+    @abstractmethod
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> Response | None:
         """Return the response, or None if it was sent. Raise `Refused`."""
-        raise NotImplementedError
 
     def _check(self, scope: Scope) -> None:
         rules = self._context.rules
@@ -129,13 +131,17 @@ class SessionEndpoint(Guarded):
         request = Request(scope, receive)
         secret = request.path_params["secret"]
         channel, name = _single(request, "channel"), _single(request, "name")
+        try:
+            check_event_name(name)
+        except ValueError as exc:
+            raise Refused.of(Refusal(400, "query", str(exc))) from None
         admission = await self._context.admission()
         self._session_of(admission, secret)  # before the body is read
         body = await read_body(request, self._context.parts.settings.max_message_size, "max_message_size")
         message = _decoded(request, body)
         session = self._session_of(admission, secret)
         try:
-            position = await session.feed(message, len(body), channel=channel or "", name=name or "")
+            position = await session.feed(message, len(body), channel=channel, name=name)
         except Refused:
             raise
         except GatewayError as exc:
@@ -155,12 +161,12 @@ class SessionEndpoint(Guarded):
         return session
 
 
-def _single(request: Request, name: str) -> str | None:
-    """Return the parameter `name` of the query, None if it is missing. Raise `Refused` if it is repeated or empty."""
+def _single(request: Request, name: str) -> str:
+    """Return the parameter `name` of the query, empty if it is missing. Raise `Refused` if it is repeated or empty."""
     values = request.query_params.getlist(name)
     if len(values) > 1 or values == [""]:
         raise Refused.of(Refusal(400, "query", f"{name}: give one that is not empty, or leave it out"))
-    return values[0] if values else None
+    return values[0] if values else ""
 
 
 def _decoded(request: Request, body: bytes) -> object:

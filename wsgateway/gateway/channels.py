@@ -1,0 +1,243 @@
+"""The channels of a gateway, as its pages and REST show them: those of one node, and those of all. Knows no HTTP."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from heapq import nsmallest
+
+from wsgateway.cluster.asking import Answering
+from wsgateway.cluster.history.memory import MemoryHistory
+from wsgateway.cluster.questions import (
+    ChannelRows,
+    DescribeChannel,
+    ListChannels,
+    ListedChannel,
+    MemberRows,
+    Members,
+    Unsubscribe,
+)
+from wsgateway.cluster.single import AnyCluster
+from wsgateway.config.channels import MAX_HISTORY
+from wsgateway.encoding import ENCODER
+from wsgateway.exceptions import EnvelopeError
+from wsgateway.frames import History, Position
+from wsgateway.gateway.shapes import (
+    ChannelInfo,
+    ChannelList,
+    HistoryAnswer,
+    PresenceAnswer,
+    Unsubscribed,
+    member_info,
+    publication_info,
+)
+from wsgateway.hub.channels import Channels, check_unsubscribe
+from wsgateway.text import short
+
+CHUNK = 5000
+"""Names that are compared in one iteration of the event loop."""
+
+MAX_ROWS = 10_000
+"""Channels or members in one answer to another node."""
+
+
+class ChannelAnswers:
+    """Answers for one node about its channels. `answering` answers the questions of other nodes.
+
+    `kept` has the histories.
+    """
+
+    def __init__(self, channels: Channels, history: MemoryHistory) -> None:
+        self._channels = channels
+        self.kept = history
+        self.answering: Answering = {
+            ListChannels: self._answer_list,
+            DescribeChannel: self._answer_describe,
+            Members: self._answer_members,
+            Unsubscribe: self._answer_unsubscribe,
+        }
+
+    async def names(self, prefix: str) -> list[str]:
+        """Return the names that begin with `prefix`, of channels with subscribers or a history, in no order."""
+        names = set(self._channels.by_name).union(self.kept.names())
+        if not prefix:
+            return list(names)
+        matches = []
+        for number, name in enumerate(names, 1):
+            if name.startswith(prefix):
+                matches.append(name)
+            if number % CHUNK == 0:
+                await asyncio.sleep(0)  # serves others between two chunks
+        return matches
+
+    def row(self, name: str) -> ListedChannel:
+        """Return what is shown of a channel in a list. Raise `ChannelError` if there can be no such channel."""
+        namespaces = self._channels.namespaces
+        namespace, channel = namespaces.namespace_of(name), self._channels.find(name)
+        at, published = None, None if channel is None else channel.published
+        if namespaces.find(name).history:
+            position, _, newest = self.kept.peek(name) or (None, 0, None)
+            at = None if position is None else str(position)
+            published = published if newest is None else newest.time
+        return ListedChannel(
+            name=name,
+            namespace=namespace or None,
+            subscribers=0 if channel is None else channel.fast_count + len(channel.slow or ()),
+            at=at,
+            silent=None if published is None else round(max(0.0, time.time() - published), 3),
+        )
+
+    def info(self, row: ListedChannel) -> ChannelInfo:
+        """Return a row with what only the answer for a single channel has."""
+        settings = self._channels.namespaces.find(row.name)
+        _, records, _ = self.kept.peek(row.name) or (None, 0, None)
+        return ChannelInfo(
+            name=row.name,
+            namespace=row.namespace,
+            subscribers=row.subscribers,
+            at=row.at,
+            silent=row.silent,
+            records=records if settings.history else 0,
+            settings=settings.shown(),
+        )
+
+    def members(self, name: str, limit: int) -> MemberRows:
+        """Return the first `limit` members of a channel. Raise `ChannelError` if there can be no such channel."""
+        self._channels.namespaces.find(name)
+        conns, channel = self._channels.subscribers(name), self._channels.find(name)
+        members = [self._channels.member(channel, conn) for conn in conns[:limit]]
+        return MemberRows(len(conns), [(one.id, one.user, ENCODER.encode(one.info)) for one in members])
+
+    def history(self, name: str, *, limit: int, since: str | None, reverse: bool) -> History:
+        """Return publications of a channel, as `Gateway.history` does."""
+        settings = self._channels.namespaces.find(name)
+        if isinstance(limit, bool) or not isinstance(limit, int) or not 0 <= limit <= MAX_HISTORY:
+            raise ValueError(f"limit is {short(limit)}, use 0 to {MAX_HISTORY}")
+        position = None
+        if since is not None:
+            position = Position.parse(since) if isinstance(since, str) else None
+            if position is None:
+                raise ValueError(f"since is {short(since)}, use a position, EPOCH:OFFSET")
+        if not settings.history:
+            return History([], None)
+        at, publications = self.kept.read(name, settings, limit=limit, since=position, reverse=reverse)
+        return History(publications, str(at))
+
+    def forget(self, name: str) -> None:
+        """Drop the history of a channel. Raise `ChannelError` if there can be no such channel."""
+        self._channels.namespaces.find(name)
+        self.kept.forget(name)
+
+    def unsubscribe(self, question: Unsubscribe) -> int:
+        """End subscriptions, and return how many. Raise `ChannelError`, or `ValueError` for a wrong code or reason."""
+        self._channels.namespaces.find(question.channel)
+        check_unsubscribe(question.code, question.reason)
+        conns = self._channels.subscribers(question.channel)
+        if question.ids is not None:
+            ids = frozenset(question.ids)
+            conns = [conn for conn in conns if conn.id in ids]
+        elif question.user:
+            conns = [conn for conn in conns if conn.user_id == question.user]
+        end = self._channels.unsubscribe
+        return sum([end(conn, question.channel, question.code, question.reason) for conn in conns])
+
+    # Questions of other nodes
+
+    async def _answer_list(self, question: ListChannels) -> ChannelRows:
+        names = await self.names(question.prefix)
+        return ChannelRows(len(names), [*map(self.row, nsmallest(min(question.limit, MAX_ROWS), names))])
+
+    async def _answer_describe(self, question: DescribeChannel) -> ListedChannel:
+        return self.row(question.channel)
+
+    async def _answer_members(self, question: Members) -> MemberRows:
+        return self.members(question.channel, min(question.limit, MAX_ROWS))
+
+    async def _answer_unsubscribe(self, question: Unsubscribe) -> int:
+        try:
+            return self.unsubscribe(question)
+        except ValueError as exc:
+            raise EnvelopeError("arguments", str(exc)) from exc
+
+
+class ChannelInspector:
+    """Inspects the channels of a gateway across all its nodes. A node that does not answer in time is left out.
+
+    A history belongs to one process, so it is that of this node. Each method raises `ChannelError` if there can be no
+    such channel.
+    """
+
+    def __init__(self, answers: ChannelAnswers, cluster: Callable[[], AnyCluster]) -> None:
+        self._answers = answers
+        self._cluster = cluster
+
+    async def page(self, prefix: str, offset: int, limit: int) -> ChannelList:
+        """Return a page of the channels whose name begins with `prefix`, in alphabetical order."""
+        names, cluster = await self._answers.names(prefix), self._cluster()
+        others = await cluster.ask_all(ListChannels(prefix, offset + limit))
+        first = nsmallest(offset + limit, names)
+        if not others:
+            return ChannelList(len(names), offset, limit, [*map(self._answers.row, first[offset:])])
+        merged = {name: self._answers.row(name) for name in first}
+        total = len(names) - len(first)
+        for answer in others.values():
+            total += answer.total - len(answer.rows)
+            for row in answer.rows:
+                merged[row.name] = _joined(merged.get(row.name), row)
+        page = [merged[name] for name in sorted(merged)[offset : offset + limit]]
+        return ChannelList(total + len(merged), offset, limit, page)
+
+    async def describe(self, name: str) -> ChannelInfo:
+        """Return one channel with its settings."""
+        row = self._answers.row(name)
+        for other in (await self._cluster().ask_all(DescribeChannel(name))).values():
+            row = _joined(row, other)
+        return self._answers.info(row)
+
+    async def presence(self, name: str, offset: int, limit: int) -> PresenceAnswer:
+        """Return a page of the members of a channel."""
+        own, cluster = self._answers.members(name, offset + limit), self._cluster()
+        others = await cluster.ask_all(Members(name, offset + limit))
+        answers = [own, *(answer for _, answer in sorted(others.items()))]
+        rows = [row for answer in answers for row in answer.rows][offset : offset + limit]
+        total = sum(answer.total for answer in answers)
+        members = [member_info(*row) for row in rows]
+        return PresenceAnswer(name, total, offset, limit, members, self._is_complete(others))
+
+    def history(self, name: str, *, limit: int, since: str | None, reverse: bool) -> HistoryAnswer:
+        """Return publications of a channel. Raise `ValueError` for a wrong limit, or a position that is none."""
+        history = self._answers.history(name, limit=limit, since=since, reverse=reverse)
+        return HistoryAnswer(name, history.at, [*map(publication_info, history.publications)])
+
+    def forget(self, name: str) -> None:
+        """Drop the history of a channel."""
+        self._answers.forget(name)
+
+    async def unsubscribe(
+        self, name: str, ids: Sequence[str] | None, user: str, code: int, reason: str
+    ) -> Unsubscribed:
+        """End the subscriptions to a channel of the connections with `ids`, of a `user`, or of all.
+
+        Raise `ValueError` for a code or reason that cannot be sent.
+        """
+        question = Unsubscribe(name, None if ids is None else list(ids), user, code, reason)
+        own = self._answers.unsubscribe(question)
+        others = await self._cluster().ask_all(question)
+        return Unsubscribed(own + sum(others.values()), self._is_complete(others))
+
+    def _is_complete(self, answers: dict[str, MemberRows] | dict[str, int]) -> bool:
+        cluster = self._cluster()
+        return cluster.is_up and len(answers) >= len(cluster.nodes.alive())
+
+
+def _joined(one: ListedChannel | None, other: ListedChannel) -> ListedChannel:
+    """Return a channel of which two nodes have told."""
+    if one is None:
+        return other
+    silences = [silent for silent in (one.silent, other.silent) if silent is not None]
+    return ListedChannel(
+        name=one.name,
+        namespace=one.namespace,
+        subscribers=one.subscribers + other.subscribers,
+        at=one.at or other.at,
+        silent=min(silences, default=None),
+    )

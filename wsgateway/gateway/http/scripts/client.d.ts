@@ -1,0 +1,127 @@
+/** Types of `client.js`, the browser's side of wsgateway. */
+
+/** A position in a channel's history, `EPOCH:OFFSET`. null: the channel has no history. */
+export type Position = string | null;
+
+export interface ConnectOptions {
+  /** Called before every attempt to connect. The server's `on_handshake` finds the result in `event.token`. */
+  token?: () => string | null | undefined | Promise<string | null | undefined>;
+  /** Messages that wait while there is no connection, 100 by default. One more is rejected with "full". */
+  queue?: number;
+}
+
+export interface ChannelOptions {
+  /** How many of the newest messages to receive first, if nothing can be recovered. Needs history. */
+  last?: number;
+  /** For the server's `on_subscribe`, which finds it in `event.message`. */
+  data?: unknown;
+}
+
+export interface SendOptions {
+  /** An event name. */
+  name?: string;
+}
+
+/** The server has accepted the message: `on_message` has run, and the history, if there is one, has it. */
+export interface Accepted {
+  at: Position;
+}
+
+/**
+ * A message that was not accepted. With a `status`, the server has refused it. With 0, `reason` is one of
+ * "unknown" (the connection broke before the answer, so it may have been published), "full", and "closed".
+ */
+export class SendError extends Error {
+  readonly status: number;
+  readonly reason: string;
+}
+
+/** One connection in a channel. Others see all three. */
+export interface Member {
+  id: string;
+  user: string;
+  info?: any;
+}
+
+/** `channel` is undefined for a message without one. Bytes arrive as a `Uint8Array`. */
+export interface MessageDetails {
+  channel?: string;
+  name?: string;
+  at: Position;
+  key?: string;
+  tags?: Record<string, string>;
+  /** The member that sent it, in a channel with `presence`. */
+  from?: Member;
+}
+
+/** Start over unless `recovered`: what follows is `reply`, the newest `last` messages, then live messages. */
+export interface Subscribed {
+  channel: string;
+  at: Position;
+  recovered: boolean;
+  reply?: any;
+}
+
+/** The server has ended the subscription, and the room receives nothing any more. */
+export interface Unsubscribed {
+  channel: string;
+  code: number;
+  reason: string;
+}
+
+/** With a status of 429, or from 500 on, the room asks again later. Otherwise, it receives nothing any more. */
+export interface Refusal {
+  channel: string | null;
+  status: number;
+  reason: string;
+}
+
+export interface Closed {
+  code: number;
+  reason: string;
+}
+
+export interface ChannelEvents {
+  message: (message: any, details: MessageDetails) => void;
+  subscribed: (event: Subscribed) => void;
+  unsubscribed: (event: Unsubscribed) => void;
+  refused: (event: Refusal) => void;
+  joined: (member: Member, details: { channel: string }) => void;
+  left: (member: Member, details: { channel: string }) => void;
+}
+
+/** A channel. `live.channel` with the same name returns the same object, until it has been unsubscribed. */
+export interface Room {
+  readonly name: string;
+  /** The members by user, kept current. Needs `presence`. */
+  readonly members: ReadonlyMap<string, readonly Member[]>;
+  on<E extends keyof ChannelEvents>(event: E, listener: ChannelEvents[E]): this;
+  /** Publish a message. Rejects with `SendError`. Requires `publish` in the setting `clients` of the channel. */
+  publish(message: unknown, options?: SendOptions): Promise<Accepted>;
+  unsubscribe(): void;
+}
+
+/**
+ * A connection. "message" gets the messages without a channel. All events of channels that the server's own code, or
+ * the URL, has subscribed are emitted here too, unless `channel` was called for them.
+ */
+export interface Live {
+  on(event: "status", listener: (...status: Status) => void): this;
+  on(event: "status", listener: (state: Status[0]) => void): this;
+  on<E extends keyof ChannelEvents>(event: E, listener: ChannelEvents[E]): this;
+  /** Send a message, which `on_message` receives. Rejects with `SendError`. */
+  send(message: unknown, options?: SendOptions): Promise<Accepted>;
+  /** Subscribe now, and again after every reconnect. */
+  channel(name: string, options?: ChannelOptions): Room;
+  /** Close the connection for good. */
+  close(): void;
+}
+
+/** The milliseconds until the next attempt, or why no attempt follows. */
+export type Status =
+  | [state: "connecting" | "open", detail: undefined]
+  | [state: "waiting", milliseconds: number]
+  | [state: "closed", detail: Closed];
+
+/** Connect to `url`, relative to the page. */
+export function connect(url: string | URL, options?: ConnectOptions): Live;
