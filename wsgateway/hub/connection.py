@@ -110,7 +110,7 @@ class Connection:
 
     @user_id.setter
     def user_id(self, value: str) -> None:
-        if self._outbox.has_begun:
+        if self._outbox.has_joined:  # a client may disconnect while `on_handshake` runs
             raise AttributeError("user_id is fixed when on_handshake returns: set it there")
         if not isinstance(value, str):
             raise TypeError(f"user_id is {short(value)}, use a str")

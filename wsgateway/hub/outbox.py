@@ -118,6 +118,11 @@ class Outbox:
         return self._hub is not None and self.closing is None
 
     @property
+    def has_joined(self) -> bool:
+        """Whether the connection has entered the hub, even if it has left."""
+        return self._hub is not None
+
+    @property
     def has_begun(self) -> bool:
         """Whether the connection has entered the hub, or its close has begun."""
         return self._hub is not None or self.closing is not None
