@@ -235,3 +235,91 @@ async def test_a_client_that_is_closed_with_3008_recovers_when_it_reads_again(se
             assert (await client.receive_json())["message"] == "live"
         assert gateway.metrics.too_slow == 1
     assert_nothing_is_left(gateway)
+
+
+async def test_without_history_a_message_is_live_only_and_has_no_position() -> None:
+    async with running() as gateway:
+        pipe = await joined(gateway, subprotocol=SUBPROTOCOL)
+        tell(pipe.conn, json.dumps({"subscribe": "all:1"}))
+        first = await gateway.send("kept", channel="all:1")
+        sent = await gateway.send("live", channel="all:1", skip_history=True)
+        assert (first.is_new, sent.at, sent.recipients) == (True, None, 1)
+        history = await gateway.history("all:1")
+        assert (history.at, [one.message for one in history.publications]) == (first.at, ["kept"])
+        told = await read(pipe)
+        assert told[1:] == [
+            {"channel": "all:1", "message": "kept", "at": first.at},
+            {"channel": "all:1", "message": "live"},
+        ]
+
+
+async def test_a_repeated_idempotency_key_reaches_nobody() -> None:
+    async with running() as gateway:
+        pipe = await joined(gateway, subprotocol=SUBPROTOCOL)
+        tell(pipe.conn, json.dumps({"subscribe": "all:1"}))
+        for channel in ("all:1", "all:2"):
+            one = await gateway.send("once", channel=channel, idempotency_key="k")
+            two = await gateway.send("twice", channel=channel, idempotency_key="k")
+            assert (one.is_new, two.is_new, two.at, two.recipients) == (True, False, one.at, 0)
+        assert [one.get("message") for one in await read(pipe)] == [None, "once"]
+
+
+async def test_tags_are_those_of_the_time_of_publishing() -> None:
+    async with running() as gateway:
+        pipe = await joined(gateway, subprotocol=SUBPROTOCOL)
+        tell(pipe.conn, json.dumps({"subscribe": "all:1"}))
+        tags: Any = {"a": "b"}
+        await gateway.publish("x", channel="all:1", tags=tags, key="k")
+        tags["a"] = object()
+        (told,) = [one for one in await read(pipe) if "message" in one]
+        assert (told["tags"], told["key"]) == ({"a": "b"}, "k")
+        assert (await gateway.history("all:1")).publications[0].tags == {"a": "b"}
+
+
+async def test_members_are_told_only_with_presence() -> None:
+    channels: Any = {name: {"public": True, "clients": ["subscribe", "publish"]} for name in ("seen", "hidden")}
+    channels["seen"]["presence"] = True
+    gateway = Gateway(channels=channels, ping_interval=600)
+    async with gateway.lifespan():
+        pipe = await joined(gateway, subprotocol=SUBPROTOCOL)
+        for name in channels:
+            for command in ({"subscribe": name}, {"channel": name, "message": 1}, {"unsubscribe": name}):
+                tell(pipe.conn, json.dumps(command))
+        told = await read(pipe)
+        member = {"id": pipe.conn.id, "user": "", "info": None}
+        assert told == [
+            {"subscribed": "seen", "recovered": False, "members": []},
+            {"channel": "seen", "joined": member},
+            {"channel": "seen", "message": 1, "from": member},
+            {"unsubscribed": "seen", "code": 2000, "reason": ""},
+            {"subscribed": "hidden", "recovered": False},
+            {"channel": "hidden", "message": 1},
+            {"unsubscribed": "hidden", "code": 2000, "reason": ""},
+        ]
+
+
+async def test_a_new_subscription_has_nothing_of_the_one_before() -> None:
+    class Listener:
+        async def on_subscribe(self, event: SubscribeEvent) -> None:
+            event.info = event.message or None
+
+    async with running(Listener) as gateway:
+        other, pipe = [await joined(gateway, subprotocol=SUBPROTOCOL) for _ in range(2)]
+        tell(other.conn, json.dumps({"subscribe": "room:1"}))
+        await pipe.conn.subscribe("room:1", info={"nick": "A"})
+        assert [one.info for one in (await gateway.presence("room:1")).members] == [None, {"nick": "A"}]
+        await pipe.conn.unsubscribe("room:1")
+        tell(pipe.conn, json.dumps({"subscribe": "room:1"}))
+        assert [one.info for one in (await gateway.presence("room:1")).members] == [None, None]
+        await pipe.conn.unsubscribe("room:1", 2500)  # the client had begun it, not the application
+        assert not gateway._parts.channels.may_return(pipe.conn, "room:1")
+
+
+async def test_a_client_that_has_left_holds_nothing_although_it_could_return() -> None:
+    async with running() as gateway:
+        pipe = await joined(gateway, subprotocol=SUBPROTOCOL)
+        await pipe.conn.subscribe("room:1")
+        await pipe.conn.unsubscribe("room:1", 2500)
+        assert gateway._parts.channels.may_return(pipe.conn, "room:1")
+        await pipe.conn.close()
+        assert not gateway._parts.channels._returning

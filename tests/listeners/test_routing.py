@@ -320,3 +320,27 @@ async def test_a_call_that_names_nobody_changes_nothing(method: str, named: Any,
                 with pytest.raises(ValueError):
                     await getattr(gateway, method)(channel, EVERYBODY)
         assert len(gateway.connections) == 1
+
+
+@pytest.mark.parametrize("echo", [True, False])
+@pytest.mark.parametrize("decide", [to_room, to_ann, to_everybody])
+async def test_the_sender_is_left_out_without_echo_sender(decide: Callable[[MessageEvent], None], echo: bool) -> None:
+    gateway = Gateway(listener=Deciding(decide), channels=CHANNELS, echo_sender=echo)
+    async with (
+        testing.serve(gateway) as url,
+        Client(url, "/ws?channel=room:1&user=ann") as other,
+        Client(url, "/ws?channel=room:1&user=ann") as plain,
+        V1(url, "channel=room:1&user=ann") as v1,
+    ):
+        await plain.send("plain")
+        assert await other.receive() == "plain"
+        await v1.tell(message="v1")
+        assert await other.receive() == "v1"
+        await gateway.publish("end")
+        assert await other.receive() == "end"
+        received = [await plain.receive() for _ in range(3 if echo else 2)]
+        assert received == (["plain", "v1", "end"] if echo else ["v1", "end"])
+        told: list[Any] = []
+        while "end" not in told:
+            told.append((await v1.receive_json()).get("message"))
+        assert [one for one in told if one] == (["plain", "v1", "end"] if echo else ["plain", "end"])
