@@ -8,7 +8,7 @@ import re
 import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +121,32 @@ async def test_every_client_has_every_message_once_and_in_order(start: Any, peop
     await all_have(clients, MESSAGES * len(senders) + 50)
     assert [client.mistakes for client in clients if client.mistakes] == []
     assert all(client.last == {**dict.fromkeys("0123", MESSAGES), "post": 50} for client in clients)
+
+
+async def test_a_channel_is_shown_by_all_processes_and_not_sent_to_by_one_of_them(start: Any, tmp_path: Path) -> None:
+    (tmp_path / "wsgateway.toml").write_text('[channels."room:*"]\npublic = true\npresence = true\n')
+    server = start()
+    await server.has_workers(2)
+    async with AsyncExitStack() as stack:
+        with anyio.fail_after(30):
+            while len(await server.owners()) < 2:
+                client = await stack.enter_async_context(testing.Client(server.url, channels=["room:1"]))
+                await client.subscribed("room:1")
+        count = sum((await server.owners()).values())
+        base = "/gateways/default/channels"
+        (listed,) = (await server.ask("GET", base))["channels"]
+        assert (listed["name"], listed["subscribers"], listed["at"]) == ("room:1", count, None)
+        presence = await server.ask("GET", f"{base}/room:1/presence", limit=1)
+        assert (presence["total"], len(presence["members"]), presence["complete"]) == (count, 1, True)
+        for target in ({"channel": "room:1"}, {"user": "ann"}):
+            with pytest.raises(SendError, match="reaches only one of them") as caught:
+                await asend(server.url + "/send", "x", **target)  # type: ignore[arg-type]  # a key of SendOptions
+            assert caught.value.status == 409
+            with pytest.raises(httpx.HTTPStatusError, match="409"):
+                await server.ask("POST", "/gateways/default/send", {"message": "x", **target})
+        ended = await server.ask("POST", f"{base}/room:1/unsubscribe", {"all": True})
+        assert ended == {"unsubscribed": count, "complete": True}
+        assert (await server.ask("GET", base))["channels"] == []
 
 
 async def test_recipients_may_be_named_anywhere_and_closed_from_anywhere(start: Any, people: Crowd) -> None:

@@ -2,10 +2,10 @@
 
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from wsgateway.closing import TOO_MANY, TOO_SLOW
+from wsgateway.closing import OWN_CODES
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 HOOK_SECONDS = (0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0)
 """Upper bounds, in seconds, of the buckets of `wsgateway_hook_seconds`."""
 
-_CLOSE_LABELS = {code: str(code) for code in (*range(1000, 1016), TOO_SLOW, TOO_MANY)}
+_CLOSE_LABELS = {code: str(code) for code in (*range(1000, 1016), *OWN_CODES)}
 
 
 class Histogram:
@@ -140,10 +140,7 @@ def samples(
         return [("", {**labels, name: key}, value) for key, value in sorted(values.items())]
 
     families: Samples = {
-        "connections": [
-            ("", {**labels, "protocol": protocol, "transport": transport}, count)
-            for (protocol, transport), count in sorted(({NO_CLIENTS: 0} | dict(connections)).items())
-        ],
+        "connections": [*_connections(connections, labels)],
         "outbox_messages": one(waiting),
         "opens_total": one(metrics.opens),
         "closes_total": labelled("code", metrics.closes),
@@ -169,15 +166,27 @@ def samples(
         "log_errors_total": one(log_failures),
     }
     if node:
-        families |= {
-            "broker_up": one(is_broker_up),
-            "nodes": one(nodes),
-            "broker_sent_total": one(metrics.broker_sent),
-            "broker_received_total": one(metrics.broker_received),
-            "broker_lost_total": one(metrics.broker_lost),
-            "broker_dropped_total": labelled("reason", metrics.broker_dropped),
-        }
+        families |= _broker_families(metrics, one, labelled)
+        families |= {"broker_up": one(is_broker_up), "nodes": one(nodes)}
     return families
+
+
+def _broker_families(
+    metrics: Metrics,
+    one: Callable[[float], list[Sample]],
+    labelled: Callable[[str, Mapping[str, int]], list[Sample]],
+) -> Samples:
+    return {
+        "broker_sent_total": one(metrics.broker_sent),
+        "broker_received_total": one(metrics.broker_received),
+        "broker_lost_total": one(metrics.broker_lost),
+        "broker_dropped_total": labelled("reason", metrics.broker_dropped),
+    }
+
+
+def _connections(counts: Mapping[tuple[str, str], int], labels: dict[str, str]) -> Iterator[Sample]:
+    for (protocol, transport), count in sorted(({NO_CLIENTS: 0} | dict(counts)).items()):
+        yield "", {**labels, "protocol": protocol, "transport": transport}, count
 
 
 def _histograms(histograms: Mapping[str, Histogram], labels: dict[str, str]) -> Iterator[Sample]:

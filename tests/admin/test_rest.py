@@ -282,7 +282,15 @@ async def test_connections_are_paged_searched_and_closed(http: httpx.AsyncClient
         assert (await http.get(base, params={"search": "/WS/A"})).json()["total"] == 2
         page = (await http.get(base, params={"offset": 1, "limit": 1})).json()
         assert (page["total"], [conn["path"] for conn in page["connections"]]) == (3, ["/ws/b"])
-        for body in ({}, {"all": False}, {"all": True, "code": 1005}, {"all": True, "code": True}):
+        for body in (
+            {},
+            {"all": False},
+            {"user": ""},
+            {"user": None},
+            {"all": True, "user": "a"},
+            {"all": True, "code": 1005},
+            {"all": True, "code": True},
+        ):
             assert (await http.post(base + "/close", json=body)).status_code == 422
         closed = await http.post(
             base + "/close", json={"connections": [page["connections"][0]["id"], "x"], "code": 4000, "reason": "bye"}
@@ -336,6 +344,8 @@ async def test_channels_are_listed_described_read_and_emptied(
         assert (await http.get(channel + "/history")).json()["publications"] == []
         for wrong in ({}, {"user": ""}, {"all": True, "user": "a"}, {"connections": "a"}, {"all": True, "code": 1000}):
             assert (await http.post(channel + "/unsubscribe", json=wrong)).status_code == 422, wrong
+        closed = await http.post(base + "/connections/close", json={"user": "nobody"})
+        assert closed.json() == {"closed": 0, "complete": True}
         ended = await http.post(channel + "/unsubscribe", json={"all": True})
         assert ended.json() == {"unsubscribed": 1, "complete": True}
         assert (await http.get(channel)).json()["subscribers"] == 0

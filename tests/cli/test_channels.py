@@ -128,6 +128,8 @@ async def test_channels_members_and_history_are_printed(running: Running) -> Non
         members = await running.command("presence", "chat", "room:a/b")
         assert "ann" in members
         assert '{"of": "ann"}' in members
+        assert await running.command("close", "chat", "--user", "ann", "--code", "3503") == "1 closed\n"
+        assert (await ann.closed())[0] == 3503
     history = running("history", "chat", "room:a/b")
     assert history.split()[:3] == ["AT", "TIME", "MESSAGE"]
     assert '{"n": 1}' in history
@@ -137,6 +139,8 @@ async def test_channels_members_and_history_are_printed(running: Running) -> Non
         assert text in running("history", "chat", "room:1", *wrong, code=1 if wrong[1] else 2)
     assert 'did you mean "room:*"?' in running("presence", "chat", "rom:1", code=1)
     assert "there is no gateway" in running("channels", "nobody", code=1)
+    assert "no open connection has that user" in running("close", "chat", "--user", "nobody", code=1)
+    assert "or --user USER" in running("close", "chat", "--user", "", code=2)
 
 
 @asynccontextmanager
@@ -183,7 +187,7 @@ async def test_listen_ends_if_every_channel_is_refused(running: Running) -> None
         assert await process.wait() == 1
         told = await lines_of(process.stderr, 3)
         assert told[1] == "wsgateway: refused room:secret: 403 not your room"
-        assert 'did you mean "room:*"?' in told[2]
+        assert told[2].startswith('wsgateway: refused rom:1: 404 there is no channel "rom:1"')
     assert "is not a position" in running("listen", "--channel", "a", "--since", "x", code=2)
 
 

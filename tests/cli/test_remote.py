@@ -85,7 +85,7 @@ def test_mistakes_are_sentences(running: Running) -> None:
     assert "did you mean port?" in running("edit", "chat", "prot=1", code=2)
     assert "from 0 to 65535" in running("create", "x", "port=70000", code=2)
     assert "add it to listeners in [admin]" in running("edit", "chat", "listener=os:system", code=1)
-    assert "ids, or --all" in running("close", "chat", code=2)
+    assert "or --all" in running("close", "chat", code=2)
     assert "token" in running("list", "--token", "wrong", code=1)
     assert "does `wsgateway serve` run" in running("list", "--admin-url", "http://127.0.0.1:1", code=1)
 

@@ -148,6 +148,11 @@ def test_a_problem_names_the_documentation() -> None:
     assert (answer.media_type, answer.headers["retry-after"]) == ("application/problem+json", "1")
 
 
+def test_a_status_that_has_no_name_is_a_problem_too() -> None:
+    answer = problem(Refusal(499, "refused", "not today"))
+    assert json.loads(bytes(answer.body)) == {"title": "Refused", "status": 499, "detail": "not today"}
+
+
 @pytest.mark.parametrize(
     ("extensions", "status"), [({}, None), ({"websocket.http.response": {}}, 503)], ids=["old server", "new server"]
 )

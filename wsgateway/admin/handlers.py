@@ -174,9 +174,9 @@ class Handlers:
 
     async def close_connections(self, request: Request) -> Response:
         inspector = self._find(request).gateway.inspector
-        ids, code, reason = _read_close(await read_fields(request, MAX_BODY))
+        ids, user, code, reason = _read_whom(await read_fields(request, MAX_BODY), 1000)
         try:
-            return answer(await inspector.close(ids, code, reason))
+            return answer(await inspector.close(ids, code, reason, user=user))
         except ValueError as exc:
             raise Refused.of(Refusal(422, "body", str(exc), "bad-body")) from exc
 
@@ -204,7 +204,7 @@ class Handlers:
 
     async def unsubscribe(self, request: Request) -> Response:
         found = self._channels(request)
-        ids, user, code, reason = _read_unsubscribe(await read_fields(request, MAX_BODY))
+        ids, user, code, reason = _read_whom(await read_fields(request, MAX_BODY), 2000)
         try:
             return answer(await found.unsubscribe(channels.channel_of(request), ids, user, code, reason))
         except ValueError as exc:
@@ -262,22 +262,14 @@ async def gateway_info(supervised: Instance | Embedded, *, has_settings: bool = 
     )
 
 
-def _read_close(fields: Mapping[str, Any]) -> tuple[list[str] | None, int, str]:
-    """Return ids, code, and reason of the connections to close; None as ids means all. Raise `Refused`."""
-    ids, is_all = fields.get("connections"), fields.get("all", False)
-    if not (is_all is True and ids is None) and not (is_all is False and isinstance(ids, list)):
-        raise Refused.of(Refusal(422, "body", 'use {"connections": [ids]} or {"all": true}', "bad-body"))
-    return None if ids is None else [str(item) for item in ids], *_read_code(fields, 1000)
-
-
-def _read_unsubscribe(fields: Mapping[str, Any]) -> tuple[list[str] | None, str, int, str]:
-    """Return ids, user, code, and reason of the subscriptions to end. Without ids and user, all. Raise `Refused`."""
+def _read_whom(fields: Mapping[str, Any], default: int) -> tuple[list[str] | None, str, int, str]:
+    """Return ids, user, code, and reason of the connections to act on. Without ids and user, all. Raise `Refused`."""
     ids, user, is_all = fields.get("connections"), fields.get("user"), fields.get("all", False)
     given = (isinstance(ids, list), isinstance(user, str) and user != "", is_all is True)
     if sum(given) != 1 or (ids is not None) + (user is not None) + (is_all is not False) != 1:
         detail = 'use one of {"user": "…"}, {"connections": [ids]}, and {"all": true}'
         raise Refused.of(Refusal(422, "body", detail, "bad-body"))
-    return None if ids is None else [str(item) for item in ids], user or "", *_read_code(fields, 2000)
+    return None if ids is None else [str(item) for item in ids], user or "", *_read_code(fields, default)
 
 
 def _read_code(fields: Mapping[str, Any], default: int) -> tuple[int, str]:

@@ -101,6 +101,7 @@ def request_schemas() -> dict[str, Any]:
     """Return the schemas of the bodies of requests, by name."""
     settings = {name: setting_schema(name) for name in SPECS if name != "id"}
     close = {
+        "user": {"type": "string", "minLength": 1},
         "connections": TEXTS,
         "all": {"type": "boolean"},
         "code": {"type": "integer", "minimum": 1000, "maximum": 4999},

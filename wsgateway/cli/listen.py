@@ -67,7 +67,7 @@ async def _listen(url: str, channels: Mapping[str, str | None]) -> int:
         await socket.close()
         complain(f"{shown} does not speak {SUBPROTOCOL}, which --channel requires: add v1 to protocols of the gateway")
         return 1
-    _tell(f"connected to {shown}; every line that you type is sent, Ctrl-C ends")
+    _report(f"connected to {shown}; every line that you type is sent, Ctrl-C ends")
     listening = _ChannelListening(socket, channels) if channels else _Listening(socket)
     sending = asyncio.create_task(_send_lines(listening))
     try:
@@ -80,11 +80,11 @@ async def _listen(url: str, channels: Mapping[str, str | None]) -> int:
     finally:
         sending.cancel()
         await socket.close()
-    _tell(f"closed with {socket.close_code} {socket.close_reason or ''}")
+    _report(f"closed with {socket.close_code} {socket.close_reason or ''}")
     return listening.exit_code
 
 
-def _tell(text: str) -> None:
+def _report(text: str) -> None:
     """Print a line that is not a message, to standard error."""
     print(escape_controls(text), file=sys.stderr, flush=True)
 
@@ -125,52 +125,53 @@ class _ChannelListening(_Listening):
 
     async def begin(self) -> None:
         for channel, since in self._channels.items():
-            await self._tell_server({"subscribe": channel} | ({} if since is None else {"since": since}))
+            await self._command({"subscribe": channel} | ({} if since is None else {"since": since}))
 
     async def receive(self, message: str | bytes) -> bool:
         try:
-            told = json.loads(message)
+            received = json.loads(message)
         except (ValueError, RecursionError):
-            told = None
-        if not isinstance(told, dict):
+            received = None
+        if not isinstance(received, dict):
             return await super().receive(message)
-        if "message" in told or "base64" in told:
-            self._print(_line_of(told))
-        elif "subscribed" in told:
-            self._subscribed(told)
-        elif "refused" in told:
-            return self._was_refused(told)
-        elif "unsubscribed" in told:
-            _tell(f"unsubscribed from {told['unsubscribed']} with {told.get('code')} {told.get('reason', '')}".rstrip())
-            if told.get("code") in range(LOST, 3000):
-                await self._tell_server({"subscribe": told["unsubscribed"]})
-        elif "joined" in told or "left" in told:
-            what = "joined" if "joined" in told else "left"
-            member = told[what] if isinstance(told[what], dict) else {}
-            _tell(f"{member.get('user') or member.get('id')} {what} {told.get('channel')}")
+        if "message" in received or "base64" in received:
+            self._print(_line_of(received))
+        elif "subscribed" in received:
+            self._subscribed(received)
+        elif "refused" in received:
+            return self._was_refused(received)
+        elif "unsubscribed" in received:
+            code, reason = received.get("code"), received.get("reason", "")
+            _report(f"unsubscribed from {received['unsubscribed']} with {code} {reason}".rstrip())
+            if code in range(LOST, 3000):
+                await self._command({"subscribe": received["unsubscribed"]})
+        elif "joined" in received or "left" in received:
+            what = "joined" if "joined" in received else "left"
+            member = received[what] if isinstance(received[what], dict) else {}
+            _report(f"{member.get('user') or member.get('id')} {what} {received.get('channel')}")
         return True
 
     async def send(self, line: str) -> None:
         target = {"channel": next(iter(self._channels))} if len(self._channels) == 1 else {}
-        await self._tell_server({"message": line, **target})
+        await self._command({"message": line, **target})
 
-    async def _tell_server(self, command: dict[str, Any]) -> None:
+    async def _command(self, command: dict[str, Any]) -> None:
         await self._socket.send(json.dumps(command))
 
-    def _subscribed(self, told: dict[str, Any]) -> None:
-        channel, at = str(told["subscribed"]), told.get("at")
+    def _subscribed(self, received: dict[str, Any]) -> None:
+        channel, at = str(received["subscribed"]), received.get("at")
         self._subscribed_to.add(channel)
         since = self._channels.get(channel)
-        _tell(f"subscribed to {channel}" + (f" at {at}" if at else ""))
-        if since is not None and not told.get("recovered"):
-            _tell(f"what was published to {channel} since {since} cannot be recovered; some messages are missing")
-        if "reply" in told:
-            self._print(f"[{channel}] reply: {json.dumps(told['reply'], ensure_ascii=False)}")
+        _report(f"subscribed to {channel}" + (f" at {at}" if at else ""))
+        if since is not None and not received.get("recovered"):
+            _report(f"what was published to {channel} since {since} cannot be recovered; some messages are missing")
+        if "reply" in received:
+            self._print(f"[{channel}] reply: {json.dumps(received['reply'], ensure_ascii=False)}")
 
-    def _was_refused(self, told: dict[str, Any]) -> bool:
+    def _was_refused(self, received: dict[str, Any]) -> bool:
         """Print a refusal. Return False if every channel was refused."""
-        channel = str(told["refused"] or "")
-        complain(f"refused{f' {channel}' if channel else ''}: {told.get('status')} {told.get('reason', '')}")
+        channel = str(received["refused"] or "")
+        complain(f"refused{f' {channel}' if channel else ''}: {received.get('status')} {received.get('reason', '')}")
         if channel in self._channels and channel not in self._subscribed_to:  # else a message to it was refused
             self._refused.add(channel)
         if len(self._refused) < len(self._channels):
@@ -179,14 +180,14 @@ class _ChannelListening(_Listening):
         return False
 
 
-def _line_of(told: dict[str, Any]) -> str:
+def _line_of(received: dict[str, Any]) -> str:
     """Return the line for a message: its channel and position, and the text, or JSON if it is not text."""
-    message = told["message"] if "message" in told else f"base64 {told['base64']}"
+    message = received["message"] if "message" in received else f"base64 {received['base64']}"
     text = message if isinstance(message, str) else json.dumps(message, ensure_ascii=False)
-    if "channel" not in told:
+    if "channel" not in received:
         return text
-    at = f" {told['at']}" if "at" in told else ""
-    return f"[{told['channel']}{at}] {text}"
+    at = f" {received['at']}" if "at" in received else ""
+    return f"[{received['channel']}{at}] {text}"
 
 
 def _reason_of(error: Exception) -> str:

@@ -336,22 +336,30 @@ def _connections(remote: Remote, gateway_id: str, search: str, limit: int) -> in
     GATEWAY_ID,
     Argument("connections", "ids of connections", metavar="[CONNECTION]...", nargs=-1),
     click.Option(["--all", "all_of_them"], is_flag=True, help="close all connections"),
+    click.Option(["--user"], metavar="USER", help="close all connections of this user"),
     click.Option(["--code"], type=int, metavar="CODE", default=1000, help="close code (1000)"),
     click.Option(["--reason"], metavar="TEXT", default="", help="close reason"),
 )
 def _close(
-    remote: Remote, gateway_id: str, connections: Sequence[str], all_of_them: bool, code: int, reason: str
+    remote: Remote,
+    gateway_id: str,
+    connections: Sequence[str],
+    all_of_them: bool,
+    user: str | None,
+    code: int,
+    reason: str,
 ) -> int:
-    if bool(connections) == all_of_them:
-        raise ValueError("name the connections to close: their ids, or --all")
-    body: dict[str, Any] = {"code": code, "reason": reason}
-    body |= {"all": True} if all_of_them else {"connections": list(connections)}
+    if bool(connections) + all_of_them + bool(user) != 1:
+        raise ValueError("name the connections to close: their ids, or --user USER, or --all")
+    whom = {"all": True} if all_of_them else {"user": user} if user else {"connections": list(connections)}
+    body = {"code": code, "reason": reason, **whom}
     answer = remote.ask("POST", path_of(gateway_id) + "/connections/close", body)
     rest = "" if answer["complete"] else ", but not every node has answered; run the command again"
     remote.show(answer, f"{answer['closed']} closed{rest}")
     if all_of_them or answer["closed"]:
         return 0
-    complain("no open connection has such an id; `wsgateway connections` lists the connections")
+    what = "user" if user else "id"
+    complain(f"no open connection has that {what}; `wsgateway connections` lists the connections")
     return 1
 
 

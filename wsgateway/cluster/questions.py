@@ -130,7 +130,7 @@ class Describe(Question[ConnectionInfo | None], frozen=True):
 
 
 class Close(Question[int], frozen=True):
-    """Close the connections with `ids`, or all, and count them."""
+    """Close the connections with `ids`, those of a `user`, or all, and count them."""
 
     name = "close"
     answer = Count
@@ -138,6 +138,7 @@ class Close(Question[int], frozen=True):
     ids: Ids | None
     code: int
     reason: str
+    user: str = ""
 
 
 class ListChannels(Question[ChannelRows], frozen=True):

@@ -116,7 +116,7 @@ class Answers:
 
     def samples(self) -> Samples:
         """Return the metrics of this process."""
-        cluster, history = self._cluster(), self.channels.kept
+        cluster, history = self._cluster(), self.channels.store
         return samples(
             self._metrics,
             gateway=self._gateway_id,
@@ -171,9 +171,11 @@ class Answers:
             subprotocols=shown_subprotocols(conn.subprotocols),
         )
 
-    def close(self, ids: Iterable[str] | None, code: int, reason: str) -> int:
-        """Begin to close the connections with `ids`, or all, and return how many. Raise `ValueError`."""
+    def close(self, ids: Iterable[str] | None, code: int, reason: str, user: str = "") -> int:
+        """Begin to close the connections with `ids`, those of a `user`, or all. Return how many. Raise `ValueError`."""
         check_close(code, reason)
+        if user:
+            ids = [conn.id for conn in self._hub.of_user(user)]
         connections = self._connections
         chosen: Iterable[Connection | None] = connections if ids is None else map(connections.get, dict.fromkeys(ids))
         closing = [conn for conn in chosen if conn is not None]
@@ -196,7 +198,7 @@ class Answers:
 
     async def _answer_close(self, question: Close) -> int:
         try:
-            return self.close(question.ids, question.code, question.reason)
+            return self.close(question.ids, question.code, question.reason, question.user)
         except ValueError as exc:
             raise EnvelopeError("arguments", str(exc)) from exc
 

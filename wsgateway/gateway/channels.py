@@ -43,12 +43,12 @@ MAX_ROWS = 10_000
 class ChannelAnswers:
     """Answers for one node about its channels. `answering` answers the questions of other nodes.
 
-    `kept` has the histories.
+    `store` has the histories.
     """
 
     def __init__(self, channels: Channels, history: MemoryHistory) -> None:
         self._channels = channels
-        self.kept = history
+        self.store = history
         self.answering: Answering = {
             ListChannels: self._answer_list,
             DescribeChannel: self._answer_describe,
@@ -58,7 +58,7 @@ class ChannelAnswers:
 
     async def names(self, prefix: str) -> list[str]:
         """Return the names that begin with `prefix`, of channels with subscribers or a history, in no order."""
-        names = set(self._channels.by_name).union(self.kept.names())
+        names = set(self._channels.by_name).union(self.store.names())
         if not prefix:
             return list(names)
         matches = []
@@ -75,7 +75,7 @@ class ChannelAnswers:
         namespace, channel = namespaces.namespace_of(name), self._channels.find(name)
         at, published = None, None if channel is None else channel.published
         if namespaces.find(name).history:
-            position, _, newest = self.kept.peek(name) or (None, 0, None)
+            position, _, newest = self.store.peek(name) or (None, 0, None)
             at = None if position is None else str(position)
             published = published if newest is None else newest.time
         return ListedChannel(
@@ -89,7 +89,7 @@ class ChannelAnswers:
     def info(self, row: ListedChannel) -> ChannelInfo:
         """Return a row with what only the answer for a single channel has."""
         settings = self._channels.namespaces.find(row.name)
-        _, records, _ = self.kept.peek(row.name) or (None, 0, None)
+        _, records, _ = self.store.peek(row.name) or (None, 0, None)
         return ChannelInfo(
             name=row.name,
             namespace=row.namespace,
@@ -119,13 +119,13 @@ class ChannelAnswers:
                 raise ValueError(f"since is {short(since)}, use a position, EPOCH:OFFSET")
         if not settings.history:
             return History([], None)
-        at, publications = self.kept.read(name, settings, limit=limit, since=position, reverse=reverse)
+        at, publications = self.store.read(name, settings, limit=limit, since=position, reverse=reverse)
         return History(publications, str(at))
 
     def forget(self, name: str) -> None:
         """Drop the history of a channel. Raise `ChannelError` if there can be no such channel."""
         self._channels.namespaces.find(name)
-        self.kept.forget(name)
+        self.store.forget(name)
 
     def unsubscribe(self, question: Unsubscribe) -> int:
         """End subscriptions, and return how many. Raise `ChannelError`, or `ValueError` for a wrong code or reason."""
@@ -230,7 +230,7 @@ class ChannelInspector:
 
 
 def _joined(one: ListedChannel | None, other: ListedChannel) -> ListedChannel:
-    """Return a channel of which two nodes have told."""
+    """Return a channel as two nodes describe it together."""
     if one is None:
         return other
     silences = [silent for silent in (one.silent, other.silent) if silent is not None]

@@ -109,8 +109,8 @@ class Inspector:
         """Return the id of the other node that has the connection; empty for a connection of this node."""
         return node_of(conn_id) if self._cluster.is_remote(conn_id) else ""
 
-    async def close(self, ids: Sequence[str] | None, code: int, reason: str) -> Closed:
-        """Begin to close the connections with `ids`, or all.
+    async def close(self, ids: Sequence[str] | None, code: int, reason: str, *, user: str = "") -> Closed:
+        """Begin to close the connections with `ids`, those of a `user`, or all.
 
         Raise `ValueError` for a code or reason that cannot be sent, and `NodeError` if a node that has some of `ids`
         does not answer.
@@ -118,9 +118,9 @@ class Inspector:
         check_close(code, reason)
         cluster = self._cluster
         if ids is None:
-            others = await cluster.ask_all(Close(None, code, reason))
+            others = await cluster.ask_all(Close(None, code, reason, user))
             is_complete = cluster.is_up and len(others) >= len(cluster.nodes.alive())
-            return Closed(sum(others.values()) + self._answers.close(None, code, reason), is_complete)
+            return Closed(sum(others.values()) + self._answers.close(None, code, reason, user), is_complete)
         own, remote = cluster.split(ids)
         closed = self._answers.close(own, code, reason)
         for node_id in dict.fromkeys(map(node_of, remote)):

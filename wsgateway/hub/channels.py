@@ -348,6 +348,10 @@ class Channels:
         if since is not None and not isinstance(since, str):
             raise TypeError(f"since is {short(since)}, use a position, EPOCH:OFFSET")
         position = None if since is None else Position.parse(since)
+        if since is None and self.is_subscribed(conn, channel):  # there is nothing to tell the client
+            settings = self.namespaces.find(channel)
+            at = str(self.history.position(channel, settings)) if settings.history else None
+            return Subscribed(at, False)
         wanted = Wanted(channel, position, since is not None and position is None)
         frame = self.subscribe(conn, wanted, Grant(copy_info(info)), by_code=True)
         if frame is None:

@@ -86,10 +86,10 @@ def read_request(fields: Mapping[str, Any]) -> SendRequest:
     if "channel" in fields:
         taken = taken.union(_CHANNEL_KEYS)
         target |= {name: fields[name] for name in _CHANNEL_KEYS if name in fields}
-    is_checked = not target
+    names_target = bool(target)
     if connections is not None:
         target["connections"] = connections
-    if not is_checked:
+    if names_target:
         try:
             target_of(**target)
         except (ValueError, TypeError) as exc:
