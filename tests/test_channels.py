@@ -1,14 +1,16 @@
-"""Channels end to end on the gateway's own server: subscriptions, history, members, and `wsgateway.v1`."""
+"""Channels end to end on both transports: subscriptions, history, members, and `wsgateway.v1`."""
 
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
 from websockets.typing import Subprotocol
 
+from tests.servers import OwnServer, PlainUvicorn, Serve
 from wsgateway import Gateway, HandshakeEvent, MessageEvent, Refused, SubscribeEvent, UnsubscribeEvent
-from wsgateway.testing import Client, RecordingListener, serve
+from wsgateway.testing import Client, RecordingListener
 
 
 class Rooms(RecordingListener):
@@ -50,16 +52,22 @@ CHANNELS: Any = {
 }
 
 
+@pytest.fixture(params=[OwnServer(), PlainUvicorn()], ids=lambda server: server.name)
+def server(request: pytest.FixtureRequest) -> Serve:
+    made: Serve = request.param
+    return made
+
+
 @asynccontextmanager
-async def served(listener: object = Rooms, **options: Any) -> AsyncIterator[tuple[Gateway, str]]:
+async def served(server: Serve, listener: object = Rooms, **options: Any) -> AsyncIterator[tuple[Gateway, str]]:
     gateway = Gateway(listener=listener, channels=CHANNELS, **options)
-    async with serve(gateway) as url:
+    async with server(gateway) as url:
         yield gateway, url
 
 
-async def test_a_client_subscribes_publishes_and_recovers_what_it_missed() -> None:
+async def test_a_client_subscribes_publishes_and_recovers_what_it_missed(server: Serve) -> None:
     listener = Rooms()
-    async with served(listener) as (gateway, url):
+    async with served(server, listener) as (gateway, url):
         async with V1(url, "user=ann") as ann:
             assert await ann.receive_json() == {"subscribed": "user:ann", "recovered": False}
             answer = await ann.ask(subscribe="room:1", data={"nick": "A"}, id=1)
@@ -88,8 +96,8 @@ async def test_a_client_subscribes_publishes_and_recovers_what_it_missed() -> No
             assert [(await bob.receive_json())["message"] for _ in range(3)] == [0, 1, 2]
 
 
-async def test_a_client_is_refused() -> None:
-    async with served() as (_, url), V1(url) as client:
+async def test_a_client_is_refused(server: Serve) -> None:
+    async with served(server) as (_, url), V1(url) as client:
         assert await client.ask(subscribe="room:secret", id=1) == {
             "refused": "room:secret",
             "status": 403,
@@ -106,13 +114,13 @@ async def test_a_client_is_refused() -> None:
         assert (await client.ask(nonsense=1))["status"] == 400
 
 
-async def test_a_plain_client_names_its_channel_in_the_url() -> None:
+async def test_a_plain_client_names_its_channel_in_the_url(server: Serve) -> None:
     class Listener(Rooms):
         async def on_message(self, event: MessageEvent) -> None:
             assert event.conn is None or event.channel == "room:1"
             self.record("on_message", event.message)
 
-    async with served(Listener) as (gateway, url):
+    async with served(server, Listener) as (gateway, url):
         await gateway.publish("before", channel="room:1")
         async with Client(url, "/ws?channel=room:1&last=5") as client:
             assert await client.receive() == "before"
@@ -125,8 +133,13 @@ async def test_a_plain_client_names_its_channel_in_the_url() -> None:
             assert list(gateway.local_channels) == []
 
 
-async def test_all_devices_of_a_user_receive_and_are_disconnected() -> None:
-    async with served() as (gateway, url), V1(url, "user=ann") as phone, V1(url, "user=ann") as tab, V1(url) as other:
+async def test_all_devices_of_a_user_receive_and_are_disconnected(server: Serve) -> None:
+    async with (
+        served(server) as (gateway, url),
+        V1(url, "user=ann") as phone,
+        V1(url, "user=ann") as tab,
+        V1(url) as other,
+    ):
         for client in (phone, tab):
             assert (await client.receive_json())["subscribed"] == "user:ann"
         assert (await gateway.publish("hi", user="ann")).at is None
@@ -141,14 +154,14 @@ async def test_all_devices_of_a_user_receive_and_are_disconnected() -> None:
         assert (await other.ask(subscribe="price:x", id=1))["subscribed"] == "price:x"
 
 
-async def test_a_token_may_come_as_the_first_object() -> None:
+async def test_a_token_may_come_as_the_first_object(server: Serve) -> None:
     class Listener(Rooms):
         async def on_handshake(self, event: HandshakeEvent) -> None:
             if event.token != "secret":
                 raise Refused(401, "log in first")
             event.conn.user = "ann"
 
-    async with served(Listener) as (gateway, url):
+    async with served(server, Listener) as (gateway, url):
         async with V1(url, "auth=first&channel=room:1&channel=room:secret") as client:
             assert len(gateway.connections) == 0
             await client.tell(token="secret")
