@@ -17,7 +17,6 @@ from wsgateway.protocols.commands import Authenticate, ClientMessage, Command, M
 from wsgateway.protocols.query import Asked, read_query, read_since
 from wsgateway.protocols.session import STOPPING, Session, token_of
 from wsgateway.protocols.v1 import SUBPROTOCOL, read_command
-from wsgateway.text import cut
 from wsgateway.transports.peer import ClientTransport
 
 MAX_REASON = 100
@@ -39,6 +38,11 @@ async def connect(session: "V1Session", transport: ClientTransport, scope: Mappi
     elif await transport.accept(SUBPROTOCOL):
         session.expect_token(scope, asked)
         await transport.run()
+
+
+def _cut_bytes(reason: str) -> str:
+    """Return `reason`, or as many of its first characters as fit into `MAX_REASON` bytes."""
+    return reason.encode(errors="replace")[:MAX_REASON].decode(errors="ignore")
 
 
 class Waiting:
@@ -107,7 +111,8 @@ class V1Session(Session):
             self._refuse(None, exc, None)
             may_return = exc.status == 429 or exc.status >= 500
             code = exc.close or (TRY_AGAIN if may_return else UNAUTHORIZED)
-            self.outbox.close(code, cut(exc.refusal.detail, MAX_REASON))
+            self.outbox.close(code, _cut_bytes(exc.refusal.detail))
+            self._transport.resume()  # else the answer of the client to the close would not be read
             return
         finally:
             self._waiting = self._task = None
