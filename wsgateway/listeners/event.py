@@ -265,7 +265,7 @@ class SubscribeEvent(Event):
     The hook may set `info`, a JSON value that other members see, and `reply`, which is sent with the answer.
     """
 
-    __slots__ = ("_has_no_state", "_load", "_loaded_at", "channel", "info", "reply")
+    __slots__ = ("_after", "_has_no_state", "_load", "_loaded_at", "channel", "info", "reply")
 
     conn: Connection
 
@@ -277,6 +277,7 @@ class SubscribeEvent(Event):
         self._load = load
         self._loaded_at: Position | None = None
         self._has_no_state = False
+        self._after: int | None = None
 
     async def load(self, function: Callable[..., Any], *args: Any) -> None:
         """Give the client the state that the publications of the channel change, without a gap between them.

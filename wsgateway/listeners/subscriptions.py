@@ -101,6 +101,7 @@ class Subscriptions:
                 extra={"conn": conn.id},
             )
             raise Refused.of(Refusal(403, "subscribe", f"nobody may subscribe to {name}"))
+        event._after = self.channels.revocations.count
         return await self._hook(event)
 
     def check_publish(self, conn: Connection, name: str) -> None:
@@ -118,7 +119,7 @@ class Subscriptions:
         reply = encode(event.reply)
         if event.info is not None:
             check_info(event.info)
-        call.grant = Grant(event.info, reply, event._loaded_at, event._has_no_state)
+        call.grant = Grant(event.info, reply, event._loaded_at, event._has_no_state, event._after)
 
     async def _load(
         self, wanted: Wanted, event: SubscribeEvent, function: Callable[..., Any], args: tuple[Any, ...]

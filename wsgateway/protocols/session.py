@@ -10,7 +10,7 @@ from wsgateway.closing import TOO_MANY
 from wsgateway.config.settings import Settings
 from wsgateway.exceptions import ChannelError, Refusal, Refused
 from wsgateway.frames import Position
-from wsgateway.hub.channels import Channels, Grant, ReplyTooOld, Wanted
+from wsgateway.hub.channels import Channels, Grant, Outdated, Wanted
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.hub import Hub
 from wsgateway.hub.outbox import Outbox
@@ -139,8 +139,8 @@ class Session:
     def _enter(self, wanted: Wanted, grant: Grant, *, by_code: bool) -> None:
         try:
             self._parts.channels.subscribe(self.conn, wanted, grant, by_code=by_code)
-        except ReplyTooOld:
-            self.outbox.close(TRY_AGAIN, "too much was published meanwhile")
+        except Outdated:
+            self.outbox.close(TRY_AGAIN, "the channel has changed meanwhile")
 
     def finished(self, code: int, reason: str) -> None:
         """Leave the hub, then call `on_client_close`, with `code` and `reason` unless this side has closed first."""
