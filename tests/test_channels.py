@@ -235,6 +235,34 @@ async def test_a_client_that_subscribes_and_unsubscribes_lets_no_hooks_wait_with
     ]
 
 
+@pytest.mark.parametrize("query", ["", "channel=room:1&"])
+@pytest.mark.parametrize("way", ["user", "everybody"])
+async def test_a_subscription_that_was_ended_while_on_subscribe_ran_does_not_begin(query: str, way: str) -> None:
+    asked, ended = anyio.Event(), anyio.Event()
+
+    class Slow(Rooms):
+        async def on_subscribe(self, event: SubscribeEvent) -> None:
+            asked.set()
+            await ended.wait()
+
+    async with served(OwnServer(), Slow) as (gateway, url), anyio.create_task_group() as tasks:
+
+        async def end() -> None:
+            await asked.wait()
+            who: Any = {"user": "bob"} if way == "user" else {"connections": EVERYBODY}
+            assert await gateway.unsubscribe("room:1", **who) == 0
+            ended.set()
+
+        tasks.start_soon(end)
+        if query:
+            async with Client(url, f"/ws?{query}user=bob") as client:
+                assert (await client.closed())[0] == 1013
+        else:
+            async with V1(url, "user=bob") as client:
+                assert (await client.ask(subscribe="room:1"))["status"] == 503
+                assert (await client.ask(subscribe="room:1"))["subscribed"] == "room:1"
+
+
 async def test_nothing_is_remembered_of_a_client_that_leaves_after_it_has_lost_its_only_subscription() -> None:
     listener = Rooms()
     async with served(OwnServer(), listener) as (gateway, url):

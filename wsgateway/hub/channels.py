@@ -30,6 +30,7 @@ from wsgateway.hub.audience import Audience
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.hub import Hub
 from wsgateway.hub.outbox import Outbox
+from wsgateway.hub.revocations import Revocations
 from wsgateway.messages import Message, Subscribed
 from wsgateway.metrics import Metrics
 from wsgateway.text import short
@@ -56,13 +57,15 @@ class Grant(NamedTuple):
     """What `on_subscribe` has set for one subscription.
 
     `reply` is sent with the answer. If `loaded_at` is a position, the reply is the state at that position. With
-    `must_recover`, nothing was loaded because the client could recover from its own position.
+    `must_recover`, nothing was loaded because the client could recover from its own position. `after` is the count of
+    revocations when the hook was called, None if it was not.
     """
 
     info: object = None
     reply: Message | None = None
     loaded_at: Position | None = None
     must_recover: bool = False
+    after: int | None = None
 
 
 NOTHING = Grant()
@@ -106,8 +109,9 @@ class Watcher(Protocol):
     def last_unsubscribed(self, channel: str) -> None: ...
 
 
-class ReplyTooOld(Exception):  # noqa: N818  the caller refuses the client
-    """More was published since the state of `load`, or during it, than the history has."""
+class Outdated(Exception):  # noqa: N818  the caller refuses the client
+    """The client has to ask again, because more was published since `load` was called than the history has, or because
+    the application has ended the subscription while `on_subscribe` ran."""
 
 
 def copy_info(info: object) -> Any:
@@ -135,6 +139,7 @@ class Channels:
     def __init__(self, hub: Hub, settings: Settings, metrics: Metrics, history: MemoryHistory) -> None:
         self.namespaces = Namespaces(settings.channels)
         self.history = history
+        self.revocations = Revocations()
         self.watcher: Watcher | None = None
         self._hub = hub
         self._settings = settings
@@ -200,7 +205,7 @@ class Channels:
         """Subscribe `conn`, and send it the answer and what it has missed. Return the answer, None if it has closed.
 
         If it is subscribed already, it gets the answer and what it has missed again. Raise `ChannelError` if there is
-        no such channel or the connection has too many, and `ReplyTooOld`.
+        no such channel or the connection has too many, and `Outdated`.
         """
         settings = self.namespaces.find(wanted.channel)
         outbox = conn._outbox
@@ -209,6 +214,7 @@ class Channels:
         if not outbox.is_open:
             return None
         if not self.is_subscribed(conn, wanted.channel):
+            self._check_revoked(conn, wanted.channel, grant)
             self.check_room(conn)
         if channel is None:
             channel = Channel(wanted.channel, settings, self._hub)
@@ -240,6 +246,11 @@ class Channels:
         channel.is_announced = True
         self.watcher.first_subscribed(channel.name)
 
+    def _check_revoked(self, conn: Connection, name: str, grant: Grant) -> None:
+        after = grant.after
+        if after is not None and self.revocations.has(name, conn_id=conn.id, user=conn.user_id, after=after):
+            raise Outdated
+
     def _answer(self, channel: Channel, wanted: Wanted, grant: Grant) -> tuple[SubscribedFrame, list[Publication]]:
         settings = channel.settings
         if not settings.history:
@@ -254,7 +265,7 @@ class Channels:
             max_bytes=self._settings.outbox_bytes,
         )
         if (is_loaded or grant.must_recover) and not recovery.recovered:
-            raise ReplyTooOld
+            raise Outdated
         if not is_loaded and (wanted.since is not None or wanted.is_garbled):
             self._metrics.recoveries[recovery.recovered] += 1
         return self._frame(channel, wanted, grant, recovery), recovery.publications
@@ -360,6 +371,8 @@ class Channels:
         """End a subscription for the application. Raise `ChannelError` if there can be no such channel."""
         self.namespaces.find(channel)
         check_unsubscribe(code, reason)
+        if code < LOST:
+            self.revocations.add(channel, ids=[conn.id])
         return self.unsubscribe(conn, channel, code, reason)
 
     # Members

@@ -264,7 +264,7 @@ class SubscribeEvent(Event):
     The hook may set `info`, a JSON value that other members see, and `reply`, which is sent with the answer.
     """
 
-    __slots__ = ("_load", "_loaded_at", "_must_recover", "channel", "info", "reply")
+    __slots__ = ("_after", "_load", "_loaded_at", "_must_recover", "channel", "info", "reply")
 
     conn: Connection
 
@@ -276,6 +276,7 @@ class SubscribeEvent(Event):
         self._load = load
         self._loaded_at: Position | None = None
         self._must_recover = False
+        self._after: int | None = None
 
     async def load(self, function: Callable[..., Any], *args: Any) -> None:
         """Give the client the state that the publications of the channel change, without a gap between them.

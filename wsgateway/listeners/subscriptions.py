@@ -101,6 +101,7 @@ class Subscriptions:
                 extra={"conn": conn.id},
             )
             raise Refused.of(Refusal(403, "subscribe", f"nobody may subscribe to {name}"))
+        event._after = self.channels.revocations.count
         return await self._hook(event)
 
     def check_publish(self, conn: Connection, name: str) -> None:
@@ -116,7 +117,7 @@ class Subscriptions:
         event = call.event
         assert isinstance(event, SubscribeEvent)
         reply = encode(event.reply)
-        call.grant = Grant(copy_info(event.info), reply, event._loaded_at, event._must_recover)
+        call.grant = Grant(copy_info(event.info), reply, event._loaded_at, event._must_recover, event._after)
 
     async def _load(
         self, wanted: Wanted, event: SubscribeEvent, function: Callable[..., Any], args: tuple[Any, ...]

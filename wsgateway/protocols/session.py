@@ -10,7 +10,7 @@ from wsgateway.closing import TOO_MANY, TRY_AGAIN
 from wsgateway.config.settings import Settings
 from wsgateway.exceptions import ChannelError, Refusal, Refused
 from wsgateway.frames import Position, check_event_name
-from wsgateway.hub.channels import Channels, Grant, ReplyTooOld, Wanted
+from wsgateway.hub.channels import Channels, Grant, Outdated, Wanted
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.hub import Hub
 from wsgateway.hub.outbox import Outbox
@@ -136,8 +136,8 @@ class Session:
     def _enter(self, wanted: Wanted, grant: Grant, *, by_code: bool) -> None:
         try:
             self._parts.channels.subscribe(self.conn, wanted, grant, by_code=by_code)
-        except ReplyTooOld:
-            self.outbox.close(TRY_AGAIN, "too much was published meanwhile")
+        except Outdated:
+            self.outbox.close(TRY_AGAIN, "the channel has changed meanwhile")
         except ChannelError:  # a hook of another subscription has subscribed the client to more
             self.outbox.close(TRY_AGAIN, "too many channels")
 

@@ -8,7 +8,7 @@ from typing import Any, assert_never
 from wsgateway.closing import BAD_FIRST, NO_TOKEN, TRY_AGAIN, UNAUTHORIZED
 from wsgateway.exceptions import ChannelError, Refusal, Refused
 from wsgateway.frames import AcceptedFrame, RefusedFrame, UnsubscribedFrame
-from wsgateway.hub.channels import ReplyTooOld
+from wsgateway.hub.channels import Outdated
 from wsgateway.hub.loops import eager_task
 from wsgateway.hub.target import Target
 from wsgateway.listeners.inbox import Call, MessageCall, refusal_of
@@ -177,8 +177,8 @@ class V1Session(Session):
             self._refuse(wanted.channel, exc, wanted.ident)
         except ChannelError as exc:
             self._refuse(wanted.channel, Refused.of(Refusal(403, "subscribe", str(exc))), wanted.ident)
-        except ReplyTooOld:
-            refusal = Refusal(503, "subscribe", "too much was published meanwhile, try again")
+        except Outdated:
+            refusal = Refusal(503, "subscribe", "the channel has changed meanwhile, try again")
             self._refuse(wanted.channel, Refused.of(refusal), wanted.ident)
 
     def _unsubscribe(self, command: Unsubscribe, call: Call) -> None:
