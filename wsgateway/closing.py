@@ -9,6 +9,24 @@ STATE_LOST = 3010
 TOO_MANY = 3013
 """Closes a client that sends more than `message_rate`. It may reconnect."""
 
+UNAUTHORIZED = 3500
+"""Closes a client whose token was refused. It may not reconnect."""
+
+BAD_FIRST = 3501
+"""Closes a client whose first object has no token. It may not reconnect."""
+
+NO_TOKEN = 3502
+"""Closes a client that has sent no token in time. It may not reconnect."""
+
+DISCONNECTED = 3503
+"""Closes a client that the application disconnects. It may not reconnect."""
+
+OWN_CODES = frozenset({TOO_SLOW, STATE_LOST, TOO_MANY, UNAUTHORIZED, BAD_FIRST, NO_TOKEN, DISCONNECTED})
+"""The codes above 2999 that the gateway itself closes with."""
+
+TRY_AGAIN = 1013
+"""Closes a client that may try again later (IANA, after RFC 6455 11.7)."""
+
 SHUTDOWN = '{"reason":"shutdown","reconnect":true,"retry_after_ms":%d}'
 """The close reason when a gateway stops, in the form that clients of the Centrifuge family read."""
 

@@ -2,10 +2,10 @@
 
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from wsgateway.closing import STATE_LOST, TOO_MANY, TOO_SLOW
+from wsgateway.closing import OWN_CODES
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 HOOK_SECONDS = (0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0)
 """Upper bounds, in seconds, of the buckets of `wsgateway_hook_seconds`."""
 
-_CLOSE_LABELS = {code: str(code) for code in (*range(1000, 1016), TOO_SLOW, STATE_LOST, TOO_MANY)}
+_CLOSE_LABELS = {code: str(code) for code in (*range(1000, 1016), *OWN_CODES)}
 
 
 class Histogram:
@@ -137,10 +137,10 @@ def samples(
         return [("", labels, value)]
 
     def labelled(name: str, values: Mapping[str, int]) -> list[Sample]:
-        return _labelled(labels, name, values)
+        return [("", {**labels, name: key}, value) for key, value in sorted(values.items())]
 
     families: Samples = {
-        "connections": _connections(connections, labels),
+        "connections": [*_connections(connections, labels)],
         "outbox_messages": one(waiting),
         "opens_total": one(metrics.opens),
         "closes_total": labelled("code", metrics.closes),
@@ -155,45 +155,38 @@ def samples(
         "hook_errors_total": labelled("hook", metrics.hook_errors),
         "hook_seconds": [*_histograms(metrics.hook_seconds, labels)],
         "refusals_total": labelled("reason", metrics.refusals),
+        "channels": one(metrics.channels),
+        "subscriptions": one(metrics.subscriptions),
+        "publications_total": labelled("namespace", metrics.publications),
+        "recoveries_total": labelled("recovered", {str(key).lower(): n for key, n in metrics.recoveries.items()}),
         "history_bytes": one(history_bytes),
         "history_evictions_total": one(history_evictions),
-        **_channels(metrics, labels),
         "blocked_loop_total": one(metrics.blocked_loops),
         "blocked_loop_seconds_total": one(metrics.blocked_seconds),
         "log_errors_total": one(log_failures),
     }
     if node:
-        families |= {
-            "broker_up": one(is_broker_up),
-            "nodes": one(nodes),
-            "broker_sent_total": one(metrics.broker_sent),
-            "broker_received_total": one(metrics.broker_received),
-            "broker_lost_total": one(metrics.broker_lost),
-            "broker_dropped_total": labelled("reason", metrics.broker_dropped),
-        }
+        families |= _broker_families(metrics, one, labelled)
+        families |= {"broker_up": one(is_broker_up), "nodes": one(nodes)}
     return families
 
 
-def _labelled(labels: dict[str, str], name: str, values: Mapping[str, int]) -> list[Sample]:
-    return [("", {**labels, name: key}, value) for key, value in sorted(values.items())]
-
-
-def _connections(connections: Mapping[tuple[str, str], int], labels: dict[str, str]) -> list[Sample]:
-    counts = {NO_CLIENTS: 0} | dict(connections)
-    return [
-        ("", {**labels, "protocol": protocol, "transport": transport}, count)
-        for (protocol, transport), count in sorted(counts.items())
-    ]
-
-
-def _channels(metrics: Metrics, labels: dict[str, str]) -> Samples:
-    recoveries = {str(recovered).lower(): count for recovered, count in metrics.recoveries.items()}
+def _broker_families(
+    metrics: Metrics,
+    one: Callable[[float], list[Sample]],
+    labelled: Callable[[str, Mapping[str, int]], list[Sample]],
+) -> Samples:
     return {
-        "channels": [("", labels, metrics.channels)],
-        "subscriptions": [("", labels, metrics.subscriptions)],
-        "publications_total": _labelled(labels, "namespace", metrics.publications),
-        "recoveries_total": _labelled(labels, "recovered", recoveries),
+        "broker_sent_total": one(metrics.broker_sent),
+        "broker_received_total": one(metrics.broker_received),
+        "broker_lost_total": one(metrics.broker_lost),
+        "broker_dropped_total": labelled("reason", metrics.broker_dropped),
     }
+
+
+def _connections(counts: Mapping[tuple[str, str], int], labels: dict[str, str]) -> Iterator[Sample]:
+    for (protocol, transport), count in sorted(({NO_CLIENTS: 0} | dict(counts)).items()):
+        yield "", {**labels, "protocol": protocol, "transport": transport}, count
 
 
 def _histograms(histograms: Mapping[str, Histogram], labels: dict[str, str]) -> Iterator[Sample]:

@@ -1,6 +1,7 @@
 """What a proxy in front answers, and what is found from it."""
 
 import asyncio
+import contextlib
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -11,7 +12,7 @@ import pytest
 from tests.servers import OwnServer, PlainUvicorn
 from wsgateway import Gateway
 from wsgateway.cli.checks import Severity, check_probe
-from wsgateway.cli.probe import address_of, opened_to_strangers, probe
+from wsgateway.cli.probe import address_of, holds_streams_back, opened_to_strangers, probe
 
 KEY = "k" * 22
 
@@ -38,6 +39,28 @@ async def proxy(target: str, change: Callable[[bytes], bytes]) -> AsyncIterator[
         there, back = await asyncio.open_connection(host, int(port))
         back.write(change(head))
         await asyncio.gather(pump(reader, back), pump(there, writer))
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+
+
+@asynccontextmanager
+async def buffering_proxy(target: str) -> AsyncIterator[str]:
+    """Passes on an answer when it is complete, except that of a handshake."""
+    host, _, port = target.removeprefix("http://").partition(":")
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        is_handshake = b"Upgrade" in head
+        there, back = await asyncio.open_connection(host, int(port))
+        back.write(head if is_handshake else head.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
+        with contextlib.suppress(OSError):
+            writer.write(await there.read(65536 if is_handshake else -1))
+        writer.close()
+        back.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     try:
@@ -76,6 +99,16 @@ async def test_a_proxy_in_front(name: str) -> None:
     assert len(found) == len(texts)
     for finding, text in zip(found, texts, strict=True):
         assert text in finding.what
+
+
+async def test_a_proxy_that_holds_streams_back_is_serious(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wsgateway.cli.probe.FIRST_BYTE", 0.5)
+    async with OwnServer()(Gateway(allowed_origins="*")) as url, buffering_proxy(url) as front:
+        found = list(check_probe(await probe(front)))
+        assert not await asyncio.to_thread(holds_streams_back, url)
+    assert [finding.what for finding in found] == [
+        f"the proxy holds streams back: nothing of GET {front}/sse has arrived within 3 s"
+    ]
 
 
 def forwarded(head: bytes) -> bytes:

@@ -251,6 +251,8 @@ class Probe:
     """The client's address as the gateway knows it; None if it could not be requested."""
     strangers: str = ""
     """A request of a stranger that counts as local, in words; empty if no tested request does."""
+    holds_streams_back: bool = False
+    """Whether a stream (`GET /sse`) is accepted, but its first bytes do not arrive."""
 
 
 def check_probe(probe: Probe) -> Iterator[Finding]:
@@ -270,6 +272,9 @@ def check_probe(probe: Probe) -> Iterator[Finding]:
         yield serious(text, "start the gateway, and let the proxy forward every path below that URL")
     if probe.upgrade != 101:
         yield _not_upgraded(probe, reason)
+    if probe.holds_streams_back:
+        text = f"the proxy holds streams back: nothing of GET {probe.url}/sse has arrived within 3 s"
+        yield serious(text, "turn its buffering off for streams (nginx: proxy_buffering off; docs/deployment.md)")
     advice = "set api_key and local_access = false, let the proxy set X-Forwarded-For, and name the proxy in "
     advice += "uvicorn's FORWARDED_ALLOW_IPS (docs/troubleshooting.md#not-local)"
     if probe.strangers:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,6 +15,9 @@ from wsgateway.text import mask_url
 STRANGER = "wsgateway-doctor.invalid"
 """A host name that cannot exist (RFC 2606)."""
 
+
+FIRST_BYTE = 3.0
+"""Seconds within which the first byte of a stream should arrive."""
 
 PAGE = 100
 """Connections in one page of `/info`."""
@@ -38,6 +42,7 @@ async def probe(url: str, *, api_key: str | None = None) -> Probe:
     except OSError as exc:
         detail = detail or str(exc)
     strangers = await asyncio.to_thread(opened_to_strangers, url, api_key) if ready else ""
+    holds_back = ready == 200 and await asyncio.to_thread(holds_streams_back, url)
     return Probe(
         mask_url(url),
         ready,
@@ -46,7 +51,27 @@ async def probe(url: str, *, api_key: str | None = None) -> Probe:
         without_origin=without_origin,
         address=address,
         strangers=strangers,
+        holds_streams_back=holds_back,
     )
+
+
+def holds_streams_back(url: str) -> bool:
+    """Return whether the first bytes of a stream at `url` do not arrive in time, although it is accepted."""
+    parts = urlsplit(url)
+    kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+    connection = kind(parts.hostname or "", parts.port, timeout=FIRST_BYTE)
+    try:
+        connection.connect()
+        connection.request("GET", f"{parts.path}/sse", headers={"accept": "text/event-stream"})
+        try:
+            response = connection.getresponse()
+            return response.status == 200 and not response.read1(1)
+        except TimeoutError:
+            return True
+    except (OSError, HTTPException):
+        return False  # what else is wrong is found by other probes
+    finally:
+        connection.close()
 
 
 def opened_to_strangers(url: str, api_key: str | None) -> str:

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from typing import Any, Unpack
 
-from wsgateway.closing import check_close
+from wsgateway.closing import DISCONNECTED, check_close
 from wsgateway.exceptions import GatewayNotRunning, GatewayStopping
 from wsgateway.frames import Counts, History, Presence
 from wsgateway.gateway.parts import Parts
@@ -15,6 +15,9 @@ from wsgateway.hub.loops import Home, call_from_thread
 from wsgateway.hub.target import MISSING, Everybody, Missing, Recipients, Target, TargetOptions, check_text, target_of
 from wsgateway.messages import Sent, encode
 from wsgateway.text import short
+
+_NO_COUNTS = (None,) * 5
+"""The first fields of `Sent` for `publish`."""
 
 
 class Messaging(ABC):
@@ -90,8 +93,7 @@ class Messaging(ABC):
         if encoded is None:
             raise ValueError("the message is None, which cannot be published")
         receipt = running.pubsub.publish(encoded, target_of(**target) or Target(), counts=False)
-        no_counts: dict[str, Any] = dict.fromkeys(("recipients", "queued", "dropped", "nodes", "complete"))
-        return Sent(**no_counts, at=receipt.position, is_new=receipt.is_new)
+        return Sent._make((*_NO_COUNTS, receipt.position, receipt.is_new))
 
     def send_from_thread(
         self,
@@ -169,7 +171,7 @@ class Messaging(ABC):
         connections: Recipients = None,
         *,
         user: str | Missing = MISSING,
-        code: int = 3503,
+        code: int = DISCONNECTED,
         reason: str = "",
     ) -> int:
         """Close connections, or those of a user. Return how many. With the default code, they do not reconnect.

@@ -308,6 +308,10 @@ class Channels:
         if info is not None:
             check_info(info)
         position = None if since is None else Position.parse(since)
+        if since is None and self.is_subscribed(conn, channel):  # there is nothing to tell the client
+            settings = self.namespaces.find(channel)
+            at = str(self.history.position(channel, settings)) if settings.history else None
+            return Subscribed(at, False)
         wanted = Wanted(channel, position, since is not None and position is None)
         frame = self.subscribe(conn, wanted, Grant(info), by_code=True)
         if frame is None:

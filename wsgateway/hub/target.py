@@ -134,6 +134,8 @@ def target_of(
     """
     if options:
         check_known(options)
+    if not options and isinstance(channel, str) and channel and user is MISSING and connections is None:
+        return Target(channel=channel, skip_history=skip_history)  # most messages of an application
     are_given = {
         "channel": channel is not MISSING,
         "user": user is not MISSING,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from wsgateway.closing import TOO_MANY
+from wsgateway.closing import TOO_MANY, TRY_AGAIN
 from wsgateway.config.settings import Settings
 from wsgateway.exceptions import ChannelError, Refusal, Refused
 from wsgateway.frames import Position
@@ -22,9 +22,6 @@ from wsgateway.protocols.query import NOTHING, Asked
 from wsgateway.transports.peer import MAX_FRAMES, ClientTransport
 
 STOPPING = Refusal(503, "stopping", "the gateway is shutting down, try again later", "not-running")
-
-TRY_AGAIN = 1013
-"""Closes a client that may try again later (RFC 6455 7.4.1, IANA)."""
 
 
 @dataclass(frozen=True, slots=True)

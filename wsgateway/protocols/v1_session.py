@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, assert_never
 
+from wsgateway.closing import BAD_FIRST, NO_TOKEN, TRY_AGAIN, UNAUTHORIZED
 from wsgateway.exceptions import ChannelError, Refusal, Refused
 from wsgateway.frames import AcceptedFrame, RefusedFrame, UnsubscribedFrame
 from wsgateway.hub.channels import ReplyTooOld
@@ -14,19 +15,10 @@ from wsgateway.listeners.inbox import Call, MessageCall, refusal_of
 from wsgateway.listeners.subscriptions import SubscribeCall, find_namespace
 from wsgateway.protocols.commands import Authenticate, ClientMessage, Command, Malformed, Subscribe, Unsubscribe
 from wsgateway.protocols.query import Asked, read_query, read_since
-from wsgateway.protocols.session import STOPPING, TRY_AGAIN, Session, token_of
+from wsgateway.protocols.session import STOPPING, Session, token_of
 from wsgateway.protocols.v1 import SUBPROTOCOL, read_command
 from wsgateway.text import cut
 from wsgateway.transports.peer import ClientTransport
-
-UNAUTHORIZED = 3500
-"""Closes a client whose token was refused. It may not reconnect."""
-
-BAD_FIRST = 3501
-"""Closes a client whose first object has no token. It may not reconnect."""
-
-NO_TOKEN = 3502
-"""Closes a client that has sent no token in time. It may not reconnect."""
 
 MAX_REASON = 100
 """Bytes of a refusal's reason in a close frame."""
