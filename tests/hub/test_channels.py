@@ -323,3 +323,30 @@ async def test_a_client_that_has_left_holds_nothing_although_it_could_return() -
         assert gateway._parts.channels.may_return(pipe.conn, "room:1")
         await pipe.conn.close()
         assert not gateway._parts.channels._returning
+
+
+async def test_only_the_first_and_the_last_of_several_subscribers_are_told() -> None:
+    listener = Recorder()
+    async with running(listener) as gateway:
+        pipes = [await joined(gateway, subprotocol=SUBPROTOCOL) for _ in range(3)]
+        for pipe in pipes:
+            tell(pipe.conn, json.dumps({"subscribe": "room:1"}))
+        tell(pipes[0].conn, json.dumps({"subscribe": "room:1"}))
+        assert listener.count("on_first_subscribe") == 1
+        for pipe in pipes[:2]:
+            tell(pipe.conn, json.dumps({"unsubscribe": "room:1"}))
+        assert listener.count("on_last_unsubscribe") == 0
+        await pipes[2].conn.close()
+        assert listener.count("on_last_unsubscribe") == listener.count("on_first_subscribe") == 1
+
+
+async def test_a_client_may_not_return_once_the_application_has_ended_its_subscription_again() -> None:
+    async with running() as gateway:
+        pipe = await joined(gateway, subprotocol=SUBPROTOCOL)
+        await pipe.conn.subscribe("room:1")
+        await pipe.conn.unsubscribe("room:1", 2500)
+        assert gateway._parts.channels.may_return(pipe.conn, "room:1")
+        assert not await pipe.conn.unsubscribe("room:1", 2501)
+        assert gateway._parts.channels.may_return(pipe.conn, "room:1")
+        assert not await pipe.conn.unsubscribe("room:1")
+        assert not gateway._parts.channels.may_return(pipe.conn, "room:1")
