@@ -77,13 +77,13 @@ class ChannelAnswers:
         if namespaces.find(name).history:
             position, _, newest = self.store.peek(name) or (None, 0, None)
             at = None if position is None else str(position)
-            published = published if newest is None else newest.time
+            published = published if newest is None else newest
         return ListedChannel(
             name=name,
             namespace=namespace or None,
             subscribers=0 if channel is None else channel.fast_count + len(channel.slow or ()),
             at=at,
-            silent=None if published is None else round(max(0.0, time.time() - published), 3),
+            silent=None if published is None else round(time.monotonic() - published, 3),
         )
 
     def info(self, row: ListedChannel) -> ChannelInfo:

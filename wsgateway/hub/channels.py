@@ -90,7 +90,7 @@ class Channel(Audience):
         self.infos: dict[Outbox, object] | None = None
         self.by_code: set[Outbox] | None = None
         self.members: dict[Outbox, bytes] | None = None
-        self.published: float | None = None
+        self.published: float | None = None  # in seconds of the monotonic clock
 
     def outboxes(self) -> Iterator[Outbox]:
         """Yield the outbox of each subscriber."""

@@ -130,6 +130,7 @@ class PubSub:
         name = target.channel
         settings = self._channels.namespaces.find(name)
         channel = self._channels.find(name)
+        now = time.monotonic()
         publication = Publication(
             message,
             name,
@@ -137,7 +138,7 @@ class PubSub:
             key=target.key,
             tags=None if target.tags is None else dict(target.tags),  # a copy, which its owner cannot change
             time=time.time(),
-            expires=None if target.ttl is None else time.monotonic() + target.ttl,
+            expires=None if target.ttl is None else now + target.ttl,
             sender=self._channels.member(channel, sender) if sender is not None and settings.presence else None,
             policy=settings.slow_policy,
             is_latest_only=settings.keep is Keep.LAST,
@@ -152,7 +153,7 @@ class PubSub:
         self._metrics.publications[self._channels.namespaces.namespace_of(name)] += 1
         delivered = NO_DELIVERIES
         if channel is not None:
-            channel.published = publication.time
+            channel.published = now
             delivered = self._hub.deliver(publication, channel, but=None if but is None else but._outbox)
         return self._receipt_of_here(delivered, publication.position)
 

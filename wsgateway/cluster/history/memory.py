@@ -194,8 +194,10 @@ class MemoryHistory:
         for queue in self._full.values():
             yield from queue.channels
 
-    def peek(self, channel: str) -> tuple[Position, int, Publication | None] | None:
-        """Return the position of a channel, the number of its records, and the newest one; None if none is remembered.
+    def peek(self, channel: str) -> tuple[Position, int, float | None] | None:
+        """Return the position of a channel, the number of its records, and the time of the newest one.
+
+        The time is that of the monotonic clock. Return None if no position is remembered.
 
         The time for which the position is remembered does not start again.
         """
@@ -204,8 +206,7 @@ class MemoryHistory:
         if found is None:
             return None
         tail = found.tail
-        newest = tail.newest(1)
-        return Position(tail.epoch, tail.top), len(tail), newest[0][2] if newest else None
+        return Position(tail.epoch, tail.top), len(tail), found.since if len(tail) else None
 
     def forget(self, channel: str) -> None:
         """Drop the records of a channel. Its position stays, so that clients that have missed some are told so."""
