@@ -1,4 +1,4 @@
-"""The one declaration of the settings of a namespace, and what is wrong with those that somebody has written.
+"""The one declaration of the settings of a namespace, and the check of their values.
 
 Does not know what a setting is used for, nor which namespace a channel belongs to.
 """
@@ -74,8 +74,8 @@ class ChannelSettings(Declared):
     keep: Keep = setting(Keep.ALL, "which publications are kept: all, or last for only the newest of each key")
     presence: bool = setting(
         False,
-        "whether clients see the members of a channel, and who joins and leaves; if n members join a channel at the "
-        "same time, n² messages are sent",
+        "whether clients receive the members of a channel, and a notification when a member joins or leaves; if n "
+        "members join a channel at the same time, n² messages are sent",
     )
     slow_policy: SlowPolicy | None = setting(
         None,
@@ -166,7 +166,7 @@ def read_channels(
 
 
 def _settings_of(options: Mapping[Any, Any] | ChannelSettings) -> ChannelSettings:
-    """Return the settings that `options` are. Raise `ConfigError`."""
+    """Return `options` as settings. Raise `ConfigError`."""
     if isinstance(options, ChannelSettings):
         return options
     return ChannelSettings(**{str(name): value for name, value in options.items()})

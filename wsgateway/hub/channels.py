@@ -36,10 +36,10 @@ LOST = 2500
 
 
 class Wanted(NamedTuple):
-    """What a client asks for: a channel, and what it should get of the history.
+    """A client's request to subscribe to `channel`.
 
-    `since` is its position. With `is_garbled`, it gave one that is none, which cannot be recovered. `last` is how many
-    of the newest publications it wants where nothing is recovered.
+    `since` is the client's position; `is_garbled` is true if it sent text that is not a position. `last` is the number
+    of newest publications to send if nothing is recovered.
     """
 
     channel: str
@@ -50,7 +50,7 @@ class Wanted(NamedTuple):
 
 
 class Grant(NamedTuple):
-    """What `on_subscribe` has set for one subscription.
+    """The values that `on_subscribe` has set for one subscription.
 
     `reply` is sent with the answer. If `loaded_at` is a position, the reply is the state at that position.
     """
@@ -66,9 +66,9 @@ NOTHING = Grant()
 class Channel(Audience):
     """The subscribers of one channel in this process.
 
-    `infos` has what `on_subscribe` has set, None while it has set nothing. `by_code` has those that the application
-    has subscribed, None while there are none. `members` has each member as a JSON object, None without `presence`.
-    `published` is the time of the last publication, None if it has had none since its first subscriber.
+    `infos` contains the values that `on_subscribe` has set, `by_code` the subscribers that the application has
+    subscribed, and `members` each member as a JSON object, if the channel has `presence`. Each is None while it would
+    be empty. `published` is the time of the last publication since the first subscription, None before it.
     """
 
     __slots__ = ("by_code", "infos", "members", "name", "published", "settings")
@@ -90,7 +90,7 @@ class Channel(Audience):
 
 
 class Watcher(Protocol):
-    """Whoever is told when subscriptions begin and end. The dispatcher of a running gateway."""
+    """Is notified when subscriptions begin and end. Implemented by the dispatcher of a running gateway."""
 
     def unsubscribed(self, conn: Connection, channel: str, code: int, reason: str) -> None:
         """Handle that a subscription has ended. Called exactly once for each."""
@@ -100,7 +100,7 @@ class Watcher(Protocol):
 
 
 class ReplyTooOld(Exception):  # noqa: N818  the caller refuses the client
-    """More was published since the state of `load` than the history has."""
+    """The history no longer contains every publication since the state of `load`."""
 
 
 def check_info(info: object) -> None:
@@ -168,7 +168,7 @@ class Channels:
 
     def check_room(self, conn: Connection) -> None:
         """Raise `ChannelError` if `conn` may not have another channel."""
-        self.check_count(len(conn._outbox.audiences) or 1)  # of which one is everybody
+        self.check_count(len(conn._outbox.audiences) or 1)  # one of them is every connection
 
     def check_count(self, count: int) -> None:
         """Raise `ChannelError` if a connection may not have `count` channels."""
@@ -177,23 +177,23 @@ class Channels:
             raise ChannelError(f"a connection may have at most {most} channels (max_channels)")
 
     def may_return(self, conn: Connection, name: str) -> bool:
-        """Return whether the application has made the subscription that the client was told to begin again."""
+        """Return whether the client may subscribe again without `on_subscribe`, after the application did so."""
         return name in self._returning.get(conn, ())
 
     def subscribe(
         self, conn: Connection, wanted: Wanted, grant: Grant = NOTHING, *, by_code: bool = False
     ) -> SubscribedFrame | None:
-        """Subscribe `conn`, and send it the answer and what it has missed. Return the answer, None if it has closed.
+        """Subscribe `conn`, send it the answer and the missed publications, and return the answer.
 
-        If it is subscribed already, it gets the answer and what it has missed again. Raise `ChannelError` if there is
-        no such channel or the connection has too many, and `ReplyTooOld`.
+        Return None if it is closed. If it is subscribed already, it receives both again. Raise `ChannelError` if there
+        is no such channel or the connection has too many, and `ReplyTooOld`.
         """
         settings = self.namespaces.find(wanted.channel)
         outbox = conn._outbox
         if not self.is_subscribed(conn, wanted.channel):
             self.check_room(conn)
         while (channel := self._by_name.get(wanted.channel)) is not None and channel.is_pending:
-            self._hub.flush()  # whatever it calls happens before the subscription
+            self._hub.flush()  # the calls that it causes happen before the subscription
         if not outbox.is_open:
             return None
         is_first = channel is None
@@ -215,7 +215,7 @@ class Channels:
         outbox.put(Bundle([frame, *publications]) if publications else frame)
         if is_new and outbox.is_open:
             if settings.presence:
-                self._tell_joined(channel, conn)
+                self._announce_joined(channel, conn)
             if is_first and self.watcher is not None:
                 self.watcher.first_subscribed(channel.name)
         return frame
@@ -252,7 +252,7 @@ class Channels:
         return frame, recovery.publications
 
     def can_recover(self, wanted: Wanted) -> bool:
-        """Return whether everything since the position of a client can be sent to it."""
+        """Return whether every publication since the position of a client can be sent to it."""
         if wanted.since is None:
             return False
         settings = self.namespaces.find(wanted.channel)
@@ -260,7 +260,7 @@ class Channels:
         return self.history.recover(wanted.channel, settings, since=wanted.since, last=None, max_bytes=most).recovered
 
     def unsubscribe(self, conn: Connection, name: str, code: int, reason: str, *, ident: int | None = None) -> bool:
-        """End a subscription, and tell the client. Return False if there is none."""
+        """End a subscription, and notify the client. Return False if `conn` is not subscribed."""
         channel = self._by_name.get(name)
         if channel is None or not self._hub.remove(conn._outbox, channel):
             return False
@@ -308,7 +308,7 @@ class Channels:
         if info is not None:
             check_info(info)
         position = None if since is None else Position.parse(since)
-        if since is None and self.is_subscribed(conn, channel):  # there is nothing to tell the client
+        if since is None and self.is_subscribed(conn, channel):  # the client needs no answer
             settings = self.namespaces.find(channel)
             at = str(self.history.position(channel, settings)) if settings.history else None
             return Subscribed(at, False)
@@ -336,7 +336,7 @@ class Channels:
         channel = self._by_name.get(name)
         return [self.member(channel, conn) for conn in self.subscribers(name)]
 
-    def _tell_joined(self, channel: Channel, conn: Connection) -> None:
+    def _announce_joined(self, channel: Channel, conn: Connection) -> None:
         member = self.member(channel, conn)
         channel.members = channel.members or {}
         channel.members[conn._outbox] = ENCODER.encode(member._asdict()).encode()
@@ -346,7 +346,7 @@ class Channels:
 class LocalChannels(Mapping[str, Connections]):
     """The channels that have subscribers in this process, a live view.
 
-    `local_channels["room:1"]` is the subscribers of that one.
+    `local_channels["room:1"]` is a mapping of the subscribers of `room:1`.
     """
 
     __slots__ = ("_channels",)

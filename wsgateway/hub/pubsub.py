@@ -21,7 +21,7 @@ NO_DELIVERIES = Deliveries(0, 0, 0)
 
 
 class Receipt:
-    """What is known of a message that was published. `counts` are those of this process.
+    """The result of publishing a message. `counts` are those of this process.
 
     `at` is its position, None if it is in no history. `is_new` is False if its idempotency key was used before.
     """
@@ -44,7 +44,7 @@ class Receipt:
         self._pending = pending
 
     async def wait(self) -> Sent:
-        """Wait at most `broker_timeout` seconds for the counts of the other nodes, and return the counts of all."""
+        """Wait at most `broker_timeout` seconds for the counts of the other nodes, and return the sum."""
         counts = self.counts
         if self._pending is not None:
             counts = await self._cluster.collect(counts, self._pending)

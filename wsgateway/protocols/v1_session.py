@@ -42,7 +42,7 @@ async def connect(session: "V1Session", transport: ClientTransport, scope: Mappi
 
 
 class Waiting:
-    """What a session keeps until its client has sent a token, and `on_handshake` has run with it."""
+    """The state of a session whose client has not sent a token yet, or whose `on_handshake` runs with it."""
 
     __slots__ = ("asked", "has_token", "scope", "timer")
 
@@ -134,7 +134,7 @@ class V1Session(Session):
             self.command(command, size)
 
     def command(self, command: Command, size: int) -> None:
-        """Execute a command, after those before it. The answer goes into the outbox."""
+        """Execute a command after the earlier ones. The answer goes into the outbox."""
         conn, inbox, dispatcher = self.conn, self._inbox, self._parts.dispatcher
         match command:
             case ClientMessage(message, channel, name, ident):

@@ -87,7 +87,7 @@ class StreamSocket(asyncio.Protocol):
         return size
 
     def read_on(self) -> None:
-        """Do nothing, because nothing of the client is passed on."""
+        """Do nothing, because bytes of the client are discarded."""
 
     def close(self, code: int, reason: str) -> None:
         """Write the end of the stream, after everything that was written before, then close the socket.
@@ -215,7 +215,7 @@ def _may_be_taken(scope: Any) -> bool:
 
 
 def _limit_silence(transport: Any, seconds: float) -> None:
-    """Have the operating system close the connection if what was written is not acknowledged within `seconds`."""
+    """Make the operating system close the connection if written bytes are not acknowledged within `seconds`."""
     sock = transport.get_extra_info("socket")
     if _USER_TIMEOUT is None or sock is None:
         return

@@ -58,7 +58,7 @@ def deflated(first: int, data: bytes) -> bytes:
 class PlainFormat:
     """Each message is one unfragmented WebSocket message with the payload as it is.
 
-    Of what the gateway itself tells, a plain client receives only the reply to a subscription.
+    Of the gateway's own notifications, a plain client receives only the reply to a subscription.
     """
 
     def message(self, message: Message) -> str | bytes | None:

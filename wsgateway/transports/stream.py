@@ -37,7 +37,7 @@ Prefix = Callable[[Message], bytes]
 _HEADERS = (
     (b"cache-control", b"no-store, no-transform"),
     (b"x-accel-buffering", b"no"),
-    # else Starlette's GZipMiddleware holds back whatever is not text/event-stream
+    # else Starlette's GZipMiddleware holds back every response that is not text/event-stream
     (b"content-encoding", b"identity"),
 )
 """Headers that keep caches, proxies, and middleware from holding a stream back."""
@@ -166,7 +166,7 @@ class AsgiStream:
             self._scope.cancel()
 
     def resume(self) -> None:
-        """Do nothing, because nothing of the client is passed on."""
+        """Do nothing, because bytes of the client are discarded."""
 
     def wake(self) -> None:
         self._writer.wake()
@@ -237,7 +237,7 @@ class NativeStream(WireTransport):
         return True
 
     async def run(self) -> None:
-        """Write what waits. Return immediately, while the connection stays open, if the socket was taken over."""
+        """Write waiting messages. Return immediately, while the connection stays open, if the socket was taken over."""
         if self._over_asgi is None:
             self.wake()
             return

@@ -1,4 +1,7 @@
-"""The HTTP side of streams: who may open one, what a client posts to its session, and CORS. Errors are problem+json."""
+"""The HTTP endpoints of streams: access, messages that a client posts to its session, and CORS.
+
+Errors are problem+json.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
@@ -46,7 +49,7 @@ class Guarded(ABC):
     """An endpoint that pages of other origins may use. Checks host and origin, and answers preflights."""
 
     what = ""
-    """What is refused, for the log. A path may be a secret."""
+    """The subject of a refusal in the log. It is not the path, which may be a secret."""
 
     methods: tuple[str, ...] = ()
 
