@@ -52,15 +52,13 @@ class ChannelSettings(Declared):
 
     clients: tuple[str, ...] = setting(
         ("subscribe",),
-        "what clients may ask for: subscribe, publish; publishing requires a subscription, except with `public`",
+        "commands that clients may send: subscribe, publish; publishing requires a subscription, except with `public`",
         choices=("subscribe", "publish"),
     )
-    public: bool = setting(
-        False, "whether every client that asks is subscribed, without a call of `on_subscribe`, and may read"
-    )
+    public: bool = setting(False, "whether every client may subscribe and read, without a call of `on_subscribe`")
     history: int = setting(
         0,
-        "publications kept, which every subscriber may read; 0 means none, and no positions",
+        "number of publications that are kept, which every subscriber may read; 0 means no history and no positions",
         least=0,
         most=MAX_HISTORY,
     )

@@ -101,7 +101,7 @@ class Connection:
 
     @property
     def user_id(self) -> str:
-        """Text that names the user for `send(user=…)` and for other members of a channel, empty if there is none.
+        """Text that names the user for `send(user=…)` and for other members of a channel, empty without a user.
 
         `on_handshake` may set it. Otherwise it is `conn.user`, if that is text, an int, or a UUID. It cannot change
         after `on_handshake` has returned. Setting it then raises `AttributeError`.

@@ -157,7 +157,7 @@ class PubSub:
         return self._receipt_of_here(delivered, publication.position)
 
     def _receipt_of_here(self, delivered: Deliveries, at: Position | None = None) -> Receipt:
-        """Return the receipt of what only the clients of this process receive. Other nodes may have recipients too."""
+        """Return the receipt of a message to the clients of this process only. Other nodes may have recipients, too."""
         if self._cluster.has_broker:
             delivered = delivered._replace(complete=False)
         return Receipt(delivered, self._cluster, at=at)

@@ -122,7 +122,7 @@ class Session:
         self._transport.abort()
 
     def open(self) -> None:
-        """Make the client a recipient, subscribe it to what was granted, then call `on_client_open`."""
+        """Make the client a recipient, subscribe it to the granted channels, then call `on_client_open`."""
         self.is_accepted = self.is_open = True
         parts = self._parts
         parts.hub.join(self.conn)

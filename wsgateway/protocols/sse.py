@@ -39,7 +39,7 @@ StreamTransport = AsgiStream | NativeStream
 _BYTES = Kind.BYTES
 
 _BREAK = re.compile(rb"\r\n|\r|\n")
-"""What ends a line of a stream. Other line breaks, such as U+2028, are text."""
+"""The characters that end a line of a stream. Other line breaks, such as U+2028, are text."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 

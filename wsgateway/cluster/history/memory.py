@@ -195,7 +195,7 @@ class MemoryHistory:
             yield from queue.channels
 
     def peek(self, channel: str) -> tuple[Position, int, Publication | None] | None:
-        """Return the position of a channel, the number of its records, and the newest one; None if none is remembered.
+        """Return the position of a channel, the number of its records, and the newest record. None without a position.
 
         The time for which the position is remembered does not start again.
         """
@@ -347,6 +347,6 @@ def _oldest(queues: Iterable[_Queue]) -> _Channel | None:
 
 
 def _ident(channel: str, key: str) -> str | bytes:
-    """Return what is remembered of an idempotency key. A name has no space, so no two pairs have the same text."""
+    """Return the stored form of an idempotency key. A name has no space, so no two pairs have the same text."""
     text = f"{channel} {key}"
     return text if len(text) <= MAX_KEY else blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()
