@@ -1,13 +1,18 @@
 """Channels end to end on the gateway's own server: subscriptions, history, members, and `wsgateway.v1`."""
 
+import gc
 import json
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import anyio
+import pytest
 from websockets.typing import Subprotocol
 
-from wsgateway import Gateway, HandshakeEvent, MessageEvent, Refused, SubscribeEvent, UnsubscribeEvent
+from wsgateway import EVERYBODY, Event, Gateway, HandshakeEvent, MessageEvent, Refused, SubscribeEvent, UnsubscribeEvent
+from wsgateway.listeners.event import ChannelEvent
 from wsgateway.testing import Client, RecordingListener, serve
 
 
@@ -139,6 +144,96 @@ async def test_all_devices_of_a_user_receive_and_are_disconnected() -> None:
         assert (await phone.closed())[0] == 3503
         assert len(gateway.connections) == 1
         assert (await other.ask(subscribe="price:x", id=1))["subscribed"] == "price:x"
+
+
+@pytest.mark.parametrize("way", ["again", "meanwhile", "everybody", "by the client"])
+async def test_a_subscription_of_your_code_that_was_lost_and_then_ended_needs_on_subscribe(way: str) -> None:
+    async with served() as (gateway, url), V1(url) as client:
+        assert (await client.ask(subscribe="room:1"))["subscribed"] == "room:1"
+        [conn] = gateway.connections
+        await client.receive_json()
+        assert await gateway.subscribe("room:secret", [conn]) == 1
+        assert await gateway.unsubscribe("room:secret", [conn], code=2500) == 1
+        match way:
+            case "again":
+                await client.tell(subscribe="room:secret", id=1)
+                while (await client.receive_json()).get("id") != 1:
+                    pass
+                assert await gateway.unsubscribe("room:secret", [conn]) == 1
+            case "meanwhile":
+                assert await gateway.unsubscribe("room:secret", [conn]) == 0
+            case "everybody":
+                assert await gateway.unsubscribe("room:secret", EVERYBODY) == 0
+            case _:
+                await client.tell(unsubscribe="room:secret")
+        await client.tell(subscribe="room:secret", id=2)
+        while (answer := await client.receive_json()).get("id") != 2:
+            pass
+        assert answer["status"] == 403
+
+
+async def test_a_client_that_could_recover_when_load_was_called_is_refused_if_it_no_longer_can() -> None:
+    class Documents(Rooms):
+        async def on_subscribe(self, event: SubscribeEvent) -> None:
+            await event.load(dict)
+            for number in range(6):  # more than the history has
+                await event.gateway.publish(number, channel=event.channel)
+
+    async with served(Documents) as (gateway, url), V1(url) as client:
+        at = (await gateway.publish("old", channel="room:1")).at
+        answer = await client.ask(subscribe="room:1", since=at, id=1)
+        assert (answer["refused"], answer["status"]) == ("room:1", 503)  # else it would start over without a state
+
+
+@pytest.mark.parametrize("name", ["open", "close", "subscribed", "left", "error", "base64"])
+async def test_a_client_cannot_send_an_event_of_the_gateway_itself(name: str) -> None:
+    async with served() as (gateway, url), V1(url) as client:
+        assert (await client.ask(message="hi", name=name))["status"] == 400
+        with pytest.raises(ValueError, match="another name"):
+            await gateway.send("hi", name=name)
+
+
+async def test_a_client_that_subscribes_and_unsubscribes_lets_no_hooks_wait_without_limit() -> None:
+    class Listener(Rooms):
+        async def on_first_subscribe(self, event: ChannelEvent) -> None:
+            self.record("first", event.channel)
+            await anyio.sleep(0.5)
+
+        async def on_last_unsubscribe(self, event: ChannelEvent) -> None:
+            self.record("last", event.channel)
+
+        async def on_stop(self, event: Event) -> None:
+            self.record("on_stop", None)
+
+    listener = Listener()
+    with anyio.fail_after(20):
+        async with served(listener) as (_, url), V1(url) as client:
+            for _ in range(5):
+                await client.tell(subscribe="room:1")
+                await client.tell(unsubscribe="room:1")
+            await client.tell(subscribe="room:2")
+            await listener.wait_for("first", 2)
+    changes = [event for event in listener.events if event[0] in ("first", "last", "on_stop")]
+    assert changes == [
+        ("first", "room:1"),
+        ("last", "room:1"),
+        ("first", "room:2"),
+        ("last", "room:2"),
+        ("on_stop", None),
+    ]
+
+
+async def test_nothing_is_remembered_of_a_client_that_leaves_after_it_has_lost_its_only_subscription() -> None:
+    listener = Rooms()
+    async with served(listener) as (gateway, url):
+        async with V1(url, "user=ann") as client:
+            assert (await client.receive_json())["subscribed"] == "user:ann"
+            await gateway.unsubscribe("user:ann", user="ann", code=2500)
+            alive = weakref.ref(next(iter(gateway.connections)))
+        await listener.wait_for("on_client_close")
+        listener.events.clear()
+        gc.collect()
+        assert alive() is None
 
 
 async def test_a_token_may_come_as_the_first_object() -> None:

@@ -1,10 +1,17 @@
+import gc
 import json
+import sys
 from typing import Any
 
 import pytest
 
 from wsgateway.exceptions import MessageError
+from wsgateway.frames import Publication, RefusedFrame
 from wsgateway.messages import MAX_DEPTH, Kind, Message, decode_json, encode
+from wsgateway.protocols.lines import LINES
+from wsgateway.protocols.sse import SSE
+from wsgateway.protocols.v1 import V1Encoding
+from wsgateway.transports.framing import PLAIN, FramedFormat
 
 
 class Shouting(str):
@@ -113,3 +120,14 @@ def test_nesting_is_limited() -> None:
     with pytest.raises(MessageError, match="deeper"):
         decode_json(b"[" + deepest + b"]")
     decode_json(b"[" + b"[],{}," * 10_000 + b"0]")
+
+
+def test_a_publication_keeps_only_the_form_that_was_used_last() -> None:
+    publication = Publication(Message(b"x" * 10_000, Kind.TEXT), "room:1")
+    for wire_format in (PLAIN, FramedFormat(V1Encoding()), SSE.wire_format, LINES.wire_format):
+        assert b"x" * 10_000 in publication.encoded(wire_format)
+    assert sum(map(sys.getsizeof, gc.get_referents(publication))) < 25_000  # its payload, and one form
+
+
+def test_a_refusal_counts_the_name_that_the_client_has_made_up() -> None:
+    assert len(RefusedFrame("x" * 60_000, 400, "no name").payload) == 60_000  # else outbox_bytes does not bound it

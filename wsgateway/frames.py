@@ -22,6 +22,11 @@ MAX_EVENT_NAME = 255
 """Bytes of the name of an event. The name of a channel has the same limit."""
 
 
+RESERVED_NAMES = frozenset({"open", "close", "error", "subscribed", "unsubscribed", "joined", "left", "base64"})
+"""Names of the gateway's own events on an event stream, and that of a browser. Otherwise one client could end the
+stream of another with a message."""
+
+
 def check_event_name(name: object) -> None:
     """Raise `ValueError` unless `name` is empty or a name that every client protocol can carry."""
     if not isinstance(name, str):
@@ -29,6 +34,8 @@ def check_event_name(name: object) -> None:
     check_utf8("name", name)
     if len(name.encode()) > MAX_EVENT_NAME or not name.isprintable() or " " in name or "*" in name:
         raise ValueError(f"name is {short(name)}, use at most 255 bytes of printable characters without spaces and *")
+    if name in RESERVED_NAMES:
+        raise ValueError(f"name is {name!r}, which an event stream uses for an event of its own, use another name")
 
 
 def check_utf8(what: str, text: str) -> None:
@@ -139,6 +146,13 @@ class Publication(NamedMessage):
     def __repr__(self) -> str:
         return f"<Publication {self.channel!r} {self.at} {self.kind.value} of {len(self.payload)} bytes>"
 
+    def encoded(self, wire_format: WireFormat) -> bytes:
+        """Return this message in `wire_format`. Only the form used last is kept, because a history has many of them."""
+        if self._format is not wire_format:
+            self._bytes = wire_format.wire(self)
+            self._format = wire_format
+        return self._bytes
+
     @property
     def at(self) -> str | None:
         """Its position in the history, `EPOCH:OFFSET`, None without one."""
@@ -235,7 +249,7 @@ class RefusedFrame(Control):
     __slots__ = ("channel", "reason", "status")
 
     def __init__(self, channel: str | None, status: int, reason: str, *, ident: int | None = None) -> None:
-        super().__init__(ident=ident)
+        super().__init__((channel or "").encode(), ident=ident)  # as long as the client has made it
         self.channel = channel
         self.status = status
         self.reason = reason

@@ -174,6 +174,32 @@ async def test_the_secret_is_in_no_log_line_and_in_no_answer(
     assert any("a message to a session" in record.getMessage() for record in caplog.records)
 
 
+async def test_a_message_that_waits_for_its_turn_when_the_gateway_restarts_is_503(http: httpx.AsyncClient) -> None:
+    class Slow(RecordingListener):
+        async def on_message(self, event: MessageEvent) -> None:
+            self.record("on_message", event.message)
+            await anyio.sleep_forever()
+
+    listener = Slow()
+    gateway = Gateway(listener=listener, drain=0.1)
+    async with serve(gateway) as url, streaming(url) as stream, anyio.create_task_group() as tasks:
+        secret = await session_of(stream)
+        statuses = []
+
+        async def post(number: int) -> None:
+            statuses.append((await http.post(f"{url}/session/{secret}", json=number)).status_code)
+
+        tasks.start_soon(post, 1)
+        await listener.wait_for("on_message")
+        tasks.start_soon(post, 2)
+        with anyio.fail_after(30):
+            [conn] = gateway.connections
+            while conn.messages_in < 2:
+                await anyio.sleep(0.01)
+        await gateway.restart()
+    assert statuses == [503, 503]
+
+
 async def test_a_client_that_leaves_while_it_posts_changes_nothing() -> None:
     gateway = Gateway(listener=Kinds)
     async with serve(gateway) as url, streaming(url) as stream:

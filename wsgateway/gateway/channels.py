@@ -131,7 +131,7 @@ class ChannelAnswers:
         """End subscriptions, and return how many. Raise `ChannelError`, or `ValueError` for a wrong code or reason."""
         self._channels.namespaces.find(question.channel)
         check_unsubscribe(question.code, question.reason)
-        conns = self._channels.subscribers(question.channel)
+        conns = self._channels.holders(question.channel)
         if question.ids is not None:
             ids = frozenset(question.ids)
             conns = [conn for conn in conns if conn.id in ids]

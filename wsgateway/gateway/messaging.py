@@ -164,7 +164,7 @@ class Messaging(ABC):
         channels.namespaces.find(channel)
         check_unsubscribe(code, reason)
         is_all = isinstance(connections, Everybody) and isinstance(user, Missing)
-        named = channels.subscribers(channel) if is_all else self._named(connections, user)
+        named = channels.holders(channel) if is_all else self._named(connections, user)
         return sum([channels.unsubscribe(conn, channel, code, reason) for conn in named])
 
     async def disconnect(

@@ -52,12 +52,14 @@ class Wanted(NamedTuple):
 class Grant(NamedTuple):
     """The values that `on_subscribe` has set for one subscription.
 
-    `reply` is sent with the answer. If `loaded_at` is a position, the reply is the state at that position.
+    `reply` is sent with the answer. If `loaded_at` is a position, the reply is the state at that position. With
+    `has_no_state`, `load` has called no function, because the client could recover without one.
     """
 
     info: object = None
     reply: Message | None = None
     loaded_at: Position | None = None
+    has_no_state: bool = False
 
 
 NOTHING = Grant()
@@ -100,7 +102,7 @@ class Watcher(Protocol):
 
 
 class ReplyTooOld(Exception):  # noqa: N818  the caller refuses the client
-    """The history no longer contains every publication since the state of `load`."""
+    """The history no longer contains every publication since the call of `load`."""
 
 
 def check_info(info: object) -> None:
@@ -158,6 +160,11 @@ class Channels:
         conns = (self._hub.connections.get(outbox.id) for outbox in channel.outboxes())
         return [conn for conn in conns if conn is not None]
 
+    def holders(self, name: str) -> list[Connection]:
+        """Return the subscribers of a channel, and those that may begin a lost subscription again without a hook."""
+        returning = [conn for conn, names in self._returning.items() if name in names]
+        return [*self.subscribers(name), *returning]
+
     def abandon(self) -> None:
         """Forget every channel without calling anybody, because the event loop was closed."""
         self._by_name.clear()
@@ -212,6 +219,7 @@ class Channels:
             if by_code or self.may_return(conn, channel.name):
                 channel.by_code = channel.by_code or set()
                 channel.by_code.add(outbox)
+                self._forget_return(conn, channel.name)
         outbox.put(Bundle([frame, *publications]) if publications else frame)
         if is_new and outbox.is_open:
             if settings.presence:
@@ -237,7 +245,7 @@ class Channels:
             last=None if is_loaded else wanted.last,
             max_bytes=self._settings.outbox_bytes,
         )
-        if is_loaded and not recovery.recovered:
+        if (is_loaded or grant.has_no_state) and not recovery.recovered:
             raise ReplyTooOld
         if not is_loaded and (wanted.since is not None or wanted.is_garbled):
             self._metrics.recoveries[recovery.recovered] += 1
@@ -260,17 +268,29 @@ class Channels:
         return self.history.recover(wanted.channel, settings, since=wanted.since, last=None, max_bytes=most).recovered
 
     def unsubscribe(self, conn: Connection, name: str, code: int, reason: str, *, ident: int | None = None) -> bool:
-        """End a subscription, and notify the client. Return False if `conn` is not subscribed."""
+        """End a subscription, and notify the client. Return False if `conn` is not subscribed.
+
+        Below code 2500, the client may not subscribe again without `on_subscribe`, even if it was not subscribed.
+        """
+        if code < LOST:
+            self._forget_return(conn, name)
         channel = self._by_name.get(name)
         if channel is None or not self._hub.remove(conn._outbox, channel):
             return False
-        if code >= LOST and channel.by_code is not None and conn._outbox in channel.by_code:
+        if code >= LOST and conn._outbox.is_open and channel.by_code is not None and conn._outbox in channel.by_code:
             self._returning.setdefault(conn, set()).add(name)
         conn._outbox.put(UnsubscribedFrame(name, code, reason, ident=ident))
         self._left(conn, channel, code, reason)
         if code >= LOST and conn.protocol == "sse":
             conn._outbox.close(STATE_LOST, "a subscription was lost")
         return True
+
+    def _forget_return(self, conn: Connection, name: str) -> None:
+        names = self._returning.get(conn)
+        if names is not None:
+            names.discard(name)
+            if not names:
+                del self._returning[conn]
 
     def _left_hub(self, conn: Connection, audiences: tuple[object, ...]) -> None:
         """Handle that `conn`, which was in `audiences`, has left the hub."""

@@ -75,7 +75,7 @@ class Hub:
         self._turn = TurnLog(plain)
         self.everybody = Audience(plain)
         self.left: Callable[[Connection, tuple[object, ...]], None] = lambda conn, audiences: None
-        """Called with a connection that has left, and its audiences besides `everybody`, if it was in any."""
+        """Called with a connection that has left, and its audiences besides `everybody`."""
 
         self._users: dict[str, dict[Connection, None]] = {}
         self._only_everybody = (self.everybody,)  # one for all connections
@@ -103,7 +103,7 @@ class Hub:
         _remove(outbox)
         if write is not None and data:
             write(data)
-        if others and conn is not None:
+        if conn is not None:
             self.left(conn, others)
 
     def _forget_user(self, conn: Connection) -> None:

@@ -15,7 +15,6 @@ from wsgateway.hub.connection import Connection
 from wsgateway.hub.pubsub import PubSub
 from wsgateway.hub.target import Everybody, Target, check_recipients
 from wsgateway.listeners.event import (
-    ChannelEvent,
     CloseEvent,
     Event,
     EventGateway,
@@ -38,7 +37,7 @@ from wsgateway.listeners.inbox import (
 from wsgateway.listeners.loader import Hooks
 from wsgateway.listeners.routing import NO_RECIPIENTS, target_of_event
 from wsgateway.listeners.runner import Runner, current_call
-from wsgateway.listeners.subscriptions import SubscribeCall, Subscriptions
+from wsgateway.listeners.subscriptions import Changes, SubscribeCall, Subscriptions
 from wsgateway.logs import GatewayLog
 from wsgateway.messages import Sent, encode
 from wsgateway.metrics import Metrics
@@ -56,7 +55,6 @@ _WITHOUT_CONNECTION = {
     "`if event.conn is None: …`)",
 }
 """Addition to the log line of a hook that failed, by hook, if its event has no connection."""
-
 
 REFUSING_HOOKS = frozenset({"on_handshake", "on_message", "on_subscribe"})
 """Hooks that may raise `Refused`, which is not a failure."""
@@ -103,11 +101,13 @@ class Dispatcher:
             returned=hooks.warn_of_returned,
         )
         self._push = self.runner.push
+        self._changes = Changes(gateway, hooks, self._inbox, self._push)
 
     # One event after the other
 
     async def run(self, hook: str) -> None:
         """Call `on_start` or `on_stop`. Raise `HookError` if it fails."""
+        self._changes.clear()  # else `on_stop` would wait for them, however long that takes
         call = await self._run_hook(self._inbox, AwaitedCall(hook, self._hooks[hook], Event(self._gateway)))
         if call.error is not None:
             raise HookError(hook) from call.error
@@ -228,11 +228,11 @@ class Dispatcher:
 
     def first_subscribed(self, channel: str) -> None:
         """Handle that a channel has its first subscriber in this process."""
-        self._push_hook(self._inbox, "on_first_subscribe", ChannelEvent(self._gateway, channel))
+        self._changes.note(channel, "on_first_subscribe")
 
     def last_unsubscribed(self, channel: str) -> None:
         """Handle that a channel has lost its last subscriber in this process."""
-        self._push_hook(self._inbox, "on_last_unsubscribe", ChannelEvent(self._gateway, channel))
+        self._changes.note(channel, "on_last_unsubscribe")
 
     def closed(self, conn: Connection, inbox: Inbox, code: int, reason: str) -> None:
         """Handle that `conn` has ended. Called exactly once for each `opened`."""
@@ -349,6 +349,7 @@ class Dispatcher:
         error = call.error
         if call.answer is not None:
             call.answer(call)
+        self._changes.finished(call)
         if error is None or (isinstance(error, Refused) and call.hook in REFUSING_HOOKS):
             if error is not None and call.hook != "on_handshake":
                 self._report_refusal(call, error)

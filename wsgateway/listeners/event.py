@@ -265,7 +265,7 @@ class SubscribeEvent(Event):
     The hook may set `info`, a JSON value that other members see, and `reply`, which is sent with the answer.
     """
 
-    __slots__ = ("_load", "_loaded_at", "channel", "info", "reply")
+    __slots__ = ("_has_no_state", "_load", "_loaded_at", "channel", "info", "reply")
 
     conn: Connection
 
@@ -276,6 +276,7 @@ class SubscribeEvent(Event):
         self.reply: Any = None
         self._load = load
         self._loaded_at: Position | None = None
+        self._has_no_state = False
 
     async def load(self, function: Callable[..., Any], *args: Any) -> None:
         """Send the client a state, and then every publication that changes it, without a gap between them.

@@ -194,6 +194,8 @@ class Inbox:
             asyncio.get_running_loop().call_soon(self._when_space)
             self._when_space = None
 
-    def discard_messages(self) -> None:
-        """Discard the messages that wait. Every other hook is still called."""
-        self.calls = deque(call for call in self.calls or () if not call.size)
+    def discard_messages(self) -> list[Call]:
+        """Discard the messages that wait, and return their calls. Every other hook is still called."""
+        calls = self.calls or ()
+        self.calls = deque(call for call in calls if not call.size)
+        return [call for call in calls if call.size]

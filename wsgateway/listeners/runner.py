@@ -74,7 +74,11 @@ class Runner:
         Calls that report a close are still made, and those that run are abandoned only with `closes`.
         """
         for inbox in tuple(self._busy):
-            inbox.discard_messages()
+            for discarded in inbox.discard_messages():
+                discarded.is_finished = discarded.has_expired = True
+                discarded.error = TimeoutError(f"{discarded.hook} is not called, because the gateway stops")
+                if discarded.answer is not None:
+                    discarded.answer(discarded)
             call = inbox.running
             if call is not None and call.timer is not None and (closes or not call.is_close):
                 self._expire(inbox, call, f"{call.hook} is abandoned, because the gateway stops and drain has passed")

@@ -1,5 +1,6 @@
 """Calls `on_subscribe` for each request of a client, and checks the namespace before. Knows no client protocol."""
 
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -9,9 +10,9 @@ from wsgateway.config.namespaces import check_name
 from wsgateway.exceptions import ChannelError, Refusal, Refused
 from wsgateway.hub.channels import Channels, Grant, Wanted, check_info
 from wsgateway.hub.connection import Connection
-from wsgateway.listeners.event import EventGateway, SubscribeEvent
+from wsgateway.listeners.event import ChannelEvent, EventGateway, SubscribeEvent
 from wsgateway.listeners.hooks import is_async
-from wsgateway.listeners.inbox import AwaitedCall, Call, TimeLimit
+from wsgateway.listeners.inbox import AwaitedCall, Call, Inbox, TimeLimit
 from wsgateway.listeners.loader import Hooks
 from wsgateway.logs import GatewayLog
 from wsgateway.messages import encode
@@ -117,7 +118,7 @@ class Subscriptions:
         reply = encode(event.reply)
         if event.info is not None:
             check_info(event.info)
-        call.grant = Grant(event.info, reply, event._loaded_at)
+        call.grant = Grant(event.info, reply, event._loaded_at, event._has_no_state)
 
     async def _load(
         self, wanted: Wanted, event: SubscribeEvent, function: Callable[..., Any], args: tuple[Any, ...]
@@ -125,10 +126,53 @@ class Subscriptions:
         settings = self.channels.namespaces.find(wanted.channel)
         if not settings.history:
             raise ValueError(f"event.load needs a history, and the channel {wanted.channel} keeps none")
-        if self.channels.can_recover(wanted):
+        event._has_no_state = event._loaded_at is None and self.channels.can_recover(wanted)
+        if event._has_no_state:
             return
         event._loaded_at = self.channels.history.position(wanted.channel, settings)
         if is_async(function):
             event.reply = await function(*args)
         else:
             event.reply = await self._hooks.in_thread(function, args)
+
+
+class Changes:
+    """The calls of `on_first_subscribe` and `on_last_unsubscribe`, one at a time, of which one for each channel waits.
+
+    If the opposite one still waits for the channel, neither is made. Otherwise, a client that subscribes and
+    unsubscribes faster than the hooks run would let calls wait without limit.
+    """
+
+    def __init__(self, gateway: EventGateway, hooks: Hooks, inbox: Inbox, push: Callable[[Inbox, Call], None]) -> None:
+        """`inbox` is that of the gateway itself, and `push` adds a call to it."""
+        self._gateway = gateway
+        self._hooks = hooks
+        self._inbox = inbox
+        self._push = push
+        self._waiting: OrderedDict[str, str] = OrderedDict()  # the hook that waits for each channel
+        self._call: Call | None = None
+
+    def note(self, channel: str, hook: str) -> None:
+        """Call `hook` for `channel`, after those that wait."""
+        if self._waiting.pop(channel, None) is None:
+            self._waiting[channel] = hook
+            if self._call is None and (call := self._next()) is not None:
+                self._push(self._inbox, call)
+
+    def finished(self, call: Call) -> None:
+        """Make the next call if `call` was the last one. It waits behind the other calls of the gateway."""
+        if call is self._call and (following := self._next()) is not None:
+            self._inbox.put(following)
+
+    def clear(self) -> None:
+        """Make none of the calls that wait."""
+        self._waiting.clear()
+
+    def _next(self) -> Call | None:
+        self._call = None
+        while self._call is None and self._waiting:
+            channel, hook = self._waiting.popitem(last=False)
+            function = self._hooks[hook]
+            if function is not None:
+                self._call = Call(hook, function, ChannelEvent(self._gateway, channel), 0)
+        return self._call

@@ -140,7 +140,7 @@ def read_command(text: str) -> Command:
     try:
         value = decode_json(text.encode())
     except (MessageError, UnicodeEncodeError) as exc:
-        return Malformed(f"this is not JSON: {exc}".replace("the body", "it"))
+        return Malformed(str(exc).replace("the body", "the command"))
     if not isinstance(value, dict):
         return Malformed("a command is a JSON object")
     ident = value.get("id")
