@@ -23,8 +23,8 @@ MAX_EVENT_NAME = 255
 
 
 RESERVED_NAMES = frozenset({"open", "close", "error", "subscribed", "unsubscribed", "joined", "left", "base64"})
-"""Names of the gateway's own events on an event stream, and that of a browser. Otherwise one client could end the
-stream of another with a message."""
+"""Names of the events that the gateway or the browser adds to an event stream. With such a name, a client's message
+could end the stream of another client."""
 
 
 def check_event_name(name: object) -> None:
@@ -35,7 +35,7 @@ def check_event_name(name: object) -> None:
     if len(name.encode()) > MAX_EVENT_NAME or not name.isprintable() or " " in name or "*" in name:
         raise ValueError(f"name is {short(name)}, use at most 255 bytes of printable characters without spaces and *")
     if name in RESERVED_NAMES:
-        raise ValueError(f"name is {name!r}, which an event stream uses for an event of its own, use another name")
+        raise ValueError(f"name is {name!r}, which is reserved for event streams, use another name")
 
 
 def check_utf8(what: str, text: str) -> None:
@@ -147,7 +147,7 @@ class Publication(NamedMessage):
         return f"<Publication {self.channel!r} {self.at} {self.kind.value} of {len(self.payload)} bytes>"
 
     def encoded(self, wire_format: WireFormat) -> bytes:
-        """Return this message in `wire_format`. Only the form used last is kept, because a history has many of them."""
+        """Return this message in `wire_format`. Only the format used last is kept, because a history keeps many."""
         if self._format is not wire_format:
             self._bytes = wire_format.wire(self)
             self._format = wire_format
@@ -249,7 +249,7 @@ class RefusedFrame(Control):
     __slots__ = ("channel", "reason", "status")
 
     def __init__(self, channel: str | None, status: int, reason: str, *, ident: int | None = None) -> None:
-        super().__init__((channel or "").encode(), ident=ident)  # as long as the client has made it
+        super().__init__((channel or "").encode(), ident=ident)  # an outbox counts its length, which the client chose
         self.channel = channel
         self.status = status
         self.reason = reason

@@ -1,4 +1,4 @@
-"""The command `wsgateway listen`: prints what a WebSocket or a channel receives, and sends the lines of standard input.
+"""The command `wsgateway listen`: prints messages of a WebSocket or of channels, and sends lines of standard input.
 
 With channels, it speaks `wsgateway.v1`.
 """
@@ -98,7 +98,7 @@ class _Listening:
         self._socket = socket
 
     async def begin(self) -> None:
-        """Ask for what is to be received."""
+        """Send the requests to subscribe, if there are any."""
 
     async def receive(self, message: str | bytes) -> bool:
         """Print a message that has arrived. Return False if no more are expected."""

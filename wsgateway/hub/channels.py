@@ -161,7 +161,7 @@ class Channels:
         return [conn for conn in conns if conn is not None]
 
     def holders(self, name: str) -> list[Connection]:
-        """Return the subscribers of a channel, and those that may begin a lost subscription again without a hook."""
+        """Return the connections that are subscribed to a channel, or may subscribe again without `on_subscribe`."""
         returning = [conn for conn, names in self._returning.items() if name in names]
         return [*self.subscribers(name), *returning]
 

@@ -137,9 +137,9 @@ class Subscriptions:
 
 
 class Changes:
-    """The calls of `on_first_subscribe` and `on_last_unsubscribe`, one at a time, of which one for each channel waits.
+    """Calls `on_first_subscribe` and `on_last_unsubscribe`, one at a time. At most one call of each channel waits.
 
-    If the opposite one still waits for the channel, neither is made. Otherwise, a client that subscribes and
+    If the opposite call still waits for the channel, neither is made. Otherwise, a client that subscribes and
     unsubscribes faster than the hooks run would let calls wait without limit.
     """
 
@@ -153,7 +153,7 @@ class Changes:
         self._call: Call | None = None
 
     def note(self, channel: str, hook: str) -> None:
-        """Call `hook` for `channel`, after those that wait."""
+        """Call `hook` for `channel`, after the calls that wait."""
         if self._waiting.pop(channel, None) is None:
             self._waiting[channel] = hook
             if self._call is None and (call := self._next()) is not None:
@@ -165,7 +165,7 @@ class Changes:
             self._inbox.put(following)
 
     def clear(self) -> None:
-        """Make none of the calls that wait."""
+        """Discard the calls that wait."""
         self._waiting.clear()
 
     def _next(self) -> Call | None:

@@ -30,7 +30,7 @@ async def connect(session: "V1Session", transport: ClientTransport, scope: Mappi
     asked = read_query(query.multi_items(), has_positions=True)
     auth = query.get("auth")
     if auth not in (None, "first"):
-        raise Refused.of(Refusal(400, "query", "auth: only first is known, which sends the token as the first object"))
+        raise Refused.of(Refusal(400, "query", "auth: use auth=first, and send the token as the first object"))
     if auth is None:
         await session.handshake(scope, token=token_of(session.conn.headers), asked=asked)
         if await transport.accept(SUBPROTOCOL):

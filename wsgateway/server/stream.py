@@ -16,7 +16,7 @@ from wsgateway.transports.framing import StreamKind
 from wsgateway.transports.takeover import Timed, Timers, Wire, WireUser
 
 MAX_IGNORED = 1024
-"""Bytes that the client of a stream may send on its connection, where nothing of it is read."""
+"""Bytes that the client of a stream may send on its connection, where they are discarded."""
 
 CLOSE_TIMEOUT = 10.0
 """Seconds that a client has to read the end of a stream, if it reads."""
@@ -177,7 +177,7 @@ class UvicornStream:
     __slots__ = ("_cycle", "_http", "server_stops")
 
     def __init__(self, http: Any, cycle: Any) -> None:
-        """`cycle` is what uvicorn's protocol `http` keeps of the request."""
+        """`cycle` is the state of the request in uvicorn's protocol `http`."""
         self._http = http
         self._cycle = cycle
         self.server_stops: Callable[[], None] | None = None

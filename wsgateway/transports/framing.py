@@ -26,7 +26,7 @@ _BINARY_HEADS = tuple(bytes((_BINARY, size)) for size in range(126))
 
 
 class Encoding(Protocol):
-    """How one client protocol writes a message, before its framing. One object without state for each protocol."""
+    """Encodes messages for one client protocol, before their framing. Each protocol has one stateless object."""
 
     def content(self, message: Message) -> str | bytes | None:
         """Return the content of one WebSocket message, event, or line; None if such clients receive nothing."""

@@ -24,7 +24,7 @@ from wsgateway.transports.peer import Peer
 from wsgateway.transports.takeover import STREAM_EXTENSION, StreamTakeover, Timed, Timers
 
 MAX_JOINED = 64 * 1024
-"""Bytes from which on no further message is joined to those that one `send` writes."""
+"""Bytes from which on no further message is added to one `send`."""
 
 CLOSES = (b"connection", b"close")
 """The header of a stream whose socket is taken over, because no request can follow on it."""
@@ -32,7 +32,7 @@ CLOSES = (b"connection", b"close")
 Headers = Iterable[tuple[bytes, bytes]]
 
 Prefix = Callable[[Message], bytes]
-"""Returns what one client receives before a message that it shares with others."""
+"""Returns the bytes that one client receives before a message that several clients share."""
 
 _HEADERS = (
     (b"cache-control", b"no-store, no-transform"),
@@ -50,7 +50,7 @@ def stream_headers(kind: StreamKind, more: Headers) -> list[tuple[bytes, bytes]]
 
 @dataclass(frozen=True, slots=True)
 class StreamContext:
-    """What the streams of one gateway have in common."""
+    """The parts that all streams of one gateway share."""
 
     settings: Settings
     timers: Timers

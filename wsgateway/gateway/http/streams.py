@@ -168,7 +168,7 @@ def _single(request: Request, name: str) -> str:
     """Return the parameter `name` of the query, empty if it is missing. Raise `Refused` if it is repeated or empty."""
     values = request.query_params.getlist(name)
     if len(values) > 1 or values == [""]:
-        raise Refused.of(Refusal(400, "query", f"{name}: give one that is not empty, or leave it out"))
+        raise Refused.of(Refusal(400, "query", f"{name}: use a value that is not empty, or leave it out"))
     return values[0] if values else ""
 
 
