@@ -70,13 +70,13 @@ def send(
     """Post `message` to the gateway whose `/send` is at `url`, such as `http://localhost:10125/send`.
 
     `id` names the gateway if the process has several. The recipients are the subscribers of `channel`, the connections
-    of `user`, `connections`, which are ids, or, without any of these, every connection. The listener finds `data` in
-    `event.data`. `name` is the name of an event. For a channel, `key`, `tags`, `ttl` in seconds, and `idempotency_key`
-    are those of the publication. `timeout` is in seconds, for the whole request.
+    of `user`, the `connections` with these ids, or, without any of these, every connection. The listener finds `data`
+    in `event.data`. `name` is the name of an event. `key`, `tags`, `ttl` (in seconds), and `idempotency_key` apply to a
+    publication to `channel`. `timeout` is in seconds, for the whole request.
 
-    Raise `SendError` for any answer but a gateway's 200, including a redirect, `ValueError` if `url` is not an HTTP
-    URL, if `message`, `data`, or an option cannot be sent as JSON, and for an empty channel or user or more than one
-    kind of recipients, and `OSError` if the server does not answer.
+    Raise `SendError` for any answer except a gateway's 200, also for a redirect, and `OSError` if the server does not
+    answer. Raise `ValueError` if `url` is not an HTTP URL, if `message`, `data`, or an option cannot be sent as JSON,
+    for an empty channel or user, and for more than one kind of recipients.
     """
     body: dict[str, object] = {**_data_of(data), "message": message, **_fields_of(options)}
     if id is not None:
@@ -97,7 +97,7 @@ def _data_of(data: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def _fields_of(options: SendOptions) -> dict[str, object]:
-    """Return the fields of the body that `options` are. Raise `ValueError`, and `TypeError` for an unknown one."""
+    """Return `options` as fields of the body. Raise `ValueError`, and `TypeError` for an unknown option."""
     given = cast(dict[str, Any], options)
     unknown = sorted(given.keys() - SendOptions.__annotations__.keys())
     if unknown:
@@ -106,7 +106,7 @@ def _fields_of(options: SendOptions) -> dict[str, object]:
     for name in ("channel", "user"):
         if name in fields and (not isinstance(fields[name], str) or not fields[name]):
             advice = "leave it out to send to every connection"
-            raise ValueError(f"{name} is {fields[name]!r}, which names nobody; use text that is not empty, or {advice}")
+            raise ValueError(f"{name} is {fields[name]!r}, use text that is not empty, or {advice}")
     recipients = [name for name in ("channel", "user", "connections") if name in fields]
     if len(recipients) > 1:
         raise ValueError(f"{' and '.join(recipients)} are given, choose one of them")
@@ -117,7 +117,7 @@ def _fields_of(options: SendOptions) -> dict[str, object]:
         )
     if "connections" in fields:
         if isinstance(fields["connections"], (str, bytes)):
-            raise ValueError(f"connections: {fields['connections']!r} is one text; give a list of connection ids")
+            raise ValueError(f"connections: {fields['connections']!r} is a single str; give a list of connection ids")
         fields["connections"] = list(fields["connections"])
     return fields
 

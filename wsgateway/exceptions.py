@@ -267,10 +267,10 @@ class NodeLate(NodeError):  # noqa: N818  it may still act on the request
 
 
 class ChannelError(GatewayError, ValueError):
-    """A channel that does not exist or cannot be subscribed to, or a name that no channel can have.
+    """A channel that does not exist or cannot be subscribed to, or a name that a channel cannot have.
 
-    `reason` is the sentence for a client. For developers, the text also suggests the namespace in `known` that is
-    nearest to `name`, which takes longer to find, and may be none of the client's business.
+    `reason` is the text for a client. For developers, `str` also suggests the namespace in `known` that is
+    nearest to `name`. A client does not receive it, because it takes longer to find and may be confidential.
     """
 
     def __init__(self, reason: str, *, name: str = "", known: Sequence[str] = ()) -> None:

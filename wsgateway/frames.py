@@ -1,6 +1,6 @@
-"""What the gateway sends besides plain messages: publications of channels, and what it tells a client about them.
+"""Publications of channels, and the notifications that the gateway sends about subscriptions.
 
-Each is a `Message`, encoded once for each wire format, which decides how it looks there. No I/O.
+Each is a `Message`, which a wire format encodes once for all recipients. No I/O.
 """
 
 import json
@@ -19,12 +19,12 @@ _POSITION = re.compile(r"([A-Za-z0-9]{0,32}):([0-9]{1,19})")
 
 
 MAX_EVENT_NAME = 255
-"""Bytes of the name of an event, as of a channel."""
+"""Bytes of the name of an event. The name of a channel has the same limit."""
 
 
 RESERVED_NAMES = frozenset({"open", "close", "error", "subscribed", "unsubscribed", "joined", "left", "base64"})
-"""Names of the gateway's own events on an event stream, and that of a browser. Otherwise one client could end the
-stream of another with a message."""
+"""Names of the events that the gateway or the browser adds to an event stream. With such a name, a client's message
+could end the stream of another client."""
 
 
 def check_event_name(name: object) -> None:
@@ -35,22 +35,22 @@ def check_event_name(name: object) -> None:
     if len(name.encode()) > MAX_EVENT_NAME or not name.isprintable() or " " in name or "*" in name:
         raise ValueError(f"name is {short(name)}, use at most 255 bytes of printable characters without spaces and *")
     if name in RESERVED_NAMES:
-        raise ValueError(f"name is {name!r}, which an event stream uses for an event of its own, use another name")
+        raise ValueError(f"name is {name!r}, which is reserved for event streams, use another name")
 
 
 def check_utf8(what: str, text: str) -> None:
-    """Raise `ValueError` if `text` holds half of a surrogate pair."""
+    """Raise `ValueError` if `text` contains half of a surrogate pair."""
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"{what} holds half of a surrogate pair, which is not text") from None
+        raise ValueError(f"{what} contains half of a surrogate pair, which is not text") from None
 
 
 class Position(NamedTuple):
     """A place in the history of one channel. Its text is `EPOCH:OFFSET`.
 
-    `offset` numbers the publications of the channel, from 1. `epoch` names one numbering: a new one means that the
-    numbering has begun again. As a client's position, an empty epoch matches any.
+    `offset` numbers the publications of the channel, from 1. `epoch` changes when the numbering begins again. In
+    a position that a client sends, an empty epoch matches any.
     """
 
     epoch: str
@@ -61,7 +61,7 @@ class Position(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
-        """Return the position that `text` is, or None if it is none."""
+        """Return the position in `text`, or None if `text` is not a position."""
         match = _POSITION.fullmatch(text) if len(text) <= 64 else None
         if match is None or int(match[2]) > MAX_OFFSET:
             return None
@@ -108,8 +108,8 @@ class Publication(NamedMessage):
     """A message published to a channel.
 
     `position` is set by the history, None without one. `time` is in seconds since the epoch. `key` matters where only
-    the newest publication of each key is kept. `tags` are the application's own. `sender` is the member that sent it;
-    None if the application did. `expires` is in seconds of the monotonic clock, None if it never does.
+    the newest publication of each key is kept. `tags` belong to the application. `sender` is the member that sent it,
+    None if the application did. `expires` is in seconds of the monotonic clock, None if it never expires.
     """
 
     __slots__ = ("channel", "expires", "key", "policy", "position", "sender", "slot", "tags", "time")
@@ -128,7 +128,7 @@ class Publication(NamedMessage):
         policy: SlowPolicy | None = None,
         is_latest_only: bool = False,
     ) -> None:
-        """`policy` applies if it does not fit into an outbox; None means that of the gateway.
+        """`policy` applies if it does not fit into an outbox; None means the `slow_policy` of the gateway.
 
         With `is_latest_only`, it replaces an older publication with the same key in the outbox of a slow client.
         """
@@ -147,7 +147,7 @@ class Publication(NamedMessage):
         return f"<Publication {self.channel!r} {self.at} {self.kind.value} of {len(self.payload)} bytes>"
 
     def encoded(self, wire_format: WireFormat) -> bytes:
-        """Return this message in `wire_format`. Only the form used last is kept, because a history has many of them."""
+        """Return this message in `wire_format`. Only the format used last is kept, because a history keeps many."""
         if self._format is not wire_format:
             self._bytes = wire_format.wire(self)
             self._format = wire_format
@@ -171,7 +171,7 @@ class Publication(NamedMessage):
 
 
 class Bundle(Message):
-    """Several messages for one connection, which an outbox counts as one, so that it takes all of them or none."""
+    """Several messages for one connection. An outbox counts them as one, so that it accepts all or drops all."""
 
     __slots__ = ("_parts",)
 
@@ -189,9 +189,9 @@ class Bundle(Message):
 
 
 class Control(Message):
-    """What the gateway itself tells a client. Without it a client would wait, so `slow_policy` never drops it.
+    """A notification of the gateway itself. `slow_policy` never drops it, because the client would wait for it.
 
-    `ident` is the id of the client's command that it answers, None if it answers none.
+    `ident` is the id of the command that it answers, None if it does not answer a command.
     """
 
     __slots__ = ("ident",)
@@ -207,8 +207,8 @@ class Control(Message):
 class SubscribedFrame(Control):
     """A subscription has begun.
 
-    `at` is the position before the first publication that follows, None without history. `members` is a JSON array,
-    None without presence.
+    `at` is the position before the first publication that follows, None without a history. `members` is a JSON array,
+    None without `presence`.
     """
 
     __slots__ = ("at", "channel", "members", "recovered", "reply")
@@ -244,7 +244,7 @@ class UnsubscribedFrame(Control):
 
 
 class RefusedFrame(Control):
-    """A command was refused with `status`. `channel` is None if the command names none."""
+    """A command was refused with `status`. `channel` is None if the command does not name one."""
 
     __slots__ = ("channel", "reason", "status")
 
@@ -257,7 +257,7 @@ class RefusedFrame(Control):
 
 
 class AcceptedFrame(Control):
-    """A client's message was accepted. `at` is its position, None if it is in no history."""
+    """A client's message was accepted. `at` is its position, None if it is not in a history."""
 
     __slots__ = ("at",)
 
@@ -271,7 +271,7 @@ class PresenceFrame(Control):
 
     __slots__ = ("channel", "has_left", "member")
 
-    policy = None  # as any publication, because one is sent for each member
+    policy = None  # the same as of a publication, because one is sent for each member
 
     def __init__(self, channel: str, member: Member, *, has_left: bool) -> None:
         super().__init__()
@@ -292,7 +292,7 @@ class OpenFrame(Control):
 
 
 class CloseFrame(Control):
-    """The last event of a stream: code and reason as of a WebSocket's close."""
+    """The last event of a stream, with a code and a reason as in a WebSocket close frame."""
 
     __slots__ = ("code", "reason")
 
@@ -302,18 +302,18 @@ class CloseFrame(Control):
         self.reason = reason
 
     def fields(self) -> dict[str, object]:
-        """Return code, reason, and whether the client may reconnect, as a JSON object. For some reasons it says when.
+        """Return code, reason, and whether the client may reconnect, as a JSON object.
 
-        A reason that is a JSON object, as that of a shutdown, is taken apart.
+        If the reason is a JSON object, as in a shutdown, its members replace them and may add when to reconnect.
         """
         fields: dict[str, object] = {"code": self.code, "reason": self.reason, "reconnect": may_reconnect(self.code)}
         if self.reason.startswith("{"):
             try:
-                told = json.loads(self.reason)
+                details = json.loads(self.reason)
             except ValueError:
                 return fields
-            if isinstance(told, dict):
-                fields |= {name: told[name] for name in ("reason", "reconnect", "retry_after_ms") if name in told}
+            if isinstance(details, dict):
+                fields |= {name: details[name] for name in ("reason", "reconnect", "retry_after_ms") if name in details}
         return fields
 
 

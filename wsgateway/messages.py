@@ -20,7 +20,7 @@ _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 class Kind(enum.Enum):
-    """What the payload of a message is. Kept between nodes, because the JSON value `5` is not the text `"5"`."""
+    """The kind of a payload. It is sent to other nodes, because the JSON value `5` is not the text `"5"`."""
 
     TEXT = "text"
     JSON = "json"
@@ -31,7 +31,7 @@ _TEXT, _JSON, _BYTES = Kind  # faster to read than attributes of an enum on Pyth
 
 
 class WireFormat(Protocol):
-    """How a message looks on one kind of wire. One object without state for each kind, compared by identity."""
+    """Encodes messages for the clients of one protocol. Each format is one stateless object, compared by identity."""
 
     def message(self, message: "Message") -> str | bytes | None:
         """Return the content of one WebSocket message, or None if clients of this format receive nothing."""
@@ -45,19 +45,19 @@ class Message:
 
     __slots__ = ("_bytes", "_format", "_others", "kind", "payload")
 
-    # What only some subclasses have. These are attributes of the class, so that a plain message costs no time for them.
+    # Attributes of some subclasses only. They are class attributes, so that a plain message does not pay for them.
 
     name: str = ""
     """The name of an event, for client protocols that show one."""
 
     is_control: bool = False
-    """Whether the gateway itself tells it, and not the application."""
+    """Whether the gateway itself sends it, not the application."""
 
     policy: SlowPolicy | None = None
-    """What happens if it does not fit into an outbox. None: what the gateway's settings say."""
+    """What happens if it does not fit into an outbox. None means the `slow_policy` of the gateway."""
 
     expires: float | None = None
-    """When it is no longer sent, in seconds of the monotonic clock."""
+    """Time from which on it is no longer sent, in seconds of the monotonic clock."""
 
     slot: tuple[str, str] | None = None
     """Messages with the same slot replace each other in the outbox of a slow client."""
@@ -104,10 +104,10 @@ class Deliveries(NamedTuple):
 class Sent(NamedTuple):
     """The result of `send` or `publish`.
 
-    The first five fields count recipients, as `Deliveries` does. For `publish`, which counts nothing, they are None;
-    their types say `int` for the sake of the many callers of `send`.
-    `at` is the position of the message, `EPOCH:OFFSET`, None if it is in no history. `is_new` is False if its
-    idempotency key was used before. Nothing is sent then, and `at` is the position of the first one.
+    The first five fields count recipients, as in `Deliveries`. They are None for `publish`, although their type is
+    `int`, so that callers of `send` need no check. `at` is the position of the message, `EPOCH:OFFSET`, None if it is
+    not in a history. `is_new` is False if its idempotency key was used before. Then nothing is sent, and `at` is the
+    position of the first message with that key.
     """
 
     recipients: int
@@ -122,8 +122,8 @@ class Sent(NamedTuple):
 class Subscribed(NamedTuple):
     """The result of subscribing a connection to a channel.
 
-    `at` is the position before the first publication that follows, None without history. `recovered` is whether what
-    was missed since a position follows.
+    `at` is the position before the first publication that follows, None without a history. `recovered` is whether
+    every publication that the client has missed follows.
     """
 
     at: str | None
@@ -131,7 +131,7 @@ class Subscribed(NamedTuple):
 
 
 def encode(message: object) -> Message | None:
-    """Return `message` encoded; None for None.
+    """Return the encoded `message`, or None for None.
 
     A `str` is text as is, `bytes` are binary, any other value is JSON text as `encoding.to_json` writes it. Raise
     `MessageError` if it cannot be encoded.
@@ -152,7 +152,7 @@ def encode(message: object) -> Message | None:
     except UnicodeEncodeError as exc:
         if isinstance(message, str):
             raise MessageError(
-                f"the message holds a lone surrogate, {exc.object[exc.start]!a}, at character {exc.start}, which is "
+                f"the message contains a lone surrogate, {exc.object[exc.start]!a}, at character {exc.start}, which is "
                 f'not text: remove it, for example with text.encode(errors="replace").decode()'
             ) from exc
     except (TypeError, ValueError, RecursionError):
@@ -175,7 +175,7 @@ def decode_json(body: bytes) -> Any:
     except UnicodeDecodeError as exc:
         raise MessageError(f"the body is not UTF-8: byte {exc.start} is 0x{body[exc.start]:02x}") from exc
     except UnicodeEncodeError as exc:
-        raise MessageError(f"the body holds a lone surrogate, {exc.object[exc.start]!a}, which is not text") from exc
+        raise MessageError(f"the body contains a lone surrogate, {exc.object[exc.start]!a}, which is not text") from exc
     except json.JSONDecodeError as exc:
         raise MessageError(f"the body is not JSON: {exc}") from exc
     except RecursionError as exc:
@@ -184,19 +184,19 @@ def decode_json(body: bytes) -> Any:
 
 
 def _refuse_constant(name: str) -> None:
-    raise MessageError(f"the body holds {name}, which is not a JSON number")
+    raise MessageError(f"the body contains {name}, which is not a JSON number")
 
 
 def _finite_float(digits: str) -> float:
     value = float(digits)
     if value in (float("inf"), float("-inf")):
-        raise MessageError(f"the body holds the number {digits[:40]}, which is too large")
+        raise MessageError(f"the body contains the number {digits[:40]}, which is too large")
     return value
 
 
 def _short_int(digits: str) -> int:
     if len(digits) > MAX_DIGITS:
-        raise MessageError(f"the body holds an integer of {len(digits)} digits, {MAX_DIGITS} are allowed")
+        raise MessageError(f"the body contains an integer of {len(digits)} digits, {MAX_DIGITS} are allowed")
     return int(digits)
 
 

@@ -116,7 +116,7 @@ class Publisher:
 
 
 def _connections_of(target: TargetOptions) -> Iterable[object] | None:
-    """Return the connections of `target`. Raise `ValueError` if it has anything else."""
+    """Return the connections of `target`. Raise `ValueError` if it has other keys."""
     check_known(target)
     others = [name for name in target if name != "connections"]
     if others:

@@ -77,8 +77,8 @@ class RecordingListener:
 class Client:
     """A WebSocket client of the gateway at `url`, connected to `path`. `options` go to `websockets.connect`.
 
-    With `channels`, it speaks `wsgateway.v1` and asks for them when it connects; `since` has the position of each that
-    it recovers from. `subscribed` waits for the answer, `receive_json` returns what follows:
+    With `channels`, it uses `wsgateway.v1` and subscribes to them when it connects. `since` contains the position of
+    each channel to recover from. `subscribed` waits for the answer, and `receive_json` returns the next message:
 
         async with testing.Client(url, channels=["room:1"]) as ann:
             await ann.subscribed("room:1")
@@ -137,8 +137,8 @@ class Client:
     async def subscribed(self, channel: str) -> Any:
         """Wait until the client is subscribed to `channel`, and return the answer, an object with `subscribed`.
 
-        Other messages that arrive meanwhile are kept for `receive`. Raise `Refused` if the gateway refuses it, and what
-        `receive` raises.
+        Other messages that arrive meanwhile are kept for `receive`. Raise `Refused` if the gateway refuses it, and the
+        errors of `receive`.
         """
         waiting = list(self._passed_over)
         self._passed_over.clear()

@@ -179,7 +179,7 @@ async def test_listen_prints_publications_with_positions_and_recovers(running: R
         assert await lines_of(process.stdout, 1) == ["[news] x"]
     async with listening(running, "--channel", "room:l", "--since", "other:1") as process:
         told = await lines_of(process.stderr, 3)
-        assert told[2] == "what was published to room:l since other:1 cannot be recovered; some messages are missing"
+        assert told[2] == "the publications to room:l since other:1 cannot be recovered; some messages are missing"
 
 
 async def test_listen_ends_if_every_channel_is_refused(running: Running) -> None:

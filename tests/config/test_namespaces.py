@@ -128,7 +128,7 @@ def test_a_public_star_beside_on_subscribe_is_a_warning_that_names_the_rest() ->
     public, private = ChannelSettings(public=True), ChannelSettings()
     (line,) = warnings_of({"*": public, "room:*": private}, has_on_subscribe=True)
     assert line == (
-        '[channels."*"] is public, so every client that asks is subscribed, and on_subscribe is called for no channel '
+        '[channels."*"] is public, so every client may subscribe, and on_subscribe is called for no channel '
         'except those of "room:*"; set public = false if on_subscribe is to decide'
     )
     (line,) = warnings_of({"*": public, "room:*": public}, has_on_subscribe=True)

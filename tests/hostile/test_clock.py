@@ -8,7 +8,7 @@ PACKAGE = Path(__file__).parent.parent.parent / "wsgateway"
 WALL = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "datetime.today", "date.today"}
 
 SHOWN = {"cli/doctor.py": 1, "hub/connection.py": 1, "hub/pubsub.py": 1, "hub/recording.py": 1}
-"""The uses of the time of day, which are shown to readers: when a connection opened, when an event happened or a message
+"""The uses of the time of day, which are shown to readers: when a connection opened, an event happened, or a message
 was published, and until when a certificate is valid."""
 
 

@@ -28,18 +28,27 @@ PARAMETERS: dict[str, dict[str, Any]] = {
         "description": "seconds to wait until the action is done; if it takes longer, the answer is 202",
         "schema": {"type": "number", "minimum": 0, "maximum": MAX_WAIT},
     },
-    "offset": {"description": "how many to skip", "schema": {"type": "integer", "minimum": 0, "maximum": MAX_OFFSET}},
-    "limit": {"description": "how many at most", "schema": {"type": "integer", "minimum": 1, "maximum": MAX_PAGE}},
+    "offset": {
+        "description": "number of items to skip",
+        "schema": {"type": "integer", "minimum": 0, "maximum": MAX_OFFSET},
+    },
+    "limit": {
+        "description": "maximum number of items",
+        "schema": {"type": "integer", "minimum": 1, "maximum": MAX_PAGE},
+    },
     "search": {"description": "part of an id, address, path, or user", "schema": TEXT},
     "prefix": {"description": "the beginning of the names", "schema": TEXT},
     "publications": {
         "name": "limit",
-        "description": "how many at most",
+        "description": "maximum number of publications",
         "schema": {"type": "integer", "minimum": 0, "maximum": MAX_HISTORY},
     },
-    "since": {"description": "only those after this position, EPOCH:OFFSET", "schema": TEXT},
-    "reverse": {"description": "whether the newest one is first", "schema": {"type": "boolean"}},
-    "lines": {"description": "how many at most", "schema": {"type": "integer", "minimum": 1, "maximum": MAX_LINES}},
+    "since": {"description": "only publications after this position, EPOCH:OFFSET", "schema": TEXT},
+    "reverse": {"description": "whether the newest publication is first", "schema": {"type": "boolean"}},
+    "lines": {
+        "description": "maximum number of lines",
+        "schema": {"type": "integer", "minimum": 1, "maximum": MAX_LINES},
+    },
     "gateway": {"description": "only lines of the gateway with this id", "schema": TEXT},
     "level": {"description": "this level and above", "schema": {"enum": list(LEVELS)}},
 }
@@ -124,13 +133,16 @@ def request_schemas() -> dict[str, Any]:
 
 
 _TARGET = {
-    "channel": {"type": "string", "minLength": 1, "description": "its subscribers receive the message"},
-    "user": {"type": "string", "minLength": 1, "description": "all connections of this user receive it"},
+    "channel": {"type": "string", "minLength": 1, "description": "the subscribers of this channel receive the message"},
+    "user": {"type": "string", "minLength": 1, "description": "all connections of this user receive the message"},
     "name": {"type": "string", "description": "the name of an event"},
     "key": {"type": "string", "description": "beside `channel`: a newer message replaces one with the same key"},
     "tags": {"type": "object", "additionalProperties": TEXT, "description": "beside `channel`"},
     "ttl": {"type": "number", "exclusiveMinimum": 0, "description": "beside `channel`, in seconds"},
-    "idempotency_key": {"type": "string", "description": "beside `channel`: publishes once for each key"},
+    "idempotency_key": {
+        "type": "string",
+        "description": "beside `channel`: of several messages with the same key, one is published",
+    },
 }
 
 

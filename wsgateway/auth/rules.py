@@ -100,7 +100,9 @@ class Rules:
         if not origins:
             return None
         if len(origins) > 1:
-            return Refusal(403, "origin", "the request has more than one Origin, a browser sends one", "foreign-origin")
+            return Refusal(
+                403, "origin", "the request has more than one Origin, but a browser sends only one", "foreign-origin"
+            )
         origin = text_of(origins[0])
         if self._names(origin):
             return None

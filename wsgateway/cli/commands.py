@@ -320,7 +320,7 @@ _LISTEN = [
         ["--since"],
         multiple=True,
         metavar="EPOCH:OFFSET",
-        help="print what was published after this position, too; with several channels CHANNEL@EPOCH:OFFSET",
+        help="also print the publications after this position; with several channels CHANNEL@EPOCH:OFFSET",
     ),
 ]
 

@@ -1,4 +1,4 @@
-"""The command `wsgateway listen`: prints what a WebSocket or a channel receives, and sends the lines of standard input.
+"""The command `wsgateway listen`: prints messages of a WebSocket or of channels, and sends lines of standard input.
 
 With channels, it speaks `wsgateway.v1`.
 """
@@ -65,7 +65,7 @@ async def _listen(url: str, channels: Mapping[str, str | None]) -> int:
         return 1
     if channels and socket.subprotocol != SUBPROTOCOL:
         await socket.close()
-        complain(f"{shown} does not speak {SUBPROTOCOL}, which --channel requires: add v1 to protocols of the gateway")
+        complain(f"{shown} does not accept {SUBPROTOCOL}, which --channel requires: add v1 to protocols of the gateway")
         return 1
     _report(f"connected to {shown}; every line that you type is sent, Ctrl-C ends")
     listening = _ChannelListening(socket, channels) if channels else _Listening(socket)
@@ -98,10 +98,10 @@ class _Listening:
         self._socket = socket
 
     async def begin(self) -> None:
-        """Ask for what is to be received."""
+        """Send the requests to subscribe, if there are any."""
 
     async def receive(self, message: str | bytes) -> bool:
-        """Print what has arrived. Return False if nothing more is to be expected."""
+        """Print a message that has arrived. Return False if no more are expected."""
         if isinstance(message, bytes):
             message = f"binary, {len(message)} bytes: {message.hex()}"
         self._print(message)
@@ -164,7 +164,7 @@ class _ChannelListening(_Listening):
         since = self._channels.get(channel)
         _report(f"subscribed to {channel}" + (f" at {at}" if at else ""))
         if since is not None and not received.get("recovered"):
-            _report(f"what was published to {channel} since {since} cannot be recovered; some messages are missing")
+            _report(f"the publications to {channel} since {since} cannot be recovered; some messages are missing")
         if "reply" in received:
             self._print(f"[{channel}] reply: {json.dumps(received['reply'], ensure_ascii=False)}")
 

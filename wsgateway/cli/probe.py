@@ -69,7 +69,7 @@ def holds_streams_back(url: str) -> bool:
         except TimeoutError:
             return True
     except (OSError, HTTPException):
-        return False  # what else is wrong is found by other probes
+        return False  # other probes find other faults
     finally:
         connection.close()
 

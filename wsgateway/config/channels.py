@@ -1,4 +1,4 @@
-"""The one declaration of the settings of a namespace, and what is wrong with those that somebody has written.
+"""The one declaration of the settings of a namespace, and the check of their values.
 
 Does not know what a setting is used for, nor which namespace a channel belongs to.
 """
@@ -52,15 +52,13 @@ class ChannelSettings(Declared):
 
     clients: tuple[str, ...] = setting(
         ("subscribe",),
-        "what clients may ask for: subscribe, publish; publishing requires a subscription, except with `public`",
+        "commands that clients may send: subscribe, publish; publishing requires a subscription, except with `public`",
         choices=("subscribe", "publish"),
     )
-    public: bool = setting(
-        False, "whether every client that asks is subscribed, without a call of `on_subscribe`, and may read"
-    )
+    public: bool = setting(False, "whether every client may subscribe and read, without a call of `on_subscribe`")
     history: int = setting(
         0,
-        "publications kept, which every subscriber may read; 0 means none, and no positions",
+        "number of publications that are kept, which every subscriber may read; 0 means no history and no positions",
         least=0,
         most=MAX_HISTORY,
     )
@@ -74,8 +72,8 @@ class ChannelSettings(Declared):
     keep: Keep = setting(Keep.ALL, "which publications are kept: all, or last for only the newest of each key")
     presence: bool = setting(
         False,
-        "whether clients see the members of a channel, and who joins and leaves; if n members join a channel at the "
-        "same time, n² messages are sent",
+        "whether clients receive the members of a channel, and a notification when a member joins or leaves; if n "
+        "members join a channel at the same time, n² messages are sent",
     )
     slow_policy: SlowPolicy | None = setting(
         None,
@@ -166,7 +164,7 @@ def read_channels(
 
 
 def _settings_of(options: Mapping[Any, Any] | ChannelSettings) -> ChannelSettings:
-    """Return the settings that `options` are. Raise `ConfigError`."""
+    """Return `options` as settings. Raise `ConfigError`."""
     if isinstance(options, ChannelSettings):
         return options
     return ChannelSettings(**{str(name): value for name, value in options.items()})

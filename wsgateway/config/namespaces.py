@@ -77,6 +77,6 @@ def warnings_of(channels: Mapping[str, ChannelSettings], *, has_on_subscribe: bo
         asked = [quoted(pattern) for pattern, settings in channels.items() if not settings.public]
         exception = f" except those of {', '.join(asked)}" if asked else ""
         yield (
-            '[channels."*"] is public, so every client that asks is subscribed, and on_subscribe is called for no '
+            '[channels."*"] is public, so every client may subscribe, and on_subscribe is called for no '
             f"channel{exception}; set public = false if on_subscribe is to decide"
         )

@@ -60,7 +60,7 @@ class Settings(Declared):
     on_last_close: str = setting(
         "on_last_close", "name of the hook for the last connection of this process to close", kind=Kind.HOOK
     )
-    on_subscribe: str = setting("on_subscribe", "name of the hook for a client that asks for a channel", kind=Kind.HOOK)
+    on_subscribe: str = setting("on_subscribe", "name of the hook for a client's request to subscribe", kind=Kind.HOOK)
     on_unsubscribe: str = setting(
         "on_unsubscribe", "name of the hook for a subscription that has ended", kind=Kind.HOOK
     )
@@ -155,7 +155,7 @@ class Settings(Declared):
     channels: Mapping[str, ChannelSettings] = setting(
         None,
         "namespaces of channels, with the settings of each; only in the settings file, as tables such as "
-        '`[channels."room:*"]`, or in code; without any, clients may ask for every channel',
+        '`[channels."room:*"]`, or in code; without any, clients may request every channel',
         kind=Kind.CHANNELS,
     )
 
@@ -174,7 +174,7 @@ class Settings(Declared):
             raise ConfigError(mistakes)
 
     def _mistakes_of_history(self, wrong: Set[str]) -> Iterator[Mistake]:
-        """Yield what prevents a history, which is kept in one process. `wrong` are settings that were not converted."""
+        """Yield a mistake for each setting that prevents a history. `wrong` are settings with other mistakes."""
         histories = histories_in(self.channels)
         if not histories:
             return

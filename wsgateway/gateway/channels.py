@@ -1,4 +1,4 @@
-"""The channels of a gateway, as its pages and REST show them: those of one node, and those of all. Knows no HTTP."""
+"""The channels of one node and of all nodes of a gateway, as its pages and REST show them. Knows no HTTP."""
 
 import asyncio
 import time
@@ -70,7 +70,7 @@ class ChannelAnswers:
         return matches
 
     def row(self, name: str) -> ListedChannel:
-        """Return what is shown of a channel in a list. Raise `ChannelError` if there can be no such channel."""
+        """Return the row of a channel in a list. Raise `ChannelError` if there can be no such channel."""
         namespaces = self._channels.namespaces
         namespace, channel = namespaces.namespace_of(name), self._channels.find(name)
         at, published = None, None if channel is None else channel.published
@@ -87,7 +87,7 @@ class ChannelAnswers:
         )
 
     def info(self, row: ListedChannel) -> ChannelInfo:
-        """Return a row with what only the answer for a single channel has."""
+        """Return a row with the fields that only the answer for a single channel has."""
         settings = self._channels.namespaces.find(row.name)
         _, records, _ = self.store.peek(row.name) or (None, 0, None)
         return ChannelInfo(
@@ -206,7 +206,7 @@ class ChannelInspector:
         return PresenceAnswer(name, total, offset, limit, members, self._is_complete(others))
 
     def history(self, name: str, *, limit: int, since: str | None, reverse: bool) -> HistoryAnswer:
-        """Return publications of a channel. Raise `ValueError` for a wrong limit, or a position that is none."""
+        """Return publications of a channel. Raise `ValueError` for a wrong limit or a malformed position."""
         history = self._answers.history(name, limit=limit, since=since, reverse=reverse)
         return HistoryAnswer(name, history.at, [*map(publication_info, history.publications)])
 

@@ -119,7 +119,7 @@ class Inspector:
         return node_of(conn_id) if self._cluster.is_remote(conn_id) else ""
 
     async def close(self, ids: Sequence[str] | None, code: int, reason: str, *, user: str = "") -> Closed:
-        """Begin to close the connections with `ids`, those of a `user`, or all.
+        """Begin to close the connections with `ids`, those of `user`, or all of them.
 
         Raise `ValueError` for a code or reason that cannot be sent, and `NodeError` if a node that has some of `ids`
         does not answer.

@@ -1,4 +1,4 @@
-"""What an application calls on a running gateway: sending, publishing, and everything about channels."""
+"""The methods of a running gateway that an application calls: to send, to publish, and to manage channels."""
 
 from abc import ABC, abstractmethod
 from typing import Any, Unpack
@@ -23,7 +23,7 @@ _NO_COUNTS = (None,) * 5
 class Messaging(ABC):
     """The methods of a gateway that send to its clients.
 
-    Each raises `GatewayNotRunning`, and `RuntimeError` on an event loop other than the gateway's. None waits for a
+    Each raises `GatewayNotRunning`, and `RuntimeError` on an event loop other than the gateway's. They never wait for a
     client.
     """
 
@@ -36,9 +36,9 @@ class Messaging(ABC):
 
     @abstractmethod
     async def _enter(self, what: str, *, in_thread: str = "") -> Running | None:
-        """Return what runs, None if the gateway does not run. Raise `RuntimeError` on another event loop.
+        """Return the running parts of the gateway, or None if it is not running. Raise `RuntimeError` on another loop.
 
-        `what` is the method that was called, `in_thread` the one to call in a thread instead.
+        `what` is the method that was called, `in_thread` the method to call in a thread instead.
         """
 
     @abstractmethod
@@ -67,8 +67,8 @@ class Messaging(ABC):
 
         The recipients are the subscribers of `channel`, the connections of `user`, `connections` (or their ids), or,
         without any of these, every connection. The hook finds `data` in `event.data`. `name` is the name of an event.
-        For a channel, `key`, `tags`, `ttl` in seconds, and `idempotency_key` are those of the publication;
-        with `skip_history`, it gets no position.
+        `key`, `tags`, `ttl` (in seconds), and `idempotency_key` apply to a publication to `channel`. With
+        `skip_history`, the publication is not added to the history.
 
         Wait for the hook, never for a client. Raise `MessageError` (a `ValueError`) if the message cannot be encoded,
         `ChannelError` if there is no such channel, `ValueError` for an empty channel or user or more than one kind of
@@ -86,7 +86,7 @@ class Messaging(ABC):
     async def publish(self, message: object, **target: Unpack[TargetOptions]) -> Sent:
         """Send `message` without calling `on_message`. The keyword arguments are those of `send`.
 
-        Wait for nothing, and count nothing. Raise what `send` raises, except the errors of a hook.
+        Do not wait, and do not count recipients. Raise the same errors as `send`, except those of a hook.
         """
         running = await self._running_for("gateway.publish", in_thread="gateway.publish_from_thread")
         encoded = encode(message)
@@ -105,7 +105,7 @@ class Messaging(ABC):
     ) -> Sent:
         """Call `send` from a `def` hook, a `def` route handler, or any thread other than the event loop's.
 
-        Raise what `send` raises, and `RuntimeError` on the event loop's own thread or if the loop ends meanwhile.
+        Raise the errors of `send`, and `RuntimeError` on the event loop's own thread or if the loop ends meanwhile.
         """
         home = self._home_for_thread()
         return call_from_thread(home, lambda: self.send(message, data=data, skip_history=skip_history, **target))
@@ -129,10 +129,10 @@ class Messaging(ABC):
         user: str | Missing = MISSING,
         info: object = None,
     ) -> int:
-        """Subscribe connections, or those of a user, to `channel`, without `on_subscribe`. Return how many are new.
+        """Subscribe `connections`, or every connection of `user`, to `channel`, without `on_subscribe`.
 
-        Other members see `info`, a JSON value. Raise `ChannelError` if there is no such channel or a connection has too
-        many.
+        Return the number of new subscriptions. Other members see `info`, a JSON value. Raise `ChannelError` if there is
+        no such channel or a connection has too many.
         """
         await self._running_for("gateway.subscribe")
         self._parts.channels.namespaces.find(channel)
@@ -153,9 +153,10 @@ class Messaging(ABC):
         code: int = 2000,
         reason: str = "",
     ) -> int:
-        """End the subscriptions of connections, or of a user, to `channel`. Return how many have ended.
+        """End the subscriptions of `connections`, or of every connection of `user`, to `channel`.
 
-        From code 2500 on, the clients subscribe again. Raise `ChannelError` if there is no such channel.
+        Return the number of ended subscriptions. From code 2500 on, the clients subscribe again. Raise `ChannelError`
+        if there is no such channel.
         """
         await self._running_for("gateway.unsubscribe")
         channels = self._parts.channels
@@ -176,9 +177,10 @@ class Messaging(ABC):
         code: int = DISCONNECTED,
         reason: str = "",
     ) -> int:
-        """Close connections, or those of a user. Return how many. With the default code, they do not reconnect.
+        """Close `connections`, or every connection of `user`. Return their number.
 
-        Raise `ValueError` for a code that a server may not send, or a reason of more than 123 bytes.
+        With the default code, the clients do not reconnect. Raise `ValueError` for a code that a server may not send,
+        or a reason of more than 123 bytes.
         """
         await self._running_for("gateway.disconnect")
         check_close(code, reason)
@@ -190,7 +192,7 @@ class Messaging(ABC):
     def _named(self, connections: Recipients, user: str | Missing) -> list[Connection]:
         """Return the open connections that a caller has named, in `connections` or by `user`.
 
-        Raise `TypeError` if it has named none, because a missing value must never mean every connection.
+        Raise `TypeError` if both are missing, because a missing value must never mean every connection.
         """
         hub = self._parts.hub
         if isinstance(user, Missing) == (connections is None):
@@ -212,10 +214,10 @@ class Messaging(ABC):
     ) -> History:
         """Return at most `limit` publications of `channel`, and its position. `limit=0` returns the position only.
 
-        Without `since`, they are the newest ones; with it, a position, the first after it. They are in the order of
-        publishing, with `reverse` the other way round, and with both, the last before `since`. A channel without
-        history has neither. Raise `ChannelError` if there is no such channel, `ValueError` for a limit that is not 0 to
-        10,000, and for text that is not a position.
+        They are the newest ones, or, with `since`, the first after that position, in the order of publishing. With
+        `reverse`, they are the newest ones, or the last before `since`, and the newest is first. A channel without a
+        history has no publications and no position. Raise `ChannelError` if there is no such channel, and `ValueError`
+        for a limit that is not 0 to 10,000 and for text that is not a position.
         """
         await self._running_for("gateway.history")
         return self._parts.answers.channels.history(channel, limit=limit, since=since, reverse=reverse)
@@ -233,9 +235,9 @@ class Messaging(ABC):
         return Presence(self._parts.channels.members(channel))
 
     async def presence_counts(self, channel: str) -> Counts:
-        """Return how many connections of how many users `channel` has. Raise `ChannelError` if there is no such one.
+        """Return the number of connections and of users that are subscribed to `channel`.
 
-        Connections without a `user_id` count as one user together.
+        All connections without a `user_id` count as one user. Raise `ChannelError` if there is no such channel.
         """
         await self._running_for("gateway.presence_counts")
         self._parts.channels.namespaces.find(channel)

@@ -40,10 +40,10 @@ LOST = 2500
 
 
 class Wanted(NamedTuple):
-    """What a client asks for: a channel, and what it should get of the history.
+    """A client's request to subscribe to `channel`.
 
-    `since` is its position. With `is_garbled`, it gave one that is none, which cannot be recovered. `last` is how many
-    of the newest publications it wants where nothing is recovered.
+    `since` is the client's position; `is_garbled` is true if it sent text that is not a position. `last` is the number
+    of newest publications to send if nothing is recovered.
     """
 
     channel: str
@@ -54,7 +54,7 @@ class Wanted(NamedTuple):
 
 
 class Grant(NamedTuple):
-    """What `on_subscribe` has set for one subscription.
+    """The values that `on_subscribe` has set for one subscription.
 
     `reply` is sent with the answer. If `loaded_at` is a position, the reply is the state at that position. With
     `must_recover`, nothing was loaded because the client could recover from its own position. `after` is the count of
@@ -100,7 +100,7 @@ class Channel(Audience):
 
 
 class Watcher(Protocol):
-    """Whoever is told when subscriptions begin and end. The dispatcher of a running gateway."""
+    """Is notified when subscriptions begin and end. Implemented by the dispatcher of a running gateway."""
 
     def unsubscribed(self, conn: Connection, channel: str, code: int, reason: str) -> None:
         """Handle that a subscription has ended. Called exactly once for each."""
@@ -173,7 +173,7 @@ class Channels:
         return [conn for conn in conns if conn is not None]
 
     def holders(self, name: str) -> list[Connection]:
-        """Return the subscribers of a channel, and those that may begin a lost subscription again without a hook."""
+        """Return the connections that are subscribed to a channel, or may subscribe again without `on_subscribe`."""
         returning = [conn for conn, names in self._returning.items() if name in names]
         return [*self.subscribers(name), *returning]
 
@@ -187,7 +187,7 @@ class Channels:
 
     def check_room(self, conn: Connection) -> None:
         """Raise `ChannelError` if `conn` may not have another channel."""
-        self.check_count(len(conn._outbox.audiences) or 1)  # of which one is everybody
+        self.check_count(len(conn._outbox.audiences) or 1)  # one of them is every connection
 
     def check_count(self, count: int) -> None:
         """Raise `ChannelError` if a connection may not have `count` channels."""
@@ -196,13 +196,13 @@ class Channels:
             raise ChannelError(f"a connection may have at most {most} channels (max_channels)")
 
     def may_return(self, conn: Connection, name: str) -> bool:
-        """Return whether the application has made the subscription that the client was told to begin again."""
+        """Return whether the client may subscribe again without `on_subscribe`, after the application did so."""
         return name in self._returning.get(conn, ())
 
     def subscribe(
         self, conn: Connection, wanted: Wanted, grant: Grant = NOTHING, *, by_code: bool = False
     ) -> SubscribedFrame | None:
-        """Subscribe `conn`, and send it the answer and what it has missed. Return the answer, None if it has closed.
+        """Subscribe `conn`, send it the answer and the missed publications, and return the answer.
 
         If it is subscribed already, it gets the answer and what it has missed again. Raise `ChannelError` if there is
         no such channel or the connection has too many, and `Outdated`.
@@ -210,7 +210,7 @@ class Channels:
         settings = self.namespaces.find(wanted.channel)
         outbox = conn._outbox
         while (channel := self._by_name.get(wanted.channel)) is not None and channel.is_pending:
-            self._hub.flush()  # whatever it calls happens before the subscription
+            self._hub.flush()  # the calls that it causes happen before the subscription
         if not outbox.is_open:
             return None
         if not self.is_subscribed(conn, wanted.channel):
@@ -234,7 +234,7 @@ class Channels:
                 self._forget_return(conn, channel.name)
         outbox.put(Bundle([frame, *publications]) if publications else frame)
         if is_new and outbox.is_open and settings.presence:
-            self._tell_joined(channel, conn)
+            self._announce_joined(channel, conn)
         if is_new:
             self._announce(channel)
         return frame
@@ -282,7 +282,7 @@ class Channels:
         )
 
     def can_recover(self, wanted: Wanted) -> bool:
-        """Return whether everything since the position of a client can be sent to it."""
+        """Return whether every publication since the position of a client can be sent to it."""
         if wanted.since is None:
             return False
         settings = self.namespaces.find(wanted.channel)
@@ -290,7 +290,7 @@ class Channels:
         return self.history.recover(wanted.channel, settings, since=wanted.since, last=None, max_bytes=most).recovered
 
     def unsubscribe(self, conn: Connection, name: str, code: int, reason: str, *, ident: int | None = None) -> bool:
-        """End a subscription, and tell the client. Return False if there is none.
+        """End a subscription, and notify the client. Return False if `conn` is not subscribed.
 
         Below code 2500, a client that was told to subscribe again may no longer do so without `on_subscribe`.
         """
@@ -357,7 +357,7 @@ class Channels:
         if since is not None and not isinstance(since, str):
             raise TypeError(f"since is {short(since)}, use a position, EPOCH:OFFSET")
         position = None if since is None else Position.parse(since)
-        if since is None and self.is_subscribed(conn, channel):  # there is nothing to tell the client
+        if since is None and self.is_subscribed(conn, channel):  # the client needs no answer
             settings = self.namespaces.find(channel)
             at = str(self.history.position(channel, settings)) if settings.history else None
             return Subscribed(at, False)
@@ -387,7 +387,7 @@ class Channels:
         channel = self._by_name.get(name)
         return [self.member(channel, conn) for conn in self.subscribers(name)]
 
-    def _tell_joined(self, channel: Channel, conn: Connection) -> None:
+    def _announce_joined(self, channel: Channel, conn: Connection) -> None:
         member = self.member(channel, conn)
         channel.members = channel.members or {}
         channel.members[conn._outbox] = ENCODER.encode(member._asdict()).encode()

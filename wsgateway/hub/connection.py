@@ -77,7 +77,7 @@ class Connection:
         channels: ConnectionChannels,
         protocol: str = "plain",
     ) -> None:
-        """`outbox` carries what is sent, and has the id of the connection. `home` is the gateway's event loop."""
+        """`outbox` queues messages, and has the id of the connection. `home` is the gateway's event loop."""
         client = scope.get("client")
         self.id = outbox.id
         self.user: Any = None
@@ -101,10 +101,10 @@ class Connection:
 
     @property
     def user_id(self) -> str:
-        """Text that names the user for `send(user=…)` and for other members of a channel, empty if there is none.
+        """Text that names the user for `send(user=…)` and for other members of a channel, empty without a user.
 
-        `on_handshake` may set it. Otherwise it is `conn.user`, if that is text, an int, or a UUID. It is fixed when
-        `on_handshake` returns. Setting it later raises `AttributeError`.
+        `on_handshake` may set it. Otherwise it is `conn.user`, if that is text, an int, or a UUID. It cannot change
+        after `on_handshake` has returned. Setting it then raises `AttributeError`.
         """
         return self._user_id
 
@@ -121,7 +121,7 @@ class Connection:
 
     @property
     def state(self) -> State:
-        """The data that the application keeps about the connection. `state["room"]` and `state.room` are the same."""
+        """The application's own data about the connection. `state["room"]` and `state.room` are the same."""
         if self._state is None:
             self._state = State()
         return self._state
@@ -151,12 +151,12 @@ class Connection:
 
     @property
     def transport(self) -> str:
-        """The name of the transport, `websocket`."""
+        """The name of the transport, such as `websocket`."""
         return self._outbox.transport.name
 
     @property
     def age(self) -> float:
-        """Seconds since the request, whatever is done to the system's clock."""
+        """Seconds since the request. Changes of the system's clock do not affect it."""
         return max(0.0, time.monotonic() - self._opened_clock)
 
     # Counts
@@ -170,7 +170,7 @@ class Connection:
     def messages_out(self) -> int:
         """The number of messages written to the client, including those not yet passed to the socket.
 
-        Those that wait in the outbox are not included.
+        Messages that wait in the outbox are not included.
         """
         return self._outbox.messages_out
 
@@ -192,13 +192,13 @@ class Connection:
 
     @property
     def channels(self) -> tuple[str, ...]:
-        """The names of the channels that it is subscribed to, in the order of subscribing."""
+        """The names of the channels that the client is subscribed to, in the order of subscribing."""
         return self._channels.names_of(self)
 
     async def subscribe(self, channel: str, *, info: object = None, since: str | None = None) -> Subscribed:
-        """Subscribe this client to `channel`, without `on_subscribe`, and tell it. Never wait.
+        """Subscribe this client to `channel`, without `on_subscribe`, and notify it. Never wait.
 
-        Other members see `info`, a JSON value. With `since`, a position, the client gets what was published after it.
+        Other members see `info`, a JSON value. With `since`, the client receives every publication after that position.
         Raise `ChannelError`, a `ValueError`, if there is no such channel or the connection has too many, and
         `RuntimeError` before the handshake is accepted, or on an event loop other than the gateway's.
         """
@@ -208,7 +208,7 @@ class Connection:
         return self._channels.subscribe_now(self, channel, info=info, since=since)
 
     async def unsubscribe(self, channel: str, code: int = 2000, reason: str = "") -> bool:
-        """End a subscription, and tell the client. Return False if there is none. Never wait.
+        """End a subscription, and notify the client. Return False if it is not subscribed. Never wait.
 
         From code 2500 on, the client subscribes again. Raise `RuntimeError` on an event loop other than the gateway's.
         """
@@ -237,8 +237,8 @@ class Connection:
         `name` is the name of an event, for client protocols that show one.
 
         Return True if the outbox accepted it, False if the connection is closed or `slow_policy` dropped the message.
-        Raise `MessageError`, a `ValueError`, if it cannot be encoded, and `RuntimeError` on an event loop other than
-        the gateway's.
+        Raise `MessageError`, a `ValueError`, if the message cannot be encoded, and `RuntimeError` on an event loop
+        other than the gateway's.
         """
         home = self._home
         if get_ident() != home.thread or not home.loop.is_running():  # `is_here`, without another call
@@ -254,7 +254,7 @@ class Connection:
         return call_from_thread(self._home, lambda: self.send(message, name=name))
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
-        """Begin to close. The outbox is still written, but accepts nothing more. A second call does nothing.
+        """Begin to close. Queued messages are still written, but no more are accepted. A second call does nothing.
 
         Raise `ValueError` for a code that a server may not send, or a reason of more than 123 bytes, and `RuntimeError`
         before the handshake is accepted, or on an event loop other than the gateway's.

@@ -222,7 +222,7 @@ class Outbox:
                 assert_never(policy)
 
     def _oldest(self) -> Message | None:
-        """Return the oldest message, without those before it that a newer one has replaced."""
+        """Return the oldest message that no newer one has replaced."""
         queue, latest = self._queue, self._latest
         while queue:
             message = queue[0]

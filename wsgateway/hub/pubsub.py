@@ -21,7 +21,7 @@ NO_DELIVERIES = Deliveries(0, 0, 0)
 
 
 class Receipt:
-    """What is known of a message that was published. `counts` are those of this process.
+    """The result of publishing a message. `counts` are those of this process.
 
     `at` is its position, None if it is in no history. `is_new` is False if its idempotency key was used before.
     """
@@ -44,7 +44,7 @@ class Receipt:
         self._pending = pending
 
     async def wait(self) -> Sent:
-        """Wait at most `broker_timeout` seconds for the counts of the other nodes, and return the counts of all."""
+        """Wait at most `broker_timeout` seconds for the counts of the other nodes, and return the sum."""
         counts = self.counts
         if self._pending is not None:
             counts = await self._cluster.collect(counts, self._pending)
@@ -158,7 +158,7 @@ class PubSub:
         return self._receipt_of_here(delivered, publication.position)
 
     def _receipt_of_here(self, delivered: Deliveries, at: Position | None = None) -> Receipt:
-        """Return the receipt of what only the clients of this process receive. Other nodes may have recipients too."""
+        """Return the receipt of a message to the clients of this process only. Other nodes may have recipients, too."""
         if self._cluster.has_broker:
             delivered = delivered._replace(complete=False)
         return Receipt(delivered, self._cluster, at=at)

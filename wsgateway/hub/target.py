@@ -1,4 +1,4 @@
-"""Where a message goes, and how it is published. Does not send anything."""
+"""The recipients of a message, and the options of its publication. Does not send anything."""
 
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final, TypeAlias, TypedDict
@@ -9,7 +9,7 @@ from wsgateway.text import short
 
 
 class Everybody(tuple[Connection, ...]):
-    """The type of `EVERYBODY`. It is iterable for the sake of the types, but whoever iterates it finds nobody."""
+    """The type of `EVERYBODY`. It is an empty tuple, so that it fits the type of `event.connections`."""
 
     __slots__ = ()
 
@@ -31,15 +31,16 @@ class Missing:
 
 
 MISSING: Final = Missing()
-"""The value of an argument that was not given. None is not it, because None must never mean everybody."""
+"""The default of an argument. It is not None, because a caller that passes None by mistake must not reach every
+connection."""
 
 Recipients: TypeAlias = Iterable[Connection | str] | None
-"""Connections and ids, in this order, each once. `EVERYBODY` and None mean every open connection of every node, an
-empty iterable means no recipients."""
+"""Connections and ids. Each receives a message once, in this order. `EVERYBODY` and None mean every open connection of
+every node, an empty iterable means no recipients."""
 
 
 class TargetOptions(TypedDict, total=False):
-    """The keyword arguments of `send` and `publish` besides `message`: the recipients, and how it is published."""
+    """The keyword arguments of `send` and `publish` except `message`: the recipients and options of the publication."""
 
     channel: str
     user: str
@@ -56,10 +57,10 @@ MAX_TTL = 1e300
 
 
 class Target:
-    """Where one message goes. A hook may change it.
+    """The recipients of one message, and the options of its publication. A hook may change them.
 
-    At most one of `channel`, `user`, and `connections` is set. Without any, it is every connection. `chosen` has the
-    names of those that a hook has set.
+    At most one of `channel`, `user`, and `connections` is set. If none of them is set, the recipients are every
+    connection. `chosen` contains the names of the attributes that a hook has set.
     """
 
     __slots__ = (
@@ -127,7 +128,7 @@ def target_of(
     skip_history: bool = False,
     **options: Any,
 ) -> Target | None:
-    """Return the target that the arguments of `send` or `publish` name, None if it is every connection.
+    """Return the target for the arguments of `send` or `publish`, or None if it is every connection.
 
     Raise `ValueError` for an empty channel or user, more than one of the three, or options that cannot be published,
     and `TypeError` for values of a wrong type.
@@ -183,7 +184,8 @@ def check_recipients(name: str, connections: object) -> None:
 def check_text(name: str, value: object) -> None:
     """Raise `ValueError` or `TypeError` unless `value` is text that is not empty."""
     if value is None or value == "":
-        raise ValueError(f"{name} is {value!r}, which would name nobody; leave it out to send to every connection")
+        advice = f"use text that is not empty, or leave {name} out to send to every connection"
+        raise ValueError(f"{name} is {value!r}, {advice}")
     if not isinstance(value, str):
         raise TypeError(f"{name} is {short(value)}, use a str")
 

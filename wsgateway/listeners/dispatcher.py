@@ -1,4 +1,4 @@
-"""Makes the events of one gateway, has the hooks called with them, and publishes what `on_message` leaves in its event.
+"""Creates the events of one gateway, passes them to the runner, and publishes the message of each `on_message`.
 
 Knows nothing of how bytes travel.
 """
@@ -110,7 +110,7 @@ class Dispatcher:
             raise HookError(hook) from call.error
 
     async def handshake(self, conn: Connection, inbox: Inbox, scope: Mapping[str, Any], token: str = "") -> Handshake:
-        """Call `on_handshake` and return what it has chosen. Raise `Refused` also if it fails."""
+        """Call `on_handshake` and return its choices. Raise `Refused` also if the hook fails."""
         on_handshake = self._hooks["on_handshake"]
         if on_handshake is None:
             return Handshake()
@@ -180,7 +180,7 @@ class Dispatcher:
         return None if self._on_message is None else await self._on_message(event)
 
     def command(self, conn: Connection, inbox: Inbox, size: int, run: Callable[[Call], None]) -> None:
-        """Call `run` after the hooks of what the client has sent before. The command has `size` bytes."""
+        """Call `run` after the hooks of all earlier messages of the client. The command has `size` bytes."""
         self._count_in(conn, size)
         self._push(inbox, CommandCall(Event(self._gateway, conn), size or 1, run))
 
@@ -209,7 +209,7 @@ class Dispatcher:
         self._push(inbox, self._subscriptions.call(conn, wanted, data, size=size or 1, answer=answer))
 
     async def authorize(self, conn: Connection, inbox: Inbox, wanted: Wanted, data: object) -> Grant:
-        """Ask whether a client may subscribe as soon as it is open. Raise `Refused`."""
+        """Call `on_subscribe` for a channel of a client that is not open yet. Raise `Refused`."""
         call = self._subscriptions.call(conn, wanted, data, limit=self._handshake_limit)
         await self._run_hook(inbox, call)
         if call.error is not None:
@@ -299,7 +299,7 @@ class Dispatcher:
         return call
 
     def _deliver(self, call: Call) -> None:
-        """Publish the message that `on_message` has left in its event, or take what `on_subscribe` has set in its."""
+        """Publish the message of an event of `on_message`, or copy the values of an event of `on_subscribe`."""
         if call.hook == "on_message":
             try:
                 self._publish(call)

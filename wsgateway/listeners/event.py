@@ -90,7 +90,7 @@ Load = Callable[["SubscribeEvent", Callable[..., Any], tuple[Any, ...]], Awaitab
 
 
 class Event:
-    """The argument of every hook, which may change it. Each hook has an event class of its own.
+    """The argument of a hook. A hook may change it. Each hook has an event class of its own.
 
     `conn` is None if the event belongs to no connection, such as a message from `/send`. `message` is `""` on open and
     close. `connections` is None (every connection) until a hook sets it. `data` has the other keys of the request to
@@ -168,7 +168,7 @@ class OpenEvent(Event):
 
 
 class CloseEvent(Event):
-    """The event of `on_client_close`, and of `on_last_close`. `code` and `reason` are those of the close."""
+    """The event of `on_client_close`, and of `on_last_close`. `code` and `reason` show why `conn` has closed."""
 
     __slots__ = ()
 
@@ -210,9 +210,9 @@ class _Routed(Generic[T]):
 class MessageEvent(Event):
     """The event of `on_message`. `conn` is None if the message is from `gateway.send` or `/send`.
 
-    `channel` and `name` are what the client or the caller has named, otherwise `""`. `to_user` is what the caller has
-    named. The hook may set the recipients, in `channel`, `to_user`, or `connections`, and the name of the event.
-    `key`, `tags`, `ttl` in seconds, `idempotency_key`, and `skip_history` are those of a publication to a channel.
+    `channel` and `name` are the values that the client or the caller has given, otherwise `""`. `to_user` is the value
+    that the caller has given. The hook may set the recipients, in `channel`, `to_user`, or `connections`, and `name`.
+    `key`, `tags`, `ttl` (in seconds), `idempotency_key`, and `skip_history` apply to a publication to a channel.
     """
 
     # Made for each message, so `__init__` has no defaults, which CPython calls faster.
@@ -259,7 +259,7 @@ class ChannelEvent(Event):
 
 
 class SubscribeEvent(Event):
-    """The event of `on_subscribe`: a client asks for `channel`. `message` is the data that it has sent along.
+    """The event of `on_subscribe`. `channel` is the channel that the client requests, `message` the data it has sent.
 
     The hook may set `info`, a JSON value that other members see, and `reply`, which is sent with the answer.
     """
@@ -279,19 +279,19 @@ class SubscribeEvent(Event):
         self._after: int | None = None
 
     async def load(self, function: Callable[..., Any], *args: Any) -> None:
-        """Give the client the state that the publications of the channel change, without a gap between them.
+        """Send the client a state, and then every publication that changes it, without a gap between them.
 
-        The result of `function(*args)`, which may be a coroutine function, becomes `reply`. After it, the client gets
-        what was published since the call began. The function is not called if the client can recover from its own
-        position. A `def` function runs in a thread. Raise `ValueError` if the channel has no history.
+        The result of `function(*args)`, which may be a coroutine function, becomes `reply`. After it, the client
+        receives every publication since the call began. The function is not called if the client can recover from its
+        own position. A `def` function runs in a thread. Raise `ValueError` if the channel has no history.
         """
         await self._load(self, function, args)
 
 
 class UnsubscribeEvent(Event):
-    """The event of `on_unsubscribe`: a subscription to `channel` has ended, for the reason that `code` tells.
+    """The event of `on_unsubscribe`. `code` and `reason` show why the subscription to `channel` has ended.
 
-    If the connection has closed, `code` and `reason` are those of the close.
+    If the connection has closed, they are the code and the reason of the close.
     """
 
     __slots__ = ("channel",)

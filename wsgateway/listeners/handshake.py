@@ -1,4 +1,4 @@
-"""What `on_handshake` has set in its event, checked. Pure."""
+"""Checks and returns the values that `on_handshake` has set in its event. No I/O."""
 
 import uuid
 from typing import NamedTuple
@@ -10,14 +10,14 @@ from wsgateway.text import short
 
 
 class Handshake(NamedTuple):
-    """What `on_handshake` has chosen: a subprotocol, and channels that the client is subscribed to at once."""
+    """A subprotocol, and the channels that a client is subscribed to as soon as it is open."""
 
     subprotocol: str | None = None
     channels: tuple[str, ...] = ()
 
 
 def chosen_in(event: HandshakeEvent, channels: Channels) -> Handshake:
-    """Return what `on_handshake` has chosen, and set `conn.user_id`. Raise `ValueError` for what cannot be used."""
+    """Return the choices of `on_handshake`, and set `conn.user_id`. Raise `ValueError` if they cannot be used."""
     conn = event.conn
     if event.subprotocol is not None and event.subprotocol not in conn.subprotocols:
         offered = shown_subprotocols(conn.subprotocols)
@@ -31,6 +31,6 @@ def chosen_in(event: HandshakeEvent, channels: Channels) -> Handshake:
     if not conn.user_id and conn.user is not None:
         if isinstance(conn.user, bool) or not isinstance(conn.user, (str, int, uuid.UUID)):
             kind = type(conn.user).__qualname__
-            raise ValueError(f"conn.user has type {kind}, so set conn.user_id to text that names the user")
+            raise ValueError(f"conn.user has type {kind}, set conn.user_id to text that names the user")
         conn.user_id = str(conn.user)
     return Handshake(event.subprotocol, names)

@@ -1,4 +1,4 @@
-"""Decides who receives a message, after `on_message`. Pure: sends nothing."""
+"""Chooses the recipients of a message after `on_message` has run. Sends nothing, no I/O."""
 
 from wsgateway.exceptions import Refusal, Refused
 from wsgateway.hub.target import Everybody, Recipients, Target, check_recipients
@@ -9,7 +9,7 @@ NO_RECIPIENTS = Refusal(403, "no_recipients", "on_message named no recipients fo
 
 
 def target_of_event(event: MessageEvent, *, is_closed: bool) -> Target:
-    """Return where the message of `event` goes. Exactly one kind of recipients is set in it.
+    """Return the target of the message of `event`. It has recipients of at most one kind.
 
     A recipient that the hook has set replaces the one that the client or the caller has named. If `is_closed`, a
     client's message without either has no recipients. Raise `Refused` then, `ValueError` if the hook has set an empty
@@ -27,8 +27,8 @@ def target_of_event(event: MessageEvent, *, is_closed: bool) -> Target:
         value = getattr(target, name)
         if value is None or value == "":
             raise ValueError(
-                f"on_message has set {_shown_name(name)} to {value!r}, which names nobody; to send to nobody, set "
-                f"event.message = None"
+                f"on_message has set {_shown_name(name)} to {value!r}, which is not a {name}; set "
+                f"event.message = None to send nothing"
             )
         if not isinstance(value, str):
             raise TypeError(f"on_message has set {_shown_name(name)} to {short(value)}, use a str")

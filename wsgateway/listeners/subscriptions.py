@@ -1,4 +1,4 @@
-"""Asks the listener who may subscribe, and tells it when subscriptions begin and end. Knows no client protocol."""
+"""Calls `on_subscribe` for each request of a client, and checks the namespace before. Knows no client protocol."""
 
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -19,7 +19,7 @@ from wsgateway.messages import encode
 
 
 def find_namespace(channels: Channels, name: str) -> ChannelSettings:
-    """Return the settings of the channel `name`. Raise `Refused`: 400 if it is no name, 404 if there is none."""
+    """Return the settings of `name`. Raise `Refused` with 400 if it is malformed, with 404 if no namespace matches."""
     try:
         check_name(name)
     except ChannelError as exc:
@@ -33,7 +33,7 @@ def find_namespace(channels: Channels, name: str) -> ChannelSettings:
 class SubscribeCall(AwaitedCall):
     """The call of `on_subscribe` for one request. `grant` is what the hook has set, once it has succeeded.
 
-    Whoever made the call either waits for its future, or is called by `answer`.
+    Its caller either waits for its future, or passes `answer`, which is called with the finished call.
     """
 
     __slots__ = ("answer", "grant", "wanted")
@@ -56,7 +56,7 @@ class SubscribeCall(AwaitedCall):
 
 
 class Subscriptions:
-    """The requests of clients to subscribe, of one gateway."""
+    """Handles the requests of the clients of one gateway to subscribe."""
 
     def __init__(self, gateway: EventGateway, *, channels: Channels, hooks: Hooks, log: GatewayLog) -> None:
         self.channels = channels
@@ -75,12 +75,12 @@ class Subscriptions:
         limit: TimeLimit | None = None,
         answer: Callable[[Call], None] | None = None,
     ) -> SubscribeCall:
-        """Return the call that decides about one request. `data` is what the client has sent along."""
+        """Return the call that decides about one request. `data` is the data that the client has sent with it."""
         event = SubscribeEvent(self._gateway, conn, wanted.channel, data, partial(self._load, wanted))
         return SubscribeCall(partial(self._decide, wanted), event, wanted, size=size, limit=limit, answer=answer)
 
     async def _decide(self, wanted: Wanted, event: SubscribeEvent) -> object:
-        """Call `on_subscribe` if it has to decide. Raise `Refused`."""
+        """Call `on_subscribe`, unless the settings or an earlier subscription decide. Raise `Refused`."""
         conn, name = event.conn, wanted.channel
         settings = find_namespace(self.channels, name)
         if conn._outbox.closing is not None or self.channels.is_subscribed(conn, name):
@@ -113,7 +113,7 @@ class Subscriptions:
             raise Refused.of(Refusal(403, "publish", f"subscribe to {name} before you publish to it"))
 
     def grant(self, call: SubscribeCall) -> None:
-        """Take what `on_subscribe` has set. Raise `MessageError` if it cannot be sent."""
+        """Copy the values that `on_subscribe` has set. Raise `MessageError` if they cannot be sent."""
         event = call.event
         assert isinstance(event, SubscribeEvent)
         reply = encode(event.reply)
@@ -137,9 +137,9 @@ class Subscriptions:
 
 
 class Changes:
-    """The calls of `on_first_subscribe` and `on_last_unsubscribe`, one at a time, of which one for each channel waits.
+    """Calls `on_first_subscribe` and `on_last_unsubscribe`, one at a time. At most one call of each channel waits.
 
-    If the opposite one still waits for the channel, neither is made. Otherwise, a client that subscribes and
+    If the opposite call still waits for the channel, neither is made. Otherwise, a client that subscribes and
     unsubscribes faster than the hooks run would let calls wait without limit.
     """
 
@@ -153,7 +153,7 @@ class Changes:
         self._call: Call | None = None
 
     def note(self, channel: str, hook: str) -> None:
-        """Call `hook` for `channel`, after those that wait."""
+        """Call `hook` for `channel`, after the calls that wait."""
         if self._waiting.pop(channel, None) is None:
             self._waiting[channel] = hook
             if self._call is None and (call := self._next()) is not None:
@@ -165,7 +165,7 @@ class Changes:
             self._inbox.put(following)
 
     def clear(self) -> None:
-        """Make none of the calls that wait."""
+        """Discard the calls that wait."""
         self._waiting.clear()
 
     def _next(self) -> Call | None:

@@ -1,6 +1,6 @@
-"""What a client asks for, in any protocol. A protocol translates what arrives into these values. Knows no connections.
+"""The commands of a client. Each protocol translates the messages that it receives into them. Knows no connections.
 
-`ident` is the id of a command, which its answer carries too, or None.
+`ident` is the id of a command, or None. The answer contains it, too.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from wsgateway.hub.channels import Wanted
 
 @dataclass(frozen=True, slots=True)
 class ClientMessage:
-    """A message for `on_message`. `channel` and `name` are empty if the client names none."""
+    """A message for `on_message`. `channel` and `name` are empty if the client has not set them."""
 
     message: Any
     channel: str = ""
@@ -21,7 +21,7 @@ class ClientMessage:
 
 @dataclass(frozen=True, slots=True)
 class Subscribe:
-    """A client asks for a channel. `on_subscribe` finds `data` in `event.message`."""
+    """A request to subscribe to a channel. `on_subscribe` finds `data` in `event.message`."""
 
     wanted: Wanted
     data: Any = ""
@@ -35,7 +35,7 @@ class Unsubscribe:
 
 @dataclass(frozen=True, slots=True)
 class Authenticate:
-    """The first object of a client with `?auth=first`. `since` has positions as in the query."""
+    """The first object of a client with `?auth=first`. `since` contains positions as in the query."""
 
     token: str
     since: tuple[str, ...] = ()
@@ -43,7 +43,7 @@ class Authenticate:
 
 @dataclass(frozen=True, slots=True)
 class Malformed:
-    """Something that is no command. `channel` is the one that it names, None if it names none."""
+    """Text that is not a valid command. `channel` is the channel that it names, or None."""
 
     reason: str
     channel: str | None = None

@@ -17,7 +17,7 @@ MAX_LAST = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a URL asks for. `since` has the position of each channel that it gives one for, None if it is garbled."""
+    """The requests in a URL. `since` contains positions by channel, and None for text that is not a position."""
 
     channels: tuple[Subscribe, ...] = ()
     since: Mapping[str, Position | None] = field(default_factory=dict)
@@ -29,11 +29,11 @@ NOTHING = Asked()
 def read_query(
     parameters: Iterable[tuple[str, str]], *, has_positions: bool, default_since: Mapping[str, Position | None] = {}
 ) -> Asked:
-    """Return what the `parameters` of a query ask for. Raise `Refused` with 400.
+    """Return the requests in the `parameters` of a query. Raise `Refused` with 400.
 
     `last` and `data` are given once for each channel, in the order of the channels, and an empty one skips a channel.
-    With `has_positions`, `since` names a channel and its position, and `data` is JSON. Otherwise a client could not be
-    told that nothing was recovered. `default_since` counts where the query gives no position.
+    With `has_positions`, `since` names a channel and its position, and `data` is JSON. Without it, `since` is refused,
+    because the client could not be notified of a failed recovery. `default_since` has positions for other channels.
     """
     values: dict[str, list[str]] = {"channel": [], "last": [], "data": [], "since": []}
     for name, value in parameters:
@@ -42,7 +42,10 @@ def read_query(
     if not values["channel"] and not values["since"] and not default_since:
         return NOTHING
     if values["since"] and not has_positions:
-        raise _refused("since needs the subprotocol wsgateway.v1 or a stream, because a plain client cannot be told")
+        raise _refused(
+            "since requires the subprotocol wsgateway.v1 or a stream, because a plain client cannot be notified that a "
+            "recovery failed"
+        )
     since = {**default_since, **read_since(values["since"])}
     names = values["channel"]
     for name in ("last", "data"):
@@ -58,7 +61,7 @@ def read_query(
 
 
 def read_since(values: Iterable[str]) -> dict[str, Position | None]:
-    """Return the position of each channel in `CHANNEL@EPOCH:OFFSET`, None for one that is garbled. Raise `Refused`."""
+    """Return the position of each channel in `CHANNEL@EPOCH:OFFSET`, None if it is malformed. Raise `Refused`."""
     since: dict[str, Position | None] = {}
     for value in values:
         channel, at, position = value.rpartition("@")

@@ -26,7 +26,7 @@ STOPPING = Refusal(503, "stopping", "the gateway is shutting down, try again lat
 
 @dataclass(frozen=True, slots=True)
 class SessionParts:
-    """What all sessions of one gateway share. `ended` is called once a session that was accepted has finished."""
+    """The parts that all sessions of one gateway share. `ended` is called when an accepted session has finished."""
 
     hub: Hub
     channels: Channels
@@ -57,7 +57,7 @@ class Session:
     )
 
     has_positions = False
-    """Whether the client can be told that what it missed cannot be recovered."""
+    """Whether the client can be notified of a failed recovery."""
 
     def __init__(self, conn: Connection, outbox: Outbox, transport: ClientTransport, parts: SessionParts) -> None:
         self.conn = conn
@@ -78,7 +78,7 @@ class Session:
     async def handshake(
         self, scope: Mapping[str, Any], *, token: str = "", asked: Asked = NOTHING, asks_now: bool = True
     ) -> str | None:
-        """Call `on_handshake`, then, if `asks_now`, `on_subscribe` for each channel that the URL asks for.
+        """Call `on_handshake`, then, if `asks_now`, `on_subscribe` for each channel in the URL.
 
         Return the subprotocol that `on_handshake` has chosen. Raise `Refused`.
         """
@@ -101,7 +101,7 @@ class Session:
         return subprotocol
 
     def name_target(self, asked: Asked) -> None:
-        """Publish what a plain client sends to the channel of its URL, if it is the only one and open to that."""
+        """Publish a plain client's messages to the channel of its URL, if there is only one and clients may publish."""
         if len(asked.channels) == 1:
             name = asked.channels[0].wanted.channel
             try:
@@ -118,11 +118,11 @@ class Session:
             raise Refused.of(Refusal(403, "subscribe", str(exc))) from None
 
     def abort(self) -> None:
-        """Close the socket now, and discard what waits to be written."""
+        """Close the socket now, and discard the messages that wait to be written."""
         self._transport.abort()
 
     def open(self) -> None:
-        """Make the client a recipient, subscribe it to what was granted, then call `on_client_open`."""
+        """Make the client a recipient, subscribe it to the granted channels, then call `on_client_open`."""
         self.is_accepted = self.is_open = True
         parts = self._parts
         parts.hub.join(self.conn)

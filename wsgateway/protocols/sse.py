@@ -29,7 +29,7 @@ RETRY_MS = 2000
 """Milliseconds after which a browser reconnects, unless a drain spreads the clients."""
 
 MAX_IDS = 8
-"""Channels whose positions the id of an event can hold."""
+"""Maximum number of channels whose positions the id of an event contains."""
 
 MAX_ID = 1024
 """Characters of an id that are read. A position has at most 52."""
@@ -39,7 +39,7 @@ StreamTransport = AsgiStream | NativeStream
 _BYTES = Kind.BYTES
 
 _BREAK = re.compile(rb"\r\n|\r|\n")
-"""What ends a line of a stream. Other line breaks, such as U+2028, are text."""
+"""The characters that end a line of a stream. Other line breaks, such as U+2028, are text."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -109,7 +109,7 @@ class EventIds:
     __slots__ = ("_positions",)
 
     def __init__(self, positions: Mapping[str, Position | None]) -> None:
-        """`positions` has each channel, and the position that the client has sent for it."""
+        """`positions` contains the position that the client has sent for each channel."""
         self._positions = {name: "" if position is None else str(position) for name, position in positions.items()}
 
     def prefix(self, message: Message) -> bytes:
@@ -128,7 +128,7 @@ class EventIds:
 
 
 def read_ids(text: str, channels: Iterable[str]) -> dict[str, Position | None]:
-    """Return the position of each of `channels` that the id of an event has one for, None for one that is garbled."""
+    """Return the positions in the id of an event, by channel. A malformed position is None."""
     parts = text[:MAX_ID].split(",", MAX_IDS)
     return {name: Position.parse(part.strip()) for name, part in zip(channels, parts, strict=False) if part.strip()}
 
@@ -178,7 +178,7 @@ class SseSession(Session):
             transport.number(EventIds({name: positions[name] for name in names}).prefix)
 
     def with_history(self, channels: Iterable[str]) -> list[str]:
-        """Return those of `channels` that have a history, each once. A channel that does not exist has none."""
+        """Return the `channels` that have a history, each once. A channel that does not exist is skipped."""
         namespaces, names = self._parts.channels.namespaces, []
         for name in dict.fromkeys(channels):
             try:
@@ -200,7 +200,7 @@ async def connect(session: SseSession, transport: StreamTransport, scope: Mappin
     parameters = conn.query.multi_items()
     channels = [value for name, value in parameters if name == "channel"]
     ids = conn.headers.get("last-event-id", "")
-    if ids:  # it is newer than what the URL has
+    if ids:  # it is newer than the positions in the URL
         parameters = [(name, value) for name, value in parameters if name != "since"]
     since = read_ids(ids, session.with_history(channels))
     asked = read_query(parameters, has_positions=True, default_since=since)

@@ -42,14 +42,14 @@ MAX_IDENT = 2**53 - 1
 
 
 class V1Encoding:
-    """Writes what the gateway sends as the objects of `wsgateway.v1`."""
+    """Encodes messages as the objects of `wsgateway.v1`."""
 
     def content(self, message: Message) -> str | None:
         return _object_of(message)
 
 
 def json_of(message: Message, key: str) -> str:
-    """Return a member of a JSON object with what `message` says: `"KEY":…`, or `"base64":"…"` for bytes."""
+    """Return `message` as a member of a JSON object: `"KEY":…`, or `"base64":"…"` for bytes."""
     match message.kind:
         case Kind.JSON:
             return f'"{key}":{message.payload.decode()}'
@@ -71,7 +71,7 @@ def member_of(member: Member) -> str:
 
 
 def subscribed_of(frame: SubscribedFrame) -> str:
-    """Return the members of the JSON object that tells that a subscription has begun, without the channel."""
+    """Return the members of the `subscribed` object, except the channel."""
     parts = [f'"recovered":{"true" if frame.recovered else "false"}']
     if frame.at is not None:
         parts.insert(0, f'"at":"{frame.at}"')
@@ -136,7 +136,7 @@ _KEYS = {
 
 
 def read_command(text: str) -> Command:
-    """Return the command that a client has sent, `Malformed` if it is none."""
+    """Return the command in `text`, or `Malformed` if it is not a valid one."""
     try:
         value = decode_json(text.encode())
     except (MessageError, UnicodeEncodeError) as exc:
@@ -151,7 +151,7 @@ def read_command(text: str) -> Command:
         (value[key] for key in ("channel", "subscribe", "unsubscribe") if isinstance(value.get(key), str)), None
     )
     if len(verbs) != 1:
-        return Malformed("a command has one of message, subscribe, unsubscribe", named, ident)
+        return Malformed("a command has exactly one of the keys message, subscribe, and unsubscribe", named, ident)
     unknown = sorted(value.keys() - _KEYS[verbs[0]])
     if unknown:
         return Malformed(f"{short(unknown[0])} does not belong to this command", named, ident)
@@ -202,5 +202,5 @@ def _token(value: Mapping[str, Any]) -> Authenticate:
     if not isinstance(token, str):
         raise ValueError("token: use text")
     if not isinstance(since, list) or not all(isinstance(item, str) for item in since):
-        raise ValueError("since: use a list of texts")
+        raise ValueError("since: use a list of text")
     return Authenticate(token, tuple(since))

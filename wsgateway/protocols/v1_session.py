@@ -29,7 +29,7 @@ async def connect(session: "V1Session", transport: ClientTransport, scope: Mappi
     asked = read_query(query.multi_items(), has_positions=True)
     auth = query.get("auth")
     if auth not in (None, "first"):
-        raise Refused.of(Refusal(400, "query", "auth: only first is known, which sends the token as the first object"))
+        raise Refused.of(Refusal(400, "query", "auth: use auth=first, and send the token as the first object"))
     if auth is None:
         await session.handshake(scope, token=token_of(session.conn.headers), asked=asked)
         if await transport.accept(SUBPROTOCOL):
@@ -46,7 +46,7 @@ def _cut_bytes(reason: str) -> str:
 
 
 class Waiting:
-    """What a session keeps until its client has sent a token, and `on_handshake` has run with it."""
+    """The state of a session whose client has not sent a token yet, or whose `on_handshake` runs with it."""
 
     __slots__ = ("asked", "has_token", "scope", "timer")
 
@@ -139,7 +139,7 @@ class V1Session(Session):
             self.command(command, size)
 
     def command(self, command: Command, size: int) -> None:
-        """Execute a command, after those before it. The answer goes into the outbox."""
+        """Execute a command after the earlier ones. The answer goes into the outbox."""
         conn, inbox, dispatcher = self.conn, self._inbox, self._parts.dispatcher
         match command:
             case ClientMessage(message, channel, name, ident):

@@ -84,7 +84,7 @@ class HttpShared:
     """Whether uvicorn has what a `DirectHandshake` needs. Only a handshake without it can show that."""
 
     may_be_stream: bool | None = None
-    """Whether uvicorn has what a `UvicornStream` needs. None until the first request shows that."""
+    """Whether uvicorn supports a `UvicornStream`. None until the first request shows that."""
 
     is_leaving: bool = False
     """Whether this server is about to stop, so every request is the last of its connection."""

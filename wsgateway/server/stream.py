@@ -16,7 +16,7 @@ from wsgateway.transports.framing import StreamKind
 from wsgateway.transports.takeover import Timed, Timers, Wire, WireUser
 
 MAX_IGNORED = 1024
-"""Bytes that the client of a stream may send on its connection, where nothing of it is read."""
+"""Bytes that the client of a stream may send on its connection, where they are discarded."""
 
 CLOSE_TIMEOUT = 10.0
 """Seconds that a client has to read the end of a stream, if it reads."""
@@ -87,7 +87,7 @@ class StreamSocket(asyncio.Protocol):
         return size
 
     def read_on(self) -> None:
-        """Do nothing, because nothing of the client is passed on."""
+        """Do nothing, because bytes of the client are discarded."""
 
     def close(self, code: int, reason: str) -> None:
         """Write the end of the stream, after everything that was written before, then close the socket.
@@ -177,7 +177,7 @@ class UvicornStream:
     __slots__ = ("_cycle", "_http", "server_stops")
 
     def __init__(self, http: Any, cycle: Any) -> None:
-        """`cycle` is what uvicorn's protocol `http` keeps of the request."""
+        """`cycle` is the state of the request in uvicorn's protocol `http`."""
         self._http = http
         self._cycle = cycle
         self.server_stops: Callable[[], None] | None = None
@@ -215,7 +215,7 @@ def _may_be_taken(scope: Any) -> bool:
 
 
 def _limit_silence(transport: Any, seconds: float) -> None:
-    """Have the operating system close the connection if what was written is not acknowledged within `seconds`."""
+    """Make the operating system close the connection if written bytes are not acknowledged within `seconds`."""
     sock = transport.get_extra_info("socket")
     if _USER_TIMEOUT is None or sock is None:
         return

@@ -23,7 +23,7 @@ class AsgiEvents(Protocol):
     """How an outbox and the close of a connection become ASGI events."""
 
     def take(self, outbox: Outbox) -> list[AsgiMessage] | None:
-        """Take waiting messages out of `outbox`, and return their events; None if none waits."""
+        """Take waiting messages out of `outbox`, and return their events, or None if no message waits."""
 
     def close(self, code: int, reason: str) -> AsgiMessage:
         """Return the last event."""

@@ -26,7 +26,7 @@ _BINARY_HEADS = tuple(bytes((_BINARY, size)) for size in range(126))
 
 
 class Encoding(Protocol):
-    """How one client protocol writes a message, before its framing. One object without state for each protocol."""
+    """Encodes messages for one client protocol, before their framing. Each protocol has one stateless object."""
 
     def content(self, message: Message) -> str | bytes | None:
         """Return the content of one WebSocket message, event, or line; None if such clients receive nothing."""
@@ -58,7 +58,7 @@ def deflated(first: int, data: bytes) -> bytes:
 class PlainFormat:
     """Each message is one unfragmented WebSocket message with the payload as it is.
 
-    Of what the gateway itself tells, a plain client receives only the reply to a subscription.
+    Of the gateway's own notifications, a plain client receives only the reply to a subscription.
     """
 
     def message(self, message: Message) -> str | bytes | None:

@@ -24,7 +24,7 @@ from wsgateway.transports.peer import Peer
 from wsgateway.transports.takeover import STREAM_EXTENSION, StreamTakeover, Timed, Timers
 
 MAX_JOINED = 64 * 1024
-"""Bytes from which on no further message is joined to those that one `send` writes."""
+"""Bytes from which on no further message is added to one `send`."""
 
 CLOSES = (b"connection", b"close")
 """The header of a stream whose socket is taken over, because no request can follow on it."""
@@ -32,12 +32,12 @@ CLOSES = (b"connection", b"close")
 Headers = Iterable[tuple[bytes, bytes]]
 
 Prefix = Callable[[Message], bytes]
-"""Returns what one client receives before a message that it shares with others."""
+"""Returns the bytes that one client receives before a message that several clients share."""
 
 _HEADERS = (
     (b"cache-control", b"no-store, no-transform"),
     (b"x-accel-buffering", b"no"),
-    # else Starlette's GZipMiddleware holds back whatever is not text/event-stream
+    # else Starlette's GZipMiddleware holds back every response that is not text/event-stream
     (b"content-encoding", b"identity"),
 )
 """Headers that keep caches, proxies, and middleware from holding a stream back."""
@@ -50,7 +50,7 @@ def stream_headers(kind: StreamKind, more: Headers) -> list[tuple[bytes, bytes]]
 
 @dataclass(frozen=True, slots=True)
 class StreamContext:
-    """What the streams of one gateway have in common."""
+    """The parts that all streams of one gateway share."""
 
     settings: Settings
     timers: Timers
@@ -166,7 +166,7 @@ class AsgiStream:
             self._scope.cancel()
 
     def resume(self) -> None:
-        """Do nothing, because nothing of the client is passed on."""
+        """Do nothing, because bytes of the client are discarded."""
 
     def wake(self) -> None:
         self._writer.wake()
@@ -237,7 +237,7 @@ class NativeStream(WireTransport):
         return True
 
     async def run(self) -> None:
-        """Write what waits. Return immediately, while the connection stays open, if the socket was taken over."""
+        """Write waiting messages. Return immediately, while the connection stays open, if the socket was taken over."""
         if self._over_asgi is None:
             self.wake()
             return

@@ -1,4 +1,4 @@
-"""The history of channels: what was published, and how a client that was away catches up.
+"""The history of channels: publications, and the recovery of a client that was disconnected.
 
 Does not know connections or hooks.
 """

@@ -1,4 +1,4 @@
-"""Keeps the history of every channel in the memory of this process. Synchronous: nothing is waited for. No I/O."""
+"""Keeps the history of every channel in the memory of this process. Synchronous, no I/O."""
 
 import math
 from collections import OrderedDict
@@ -77,10 +77,10 @@ class _Queue:
 class MemoryHistory:
     """The histories of all channels of one gateway.
 
-    `bytes` is what they take, including positions and idempotency keys: at most `limit_bytes`. Above it, the channel
+    `bytes` is their size, including positions and idempotency keys: at most `limit_bytes`. Above it, the channel
     whose last publication is oldest loses its records, and `evicted` counts that. Positions of channels without records
     and idempotency keys take at most a quarter each; above it, the oldest are forgotten. A history that has lost
-    records can only look too short, so a client that has missed some is told that it starts over.
+    records can only look too short, so a client that has missed some is notified that it starts over.
 
     A channel with records is in the queue of `_full` for its `history_ttl`. Without records, only its position is kept,
     and it is in the queue of `_idle` for the time that this is remembered.
@@ -150,9 +150,9 @@ class MemoryHistory:
         last: int | None,
         max_bytes: int,
     ) -> Recovery:
-        """Return what a client gets that subscribes: all that follows `since`, or else a new start.
+        """Return the recovery of a client that subscribes: every publication after `since`, or a new start.
 
-        `is_garbled` says that the client named a position that is none; then `since` does not count.
+        If `is_garbled`, the client sent text that is not a position, and `since` is ignored.
         """
         wish = Wish(None if is_garbled else since, last, max_bytes, settings.keep is Keep.LAST)
         return recover(self._use(channel, settings).tail, wish, limit=settings.history, now=self._now())
@@ -172,7 +172,7 @@ class MemoryHistory:
         With `reverse`, they are the last before `since`, or the newest ones, and the newest is first.
 
         A reader compares epochs. Everything kept follows a position of another epoch, because the numbering has started
-        again since. Nothing follows a position above the channel's. Nothing is said about what is no longer kept.
+        again since. Nothing follows a position above the channel's. Dropped publications are not reported.
         """
         tail = self._use(channel, settings).tail
         at = Position(tail.epoch, tail.top)
@@ -209,7 +209,7 @@ class MemoryHistory:
         return Position(tail.epoch, tail.top), len(tail), found.since if len(tail) else None
 
     def forget(self, channel: str) -> None:
-        """Drop the records of a channel. Its position stays, so that clients that have missed some are told so."""
+        """Drop the records of a channel. Its position stays, so that clients that have missed some are notified."""
         found = self._channels.get(channel)
         if found is not None and len(found.tail):
             self._drop_records(found, self._now())
@@ -348,6 +348,6 @@ def _oldest(queues: Iterable[_Queue]) -> _Channel | None:
 
 
 def _ident(channel: str, key: str) -> str | bytes:
-    """Return what is remembered of an idempotency key. A name has no space, so no two pairs have the same text."""
+    """Return the stored form of an idempotency key. A name has no space, so no two pairs have the same text."""
     text = f"{channel} {key}"
     return text if len(text) <= MAX_KEY else blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()

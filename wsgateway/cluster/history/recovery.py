@@ -1,4 +1,4 @@
-"""What a client that subscribes gets of a channel's history. No I/O, no clock."""
+"""Decides which publications a client receives when it subscribes. No I/O, no clock."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -8,11 +8,11 @@ from wsgateway.frames import Position, Publication
 
 
 class Recovery(NamedTuple):
-    """What one client gets when it subscribes.
+    """The publications that one client receives when it subscribes.
 
-    If `recovered`, the publications are all that the client has missed. Otherwise it starts over, and they are what a
-    new client gets. `at` is the position before the first of them, or that of the channel if there are none. So the
-    newest position that the client has seen is the right `since` whenever its connection breaks.
+    If `recovered`, they are all that the client has missed. Otherwise the client starts over, and they are the same as
+    for a new client. `at` is the position before the first of them, or the position of the channel if there are no
+    publications. So the newest position that the client has seen is the right `since` whenever its connection breaks.
     """
 
     recovered: bool
@@ -21,10 +21,10 @@ class Recovery(NamedTuple):
 
 
 class Wish(NamedTuple):
-    """What one client asks for: what follows `since`, or else the newest `last`. It takes `max_bytes` of payload.
+    """A client's request: every publication after `since`, or the newest `last`, with at most `max_bytes` of payload.
 
-    In a channel that keeps the newest publication of each key (`is_latest_only`), a client that starts over gets all of
-    them, whatever `last` is.
+    In a channel that keeps the newest publication of each key (`is_latest_only`), a client that starts over receives
+    all of them, and `last` is ignored.
     """
 
     since: Position | None
@@ -34,7 +34,7 @@ class Wish(NamedTuple):
 
 
 def recover(tail: Tail[Publication], wish: Wish, *, limit: int, now: float) -> Recovery:
-    """Return what a client gets that asks for `wish`. A recovery is never partial: all that was missed, or a new start.
+    """Return the recovery for `wish`. It is never partial: a client receives every missed publication, or starts over.
 
     A recovery contains at most `limit` publications. Publications past their `ttl` are left out and count as delivered.
     """

@@ -34,9 +34,9 @@ class Arrival(NamedTuple):
 
 
 class Page(NamedTuple):
-    """What a history returned: its epoch and newest offset, and all that it keeps above `start`, in order.
+    """The answer of a history: its epoch, its newest offset, and every entry that it keeps above `start`, in order.
 
-    Nothing is missing above `start`, except what a newer publication of the same key has replaced.
+    No entry above `start` is missing, except those that a newer publication of the same key has replaced.
     """
 
     epoch: str
@@ -46,7 +46,7 @@ class Page(NamedTuple):
 
 
 class Effects(NamedTuple):
-    """What the owner does next, in this order.
+    """The next actions of the owner, in this order.
 
     If `is_lost`, notify all subscribers that they have missed publications. Deliver `publications` to all subscribers.
     Unless `renew` is empty, replace this epoch in the history. Unless `read_above` is None, read the history above it,
@@ -80,7 +80,7 @@ class Replica:
     def position(self) -> Position:
         return Position(self.tail.epoch, self.tail.top)
 
-    # What happens
+    # Events
 
     def arrived(self, arrival: Arrival) -> Effects:
         """A publication has arrived on the channel's topic."""
@@ -105,7 +105,7 @@ class Replica:
         return self._read() if self.state is State.LIVE else Effects()
 
     def restored(self) -> Effects:
-        """The link was lost and is restored. What is set aside may be from before a failover, so it is discarded."""
+        """The link was lost and is restored. Publications set aside may precede a failover, so they are discarded."""
         self._aside.clear()
         return self._read()
 
@@ -149,9 +149,9 @@ class Replica:
         return 0 if (wish.last or 0) > len(tail) and len(tail) < self._limit else None
 
     def recover(self, wish: Wish, now: float, page: Page | None = None) -> Recovery:
-        """Return what a client gets that subscribes now. Afterwards, it receives what is delivered.
+        """Return the recovery of a client that subscribes now. Afterwards, it receives every delivered publication.
 
-        `page` is what was read above the offset that `above` has returned. It only counts up to the position.
+        `page` was read above the offset that `above` has returned. It is used up to the position only.
         """
         assert self.state is State.LIVE
         tail = self.tail if page is None else self._joined_with(page)
@@ -217,7 +217,7 @@ class Replica:
         self.state = State.LIVE
 
     def _handle_aside(self, effects: Effects) -> Effects:
-        """Handle what was set aside, until something does not fit: the read that follows contains the rest."""
+        """Handle the publications set aside, until one does not fit. The read that follows contains the rest."""
         aside, self._aside = self._aside, []
         publications = list(effects.publications)
         read_above = None

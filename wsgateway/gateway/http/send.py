@@ -59,7 +59,7 @@ class SendGateway(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SendRequest:
-    """A message to send. `target` has the recipients, `data` is what the listener finds in `event.data`."""
+    """A message to send. `target` contains the recipients and options, and `data` is the later `event.data`."""
 
     message: object
     target: TargetOptions = field(default_factory=TargetOptions)
@@ -127,7 +127,7 @@ async def send_request(gateway: SendGateway, request: SendRequest) -> SendAnswer
 
 
 def _check_reach(gateway: SendGateway, target: TargetOptions) -> None:
-    """Raise `Refused` if some subscribers or connections of a user may be in another process, which nothing reaches."""
+    """Raise `Refused` if recipients may be in another process, because the message would not reach them."""
     given = [name for name in ("channel", "user") if name in target]
     if given and gateway.cluster.nodes.alive():
         raise Refused.of(Refusal(409, "nodes", one_process_only(gateway.id, given[0]), "not-running"))

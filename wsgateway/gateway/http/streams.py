@@ -1,4 +1,7 @@
-"""The HTTP side of streams: who may open one, what a client posts to its session, and CORS. Errors are problem+json."""
+"""The HTTP endpoints of streams: access, messages that a client posts to its session, and CORS.
+
+Errors are problem+json.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
@@ -46,7 +49,7 @@ class Guarded(ABC):
     """An endpoint that pages of other origins may use. Checks host and origin, and answers preflights."""
 
     what = ""
-    """What is refused, for the log. A path may be a secret."""
+    """The subject of a refusal in the log. It is not the path, which may be a secret."""
 
     methods: tuple[str, ...] = ()
 
@@ -165,7 +168,7 @@ def _single(request: Request, name: str) -> str:
     """Return the parameter `name` of the query, empty if it is missing. Raise `Refused` if it is repeated or empty."""
     values = request.query_params.getlist(name)
     if len(values) > 1 or values == [""]:
-        raise Refused.of(Refusal(400, "query", f"{name}: give one that is not empty, or leave it out"))
+        raise Refused.of(Refusal(400, "query", f"{name}: use a value that is not empty, or leave it out"))
     return values[0] if values else ""
 
 
