@@ -72,6 +72,7 @@ ROOMS = {
         "turn_log",
         "hub",
         "target",
+        "revocations",
         "channels",
         "pubsub",
     ],

@@ -1,4 +1,4 @@
-"""Channels end to end on the gateway's own server: subscriptions, history, members, and `wsgateway.v1`."""
+"""Channels end to end on both transports: subscriptions, history, members, and `wsgateway.v1`."""
 
 import gc
 import json
@@ -11,9 +11,10 @@ import anyio
 import pytest
 from websockets.typing import Subprotocol
 
+from tests.servers import OwnServer, PlainUvicorn, Serve
 from wsgateway import EVERYBODY, Event, Gateway, HandshakeEvent, MessageEvent, Refused, SubscribeEvent, UnsubscribeEvent
 from wsgateway.listeners.event import ChannelEvent
-from wsgateway.testing import Client, RecordingListener, serve
+from wsgateway.testing import Client, RecordingListener
 
 
 class Rooms(RecordingListener):
@@ -55,16 +56,22 @@ CHANNELS: Any = {
 }
 
 
+@pytest.fixture(params=[OwnServer(), PlainUvicorn()], ids=lambda server: server.name)
+def server(request: pytest.FixtureRequest) -> Serve:
+    made: Serve = request.param
+    return made
+
+
 @asynccontextmanager
-async def served(listener: object = Rooms, **options: Any) -> AsyncIterator[tuple[Gateway, str]]:
+async def served(server: Serve, listener: object = Rooms, **options: Any) -> AsyncIterator[tuple[Gateway, str]]:
     gateway = Gateway(listener=listener, channels=CHANNELS, **options)
-    async with serve(gateway) as url:
+    async with server(gateway) as url:
         yield gateway, url
 
 
-async def test_a_client_subscribes_publishes_and_recovers_what_it_missed() -> None:
+async def test_a_client_subscribes_publishes_and_recovers_what_it_missed(server: Serve) -> None:
     listener = Rooms()
-    async with served(listener) as (gateway, url):
+    async with served(server, listener) as (gateway, url):
         async with V1(url, "user=ann") as ann:
             assert await ann.receive_json() == {"subscribed": "user:ann", "recovered": False}
             answer = await ann.ask(subscribe="room:1", data={"nick": "A"}, id=1)
@@ -93,8 +100,8 @@ async def test_a_client_subscribes_publishes_and_recovers_what_it_missed() -> No
             assert [(await bob.receive_json())["message"] for _ in range(3)] == [0, 1, 2]
 
 
-async def test_a_client_is_refused() -> None:
-    async with served() as (_, url), V1(url) as client:
+async def test_a_client_is_refused(server: Serve) -> None:
+    async with served(server) as (_, url), V1(url) as client:
         assert await client.ask(subscribe="room:secret", id=1) == {
             "refused": "room:secret",
             "status": 403,
@@ -111,13 +118,13 @@ async def test_a_client_is_refused() -> None:
         assert (await client.ask(nonsense=1))["status"] == 400
 
 
-async def test_a_plain_client_names_its_channel_in_the_url() -> None:
+async def test_a_plain_client_names_its_channel_in_the_url(server: Serve) -> None:
     class Listener(Rooms):
         async def on_message(self, event: MessageEvent) -> None:
             assert event.conn is None or event.channel == "room:1"
             self.record("on_message", event.message)
 
-    async with served(Listener) as (gateway, url):
+    async with served(server, Listener) as (gateway, url):
         await gateway.publish("before", channel="room:1")
         async with Client(url, "/ws?channel=room:1&last=5") as client:
             assert await client.receive() == "before"
@@ -130,8 +137,13 @@ async def test_a_plain_client_names_its_channel_in_the_url() -> None:
             assert list(gateway.local_channels) == []
 
 
-async def test_all_devices_of_a_user_receive_and_are_disconnected() -> None:
-    async with served() as (gateway, url), V1(url, "user=ann") as phone, V1(url, "user=ann") as tab, V1(url) as other:
+async def test_all_devices_of_a_user_receive_and_are_disconnected(server: Serve) -> None:
+    async with (
+        served(server) as (gateway, url),
+        V1(url, "user=ann") as phone,
+        V1(url, "user=ann") as tab,
+        V1(url) as other,
+    ):
         for client in (phone, tab):
             assert (await client.receive_json())["subscribed"] == "user:ann"
         assert (await gateway.publish("hi", user="ann")).at is None
@@ -148,7 +160,7 @@ async def test_all_devices_of_a_user_receive_and_are_disconnected() -> None:
 
 @pytest.mark.parametrize("way", ["again", "meanwhile", "everybody", "by the client"])
 async def test_a_subscription_of_your_code_that_was_lost_and_then_ended_needs_on_subscribe(way: str) -> None:
-    async with served() as (gateway, url), V1(url) as client:
+    async with served(OwnServer()) as (gateway, url), V1(url) as client:
         assert (await client.ask(subscribe="room:1"))["subscribed"] == "room:1"
         [conn] = gateway.connections
         await client.receive_json()
@@ -179,7 +191,7 @@ async def test_a_client_that_could_recover_when_load_was_called_is_refused_if_it
             for number in range(6):  # more than the history has
                 await event.gateway.publish(number, channel=event.channel)
 
-    async with served(Documents) as (gateway, url), V1(url) as client:
+    async with served(OwnServer(), Documents) as (gateway, url), V1(url) as client:
         at = (await gateway.publish("old", channel="room:1")).at
         answer = await client.ask(subscribe="room:1", since=at, id=1)
         assert (answer["refused"], answer["status"]) == ("room:1", 503)  # else it would start over without a state
@@ -187,7 +199,7 @@ async def test_a_client_that_could_recover_when_load_was_called_is_refused_if_it
 
 @pytest.mark.parametrize("name", ["open", "close", "subscribed", "left", "error", "base64"])
 async def test_a_client_cannot_send_an_event_of_the_gateway_itself(name: str) -> None:
-    async with served() as (gateway, url), V1(url) as client:
+    async with served(OwnServer()) as (gateway, url), V1(url) as client:
         assert (await client.ask(message="hi", name=name))["status"] == 400
         with pytest.raises(ValueError, match="another name"):
             await gateway.send("hi", name=name)
@@ -207,7 +219,7 @@ async def test_a_client_that_subscribes_and_unsubscribes_lets_no_hooks_wait_with
 
     listener = Listener()
     with anyio.fail_after(20):
-        async with served(listener) as (_, url), V1(url) as client:
+        async with served(OwnServer(), listener) as (_, url), V1(url) as client:
             for _ in range(5):
                 await client.tell(subscribe="room:1")
                 await client.tell(unsubscribe="room:1")
@@ -223,9 +235,37 @@ async def test_a_client_that_subscribes_and_unsubscribes_lets_no_hooks_wait_with
     ]
 
 
+@pytest.mark.parametrize("query", ["", "channel=room:1&"])
+@pytest.mark.parametrize("way", ["user", "everybody"])
+async def test_a_subscription_that_was_ended_while_on_subscribe_ran_does_not_begin(query: str, way: str) -> None:
+    asked, ended = anyio.Event(), anyio.Event()
+
+    class Slow(Rooms):
+        async def on_subscribe(self, event: SubscribeEvent) -> None:
+            asked.set()
+            await ended.wait()
+
+    async with served(OwnServer(), Slow) as (gateway, url), anyio.create_task_group() as tasks:
+
+        async def end() -> None:
+            await asked.wait()
+            who: Any = {"user": "bob"} if way == "user" else {"connections": EVERYBODY}
+            assert await gateway.unsubscribe("room:1", **who) == 0
+            ended.set()
+
+        tasks.start_soon(end)
+        if query:
+            async with Client(url, f"/ws?{query}user=bob") as client:
+                assert (await client.closed())[0] == 1013
+        else:
+            async with V1(url, "user=bob") as client:
+                assert (await client.ask(subscribe="room:1"))["status"] == 503
+                assert (await client.ask(subscribe="room:1"))["subscribed"] == "room:1"
+
+
 async def test_nothing_is_remembered_of_a_client_that_leaves_after_it_has_lost_its_only_subscription() -> None:
     listener = Rooms()
-    async with served(listener) as (gateway, url):
+    async with served(OwnServer(), listener) as (gateway, url):
         async with V1(url, "user=ann") as client:
             assert (await client.receive_json())["subscribed"] == "user:ann"
             await gateway.unsubscribe("user:ann", user="ann", code=2500)
@@ -236,14 +276,14 @@ async def test_nothing_is_remembered_of_a_client_that_leaves_after_it_has_lost_i
         assert alive() is None
 
 
-async def test_a_token_may_come_as_the_first_object() -> None:
+async def test_a_token_may_come_as_the_first_object(server: Serve) -> None:
     class Listener(Rooms):
         async def on_handshake(self, event: HandshakeEvent) -> None:
             if event.token != "secret":
                 raise Refused(401, "log in first")
             event.conn.user = "ann"
 
-    async with served(Listener) as (gateway, url):
+    async with served(server, Listener) as (gateway, url):
         async with V1(url, "auth=first&channel=room:1&channel=room:secret") as client:
             assert len(gateway.connections) == 0
             await client.tell(token="secret")

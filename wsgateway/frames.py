@@ -237,7 +237,7 @@ class UnsubscribedFrame(Control):
     __slots__ = ("channel", "code", "reason")
 
     def __init__(self, channel: str, code: int, reason: str, *, ident: int | None = None) -> None:
-        super().__init__(ident=ident)
+        super().__init__(reason.encode(), ident=ident)
         self.channel = channel
         self.code = code
         self.reason = reason
@@ -249,10 +249,11 @@ class RefusedFrame(Control):
     __slots__ = ("channel", "reason", "status")
 
     def __init__(self, channel: str | None, status: int, reason: str, *, ident: int | None = None) -> None:
-        super().__init__((channel or "").encode(), ident=ident)  # an outbox counts its length, which the client chose
+        text = reason.encode(errors="replace")  # a hook may have put half of a surrogate pair into it
+        super().__init__((channel or "").encode() + text, ident=ident)  # so that it counts in an outbox
         self.channel = channel
         self.status = status
-        self.reason = reason
+        self.reason = text.decode()
 
 
 class AcceptedFrame(Control):

@@ -5,7 +5,18 @@ from wsgateway.cluster.questions import ConnectionInfo, Queue
 
 
 def info(conn_id: str = "a", *, age: float = 0.0, received: int = 0, sent: int = 0) -> ConnectionInfo:
-    return ConnectionInfo(conn_id, "127.0.0.1", "/ws", "websocket", "plain", age, Queue(0, 0), None, received, sent, 0)
+    return ConnectionInfo(
+        conn_id,
+        "127.0.0.1",
+        "/ws",
+        "websocket",
+        age,
+        Queue(0, 0),
+        user=None,
+        messages_in=received,
+        messages_out=sent,
+        dropped=0,
+    )
 
 
 def test_the_first_rates_are_those_since_the_connection_was_opened() -> None:

@@ -181,6 +181,7 @@ ROW: dict[str, Any] = {
             {"broker_up": [["", {"gateway": "a"}, True]], "hook_seconds": [["_bucket", {"le": "+Inf"}, 1]]},
         ),
         (Send, [1, 1, 0, 1, True]),
+        (Send, {"status": 451, "reason": "not today"}),
     ],
 )
 def test_an_answer_of_the_right_form_passes(kind: type[Question[Any]], answer: Any) -> None:
@@ -203,6 +204,7 @@ def test_an_answer_of_the_right_form_passes(kind: type[Question[Any]], answer: A
         (CollectSamples, {"nodes": [["", {"gateway\n": "a"}, 1]]}),
         (CollectSamples, {"nodes": [["", {"code": f"{number}"}, 1] for number in range(1001)]}),
         (Send, [1, 1]),
+        (Send, {"status": 200, "reason": ""}),
         (Send, None),
     ],
 )
@@ -221,7 +223,7 @@ def test_questions_and_rows_have_the_form_that_earlier_versions_know() -> None:
         "close": ("ids", "code", "reason"),
         "samples": (),
         "totals": (),
-        "send": ("payload", "kind", "ids", "data"),
+        "send": ("payload", "kind", "ids", "data", "event_name"),  # an earlier version ignores the name
     }
     asked = decode(encode(Ask(VERSION, "deadbeef", 1, 2, Rows.name, arguments_of(Rows("a", 0, 10)))))
     assert isinstance(asked, Ask)
@@ -229,7 +231,7 @@ def test_questions_and_rows_have_the_form_that_earlier_versions_know() -> None:
     row = answer_of(Rows, [ROW])
     answered = decode(encode(Answer(VERSION, "deadbeef", 1, 2, row)))
     assert isinstance(answered, Answer)
-    assert answered.value == [ROW]
+    assert answered.value == [{**ROW, "protocol": "plain"}]
 
 
 class DeliveryOfBefore(msgspec.Struct, array_like=True, frozen=True, tag=1):

@@ -206,6 +206,10 @@ async def test_subscriptions_of_a_user_end_and_others_stay() -> None:
             assert len(gateway.local_channels["room:1"]) == 1
             with pytest.raises(ValueError, match="2000 to 2999"):
                 await gateway.inspector.channels.unsubscribe("room:1", None, "bob", 1000, "")
+            assert (await gateway.inspector.close(None, 3503, "", user="nobody")).closed == 0
+            assert (await gateway.inspector.close(None, 3503, "", user="ann")).closed == 1
+            assert (await ann.closed())[0] == 3503
+            assert len(gateway.connections) == 1
 
 
 async def test_the_channels_of_all_nodes_are_joined(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -230,6 +234,7 @@ async def test_the_channels_of_all_nodes_are_joined(tmp_path_factory: pytest.Tem
         presence = await channels.presence("a", 0, 10)
         assert ([member.user for member in presence.members], presence.complete) == (["ann"], True)
         assert (await channels.unsubscribe("a", None, "ann", 2000, "")).unsubscribed == 1
+        assert (await observer.inspector.close(None, 1000, "", user="bob")).closed == 0
         assert list(gateway.local_channels) == ["b"]
     await observer.stop()
 

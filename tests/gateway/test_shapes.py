@@ -12,16 +12,28 @@ def test_an_answer_has_its_keys_in_the_declared_order() -> None:
 
 
 def test_what_is_unset_is_left_out_and_null_is_not() -> None:
-    conn = ConnectionInfo("a", "::1", "/ws", "websocket", "plain", 1.5, Queue(0, 0), None, 1, 2, 0, query=["a=1"])
+    conn = ConnectionInfo(
+        "a",
+        "::1",
+        "/ws",
+        "websocket",
+        1.5,
+        Queue(0, 0),
+        user=None,
+        messages_in=1,
+        messages_out=2,
+        dropped=0,
+        query=["a=1"],
+    )
     assert list(json.loads(encoded(conn))) == [
         *(
             "id",
             "address",
             "path",
             "transport",
-            "protocol",
             "age",
             "queue",
+            "protocol",
             "user",
             "messages_in",
             "messages_out",
@@ -44,7 +56,9 @@ def test_the_state_of_a_node_is_the_gateways_or_its_own() -> None:
 
 
 def test_a_lone_surrogate_in_a_user_becomes_a_question_mark() -> None:
-    conn = ConnectionInfo("a", "::1", "/ws", "websocket", "plain", 1.5, Queue(0, 0), "ann\ud800", 1, 2, 0)
+    conn = ConnectionInfo(
+        "a", "::1", "/ws", "websocket", 1.5, Queue(0, 0), user="ann\ud800", messages_in=1, messages_out=2, dropped=0
+    )
     shown = json.loads(encoded(conn))
     assert shown["user"] == "ann?"
     assert "query" not in shown

@@ -248,3 +248,32 @@ async def test_a_client_is_admitted_without_a_call_if_the_listener_has_no_on_han
     handshake = made.session.handshake({})
     with pytest.raises(StopIteration):
         handshake.send(None)  # it never waits
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a b", "x" * 256, "\ud800"])
+async def test_a_posted_message_with_a_name_that_is_none_is_refused(name: str) -> None:
+    made = Made(RecordingListener())
+    await made.connect()
+    with pytest.raises(Refused) as refused:
+        await made.session.feed("hi", 2, name=name)
+    assert refused.value.status == 400
+
+
+async def test_a_posted_message_that_is_discarded_at_the_stop_is_answered() -> None:
+    async with waiting_hooks() as (listener, _):
+        made = Made(listener)
+        await made.connect()
+        refused: list[int] = []
+
+        async def post() -> None:
+            with pytest.raises(Refused) as error:
+                await made.session.feed("hi", 2)
+            refused.append(error.value.status)
+
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(post)
+                tasks.start_soon(post)
+                await anyio.lowlevel.checkpoint()
+                made.dispatcher.runner.discard(closes=True)
+        assert refused == [503, 503]

@@ -39,12 +39,12 @@ class ListedConnection(msgspec.Struct, frozen=True):
     address: str
     path: str
     transport: str
-    protocol: str
     age: Total
     queue: Queue
+    protocol: str = "plain"
 
 
-class ConnectionInfo(ListedConnection, frozen=True):
+class ConnectionInfo(ListedConnection, frozen=True, kw_only=True):
     """An open connection. `headers`, `query`, and `subprotocols` are included only in the answer for a single one."""
 
     user: str | None
@@ -130,7 +130,7 @@ class Describe(Question[ConnectionInfo | None], frozen=True):
 
 
 class Close(Question[int], frozen=True):
-    """Close the connections with `ids`, those of `user`, or all of them, and return their number."""
+    """Close the connections with `ids`, or all of them, and return their number."""
 
     name = "close"
     answer = Count
@@ -138,7 +138,17 @@ class Close(Question[int], frozen=True):
     ids: Ids | None
     code: int
     reason: str
-    user: str = ""
+
+
+class CloseUser(Question[int], frozen=True):
+    """Close the connections of a `user`, and count them. `Close` does not, because earlier versions would close all."""
+
+    name = "close_user"
+    answer = Count
+
+    user: str
+    code: int
+    reason: str
 
 
 class ListChannels(Question[ChannelRows], frozen=True):
@@ -203,12 +213,15 @@ class CollectTotals(Question[dict[str, float]], frozen=True):
     answer = dict[str, Total]
 
 
-class SendReport(msgspec.Struct, frozen=True):
-    """The counts of a message; None if the listener has refused it with `status` and `reason`."""
+class SendRefusal(msgspec.Struct, frozen=True):
+    """A message that the listener has refused with `status` and `reason`."""
 
-    counts: tuple[Count, Count, Count, Count, bool] | None
-    status: Annotated[int, msgspec.Meta(ge=400, le=599)] = 403
-    reason: str = ""
+    status: Annotated[int, msgspec.Meta(ge=400, le=599)]
+    reason: str
+
+
+SendReport = tuple[Count, Count, Count, Count, bool] | SendRefusal
+"""The counts of a message, or why it was not sent."""
 
 
 class Send(Question[SendReport], frozen=True):

@@ -17,6 +17,7 @@ from wsgateway.cluster.asking import Answering
 from wsgateway.cluster.envelopes import Info
 from wsgateway.cluster.questions import (
     Close,
+    CloseUser,
     CollectSamples,
     CollectTotals,
     ConnectionInfo,
@@ -25,6 +26,7 @@ from wsgateway.cluster.questions import (
     Rows,
     Search,
     Send,
+    SendRefusal,
     SendReport,
 )
 from wsgateway.cluster.single import AnyCluster
@@ -82,6 +84,7 @@ class Answers:
             Rows: self._answer_rows,
             Describe: self._answer_describe,
             Close: self._answer_close,
+            CloseUser: self._answer_close_user,
             CollectSamples: self._answer_samples,
             CollectTotals: self._answer_totals,
             Send: self._answer_send,
@@ -171,11 +174,13 @@ class Answers:
             subprotocols=shown_subprotocols(conn.subprotocols),
         )
 
-    def close(self, ids: Iterable[str] | None, code: int, reason: str, user: str = "") -> int:
-        """Begin to close the connections with `ids`, those of a `user`, or all. Return how many. Raise `ValueError`."""
+    def close_user(self, user: str, code: int, reason: str) -> int:
+        """Begin to close the connections of a user, and return how many. Raise `ValueError`."""
+        return self.close([conn.id for conn in self._hub.of_user(user)], code, reason)
+
+    def close(self, ids: Iterable[str] | None, code: int, reason: str) -> int:
+        """Begin to close the connections with `ids`, or all, and return how many. Raise `ValueError`."""
         check_close(code, reason)
-        if user:
-            ids = [conn.id for conn in self._hub.of_user(user)]
         connections = self._connections
         chosen: Iterable[Connection | None] = connections if ids is None else map(connections.get, dict.fromkeys(ids))
         closing = [conn for conn in chosen if conn is not None]
@@ -198,7 +203,13 @@ class Answers:
 
     async def _answer_close(self, question: Close) -> int:
         try:
-            return self.close(question.ids, question.code, question.reason, question.user)
+            return self.close(question.ids, question.code, question.reason)
+        except ValueError as exc:
+            raise EnvelopeError("arguments", str(exc)) from exc
+
+    async def _answer_close_user(self, question: CloseUser) -> int:
+        try:
+            return self.close_user(question.user, question.code, question.reason)
         except ValueError as exc:
             raise EnvelopeError("arguments", str(exc)) from exc
 
@@ -226,10 +237,10 @@ class Answers:
         try:
             sent = await self._send_message(message, target, data)
         except Refused as exc:
-            return SendReport(None, exc.status, exc.reason)
+            return SendRefusal(exc.status, exc.reason)
         except ValueError as exc:
             raise EnvelopeError("arguments", str(exc)) from exc
-        return SendReport((sent.recipients, sent.queued, sent.dropped, sent.nodes, sent.complete))
+        return sent.recipients, sent.queued, sent.dropped, sent.nodes, sent.complete
 
 
 def info_of(version: str, state: str, **counts: int) -> Info:

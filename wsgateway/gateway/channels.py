@@ -30,7 +30,7 @@ from wsgateway.gateway.shapes import (
     member_info,
     publication_info,
 )
-from wsgateway.hub.channels import Channels, check_unsubscribe
+from wsgateway.hub.channels import LOST, Channels, check_unsubscribe
 from wsgateway.text import short
 
 CHUNK = 5000
@@ -131,6 +131,8 @@ class ChannelAnswers:
         """End subscriptions, and return how many. Raise `ChannelError`, or `ValueError` for a wrong code or reason."""
         self._channels.namespaces.find(question.channel)
         check_unsubscribe(question.code, question.reason)
+        if question.code < LOST:
+            self._channels.revocations.add(question.channel, ids=question.ids, user=question.user)
         conns = self._channels.holders(question.channel)
         if question.ids is not None:
             ids = frozenset(question.ids)

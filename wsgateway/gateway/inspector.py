@@ -10,7 +10,16 @@ from collections.abc import Callable, Sequence
 from wsgateway.closing import check_close
 from wsgateway.cluster.envelopes import Info
 from wsgateway.cluster.nodes import NodeState, node_of
-from wsgateway.cluster.questions import Close, CollectSamples, CollectTotals, ConnectionInfo, Describe, Rows, Search
+from wsgateway.cluster.questions import (
+    Close,
+    CloseUser,
+    CollectSamples,
+    CollectTotals,
+    ConnectionInfo,
+    Describe,
+    Rows,
+    Search,
+)
 from wsgateway.cluster.single import AnyCluster
 from wsgateway.exceptions import NodeError
 from wsgateway.gateway.answers import Answers
@@ -118,9 +127,11 @@ class Inspector:
         check_close(code, reason)
         cluster = self._cluster
         if ids is None:
-            others = await cluster.ask_all(Close(None, code, reason, user))
+            others = await cluster.ask_all(CloseUser(user, code, reason) if user else Close(None, code, reason))
             is_complete = cluster.is_up and len(others) >= len(cluster.nodes.alive())
-            return Closed(sum(others.values()) + self._answers.close(None, code, reason, user), is_complete)
+            answers = self._answers
+            here = answers.close_user(user, code, reason) if user else answers.close(None, code, reason)
+            return Closed(sum(others.values()) + here, is_complete)
         own, remote = cluster.split(ids)
         closed = self._answers.close(own, code, reason)
         for node_id in dict.fromkeys(map(node_of, remote)):

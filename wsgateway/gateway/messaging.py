@@ -8,9 +8,9 @@ from wsgateway.exceptions import GatewayNotRunning, GatewayStopping
 from wsgateway.frames import Counts, History, Presence
 from wsgateway.gateway.parts import Parts
 from wsgateway.gateway.running import Running
-from wsgateway.hub.channels import LocalChannels, check_info, check_unsubscribe
+from wsgateway.hub.channels import LOST, check_unsubscribe, copy_info
 from wsgateway.hub.connection import Connection
-from wsgateway.hub.hub import Connections
+from wsgateway.hub.hub import Connections, LocalChannels
 from wsgateway.hub.loops import Home, call_from_thread
 from wsgateway.hub.target import MISSING, Everybody, Missing, Recipients, Target, TargetOptions, check_text, target_of
 from wsgateway.messages import Sent, encode
@@ -136,8 +136,7 @@ class Messaging(ABC):
         """
         await self._running_for("gateway.subscribe")
         self._parts.channels.namespaces.find(channel)
-        if info is not None:
-            check_info(info)
+        copy_info(info)  # raises before anything is subscribed
         count = 0
         for conn in self._named(connections, user):
             if not self._parts.channels.is_subscribed(conn, channel):
@@ -165,6 +164,9 @@ class Messaging(ABC):
         check_unsubscribe(code, reason)
         is_all = isinstance(connections, Everybody) and isinstance(user, Missing)
         named = channels.holders(channel) if is_all else self._named(connections, user)
+        if code < LOST:
+            ids = None if is_all else [conn.id for conn in named]
+            channels.revocations.add(channel, ids=ids, user="" if isinstance(user, Missing) else user)
         return sum([channels.unsubscribe(conn, channel, code, reason) for conn in named])
 
     async def disconnect(
@@ -245,7 +247,7 @@ class Messaging(ABC):
     @property
     def local_channels(self) -> LocalChannels:
         """The channels that have subscribers in this process, a live view."""
-        return LocalChannels(self._parts.channels)
+        return LocalChannels(self._parts.channels.by_name, self._parts.channels.subscribers)
 
     @property
     @abstractmethod

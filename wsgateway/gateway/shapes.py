@@ -246,7 +246,7 @@ def encoded(shape: Struct) -> bytes:
 
 def listed(conn: ConnectionInfo) -> ListedConnection:
     """Return `conn` as `/info` lists it."""
-    return ListedConnection(conn.id, conn.address, conn.path, conn.transport, conn.protocol, conn.age, conn.queue)
+    return ListedConnection(conn.id, conn.address, conn.path, conn.transport, conn.age, conn.queue, conn.protocol)
 
 
 def member_info(conn_id: str, user: str, info: str) -> MemberInfo:

@@ -4,11 +4,13 @@ A channel is an audience with a name, and exists while it has subscribers. Every
 published between two steps of a subscription.
 """
 
+import json
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from wsgateway.closing import STATE_LOST
 from wsgateway.cluster.history.memory import MemoryHistory
+from wsgateway.cluster.history.recovery import Recovery
 from wsgateway.config.channels import ChannelSettings
 from wsgateway.config.namespaces import Namespaces
 from wsgateway.config.settings import Settings
@@ -26,10 +28,12 @@ from wsgateway.frames import (
 )
 from wsgateway.hub.audience import Audience
 from wsgateway.hub.connection import Connection
-from wsgateway.hub.hub import Connections, Hub
+from wsgateway.hub.hub import Hub
 from wsgateway.hub.outbox import Outbox
+from wsgateway.hub.revocations import Revocations
 from wsgateway.messages import Message, Subscribed
 from wsgateway.metrics import Metrics
+from wsgateway.text import short
 
 LOST = 2500
 """The code of a subscription that has ended because publications were missed. The client may subscribe again."""
@@ -53,13 +57,15 @@ class Grant(NamedTuple):
     """The values that `on_subscribe` has set for one subscription.
 
     `reply` is sent with the answer. If `loaded_at` is a position, the reply is the state at that position. With
-    `has_no_state`, `load` has called no function, because the client could recover without one.
+    `must_recover`, nothing was loaded because the client could recover from its own position. `after` is the count of
+    revocations when the hook was called, None if it was not.
     """
 
     info: object = None
     reply: Message | None = None
     loaded_at: Position | None = None
-    has_no_state: bool = False
+    must_recover: bool = False
+    after: int | None = None
 
 
 NOTHING = Grant()
@@ -68,17 +74,19 @@ NOTHING = Grant()
 class Channel(Audience):
     """The subscribers of one channel in this process.
 
-    `infos` contains the values that `on_subscribe` has set, `by_code` the subscribers that the application has
-    subscribed, and `members` each member as a JSON object, if the channel has `presence`. Each is None while it would
-    be empty. `published` is the time of the last publication since the first subscription, None before it.
+    `is_announced` is whether `on_first_subscribe` was called for it. `infos` contains the values that `on_subscribe`
+    has set, `by_code` the subscribers that the application has subscribed, and `members` each member as a JSON object,
+    if the channel has `presence`. Each is None while it would be empty. `published` is the time of the last publication
+    since the first subscription, None before it.
     """
 
-    __slots__ = ("by_code", "infos", "members", "name", "published", "settings")
+    __slots__ = ("by_code", "infos", "is_announced", "members", "name", "published", "settings")
 
     def __init__(self, name: str, settings: ChannelSettings, hub: Hub) -> None:
         super().__init__(hub.everybody.plain)
         self.name = name
         self.settings = settings
+        self.is_announced = False
         self.infos: dict[Outbox, object] | None = None
         self.by_code: set[Outbox] | None = None
         self.members: dict[Outbox, bytes] | None = None
@@ -101,14 +109,17 @@ class Watcher(Protocol):
     def last_unsubscribed(self, channel: str) -> None: ...
 
 
-class ReplyTooOld(Exception):  # noqa: N818  the caller refuses the client
-    """The history no longer contains every publication since the call of `load`."""
+class Outdated(Exception):  # noqa: N818  the caller refuses the client
+    """The client has to try again, because the history no longer contains every publication since the call of `load`,
+    or because the application has ended the subscription while `on_subscribe` ran."""
 
 
-def check_info(info: object) -> None:
-    """Raise `MessageError` unless `info` is a JSON value."""
+def copy_info(info: object) -> Any:
+    """Return a copy of `info`, which its owner may change later. Raise `MessageError` unless it is a JSON value."""
+    if info is None:
+        return None
     try:
-        ENCODER.encode(info).encode()
+        return json.loads(ENCODER.encode(info).encode())
     except (TypeError, ValueError, RecursionError) as exc:
         raise MessageError(f"info is not a JSON value: {exc}") from exc
 
@@ -128,6 +139,7 @@ class Channels:
     def __init__(self, hub: Hub, settings: Settings, metrics: Metrics, history: MemoryHistory) -> None:
         self.namespaces = Namespaces(settings.channels)
         self.history = history
+        self.revocations = Revocations()
         self.watcher: Watcher | None = None
         self._hub = hub
         self._settings = settings
@@ -193,23 +205,23 @@ class Channels:
         """Subscribe `conn`, send it the answer and the missed publications, and return the answer.
 
         Return None if it is closed. If it is subscribed already, it receives both again. Raise `ChannelError` if there
-        is no such channel or the connection has too many, and `ReplyTooOld`.
+        is no such channel or the connection has too many, and `Outdated`.
         """
         settings = self.namespaces.find(wanted.channel)
         outbox = conn._outbox
-        if not self.is_subscribed(conn, wanted.channel):
-            self.check_room(conn)
         while (channel := self._by_name.get(wanted.channel)) is not None and channel.is_pending:
             self._hub.flush()  # the calls that it causes happen before the subscription
         if not outbox.is_open:
             return None
-        is_first = channel is None
+        if not self.is_subscribed(conn, wanted.channel):
+            self._check_revoked(conn, wanted.channel, grant)
+            self.check_room(conn)
         if channel is None:
             channel = Channel(wanted.channel, settings, self._hub)
         frame, publications = self._answer(channel, wanted, grant)
         is_new = self._hub.add(outbox, channel)
         if is_new:
-            if is_first:
+            if channel.name not in self._by_name:
                 self._by_name[channel.name] = channel
                 self._metrics.channels += 1
             self._metrics.subscriptions += 1
@@ -221,21 +233,28 @@ class Channels:
                 channel.by_code.add(outbox)
                 self._forget_return(conn, channel.name)
         outbox.put(Bundle([frame, *publications]) if publications else frame)
-        if is_new and outbox.is_open:
-            if settings.presence:
-                self._announce_joined(channel, conn)
-            if is_first and self.watcher is not None:
-                self.watcher.first_subscribed(channel.name)
+        if is_new and outbox.is_open and settings.presence:
+            self._announce_joined(channel, conn)
+        if is_new:
+            self._announce(channel)
         return frame
+
+    def _announce(self, channel: Channel) -> None:
+        """Report once that a channel has subscribers, unless its only subscriber was closed as too slow."""
+        if self.watcher is None or channel.is_announced or self._by_name.get(channel.name) is not channel:
+            return
+        channel.is_announced = True
+        self.watcher.first_subscribed(channel.name)
+
+    def _check_revoked(self, conn: Connection, name: str, grant: Grant) -> None:
+        after = grant.after
+        if after is not None and self.revocations.has(name, conn_id=conn.id, user=conn.user_id, after=after):
+            raise Outdated
 
     def _answer(self, channel: Channel, wanted: Wanted, grant: Grant) -> tuple[SubscribedFrame, list[Publication]]:
         settings = channel.settings
-        members = b"[%b]" % b",".join((channel.members or {}).values()) if settings.presence else None
         if not settings.history:
-            frame = SubscribedFrame(
-                channel.name, at=None, recovered=False, reply=grant.reply, members=members, ident=wanted.ident
-            )
-            return frame, []
+            return self._frame(channel, wanted, grant, None), []
         is_loaded = grant.loaded_at is not None
         recovery = self.history.recover(
             channel.name,
@@ -245,19 +264,22 @@ class Channels:
             last=None if is_loaded else wanted.last,
             max_bytes=self._settings.outbox_bytes,
         )
-        if (is_loaded or grant.has_no_state) and not recovery.recovered:
-            raise ReplyTooOld
+        if (is_loaded or grant.must_recover) and not recovery.recovered:
+            raise Outdated
         if not is_loaded and (wanted.since is not None or wanted.is_garbled):
             self._metrics.recoveries[recovery.recovered] += 1
-        frame = SubscribedFrame(
+        return self._frame(channel, wanted, grant, recovery), recovery.publications
+
+    def _frame(self, channel: Channel, wanted: Wanted, grant: Grant, recovery: Recovery | None) -> SubscribedFrame:
+        members = b"[%b]" % b",".join((channel.members or {}).values()) if channel.settings.presence else None
+        return SubscribedFrame(
             channel.name,
-            at=recovery.at,
-            recovered=recovery.recovered and not is_loaded,
+            at=None if recovery is None else recovery.at,
+            recovered=recovery is not None and recovery.recovered and grant.loaded_at is None,
             reply=grant.reply,
             members=members,
             ident=wanted.ident,
         )
-        return frame, recovery.publications
 
     def can_recover(self, wanted: Wanted) -> bool:
         """Return whether every publication since the position of a client can be sent to it."""
@@ -270,16 +292,23 @@ class Channels:
     def unsubscribe(self, conn: Connection, name: str, code: int, reason: str, *, ident: int | None = None) -> bool:
         """End a subscription, and notify the client. Return False if `conn` is not subscribed.
 
-        Below code 2500, the client may not subscribe again without `on_subscribe`, even if it was not subscribed.
+        Below code 2500, a client that may subscribe again without `on_subscribe` loses this permission.
         """
         if code < LOST:
             self._forget_return(conn, name)
-        channel = self._by_name.get(name)
-        if channel is None or not self._hub.remove(conn._outbox, channel):
+        outbox = conn._outbox
+        while (channel := self._by_name.get(name)) is not None and channel.is_pending:
+            self._hub.flush()
+        if channel is None or channel not in outbox.audiences:
             return False
-        if code >= LOST and conn._outbox.is_open and channel.by_code is not None and conn._outbox in channel.by_code:
+        frame = UnsubscribedFrame(name, code, reason, ident=ident)
+        if not outbox.has_space(frame):
+            outbox.close_too_slow()  # which ends all of its subscriptions, before `on_client_close`
+            return True
+        self._hub.remove(outbox, channel)
+        if code >= LOST and channel.by_code is not None and outbox in channel.by_code:
             self._returning.setdefault(conn, set()).add(name)
-        conn._outbox.put(UnsubscribedFrame(name, code, reason, ident=ident))
+        outbox.put(frame)
         self._left(conn, channel, code, reason)
         if code >= LOST and conn.protocol == "sse":
             conn._outbox.close(STATE_LOST, "a subscription was lost")
@@ -293,7 +322,7 @@ class Channels:
                 del self._returning[conn]
 
     def _left_hub(self, conn: Connection, audiences: tuple[object, ...]) -> None:
-        """Handle that `conn`, which was in `audiences`, has left the hub."""
+        """Handle that `conn`, which was in `audiences` besides `everybody`, has left the hub."""
         code, reason = conn._outbox.closing or (1006, "")
         self._returning.pop(conn, None)
         for channel in audiences:
@@ -315,9 +344,9 @@ class Channels:
         if channel.members is not None and channel.members.pop(outbox, None) is not None and not is_empty:
             self._hub.deliver(PresenceFrame(channel.name, member, has_left=True), channel)
         if self.watcher is not None:
-            self.watcher.unsubscribed(conn, channel.name, code, reason)
-            if is_empty:
+            if is_empty and channel.is_announced:  # before `on_unsubscribe`, which may subscribe another connection
                 self.watcher.last_unsubscribed(channel.name)
+            self.watcher.unsubscribed(conn, channel.name, code, reason)
 
     # By the application
 
@@ -325,15 +354,15 @@ class Channels:
         self, conn: Connection, channel: str, *, info: object = None, since: str | None = None
     ) -> Subscribed:
         """Subscribe `conn` for the application. Raise `ChannelError`, `TypeError`, or `ValueError`."""
-        if info is not None:
-            check_info(info)
+        if since is not None and not isinstance(since, str):
+            raise TypeError(f"since is {short(since)}, use a position, EPOCH:OFFSET")
         position = None if since is None else Position.parse(since)
         if since is None and self.is_subscribed(conn, channel):  # the client needs no answer
             settings = self.namespaces.find(channel)
             at = str(self.history.position(channel, settings)) if settings.history else None
             return Subscribed(at, False)
         wanted = Wanted(channel, position, since is not None and position is None)
-        frame = self.subscribe(conn, wanted, Grant(info), by_code=True)
+        frame = self.subscribe(conn, wanted, Grant(copy_info(info)), by_code=True)
         if frame is None:
             return Subscribed(None, False)
         return Subscribed(None if frame.at is None else str(frame.at), frame.recovered)
@@ -342,6 +371,8 @@ class Channels:
         """End a subscription for the application. Raise `ChannelError` if there can be no such channel."""
         self.namespaces.find(channel)
         check_unsubscribe(code, reason)
+        if code < LOST:
+            self.revocations.add(channel, ids=[conn.id])
         return self.unsubscribe(conn, channel, code, reason)
 
     # Members
@@ -361,29 +392,3 @@ class Channels:
         channel.members = channel.members or {}
         channel.members[conn._outbox] = ENCODER.encode(member._asdict()).encode()
         self._hub.deliver(PresenceFrame(channel.name, member, has_left=False), channel)
-
-
-class LocalChannels(Mapping[str, Connections]):
-    """The channels that have subscribers in this process, a live view.
-
-    `local_channels["room:1"]` is a mapping of the subscribers of `room:1`.
-    """
-
-    __slots__ = ("_channels",)
-
-    def __init__(self, channels: Channels) -> None:
-        self._channels = channels
-
-    def __getitem__(self, name: str) -> Connections:
-        if name not in self._channels.by_name:
-            raise KeyError(name)
-        return Connections({conn.id: conn for conn in self._channels.subscribers(name)})
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(tuple(self._channels.by_name))
-
-    def __len__(self) -> int:
-        return len(self._channels.by_name)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._channels.by_name

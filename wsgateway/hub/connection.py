@@ -10,7 +10,7 @@ from starlette.datastructures import QueryParams, State
 
 from wsgateway.closing import check_close
 from wsgateway.config.addresses import plain_address
-from wsgateway.frames import NamedMessage, check_event_name
+from wsgateway.frames import NamedMessage, check_event_name, check_utf8
 from wsgateway.hub.loops import Home, call_from_thread, wrong_loop
 from wsgateway.hub.outbox import Outbox
 from wsgateway.hub.request import Headers, compact, cookies_of, headers_of, subprotocols_of
@@ -110,10 +110,11 @@ class Connection:
 
     @user_id.setter
     def user_id(self, value: str) -> None:
-        if self._outbox.has_begun:
+        if self._outbox.has_joined:  # a client may disconnect while `on_handshake` runs
             raise AttributeError("user_id is fixed when on_handshake returns: set it there")
         if not isinstance(value, str):
             raise TypeError(f"user_id is {short(value)}, use a str")
+        check_utf8("user_id", value)
         self._user_id = value
 
     # The request

@@ -17,7 +17,7 @@ out    4. `hub.turn_log`: until the event loop iteration ends; beyond MAX_LOGGED
           for `send_timeout` the client is closed with 3008.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 from wsgateway.hub.audience import Audience
 from wsgateway.hub.connection import Connection
@@ -53,6 +53,33 @@ class Connections(Collection[Connection]):
     def get(self, conn_id: str) -> Connection | None:
         """Return the open connection with that id, or None."""
         return self._by_id.get(conn_id)
+
+
+class LocalChannels(Mapping[str, Connections]):
+    """The channels that have subscribers in this process, a live view.
+
+    `local_channels["room:1"]` is a mapping of the subscribers of `room:1`.
+    """
+
+    __slots__ = ("_by_name", "_subscribers")
+
+    def __init__(self, by_name: Mapping[str, object], subscribers: Callable[[str], list[Connection]]) -> None:
+        self._by_name = by_name
+        self._subscribers = subscribers
+
+    def __getitem__(self, name: str) -> Connections:
+        if name not in self._by_name:
+            raise KeyError(name)
+        return Connections({conn.id: conn for conn in self._subscribers(name)})
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(tuple(self._by_name))
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._by_name
 
 
 class Hub:
@@ -98,8 +125,9 @@ class Hub:
         conn = self._open.pop(outbox.id, None)
         if conn is not None and conn.user_id:
             self._forget_user(conn)
-        write, others = outbox.write, outbox.audiences[1:]
+        write = outbox.write
         data = b"" if write is None else self._turn.withdraw(outbox)
+        others = outbox.audiences[1:]  # without those that a write of `withdraw` has removed it from
         _remove(outbox)
         if write is not None and data:
             write(data)

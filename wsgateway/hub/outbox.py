@@ -118,6 +118,11 @@ class Outbox:
         return self._hub is not None and self.closing is None
 
     @property
+    def has_joined(self) -> bool:
+        """Whether the connection has entered the hub, even if it has left."""
+        return self._hub is not None
+
+    @property
     def has_begun(self) -> bool:
         """Whether the connection has entered the hub, or its close has begun."""
         return self._hub is not None or self.closing is not None
@@ -157,6 +162,10 @@ class Outbox:
         queued = self.append(message)
         self.after_append(message, is_queued=queued)
         return queued
+
+    def has_space(self, message: Message) -> bool:
+        """Return whether `put` would accept `message`, whatever its policy is."""
+        return self.write is not None or self._fits(len(message.payload))
 
     def append(self, message: Message) -> bool:
         """Queue `message`, and write nothing before `after_append`. Return False if it was dropped."""

@@ -135,7 +135,7 @@ class PubSub:
             name,
             name=target.name,
             key=target.key,
-            tags=target.tags,
+            tags=None if target.tags is None else dict(target.tags),  # a copy, which its owner cannot change
             time=time.time(),
             expires=None if target.ttl is None else time.monotonic() + target.ttl,
             sender=self._channels.member(channel, sender) if sender is not None and settings.presence else None,

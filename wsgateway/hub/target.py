@@ -152,7 +152,7 @@ def target_of(
         check_recipients("connections", connections)
         if not isinstance(connections, Collection):
             connections = list(connections)  # the hook may read them too, and an iterator is empty then
-    if not given and not skip_history and not any(options.values()):
+    if not given and not skip_history and not options:
         return None
     target = Target(
         channel="" if channel is MISSING else channel,

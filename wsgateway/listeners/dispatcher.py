@@ -36,14 +36,11 @@ from wsgateway.listeners.inbox import (
 )
 from wsgateway.listeners.loader import Hooks
 from wsgateway.listeners.routing import NO_RECIPIENTS, target_of_event
-from wsgateway.listeners.runner import Runner, current_call
+from wsgateway.listeners.runner import Runner, current_call, depth_of_send
 from wsgateway.listeners.subscriptions import Changes, SubscribeCall, Subscriptions
 from wsgateway.logs import GatewayLog
 from wsgateway.messages import Sent, encode
 from wsgateway.metrics import Metrics
-
-MAX_NESTED_SENDS = 8
-"""Maximum depth of nested calls of `gateway.send`, each in the `on_message` of the one around it."""
 
 ERROR_LINES = 10
 """Errors at one line of a hook that are logged per second. A client may cause any number."""
@@ -220,11 +217,12 @@ class Dispatcher:
         return call.grant
 
     def unsubscribed(self, conn: Connection, channel: str, code: int, reason: str) -> None:
-        """Handle that a subscription has ended."""
+        """Handle that a subscription has ended. A command that waits may begin it again, so its hook comes later."""
         inbox = None if self._inboxes is None else self._inboxes.get(conn)
         if inbox is not None:
             event = UnsubscribeEvent(self._gateway, conn, channel, code, reason)
-            self._push_hook(inbox, "on_unsubscribe", event, CloseCall)
+            push = self._push if conn._outbox.closing is not None else self.runner.push_next
+            push(inbox, CloseCall("on_unsubscribe", self._hooks["on_unsubscribe"], event, 0))
 
     def first_subscribed(self, channel: str) -> None:
         """Handle that a channel has its first subscriber in this process."""
@@ -269,7 +267,7 @@ class Dispatcher:
             "on_message",
             self._on_message,
             event,
-            depth=_depth_of_send(),
+            depth=depth_of_send(),
             encoded=(message, encoded) if is_fixed else None,
         )
         await self._run_hook(Inbox(), call)
@@ -321,14 +319,14 @@ class Dispatcher:
             if isinstance(to, Everybody):
                 to = None
             elif to is None:
-                if self._names_recipients:
+                if self._names_recipients and message is not None:
                     raise Refused.of(NO_RECIPIENTS)
             elif not isinstance(to, list):
                 check_recipients("event.connections", to)
             if message is not None:
                 self._pubsub.publish_nowait(message, to, but=None if self._echo_sender or to is not None else conn)
             return
-        target = target_of_event(event, is_closed=self._names_recipients)
+        target = target_of_event(event, is_closed=self._names_recipients and message is not None)
         if message is None:
             return
         but = None if self._echo_sender else conn
@@ -378,17 +376,6 @@ class Dispatcher:
         extra = {} if call.event.conn is None else {"conn": call.event.conn.id}
         where = _WITHOUT_CONNECTION.get(call.hook, "") if call.event.conn is None else ""
         log.error("%s failed%s: %r", call.hook, where, error, exc_info=error, extra=extra)
-
-
-def _depth_of_send() -> int:
-    """Return how many sends from within hooks are around this one. Raise `RecursionError` if they are too many."""
-    outer = current_call.get()
-    if outer is None or outer.is_finished:
-        return 0
-    depth = 1 + (outer.depth if isinstance(outer, AwaitedCall) else 0)
-    if depth > MAX_NESTED_SENDS:
-        raise RecursionError(f"gateway.send was called from on_message, {MAX_NESTED_SENDS} deep: does it call itself?")
-    return depth
 
 
 def _line_of(error: BaseException) -> int:

@@ -4,9 +4,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Generic, Protocol, Self, TypeVar, Unpack, overload
 
 from wsgateway.frames import Counts, History, Position, Presence
-from wsgateway.hub.channels import LocalChannels
 from wsgateway.hub.connection import Connection
-from wsgateway.hub.hub import Connections
+from wsgateway.hub.hub import Connections, LocalChannels
 from wsgateway.hub.target import Recipients, Target, TargetOptions
 from wsgateway.messages import Sent
 from wsgateway.text import short
@@ -265,7 +264,7 @@ class SubscribeEvent(Event):
     The hook may set `info`, a JSON value that other members see, and `reply`, which is sent with the answer.
     """
 
-    __slots__ = ("_has_no_state", "_load", "_loaded_at", "channel", "info", "reply")
+    __slots__ = ("_after", "_load", "_loaded_at", "_must_recover", "channel", "info", "reply")
 
     conn: Connection
 
@@ -276,7 +275,8 @@ class SubscribeEvent(Event):
         self.reply: Any = None
         self._load = load
         self._loaded_at: Position | None = None
-        self._has_no_state = False
+        self._must_recover = False
+        self._after: int | None = None
 
     async def load(self, function: Callable[..., Any], *args: Any) -> None:
         """Send the client a state, and then every publication that changes it, without a gap between them.

@@ -172,6 +172,11 @@ class Inbox:
             self.calls = deque()
         self.calls.append(call)
 
+    def put_next(self, call: Call) -> None:
+        """Add `call`, which has no message, before the messages that wait."""
+        calls = self.calls = self.calls or deque()
+        calls.insert(next((place for place, other in enumerate(calls) if other.size), len(calls)), call)
+
     def put_first(self, call: Call) -> None:
         """Add `call` before those that wait."""
         if self.calls is None:
@@ -196,6 +201,6 @@ class Inbox:
 
     def discard_messages(self) -> list[Call]:
         """Discard the messages that wait, and return their calls. Every other hook is still called."""
-        calls = self.calls or ()
-        self.calls = deque(call for call in calls if not call.size)
-        return [call for call in calls if call.size]
+        waiting = self.calls or ()
+        self.calls = deque(call for call in waiting if not call.size)
+        return [call for call in waiting if call.size]

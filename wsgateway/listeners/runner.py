@@ -16,8 +16,22 @@ from wsgateway.listeners.inbox import AwaitedCall, Call, Inbox, TimeLimit
 MAX_CLOSE_HOOKS = 100
 """Close hooks that run concurrently while a gateway drains, because each may need a connection to a database."""
 
+MAX_NESTED_SENDS = 8
+"""Maximum depth of nested calls of `gateway.send`, each in the `on_message` of the one around it."""
+
 current_call: ContextVar[Call | None] = ContextVar("wsgateway_current_call", default=None)
 """The call whose hook runs in this context."""
+
+
+def depth_of_send() -> int:
+    """Return how many sends from within hooks are around this one. Raise `RecursionError` if they are too many."""
+    outer = current_call.get()
+    if outer is None or outer.is_finished:
+        return 0
+    depth = 1 + (outer.depth if isinstance(outer, AwaitedCall) else 0)
+    if depth > MAX_NESTED_SENDS:
+        raise RecursionError(f"gateway.send was called from on_message, {MAX_NESTED_SENDS} deep: does it call itself?")
+    return depth
 
 
 class Runner:
@@ -55,6 +69,13 @@ class Runner:
             self._start(inbox, call)
             if inbox.calls:
                 self._run_waiting(inbox)
+
+    def push_next(self, inbox: Inbox, call: Call) -> None:
+        """Do the same, but run the hook before those of the messages that wait in `inbox`."""
+        if inbox.running is not None or inbox.calls:
+            inbox.put_next(call)
+        else:
+            self.push(inbox, call)
 
     async def idle(self) -> None:
         """Wait until no hook runs."""

@@ -8,7 +8,7 @@ from typing import Any
 from wsgateway.config.channels import ChannelSettings
 from wsgateway.config.namespaces import check_name
 from wsgateway.exceptions import ChannelError, Refusal, Refused
-from wsgateway.hub.channels import Channels, Grant, Wanted, check_info
+from wsgateway.hub.channels import Channels, Grant, Wanted, copy_info
 from wsgateway.hub.connection import Connection
 from wsgateway.listeners.event import ChannelEvent, EventGateway, SubscribeEvent
 from wsgateway.listeners.hooks import is_async
@@ -101,6 +101,7 @@ class Subscriptions:
                 extra={"conn": conn.id},
             )
             raise Refused.of(Refusal(403, "subscribe", f"clients may not subscribe to {name}"))
+        event._after = self.channels.revocations.count
         return await self._hook(event)
 
     def check_publish(self, conn: Connection, name: str) -> None:
@@ -116,9 +117,7 @@ class Subscriptions:
         event = call.event
         assert isinstance(event, SubscribeEvent)
         reply = encode(event.reply)
-        if event.info is not None:
-            check_info(event.info)
-        call.grant = Grant(event.info, reply, event._loaded_at, event._has_no_state)
+        call.grant = Grant(copy_info(event.info), reply, event._loaded_at, event._must_recover, event._after)
 
     async def _load(
         self, wanted: Wanted, event: SubscribeEvent, function: Callable[..., Any], args: tuple[Any, ...]
@@ -126,14 +125,15 @@ class Subscriptions:
         settings = self.channels.namespaces.find(wanted.channel)
         if not settings.history:
             raise ValueError(f"event.load needs a history, and the channel {wanted.channel} keeps none")
-        event._has_no_state = event._loaded_at is None and self.channels.can_recover(wanted)
-        if event._has_no_state:
+        if self.channels.can_recover(wanted):
+            event._must_recover = True
             return
-        event._loaded_at = self.channels.history.position(wanted.channel, settings)
+        position = self.channels.history.position(wanted.channel, settings)
         if is_async(function):
             event.reply = await function(*args)
         else:
             event.reply = await self._hooks.in_thread(function, args)
+        event._loaded_at = position
 
 
 class Changes:

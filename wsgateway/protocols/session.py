@@ -9,8 +9,8 @@ from typing import Any
 from wsgateway.closing import TOO_MANY, TRY_AGAIN
 from wsgateway.config.settings import Settings
 from wsgateway.exceptions import ChannelError, Refusal, Refused
-from wsgateway.frames import Position
-from wsgateway.hub.channels import Channels, Grant, ReplyTooOld, Wanted
+from wsgateway.frames import Position, check_event_name
+from wsgateway.hub.channels import Channels, Grant, Outdated, Wanted
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.hub import Hub
 from wsgateway.hub.outbox import Outbox
@@ -136,8 +136,10 @@ class Session:
     def _enter(self, wanted: Wanted, grant: Grant, *, by_code: bool) -> None:
         try:
             self._parts.channels.subscribe(self.conn, wanted, grant, by_code=by_code)
-        except ReplyTooOld:
-            self.outbox.close(TRY_AGAIN, "too much was published meanwhile")
+        except Outdated:
+            self.outbox.close(TRY_AGAIN, "the channel has changed meanwhile")
+        except ChannelError:  # a hook of another subscription has subscribed the client to more
+            self.outbox.close(TRY_AGAIN, "too many channels")
 
     def finished(self, code: int, reason: str) -> None:
         """Leave the hub, then call `on_client_close`, with `code` and `reason` unless this side has closed first."""
@@ -195,6 +197,10 @@ class Session:
             raise Refused.of(Refusal(413, "session", "the message is larger than max_message_size"))
         if self._rate is not None and not self._rate.allows(time.monotonic()):
             raise Refused.of(Refusal(429, "session", "too many messages, try again later (message_rate)"))
+        try:
+            check_event_name(name)
+        except ValueError as exc:
+            raise Refused.of(Refusal(400, "session", str(exc))) from None
         if self._inbox.is_full:
             raise Refused.of(Refusal(429, "session", "too many messages wait for the listener, try again later"))
         done: asyncio.Future[MessageCall] = asyncio.get_running_loop().create_future()

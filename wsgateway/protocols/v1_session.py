@@ -8,7 +8,7 @@ from typing import Any, assert_never
 from wsgateway.closing import BAD_FIRST, NO_TOKEN, TRY_AGAIN, UNAUTHORIZED
 from wsgateway.exceptions import ChannelError, Refusal, Refused
 from wsgateway.frames import AcceptedFrame, RefusedFrame, UnsubscribedFrame
-from wsgateway.hub.channels import ReplyTooOld
+from wsgateway.hub.channels import Outdated
 from wsgateway.hub.loops import eager_task
 from wsgateway.hub.target import Target
 from wsgateway.listeners.inbox import Call, MessageCall, refusal_of
@@ -17,7 +17,6 @@ from wsgateway.protocols.commands import Authenticate, ClientMessage, Command, M
 from wsgateway.protocols.query import Asked, read_query, read_since
 from wsgateway.protocols.session import STOPPING, Session, token_of
 from wsgateway.protocols.v1 import SUBPROTOCOL, read_command
-from wsgateway.text import cut
 from wsgateway.transports.peer import ClientTransport
 
 MAX_REASON = 100
@@ -39,6 +38,11 @@ async def connect(session: "V1Session", transport: ClientTransport, scope: Mappi
     elif await transport.accept(SUBPROTOCOL):
         session.expect_token(scope, asked)
         await transport.run()
+
+
+def _cut_bytes(reason: str) -> str:
+    """Return `reason`, or as many of its first characters as fit into `MAX_REASON` bytes."""
+    return reason.encode(errors="replace")[:MAX_REASON].decode(errors="ignore")
 
 
 class Waiting:
@@ -107,7 +111,8 @@ class V1Session(Session):
             self._refuse(None, exc, None)
             may_return = exc.status == 429 or exc.status >= 500
             code = exc.close or (TRY_AGAIN if may_return else UNAUTHORIZED)
-            self.outbox.close(code, cut(exc.refusal.detail, MAX_REASON))
+            self.outbox.close(code, _cut_bytes(exc.refusal.detail))
+            self._transport.resume()  # else the answer of the client to the close would not be read
             return
         finally:
             self._waiting = self._task = None
@@ -172,8 +177,8 @@ class V1Session(Session):
             self._refuse(wanted.channel, exc, wanted.ident)
         except ChannelError as exc:
             self._refuse(wanted.channel, Refused.of(Refusal(403, "subscribe", str(exc))), wanted.ident)
-        except ReplyTooOld:
-            refusal = Refusal(503, "subscribe", "too much was published meanwhile, try again")
+        except Outdated:
+            refusal = Refusal(503, "subscribe", "the channel has changed meanwhile, try again")
             self._refuse(wanted.channel, Refused.of(refusal), wanted.ident)
 
     def _unsubscribe(self, command: Unsubscribe, call: Call) -> None:

@@ -5,7 +5,7 @@ from typing import Any, Unpack
 
 from wsgateway.cluster.brokers import opener
 from wsgateway.cluster.cluster import Cluster
-from wsgateway.cluster.questions import Send
+from wsgateway.cluster.questions import Send, SendRefusal
 from wsgateway.cluster.single import AnyCluster, SingleNode
 from wsgateway.config.settings import Settings
 from wsgateway.exceptions import GatewayConflict, GatewayNotRunning, MessageError, NodeError, NodeLate, Refused
@@ -120,7 +120,7 @@ class Observer:
                 except NodeError as exc:
                     refused = exc  # as when it has begun to stop; another worker may serve
                     continue
-                if report.counts is None:
+                if isinstance(report, SendRefusal):
                     raise Refused(report.status, report.reason)
-                return Sent(*report.counts)
+                return Sent(*report)
         raise refused
