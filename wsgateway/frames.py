@@ -249,11 +249,11 @@ class RefusedFrame(Control):
     __slots__ = ("channel", "reason", "status")
 
     def __init__(self, channel: str | None, status: int, reason: str, *, ident: int | None = None) -> None:
-        told = reason.encode(errors="replace")  # a hook may have put half of a surrogate pair into it
-        super().__init__((channel or "").encode() + told, ident=ident)  # so that it counts in an outbox
+        text = reason.encode(errors="replace")  # a hook may have put half of a surrogate pair into it
+        super().__init__((channel or "").encode() + text, ident=ident)  # so that it counts in an outbox
         self.channel = channel
         self.status = status
-        self.reason = told.decode()
+        self.reason = text.decode()
 
 
 class AcceptedFrame(Control):

@@ -130,7 +130,7 @@ class Describe(Question[ConnectionInfo | None], frozen=True):
 
 
 class Close(Question[int], frozen=True):
-    """Close the connections with `ids`, or all, and count them."""
+    """Close the connections with `ids`, or all of them, and return their number."""
 
     name = "close"
     answer = Count

@@ -74,10 +74,10 @@ NOTHING = Grant()
 class Channel(Audience):
     """The subscribers of one channel in this process.
 
-    `is_announced` is whether `on_first_subscribe` was called for it. `infos` has what `on_subscribe` has set, None
-    while it has set nothing. `by_code` has those that the application has subscribed, None while there are none.
-    `members` has each member as a JSON object, None without `presence`. `published` is the time of the last
-    publication, None if it has had none since its first subscriber.
+    `is_announced` is whether `on_first_subscribe` was called for it. `infos` contains the values that `on_subscribe`
+    has set, `by_code` the subscribers that the application has subscribed, and `members` each member as a JSON object,
+    if the channel has `presence`. Each is None while it would be empty. `published` is the time of the last publication
+    since the first subscription, None before it.
     """
 
     __slots__ = ("by_code", "infos", "is_announced", "members", "name", "published", "settings")
@@ -110,8 +110,8 @@ class Watcher(Protocol):
 
 
 class Outdated(Exception):  # noqa: N818  the caller refuses the client
-    """The client has to ask again, because more was published since `load` was called than the history has, or because
-    the application has ended the subscription while `on_subscribe` ran."""
+    """The client has to try again, because the history no longer contains every publication since the call of `load`,
+    or because the application has ended the subscription while `on_subscribe` ran."""
 
 
 def copy_info(info: object) -> Any:
@@ -204,8 +204,8 @@ class Channels:
     ) -> SubscribedFrame | None:
         """Subscribe `conn`, send it the answer and the missed publications, and return the answer.
 
-        If it is subscribed already, it gets the answer and what it has missed again. Raise `ChannelError` if there is
-        no such channel or the connection has too many, and `Outdated`.
+        Return None if it is closed. If it is subscribed already, it receives both again. Raise `ChannelError` if there
+        is no such channel or the connection has too many, and `Outdated`.
         """
         settings = self.namespaces.find(wanted.channel)
         outbox = conn._outbox
@@ -240,7 +240,7 @@ class Channels:
         return frame
 
     def _announce(self, channel: Channel) -> None:
-        """Report that a channel has subscribers, once, and not if the answer was too much for a slow client."""
+        """Report once that a channel has subscribers, unless its only subscriber was closed as too slow."""
         if self.watcher is None or channel.is_announced or self._by_name.get(channel.name) is not channel:
             return
         channel.is_announced = True
@@ -292,7 +292,7 @@ class Channels:
     def unsubscribe(self, conn: Connection, name: str, code: int, reason: str, *, ident: int | None = None) -> bool:
         """End a subscription, and notify the client. Return False if `conn` is not subscribed.
 
-        Below code 2500, a client that was told to subscribe again may no longer do so without `on_subscribe`.
+        Below code 2500, a client that may subscribe again without `on_subscribe` loses this permission.
         """
         if code < LOST:
             self._forget_return(conn, name)

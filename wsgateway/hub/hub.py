@@ -58,7 +58,7 @@ class Connections(Collection[Connection]):
 class LocalChannels(Mapping[str, Connections]):
     """The channels that have subscribers in this process, a live view.
 
-    `local_channels["room:1"]` is the subscribers of that one.
+    `local_channels["room:1"]` is a mapping of the subscribers of `room:1`.
     """
 
     __slots__ = ("_by_name", "_subscribers")

@@ -151,7 +151,7 @@ def target_of(
     if connections is not None:
         check_recipients("connections", connections)
         if not isinstance(connections, Collection):
-            connections = list(connections)  # the hook may read it too, and an iterator is empty then
+            connections = list(connections)  # the hook may read them too, and an iterator is empty then
     if not given and not skip_history and not options:
         return None
     target = Target(

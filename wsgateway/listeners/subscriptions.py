@@ -100,7 +100,7 @@ class Subscriptions:
                 name,
                 extra={"conn": conn.id},
             )
-            raise Refused.of(Refusal(403, "subscribe", f"nobody may subscribe to {name}"))
+            raise Refused.of(Refusal(403, "subscribe", f"clients may not subscribe to {name}"))
         event._after = self.channels.revocations.count
         return await self._hook(event)
 
