@@ -184,8 +184,7 @@ def check_recipients(name: str, connections: object) -> None:
 def check_text(name: str, value: object) -> None:
     """Raise `ValueError` or `TypeError` unless `value` is text that is not empty."""
     if value is None or value == "":
-        advice = f"use text that is not empty, or leave {name} out to send to every connection"
-        raise ValueError(f"{name} is {value!r}, {advice}")
+        raise ValueError(f"{name} is {value!r}, use text that is not empty")
     if not isinstance(value, str):
         raise TypeError(f"{name} is {short(value)}, use a str")
 
