@@ -219,7 +219,7 @@ async def test_a_client_that_subscribes_and_unsubscribes_lets_no_hooks_wait_with
 
     listener = Listener()
     with anyio.fail_after(20):
-        async with served(OwnServer(), listener) as (_, url), V1(url) as client:
+        async with served(OwnServer(), listener) as (_, url), V1(url, max_queue=None) as client:
             for _ in range(5):
                 await client.tell(subscribe="room:1")
                 await client.tell(unsubscribe="room:1")

@@ -17,7 +17,7 @@ from tests.cutting import CuttingProxy, cutting_proxy
 from wsgateway import Gateway, HandshakeEvent, MessageEvent, Refused
 from wsgateway.testing import serve
 
-CUTS = int(os.environ.get("CUTS", "3"))
+CUTS = int(os.environ.get("CUTS", "2"))
 UP, DOWN = 3.0, 2.0
 RATE = 20
 TABS = 3

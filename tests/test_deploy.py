@@ -141,6 +141,9 @@ async def test_streams_flow_through_without_a_buffer(site: Site) -> None:
             assert await lines.object() == {"message": {"number": number}}
         while events.parser.comments < 3:
             events.parser.feed(await events._chunk())  # heartbeats
+    with anyio.fail_after(20):
+        while (await site.request("GET", "/info", key=KEY)).json()["total"]:
+            await anyio.sleep(0.05)  # until the proxy has closed the streams to the gateway
 
 
 async def test_a_page_of_the_public_name_may_connect(site: Site) -> None:

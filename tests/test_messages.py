@@ -130,4 +130,4 @@ def test_a_publication_keeps_only_the_form_that_was_used_last() -> None:
 
 
 def test_a_refusal_counts_the_name_that_the_client_has_made_up() -> None:
-    assert len(RefusedFrame("x" * 60_000, 400, "no name").payload) == 60_000  # else outbox_bytes does not bound it
+    assert len(RefusedFrame("x" * 60_000, 400, "no name").payload) > 60_000  # else outbox_bytes does not bound it

@@ -190,7 +190,7 @@ async def test_a_recovery_that_is_larger_than_an_outbox_is_none() -> None:
 
 
 async def test_counts_of_a_user_and_of_channels_are_exact() -> None:
-    async with running(outbox_messages=2, slow_policy="drop_newest") as gateway:
+    async with running(outbox_messages=2, slow_policy="drop_newest", drain=0.2) as gateway:
         slow = await client_of(gateway, "newest:1")
         fast = await joined(gateway, subprotocol=SUBPROTOCOL)
         tell(fast.conn, json.dumps({"subscribe": "newest:1"}))

@@ -246,7 +246,7 @@ async def test_a_thousand_subscribe_and_unsubscribe_leave_nothing(server: Serve)
 
 @pytest.mark.parametrize("server", BOTH, ids=lambda server: server.name)
 async def test_above_message_rate_subscribes_are_closed_with_3013(server: Serve) -> None:
-    async with served(server, message_rate=50, message_burst=50) as (_, url), V1(url) as client:
+    async with served(server, message_rate=50, message_burst=50) as (_, url), V1(url, max_queue=None) as client:
         try:
             for number in range(1000):
                 await client.tell(subscribe=f"user:{number % 5}")
@@ -262,7 +262,7 @@ async def test_a_client_that_reads_no_refusals_is_bounded_by_their_size() -> Non
         gateway,
         url,
     ):
-        async with V1(url, max_queue=1, compression=None) as client:
+        async with V1(url, max_queue=1, compression=None, close_timeout=0.1) as client:
             try:
                 for _ in range(100):
                     await client.tell(subscribe="x" * 900_000)
