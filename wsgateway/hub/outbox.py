@@ -200,6 +200,8 @@ class Outbox:
 
     def _fits(self, size: int) -> bool:
         """Return whether one more message of `size` bytes may wait. An empty queue accepts any message."""
+        if not self._queue:
+            return True
         count, settings = self.messages, self._settings
         return not count or (count < settings.outbox_messages and self._bytes + size <= settings.outbox_bytes)
 
@@ -275,9 +277,15 @@ class Outbox:
 
     def take(self) -> Message | None:
         """Remove and return the oldest message that has not expired. It counts as written."""
-        if not self._queue:
+        queue = self._queue
+        if not queue:
             return None
-        message = self._pop()
+        message: Message | None
+        if self._latest is None:
+            message = queue.popleft()
+            self._bytes -= len(message.payload)
+        else:
+            message = self._pop()
         while message is not None and message.expires is not None and message.expires <= time.monotonic():
             message = self._pop()
         if message is None:

@@ -113,12 +113,12 @@ class WebSocketEvents:
         message = outbox.take()
         if message is None:
             return None
-        contents = [outbox.wire_format.message(part) for part in message.parts()]
-        return [
-            {"type": "websocket.send", "text" if isinstance(content, str) else "bytes": content}
-            for content in contents
-            if content is not None
-        ]
+        events: list[AsgiMessage] = []
+        for part in message.parts():
+            content = outbox.wire_format.message(part)
+            if content is not None:
+                events.append({"type": "websocket.send", "text" if type(content) is str else "bytes": content})
+        return events
 
     def close(self, code: int, reason: str) -> AsgiMessage:
         return {"type": "websocket.close", "code": code, "reason": reason}
