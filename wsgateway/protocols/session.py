@@ -56,9 +56,6 @@ class Session:
         "outbox",
     )
 
-    has_positions = False
-    """Whether the client can be notified of a failed recovery."""
-
     def __init__(self, conn: Connection, outbox: Outbox, transport: ClientTransport, parts: SessionParts) -> None:
         self.conn = conn
         self.outbox = outbox

@@ -149,8 +149,6 @@ class SseSession(Session):
 
     __slots__ = ("secret",)
 
-    has_positions = True
-
     secret: str
     """The name under which the client posts messages."""
 

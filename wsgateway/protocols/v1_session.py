@@ -62,8 +62,6 @@ class V1Session(Session):
 
     __slots__ = ("_task", "_waiting")
 
-    has_positions = True
-
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._waiting: Waiting | None = None
