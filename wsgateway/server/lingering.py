@@ -35,6 +35,8 @@ class ResponseTransport:
         self._head = b""
 
     def write(self, data: bytes) -> None:
+        if self.is_closing():
+            return  # uvloop raises for a socket that is closed
         if not self._head and data[:10] in FINAL_HEADS:
             self._head = data
             self._loop.call_soon(self.flush)

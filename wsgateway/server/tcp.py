@@ -21,7 +21,7 @@ def acknowledged(sock: Any) -> int:
         return 0
     try:
         return int.from_bytes(sock.getsockopt(socket.IPPROTO_TCP, TCP_INFO, 128)[BYTES_ACKED], sys.byteorder)
-    except OSError:  # a Unix socket
+    except (OSError, ValueError):  # a Unix socket, or one that was closed
         return 0
 
 
