@@ -85,8 +85,9 @@ CHANNEL_SECTIONS = [
         ["bytes", "process"],
         ["bytes, by tracemalloc", "bytes, of the process (RSS)"],
         "subscriptions",
-        "Measured in process, of connections without sockets. Channels and their names are included, connections are "
-        "not. The process also keeps what a dict has left behind when it grew.",
+        "Measured in one process, with connections that have no sockets. The figures include the channels and their "
+        "names, but not the connections. The memory of the process (RSS) is larger, because a dict that grows frees "
+        "its old table, and the process keeps that memory.",
     ),
     Section(
         "Subscribe and unsubscribe",

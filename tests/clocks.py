@@ -46,7 +46,7 @@ def jumping(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
 async def pass_time(seconds: float) -> None:
     """Move the clock on, and run the timers that are due by then. The test does not wait for it."""
     jumping_loop()
-    await asyncio.sleep(seconds)
+    await asyncio.sleep(seconds)  # of the clock that jumps
 
 
 def block(seconds: float) -> None:

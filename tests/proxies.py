@@ -121,7 +121,7 @@ def _running(command: Sequence[str], port: int, folder: Path) -> Iterator[None]:
             except OSError:
                 assert process.poll() is None, errors.read_text()
                 assert time.monotonic() < deadline, errors.read_text()
-                time.sleep(0.02)  # there is nothing else to wait for
+                time.sleep(0.02)  # the proxy reports nothing when it listens
         yield
     finally:
         process.terminate()
@@ -289,7 +289,7 @@ def _wait_for_certificate(site: Site, folder: Path) -> None:
                 return
         except OSError:
             assert time.monotonic() < deadline, (folder / "proxy.txt").read_text()
-            time.sleep(0.02)  # there is nothing else to wait for
+            time.sleep(0.02)  # the proxy reports nothing when it listens
 
 
 Proxy = Callable[[Sequence[str], Path], AbstractContextManager[Site]]

@@ -209,7 +209,7 @@ async def test_a_client_that_subscribes_and_unsubscribes_lets_no_hooks_wait_with
     class Listener(Rooms):
         async def on_first_subscribe(self, event: ChannelEvent) -> None:
             self.record("first", event.channel)
-            await anyio.sleep(0.5)
+            await anyio.sleep(0.5)  # a hook that is slower than the client
 
         async def on_last_unsubscribe(self, event: ChannelEvent) -> None:
             self.record("last", event.channel)

@@ -561,7 +561,7 @@ def watching(url: str) -> Iterator[ClientConnection]:
                 return
         except ConnectionRefusedError:
             assert time.monotonic() < deadline
-            time.sleep(0.05)  # between two tries of what another process opens
+            time.sleep(0.05)  # another process opens the socket, and reports nothing
 
 
 async def test_channels_are_shown_and_survive_a_change_but_are_not_in_the_form(tmp_path: Path) -> None:

@@ -195,7 +195,7 @@ async def test_a_message_that_waits_for_its_turn_when_the_gateway_restarts_is_50
         with anyio.fail_after(30):
             [conn] = gateway.connections
             while conn.messages_in < 2:
-                await anyio.sleep(0.01)
+                await anyio.sleep(0.01)  # nothing reports a message that waits
         await gateway.restart()
     assert statuses == [503, 503]
 

@@ -83,7 +83,7 @@ async def obey(event: Event, command: str, argument: str = "") -> Any:
     if command == "forever":
         await asyncio.Event().wait()
     elif command == "later":
-        await asyncio.sleep(float(argument))
+        await asyncio.sleep(float(argument))  # as long as the client has asked for
     elif command == "block":
         time.sleep(float(argument))  # the mistake that is tested
     elif command == "stop":

@@ -1,5 +1,6 @@
-"""Channels against a model: whatever is published, subscribed, and closed in whatever order, also within a write, each
-client of `wsgateway.v1` receives each publication once and in order, or is told; and it knows who is there."""
+"""Channels against a model. Clients subscribe, unsubscribe, and close, and messages are published, in any order, also
+within a write. Each client of `wsgateway.v1` receives each publication once and in order, or is notified of the loss,
+and its list of members is that of the channel."""
 
 import json
 import os

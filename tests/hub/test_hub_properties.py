@@ -169,7 +169,7 @@ class HubMachine(RuleBasedStateMachine):
     # What the rules are made of
 
     def run_iteration(self) -> None:
-        self.loop.run_until_complete(asyncio.sleep(0))
+        self.loop.run_until_complete(asyncio.sleep(0))  # one iteration
 
     def read_all(self) -> None:
         with self.loop.inside():

@@ -272,7 +272,7 @@ async def test_the_default_hook_times_and_tasks_work() -> None:
     class Listener:
         async def on_message(self, event: Event) -> None:
             async with asyncio.timeout(5), asyncio.TaskGroup() as tasks, lock:
-                tasks.create_task(asyncio.sleep(0))
+                tasks.create_task(asyncio.sleep(0))  # any task
             with anyio.move_on_after(5):
                 async with anyio.create_task_group() as group:
                     group.start_soon(anyio.sleep, 0)

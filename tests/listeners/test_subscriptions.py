@@ -1,4 +1,5 @@
-"""The hooks about subscriptions, end to end: who is let in, what goes wrong, and that each end is told exactly once."""
+"""The hooks of subscriptions, end to end: which clients may subscribe, errors, and one call of `on_unsubscribe` for each
+subscription."""
 
 import asyncio
 import uuid
@@ -39,7 +40,7 @@ def made(listener: object, **options: Any) -> Gateway:
     return Gateway(listener=listener, channels=CHANNELS, **options)
 
 
-# Who is let in
+# Which clients may subscribe
 
 
 class Refusing:
@@ -366,11 +367,11 @@ async def test_nothing_is_told_of_a_subscription_that_never_began() -> None:
 async def test_the_next_message_of_a_client_finds_it_subscribed_and_the_hooks_are_in_order() -> None:
     class Listener(Recorder):
         async def on_subscribe(self, event: SubscribeEvent) -> None:
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # so that the hook does not end at once
             self.record("on_subscribe", event.channel)
 
         async def on_message(self, event: Any) -> None:
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # so that the hook does not end at once
             self.record("on_message", (event.conn.channels, event.message))
 
     listener = Listener()

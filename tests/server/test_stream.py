@@ -190,7 +190,7 @@ async def test_a_client_that_sends_fin_is_disconnected() -> None:
         await stream.raw.stream.aclose()
 
 
-@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="the system has no such option")
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="only Linux has TCP_USER_TIMEOUT")
 async def test_the_system_closes_the_connection_of_a_client_that_vanishes() -> None:
     async with serve(Gateway(ping_interval=20, pong_timeout=5)) as url:
         stream = await RawStream.open(url)

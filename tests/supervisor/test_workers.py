@@ -53,7 +53,7 @@ def wait_for(found: "processes.Served | Path", text: str, count: int = 1) -> Non
     deadline = time.monotonic() + 30
     while (shown := found.read_text() if isinstance(found, Path) else found.stderr).count(text) < count:
         assert time.monotonic() < deadline, shown
-        time.sleep(0.02)  # another process writes it
+        time.sleep(0.02)  # another process writes the log
 
 
 def test_a_roll_that_ends_early_is_logged_and_the_next_gateway_is_rolled(tmp_path: Path) -> None:

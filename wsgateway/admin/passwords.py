@@ -110,7 +110,7 @@ def _locked(path: Path) -> Iterator[None]:
     while number is None:
         if time.monotonic() > deadline:
             raise TimeoutError(f"{path} is locked by another process")
-        time.sleep(0.01)  # flock has no time limit
+        time.sleep(0.01)  # flock waits without a time limit, or not at all
         number = _lock(path)
     try:
         yield

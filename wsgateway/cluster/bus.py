@@ -225,7 +225,7 @@ class Bus:
         await self._probe_once(FIRST_PROBE, OPEN_TIMEOUT)
         self._up()
         while True:
-            await asyncio.sleep(PROBE_INTERVAL)
+            await asyncio.sleep(PROBE_INTERVAL)  # a subscription can be lost without an error
             await self._probe_once(PROBE_TIMEOUT, PROBE_TIMEOUT)
 
     async def _probe_once(self, interval: float, within: float) -> None:

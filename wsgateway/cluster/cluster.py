@@ -176,7 +176,7 @@ class Cluster:
                 log = self._log.limited("lost", burst=NODE_LINES)
                 log.warning("node %s (%s, pid %d) is lost", node.id, node.info.host, node.info.pid)
                 self._drop_node(node.id)
-            await asyncio.sleep(LEASE_CHECK)
+            await asyncio.sleep(LEASE_CHECK)  # silence has no event
 
     def notify(self) -> None:
         """Send the state of this process to the other nodes now, instead of with the next heartbeat."""

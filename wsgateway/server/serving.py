@@ -125,7 +125,7 @@ class Server(uvicorn.Server):
         until = time.monotonic() + seconds
         await asyncio.sleep(0)  # for what was accepted in this iteration of the event loop
         while time.monotonic() < until and any(map(is_busy, self.server_state.connections)):  # noqa: ASYNC110
-            await asyncio.sleep(0.01)  # uvicorn's connections send no notification
+            await asyncio.sleep(0.01)  # uvicorn does not report when a connection becomes idle
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await super().shutdown(sockets)

@@ -232,7 +232,7 @@ class Workers:
                 self._on_failure(f"{self._quick} workers died one after the other, the log has the reasons")
                 return
             if self._quick > 1:
-                await asyncio.sleep(min(MAX_BACKOFF, BACKOFF * 2 ** (self._quick - 2)))
+                await asyncio.sleep(min(MAX_BACKOFF, BACKOFF * 2 ** (self._quick - 2)))  # it may recover
             try:
                 self._add(await start_worker(self._settings, self._listening))
                 return
