@@ -48,6 +48,8 @@ def test_a_message_is_encoded_by_its_kind(message: Any, payload: bytes, kind: Ki
 class Counting:
     """A wire format that counts its calls."""
 
+    closes_when_lost = False
+
     def __init__(self, prefix: bytes) -> None:
         self.prefix = prefix
         self.calls = 0

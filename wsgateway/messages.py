@@ -33,6 +33,9 @@ _TEXT, _JSON, _BYTES = Kind  # faster to read than attributes of an enum on Pyth
 class WireFormat(Protocol):
     """Encodes messages for the clients of one protocol. Each format is one stateless object, compared by identity."""
 
+    closes_when_lost: bool
+    """Whether a lost subscription closes the connection, because the client can subscribe only by connecting again."""
+
     def message(self, message: "Message") -> str | bytes | None:
         """Return the content of one WebSocket message, or None if clients of this format receive nothing."""
 

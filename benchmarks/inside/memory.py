@@ -16,7 +16,7 @@ from pathlib import Path
 from unconnected import CHANNELS, connected
 
 from wsgateway import Gateway
-from wsgateway.hub.channels import Wanted
+from wsgateway.hub.channel import Wanted
 
 SUBSCRIPTIONS = 100_000
 PAGE = os.sysconf("SC_PAGE_SIZE")

@@ -3,22 +3,17 @@ within a write. Each client of `wsgateway.v1` receives each publication once and
 and its list of members is that of the channel."""
 
 import json
-import os
 from collections.abc import Callable
 from typing import Any
 
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
-from tests.hub.test_hub_properties import PHASES, SteppedLoop, finished
+from tests.machines import SteppedLoop, finished, run_machine
 from tests.pipes import Pipe, joined, tell
 from wsgateway import Gateway
 from wsgateway.frames import Position
 from wsgateway.protocols.v1 import SUBPROTOCOL
-
-EXAMPLES = int(os.environ.get("HUB_EXAMPLES", "150"))
-"""Runs of the machine; HUB_EXAMPLES=20000 for a long one."""
 
 CHANNELS: Any = {
     "all": {"public": True, "history": 4, "presence": True},
@@ -231,15 +226,5 @@ class ChannelMachine(RuleBasedStateMachine):
         self.loop.run_until_complete(self.nothing())
 
 
-def test_each_client_receives_each_publication_once_or_is_told() -> None:
-    run_state_machine_as_test(
-        ChannelMachine,
-        settings=settings(
-            max_examples=EXAMPLES,
-            stateful_step_count=50,
-            deadline=None,
-            database=None,
-            phases=PHASES,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+def test_each_client_receives_each_publication_once_or_is_notified() -> None:
+    run_machine(ChannelMachine, variable="HUB_EXAMPLES", examples=150, steps=50)  # HUB_EXAMPLES=20000 for a long run

@@ -2,23 +2,20 @@
 sent to it, once and in order, and the counts agree. Over the writers of both transports, plain and compressed."""
 
 import asyncio
-import contextlib
-import os
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     invariant,
     precondition,
     rule,
-    run_state_machine_as_test,
 )
 
 from tests.connections import text
+from tests.machines import SteppedLoop, finished, run_machine
 from tests.pipes import Pipe, joined
 from wsgateway import Connection, Gateway
 from wsgateway.hub import fan_out, turn_log
@@ -26,34 +23,9 @@ from wsgateway.hub.audience import Audience
 from wsgateway.messages import Deliveries, Message
 from wsgateway.transports.framing import PLAIN
 
-EXAMPLES = int(os.environ.get("HUB_EXAMPLES", "150"))
-"""Runs of each machine; HUB_EXAMPLES=20000 for a long one."""
-
-PHASES = (Phase.generate, Phase.shrink)[: 1 if "HUB_EXAMPLES" in os.environ else 2]
-"""A failure of a long run is not made smaller, which may take longer than the run."""
-
 SIZES = (0, 20, 200, 900)  # short, many to a flush, worth compressing, and more than one flush takes
 LIMITS = (0, 300, 1500, 10**9, 10**9, 10**9)
 CLIENTS = 8
-
-
-class SteppedLoop(asyncio.SelectorEventLoop):
-    """An event loop that also runs code between two iterations, as if it were a callback of the iteration before."""
-
-    _is_inside = False
-
-    @contextlib.contextmanager
-    def inside(self) -> Iterator[None]:
-        self._is_inside = True
-        asyncio._set_running_loop(self)
-        try:
-            yield
-        finally:
-            asyncio._set_running_loop(None)
-            self._is_inside = False
-
-    def is_running(self) -> bool:
-        return self._is_inside or super().is_running()
 
 
 class PipeClient:
@@ -422,24 +394,14 @@ class HubMachine(RuleBasedStateMachine):
             assert sum(metrics.dropped.values()) == 0
 
 
-def run_machine(machine: type[HubMachine], monkeypatch: pytest.MonkeyPatch) -> None:
+def run_with_small_limits(machine: type[HubMachine], monkeypatch: pytest.MonkeyPatch) -> None:
     """Run it with limits so small that a few clients and short messages reach them."""
     monkeypatch.setattr(fan_out, "SLICE", 2)
     monkeypatch.setattr(turn_log, "SLICE", 2)
     monkeypatch.setattr(turn_log, "MAX_LOGGED", 800)
     monkeypatch.setattr(fan_out, "MAX_WAITING", 3000)
     monkeypatch.setattr(fan_out, "MAX_JOINED", 800)
-    run_state_machine_as_test(
-        machine,
-        settings=settings(
-            max_examples=EXAMPLES,
-            stateful_step_count=60,
-            deadline=None,
-            database=None,
-            phases=PHASES,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    run_machine(machine, variable="HUB_EXAMPLES", examples=150, steps=60)  # HUB_EXAMPLES=20000 for a long run
 
 
 class DropOldest(HubMachine):
@@ -461,21 +423,12 @@ class Disconnect(HubMachine):
 def test_each_connection_receives_what_was_sent_to_it(
     machine: type[HubMachine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_machine(machine, monkeypatch)
+    run_with_small_limits(machine, monkeypatch)
 
 
 def is_subsequence(numbers: list[int], expected: list[int]) -> bool:
     rest = iter(expected)
     return all(number in rest for number in numbers)
-
-
-def finished(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """The result of a coroutine that waits for nothing."""
-    try:
-        coroutine.send(None)
-    except StopIteration as stop:
-        return stop.value
-    raise AssertionError("it waits")
 
 
 async def run(waiting: Any) -> None:

@@ -1,5 +1,5 @@
-"""The hooks of subscriptions, end to end: which clients may subscribe, errors, and one call of `on_unsubscribe` for each
-subscription."""
+"""The hooks of subscriptions, end to end: which clients may subscribe, errors, and one call of `on_unsubscribe` for
+each subscription."""
 
 import asyncio
 import uuid

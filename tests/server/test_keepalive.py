@@ -6,6 +6,7 @@ import anyio
 import pytest
 
 from tests.clocks import block, jumping, jumping_loop, pass_time
+from tests.pipes import Pipe
 from tests.raw import Raw, handshake, masked
 from tests.servers import OwnServer
 from wsgateway import Gateway, Settings
@@ -13,6 +14,7 @@ from wsgateway.gateway.running import Ticker
 from wsgateway.gateway.wheel import tick_for
 from wsgateway.server.keepalive import GRACE, Ping, Pinged
 from wsgateway.testing import RecordingListener
+from wsgateway.transports.native import RefusedClient
 from wsgateway.transports.takeover import Timers
 
 SETTINGS = Settings(ping_interval=25, pong_timeout=8)
@@ -27,7 +29,7 @@ class Recorded(Pinged):
     """Keeps when a ping is written and when it is aborted."""
 
     def __init__(self, timers: Timers) -> None:
-        super().__init__(SETTINGS, timers)
+        super().__init__(Pipe(10**9), RefusedClient(), SETTINGS, timers, connections=set())
         self.write = self._write
         self.pings: list[tuple[float, bytes]] = []
         self.aborted_at: float | None = None
@@ -35,6 +37,8 @@ class Recorded(Pinged):
     def _write(self, data: bytes) -> None:
         assert data[:2] == b"\x89\x04"
         self.pings.append((jumping_loop().time(), data[2:]))
+
+    def _finish(self, code: int, reason: str) -> None: ...
 
     def abort(self) -> None:
         self.aborted_at = jumping_loop().time()

@@ -30,7 +30,7 @@ from wsgateway.gateway.shapes import (
     member_info,
     publication_info,
 )
-from wsgateway.hub.channels import LOST, Channels, check_unsubscribe
+from wsgateway.hub.channels import Channels
 from wsgateway.text import short
 
 CHUNK = 5000
@@ -103,9 +103,8 @@ class ChannelAnswers:
     def members(self, name: str, limit: int) -> MemberRows:
         """Return the first `limit` members of a channel. Raise `ChannelError` if there can be no such channel."""
         self._channels.namespaces.find(name)
-        conns, channel = self._channels.subscribers(name), self._channels.find(name)
-        members = [self._channels.member(channel, conn) for conn in conns[:limit]]
-        return MemberRows(len(conns), [(one.id, one.user, ENCODER.encode(one.info)) for one in members])
+        members = self._channels.members(name)
+        return MemberRows(len(members), [(one.id, one.user, ENCODER.encode(one.info)) for one in members[:limit]])
 
     def history(self, name: str, *, limit: int, since: str | None, reverse: bool) -> History:
         """Return publications of a channel, as `Gateway.history` does."""
@@ -129,18 +128,8 @@ class ChannelAnswers:
 
     def unsubscribe(self, question: Unsubscribe) -> int:
         """End subscriptions, and return how many. Raise `ChannelError`, or `ValueError` for a wrong code or reason."""
-        self._channels.namespaces.find(question.channel)
-        check_unsubscribe(question.code, question.reason)
-        if question.code < LOST:
-            self._channels.revocations.add(question.channel, ids=question.ids, user=question.user)
-        conns = self._channels.holders(question.channel)
-        if question.ids is not None:
-            ids = frozenset(question.ids)
-            conns = [conn for conn in conns if conn.id in ids]
-        elif question.user:
-            conns = [conn for conn in conns if conn.user_id == question.user]
-        end = self._channels.unsubscribe
-        return sum([end(conn, question.channel, question.code, question.reason) for conn in conns])
+        end = self._channels.end
+        return end(question.channel, question.code, question.reason, ids=question.ids, user=question.user)
 
     # Questions of other nodes
 

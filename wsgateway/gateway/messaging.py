@@ -8,7 +8,7 @@ from wsgateway.exceptions import GatewayNotRunning, GatewayStopping
 from wsgateway.frames import Counts, History, Presence
 from wsgateway.gateway.parts import Parts
 from wsgateway.gateway.running import Running
-from wsgateway.hub.channels import LOST, check_unsubscribe, copy_info
+from wsgateway.hub.channel import copy_info
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.hub import Connections, LocalChannels
 from wsgateway.hub.loops import Home, call_from_thread
@@ -159,15 +159,9 @@ class Messaging(ABC):
         if there is no such channel.
         """
         await self._running_for("gateway.unsubscribe")
-        channels = self._parts.channels
-        channels.namespaces.find(channel)
-        check_unsubscribe(code, reason)
-        is_all = isinstance(connections, Everybody) and isinstance(user, Missing)
-        named = channels.holders(channel) if is_all else self._named(connections, user)
-        if code < LOST:
-            ids = None if is_all else [conn.id for conn in named]
-            channels.revocations.add(channel, ids=ids, user="" if isinstance(user, Missing) else user)
-        return sum([channels.unsubscribe(conn, channel, code, reason) for conn in named])
+        named = self._named(connections, user)
+        ids = None if isinstance(connections, Everybody) else [conn.id for conn in named]
+        return self._parts.channels.end(channel, code, reason, ids=ids, user="" if isinstance(user, Missing) else user)
 
     async def disconnect(
         self,

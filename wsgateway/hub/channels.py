@@ -4,18 +4,15 @@ A channel is an audience with a name, and exists while it has subscribers. Every
 published between two steps of a subscription.
 """
 
-import json
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Collection, Mapping
+from typing import Protocol
 
 from wsgateway.closing import STATE_LOST
 from wsgateway.cluster.history.memory import MemoryHistory
 from wsgateway.cluster.history.recovery import Recovery
-from wsgateway.config.channels import ChannelSettings
 from wsgateway.config.namespaces import Namespaces
 from wsgateway.config.settings import Settings
-from wsgateway.encoding import ENCODER
-from wsgateway.exceptions import ChannelError, MessageError
+from wsgateway.exceptions import ChannelError
 from wsgateway.frames import (
     Bundle,
     Member,
@@ -26,77 +23,16 @@ from wsgateway.frames import (
     UnsubscribedFrame,
     check_utf8,
 )
-from wsgateway.hub.audience import Audience
+from wsgateway.hub.channel import NOTHING, Channel, Grant, Wanted, copy_info
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.hub import Hub
-from wsgateway.hub.outbox import Outbox
 from wsgateway.hub.revocations import Revocations
-from wsgateway.messages import Message, Subscribed
+from wsgateway.messages import Subscribed
 from wsgateway.metrics import Metrics
 from wsgateway.text import short
 
 LOST = 2500
 """The code of a subscription that has ended because publications were missed. The client may subscribe again."""
-
-
-class Wanted(NamedTuple):
-    """A client's request to subscribe to `channel`.
-
-    `since` is the client's position; `is_garbled` is true if it sent text that is not a position. `last` is the number
-    of newest publications to send if nothing is recovered.
-    """
-
-    channel: str
-    since: Position | None = None
-    is_garbled: bool = False
-    last: int | None = None
-    ident: int | None = None
-
-
-class Grant(NamedTuple):
-    """The values that `on_subscribe` has set for one subscription.
-
-    `reply` is sent with the answer. If `loaded_at` is a position, the reply is the state at that position. With
-    `must_recover`, nothing was loaded because the client could recover from its own position. `after` is the count of
-    revocations when the hook was called, None if it was not.
-    """
-
-    info: object = None
-    reply: Message | None = None
-    loaded_at: Position | None = None
-    must_recover: bool = False
-    after: int | None = None
-
-
-NOTHING = Grant()
-
-
-class Channel(Audience):
-    """The subscribers of one channel in this process.
-
-    `is_announced` is whether `on_first_subscribe` was called for it. `infos` contains the values that `on_subscribe`
-    has set, `by_code` the subscribers that the application has subscribed, and `members` each member as a JSON object,
-    if the channel has `presence`. Each is None while it would be empty. `published` is the time of the last publication
-    since the first subscription, None before it.
-    """
-
-    __slots__ = ("by_code", "infos", "is_announced", "members", "name", "published", "settings")
-
-    def __init__(self, name: str, settings: ChannelSettings, hub: Hub) -> None:
-        super().__init__(hub.everybody.plain)
-        self.name = name
-        self.settings = settings
-        self.is_announced = False
-        self.infos: dict[Outbox, object] | None = None
-        self.by_code: set[Outbox] | None = None
-        self.members: dict[Outbox, bytes] | None = None
-        self.published: float | None = None  # in seconds of the monotonic clock
-
-    def outboxes(self) -> Iterator[Outbox]:
-        """Yield the outbox of each subscriber."""
-        for _, members in self.by_format():
-            yield from members
-        yield from self.slow or ()
 
 
 class Watcher(Protocol):
@@ -112,16 +48,6 @@ class Watcher(Protocol):
 class Outdated(Exception):  # noqa: N818  the caller refuses the client
     """The client has to try again, because the history no longer contains every publication since the call of `load`,
     or because the application has ended the subscription while `on_subscribe` ran."""
-
-
-def copy_info(info: object) -> Any:
-    """Return a copy of `info`, which its owner may change later. Raise `MessageError` unless it is a JSON value."""
-    if info is None:
-        return None
-    try:
-        return json.loads(ENCODER.encode(info).encode())
-    except (TypeError, ValueError, RecursionError) as exc:
-        raise MessageError(f"info is not a JSON value: {exc}") from exc
 
 
 def check_unsubscribe(code: int, reason: str) -> None:
@@ -172,7 +98,7 @@ class Channels:
         conns = (self._hub.connections.get(outbox.id) for outbox in channel.outboxes())
         return [conn for conn in conns if conn is not None]
 
-    def holders(self, name: str) -> list[Connection]:
+    def _holders(self, name: str) -> list[Connection]:
         """Return the connections that are subscribed to a channel, or may subscribe again without `on_subscribe`."""
         returning = [conn for conn, names in self._returning.items() if name in names]
         return [*self.subscribers(name), *returning]
@@ -271,7 +197,7 @@ class Channels:
         return self._frame(channel, wanted, grant, recovery), recovery.publications
 
     def _frame(self, channel: Channel, wanted: Wanted, grant: Grant, recovery: Recovery | None) -> SubscribedFrame:
-        members = b"[%b]" % b",".join((channel.members or {}).values()) if channel.settings.presence else None
+        members = channel.members_json() if channel.settings.presence else None
         return SubscribedFrame(
             channel.name,
             at=None if recovery is None else recovery.at,
@@ -288,6 +214,24 @@ class Channels:
         settings = self.namespaces.find(wanted.channel)
         most = self._settings.outbox_bytes
         return self.history.recover(wanted.channel, settings, since=wanted.since, last=None, max_bytes=most).recovered
+
+    def end(self, name: str, code: int, reason: str, *, ids: Collection[str] | None = None, user: str = "") -> int:
+        """End subscriptions for the application: those of connections with `ids`, of a `user`, or else all.
+
+        Return their number. A client whose `on_subscribe` runs meanwhile has to ask again. Raise `ChannelError` if
+        there can be no such channel, and `ValueError` for a code or reason that cannot be sent.
+        """
+        self.namespaces.find(name)
+        check_unsubscribe(code, reason)
+        if code < LOST:
+            self.revocations.add(name, ids=ids, user=user)
+        if user:
+            conns = self._hub.of_user(user)
+        elif ids is None:
+            conns = self._holders(name)
+        else:
+            conns = [conn for conn in map(self._hub.connections.get, ids) if conn is not None]
+        return sum([self.unsubscribe(conn, name, code, reason) for conn in conns])
 
     def unsubscribe(self, conn: Connection, name: str, code: int, reason: str, *, ident: int | None = None) -> bool:
         """End a subscription, and notify the client. Return False if `conn` is not subscribed.
@@ -310,8 +254,8 @@ class Channels:
             self._returning.setdefault(conn, set()).add(name)
         outbox.put(frame)
         self._left(conn, channel, code, reason)
-        if code >= LOST and conn.protocol == "sse":
-            conn._outbox.close(STATE_LOST, "a subscription was lost")
+        if code >= LOST and outbox.wire_format.closes_when_lost:
+            outbox.close(STATE_LOST, "a subscription was lost")
         return True
 
     def _forget_return(self, conn: Connection, name: str) -> None:
@@ -335,13 +279,8 @@ class Channels:
         if is_empty:
             del self._by_name[channel.name]
             self._metrics.channels -= 1
-        outbox = conn._outbox
-        member = self.member(channel, conn)
-        if channel.infos is not None:
-            channel.infos.pop(outbox, None)
-        if channel.by_code is not None:
-            channel.by_code.discard(outbox)
-        if channel.members is not None and channel.members.pop(outbox, None) is not None and not is_empty:
+        member = channel.member(conn)
+        if channel.forget(conn._outbox) and not is_empty:
             self._hub.deliver(PresenceFrame(channel.name, member, has_left=True), channel)
         if self.watcher is not None:
             if is_empty and channel.is_announced:  # before `on_unsubscribe`, which may subscribe another connection
@@ -368,27 +307,15 @@ class Channels:
         return Subscribed(None if frame.at is None else str(frame.at), frame.recovered)
 
     def unsubscribe_now(self, conn: Connection, channel: str, code: int, reason: str) -> bool:
-        """End a subscription for the application. Raise `ChannelError` if there can be no such channel."""
-        self.namespaces.find(channel)
-        check_unsubscribe(code, reason)
-        if code < LOST:
-            self.revocations.add(channel, ids=[conn.id])
-        return self.unsubscribe(conn, channel, code, reason)
+        """End a subscription for the application, as `end` does. Return False if `conn` is not subscribed."""
+        return self.end(channel, code, reason, ids=[conn.id]) > 0
 
     # Members
-
-    def member(self, channel: Channel | None, conn: Connection) -> Member:
-        """Return `conn` as other members of `channel` see it."""
-        infos = None if channel is None else channel.infos
-        return Member(conn.id, conn.user_id, None if infos is None else infos.get(conn._outbox))
 
     def members(self, name: str) -> list[Member]:
         """Return the members of a channel in this process."""
         channel = self._by_name.get(name)
-        return [self.member(channel, conn) for conn in self.subscribers(name)]
+        return [] if channel is None else [channel.member(conn) for conn in self.subscribers(name)]
 
     def _announce_joined(self, channel: Channel, conn: Connection) -> None:
-        member = self.member(channel, conn)
-        channel.members = channel.members or {}
-        channel.members[conn._outbox] = ENCODER.encode(member._asdict()).encode()
-        self._hub.deliver(PresenceFrame(channel.name, member, has_left=False), channel)
+        self._hub.deliver(PresenceFrame(channel.name, channel.show(conn), has_left=False), channel)

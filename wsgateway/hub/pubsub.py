@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 from wsgateway.cluster.acks import PendingAcks
 from wsgateway.cluster.single import AnyCluster
 from wsgateway.config.values import Keep
-from wsgateway.frames import NamedMessage, Position, Publication
+from wsgateway.frames import Member, NamedMessage, Position, Publication
+from wsgateway.hub.channel import Channel
 from wsgateway.hub.channels import Channels
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.hub import Hub
@@ -139,7 +140,7 @@ class PubSub:
             tags=None if target.tags is None else dict(target.tags),  # a copy, which its owner cannot change
             time=time.time(),
             expires=None if target.ttl is None else now + target.ttl,
-            sender=self._channels.member(channel, sender) if sender is not None and settings.presence else None,
+            sender=_member(channel, sender) if sender is not None and settings.presence else None,
             policy=settings.slow_policy,
             is_latest_only=settings.keep is Keep.LAST,
         )
@@ -162,3 +163,8 @@ class PubSub:
         if self._cluster.has_broker:
             delivered = delivered._replace(complete=False)
         return Receipt(delivered, self._cluster, at=at)
+
+
+def _member(channel: Channel | None, conn: Connection) -> Member:
+    """Return the sender `conn` as members of `channel` see it, which may have no subscribers."""
+    return Member(conn.id, conn.user_id) if channel is None else channel.member(conn)

@@ -10,7 +10,8 @@ from typing import Any
 
 from wsgateway.config.settings import Settings
 from wsgateway.exceptions import ChannelError, HistoryError, HookError, MessageError, Refused
-from wsgateway.hub.channels import Channels, Grant, Wanted
+from wsgateway.hub.channel import Grant, Wanted
+from wsgateway.hub.channels import Channels
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.pubsub import PubSub
 from wsgateway.hub.target import Everybody, Target, check_recipients
@@ -142,15 +143,7 @@ class Dispatcher:
 
     def received(self, conn: Connection, inbox: Inbox, message: str | bytes, size: int) -> None:
         """Handle a message of `size` bytes that the client has sent."""
-        metrics = self._metrics
-        metrics.messages_in += 1
-        metrics.bytes_in += size
-        conn._messages_in += 1
-        recording = conn._outbox.recording
-        if recording is not None:
-            recording.add("in", size)
-        if self._verbose:
-            self._log.info("received %d bytes", size, extra={"conn": conn.id})
+        self._count_in(conn, size)
         event = MessageEvent(self._gateway, conn, message, None, {}, None)
         self._push(inbox, Call("on_message", self._on_message, event, size or 1))
 

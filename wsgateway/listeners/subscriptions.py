@@ -8,7 +8,8 @@ from typing import Any
 from wsgateway.config.channels import ChannelSettings
 from wsgateway.config.namespaces import check_name
 from wsgateway.exceptions import ChannelError, Refusal, Refused
-from wsgateway.hub.channels import Channels, Grant, Wanted, copy_info
+from wsgateway.hub.channel import Grant, Wanted, copy_info
+from wsgateway.hub.channels import Channels
 from wsgateway.hub.connection import Connection
 from wsgateway.listeners.event import ChannelEvent, EventGateway, SubscribeEvent
 from wsgateway.listeners.hooks import is_async

@@ -6,7 +6,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from wsgateway.hub.channels import Wanted
+from wsgateway.hub.channel import Wanted
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 from wsgateway.exceptions import MessageError, Refusal, Refused
 from wsgateway.frames import Position
-from wsgateway.hub.channels import Wanted
+from wsgateway.hub.channel import Wanted
 from wsgateway.messages import decode_json
 from wsgateway.protocols.commands import Subscribe
 from wsgateway.text import short

@@ -137,10 +137,10 @@ SSE = StreamKind(
     name="sse",
     content_type=b"text/event-stream; charset=utf-8",
     beat=b":\n\n",
-    wire_format=ChunkedFormat(SseEncoding(has_ids=True)),
+    wire_format=ChunkedFormat(SseEncoding(has_ids=True), closes_when_lost=True),
 )
 
-WITHOUT_IDS = ChunkedFormat(SseEncoding(has_ids=False))
+WITHOUT_IDS = ChunkedFormat(SseEncoding(has_ids=False), closes_when_lost=True)
 """The format of a stream whose ids are its own."""
 
 

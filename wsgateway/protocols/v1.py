@@ -22,7 +22,7 @@ from wsgateway.frames import (
     UnsubscribedFrame,
     check_event_name,
 )
-from wsgateway.hub.channels import Wanted
+from wsgateway.hub.channel import Wanted
 from wsgateway.messages import Kind, Message, decode_json
 from wsgateway.protocols.commands import (
     Authenticate,

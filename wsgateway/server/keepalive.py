@@ -1,12 +1,11 @@
 """Pings a client, and disconnects it if no pong arrives. Knows no frames but its own ping."""
 
-import asyncio
 import os
-from abc import ABC, abstractmethod
-from collections.abc import Callable
+from typing import Any
 
 from wsgateway.config.settings import Settings
-from wsgateway.transports.takeover import Timed, Timers
+from wsgateway.server.taken import TakenSocket
+from wsgateway.transports.takeover import Timers, WireUser
 
 GRACE = 0.05
 """Seconds to read what waits in a socket whose pong is overdue, because the event loop may have been blocked."""
@@ -23,7 +22,7 @@ class Ping:
         self.has_grace = True
 
 
-class Pinged(ABC):
+class Pinged(TakenSocket):
     """A client that is pinged every `ping_interval` seconds, and aborted if no pong arrives in `pong_timeout`.
 
     Never early: a ping is at most one tick of `timers` late, an abort at most two, and it waits `GRACE`. While reading
@@ -31,23 +30,15 @@ class Pinged(ABC):
     `Socket` inherits this class, because an object of its own for each client would take more memory.
     """
 
-    __slots__ = ("_loop", "_ping", "_settings", "_timers", "is_congested", "is_paused", "slot", "write")
+    __slots__ = ("_ping", "is_paused")
 
-    write: Callable[[bytes], None]
-
-    def __init__(self, settings: Settings, timers: Timers) -> None:
-        self.is_congested = False
+    def __init__(
+        self, transport: Any, user: WireUser, settings: Settings, timers: Timers, *, connections: set[Any]
+    ) -> None:
+        super().__init__(transport, user, settings, timers, connections=connections)
         self.is_paused = False
-        self.slot: set[Timed] | None = None
-        self._settings = settings
-        self._timers = timers
-        self._loop = asyncio.get_running_loop()
         self._ping: Ping | None = None
         self._wait(settings.ping_interval)
-
-    @abstractmethod
-    def abort(self) -> None:
-        """Close the socket now."""
 
     def due(self) -> None:
         """Ping, or check the pong. Called by the timers."""
@@ -79,9 +70,6 @@ class Pinged(ABC):
         """Handle that reading is paused, so the pong may be among the unread bytes."""
         if self._ping is not None:
             self._ping.was_paused = True
-
-    def _wait(self, seconds: float) -> None:
-        self._timers.add(self, self._loop.time() + seconds)
 
     def _check_pong(self, ping: Ping) -> None:
         """Abort in `GRACE` seconds, because the pong is overdue. If reading was paused, wait `pong_timeout` again."""

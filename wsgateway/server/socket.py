@@ -3,7 +3,6 @@
 Knows neither uvicorn nor what a gateway does with a message.
 """
 
-import asyncio
 from typing import Any, assert_never
 
 from websockets.extensions import Extension
@@ -14,7 +13,7 @@ from wsgateway.config.settings import Settings
 from wsgateway.server.keepalive import Pinged
 from wsgateway.server.lingering import QuietClose
 from wsgateway.server.parser import FrameParser, ParserState
-from wsgateway.server.tcp import unread
+from wsgateway.server.taken import CLOSE_TIMEOUT
 from wsgateway.transports.peer import MAX_FRAMES, Peer
 from wsgateway.transports.takeover import Timers, WireUser
 
@@ -29,14 +28,11 @@ MAX_INFLATED = 256 * 1024
 FULL_READ = 250_000
 """Bytes of a read after which libuv reads the same socket again in the same iteration. One read has at most 256,000."""
 
-CLOSE_TIMEOUT = 10.0
-"""Seconds that a client has to answer a close frame, if it reads."""
-
 SHARE = range(MAX_FRAMES)
 """Iterates over the frames of one client in one event loop iteration. Made once, for speed."""
 
 
-class Socket(Pinged, asyncio.Protocol):
+class Socket(Pinged):
     """One client, from `websocket.accept` to the end of its TCP connection. Implements `transports.takeover.Wire`.
 
     Reading is paused while the inbox is full, and once `MAX_FRAMES` of the client were handled in one event loop
@@ -45,8 +41,6 @@ class Socket(Pinged, asyncio.Protocol):
     """
 
     __slots__ = (
-        "_abort_timer",
-        "_connections",
         "_deflate",
         "_is_held",
         "_is_spent",
@@ -54,8 +48,6 @@ class Socket(Pinged, asyncio.Protocol):
         "_parser",
         "_peer",
         "_rest",
-        "_transport",
-        "_user",
         "deflates",
     )
 
@@ -70,29 +62,17 @@ class Socket(Pinged, asyncio.Protocol):
         deflate: Extension | None,
     ) -> None:
         """`connections` is the set of connections that the server waits for. `deflate` was negotiated."""
-        super().__init__(settings, timers)
-        self.write = transport.write
+        super().__init__(transport, user, settings, timers, connections=connections)
         self.deflates = deflate is not None
-        self._transport = transport
-        self._user: WireUser | None = user
         self._peer: Peer | None = user.peer
-        self._connections = connections
         self._deflate = deflate
         self._parser: FrameParser | None = None
         self._rest: bytearray | None = None
         self._message: tuple[str | bytes, int] | None = None
         self._is_held = False  # the inbox is full
         self._is_spent = False  # the client has had its share of this iteration
-        self._abort_timer: asyncio.TimerHandle | None = None
-        connections.add(self)
 
     # Called by the gateway
-
-    def unwritten(self) -> int:
-        if self._transport.get_extra_info("ssl_object") is not None:  # encrypted bytes are not in its buffer
-            return unread(self._transport)
-        size: int = self._transport.get_write_buffer_size()
-        return size
 
     def read_on(self) -> None:
         """Pass on what was received while the inbox was full, then read again."""
@@ -121,16 +101,6 @@ class Socket(Pinged, asyncio.Protocol):
             self._write_answers(parser)
             self._abort_within(LINGER if self.is_congested else CLOSE_TIMEOUT)
 
-    def abort(self) -> None:
-        self._transport.abort()
-
-    def shutdown(self) -> None:
-        """Notify the gateway. Called by uvicorn, which then waits until all connections are closed."""
-        if self._user is not None:
-            self._user.shutdown()
-        else:
-            self._abort_within(LINGER)
-
     # Called by asyncio
 
     def data_received(self, data: bytes) -> None:
@@ -153,21 +123,14 @@ class Socket(Pinged, asyncio.Protocol):
     def pause_writing(self) -> None:
         self.is_congested = True
         self._pause_or_resume()
-        if self._user is not None:
-            self._user.congested()
+        super().pause_writing()
 
     def resume_writing(self) -> None:
-        self.is_congested = False
-        if self._user is not None:
-            self._user.writable()
+        super().resume_writing()
         self._go_on()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        del exc
-        self._connections.discard(self)
-        if self._abort_timer is not None:
-            self._abort_timer.cancel()
-        self._finish(1006, "")
+        super().connection_lost(exc)
         self._rest = None
 
     # Reading
@@ -351,8 +314,3 @@ class Socket(Pinged, asyncio.Protocol):
             self._spend()  # it may contain the close frame of the client
         self._pause_or_resume()
         user.finished(code, reason)
-
-    def _abort_within(self, seconds: float) -> None:
-        if self._abort_timer is not None:
-            self._abort_timer.cancel()
-        self._abort_timer = self._loop.call_later(seconds, self._transport.abort)

@@ -3,23 +3,19 @@
 Knows neither the application that is served nor what a chunk contains.
 """
 
-import asyncio
 import socket
 from collections.abc import Callable
 from typing import Any
 
 from wsgateway.config.grace import LINGER
 from wsgateway.config.settings import Settings
+from wsgateway.server.taken import CLOSE_TIMEOUT, TakenSocket
 from wsgateway.server.takeover import TLS_BUFFER
-from wsgateway.server.tcp import unread
 from wsgateway.transports.framing import StreamKind
-from wsgateway.transports.takeover import Timed, Timers, Wire, WireUser
+from wsgateway.transports.takeover import Timers, Wire, WireUser
 
 MAX_IGNORED = 1024
 """Bytes that the client of a stream may send on its connection, where they are discarded."""
-
-CLOSE_TIMEOUT = 10.0
-"""Seconds that a client has to read the end of a stream, if it reads."""
 
 BODY_HEADERS = frozenset({b"content-length", b"transfer-encoding"})
 """Headers of a request with a body, which uvicorn's protocol has to read."""
@@ -27,26 +23,13 @@ BODY_HEADERS = frozenset({b"content-length", b"transfer-encoding"})
 _USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", None)  # Linux only
 
 
-class StreamSocket(asyncio.Protocol):
+class StreamSocket(TakenSocket):
     """One stream, from the head of its response to the end of its TCP connection.
 
     Implements `transports.takeover.Wire`. Writes whole chunks, and a heartbeat every `ping_interval` seconds.
     """
 
-    __slots__ = (
-        "_abort_timer",
-        "_connections",
-        "_ignored",
-        "_kind",
-        "_loop",
-        "_settings",
-        "_timers",
-        "_transport",
-        "_user",
-        "is_congested",
-        "slot",
-        "write",
-    )
+    __slots__ = ("_ignored", "_kind")
 
     is_paused = False
     deflates = False
@@ -62,29 +45,13 @@ class StreamSocket(asyncio.Protocol):
         connections: set[Any],
         is_congested: bool,
     ) -> None:
-        """`connections` is the set of connections that the server waits for."""
-        self.write: Callable[[bytes], None] = transport.write
+        super().__init__(transport, user, settings, timers, connections=connections)
         self.is_congested = is_congested
-        self.slot: set[Timed] | None = None
-        self._transport = transport
-        self._user: WireUser | None = user
-        self._settings = settings
-        self._timers = timers
         self._kind = kind
-        self._connections = connections
         self._ignored = 0
-        self._abort_timer: asyncio.TimerHandle | None = None
-        self._loop = asyncio.get_running_loop()
-        connections.add(self)
-        self._wait()
+        self._wait(settings.ping_interval)
 
     # Called by the gateway
-
-    def unwritten(self) -> int:
-        if self._transport.get_extra_info("ssl_object") is not None:  # encrypted bytes are not in its buffer
-            return unread(self._transport)
-        size: int = self._transport.get_write_buffer_size()
-        return size
 
     def read_on(self) -> None:
         """Do nothing, because bytes of the client are discarded."""
@@ -102,16 +69,6 @@ class StreamSocket(asyncio.Protocol):
         self._transport.close()
         self._abort_within(LINGER if self.is_congested else CLOSE_TIMEOUT)
 
-    def abort(self) -> None:
-        self._transport.abort()
-
-    def shutdown(self) -> None:
-        """Notify the gateway. Called by uvicorn, which then waits until all connections are closed."""
-        if self._user is not None:
-            self._user.shutdown()
-        else:
-            self._abort_within(LINGER)
-
     # Called by the timers
 
     def due(self) -> None:
@@ -119,10 +76,7 @@ class StreamSocket(asyncio.Protocol):
         if not self.is_congested:  # else `send_timeout` applies
             self.write(self._kind.heartbeat)
         if self._user is not None:
-            self._wait()
-
-    def _wait(self) -> None:
-        self._timers.add(self, self._loop.time() + self._settings.ping_interval)
+            self._wait(self._settings.ping_interval)
 
     # Called by asyncio
 
@@ -136,23 +90,6 @@ class StreamSocket(asyncio.Protocol):
         self._finish(1006, "")
         self._abort_within(LINGER)  # asyncio closes the socket, but waits until its buffer is empty
 
-    def pause_writing(self) -> None:
-        self.is_congested = True
-        if self._user is not None:
-            self._user.congested()
-
-    def resume_writing(self) -> None:
-        self.is_congested = False
-        if self._user is not None:
-            self._user.writable()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        del exc
-        self._connections.discard(self)
-        if self._abort_timer is not None:
-            self._abort_timer.cancel()
-        self._finish(1006, "")
-
     # The end
 
     def _finish(self, code: int, reason: str) -> None:
@@ -161,11 +98,6 @@ class StreamSocket(asyncio.Protocol):
         if user is not None:
             self._timers.discard(self)
             user.finished(code, reason)
-
-    def _abort_within(self, seconds: float) -> None:
-        if self._abort_timer is not None:
-            self._abort_timer.cancel()
-        self._abort_timer = self._loop.call_later(seconds, self._transport.abort)
 
 
 class UvicornStream:

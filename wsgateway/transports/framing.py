@@ -61,6 +61,8 @@ class PlainFormat:
     Of the gateway's own notifications, a plain client receives only the reply to a subscription.
     """
 
+    closes_when_lost = False
+
     def message(self, message: Message) -> str | bytes | None:
         if message.is_control:
             reply = message.reply if isinstance(message, SubscribedFrame) else None
@@ -89,6 +91,8 @@ class DeflatedFormat(PlainFormat):
 
 class FramedFormat:
     """The content that an encoding writes, as one unfragmented WebSocket message."""
+
+    closes_when_lost = False
 
     def __init__(self, encoding: Encoding, *, deflates: bool = False) -> None:
         self._encoding = encoding
@@ -121,8 +125,9 @@ def chunk(content: str | bytes | None) -> bytes:
 class ChunkedFormat:
     """The content that an encoding writes, as one chunk of an HTTP/1.1 response (RFC 9112 7.1)."""
 
-    def __init__(self, encoding: Encoding) -> None:
+    def __init__(self, encoding: Encoding, *, closes_when_lost: bool = False) -> None:
         self._encoding = encoding
+        self.closes_when_lost = closes_when_lost
 
     def message(self, message: Message) -> str | bytes | None:
         return self._encoding.content(message)

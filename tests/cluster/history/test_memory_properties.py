@@ -1,24 +1,20 @@
 """The history in memory against a model as plain as possible, and clients that leave and come back."""
 
 import math
-import os
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, rule
 
+from tests.machines import run_machine
 from wsgateway.cluster.history import memory
 from wsgateway.cluster.history.memory import KEY_TTL, POSITION_TTL, MemoryHistory
 from wsgateway.config.channels import ChannelSettings
 from wsgateway.config.values import Keep
 from wsgateway.frames import Position, Publication
 from wsgateway.messages import Kind, Message
-
-EXAMPLES = int(os.environ.get("RECOVERY_EXAMPLES", "80"))
-"""Runs of each machine; RECOVERY_EXAMPLES=12000 for a long one."""
 
 LIMIT = 20_000
 
@@ -314,13 +310,4 @@ def payload(publications: list[Publication]) -> int:
 def test_the_history_is_what_the_model_is(count: int, ttl: float | None, keep: Keep) -> None:
     attributes: dict[str, Any] = {"namespace": ChannelSettings(history=count, history_ttl=ttl, keep=keep)}
     machine = type(f"History{count}{keep}", (MemoryMachine,), attributes)
-    run_state_machine_as_test(
-        machine,
-        settings=settings(
-            max_examples=EXAMPLES,
-            stateful_step_count=40,
-            deadline=None,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    run_machine(machine, variable="RECOVERY_EXAMPLES", examples=80, steps=40)

@@ -4,26 +4,19 @@ history fails: no client misses a publication without being notified.
 RECOVERY_EXAMPLES=12000 for a long run.
 """
 
-import os
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from tests.machines import run_machine
 from wsgateway.cluster.history.recovery import Wish
 from wsgateway.cluster.history.replica import Arrival, Effects, Page, Replica, State
 from wsgateway.frames import Position, Publication
 from wsgateway.messages import Kind, Message
-
-EXAMPLES = int(os.environ.get("RECOVERY_EXAMPLES", "100"))
-"""Runs for each kind of channel."""
-
-PHASES = (Phase.generate, Phase.shrink)[: 1 if "RECOVERY_EXAMPLES" in os.environ else 2]
-"""A failure of a long run is not made smaller, which may take longer than the run."""
 
 PROCESSES, CLIENTS = 2, 5
 
@@ -474,15 +467,5 @@ def machine_of(count: int, is_latest_only: bool) -> type[RecoveryMachine]:
 @pytest.mark.parametrize("count", [1, 3, 8])
 def test_a_client_misses_nothing_without_being_notified(count: int, is_latest_only: bool) -> None:
     SEEN.clear()
-    run_state_machine_as_test(
-        machine_of(count, is_latest_only),
-        settings=settings(
-            max_examples=EXAMPLES,
-            stateful_step_count=60,
-            deadline=None,
-            database=None,
-            phases=PHASES,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    run_machine(machine_of(count, is_latest_only), variable="RECOVERY_EXAMPLES", examples=100, steps=60)
     print(dict(SEEN))

@@ -1,0 +1,108 @@
+"""One channel in this process: its subscribers, and what is kept of each. Knows no history and no other channel."""
+
+import json
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from wsgateway.config.channels import ChannelSettings
+from wsgateway.encoding import ENCODER
+from wsgateway.exceptions import MessageError
+from wsgateway.frames import Member, Position
+from wsgateway.hub.audience import Audience
+from wsgateway.hub.connection import Connection
+from wsgateway.hub.hub import Hub
+from wsgateway.hub.outbox import Outbox
+from wsgateway.messages import Message
+
+
+def copy_info(info: object) -> Any:
+    """Return a copy of `info`, which its owner may change later. Raise `MessageError` unless it is a JSON value."""
+    if info is None:
+        return None
+    try:
+        return json.loads(ENCODER.encode(info).encode())
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise MessageError(f"info is not a JSON value: {exc}") from exc
+
+
+class Wanted(NamedTuple):
+    """A client's request to subscribe to `channel`.
+
+    `since` is the client's position; `is_garbled` is true if it sent text that is not a position. `last` is the number
+    of newest publications to send if nothing is recovered.
+    """
+
+    channel: str
+    since: Position | None = None
+    is_garbled: bool = False
+    last: int | None = None
+    ident: int | None = None
+
+
+class Grant(NamedTuple):
+    """The values that `on_subscribe` has set for one subscription.
+
+    `reply` is sent with the answer. If `loaded_at` is a position, the reply is the state at that position. With
+    `must_recover`, nothing was loaded because the client could recover from its own position. `after` is the count of
+    revocations when the hook was called, None if it was not.
+    """
+
+    info: object = None
+    reply: Message | None = None
+    loaded_at: Position | None = None
+    must_recover: bool = False
+    after: int | None = None
+
+
+NOTHING = Grant()
+
+
+class Channel(Audience):
+    """The subscribers of one channel in this process.
+
+    `is_announced` is whether `on_first_subscribe` was called for it. `infos` contains the values that `on_subscribe`
+    has set, `by_code` the subscribers that the application has subscribed, and `members` each member as a JSON object,
+    if the channel has `presence`. Each is None while it would be empty. `published` is the time of the last publication
+    since the first subscription, None before it.
+    """
+
+    __slots__ = ("by_code", "infos", "is_announced", "members", "name", "published", "settings")
+
+    def __init__(self, name: str, settings: ChannelSettings, hub: Hub) -> None:
+        super().__init__(hub.everybody.plain)
+        self.name = name
+        self.settings = settings
+        self.is_announced = False
+        self.infos: dict[Outbox, object] | None = None
+        self.by_code: set[Outbox] | None = None
+        self.members: dict[Outbox, bytes] | None = None
+        self.published: float | None = None  # in seconds of the monotonic clock
+
+    def member(self, conn: Connection) -> Member:
+        """Return `conn` as other members see it."""
+        return Member(conn.id, conn.user_id, None if self.infos is None else self.infos.get(conn._outbox))
+
+    def show(self, conn: Connection) -> Member:
+        """Add `conn` to `members`, and return it as other members see it."""
+        member = self.member(conn)
+        self.members = self.members or {}
+        self.members[conn._outbox] = ENCODER.encode(member._asdict()).encode()
+        return member
+
+    def members_json(self) -> bytes:
+        """Return `members` as a JSON array."""
+        return b"[%b]" % b",".join((self.members or {}).values())
+
+    def forget(self, outbox: Outbox) -> bool:
+        """Forget what is kept of a former subscriber. Return whether it was among `members`."""
+        if self.infos is not None:
+            self.infos.pop(outbox, None)
+        if self.by_code is not None:
+            self.by_code.discard(outbox)
+        return self.members is not None and self.members.pop(outbox, None) is not None
+
+    def outboxes(self) -> Iterator[Outbox]:
+        """Yield the outbox of each subscriber."""
+        for _, members in self.by_format():
+            yield from members
+        yield from self.slow or ()
