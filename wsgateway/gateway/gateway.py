@@ -116,13 +116,10 @@ class Gateway(Messaging):
 
     # Sending
 
-    async def _enter(self, what: str, *, in_thread: str = "") -> Running | None:
+    def _check_loop(self, what: str, *, in_thread: str) -> None:
         home = self._home
         if home is not None and not home.is_here() and self._runs_elsewhere():
             raise wrong_loop(what, f"in a thread, use {in_thread}(...)" if in_thread else "", owner="the gateway")
-        if self._is_new:
-            await self._start_unasked()
-        return self._running
 
     def _is_startable(self) -> bool:
         return self.state not in (GatewayState.STOPPED, GatewayState.FAILED)

@@ -29,29 +29,42 @@ class Messaging(ABC):
 
     _parts: Parts
     _home: Home | None
+    _running: Running | None
+    _is_new: bool
 
     @property
     @abstractmethod
     def id(self) -> str: ...
 
     @abstractmethod
-    async def _enter(self, what: str, *, in_thread: str = "") -> Running | None:
-        """Return the running parts of the gateway, or None if it is not running. Raise `RuntimeError` on another loop.
+    def _check_loop(self, what: str, *, in_thread: str) -> None:
+        """Raise `RuntimeError` on another event loop than the gateway's.
 
-        `what` is the method that was called, `in_thread` the method to call in a thread instead.
+        `what` is the method that was called, `in_thread` the one to call in a thread instead, if any.
         """
+
+    @abstractmethod
+    async def _start_unasked(self) -> None:
+        """Start a gateway that was never started."""
 
     @abstractmethod
     def _is_startable(self) -> bool:
         """Return whether another thread may ask its event loop to send."""
 
-    async def _running_for(self, what: str, *, in_thread: str = "") -> Running:
-        running = await self._enter(what, in_thread=in_thread)
+    def _present(self, what: str, *, in_thread: str = "") -> Running:
+        """Return the running parts of the gateway, for the method `what`."""
+        self._check_loop(what, in_thread=in_thread)
+        running = self._running
         if running is None:
             raise GatewayNotRunning(self.id)
         if running.drain.is_begun and not running.dispatcher.inside_hook():
             raise GatewayStopping(self.id)  # else an on_client_close sends a last message
         return running
+
+    async def _running_for(self, what: str) -> Running:
+        if self._is_new:
+            await self._start_unasked()
+        return self._present(what)
 
     # Sending
 
@@ -75,8 +88,10 @@ class Messaging(ABC):
         recipients, `TypeError` for values of a wrong type, `Refused` if the hook refuses the message, and `HookError`
         if the listener failed.
         """
-        running = await self._running_for("gateway.send", in_thread="gateway.send_from_thread")
-        to = target_of(skip_history=skip_history, **target)
+        if self._is_new:
+            await self._start_unasked()
+        running = self._present("gateway.send", in_thread="gateway.send_from_thread")
+        to = target_of(skip_history=skip_history, **target) if target or skip_history else None
         if to is not None and to.channel:
             settings = self._parts.channels.namespaces.find(to.channel)
             if to.idempotency_key and not settings.history:
@@ -88,7 +103,9 @@ class Messaging(ABC):
 
         Do not wait, and do not count recipients. Raise the same errors as `send`, except those of a hook.
         """
-        running = await self._running_for("gateway.publish", in_thread="gateway.publish_from_thread")
+        if self._is_new:
+            await self._start_unasked()
+        running = self._present("gateway.publish", in_thread="gateway.publish_from_thread")
         encoded = encode(message)
         if encoded is None:
             raise ValueError("the message is None, which cannot be published")

@@ -49,7 +49,7 @@ class Receipt:
         counts = self.counts
         if self._pending is not None:
             counts = await self._cluster.collect(counts, self._pending)
-        return Sent(*counts, at=self.position, is_new=self.is_new)
+        return Sent._make((*counts, self.position, self.is_new))
 
     @property
     def position(self) -> str | None:
@@ -112,8 +112,14 @@ class PubSub:
             conns = [conn for conn in self._hub.of_user(target.user) if conn is not but]
             return self._receipt_of_here(self._hub.deliver_to(message, conns))
         to = target.connections
-        if not counts:
-            return Receipt(self.publish_nowait(message, to, but=but), self._cluster)
+        if counts:
+            return self.publish_to(message, to, but=but)
+        return Receipt(self.publish_nowait(message, to, but=but), self._cluster)
+
+    def publish_to(
+        self, message: Message, to: Iterable[Connection | str] | None, *, but: Connection | None = None
+    ) -> Receipt:
+        """Publish `message` as `publish_nowait` does, and request the counts of the other nodes."""
         if to is None:
             return publish_to_nodes(self._cluster, message, None, self._deliver_to_all(message, but))
         own, remote = self._cluster.split(to)

@@ -24,7 +24,7 @@ from wsgateway.listeners.event import (
     OpenEvent,
     UnsubscribeEvent,
 )
-from wsgateway.listeners.handshake import Handshake, chosen_in
+from wsgateway.listeners.handshake import NO_CHOICE, Handshake, chosen_in, token_of
 from wsgateway.listeners.inbox import (
     AwaitedCall,
     Call,
@@ -110,11 +110,17 @@ class Dispatcher:
         if call.error is not None:
             raise HookError(hook) from call.error
 
-    async def handshake(self, conn: Connection, inbox: Inbox, scope: Mapping[str, Any], token: str = "") -> Handshake:
-        """Call `on_handshake` and return its choices. Raise `Refused` also if the hook fails."""
+    async def handshake(
+        self, conn: Connection, inbox: Inbox, scope: Mapping[str, Any], token: str | None = None
+    ) -> Handshake:
+        """Call `on_handshake` and return its choices. Raise `Refused` also if the hook fails.
+
+        `token` is None if the headers of the request have it.
+        """
         on_handshake = self._hooks["on_handshake"]
         if on_handshake is None:
-            return Handshake()
+            return NO_CHOICE
+        token = token_of(conn.headers) if token is None else token
         event = HandshakeEvent(self._gateway, conn, scope=scope, token=token)
         call = AwaitedCall("on_handshake", on_handshake, event, limit=self._handshake_limit)
         await self._run_hook(inbox, call)
@@ -308,15 +314,19 @@ class Dispatcher:
         event: Any = call.event
         message = encode(event.message) if not isinstance(call, AwaitedCall) else call.encode_message()
         conn, to = event.conn, event.connections
-        if event._target is None and not isinstance(call, (AwaitedCall, MessageCall)):
+        if event._target is None:
             if isinstance(to, Everybody):
                 to = None
             elif to is None:
-                if self._names_recipients and message is not None:
+                if self._names_recipients and conn is not None and message is not None:
                     raise Refused.of(NO_RECIPIENTS)
             elif not isinstance(to, list):
                 check_recipients("event.connections", to)
-            if message is not None:
+            if message is None:
+                return
+            if isinstance(call, AwaitedCall):
+                call.receipt = self._pubsub.publish_to(message, to)
+            else:
                 self._pubsub.publish_nowait(message, to, but=None if self._echo_sender or to is not None else conn)
             return
         target = target_of_event(event, is_closed=self._names_recipients and message is not None)

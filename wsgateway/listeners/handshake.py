@@ -1,6 +1,7 @@
 """Checks and returns the values that `on_handshake` has set in its event. No I/O."""
 
 import uuid
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from wsgateway.auth.masking import shown_subprotocols
@@ -14,6 +15,9 @@ class Handshake(NamedTuple):
 
     subprotocol: str | None = None
     channels: tuple[str, ...] = ()
+
+
+NO_CHOICE = Handshake()
 
 
 def chosen_in(event: HandshakeEvent, channels: Channels) -> Handshake:
@@ -34,3 +38,9 @@ def chosen_in(event: HandshakeEvent, channels: Channels) -> Handshake:
             raise ValueError(f"conn.user has type {kind}, set conn.user_id to text that names the user")
         conn.user_id = str(conn.user)
     return Handshake(event.subprotocol, names)
+
+
+def token_of(headers: Mapping[str, str]) -> str:
+    """Return the token in `Authorization: Bearer TOKEN` (RFC 6750 2.1), empty without one."""
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""

@@ -6,7 +6,6 @@ from typing import Any
 from wsgateway.frames import OpenFrame
 from wsgateway.messages import Message
 from wsgateway.protocols.query import read_query
-from wsgateway.protocols.session import token_of
 from wsgateway.protocols.v1 import V1Encoding
 from wsgateway.protocols.v1_session import V1Session
 from wsgateway.transports.framing import ChunkedFormat, StreamKind
@@ -46,7 +45,7 @@ async def connect(session: LinesSession, transport: ClientTransport, scope: Mapp
     conn = session.conn
     session.outbox.put(OpenFrame(conn.id, session.secret))
     asked = read_query(conn.query.multi_items(), has_positions=True)
-    await session.handshake(scope, token=token_of(conn.headers), asked=asked, asks_now=False)
+    await session.handshake(scope, asked=asked, asks_now=False)
     if await transport.accept(None):
         session.open()
         session.subscribe_later(asked)

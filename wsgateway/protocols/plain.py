@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from wsgateway.protocols.query import read_query
-from wsgateway.protocols.session import Session, token_of
+from wsgateway.protocols.session import Session
 from wsgateway.transports.peer import ClientTransport
 
 
@@ -18,13 +18,12 @@ async def connect(session: Session, transport: ClientTransport, scope: Mapping[s
     May return while the connection is still open.
     """
     conn = session.conn
-    token = token_of(conn.headers)
     if conn.query_string:
         asked = read_query(conn.query.multi_items(), has_positions=False)
         session.name_target(asked)
-        subprotocol = await session.handshake(scope, token=token, asked=asked)
+        subprotocol = await session.handshake(scope, asked=asked)
     else:
-        subprotocol = await session.handshake(scope, token=token)
+        subprotocol = await session.handshake(scope)
     if await transport.accept(subprotocol):
         session.open()
         await transport.run()

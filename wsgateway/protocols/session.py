@@ -10,6 +10,7 @@ from wsgateway.closing import TOO_MANY, TRY_AGAIN
 from wsgateway.config.settings import Settings
 from wsgateway.exceptions import ChannelError, Refusal, Refused
 from wsgateway.frames import Position, check_event_name
+from wsgateway.hub.channel import NOTHING as NO_GRANT
 from wsgateway.hub.channel import Grant, Wanted
 from wsgateway.hub.channels import Channels, Outdated
 from wsgateway.hub.connection import Connection
@@ -19,6 +20,7 @@ from wsgateway.hub.target import Target
 from wsgateway.limits import Bucket
 from wsgateway.listeners.dispatcher import Dispatcher
 from wsgateway.listeners.inbox import Call, Inbox, MessageCall, refusal_of
+from wsgateway.protocols.commands import Subscribe
 from wsgateway.protocols.query import NOTHING, Asked
 from wsgateway.transports.peer import MAX_FRAMES, ClientTransport
 
@@ -74,29 +76,37 @@ class Session:
     # From the handshake to the end
 
     async def handshake(
-        self, scope: Mapping[str, Any], *, token: str = "", asked: Asked = NOTHING, asks_now: bool = True
+        self, scope: Mapping[str, Any], *, token: str | None = None, asked: Asked = NOTHING, asks_now: bool = True
     ) -> str | None:
         """Call `on_handshake`, then, if `asks_now`, `on_subscribe` for each channel in the URL.
 
-        Return the subprotocol that `on_handshake` has chosen. Raise `Refused`.
+        `token` is None if the headers of the request have it. Return the subprotocol that `on_handshake` has chosen.
+        Raise `Refused`.
         """
         dispatcher = self._parts.dispatcher
         subprotocol, channels = await dispatcher.handshake(self.conn, self._inbox, scope, token)
-        granted = []
-        for name in channels:
-            position = asked.since.get(name)
-            granted.append((Wanted(name, position, name in asked.since and position is None), Grant(), True))
-        if asks_now and asked.channels:
-            self._check_count(channels, asked)
-            for each in asked.channels:
-                if each.wanted.channel not in channels:
-                    grant = await dispatcher.authorize(self.conn, self._inbox, each.wanted, each.data)
-                    granted.append((each.wanted, grant, False))
-        if granted:
-            self._granted = granted
+        asks = asked.channels if asks_now else ()
+        if channels or asks:
+            self._granted = await self._grants(channels, asks, asked)
         if self.outbox.closing is not None:
             raise Refused.of(STOPPING)
         return subprotocol
+
+    async def _grants(
+        self, channels: tuple[str, ...], asks: tuple[Subscribe, ...], asked: Asked
+    ) -> list[tuple[Wanted, Grant, bool]]:
+        """Return the granted requests: those of `on_handshake`, then those of the URL. Raise `Refused`."""
+        granted = []
+        for name in channels:
+            position = asked.since.get(name)
+            granted.append((Wanted(name, position, name in asked.since and position is None), NO_GRANT, True))
+        if asks:
+            self._check_count(channels, asked)
+        for each in asks:
+            if each.wanted.channel not in channels:
+                grant = await self._parts.dispatcher.authorize(self.conn, self._inbox, each.wanted, each.data)
+                granted.append((each.wanted, grant, False))
+        return granted
 
     def name_target(self, asked: Asked) -> None:
         """Publish a plain client's messages to the channel of its URL, if there is only one and clients may publish."""
@@ -214,9 +224,3 @@ class Session:
         if call.error is not None:
             raise refusal_of(call)
         return None if call.receipt is None else call.receipt.at
-
-
-def token_of(headers: Mapping[str, str]) -> str:
-    """Return the token in `Authorization: Bearer TOKEN` (RFC 6750 2.1), empty without one."""
-    scheme, _, token = headers.get("authorization", "").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else ""

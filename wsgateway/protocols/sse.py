@@ -20,7 +20,7 @@ from wsgateway.frames import (
 )
 from wsgateway.messages import Kind, Message
 from wsgateway.protocols.query import read_query
-from wsgateway.protocols.session import Session, token_of
+from wsgateway.protocols.session import Session
 from wsgateway.protocols.v1 import subscribed_of, text_of
 from wsgateway.transports.framing import ChunkedFormat, StreamKind
 from wsgateway.transports.stream import AsgiStream, NativeStream
@@ -202,7 +202,7 @@ async def connect(session: SseSession, transport: StreamTransport, scope: Mappin
         parameters = [(name, value) for name, value in parameters if name != "since"]
     since = read_ids(ids, session.with_history(channels))
     asked = read_query(parameters, has_positions=True, default_since=since)
-    await session.handshake(scope, token=token_of(conn.headers), asked=asked)
+    await session.handshake(scope, asked=asked)
     session.number(transport, channels, ids)
     if await transport.accept(None):
         session.open()

@@ -15,7 +15,7 @@ from wsgateway.listeners.inbox import Call, MessageCall, refusal_of
 from wsgateway.listeners.subscriptions import SubscribeCall, find_namespace
 from wsgateway.protocols.commands import Authenticate, ClientMessage, Command, Malformed, Subscribe, Unsubscribe
 from wsgateway.protocols.query import Asked, read_query, read_since
-from wsgateway.protocols.session import STOPPING, Session, token_of
+from wsgateway.protocols.session import STOPPING, Session
 from wsgateway.protocols.v1 import SUBPROTOCOL, read_command
 from wsgateway.transports.peer import ClientTransport
 
@@ -31,7 +31,7 @@ async def connect(session: "V1Session", transport: ClientTransport, scope: Mappi
     if auth not in (None, "first"):
         raise Refused.of(Refusal(400, "query", "auth: use auth=first, and send the token as the first object"))
     if auth is None:
-        await session.handshake(scope, token=token_of(session.conn.headers), asked=asked)
+        await session.handshake(scope, asked=asked)
         if await transport.accept(SUBPROTOCOL):
             session.open()
             await transport.run()

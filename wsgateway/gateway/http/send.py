@@ -128,7 +128,7 @@ async def send_request(gateway: SendGateway, request: SendRequest) -> SendAnswer
 
 def _check_reach(gateway: SendGateway, target: TargetOptions) -> None:
     """Raise `Refused` if recipients may be in another process, because the message would not reach them."""
-    given = [name for name in ("channel", "user") if name in target]
+    given = [name for name in ("channel", "user") if name in target] if target else []
     if given and gateway.cluster.nodes.alive():
         raise Refused.of(Refusal(409, "nodes", one_process_only(gateway.id, given[0]), "not-running"))
 
