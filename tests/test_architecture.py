@@ -55,6 +55,7 @@ ROOMS = {
         "asking",
         "cluster",
         "single",
+        "history.store",
         "history.tail",
         "history.recovery",
         "history.memory",

@@ -3,7 +3,7 @@
 Knows neither brokers nor what is done with an envelope.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -122,10 +122,70 @@ class Here(_Envelope, frozen=True, tag=7):
     peers: Annotated[list[Id], msgspec.Meta(max_length=MAX_NODES)]
 
 
+class Record(_Envelope, frozen=True, tag=8):
+    """A publication of a channel, on the channel's topic. With a history, its position stands before it.
+
+    `seq` is 0, because a broker does not repeat messages, and offsets show those that are lost. `kind` is that of a
+    `Kind`. `time` and `expires` are in seconds since the epoch. `sender` are the id, the user, and the info (JSON) of
+    the member that has sent it. `but` is the id of a connection that does not receive it. Unless `number` is 0, the
+    nodes remember the counts for a `Tally`.
+    """
+
+    channel: Name
+    payload: bytes
+    kind: Literal["text", "json", "bytes"]
+    time: float = 0.0
+    name: str = ""
+    key: str = ""
+    tags: dict[str, str] | None = None
+    sender: tuple[str, str, str] | None = None
+    expires: float | None = None
+    but: str = ""
+    number: Count = 0
+
+
+class Tally(_Envelope, frozen=True, tag=9):
+    """A request to all nodes for an `Ack` of the origin's publication `ask` to `channel`."""
+
+    channel: Name
+    ask: Count
+
+
+class Membership(_Envelope, frozen=True, tag=10):
+    """Members that have joined a channel or left it in the origin's process, on the channel's topic; `seq` is 0.
+
+    `joined` are the id, the user, and the info (JSON) of each, `left` are ids.
+    """
+
+    channel: Name
+    joined: list[tuple[str, str, str]]
+    left: list[str]
+
+
+class ToUser(_Envelope, frozen=True, tag=11):
+    """A message for every connection of `user`, except the one with the id `but`. `ask` as in `Delivery`."""
+
+    user: str
+    payload: bytes
+    kind: Literal["text", "json", "bytes"]
+    name: str = ""
+    but: str = ""
+    ask: Count = 0
+
+
+class Forgotten(_Envelope, frozen=True, tag=12):
+    """The history of `channel` was dropped, on the channel's topic; `seq` is 0."""
+
+    channel: Name
+
+
 Direct = Ack | Ask | Answer | Here
 """Envelopes for one node, on a topic of its own. The others go to all nodes."""
 
-Envelope = Delivery | Heartbeat | Leave | Direct
+OfChannel = Record | Membership | Forgotten
+"""Envelopes on the topic of a channel. Their `seq` is 0."""
+
+Envelope = Delivery | ToUser | Tally | Heartbeat | Leave | OfChannel | Direct
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Envelope] = msgspec.msgpack.Decoder(Envelope)

@@ -20,6 +20,14 @@ class Link(Protocol):
     async def publish(self, batch: Sequence[tuple[str, bytes]]) -> None:
         """Write each `(topic, data)`, in order; one caller at a time. Raise `BrokerError` when the link is lost."""
 
+    async def subscribe(self, topics: Sequence[str]) -> None:
+        """Subscribe to more topics; one caller at a time. Return when everything that is published from then on will be
+        received, which requires that `receive` is called meanwhile. Raise `BrokerError` when the link is lost."""
+
+    async def unsubscribe(self, topics: Sequence[str]) -> None:
+        """Unsubscribe from topics; one caller at a time. Some messages may still arrive. Raise `BrokerError` when the
+        link is lost."""
+
     async def receive(self) -> Sequence[tuple[str, bytes]]:
         """Wait for messages and return them with their topics, those of one sender in order. Raise `BrokerError` when
         the link is lost."""
