@@ -215,6 +215,18 @@ class Dispatcher:
             raise refusal_of(call)
         return call.grant
 
+    async def ready(self, granted: list[tuple[Wanted, Grant, bool]]) -> list[tuple[Wanted, Grant, bool]]:
+        """Wait until each granted subscription can begin. Raise `Refused` if a shared history is unavailable."""
+        wants = [
+            wanted if grant.loaded_at is None else Wanted(wanted.channel, grant.loaded_at)
+            for wanted, grant, _ in granted
+        ]
+        pages = await asyncio.gather(*map(self._subscriptions.ready, wants))
+        return [
+            (wanted, grant._replace(page=page), by_code)
+            for (wanted, grant, by_code), page in zip(granted, pages, strict=True)
+        ]
+
     def unsubscribed(self, conn: Connection, channel: str, code: int, reason: str) -> None:
         """Handle that a subscription has ended. A command that waits may begin it again, so its hook comes later."""
         inbox = None if self._inboxes is None else self._inboxes.get(conn)
