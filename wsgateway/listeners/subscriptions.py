@@ -1,5 +1,6 @@
 """Calls `on_subscribe` for each request of a client, and checks the namespace before. Knows no client protocol."""
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -100,6 +101,18 @@ class Subscriptions:
             self._log.limited("not ready").warning("a subscription to %s was refused: %s", wanted.channel, exc)
             detail = f"the history of {wanted.channel} is unavailable, try again later"
             raise Refused.of(Refusal(503, "history", detail)) from exc
+
+    async def ready_all(self, granted: list[tuple[Wanted, Grant, bool]]) -> list[tuple[Wanted, Grant, bool]]:
+        """Wait until each granted subscription can begin. Raise `Refused` if a shared history is unavailable."""
+        wants = [
+            wanted if grant.loaded_at is None else Wanted(wanted.channel, grant.loaded_at)
+            for wanted, grant, _ in granted
+        ]
+        pages = await asyncio.gather(*map(self.ready, wants))
+        return [
+            (wanted, grant._replace(page=page), by_code)
+            for (wanted, grant, by_code), page in zip(granted, pages, strict=True)
+        ]
 
     async def _allow(self, wanted: Wanted, event: SubscribeEvent) -> object:
         """Decide whether the client may subscribe. Raise `Refused`."""

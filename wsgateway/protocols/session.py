@@ -114,7 +114,7 @@ class Session:
                 grant = await self._parts.dispatcher.authorize(self.conn, self._inbox, each.wanted, each.data)
                 granted.append((each.wanted, grant, False))
         if self._parts.channels.following is not None:
-            granted = await self._parts.dispatcher.ready(granted)
+            granted = await self._parts.dispatcher.subscriptions.ready_all(granted)
         return granted
 
     def name_target(self, asked: Asked) -> None:
