@@ -137,6 +137,11 @@ class Cluster:
         """Why the broker is unavailable."""
         return self._bus.failure
 
+    @property
+    def topics(self) -> int:
+        """How many topics of channels are followed."""
+        return self._bus.topics
+
     async def start(self) -> None:
         """Join. Wait at most `MEETING` seconds until the other nodes are known, but not for an unavailable broker."""
         await self._bus.start()
