@@ -48,6 +48,7 @@ ROOMS = {
         "brokers.ipc",
         "brokers.redis",
         "brokers.nats",
+        "topics",
         "bus",
         "history.store",
         "records",

@@ -111,6 +111,7 @@ FAMILIES = {
     "log_errors_total": ("counter", "Log lines that could not be written."),
     "broker_up": ("gauge", "Whether the broker is connected."),
     "nodes": ("gauge", "Nodes of the gateway that are alive, including this one."),
+    "broker_topics": ("gauge", "Channels whose messages the broker sends to this node."),
     "broker_sent_total": ("counter", "Messages passed to the broker."),
     "broker_received_total": ("counter", "Messages received from the broker, including those of this node."),
     "broker_lost_total": ("counter", "Messages of other nodes that never arrived."),
@@ -131,11 +132,12 @@ def samples(
     history_evictions: int = 0,
     is_broker_up: bool = False,
     nodes: int = 1,
+    topics: int = 0,
 ) -> Samples:
     """Return `metrics`, labelled with the gateway's id and, if it has a broker, the node's.
 
     `connections` are open now, counted by protocol and transport, and `waiting` messages are in their outboxes.
-    `log_failures` lines were lost. `nodes` are alive, this one included.
+    `log_failures` lines were lost. `nodes` are alive, this one included. `topics` of channels are followed.
     """
     labels = {"gateway": gateway} | ({"node": node} if node else {})
 
@@ -173,7 +175,7 @@ def samples(
     }
     if node:
         families |= _broker_families(metrics, labels, one, labelled)
-        families |= {"broker_up": one(is_broker_up), "nodes": one(nodes)}
+        families |= {"broker_up": one(is_broker_up), "nodes": one(nodes), "broker_topics": one(topics)}
     return families
 
 

@@ -37,7 +37,7 @@ from wsgateway.cluster.envelopes import (
 )
 from wsgateway.cluster.nodes import Nodes, NodeState, node_of
 from wsgateway.cluster.questions import Question
-from wsgateway.cluster.routing import Routing, Topics
+from wsgateway.cluster.routing import Routing, TopicNames
 from wsgateway.cluster.sequences import Sequences
 from wsgateway.exceptions import EnvelopeError
 from wsgateway.logs import GatewayLog
@@ -96,25 +96,25 @@ class Cluster:
         self._own = self.node.encode()
         self._metrics = metrics
         self._log = log
-        self.topics = topics = Topics(gateway_id)
-        self._all = topics.all
+        self.names = names = TopicNames(gateway_id)
+        self._all = names.all
         self._bus = Bus(
             open_link,
-            [topics.all, topics.of_node(self.node)],
+            [names.all, names.of_node(self.node)],
             name=broker,
             received=self._received,
             changed=self._changed,
             metrics=metrics,
             log=log,
         )
-        self.routing = Routing(self._bus, topics)
+        self.routing = Routing(self._bus, names)
         self._sequences = Sequences(lasting=self._all)
         self._acks = Acks(self.nodes, is_up=lambda: self.is_up, is_serving=self.is_serving)
         self._asks = Asks(
             self.node,
             self.nodes,
             answering={} if local is None else local.answering,
-            publish=lambda node_id, make: self._publish(topics.of_node(node_id), make),
+            publish=lambda node_id, make: self._publish(names.of_node(node_id), make),
             is_up=lambda: self.is_up,
             timeout=timeout,
             log=log,
@@ -140,6 +140,11 @@ class Cluster:
     def failure(self) -> str:
         """Why the broker is unavailable."""
         return self._bus.failure
+
+    @property
+    def topics(self) -> int:
+        """How many topics of channels are followed."""
+        return self._bus.topics
 
     async def start(self) -> None:
         """Join. Wait at most `MEETING` seconds until the other nodes are known, but not for an unavailable broker."""
@@ -198,7 +203,7 @@ class Cluster:
 
     def _welcome(self, node_id: str, info: Info) -> None:
         peers = [node.id for node in self.nodes.alive()]
-        self._publish(self.topics.of_node(node_id), lambda seq: Here(VERSION, self.node, seq, info, peers))
+        self._publish(self.names.of_node(node_id), lambda seq: Here(VERSION, self.node, seq, info, peers))
 
     def _changed(self, is_up: bool) -> None:
         if is_up:
@@ -336,7 +341,7 @@ class Cluster:
         if delivery.ask and own != []:
             counts = sent[:3]
             self._publish(
-                self.topics.of_node(delivery.origin), lambda seq: Ack(VERSION, self.node, seq, delivery.ask, *counts)
+                self.names.of_node(delivery.origin), lambda seq: Ack(VERSION, self.node, seq, delivery.ask, *counts)
             )
 
     def _handle_heartbeat(self, heartbeat: Heartbeat) -> None:
@@ -367,8 +372,8 @@ class Cluster:
         self.nodes.mark(leave.node, state, time.monotonic())
         self._drop_node(leave.node)
         if state is NodeState.LEFT:
-            topic = self.topics.of_node(leave.node)
-            self._sequences.forget(leave.node, sent=topic, received=(self._all, self.topics.of_node(self.node)))
+            topic = self.names.of_node(leave.node)
+            self._sequences.forget(leave.node, sent=topic, received=(self._all, self.names.of_node(self.node)))
 
     def _drop_node(self, node_id: str) -> None:
         """Stop waiting for a node that has left or is lost."""

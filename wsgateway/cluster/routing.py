@@ -16,7 +16,7 @@ def _quoted(name: str) -> str:
     return quote(name, safe="").replace(".", "%2E")
 
 
-class Topics:
+class TopicNames:
     """The names of the topics of one gateway: one for all nodes, and one for each node and each channel."""
 
     __slots__ = ("_channel", "_node", "all", "gateway")
@@ -50,7 +50,7 @@ class ChannelEvents(Protocol):
 class Routing:
     """The channels whose topics one process follows. `events` is None while it has no clients."""
 
-    def __init__(self, bus: Bus, topics: Topics) -> None:
+    def __init__(self, bus: Bus, topics: TopicNames) -> None:
         self.events: ChannelEvents | None = None
         self._bus = bus
         self._topics = topics

@@ -77,7 +77,7 @@ class SharedHistory:
             record = encode_record(publication, node=self._cluster.node, but=but, number=number)
         except EnvelopeError as exc:
             raise MessageError(f"the message cannot be published to {channel}: {exc.reason}, {exc}") from exc
-        topic = self._cluster.topics.of_channel(channel)
+        topic = self._cluster.names.of_channel(channel)
         future = self._store.append(Append(channel, topic, record, settings, publication.key, idempotency_key))
         self._appending.add(future)
         future.add_done_callback(partial(self._appended, self._loop.time()))
