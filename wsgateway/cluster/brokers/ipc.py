@@ -19,6 +19,7 @@ import zmq.asyncio
 
 from wsgateway.cluster.brokers import Link, Open
 from wsgateway.cluster.envelopes import MAX_ENVELOPE
+from wsgateway.cluster.history.service import HistoryService
 from wsgateway.exceptions import BrokerError
 
 HIGH_WATER = 2_000
@@ -28,8 +29,15 @@ FLUSH_MS = 200
 """Milliseconds that the last messages have to be written when a link is closed."""
 
 
+PUBLICATIONS = "inproc://publications"
+"""Where the history server, in the same process, passes publications to the proxy."""
+
+
 class Proxy:
-    """Forwards every message to the subscribers of its topic, in a thread, while it holds the folder's lock."""
+    """Forwards every message to the subscribers of its topic, in a thread, while it holds the folder's lock.
+
+    The history server runs beside it, in another thread.
+    """
 
     def __init__(self, folder: Path, lock: int) -> None:
         self._lock = lock
@@ -43,12 +51,15 @@ class Proxy:
                 socket.set(zmq.MAXMSGSIZE, MAX_ENVELOPE)
                 socket.set(zmq.SNDHWM, HIGH_WATER)
                 socket.bind(f"ipc://{folder / name}")
+            self._sockets[0].bind(PUBLICATIONS)
+            self._history = HistoryService(self._context, folder, PUBLICATIONS)
         except zmq.ZMQError as exc:
             self._context.destroy(linger=0)
             os.close(lock)
             raise BrokerError(f"cannot bind in {folder}: {exc}") from exc
         self._thread = threading.Thread(target=self._run, name="wsgateway ipc", daemon=True)
         self._thread.start()
+        self._history.start()
 
     def _run(self) -> None:
         try:
@@ -64,6 +75,7 @@ class Proxy:
         if self._lock >= 0:
             self._context.term()
             self._thread.join()
+            self._history.join()
             os.close(self._lock)
             self._lock = -1
 
@@ -103,7 +115,7 @@ class IpcLink:
         self._events = self._in.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._watching = asyncio.ensure_future(self._watch())
         for topic in topics:
-            self._in.subscribe(_named(topic))
+            self._in.subscribe(topic_name(topic))
         self._out.connect(f"ipc://{folder / 'in'}")
         self._in.connect(f"ipc://{folder / 'out'}")
 
@@ -112,7 +124,7 @@ class IpcLink:
             first = 0
             for place, (topic, _) in enumerate(batch, 1):  # consecutive messages of one topic are sent together
                 if place == len(batch) or batch[place][0] != topic:
-                    parts = [_named(topic), *(data for _, data in batch[first:place])]
+                    parts = [topic_name(topic), *(data for _, data in batch[first:place])]
                     await self._out.send_multipart(parts)
                     first = place
         except zmq.ZMQError as exc:
@@ -156,7 +168,7 @@ class IpcLink:
                 await asyncio.shield(asyncio.to_thread(self._proxy.close))
 
 
-def _named(topic: str) -> bytes:
+def topic_name(topic: str) -> bytes:
     """Return the name of `topic` for ZeroMQ. No name may be a prefix of another, because ZeroMQ compares prefixes."""
     return topic.encode() + b"\0"
 
