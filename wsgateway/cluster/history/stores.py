@@ -17,17 +17,20 @@ def history_fault(url: str) -> str:
     return ""
 
 
-def open_store(url: str, *, gateway: str, new_epoch: Callable[[], str], log: GatewayLog) -> HistoryStore | None:
+def open_store(
+    url: str, *, gateway: str, history_bytes: int, new_epoch: Callable[[], str], log: GatewayLog
+) -> HistoryStore | None:
     """Return the history store of the gateway with the id `gateway`, None if its broker has none.
 
-    The URL is one that `brokers.opener` accepts. `new_epoch` returns a text that was never an epoch before.
+    The URL is one that `brokers.opener` accepts. `history_bytes` is the setting of the gateway. `new_epoch` returns a
+    text that was never an epoch before.
     """
     scheme = _scheme_of(url)
     url = scheme + url[len(scheme) :]
     store: HistoryStore | None = None
     if scheme == "ipc":
         ipc = importlib.import_module("wsgateway.cluster.history.ipc")
-        store = ipc.IpcHistory(url, gateway=gateway, log=log)
+        store = ipc.IpcHistory(url, gateway=gateway, history_bytes=history_bytes, log=log)
     elif scheme not in WITHOUT_HISTORY:
         redis = importlib.import_module("wsgateway.cluster.history.redis")
         store = redis.RedisHistory(url, gateway=gateway, new_epoch=new_epoch, log=log)
