@@ -17,13 +17,13 @@ from wsgateway.cluster.history.store import (
     Request,
     StoredPage,
     announcement,
+    new_epoch,
     parse_announcement,
 )
 from wsgateway.cluster.history.stores import open_store
 from wsgateway.config.channels import ChannelSettings
 from wsgateway.config.values import Keep
 from wsgateway.frames import Position, Publication
-from wsgateway.gateway.parts import new_epoch
 from wsgateway.logs import GatewayLog
 from wsgateway.messages import Kind, Message
 
@@ -57,7 +57,13 @@ class Backend:
 
     async def open(self) -> HistoryStore:
         """The store of one more node."""
-        store = open_store(self.url, gateway=self._gateway, new_epoch=new_epoch, log=GatewayLog(GATEWAY))
+        store = open_store(
+            self.url,
+            gateway=self._gateway,
+            history_bytes=64 * 1024 * 1024,
+            new_epoch=new_epoch,
+            log=GatewayLog(GATEWAY),
+        )
         assert store is not None
         await store.start()
         self._stack.push_async_callback(store.aclose)
