@@ -71,6 +71,7 @@ class Broker:
         self.metrics = Metrics()
         self.failures = 0
         self.holds = False
+        self.link = MemoryLink
         self._notified = anyio.Event()
         self.bus = Bus(
             self._open,
@@ -94,7 +95,7 @@ class Broker:
         if self.failures:
             self.failures -= 1
             raise BrokerError("it refuses")
-        self.links.append(MemoryLink())
+        self.links.append(self.link())
         if self.holds:
             self.links[-1].may_subscribe.clear()
         return self.links[-1]
@@ -174,6 +175,19 @@ async def test_closing_writes_what_waits_and_may_be_done_twice(broker: Broker) -
     await broker.bus.aclose()
     assert broker.links[0].is_closed
     assert broker.received == [("all", b"last")]
+
+
+async def test_probes_return_on_a_link_that_always_has_messages() -> None:
+    class Flooded(MemoryLink):
+        async def receive(self) -> Sequence[tuple[str, bytes]]:
+            return self._receive.receive_nowait() if self._receive.statistics().current_buffer_used else [("all", b"x")]
+
+    broker = Broker()
+    broker.link = Flooded
+    async with running(broker):
+        assert broker.bus.is_up
+        with anyio.fail_after(10):
+            await broker.bus.follow("t")
 
 
 # Topics
