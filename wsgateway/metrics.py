@@ -57,6 +57,9 @@ class Metrics:
         self.broker_received = 0
         self.broker_lost = 0
         self.broker_dropped: Counter[str] = Counter()
+        self.gaps: Counter[str] = Counter({"healed": 0, "lost": 0})
+        self.history_errors = 0
+        self.history_seconds = Histogram()
         self.blocked_loops = 0
         self.blocked_seconds = 0.0
 
@@ -100,6 +103,9 @@ FAMILIES = {
     "recoveries_total": ("counter", "Clients that have asked for what they missed, by whether they got it."),
     "history_bytes": ("gauge", "Bytes that the histories of channels take in memory."),
     "history_evictions_total": ("counter", "Channels that have lost publications because of history_bytes."),
+    "gaps_total": ("counter", "Publications that did not arrive, by whether they were healed or lost."),
+    "history_errors_total": ("counter", "Publications that were not stored."),
+    "history_seconds": ("histogram", "Seconds until a publication was stored outside this process."),
     "blocked_loop_total": ("counter", "Times that the event loop was blocked."),
     "blocked_loop_seconds_total": ("counter", "Minimum number of seconds that the event loop was blocked."),
     "log_errors_total": ("counter", "Log lines that could not be written."),
@@ -168,17 +174,21 @@ def samples(
         "log_errors_total": one(log_failures),
     }
     if node:
-        families |= _broker_families(metrics, one, labelled)
+        families |= _broker_families(metrics, labels, one, labelled)
         families |= {"broker_up": one(is_broker_up), "nodes": one(nodes), "broker_topics": one(topics)}
     return families
 
 
 def _broker_families(
     metrics: Metrics,
+    labels: dict[str, str],
     one: Callable[[float], list[Sample]],
     labelled: Callable[[str, Mapping[str, int]], list[Sample]],
 ) -> Samples:
     return {
+        "gaps_total": labelled("result", metrics.gaps),
+        "history_errors_total": one(metrics.history_errors),
+        "history_seconds": [*_histogram(metrics.history_seconds, labels)],
         "broker_sent_total": one(metrics.broker_sent),
         "broker_received_total": one(metrics.broker_received),
         "broker_lost_total": one(metrics.broker_lost),
@@ -193,13 +203,16 @@ def _connections(counts: Mapping[tuple[str, str], int], labels: dict[str, str]) 
 
 def _histograms(histograms: Mapping[str, Histogram], labels: dict[str, str]) -> Iterator[Sample]:
     for hook, histogram in sorted(histograms.items()):
-        own = {**labels, "hook": hook}
-        count = 0
-        for bound, bucket in zip((*map(str, histogram.bounds), "+Inf"), histogram.buckets, strict=True):
-            count += bucket
-            yield "_bucket", {**own, "le": bound}, count
-        yield "_sum", own, histogram.total
-        yield "_count", own, count
+        yield from _histogram(histogram, {**labels, "hook": hook})
+
+
+def _histogram(histogram: Histogram, labels: dict[str, str]) -> Iterator[Sample]:
+    count = 0
+    for bound, bucket in zip((*map(str, histogram.bounds), "+Inf"), histogram.buckets, strict=True):
+        count += bucket
+        yield "_bucket", {**labels, "le": bound}, count
+    yield "_sum", labels, histogram.total
+    yield "_count", labels, count
 
 
 def prometheus_text(processes: Sequence[Samples]) -> bytes:
