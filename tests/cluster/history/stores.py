@@ -27,7 +27,7 @@ from wsgateway.gateway.parts import new_epoch
 from wsgateway.logs import GatewayLog
 from wsgateway.messages import Kind, Message
 
-GATEWAY = "My Gateway.1"
+GATEWAY = "my%20gateway%2E1"
 
 KEPT = ChannelSettings(history=100)
 LATEST = ChannelSettings(history=100, keep=Keep.LAST)
