@@ -4,17 +4,8 @@ import importlib
 from collections.abc import Callable
 
 from wsgateway.cluster.history.store import HistoryStore
+from wsgateway.config.channels import history_fault
 from wsgateway.logs import GatewayLog
-
-WITHOUT_HISTORY = {"nats", "tls"}
-"""Schemes of brokers that carry messages and keep nothing."""
-
-
-def history_fault(url: str) -> str:
-    """Return why no history can be kept with the broker at `url`, as the end of a sentence; empty if it can."""
-    if _scheme_of(url) in WITHOUT_HISTORY:
-        return "cannot be kept with NATS, so use a broker of Redis or ipc://, or set history = 0"
-    return ""
 
 
 def open_store(url: str, *, gateway: str, new_epoch: Callable[[], str], log: GatewayLog) -> HistoryStore | None:
@@ -22,17 +13,15 @@ def open_store(url: str, *, gateway: str, new_epoch: Callable[[], str], log: Gat
 
     The URL is one that `brokers.opener` accepts. `new_epoch` returns a text that was never an epoch before.
     """
-    scheme = _scheme_of(url)
+    if history_fault(url):
+        return None
+    scheme = url.partition("://")[0].lower()
     url = scheme + url[len(scheme) :]
-    store: HistoryStore | None = None
+    store: HistoryStore
     if scheme == "ipc":
         ipc = importlib.import_module("wsgateway.cluster.history.ipc")
         store = ipc.IpcHistory(url, gateway=gateway, log=log)
-    elif scheme not in WITHOUT_HISTORY:
+    else:
         redis = importlib.import_module("wsgateway.cluster.history.redis")
         store = redis.RedisHistory(url, gateway=gateway, new_epoch=new_epoch, log=log)
     return store
-
-
-def _scheme_of(url: str) -> str:
-    return url.partition("://")[0].lower()
