@@ -73,7 +73,8 @@ class RedisHistory:
         """
         server = RedisServer(url)
         self._gateway = gateway
-        self._epochs = (b"%b%x" % (new_epoch().encode(), number) for number in count())
+        begin = new_epoch().encode()
+        self._epochs = (b"%b%x" % (begin, number) for number in count())  # each append may need one
         self._channels: dict[str, _Channel] = {}
         probe = probe_script.in_full(probe_script.command(*self._keys_of(" ")[:3], self._topic_of_probe()))
         self._appending, self._reading = (

@@ -8,10 +8,13 @@ from wsgateway.config.channels import history_fault
 from wsgateway.logs import GatewayLog
 
 
-def open_store(url: str, *, gateway: str, new_epoch: Callable[[], str], log: GatewayLog) -> HistoryStore | None:
-    """Return the history store of the gateway with the id `gateway`, None if its broker has none.
+def open_store(
+    url: str, *, gateway: str, history_bytes: int, new_epoch: Callable[[], str], log: GatewayLog
+) -> HistoryStore | None:
+    """Return the history store of a gateway, None if its broker has none.
 
-    The URL is one that `brokers.opener` accepts. `new_epoch` returns a text that was never an epoch before.
+    `url` is one that `brokers.opener` accepts, `gateway` the id as in topics, and `history_bytes` the setting.
+    `new_epoch` returns a text that was never an epoch before.
     """
     if history_fault(url):
         return None
@@ -20,7 +23,7 @@ def open_store(url: str, *, gateway: str, new_epoch: Callable[[], str], log: Gat
     store: HistoryStore
     if scheme == "ipc":
         ipc = importlib.import_module("wsgateway.cluster.history.ipc")
-        store = ipc.IpcHistory(url, gateway=gateway, log=log)
+        store = ipc.IpcHistory(url, gateway=gateway, history_bytes=history_bytes, log=log)
     else:
         redis = importlib.import_module("wsgateway.cluster.history.redis")
         store = redis.RedisHistory(url, gateway=gateway, new_epoch=new_epoch, log=log)
