@@ -121,6 +121,12 @@ class Bus:
         self._wake.set()
         return True
 
+    def publish_first(self, topic: str, data: bytes) -> None:
+        """Write `data` to `topic` before everything that waits. Drop it if the broker is unavailable."""
+        if self.is_up:
+            self._probes.append((topic, data))
+            self._wake.set()
+
     # Its task
 
     async def _run(self) -> None:

@@ -5,7 +5,6 @@ The caller passes how to deliver messages. Knows no connections and no particula
 
 import asyncio
 import logging
-import math
 import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -32,8 +31,10 @@ from wsgateway.cluster.envelopes import (
     Info,
     Leave,
 )
+from wsgateway.cluster.heartbeats import Heartbeats, Reports
 from wsgateway.cluster.nodes import Nodes, NodeState, node_of
-from wsgateway.cluster.questions import Question
+from wsgateway.cluster.pulse import Pulse
+from wsgateway.cluster.questions import Ping, Question
 from wsgateway.cluster.sequences import Sequences
 from wsgateway.exceptions import EnvelopeError
 from wsgateway.logs import GatewayLog
@@ -45,14 +46,8 @@ A = TypeVar("A")
 MEETING = 0.25
 """Seconds in which the other nodes answer a new one. A node that takes longer is known from its next heartbeat."""
 
-HEARTBEAT = 10.0
-"""Seconds between two heartbeats of a node."""
-
-LEASE_CHECK = 0.5
-"""Seconds between two checks for overdue heartbeats; a part of `HEARTBEAT`."""
-
 NODE_LINES = 10
-"""Lines of the log per second for nodes that join or are lost."""
+"""Lines of the log per second for nodes that join."""
 
 
 @dataclass(slots=True)
@@ -60,12 +55,14 @@ class Local:
     """The services of a node for the other nodes.
 
     `deliver` sends a message to all connections of this node, or to those with the given ids. `describe` returns its
-    status for a heartbeat.
+    status for a heartbeat. `node_gone` and `node_present` handle that another node is absent, or present again.
     """
 
     deliver: Callable[[Message, Sequence[str] | None], Deliveries]
     describe: Callable[[], Info]
     answering: Answering
+    node_gone: Callable[[str], None] = lambda node_id: None
+    node_present: Callable[[str], None] = lambda node_id: None
 
 
 class Cluster:
@@ -109,13 +106,28 @@ class Cluster:
         self._asks = Asks(
             self.node,
             self.nodes,
-            answering={} if local is None else local.answering,
+            answering={} if local is None else {Ping: _answer_ping, **local.answering},
             publish=lambda node_id, make: self._publish(self._each + node_id, make),
             is_up=lambda: self.is_up,
             timeout=timeout,
             log=log,
         )
-        self._heart: asyncio.Task[None] | None = None
+        self._pulse = Pulse(open_link, self.node, self._all, unused=f"{self._each}{self.node}.pulse", log=log)
+        self._heartbeats = Heartbeats(
+            self.node,
+            self.nodes,
+            self._asks,
+            Reports(
+                send=lambda data: self._bus.publish_first(self._all, data),
+                report=self.notify,
+                lost=self._drop_node,
+                absent=self._lose_members,
+                present=self._touch,
+            ),
+            is_up=lambda: self.is_up,
+            is_serving=self.is_serving,
+            log=log,
+        )
         self._unmet: set[str] = set()
         self._met = asyncio.Event()
         self._node_left = asyncio.Event()
@@ -140,7 +152,7 @@ class Cluster:
     async def start(self) -> None:
         """Join. Wait at most `MEETING` seconds until the other nodes are known, but not for an unavailable broker."""
         await self._bus.start()
-        self._heart = asyncio.create_task(self._beat())
+        self._heartbeats.start()
         if self.is_up:
             with suppress(TimeoutError):  # there is no other node
                 async with asyncio.timeout(MEETING):
@@ -150,10 +162,7 @@ class Cluster:
 
     async def aclose(self) -> None:
         """Leave. May be called twice."""
-        if self._heart is not None:
-            self._heart.cancel()
-            await asyncio.wait({self._heart})
-            self._heart = None
+        if await self._heartbeats.aclose():
             self._publish(self._all, lambda seq: Leave(VERSION, self.node, seq, self.node))
         await self._bus.aclose()
         await self._asks.aclose()
@@ -166,17 +175,13 @@ class Cluster:
             self._node_left.clear()
             await self._node_left.wait()
 
-    async def _beat(self) -> None:
-        beaten = -math.inf
-        while True:
-            if self._local is not None and time.monotonic() - beaten >= HEARTBEAT:
-                beaten = time.monotonic()
-                self._send_heartbeat(is_new=False)
-            for node in self.nodes.expire(time.monotonic()):
-                log = self._log.limited("lost", burst=NODE_LINES)
-                log.warning("node %s (%s, pid %d) is lost", node.id, node.info.host, node.info.pid)
-                self._drop_node(node.id)
-            await asyncio.sleep(LEASE_CHECK)  # silence has no event
+    def loop_blocked(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Send heartbeats from a thread until `loop`, on which this node runs, is not blocked any more.
+
+        Call it in a thread other than that of `loop`.
+        """
+        if self.is_up and self._local is not None:
+            self._pulse.begin(loop)
 
     def notify(self) -> None:
         """Send the state of this process to the other nodes now, instead of with the next heartbeat."""
@@ -275,12 +280,15 @@ class Cluster:
 
     def _received(self, topic: str, data: bytes) -> None:
         if envelopes.origin_of(data) == self._own:
+            if self._heartbeats.echoes:
+                self._heartbeats.echoes.discard(data)
             return
         try:
             envelope = envelopes.decode(data)
             if envelope.origin == self.node:
                 raise EnvelopeError("malformed", "it names this process as its origin, in another encoding")
-            self._metrics.broker_lost += self._sequences.lost_before(envelope.origin, topic, envelope.seq)
+            if envelope.seq:
+                self._metrics.broker_lost += self._sequences.lost_before(envelope.origin, topic, envelope.seq)
         except EnvelopeError as exc:
             self._metrics.broker_dropped[exc.reason] += 1
             level = logging.DEBUG if exc.reason == "double" else logging.WARNING
@@ -331,6 +339,8 @@ class Cluster:
     def _handle_heartbeat(self, heartbeat: Heartbeat) -> None:
         if heartbeat.info is not None:
             self._add_node(heartbeat.origin, heartbeat.info)
+        else:
+            self._touch(heartbeat.origin)
         if heartbeat.is_new and self._local is not None:
             self._welcome(heartbeat.origin, self._local.describe())
 
@@ -342,6 +352,17 @@ class Cluster:
         elif self.nodes.see(node_id, info, time.monotonic()):
             log = self._log.limited("joined", burst=NODE_LINES)
             log.info("node %s (%s, pid %d) has joined", node_id, info.host, info.pid)
+            if self._local is not None:
+                self._local.node_present(node_id)
+
+    def _touch(self, node_id: str) -> None:
+        """Record a sign of life of a node, which was perhaps absent."""
+        if self.nodes.touch(node_id, time.monotonic()):
+            node = self.nodes.get(node_id)
+            assert node is not None
+            self._log.limited("present", burst=NODE_LINES).info("node %s is running again", node_id)
+            if self._local is not None:
+                self._local.node_present(node_id)
 
     def _handle_welcome(self, here: Here) -> None:
         self._add_node(here.origin, here.info)
@@ -361,9 +382,19 @@ class Cluster:
 
     def _drop_node(self, node_id: str) -> None:
         """Stop waiting for a node that has left or is lost."""
+        self._lose_members(node_id)
         self._node_left.set()
         self._unmet.discard(node_id)
         self._acks.drop_node(node_id)
+
+    def _lose_members(self, node_id: str) -> None:
+        """Make a node absent, unless it is."""
+        if self.nodes.set_absent(node_id) and self._local is not None:
+            self._local.node_gone(node_id)
+
+
+async def _answer_ping(_: Ping) -> bool:
+    return True
 
 
 def _is_utf8(payload: bytes) -> bool:

@@ -87,10 +87,15 @@ class Ack(_Envelope, frozen=True, tag=2):
 
 
 class Heartbeat(_Envelope, frozen=True, tag=3):
-    """The origin is alive. `info` is None if it only publishes. With `is_new`, it asks every node for `Here`."""
+    """The origin is alive. With `is_new`, it asks every node for `Here`.
+
+    `info` is its report about itself. It is None if the origin only publishes, and in most heartbeats of a node. `seq`
+    is 0 where it is None, because such a heartbeat may overtake other envelopes; `mark` then distinguishes it.
+    """
 
     info: Info | None
     is_new: bool = False
+    mark: Count = 0
 
 
 class Leave(_Envelope, frozen=True, tag=4):

@@ -100,6 +100,13 @@ class Question(msgspec.Struct, Generic[A], frozen=True):
     answer: ClassVar[Any]
 
 
+class Ping(Question[bool], frozen=True):
+    """Show that the node is running. Any answer does, also a refusal of an earlier version."""
+
+    name = "ping"
+    answer = bool
+
+
 class Search(Question[int], frozen=True):
     """Count the connections that match `search`."""
 
