@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
-from urllib.parse import quote
 
 from wsgateway.cluster import envelopes
 from wsgateway.cluster.acks import Acks, PendingAcks
@@ -26,15 +25,20 @@ from wsgateway.cluster.envelopes import (
     Ask,
     Delivery,
     Envelope,
+    Forgotten,
     Heartbeat,
     Here,
     Info,
     Leave,
+    Membership,
+    Record,
+    Unnumbered,
 )
 from wsgateway.cluster.heartbeats import Heartbeats, Reports
 from wsgateway.cluster.nodes import Nodes, NodeState, node_of
 from wsgateway.cluster.pulse import Pulse
 from wsgateway.cluster.questions import Ping, Question
+from wsgateway.cluster.routing import Routing, TopicNames
 from wsgateway.cluster.sequences import Sequences
 from wsgateway.exceptions import EnvelopeError
 from wsgateway.logs import GatewayLog
@@ -46,23 +50,18 @@ A = TypeVar("A")
 MEETING = 0.25
 """Seconds in which the other nodes answer a new one. A node that takes longer is known from its next heartbeat."""
 
-NODE_LINES = 10
-"""Lines of the log per second for nodes that join."""
-
 
 @dataclass(slots=True)
 class Local:
     """The services of a node for the other nodes.
 
     `deliver` sends a message to all connections of this node, or to those with the given ids. `describe` returns its
-    status for a heartbeat. `node_gone` and `node_present` handle that another node is absent, or present again.
+    status for a heartbeat.
     """
 
     deliver: Callable[[Message, Sequence[str] | None], Deliveries]
     describe: Callable[[], Info]
     answering: Answering
-    node_gone: Callable[[str], None] = lambda node_id: None
-    node_present: Callable[[str], None] = lambda node_id: None
 
 
 class Cluster:
@@ -89,30 +88,30 @@ class Cluster:
         self._own = self.node.encode()
         self._metrics = metrics
         self._log = log
-        name = quote(gateway_id.casefold(), safe="").replace(".", "%2E")
-        self._all = f"wsgateway.all.{name}"
-        self._each = f"wsgateway.node.{name}."
+        self.names = names = TopicNames(gateway_id)
+        self._all = names.all
         self._bus = Bus(
             open_link,
-            [self._all, self._each + self.node],
+            [names.all, names.of_node(self.node)],
             name=broker,
             received=self._received,
             changed=self._changed,
             metrics=metrics,
             log=log,
         )
+        self.routing = Routing(self._bus, names)
         self._sequences = Sequences(lasting=self._all)
         self._acks = Acks(self.nodes, is_up=lambda: self.is_up, is_serving=self.is_serving)
         self._asks = Asks(
             self.node,
             self.nodes,
             answering={} if local is None else {Ping: _answer_ping, **local.answering},
-            publish=lambda node_id, make: self._publish(self._each + node_id, make),
+            publish=lambda node_id, make: self._publish(names.of_node(node_id), make),
             is_up=lambda: self.is_up,
             timeout=timeout,
             log=log,
         )
-        self._pulse = Pulse(open_link, self.node, self._all, unused=f"{self._each}{self.node}.pulse", log=log)
+        self._pulse = Pulse(open_link, self.node, self._all, unused=f"{names.of_node(self.node)}.pulse", log=log)
         self._heartbeats = Heartbeats(
             self.node,
             self.nodes,
@@ -121,11 +120,12 @@ class Cluster:
                 send=lambda data: self._bus.publish_first(self._all, data),
                 report=self.notify,
                 lost=self._drop_node,
-                absent=self._lose_members,
-                present=self._touch,
+                absent=self.routing.node_gone,
+                present=self.routing.node_present,
             ),
             is_up=lambda: self.is_up,
             is_serving=self.is_serving,
+            metrics=metrics,
             log=log,
         )
         self._unmet: set[str] = set()
@@ -148,6 +148,11 @@ class Cluster:
     def failure(self) -> str:
         """Why the broker is unavailable."""
         return self._bus.failure
+
+    @property
+    def topics(self) -> int:
+        """How many topics of channels are followed."""
+        return self._bus.topics
 
     async def start(self) -> None:
         """Join. Wait at most `MEETING` seconds until the other nodes are known, but not for an unavailable broker."""
@@ -199,13 +204,14 @@ class Cluster:
 
     def _welcome(self, node_id: str, info: Info) -> None:
         peers = [node.id for node in self.nodes.alive()]
-        self._publish(self._each + node_id, lambda seq: Here(VERSION, self.node, seq, info, peers))
+        self._publish(self.names.of_node(node_id), lambda seq: Here(VERSION, self.node, seq, info, peers))
 
     def _changed(self, is_up: bool) -> None:
         if is_up:
             self._send_heartbeat(is_new=True)
         else:
             self._acks.end_all()
+        self.routing.link_changed(is_up=is_up)
 
     # Sending
 
@@ -279,27 +285,28 @@ class Cluster:
     # Receiving
 
     def _received(self, topic: str, data: bytes) -> None:
-        if envelopes.origin_of(data) == self._own:
-            if self._heartbeats.echoes:
-                self._heartbeats.echoes.discard(data)
-            return
         try:
+            if b"0" <= data[:1] <= b"9":  # this process receives its own announcements, too
+                self.routing.announced(data)
+                return
+            if envelopes.origin_of(data) == self._own:
+                if self._heartbeats.echoes:
+                    self._heartbeats.echoes.discard(data)
+                return
             envelope = envelopes.decode(data)
             if envelope.origin == self.node:
                 raise EnvelopeError("malformed", "it names this process as its origin, in another encoding")
-            if envelope.seq:
+            if envelope.seq or not isinstance(envelope, Unnumbered):
                 self._metrics.broker_lost += self._sequences.lost_before(envelope.origin, topic, envelope.seq)
+            self._handle(envelope)
         except EnvelopeError as exc:
             self._metrics.broker_dropped[exc.reason] += 1
             level = logging.DEBUG if exc.reason == "double" else logging.WARNING
             self._log.limited(f"dropped {exc.reason}").log(level, "dropped a message from the broker: %s", exc)
-            return
-        try:
-            self._handle(envelope)
         except Exception as exc:  # one message must not end the subscription
             self._metrics.broker_dropped["failed"] += 1
-            text = "a message of node %s could not be handled: %r"
-            self._log.limited("not handled").error(text, envelope.origin, exc, exc_info=exc)
+            text = "a message on the topic %s could not be handled: %r"
+            self._log.limited("not handled").error(text, topic, exc, exc_info=exc)
 
     def _handle(self, envelope: Envelope) -> None:
         match envelope:
@@ -319,6 +326,8 @@ class Cluster:
                 self._asks.handle(envelope)
             case Answer():
                 self._asks.handle_answer(envelope)
+            case Record() | Membership() | Forgotten():
+                self.routing.handle(envelope)
 
     def _deliver(self, delivery: Delivery) -> None:
         if self._local is None:
@@ -334,38 +343,20 @@ class Cluster:
             sent = self._local.deliver(Message(payload, kind if delivery.is_text else Kind.BYTES), own)
         if delivery.ask and own != []:
             counts = sent[:3]
-            self._publish(self._each + delivery.origin, lambda seq: Ack(VERSION, self.node, seq, delivery.ask, *counts))
+            self._publish(
+                self.names.of_node(delivery.origin), lambda seq: Ack(VERSION, self.node, seq, delivery.ask, *counts)
+            )
 
     def _handle_heartbeat(self, heartbeat: Heartbeat) -> None:
         if heartbeat.info is not None:
-            self._add_node(heartbeat.origin, heartbeat.info)
+            self._heartbeats.add(heartbeat.origin, heartbeat.info)
         else:
-            self._touch(heartbeat.origin)
+            self._heartbeats.touch(heartbeat.origin)
         if heartbeat.is_new and self._local is not None:
             self._welcome(heartbeat.origin, self._local.describe())
 
-    def _add_node(self, node_id: str, info: Info) -> None:
-        if not self.nodes.make_space(node_id):
-            self._metrics.broker_dropped["nodes"] += 1
-            text = "node %s (%s, pid %d) is not added: too many processes report that they belong to this gateway"
-            self._log.limited("too many nodes").warning(text, node_id, info.host, info.pid)
-        elif self.nodes.see(node_id, info, time.monotonic()):
-            log = self._log.limited("joined", burst=NODE_LINES)
-            log.info("node %s (%s, pid %d) has joined", node_id, info.host, info.pid)
-            if self._local is not None:
-                self._local.node_present(node_id)
-
-    def _touch(self, node_id: str) -> None:
-        """Record a sign of life of a node, which was perhaps absent."""
-        if self.nodes.touch(node_id, time.monotonic()):
-            node = self.nodes.get(node_id)
-            assert node is not None
-            self._log.limited("present", burst=NODE_LINES).info("node %s is running again", node_id)
-            if self._local is not None:
-                self._local.node_present(node_id)
-
     def _handle_welcome(self, here: Here) -> None:
-        self._add_node(here.origin, here.info)
+        self._heartbeats.add(here.origin, here.info)
         if self._met.is_set():
             return
         self._unmet |= set(here.peers) - {self.node}
@@ -377,20 +368,15 @@ class Cluster:
         self.nodes.mark(leave.node, state, time.monotonic())
         self._drop_node(leave.node)
         if state is NodeState.LEFT:
-            topic = self._each + leave.node
-            self._sequences.forget(leave.node, sent=topic, received=(self._all, self._each + self.node))
+            topic = self.names.of_node(leave.node)
+            self._sequences.forget(leave.node, sent=topic, received=(self._all, self.names.of_node(self.node)))
 
     def _drop_node(self, node_id: str) -> None:
         """Stop waiting for a node that has left or is lost."""
-        self._lose_members(node_id)
+        self._heartbeats.set_absent(node_id)
         self._node_left.set()
         self._unmet.discard(node_id)
         self._acks.drop_node(node_id)
-
-    def _lose_members(self, node_id: str) -> None:
-        """Make a node absent, unless it is."""
-        if self.nodes.set_absent(node_id) and self._local is not None:
-            self._local.node_gone(node_id)
 
 
 async def _answer_ping(_: Ping) -> bool:

@@ -190,6 +190,9 @@ Direct = Ack | Ask | Answer | Here
 OfChannel = Record | Membership | Forgotten
 """Envelopes on the topic of a channel. Their `seq` is 0."""
 
+Unnumbered = OfChannel | Heartbeat
+"""Envelopes whose `seq` may be 0."""
+
 Envelope = Delivery | ToUser | Tally | Heartbeat | Leave | OfChannel | Direct
 
 _encoder = msgspec.msgpack.Encoder()

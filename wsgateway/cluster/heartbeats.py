@@ -1,4 +1,4 @@
-"""The heartbeats of one node, and the silence of the others. Knows no topics; the caller passes how to publish."""
+"""The heartbeats of one node, and those of the others, or their silence. Knows no topics."""
 
 import asyncio
 import math
@@ -9,11 +9,12 @@ from functools import partial
 
 from wsgateway.cluster import envelopes
 from wsgateway.cluster.asking import Asks
-from wsgateway.cluster.envelopes import VERSION, Heartbeat
+from wsgateway.cluster.envelopes import VERSION, Heartbeat, Info
 from wsgateway.cluster.nodes import Node, Nodes
 from wsgateway.cluster.questions import Ping
 from wsgateway.exceptions import NodeError, NodeLate
 from wsgateway.logs import GatewayLog
+from wsgateway.metrics import Metrics
 
 HEARTBEAT = 1.0
 """Seconds between two heartbeats of a node."""
@@ -27,8 +28,8 @@ LEASE_CHECK = 0.5
 PAUSE = 1.5
 """Seconds between two checks after which this process was paused or blocked, and has not read what has arrived."""
 
-LINES = 10
-"""Lines of the log per second for nodes that are lost or absent."""
+NODE_LINES = 10
+"""Lines of the log per second for nodes that join, are absent, or are lost."""
 
 PING_TIMEOUT = 1.0
 """Seconds that a silent node has to answer."""
@@ -39,8 +40,8 @@ class Reports:
     """What follows from heartbeats, for the owner of a `Heartbeats`.
 
     `send` publishes a heartbeat to all nodes before everything that waits, and `report` one with the report of this
-    node. `lost` is called with the id of a node whose lease has expired, `absent` with that of one that is silent and
-    does not answer, `present` with that of one that has answered.
+    node. `lost` is called with the id of a node whose lease has expired, `absent` and `present` with that of one that
+    becomes absent or present.
     """
 
     send: Callable[[bytes], None]
@@ -62,6 +63,7 @@ class Heartbeats:
         *,
         is_up: Callable[[], bool],
         is_serving: bool,
+        metrics: Metrics,
         log: GatewayLog,
     ) -> None:
         self._own = own
@@ -70,6 +72,7 @@ class Heartbeats:
         self._reports = reports
         self._is_up = is_up
         self._is_serving = is_serving
+        self._metrics = metrics
         self._log = log
         self._marks = 0
         self._listening = -math.inf  # since when this process reads what arrives
@@ -91,6 +94,32 @@ class Heartbeats:
         await asyncio.wait({task, *self._pings.values()})
         return True
 
+    # Signs of life
+
+    def add(self, node_id: str, info: Info) -> None:
+        """Handle the report of a node."""
+        if not self._nodes.make_space(node_id):
+            self._metrics.broker_dropped["nodes"] += 1
+            text = "node %s (%s, pid %d) is not added: too many processes report that they belong to this gateway"
+            self._log.limited("too many nodes").warning(text, node_id, info.host, info.pid)
+        elif self._nodes.see(node_id, info, time.monotonic()):
+            log = self._log.limited("joined", burst=NODE_LINES)
+            log.info("node %s (%s, pid %d) has joined", node_id, info.host, info.pid)
+            self._reports.present(node_id)
+
+    def touch(self, node_id: str) -> None:
+        """Handle another sign of life of a node."""
+        if self._nodes.touch(node_id, time.monotonic()):
+            self._log.limited("present", burst=NODE_LINES).info("node %s answers again", node_id)
+            self._reports.present(node_id)
+
+    def set_absent(self, node_id: str) -> None:
+        """Make a node absent, unless it is."""
+        if self._nodes.set_absent(node_id):
+            self._reports.absent(node_id)
+
+    # Its task
+
     async def _run(self) -> None:
         checked = beaten = reported = -math.inf
         while True:
@@ -105,7 +134,7 @@ class Heartbeats:
                     reported = now
                     self._reports.report()
             for node in self._nodes.expire(now):
-                log = self._log.limited("lost", burst=LINES)
+                log = self._log.limited("lost", burst=NODE_LINES)
                 log.warning("node %s (%s, pid %d) is lost", node.id, node.info.host, node.info.pid)
                 self._reports.lost(node.id)
             due = min(beaten + HEARTBEAT, self._ask_silent(now)) if self._is_serving else math.inf
@@ -145,14 +174,14 @@ class Heartbeats:
         except NodeLate:
             is_slow = echo in self.echoes or time.monotonic() - asked > PING_TIMEOUT + LEASE_CHECK
             if not is_slow and node.seen == seen:  # neither the broker nor this process is slow
-                log = self._log.limited("absent", burst=LINES)
+                log = self._log.limited("absent", burst=NODE_LINES)
                 text = "node %s (%s, pid %d) does not answer: until it does, its clients are members of no channel"
                 log.warning(text, node.id, node.info.host, node.info.pid)
-                self._reports.absent(node.id)
+                self.set_absent(node.id)
             return
         except NodeError:
             if not self._is_up():
                 return
         finally:
             self.echoes.discard(echo)
-        self._reports.present(node.id)
+        self.touch(node.id)
