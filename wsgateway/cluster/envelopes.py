@@ -156,15 +156,27 @@ class Tally(_Envelope, frozen=True, tag=9):
     ask: Count
 
 
+ConnId = Annotated[str, msgspec.Meta(max_length=64)]
+
+MemberRow = tuple[ConnId, str, str]
+"""A member of a channel: the id, the user, and the info, which is JSON."""
+
+MAX_ROWS = 10_000
+"""Members in one envelope."""
+
+
 class Membership(_Envelope, frozen=True, tag=10):
     """Members that have joined a channel or left it in the origin's process, on the channel's topic; `seq` is 0.
 
-    `joined` are the id, the user, and the info (JSON) of each, `left` are ids.
+    `version` numbers the changes of the origin over all channels. `prev` is the number of the change before it in this
+    channel, 0 if the origin had no members.
     """
 
     channel: Name
-    joined: list[tuple[str, str, str]]
-    left: list[str]
+    joined: Annotated[list[MemberRow], msgspec.Meta(max_length=MAX_ROWS)]
+    left: Annotated[list[ConnId], msgspec.Meta(max_length=MAX_ROWS)]
+    prev: Count
+    version: Count
 
 
 class ToUser(_Envelope, frozen=True, tag=11):
