@@ -54,7 +54,9 @@ class Inspector:
         nodes = [_own_info(cluster.node, self._answers.info())] if cluster.is_serving else []
         for node in cluster.nodes.shown():
             counted = totals.get(node.id, {}).get("connections", node.info.connections)
-            nodes.append(_node_info(node.id, node.info, node.state, now - node.seen, connections=int(counted)))
+            age = node.info.age + now - node.reported
+            silent = now - node.seen
+            nodes.append(_node_info(node.id, node.info, node.state, silent, age=age, connections=int(counted)))
         return nodes
 
     @property
@@ -146,10 +148,10 @@ class Inspector:
 
 
 def _own_info(node_id: str, info: Info) -> NodeInfo:
-    return _node_info(node_id, info, NodeState.ALIVE, 0.0, connections=info.connections)
+    return _node_info(node_id, info, NodeState.ALIVE, 0.0, age=info.age, connections=info.connections)
 
 
-def _node_info(node_id: str, info: Info, state: NodeState, silent: float, *, connections: int) -> NodeInfo:
+def _node_info(node_id: str, info: Info, state: NodeState, silent: float, *, age: float, connections: int) -> NodeInfo:
     is_alive = state is NodeState.ALIVE
     return NodeInfo(
         id=node_id,
@@ -157,7 +159,7 @@ def _node_info(node_id: str, info: Info, state: NodeState, silent: float, *, con
         host=info.host,
         pid=info.pid,
         version=info.version,
-        age=round(info.age + silent, 3),
+        age=round(age, 3),
         silent=round(max(0.0, silent), 3),
         connections=connections if is_alive else 0,
         messages_in=info.messages_in,
