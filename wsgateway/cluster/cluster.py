@@ -31,6 +31,8 @@ from wsgateway.cluster.envelopes import (
     Here,
     Info,
     Leave,
+    ToUser,
+    message_of,
 )
 from wsgateway.cluster.nodes import Nodes, NodeState, node_of
 from wsgateway.cluster.questions import Question
@@ -59,13 +61,14 @@ NODE_LINES = 10
 class Local:
     """The services of a node for the other nodes.
 
-    `deliver` sends a message to all connections of this node, or to those with the given ids. `describe` returns its
-    status for a heartbeat.
+    `deliver` sends a message to all connections of this node, or to those with the given ids. `deliver_to_user` sends
+    one to those of a user. `describe` returns the status of this node for a heartbeat.
     """
 
     deliver: Callable[[Message, Sequence[str] | None], Deliveries]
     describe: Callable[[], Info]
     answering: Answering
+    deliver_to_user: Callable[[Message, str], Deliveries]
 
 
 class Cluster:
@@ -231,12 +234,26 @@ class Cluster:
         """
         pending = self._acks.expect(ids) if acknowledge else None
         number = 0 if pending is None else pending.number
-        payload, listed = message.payload, None if ids is None else list(ids)
+        payload, name, listed = message.payload, message.name, None if ids is None else list(ids)
         is_text, is_json = message.kind is not Kind.BYTES, message.kind is Kind.JSON
-        sent = self._publish(
-            self._all, lambda seq: Delivery(VERSION, self.node, seq, payload, is_text, listed, number, is_json)
+        is_sent = self._publish(
+            self._all, lambda seq: Delivery(VERSION, self.node, seq, payload, is_text, listed, number, is_json, name)
         )
-        if pending is not None and not (sent and self.is_up):
+        return self._expected(pending, is_sent=is_sent)
+
+    def publish_to_user(self, message: Message, user: str, *, acknowledge: bool) -> PendingAcks | None:
+        """Publish `message` to the connections of `user` in every other node, as `publish` does."""
+        pending = self._acks.expect(None) if acknowledge else None
+        number = 0 if pending is None else pending.number
+        payload, kind, name = message.payload, message.kind, message.name
+        is_sent = self._publish(
+            self._all, lambda seq: ToUser(VERSION, self.node, seq, user, payload, kind, number, name)
+        )
+        return self._expected(pending, is_sent=is_sent)
+
+    def _expected(self, pending: PendingAcks | None, *, is_sent: bool) -> PendingAcks | None:
+        """Return `pending`, which waits for nothing if the message was not sent."""
+        if pending is not None and not (is_sent and self.is_up):
             self._acks.end(pending)
         return pending
 
@@ -288,6 +305,9 @@ class Cluster:
             return
         try:
             self._handle(envelope)
+        except EnvelopeError as exc:
+            self._metrics.broker_dropped[exc.reason] += 1
+            self._log.limited(f"dropped {exc.reason}").warning("dropped a message from the broker: %s", exc)
         except Exception as exc:  # one message must not end the subscription
             self._metrics.broker_dropped["failed"] += 1
             text = "a message of node %s could not be handled: %r"
@@ -295,7 +315,7 @@ class Cluster:
 
     def _handle(self, envelope: Envelope) -> None:
         match envelope:
-            case Delivery():
+            case Delivery() | ToUser():
                 self._deliver(envelope)
             case Ack():
                 self._acks.add(envelope)
@@ -312,20 +332,20 @@ class Cluster:
             case Answer():
                 self._asks.handle_answer(envelope)
 
-    def _deliver(self, delivery: Delivery) -> None:
+    def _deliver(self, delivery: Delivery | ToUser) -> None:
         if self._local is None:
             return
-        sent = Deliveries(0, 0, 0)
-        ids, payload = delivery.ids, delivery.payload
-        own = None if ids is None else [conn_id for conn_id in ids if node_of(conn_id) == self.node]
-        if own is None or own:
-            if delivery.is_text and not _is_utf8(payload):
-                self._metrics.broker_dropped["malformed"] += 1
+        if isinstance(delivery, ToUser):
+            message = message_of(delivery.payload, delivery.kind, delivery.name)
+            counts = self._local.deliver_to_user(message, delivery.user)[:3]
+        else:
+            ids = delivery.ids
+            own = None if ids is None else [conn_id for conn_id in ids if node_of(conn_id) == self.node]
+            if own is not None and not own:
                 return
-            kind = Kind.JSON if delivery.is_json else Kind.TEXT
-            sent = self._local.deliver(Message(payload, kind if delivery.is_text else Kind.BYTES), own)
-        if delivery.ask and own != []:
-            counts = sent[:3]
+            kind = Kind.JSON if delivery.is_json else Kind.TEXT if delivery.is_text else Kind.BYTES
+            counts = self._local.deliver(message_of(delivery.payload, kind, delivery.name), own)[:3]
+        if delivery.ask:
             self._publish(self._each + delivery.origin, lambda seq: Ack(VERSION, self.node, seq, delivery.ask, *counts))
 
     def _handle_heartbeat(self, heartbeat: Heartbeat) -> None:
@@ -364,10 +384,3 @@ class Cluster:
         self._node_left.set()
         self._unmet.discard(node_id)
         self._acks.drop_node(node_id)
-
-
-def _is_utf8(payload: bytes) -> bool:
-    try:
-        return payload.isascii() or bool(payload.decode())
-    except UnicodeDecodeError:
-        return False

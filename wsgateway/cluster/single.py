@@ -44,6 +44,9 @@ class SingleNode:
     def publish(self, message: Message, ids: Sequence[str] | None, *, acknowledge: bool) -> PendingAcks | None:
         """Do nothing, because there is no other node."""
 
+    def publish_to_user(self, message: Message, user: str, *, acknowledge: bool) -> PendingAcks | None:
+        """Do nothing, because there is no other node."""
+
     async def collect(self, here: Deliveries, pending: PendingAcks) -> Deliveries:
         return here
 

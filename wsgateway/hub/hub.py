@@ -256,6 +256,10 @@ class Hub:
         """Send `message`, which another node has published, to the open connections with `ids`, or to every one."""
         return self.deliver(message, self.everybody) if ids is None else self.deliver_to(message, ids)
 
+    def deliver_to_user(self, message: Message, user: str) -> Deliveries:
+        """Send `message`, which another node has published, to the open connections of `user`."""
+        return self.deliver_to(message, self.of_user(user))
+
     def _count_out(self, count: int, size: int) -> None:
         metrics = self._metrics
         metrics.queued += count
