@@ -55,6 +55,7 @@ ROOMS = {
         "asking",
         "cluster",
         "single",
+        "owners",
         "history.store",
         "history.tail",
         "history.recovery",

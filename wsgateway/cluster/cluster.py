@@ -275,6 +275,10 @@ class Cluster:
         heartbeat."""
         return await self._asks.ask_all(question)
 
+    async def ask_each(self, questions: Sequence[tuple[str, Question[A]]]) -> list[tuple[str, A]]:
+        """Ask each question of its node, and return the answers in time, each with its node."""
+        return await self._asks.ask_each(questions)
+
     def _publish(self, topic: str, make: Callable[[int], Envelope]) -> bool:
         number = self._sequences.next(topic)
         try:

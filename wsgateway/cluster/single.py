@@ -56,6 +56,9 @@ class SingleNode:
     async def ask_within(self, seconds: float, node_id: str, question: Question[A]) -> A:
         raise NodeError(f"node {node_id!r} cannot be reached, the gateway has no broker")
 
+    async def ask_each(self, questions: Sequence[tuple[str, Question[A]]]) -> list[tuple[str, A]]:
+        return []
+
     async def ask_all(self, question: Question[A]) -> dict[str, A]:
         return {}
 

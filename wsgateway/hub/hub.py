@@ -144,6 +144,15 @@ class Hub:
         """Return the open connections with that `user_id`, oldest first."""
         return list(self._users.get(user_id, ()))
 
+    def select(self, ids: Iterable[str] | None, user: str = "") -> list[Connection]:
+        """Return the open connections of `user`, or those with `ids`, each once, or, without either, every one."""
+        if user:
+            return self.of_user(user)
+        if ids is None:
+            return list(self._open.values())
+        conns = map(self._open.get, dict.fromkeys(ids))
+        return [conn for conn in conns if conn is not None]
+
     def make_fast(self, outbox: Outbox, write: Write) -> bool:
         """Pass what is sent to `outbox`, which is empty, to `write`. Return False if something may be waiting again."""
         while any(audience.is_pending for audience in outbox.audiences):  # it was queued for it, as a slow member

@@ -10,7 +10,6 @@ from wsgateway.closing import TOO_MANY, TRY_AGAIN
 from wsgateway.config.settings import Settings
 from wsgateway.exceptions import ChannelError, Refusal, Refused
 from wsgateway.frames import Position, check_event_name
-from wsgateway.hub.channel import NOTHING as NO_GRANT
 from wsgateway.hub.channel import Grant, Wanted
 from wsgateway.hub.channels import Channels, Outdated
 from wsgateway.hub.connection import Connection
@@ -47,6 +46,7 @@ class Session:
     """
 
     __slots__ = (
+        "_after",
         "_granted",
         "_inbox",
         "_parts",
@@ -66,6 +66,7 @@ class Session:
         self.is_open = False
         self._transport = transport
         self._parts = parts
+        self._after = 0  # the count of revocations when `on_handshake` was called
         self._granted: list[tuple[Wanted, Grant, bool]] | None = None
         self._target = ""  # the channel of every message of a plain client
         self._inbox = Inbox()
@@ -84,6 +85,7 @@ class Session:
         Raise `Refused`.
         """
         dispatcher = self._parts.dispatcher
+        self._after = self._parts.channels.revocations.count
         subprotocol, channels = await dispatcher.handshake(self.conn, self._inbox, scope, token)
         asks = asked.channels if asks_now else ()
         if channels or asks:
@@ -99,7 +101,8 @@ class Session:
         granted = []
         for name in channels:
             position = asked.since.get(name)
-            granted.append((Wanted(name, position, name in asked.since and position is None), NO_GRANT, True))
+            wanted = Wanted(name, position, name in asked.since and position is None)
+            granted.append((wanted, Grant(after=self._after), True))
         if asks:
             self._check_count(channels, asked)
         for each in asks:
@@ -135,6 +138,8 @@ class Session:
         parts = self._parts
         parts.hub.join(self.conn)
         parts.dispatcher.entered(self.conn, self._inbox)
+        if parts.channels.revocations.has("", conn_id=self.conn.id, user=self.conn.user_id, after=self._after):
+            self.outbox.close(TRY_AGAIN, "the user was disconnected meanwhile")
         if self._granted is not None:
             granted, self._granted = self._granted, None
             for wanted, grant, by_code in granted:
