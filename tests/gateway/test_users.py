@@ -11,6 +11,7 @@ import pytest
 from tests.services import BROKERS, broker
 from wsgateway import EVERYBODY, ChannelError, Gateway, Refused, testing
 from wsgateway.closing import TRY_AGAIN
+from wsgateway.gateway.registry import registry
 from wsgateway.listeners.event import HandshakeEvent, MessageEvent, SubscribeEvent
 
 
@@ -79,6 +80,7 @@ async def nodes(broker_url: str, count: int = 2, **options: Any) -> AsyncIterato
             gateway = Gateway(Named, broker=broker_url, **options)
             found.urls.append(await stack.enter_async_context(testing.serve(gateway)))
             found.gateways.append(gateway)
+            registry.remove(gateway)  # which refuses a second one, because a process is one node
         with anyio.fail_after(20):
             while any(len(gateway.cluster.nodes.alive()) < count - 1 for gateway in found.gateways):
                 await anyio.sleep(0.01)  # nothing reports a new peer

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
-from urllib.parse import quote
 
 from wsgateway.cluster import envelopes
 from wsgateway.cluster.acks import Acks, PendingAcks
@@ -27,15 +26,20 @@ from wsgateway.cluster.envelopes import (
     Ask,
     Delivery,
     Envelope,
+    Forgotten,
     Heartbeat,
     Here,
     Info,
     Leave,
+    Membership,
+    OfChannel,
+    Record,
     ToUser,
     message_of,
 )
 from wsgateway.cluster.nodes import Nodes, NodeState, node_of
 from wsgateway.cluster.questions import Question
+from wsgateway.cluster.routing import Routing, TopicNames
 from wsgateway.cluster.sequences import Sequences
 from wsgateway.exceptions import EnvelopeError
 from wsgateway.logs import GatewayLog
@@ -95,25 +99,25 @@ class Cluster:
         self._own = self.node.encode()
         self._metrics = metrics
         self._log = log
-        name = quote(gateway_id.casefold(), safe="").replace(".", "%2E")
-        self._all = f"wsgateway.all.{name}"
-        self._each = f"wsgateway.node.{name}."
+        self.names = names = TopicNames(gateway_id)
+        self._all = names.all
         self._bus = Bus(
             open_link,
-            [self._all, self._each + self.node],
+            [names.all, names.of_node(self.node)],
             name=broker,
             received=self._received,
             changed=self._changed,
             metrics=metrics,
             log=log,
         )
+        self.routing = Routing(self._bus, names)
         self._sequences = Sequences(lasting=self._all)
         self._acks = Acks(self.nodes, is_up=lambda: self.is_up, is_serving=self.is_serving)
         self._asks = Asks(
             self.node,
             self.nodes,
             answering={} if local is None else local.answering,
-            publish=lambda node_id, make: self._publish(self._each + node_id, make),
+            publish=lambda node_id, make: self._publish(names.of_node(node_id), make),
             is_up=lambda: self.is_up,
             timeout=timeout,
             log=log,
@@ -139,6 +143,11 @@ class Cluster:
     def failure(self) -> str:
         """Why the broker is unavailable."""
         return self._bus.failure
+
+    @property
+    def topics(self) -> int:
+        """How many topics of channels are followed."""
+        return self._bus.topics
 
     async def start(self) -> None:
         """Join. Wait at most `MEETING` seconds until the other nodes are known, but not for an unavailable broker."""
@@ -197,13 +206,14 @@ class Cluster:
 
     def _welcome(self, node_id: str, info: Info) -> None:
         peers = [node.id for node in self.nodes.alive()]
-        self._publish(self._each + node_id, lambda seq: Here(VERSION, self.node, seq, info, peers))
+        self._publish(self.names.of_node(node_id), lambda seq: Here(VERSION, self.node, seq, info, peers))
 
     def _changed(self, is_up: bool) -> None:
         if is_up:
             self._send_heartbeat(is_new=True)
         else:
             self._acks.end_all()
+        self.routing.link_changed(is_up=is_up)
 
     # Sending
 
@@ -232,30 +242,24 @@ class Cluster:
 
         With `acknowledge`, the nodes count their recipients, and `collect` waits for the counts.
         """
-        pending = self._acks.expect(ids) if acknowledge else None
-        number = 0 if pending is None else pending.number
         payload, name, listed = message.payload, message.name, None if ids is None else list(ids)
         is_text, is_json = message.kind is not Kind.BYTES, message.kind is Kind.JSON
-        is_sent = self._publish(
-            self._all, lambda seq: Delivery(VERSION, self.node, seq, payload, is_text, listed, number, is_json, name)
-        )
-        return self._expected(pending, is_sent=is_sent)
+
+        def publish(ask: int) -> bool:
+            return self._publish(
+                self._all, lambda seq: Delivery(VERSION, self.node, seq, payload, is_text, listed, ask, is_json, name)
+            )
+
+        return self._acks.publish(publish, ids, acknowledge=acknowledge)
 
     def publish_to_user(self, message: Message, user: str, *, acknowledge: bool) -> PendingAcks | None:
         """Publish `message` to the connections of `user` in every other node, as `publish` does."""
-        pending = self._acks.expect(None) if acknowledge else None
-        number = 0 if pending is None else pending.number
         payload, kind, name = message.payload, message.kind, message.name
-        is_sent = self._publish(
-            self._all, lambda seq: ToUser(VERSION, self.node, seq, user, payload, kind, number, name)
-        )
-        return self._expected(pending, is_sent=is_sent)
 
-    def _expected(self, pending: PendingAcks | None, *, is_sent: bool) -> PendingAcks | None:
-        """Return `pending`, which waits for nothing if the message was not sent."""
-        if pending is not None and not (is_sent and self.is_up):
-            self._acks.end(pending)
-        return pending
+        def publish(ask: int) -> bool:
+            return self._publish(self._all, lambda seq: ToUser(VERSION, self.node, seq, user, payload, kind, ask, name))
+
+        return self._acks.publish(publish, None, acknowledge=acknowledge)
 
     async def collect(self, here: Deliveries, pending: PendingAcks) -> Deliveries:
         """Return the counts of all nodes that acknowledge within `timeout`, added to those of this process, `here`."""
@@ -271,8 +275,7 @@ class Cluster:
         return await self._asks.ask_within(seconds, node_id, question)
 
     async def ask_all(self, question: Question[A]) -> dict[str, A]:
-        """Return the answers of the other nodes, by node. A node that is late is left out, and skipped until its next
-        heartbeat."""
+        """Return the answers of the other nodes, by node, without those of nodes that are late."""
         return await self._asks.ask_all(question)
 
     async def ask_each(self, questions: Sequence[tuple[str, Question[A]]]) -> list[tuple[str, A]]:
@@ -295,27 +298,26 @@ class Cluster:
     # Receiving
 
     def _received(self, topic: str, data: bytes) -> None:
-        if envelopes.origin_of(data) == self._own:
-            return
         try:
+            if b"0" <= data[:1] <= b"9":  # this process receives its own announcements, too
+                self.routing.announced(data)
+                return
+            if envelopes.origin_of(data) == self._own:
+                return
             envelope = envelopes.decode(data)
             if envelope.origin == self.node:
                 raise EnvelopeError("malformed", "it names this process as its origin, in another encoding")
-            self._metrics.broker_lost += self._sequences.lost_before(envelope.origin, topic, envelope.seq)
+            if not isinstance(envelope, OfChannel):
+                self._metrics.broker_lost += self._sequences.lost_before(envelope.origin, topic, envelope.seq)
+            self._handle(envelope)
         except EnvelopeError as exc:
             self._metrics.broker_dropped[exc.reason] += 1
             level = logging.DEBUG if exc.reason == "double" else logging.WARNING
             self._log.limited(f"dropped {exc.reason}").log(level, "dropped a message from the broker: %s", exc)
-            return
-        try:
-            self._handle(envelope)
-        except EnvelopeError as exc:
-            self._metrics.broker_dropped[exc.reason] += 1
-            self._log.limited(f"dropped {exc.reason}").warning("dropped a message from the broker: %s", exc)
         except Exception as exc:  # one message must not end the subscription
             self._metrics.broker_dropped["failed"] += 1
-            text = "a message of node %s could not be handled: %r"
-            self._log.limited("not handled").error(text, envelope.origin, exc, exc_info=exc)
+            text = "a message on the topic %s could not be handled: %r"
+            self._log.limited("not handled").error(text, topic, exc, exc_info=exc)
 
     def _handle(self, envelope: Envelope) -> None:
         match envelope:
@@ -335,6 +337,8 @@ class Cluster:
                 self._asks.handle(envelope)
             case Answer():
                 self._asks.handle_answer(envelope)
+            case Record() | Membership() | Forgotten():
+                self.routing.handle(envelope)
 
     def _deliver(self, delivery: Delivery | ToUser) -> None:
         if self._local is None:
@@ -350,7 +354,9 @@ class Cluster:
             kind = Kind.JSON if delivery.is_json else Kind.TEXT if delivery.is_text else Kind.BYTES
             counts = self._local.deliver(message_of(delivery.payload, kind, delivery.name), own)[:3]
         if delivery.ask:
-            self._publish(self._each + delivery.origin, lambda seq: Ack(VERSION, self.node, seq, delivery.ask, *counts))
+            self._publish(
+                self.names.of_node(delivery.origin), lambda seq: Ack(VERSION, self.node, seq, delivery.ask, *counts)
+            )
 
     def _handle_heartbeat(self, heartbeat: Heartbeat) -> None:
         if heartbeat.info is not None:
@@ -380,8 +386,8 @@ class Cluster:
         self.nodes.mark(leave.node, state, time.monotonic())
         self._drop_node(leave.node)
         if state is NodeState.LEFT:
-            topic = self._each + leave.node
-            self._sequences.forget(leave.node, sent=topic, received=(self._all, self._each + self.node))
+            topic = self.names.of_node(leave.node)
+            self._sequences.forget(leave.node, sent=topic, received=(self._all, self.names.of_node(self.node)))
 
     def _drop_node(self, node_id: str) -> None:
         """Stop waiting for a node that has left or is lost."""
