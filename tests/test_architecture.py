@@ -69,6 +69,7 @@ ROOMS = {
         "heartbeats",
         "cluster",
         "single",
+        "owners",
         "history.scripts",
         "history.faults",
         "history.pipeline",

@@ -214,7 +214,7 @@ def _cluster_of(parts: Parts) -> AnyCluster:
         parts.open_link,
         gateway_id=settings.id,
         broker=mask_url(settings.broker or ""),
-        local=Local(parts.hub.deliver_to_ids, answers.info, answers.answering),
+        local=Local(parts.hub.deliver_to_ids, answers.info, answers.answering, parts.hub.deliver_to_user),
         metrics=parts.metrics,
         log=parts.log,
         timeout=settings.broker_timeout,
