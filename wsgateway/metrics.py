@@ -57,6 +57,9 @@ class Metrics:
         self.broker_received = 0
         self.broker_lost = 0
         self.broker_dropped: Counter[str] = Counter()
+        self.gaps: Counter[str] = Counter({"healed": 0, "lost": 0})
+        self.history_errors = 0
+        self.history_seconds = Histogram()
         self.blocked_loops = 0
         self.blocked_seconds = 0.0
 
@@ -100,11 +103,15 @@ FAMILIES = {
     "recoveries_total": ("counter", "Clients that have asked for what they missed, by whether they got it."),
     "history_bytes": ("gauge", "Bytes that the histories of channels take in memory."),
     "history_evictions_total": ("counter", "Channels that have lost publications because of history_bytes."),
+    "gaps_total": ("counter", "Publications that did not arrive, by whether they were healed or lost."),
+    "history_errors_total": ("counter", "Publications that were not stored."),
+    "history_seconds": ("histogram", "Seconds until a publication was stored outside this process."),
     "blocked_loop_total": ("counter", "Times that the event loop was blocked."),
     "blocked_loop_seconds_total": ("counter", "Minimum number of seconds that the event loop was blocked."),
     "log_errors_total": ("counter", "Log lines that could not be written."),
     "broker_up": ("gauge", "Whether the broker is connected."),
     "nodes": ("gauge", "Nodes of the gateway that are alive, including this one."),
+    "broker_topics": ("gauge", "Channels whose messages the broker sends to this node."),
     "broker_sent_total": ("counter", "Messages passed to the broker."),
     "broker_received_total": ("counter", "Messages received from the broker, including those of this node."),
     "broker_lost_total": ("counter", "Messages of other nodes that never arrived."),
@@ -125,11 +132,12 @@ def samples(
     history_evictions: int = 0,
     is_broker_up: bool = False,
     nodes: int = 1,
+    topics: int = 0,
 ) -> Samples:
     """Return `metrics`, labelled with the gateway's id and, if it has a broker, the node's.
 
     `connections` are open now, counted by protocol and transport, and `waiting` messages are in their outboxes.
-    `log_failures` lines were lost. `nodes` are alive, this one included.
+    `log_failures` lines were lost. `nodes` are alive, this one included. `topics` of channels are followed.
     """
     labels = {"gateway": gateway} | ({"node": node} if node else {})
 
@@ -166,17 +174,21 @@ def samples(
         "log_errors_total": one(log_failures),
     }
     if node:
-        families |= _broker_families(metrics, one, labelled)
-        families |= {"broker_up": one(is_broker_up), "nodes": one(nodes)}
+        families |= _broker_families(metrics, labels, one, labelled)
+        families |= {"broker_up": one(is_broker_up), "nodes": one(nodes), "broker_topics": one(topics)}
     return families
 
 
 def _broker_families(
     metrics: Metrics,
+    labels: dict[str, str],
     one: Callable[[float], list[Sample]],
     labelled: Callable[[str, Mapping[str, int]], list[Sample]],
 ) -> Samples:
     return {
+        "gaps_total": labelled("result", metrics.gaps),
+        "history_errors_total": one(metrics.history_errors),
+        "history_seconds": [*_histogram(metrics.history_seconds, labels)],
         "broker_sent_total": one(metrics.broker_sent),
         "broker_received_total": one(metrics.broker_received),
         "broker_lost_total": one(metrics.broker_lost),
@@ -191,13 +203,16 @@ def _connections(counts: Mapping[tuple[str, str], int], labels: dict[str, str]) 
 
 def _histograms(histograms: Mapping[str, Histogram], labels: dict[str, str]) -> Iterator[Sample]:
     for hook, histogram in sorted(histograms.items()):
-        own = {**labels, "hook": hook}
-        count = 0
-        for bound, bucket in zip((*map(str, histogram.bounds), "+Inf"), histogram.buckets, strict=True):
-            count += bucket
-            yield "_bucket", {**own, "le": bound}, count
-        yield "_sum", own, histogram.total
-        yield "_count", own, count
+        yield from _histogram(histogram, {**labels, "hook": hook})
+
+
+def _histogram(histogram: Histogram, labels: dict[str, str]) -> Iterator[Sample]:
+    count = 0
+    for bound, bucket in zip((*map(str, histogram.bounds), "+Inf"), histogram.buckets, strict=True):
+        count += bucket
+        yield "_bucket", {**labels, "le": bound}, count
+    yield "_sum", labels, histogram.total
+    yield "_count", labels, count
 
 
 def prometheus_text(processes: Sequence[Samples]) -> bytes:

@@ -374,6 +374,10 @@ async def test_every_one_of_many_topics_is_probed() -> None:
         async def receive(self) -> Sequence[tuple[str, bytes]]:
             return [await self._sent.get()]
 
+        async def subscribe(self, topics: Sequence[str]) -> None: ...
+
+        async def unsubscribe(self, topics: Sequence[str]) -> None: ...
+
         async def aclose(self) -> None: ...
 
     async def open_link(topics: Sequence[str]) -> Link:
@@ -593,6 +597,8 @@ async def test_a_link_that_is_lost_as_it_is_closed_holds_nothing_up(turns: int, 
         def __init__(self, link: Link) -> None:
             self.max_payload = link.max_payload
             self.publish = link.publish
+            self.subscribe = link.subscribe
+            self.unsubscribe = link.unsubscribe
             self.aclose = link.aclose
             self.ended = asyncio.Event()
             self._link = link

@@ -1,5 +1,6 @@
 """The link of a process to its broker, over a broker in memory."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -21,6 +22,10 @@ class MemoryLink:
     def __init__(self) -> None:
         self._send, self._receive = anyio.create_memory_object_stream[Sequence[tuple[str, bytes]]](1000)
         self.is_closed = False
+        self.calls: list[tuple[str, list[str]]] = []
+        self.topics: set[str] = set()
+        self.may_subscribe = asyncio.Event()
+        self.may_subscribe.set()
 
     async def publish(self, batch: Sequence[tuple[str, bytes]]) -> None:
         await self._send.send(batch)
@@ -30,6 +35,18 @@ class MemoryLink:
             return await self._receive.receive()
         except anyio.EndOfStream:
             raise BrokerError("the link was cut") from None
+
+    async def subscribe(self, topics: Sequence[str]) -> None:
+        self.calls.append(("subscribe", list(topics)))
+        await self.may_subscribe.wait()
+        assert not self.topics & set(topics)
+        self.topics |= set(topics)
+
+    async def unsubscribe(self, topics: Sequence[str]) -> None:
+        self.calls.append(("unsubscribe", list(topics)))
+        await self.may_subscribe.wait()
+        assert self.topics >= set(topics)
+        self.topics -= set(topics)
 
     def cut(self) -> None:
         self._send.close()

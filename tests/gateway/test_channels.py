@@ -190,7 +190,7 @@ async def test_one_channel_is_described_and_its_history_forgotten() -> None:
         await gateway.publish("x", channel="room:1")
         info = await channels.describe("room:1")
         assert (info.records, info.settings["history"], info.subscribers) == (1, 10, 0)
-        channels.forget("room:1")
+        await channels.forget("room:1")
         forgotten = await channels.describe("room:1")
         assert (forgotten.records, forgotten.at, forgotten.silent) == (0, info.at, None)
         with pytest.raises(ChannelError):

@@ -196,7 +196,7 @@ class Handlers:
         return await channels.show_history(self._channels(request), request)
 
     async def forget_history(self, request: Request) -> Response:
-        self._channels(request).forget(channels.channel_of(request))
+        await self._channels(request).forget(channels.channel_of(request))
         return Response(status_code=204)
 
     async def show_presence(self, request: Request) -> Response:

@@ -1,13 +1,16 @@
-"""The connection of one process to its broker: a bounded outbox, a link that is replaced whenever it is lost, and
-probes that have to return. No caller waits for the broker. Does not know what the bytes mean.
+"""The connection of one process to its broker: a bounded outbox, a link that is replaced whenever it is lost, topics
+that each link is subscribed to, and probes that have to return. No caller waits for the broker. Does not know what the
+bytes mean.
 """
 
 import asyncio
 import random
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 from wsgateway.cluster.brokers import Link, Open
+from wsgateway.cluster.topics import Topics
 from wsgateway.config.grace import BROKER_GRACE
 from wsgateway.exceptions import BrokerError
 from wsgateway.limits import Backlog
@@ -27,6 +30,12 @@ FIRST_PROBE = 0.05
 PROBE_INTERVAL = 3.0
 PROBE_TIMEOUT = 4.0
 """Seconds between probes, and until they have to return. A half-open link is noticed within the sum of both."""
+
+TOPICS_TIMEOUT = 4.0
+"""Seconds in which the link has to subscribe to one batch of topics."""
+
+STEPS = 8
+"""Parts of that time."""
 
 MAX_BACKOFF = 2.0
 BASE_BACKOFF = 0.1
@@ -61,7 +70,8 @@ class Bus:
     ) -> None:
         """Subscribe to `topics` on every link, and probe each; `name` is the broker's, for the log."""
         self._open = open_link
-        self._topics = tuple(topics)
+        self._fixed = tuple(topics)
+        self._topics = Topics()
         self._name = name
         self._received = received
         self._changed = changed
@@ -75,6 +85,7 @@ class Bus:
         self._wake = asyncio.Event()
         self._probed = asyncio.Event()
         self._emptied = asyncio.Event()
+        self._restored = asyncio.Event()
         self._tried = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._is_ending = False
@@ -103,6 +114,7 @@ class Bus:
         task.cancel()
         await asyncio.wait({task})
         self.is_up = False
+        self._topics.close("the gateway has stopped")
 
     def publish(self, topic: str, data: bytes) -> bool:
         """Queue `data` for `topic`, and drop the oldest if it does not fit. Return False if it is too large."""
@@ -121,6 +133,24 @@ class Bus:
         self._wake.set()
         return True
 
+    @property
+    def topics(self) -> int:
+        """How many topics are followed."""
+        return len(self._topics)
+
+    def follow(self, topic: str) -> asyncio.Future[None]:
+        """Subscribe to `topic`, on this link and on each later one, until `unfollow`.
+
+        The future is done when everything published from then on will be received. It fails with `BrokerError` if there
+        is no link, if the link is lost before, and if `unfollow` is called before; only in the last case, the topic is
+        no longer followed. Each call returns a future of its own, which may be cancelled or not awaited.
+        """
+        return self._topics.follow(topic)
+
+    def unfollow(self, topic: str) -> None:
+        """Unsubscribe from `topic`. Some of its messages may still arrive."""
+        self._topics.unfollow(topic)
+
     # Its task
 
     async def _run(self) -> None:
@@ -128,7 +158,7 @@ class Bus:
         while not self._is_ending:  # before 3.13, a cancellation is lost if the link is lost in the same iteration
             try:
                 async with asyncio.timeout(OPEN_TIMEOUT):
-                    link = await self._open(self._topics)
+                    link = await self._open(self._fixed)
             except TimeoutError:
                 self._down(f"no answer within {OPEN_TIMEOUT:g} s")
             except Exception as exc:  # whatever a driver raises, because a broker must not end a process
@@ -150,16 +180,20 @@ class Bus:
         self._max_payload = link.max_payload
         self._expected.clear()
         self._probes.clear()
+        self._restored.clear()
+        self._topics.open()
         was_up = False
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._read(link))
                 tasks.create_task(self._write(link))
+                tasks.create_task(self._subscribe(link))
                 tasks.create_task(self._probe())
         except* Exception as group:  # BrokerError, or whatever a driver raises
             was_up = self.is_up
             self._down(str(group.exceptions[0]) or repr(group.exceptions[0]))
         finally:
+            self._topics.close(self.failure or "the link was closed")
             await self._close(link)
         return was_up
 
@@ -195,6 +229,33 @@ class Bus:
                 count = 0
                 await asyncio.sleep(0)  # `receive` may return without waiting
 
+    async def _subscribe(self, link: Link) -> None:
+        """Subscribe `link` to all topics that are followed, and then to changes, one batch at a time."""
+        while True:
+            await self._topics.changed.wait()
+            self._topics.changed.clear()
+            while any(batch := self._topics.take()):
+                added, removed = batch
+                if removed:
+                    await self._within(TOPICS_TIMEOUT, link.unsubscribe(removed))
+                if added:
+                    await self._within(TOPICS_TIMEOUT, link.subscribe(added))
+                    self._topics.confirm(added)
+            self._restored.set()
+
+    async def _within(self, seconds: float, change: Coroutine[Any, Any, None]) -> None:
+        """Await `change`, which the link has to finish within `seconds`. Raise `BrokerError` if it does not."""
+        task = asyncio.ensure_future(change)
+        task.add_done_callback(lambda task: task.cancelled() or task.exception())  # it may fail as it is cancelled
+        try:
+            for _ in range(STEPS):  # a time in which the loop was blocked counts as one step
+                await asyncio.wait({task}, timeout=seconds / STEPS)
+                if task.done():
+                    return task.result()
+        finally:
+            task.cancel()
+        raise BrokerError(f"topics were not subscribed within {seconds:g} s")
+
     async def _write(self, link: Link) -> None:
         while True:
             await self._wake.wait()
@@ -223,17 +284,18 @@ class Bus:
     async def _probe(self) -> None:
         """Check all subscriptions, first for a new link and then regularly. Raise `BrokerError` if a probe is lost."""
         await self._probe_once(FIRST_PROBE, OPEN_TIMEOUT)
+        await self._restored.wait()
         self._up()
         while True:
             await asyncio.sleep(PROBE_INTERVAL)  # a subscription can be lost without an error
             await self._probe_once(PROBE_TIMEOUT, PROBE_TIMEOUT)
 
     async def _probe_once(self, interval: float, within: float) -> None:
-        """Send a probe on each topic, again after `interval`, until one has returned on each topic."""
+        """Send a probe on each fixed topic, again after `interval`, until one has returned on each."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + within
         self._probed.clear()
-        self._expected = set(self._topics)
+        self._expected = set(self._fixed)
         self._mark = random.randbytes(8)  # noqa: S311  distinguishes these probes from older ones and other processes'
         while True:
             self._send_probes()
@@ -250,7 +312,7 @@ class Bus:
                     raise BrokerError(f"no probe has returned within {within:g} s") from None
 
     def _send_probes(self) -> None:
-        self._probes.extend((topic, PROBE + self._mark) for topic in self._topics)
+        self._probes.extend((topic, PROBE + self._mark) for topic in self._fixed)
         self._wake.set()
 
     def _up(self) -> None:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
-from urllib.parse import quote
 
 from wsgateway.cluster import envelopes
 from wsgateway.cluster.acks import Acks, PendingAcks
@@ -27,13 +26,18 @@ from wsgateway.cluster.envelopes import (
     Ask,
     Delivery,
     Envelope,
+    Forgotten,
     Heartbeat,
     Here,
     Info,
     Leave,
+    Membership,
+    OfChannel,
+    Record,
 )
 from wsgateway.cluster.nodes import Nodes, NodeState, node_of
 from wsgateway.cluster.questions import Question
+from wsgateway.cluster.routing import Routing, TopicNames
 from wsgateway.cluster.sequences import Sequences
 from wsgateway.exceptions import EnvelopeError
 from wsgateway.logs import GatewayLog
@@ -92,25 +96,25 @@ class Cluster:
         self._own = self.node.encode()
         self._metrics = metrics
         self._log = log
-        name = quote(gateway_id.casefold(), safe="").replace(".", "%2E")
-        self._all = f"wsgateway.all.{name}"
-        self._each = f"wsgateway.node.{name}."
+        self.names = names = TopicNames(gateway_id)
+        self._all = names.all
         self._bus = Bus(
             open_link,
-            [self._all, self._each + self.node],
+            [names.all, names.of_node(self.node)],
             name=broker,
             received=self._received,
             changed=self._changed,
             metrics=metrics,
             log=log,
         )
+        self.routing = Routing(self._bus, names)
         self._sequences = Sequences(lasting=self._all)
         self._acks = Acks(self.nodes, is_up=lambda: self.is_up, is_serving=self.is_serving)
         self._asks = Asks(
             self.node,
             self.nodes,
             answering={} if local is None else local.answering,
-            publish=lambda node_id, make: self._publish(self._each + node_id, make),
+            publish=lambda node_id, make: self._publish(names.of_node(node_id), make),
             is_up=lambda: self.is_up,
             timeout=timeout,
             log=log,
@@ -136,6 +140,11 @@ class Cluster:
     def failure(self) -> str:
         """Why the broker is unavailable."""
         return self._bus.failure
+
+    @property
+    def topics(self) -> int:
+        """How many topics of channels are followed."""
+        return self._bus.topics
 
     async def start(self) -> None:
         """Join. Wait at most `MEETING` seconds until the other nodes are known, but not for an unavailable broker."""
@@ -194,13 +203,14 @@ class Cluster:
 
     def _welcome(self, node_id: str, info: Info) -> None:
         peers = [node.id for node in self.nodes.alive()]
-        self._publish(self._each + node_id, lambda seq: Here(VERSION, self.node, seq, info, peers))
+        self._publish(self.names.of_node(node_id), lambda seq: Here(VERSION, self.node, seq, info, peers))
 
     def _changed(self, is_up: bool) -> None:
         if is_up:
             self._send_heartbeat(is_new=True)
         else:
             self._acks.end_all()
+        self.routing.link_changed(is_up=is_up)
 
     # Sending
 
@@ -274,24 +284,26 @@ class Cluster:
     # Receiving
 
     def _received(self, topic: str, data: bytes) -> None:
-        if envelopes.origin_of(data) == self._own:
-            return
         try:
+            if b"0" <= data[:1] <= b"9":  # this process receives its own announcements, too
+                self.routing.announced(data)
+                return
+            if envelopes.origin_of(data) == self._own:
+                return
             envelope = envelopes.decode(data)
             if envelope.origin == self.node:
                 raise EnvelopeError("malformed", "it names this process as its origin, in another encoding")
-            self._metrics.broker_lost += self._sequences.lost_before(envelope.origin, topic, envelope.seq)
+            if not isinstance(envelope, OfChannel):
+                self._metrics.broker_lost += self._sequences.lost_before(envelope.origin, topic, envelope.seq)
+            self._handle(envelope)
         except EnvelopeError as exc:
             self._metrics.broker_dropped[exc.reason] += 1
             level = logging.DEBUG if exc.reason == "double" else logging.WARNING
             self._log.limited(f"dropped {exc.reason}").log(level, "dropped a message from the broker: %s", exc)
-            return
-        try:
-            self._handle(envelope)
         except Exception as exc:  # one message must not end the subscription
             self._metrics.broker_dropped["failed"] += 1
-            text = "a message of node %s could not be handled: %r"
-            self._log.limited("not handled").error(text, envelope.origin, exc, exc_info=exc)
+            text = "a message on the topic %s could not be handled: %r"
+            self._log.limited("not handled").error(text, topic, exc, exc_info=exc)
 
     def _handle(self, envelope: Envelope) -> None:
         match envelope:
@@ -311,6 +323,8 @@ class Cluster:
                 self._asks.handle(envelope)
             case Answer():
                 self._asks.handle_answer(envelope)
+            case Record() | Membership() | Forgotten():
+                self.routing.handle(envelope)
 
     def _deliver(self, delivery: Delivery) -> None:
         if self._local is None:
@@ -326,7 +340,9 @@ class Cluster:
             sent = self._local.deliver(Message(payload, kind if delivery.is_text else Kind.BYTES), own)
         if delivery.ask and own != []:
             counts = sent[:3]
-            self._publish(self._each + delivery.origin, lambda seq: Ack(VERSION, self.node, seq, delivery.ask, *counts))
+            self._publish(
+                self.names.of_node(delivery.origin), lambda seq: Ack(VERSION, self.node, seq, delivery.ask, *counts)
+            )
 
     def _handle_heartbeat(self, heartbeat: Heartbeat) -> None:
         if heartbeat.info is not None:
@@ -356,8 +372,8 @@ class Cluster:
         self.nodes.mark(leave.node, state, time.monotonic())
         self._drop_node(leave.node)
         if state is NodeState.LEFT:
-            topic = self._each + leave.node
-            self._sequences.forget(leave.node, sent=topic, received=(self._all, self._each + self.node))
+            topic = self.names.of_node(leave.node)
+            self._sequences.forget(leave.node, sent=topic, received=(self._all, self.names.of_node(self.node)))
 
     def _drop_node(self, node_id: str) -> None:
         """Stop waiting for a node that has left or is lost."""

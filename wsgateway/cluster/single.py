@@ -21,6 +21,7 @@ class SingleNode:
     is_serving = True
     has_broker = False
     failure = ""
+    topics = 0
 
     def __init__(self) -> None:
         self.nodes = Nodes()

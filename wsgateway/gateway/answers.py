@@ -131,6 +131,7 @@ class Answers:
             history_evictions=history.evicted,
             is_broker_up=cluster.is_up,
             nodes=1 + len(cluster.nodes.alive()),
+            topics=cluster.topics,
         )
 
     async def matching(self, search: str) -> list[Connection]:

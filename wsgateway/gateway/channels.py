@@ -31,6 +31,7 @@ from wsgateway.gateway.shapes import (
     publication_info,
 )
 from wsgateway.hub.channels import Channels
+from wsgateway.hub.shared_history import SharedHistory
 from wsgateway.text import short
 
 CHUNK = 5000
@@ -106,7 +107,7 @@ class ChannelAnswers:
         members = self._channels.members(name)
         return MemberRows(len(members), [(one.id, one.user, ENCODER.encode(one.info)) for one in members[:limit]])
 
-    def history(self, name: str, *, limit: int, since: str | None, reverse: bool) -> History:
+    async def history(self, name: str, *, limit: int, since: str | None, reverse: bool) -> History:
         """Return publications of a channel, as `Gateway.history` does."""
         settings = self._channels.namespaces.find(name)
         if isinstance(limit, bool) or not isinstance(limit, int) or not 0 <= limit <= MAX_HISTORY:
@@ -118,13 +119,24 @@ class ChannelAnswers:
                 raise ValueError(f"since is {short(since)}, use a position, EPOCH:OFFSET")
         if not settings.history:
             return History([], None)
-        at, publications = self.store.read(name, settings, limit=limit, since=position, reverse=reverse)
+        shared = self._shared()
+        if shared is not None:
+            at, publications = await shared.read(name, settings, limit=limit, since=position, reverse=reverse)
+        else:
+            at, publications = self.store.read(name, settings, limit=limit, since=position, reverse=reverse)
         return History(publications, str(at))
 
-    def forget(self, name: str) -> None:
-        """Drop the history of a channel. Raise `ChannelError` if there can be no such channel."""
-        self._channels.namespaces.find(name)
-        self.store.forget(name)
+    async def forget(self, name: str) -> None:
+        """Drop the history of a channel. Raise `ChannelError` if there can be no such channel, and `HistoryError`."""
+        settings, shared = self._channels.namespaces.find(name), self._shared()
+        if shared is None:
+            self.store.forget(name)
+        elif settings.history:
+            await shared.forget(name)
+
+    def _shared(self) -> SharedHistory | None:
+        following = self._channels.following
+        return None if following is None else following.history
 
     def unsubscribe(self, question: Unsubscribe) -> int:
         """End subscriptions, and return how many. Raise `ChannelError`, or `ValueError` for a wrong code or reason."""
@@ -194,14 +206,14 @@ class ChannelInspector:
         members = [member_info(*row) for row in rows]
         return PresenceAnswer(name, total, offset, limit, members, self._is_complete(others))
 
-    def history(self, name: str, *, limit: int, since: str | None, reverse: bool) -> HistoryAnswer:
+    async def history(self, name: str, *, limit: int, since: str | None, reverse: bool) -> HistoryAnswer:
         """Return publications of a channel. Raise `ValueError` for a wrong limit or a malformed position."""
-        history = self._answers.history(name, limit=limit, since=since, reverse=reverse)
+        history = await self._answers.history(name, limit=limit, since=since, reverse=reverse)
         return HistoryAnswer(name, history.at, [*map(publication_info, history.publications)])
 
-    def forget(self, name: str) -> None:
+    async def forget(self, name: str) -> None:
         """Drop the history of a channel."""
-        self._answers.forget(name)
+        await self._answers.forget(name)
 
     async def unsubscribe(
         self, name: str, ids: Sequence[str] | None, user: str, code: int, reason: str

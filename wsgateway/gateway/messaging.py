@@ -101,7 +101,8 @@ class Messaging(ABC):
     async def publish(self, message: object, **target: Unpack[TargetOptions]) -> Sent:
         """Send `message` without calling `on_message`. The keyword arguments are those of `send`.
 
-        Do not wait, and do not count recipients. Raise the same errors as `send`, except those of a hook.
+        Wait only for a shared history, and do not count recipients. Raise the same errors as `send`, except those of a
+        hook.
         """
         if self._is_new:
             await self._start_unasked()
@@ -110,6 +111,8 @@ class Messaging(ABC):
         if encoded is None:
             raise ValueError("the message is None, which cannot be published")
         receipt = running.pubsub.publish(encoded, target_of(**target) or Target(), counts=False)
+        if receipt.appending is not None:
+            await receipt.stored()
         return Sent._make((*_NO_COUNTS, receipt.position, receipt.is_new))
 
     def send_from_thread(
@@ -157,7 +160,7 @@ class Messaging(ABC):
         count = 0
         for conn in self._named(connections, user):
             if not self._parts.channels.is_subscribed(conn, channel):
-                self._parts.channels.subscribe_now(conn, channel, info=info)
+                await self._parts.channels.subscribe_now(conn, channel, info=info)
                 count += conn.is_open
         return count
 
@@ -231,13 +234,12 @@ class Messaging(ABC):
         for a limit that is not 0 to 10,000 and for text that is not a position.
         """
         await self._running_for("gateway.history")
-        return self._parts.answers.channels.history(channel, limit=limit, since=since, reverse=reverse)
+        return await self._parts.answers.channels.history(channel, limit=limit, since=since, reverse=reverse)
 
     async def forget(self, channel: str) -> None:
         """Drop the history of `channel`. Raise `ChannelError` if there is no such channel."""
         await self._running_for("gateway.forget")
-        self._parts.channels.namespaces.find(channel)
-        self._parts.history.forget(channel)
+        await self._parts.answers.channels.forget(channel)
 
     async def presence(self, channel: str) -> Presence:
         """Return the members of `channel`. Raise `ChannelError` if there is no such channel."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from wsgateway.auth.rules import Rules
 from wsgateway.cluster.cluster import Cluster, Local
 from wsgateway.cluster.history.memory import MemoryHistory
+from wsgateway.cluster.history.stores import open_store
 from wsgateway.cluster.single import AnyCluster, SingleNode
 from wsgateway.config.channels import histories_in
 from wsgateway.config.exposure import outside_of_process, worker_count
@@ -23,10 +24,13 @@ from wsgateway.config.settings import Settings, serves_outside
 from wsgateway.exceptions import HookError, ListenerError, StartError
 from wsgateway.gateway.admission import Admission
 from wsgateway.gateway.drain import Drain
-from wsgateway.gateway.parts import Parts
+from wsgateway.gateway.parts import Parts, new_epoch
 from wsgateway.gateway.watchdog import Watchdog
 from wsgateway.gateway.wheel import Wheel, tick_for
+from wsgateway.hub.following import Following
 from wsgateway.hub.pubsub import PubSub
+from wsgateway.hub.shared_channel import Subscribers
+from wsgateway.hub.shared_history import SharedHistory
 from wsgateway.listeners.dispatcher import Dispatcher
 from wsgateway.listeners.event import EventGateway
 from wsgateway.listeners.loader import Hooks
@@ -139,11 +143,8 @@ async def assemble(
         stack.callback(setattr, channels, "watcher", None)
         for text in warnings_of(settings.channels, has_on_subscribe=hooks["on_subscribe"] is not None):
             log.warning("%s", text)
-        if settings.channels and settings.broker:
-            log.warning(
-                "messages to a channel reach only the clients of the process that publishes them, because channels do "
-                "not use the broker yet"
-            )
+        if isinstance(cluster, Cluster):
+            await stack.enter_async_context(_sharing(parts, cluster, pubsub))
         stack.callback(Sweep(parts.history).stop)
         ticker = Ticker(tick_for(min(settings.ping_interval, settings.pong_timeout)))
         stack.callback(ticker.stop)
@@ -166,6 +167,34 @@ async def assemble(
         except GeneratorExit:  # the event loop ends before the gateway was stopped, so nothing can be awaited any more
             stack.pop_all()
             raise
+
+
+@asynccontextmanager
+async def _sharing(parts: Parts, cluster: Cluster, pubsub: PubSub) -> AsyncIterator[None]:
+    """Share the channels of a gateway with its other nodes."""
+    settings, channels = parts.settings, parts.channels
+    store = open_store(settings.broker or "", gateway=cluster.names.gateway, new_epoch=new_epoch, log=parts.log)
+    history = None if store is None else SharedHistory(store, cluster, parts.metrics, parts.log)
+    subscribers = Subscribers(pubsub.deliver, channels.to_notify, channels.lose, lambda: cluster.is_up)
+    following = Following(
+        channels.namespaces,
+        cluster,
+        history,
+        subscribers,
+        max_bytes=settings.outbox_bytes,
+        metrics=parts.metrics,
+        log=parts.log,
+    )
+    if history is not None:
+        await history.start()
+    channels.following = cluster.routing.events = following
+    try:
+        yield
+    finally:
+        channels.following = cluster.routing.events = None
+        await following.aclose()
+        if history is not None:
+            await history.aclose()
 
 
 def _cluster_of(parts: Parts) -> AnyCluster:

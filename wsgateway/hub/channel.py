@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from wsgateway.cluster.history.replica import Page
 from wsgateway.config.channels import ChannelSettings
 from wsgateway.encoding import ENCODER
 from wsgateway.exceptions import MessageError
@@ -44,7 +45,8 @@ class Grant(NamedTuple):
 
     `reply` is sent with the answer. If `loaded_at` is a position, the reply is the state at that position. With
     `must_recover`, nothing was loaded because the client could recover from its own position. `after` is the count of
-    revocations when the hook was called, None if it was not.
+    revocations when the hook was called, None if it was not. `page` is a part of the shared history that the recovery
+    needs.
     """
 
     info: object = None
@@ -52,6 +54,7 @@ class Grant(NamedTuple):
     loaded_at: Position | None = None
     must_recover: bool = False
     after: int | None = None
+    page: Page | None = None
 
 
 NOTHING = Grant()

@@ -10,9 +10,10 @@ from typing import Protocol
 from wsgateway.closing import STATE_LOST
 from wsgateway.cluster.history.memory import MemoryHistory
 from wsgateway.cluster.history.recovery import Recovery
+from wsgateway.cluster.history.replica import Page
 from wsgateway.config.namespaces import Namespaces
 from wsgateway.config.settings import Settings
-from wsgateway.exceptions import ChannelError
+from wsgateway.exceptions import ChannelError, HistoryError
 from wsgateway.frames import (
     Bundle,
     Member,
@@ -25,6 +26,7 @@ from wsgateway.frames import (
 )
 from wsgateway.hub.channel import NOTHING, Channel, Grant, Wanted, copy_info
 from wsgateway.hub.connection import Connection
+from wsgateway.hub.following import Following
 from wsgateway.hub.hub import Hub
 from wsgateway.hub.revocations import Revocations
 from wsgateway.messages import Subscribed
@@ -46,8 +48,11 @@ class Watcher(Protocol):
 
 
 class Outdated(Exception):  # noqa: N818  the caller refuses the client
-    """The client has to try again, because the history no longer contains every publication since the call of `load`,
-    or because the application has ended the subscription while `on_subscribe` ran."""
+    """The client has to try again.
+
+    The history no longer contains every publication since the call of `load`, the application has ended the
+    subscription while `on_subscribe` ran, or the subscribers of the channel are being notified of a loss.
+    """
 
 
 def check_unsubscribe(code: int, reason: str) -> None:
@@ -67,6 +72,9 @@ class Channels:
         self.history = history
         self.revocations = Revocations()
         self.watcher: Watcher | None = None
+        self.following: Following | None = None
+        """The channels that are shared with other nodes, while a gateway with a broker runs."""
+
         self._hub = hub
         self._settings = settings
         self._metrics = metrics
@@ -150,6 +158,8 @@ class Channels:
             if channel.name not in self._by_name:
                 self._by_name[channel.name] = channel
                 self._metrics.channels += 1
+                if self.following is not None:
+                    self.following.retain(channel.name)
             self._metrics.subscriptions += 1
             if grant.info is not None:
                 channel.infos = channel.infos or {}
@@ -182,13 +192,8 @@ class Channels:
         if not settings.history:
             return self._frame(channel, wanted, grant, None), []
         is_loaded = grant.loaded_at is not None
-        recovery = self.history.recover(
-            channel.name,
-            settings,
-            since=grant.loaded_at if is_loaded else wanted.since,
-            is_garbled=wanted.is_garbled and not is_loaded,
-            last=None if is_loaded else wanted.last,
-            max_bytes=self._settings.outbox_bytes,
+        recovery = self._recover(
+            wanted if grant.loaded_at is None else Wanted(wanted.channel, grant.loaded_at), grant.page
         )
         if (is_loaded or grant.must_recover) and not recovery.recovered:
             raise Outdated
@@ -207,13 +212,53 @@ class Channels:
             ident=wanted.ident,
         )
 
-    def can_recover(self, wanted: Wanted) -> bool:
-        """Return whether every publication since the position of a client can be sent to it."""
-        if wanted.since is None:
-            return False
-        settings = self.namespaces.find(wanted.channel)
-        most = self._settings.outbox_bytes
-        return self.history.recover(wanted.channel, settings, since=wanted.since, last=None, max_bytes=most).recovered
+    def _recover(self, wanted: Wanted, page: Page | None) -> Recovery:
+        """Return the recovery of a client. Raise `Outdated` if it cannot be decided now."""
+        if self.following is not None:
+            recovery = self.following.recover(wanted, page)
+            if recovery is None:
+                raise Outdated
+            return recovery
+        return self.history.recover(
+            wanted.channel,
+            self.namespaces.find(wanted.channel),
+            since=wanted.since,
+            is_garbled=wanted.is_garbled,
+            last=wanted.last,
+            max_bytes=self._settings.outbox_bytes,
+        )
+
+    def can_recover(self, wanted: Wanted, page: Page | None) -> bool:
+        """Return whether every publication since the position of a client can be sent to it.
+
+        `page` is what `ready` has returned.
+        """
+        return wanted.since is not None and self._recover(wanted, page).recovered
+
+    def position(self, name: str) -> Position:
+        """Return the position of a channel with a history. Raise `Outdated` if it has none in this process."""
+        if self.following is None:
+            return self.history.position(name, self.namespaces.find(name))
+        position = self.following.position(name)
+        if position is None:
+            raise Outdated
+        return position
+
+    async def ready(self, wanted: Wanted) -> Page | None:
+        """Wait until a subscription can begin, and return the page of the history that it needs.
+
+        Without a broker, it can begin at once. Raise `HistoryError` if a shared history is unavailable.
+        """
+        return None if self.following is None else await self.following.ready(wanted)
+
+    def to_notify(self, name: str) -> list[Connection]:
+        """Return the subscribers of a channel whose protocol can notify them that they have missed publications."""
+        frame = UnsubscribedFrame(name, LOST, "")
+        return [conn for conn in self.subscribers(name) if frame.encoded(conn._outbox.wire_format)]
+
+    def lose(self, conn: Connection, name: str) -> bool:
+        """End a subscription because publications were missed. The client may subscribe again, without a position."""
+        return self.unsubscribe(conn, name, LOST, "publications were missed")
 
     def end(self, name: str, code: int, reason: str, *, ids: Collection[str] | None = None, user: str = "") -> int:
         """End subscriptions for the application: those of connections with `ids`, of a `user`, or else all.
@@ -279,6 +324,8 @@ class Channels:
         if is_empty:
             del self._by_name[channel.name]
             self._metrics.channels -= 1
+            if self.following is not None:
+                self.following.release(channel.name)
         member = channel.member(conn)
         if channel.forget(conn._outbox) and not is_empty:
             self._hub.deliver(PresenceFrame(channel.name, member, has_left=True), channel)
@@ -289,19 +336,26 @@ class Channels:
 
     # By the application
 
-    def subscribe_now(
+    async def subscribe_now(
         self, conn: Connection, channel: str, *, info: object = None, since: str | None = None
     ) -> Subscribed:
-        """Subscribe `conn` for the application. Raise `ChannelError`, `TypeError`, or `ValueError`."""
+        """Subscribe `conn` for the application. Raise `ChannelError`, `TypeError`, `ValueError`, or `HistoryError`."""
         if since is not None and not isinstance(since, str):
             raise TypeError(f"since is {short(since)}, use a position, EPOCH:OFFSET")
         position = None if since is None else Position.parse(since)
         if since is None and self.is_subscribed(conn, channel):  # the client needs no answer
-            settings = self.namespaces.find(channel)
-            at = str(self.history.position(channel, settings)) if settings.history else None
+            at = str(self.position(channel)) if self.namespaces.find(channel).history else None
             return Subscribed(at, False)
         wanted = Wanted(channel, position, since is not None and position is None)
-        frame = self.subscribe(conn, wanted, Grant(copy_info(info)), by_code=True)
+        grant = Grant(copy_info(info))
+        if self.following is not None:
+            self.namespaces.find(channel)
+            after = self.revocations.count
+            grant = grant._replace(page=await self.following.ready(wanted), after=after)
+        try:
+            frame = self.subscribe(conn, wanted, grant, by_code=True)
+        except Outdated:
+            raise HistoryError(f"the channel {short(channel)} has changed meanwhile, try again") from None
         if frame is None:
             return Subscribed(None, False)
         return Subscribed(None if frame.at is None else str(frame.at), frame.recovered)

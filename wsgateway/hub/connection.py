@@ -27,7 +27,7 @@ class ConnectionChannels(Protocol):
     """
 
     def names_of(self, conn: "Connection") -> tuple[str, ...]: ...
-    def subscribe_now(
+    async def subscribe_now(
         self, conn: "Connection", channel: str, *, info: object = None, since: str | None = None
     ) -> Subscribed: ...
     def unsubscribe_now(self, conn: "Connection", channel: str, code: int, reason: str) -> bool: ...
@@ -196,16 +196,17 @@ class Connection:
         return self._channels.names_of(self)
 
     async def subscribe(self, channel: str, *, info: object = None, since: str | None = None) -> Subscribed:
-        """Subscribe this client to `channel`, without `on_subscribe`, and notify it. Never wait.
+        """Subscribe this client to `channel`, without `on_subscribe`, and notify it. Wait only for the broker, if any.
 
         Other members see `info`, a JSON value. With `since`, the client receives every publication after that position.
-        Raise `ChannelError`, a `ValueError`, if there is no such channel or the connection has too many, and
-        `RuntimeError` before the handshake is accepted, or on an event loop other than the gateway's.
+        Raise `ChannelError`, a `ValueError`, if there is no such channel or the connection has too many, `HistoryError`
+        if a shared history is unavailable, and `RuntimeError` before the handshake is accepted, or on an event loop
+        other than the gateway's.
         """
         self._check_home("subscribe")
         if not self._outbox.has_begun:
             raise RuntimeError("the connection is not open yet, set event.channels in on_handshake")
-        return self._channels.subscribe_now(self, channel, info=info, since=since)
+        return await self._channels.subscribe_now(self, channel, info=info, since=since)
 
     async def unsubscribe(self, channel: str, code: int = 2000, reason: str = "") -> bool:
         """End a subscription, and notify the client. Return False if it is not subscribed. Never wait.

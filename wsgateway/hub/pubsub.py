@@ -3,7 +3,9 @@
 The only way out for a message that is not for a single connection. Knows no hooks. Only `Receipt.wait` waits.
 """
 
+import asyncio
 import time
+from asyncio import Future
 from collections.abc import Iterable, Sequence
 
 from wsgateway.cluster.acks import PendingAcks
@@ -14,6 +16,8 @@ from wsgateway.hub.channel import Channel
 from wsgateway.hub.channels import Channels
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.hub import Hub
+from wsgateway.hub.shared_channel import Mark
+from wsgateway.hub.shared_history import Appended
 from wsgateway.hub.target import Target
 from wsgateway.messages import Deliveries, Message, Sent
 from wsgateway.metrics import Metrics
@@ -24,10 +28,11 @@ NO_DELIVERIES = Deliveries(0, 0, 0)
 class Receipt:
     """The result of publishing a message. `counts` are those of this process.
 
-    `at` is its position, None if it is in no history. `is_new` is False if its idempotency key was used before.
+    `at` is its position, None if it is in no history. `is_new` is False if its idempotency key was used before. Both
+    are known once `stored` has returned. `appending` is None unless a shared history has to store the message.
     """
 
-    __slots__ = ("_cluster", "_pending", "at", "counts", "is_new")
+    __slots__ = ("_cluster", "_pending", "appending", "at", "counts", "is_new")
 
     def __init__(
         self,
@@ -37,15 +42,27 @@ class Receipt:
         *,
         at: Position | None = None,
         is_new: bool = True,
+        appending: Future[Appended] | None = None,
     ) -> None:
         self.counts = counts
         self.at = at
         self.is_new = is_new
         self._cluster = cluster
         self._pending = pending
+        self.appending = appending
+
+    async def stored(self) -> None:
+        """Wait until a shared history has stored the message. Raise `HistoryError`."""
+        if self.appending is not None:
+            self.at, self.is_new = await asyncio.shield(self.appending)
 
     async def wait(self) -> Sent:
-        """Wait at most `broker_timeout` seconds for the counts of the other nodes, and return the sum."""
+        """Wait until the message is stored, and at most `broker_timeout` seconds for the counts of the other nodes.
+
+        Return the sum. Raise `HistoryError`.
+        """
+        if self.appending is not None:
+            await self.stored()
         counts = self.counts
         if self._pending is not None:
             counts = await self._cluster.collect(counts, self._pending)
@@ -150,19 +167,36 @@ class PubSub:
             policy=settings.slow_policy,
             is_latest_only=settings.keep is Keep.LAST,
         )
+        following, without = self._channels.following, "" if but is None else but.id
         if settings.history and not target.skip_history:
             key = target.idempotency_key
+            if following is not None and following.history is not None:
+                self._metrics.publications[self._channels.namespaces.namespace_of(name)] += 1
+                history = following.history
+                appending = history.append(publication, settings, idempotency_key=key, but=without)
+                return Receipt(NO_DELIVERIES._replace(complete=False), self._cluster, appending=appending)
             at, is_new = self._channels.history.append(publication, settings, idempotency_key=key)
             if not is_new:
                 return Receipt(NO_DELIVERIES, self._cluster, at=at, is_new=False)
         elif target.idempotency_key:
             raise ValueError(f"idempotency_key needs a history, and the channel {name} keeps none")
         self._metrics.publications[self._channels.namespaces.namespace_of(name)] += 1
+        if following is not None:
+            following.announce(publication, but=without)
         delivered = NO_DELIVERIES
         if channel is not None:
             channel.published = now
             delivered = self._hub.deliver(publication, channel, but=None if but is None else but._outbox)
         return self._receipt_of_here(delivered, publication.position)
+
+    def deliver(self, publication: Publication, mark: Mark | None) -> None:
+        """Deliver a publication of another process, or of a shared history, to the subscribers in this process."""
+        channel = self._channels.find(publication.channel)
+        if channel is None:
+            return
+        channel.published = time.monotonic()
+        but = None if mark is None else self._hub.connections.get(mark.but)
+        self._hub.deliver(publication, channel, but=None if but is None else but._outbox)
 
     def _receipt_of_here(self, delivered: Deliveries, at: Position | None = None) -> Receipt:
         """Return the receipt of a message to the clients of this process only. Other nodes may have recipients, too."""

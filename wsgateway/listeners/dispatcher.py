@@ -88,7 +88,7 @@ class Dispatcher:
         self._on_message = hooks["on_message"]
         self._names_recipients = channels.namespaces.is_declared or hooks["on_subscribe"] is not None
         self._inboxes: dict[Connection, Inbox] | None = None if hooks["on_unsubscribe"] is None else {}
-        self._subscriptions = Subscriptions(gateway, channels=channels, hooks=hooks, log=log)
+        self.subscriptions = Subscriptions(gateway, channels=channels, hooks=hooks, log=log)
         limit = TimeLimit("hook_timeout", settings.hook_timeout)
         handshake_limit = TimeLimit("handshake_timeout", settings.handshake_timeout)
         self._handshake_limit = min(limit, handshake_limit, key=lambda each: each.seconds)
@@ -175,7 +175,7 @@ class Dispatcher:
         """Call `on_message` if the client may publish to the channel that it has named. Raise `Refused`."""
         assert isinstance(event, MessageEvent)
         assert event.conn is not None
-        self._subscriptions.check_publish(event.conn, event.channel)
+        self.subscriptions.check_publish(event.conn, event.channel)
         return None if self._on_message is None else await self._on_message(event)
 
     def command(self, conn: Connection, inbox: Inbox, size: int, run: Callable[[Call], None]) -> None:
@@ -205,11 +205,11 @@ class Dispatcher:
     ) -> None:
         """Handle that a client asks for a channel. `answer` is called with the call when `on_subscribe` has decided."""
         self._count_in(conn, size)
-        self._push(inbox, self._subscriptions.call(conn, wanted, data, size=size or 1, answer=answer))
+        self._push(inbox, self.subscriptions.call(conn, wanted, data, size=size or 1, answer=answer))
 
     async def authorize(self, conn: Connection, inbox: Inbox, wanted: Wanted, data: object) -> Grant:
         """Call `on_subscribe` for a channel of a client that is not open yet. Raise `Refused`."""
-        call = self._subscriptions.call(conn, wanted, data, limit=self._handshake_limit)
+        call = self.subscriptions.call(conn, wanted, data, limit=self._handshake_limit)
         await self._run_hook(inbox, call)
         if call.error is not None:
             raise refusal_of(call)
@@ -306,7 +306,7 @@ class Dispatcher:
                 call.error = exc
         elif isinstance(call, SubscribeCall):
             try:
-                self._subscriptions.grant(call)
+                self.subscriptions.grant(call)
             except Exception as exc:
                 call.error = exc
 

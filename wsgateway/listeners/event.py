@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Generic, Protocol, Self, TypeVar, Unpack, overload
 
+from wsgateway.cluster.history.replica import Page
 from wsgateway.frames import Counts, History, Position, Presence
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.hub import Connections, LocalChannels
@@ -264,7 +265,7 @@ class SubscribeEvent(Event):
     The hook may set `info`, a JSON value that other members see, and `reply`, which is sent with the answer.
     """
 
-    __slots__ = ("_after", "_load", "_loaded_at", "_must_recover", "channel", "info", "reply")
+    __slots__ = ("_after", "_load", "_loaded_at", "_must_recover", "_page", "channel", "info", "reply")
 
     conn: Connection
 
@@ -277,6 +278,7 @@ class SubscribeEvent(Event):
         self._loaded_at: Position | None = None
         self._must_recover = False
         self._after: int | None = None
+        self._page: Page | None = None
 
     async def load(self, function: Callable[..., Any], *args: Any) -> None:
         """Send the client a state, and then every publication that changes it, without a gap between them.

@@ -1,13 +1,15 @@
 """Calls `on_subscribe` for each request of a client, and checks the namespace before. Knows no client protocol."""
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
+from wsgateway.cluster.history.replica import Page
 from wsgateway.config.channels import ChannelSettings
 from wsgateway.config.namespaces import check_name
-from wsgateway.exceptions import ChannelError, Refusal, Refused
+from wsgateway.exceptions import ChannelError, HistoryError, Refusal, Refused
 from wsgateway.hub.channel import Grant, Wanted, copy_info
 from wsgateway.hub.channels import Channels
 from wsgateway.hub.connection import Connection
@@ -81,7 +83,39 @@ class Subscriptions:
         return SubscribeCall(partial(self._decide, wanted), event, wanted, size=size, limit=limit, answer=answer)
 
     async def _decide(self, wanted: Wanted, event: SubscribeEvent) -> object:
-        """Call `on_subscribe`, unless the settings or an earlier subscription decide. Raise `Refused`."""
+        """Call `on_subscribe`, unless the settings or an earlier subscription decide. Raise `Refused`.
+
+        With a broker, wait until the subscription can begin.
+        """
+        result = await self._allow(wanted, event)
+        if self.channels.following is not None:
+            at = event._loaded_at
+            event._page = await self.ready(wanted if at is None else Wanted(wanted.channel, at))
+        return result
+
+    async def ready(self, wanted: Wanted) -> Page | None:
+        """Wait until a subscription can begin. Raise `Refused` if a shared history is unavailable."""
+        try:
+            return await self.channels.ready(wanted)
+        except HistoryError as exc:
+            self._log.limited("not ready").warning("a subscription to %s was refused: %s", wanted.channel, exc)
+            detail = f"the history of {wanted.channel} is unavailable, try again later"
+            raise Refused.of(Refusal(503, "history", detail)) from exc
+
+    async def ready_all(self, granted: list[tuple[Wanted, Grant, bool]]) -> list[tuple[Wanted, Grant, bool]]:
+        """Wait until each granted subscription can begin. Raise `Refused` if a shared history is unavailable."""
+        wants = [
+            wanted if grant.loaded_at is None else Wanted(wanted.channel, grant.loaded_at)
+            for wanted, grant, _ in granted
+        ]
+        pages = await asyncio.gather(*map(self.ready, wants))
+        return [
+            (wanted, grant._replace(page=page), by_code)
+            for (wanted, grant, by_code), page in zip(granted, pages, strict=True)
+        ]
+
+    async def _allow(self, wanted: Wanted, event: SubscribeEvent) -> object:
+        """Decide whether the client may subscribe. Raise `Refused`."""
         conn, name = event.conn, wanted.channel
         settings = find_namespace(self.channels, name)
         if conn._outbox.closing is not None or self.channels.is_subscribed(conn, name):
@@ -118,7 +152,9 @@ class Subscriptions:
         event = call.event
         assert isinstance(event, SubscribeEvent)
         reply = encode(event.reply)
-        call.grant = Grant(copy_info(event.info), reply, event._loaded_at, event._must_recover, event._after)
+        call.grant = Grant(
+            copy_info(event.info), reply, event._loaded_at, event._must_recover, event._after, event._page
+        )
 
     async def _load(
         self, wanted: Wanted, event: SubscribeEvent, function: Callable[..., Any], args: tuple[Any, ...]
@@ -126,10 +162,11 @@ class Subscriptions:
         settings = self.channels.namespaces.find(wanted.channel)
         if not settings.history:
             raise ValueError(f"event.load needs a history, and the channel {wanted.channel} keeps none")
-        if self.channels.can_recover(wanted):
+        page = await self.channels.ready(wanted)
+        if self.channels.can_recover(wanted, page):
             event._must_recover = True
             return
-        position = self.channels.history.position(wanted.channel, settings)
+        position = self.channels.position(wanted.channel)
         if is_async(function):
             event.reply = await function(*args)
         else:

@@ -8,7 +8,7 @@ from typing import Any
 
 from wsgateway.closing import TOO_MANY, TRY_AGAIN
 from wsgateway.config.settings import Settings
-from wsgateway.exceptions import ChannelError, Refusal, Refused
+from wsgateway.exceptions import ChannelError, HistoryError, Refusal, Refused
 from wsgateway.frames import Position, check_event_name
 from wsgateway.hub.channel import NOTHING as NO_GRANT
 from wsgateway.hub.channel import Grant, Wanted
@@ -25,6 +25,12 @@ from wsgateway.protocols.query import NOTHING, Asked
 from wsgateway.transports.peer import MAX_FRAMES, ClientTransport
 
 STOPPING = Refusal(503, "stopping", "the gateway is shutting down, try again later", "not-running")
+
+
+def unstored(error: HistoryError) -> Refused:
+    """Return the refusal of a message that a shared history has not stored."""
+    unknown = ", it may have been stored" if error.is_late else ""
+    return Refused.of(Refusal(503, "history", f"the history is unavailable, try again later{unknown}"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +105,16 @@ class Session:
         granted = []
         for name in channels:
             position = asked.since.get(name)
-            granted.append((Wanted(name, position, name in asked.since and position is None), NO_GRANT, True))
+            wanted = Wanted(name, position, name in asked.since and position is None)
+            granted.append((wanted, NO_GRANT, True))
         if asks:
             self._check_count(channels, asked)
         for each in asks:
             if each.wanted.channel not in channels:
                 grant = await self._parts.dispatcher.authorize(self.conn, self._inbox, each.wanted, each.data)
                 granted.append((each.wanted, grant, False))
+        if self._parts.channels.following is not None:
+            granted = await self._parts.dispatcher.subscriptions.ready_all(granted)
         return granted
 
     def name_target(self, asked: Asked) -> None:
@@ -223,4 +232,10 @@ class Session:
         call = await done
         if call.error is not None:
             raise refusal_of(call)
-        return None if call.receipt is None else call.receipt.at
+        if call.receipt is None:
+            return None
+        try:
+            await call.receipt.stored()
+        except HistoryError as exc:
+            raise unstored(exc) from exc
+        return call.receipt.at

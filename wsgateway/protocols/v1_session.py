@@ -6,16 +6,17 @@ from functools import partial
 from typing import Any, assert_never
 
 from wsgateway.closing import BAD_FIRST, NO_TOKEN, TRY_AGAIN, UNAUTHORIZED
-from wsgateway.exceptions import ChannelError, Refusal, Refused
+from wsgateway.exceptions import ChannelError, HistoryError, Refusal, Refused
 from wsgateway.frames import AcceptedFrame, RefusedFrame, UnsubscribedFrame
 from wsgateway.hub.channels import Outdated
 from wsgateway.hub.loops import eager_task
+from wsgateway.hub.shared_history import Appended
 from wsgateway.hub.target import Target
 from wsgateway.listeners.inbox import Call, MessageCall, refusal_of
 from wsgateway.listeners.subscriptions import SubscribeCall, find_namespace
 from wsgateway.protocols.commands import Authenticate, ClientMessage, Command, Malformed, Subscribe, Unsubscribe
 from wsgateway.protocols.query import Asked, read_query, read_since
-from wsgateway.protocols.session import STOPPING, Session
+from wsgateway.protocols.session import STOPPING, Session, unstored
 from wsgateway.protocols.v1 import SUBPROTOCOL, read_command
 from wsgateway.transports.peer import ClientTransport
 
@@ -160,9 +161,20 @@ class V1Session(Session):
         assert isinstance(call, MessageCall)
         if call.error is not None:
             self._refuse(channel, refusal_of(call), ident)
+        elif call.receipt is not None and call.receipt.appending is not None:
+            call.receipt.appending.add_done_callback(partial(self._answer_stored, channel, ident))
         elif ident is not None:
             at = None if call.receipt is None else call.receipt.at
             self.outbox.put(AcceptedFrame(at, ident=ident))
+
+    def _answer_stored(self, channel: str | None, ident: int | None, appending: asyncio.Future[Appended]) -> None:
+        """Answer a message when a shared history has stored it, or has not."""
+        error = HistoryError("the gateway is stopping") if appending.cancelled() else appending.exception()
+        if isinstance(error, HistoryError):
+            self._refuse(channel, unstored(error), ident)
+        elif error is None and ident is not None:
+            position, _ = appending.result()
+            self.outbox.put(AcceptedFrame(position, ident=ident))
 
     def _answer_subscribe(self, call: Call) -> None:
         assert isinstance(call, SubscribeCall)

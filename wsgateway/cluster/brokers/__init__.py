@@ -1,12 +1,13 @@
 """Brokers, which carry bytes between the nodes of a gateway, chosen by URL. Knows nothing of what the bytes mean."""
 
+import asyncio
 import importlib
 from collections.abc import Awaitable, Callable, Sequence
 from importlib.util import find_spec
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from wsgateway.exceptions import ConfigError
+from wsgateway.exceptions import BrokerError, ConfigError
 from wsgateway.text import mask_url
 
 
@@ -29,8 +30,8 @@ class Link(Protocol):
         link is lost."""
 
     async def receive(self) -> Sequence[tuple[str, bytes]]:
-        """Wait for messages and return them with their topics, those of one sender in order. Raise `BrokerError` when
-        the link is lost."""
+        """Wait for messages and return them with their topics, those of one sender and topic in order. The list may be
+        empty. Raise `BrokerError` when the link is lost."""
 
     async def aclose(self) -> None:
         """Close the link. May be called twice, never raises."""
@@ -38,6 +39,14 @@ class Link(Protocol):
 
 Open = Callable[[Sequence[str]], Awaitable[Link]]
 """Opens a link that is subscribed to topics, or raises `BrokerError`."""
+
+
+def fail(future: asyncio.Future[None], error: BrokerError) -> None:
+    """Set `error` as the exception of `future`, unless it is done. Nothing is logged if no caller awaits it."""
+    if not future.done():
+        future.set_exception(error)
+        future.exception()  # marks it as retrieved
+
 
 DRIVERS = {
     "ipc": ("ipc", "zmq"),

@@ -8,6 +8,7 @@ import asyncio
 import fcntl
 import hashlib
 import os
+import secrets
 import tempfile
 import threading
 from collections.abc import Sequence
@@ -24,8 +25,14 @@ from wsgateway.exceptions import BrokerError
 HIGH_WATER = 2_000
 """Batches of messages that may wait for a process that does not read. If there are more, it loses some, and notices."""
 
+FENCE_INTERVAL = 0.05
+"""Seconds between the fences of one `subscribe`, because a fence is lost if the link is not connected yet."""
+
 FLUSH_MS = 200
 """Milliseconds that the last messages have to be written when a link is closed."""
+
+
+PROXY_ENDED = "the process that forwarded messages has ended"
 
 
 class Proxy:
@@ -42,6 +49,8 @@ class Proxy:
                 socket.set(zmq.LINGER, 0)
                 socket.set(zmq.MAXMSGSIZE, MAX_ENVELOPE)
                 socket.set(zmq.SNDHWM, HIGH_WATER)
+                if kind == zmq.PUB:
+                    socket.set(zmq.RCVHWM, 0)  # it receives subscriptions only, and none may be lost
                 socket.bind(f"ipc://{folder / name}")
         except zmq.ZMQError as exc:
             self._context.destroy(linger=0)
@@ -99,7 +108,9 @@ class IpcLink:
         self._in = self._context.socket(zmq.SUB)
         self._out.set(zmq.LINGER, FLUSH_MS)
         self._in.set(zmq.RCVHWM, HIGH_WATER)
+        self._in.set(zmq.SNDHWM, 0)  # it sends subscriptions only, and drops those above the limit
         self._in.set(zmq.MAXMSGSIZE, MAX_ENVELOPE)
+        self._fences: dict[str, asyncio.Future[None]] = {}
         self._events = self._in.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._watching = asyncio.ensure_future(self._watch())
         for topic in topics:
@@ -118,6 +129,33 @@ class IpcLink:
         except zmq.ZMQError as exc:
             raise BrokerError(str(exc)) from exc
 
+    async def subscribe(self, topics: Sequence[str]) -> None:
+        # The proxy handles the subscriptions of a link in order. So when a message of a topic that was subscribed to
+        # last has arrived, all are in force.
+        fence = f"wsgateway.fence.{secrets.token_hex(8)}"
+        arrived = self._fences[fence] = asyncio.get_running_loop().create_future()
+        either: set[asyncio.Future[None]] = {arrived, self._lost}
+        try:
+            for topic in (*topics, fence):
+                self._in.subscribe(_named(topic))
+            while not arrived.done():
+                if self._lost.done():
+                    raise BrokerError(PROXY_ENDED)
+                await self._out.send_multipart([_named(fence), b""])
+                await asyncio.wait(either, timeout=FENCE_INTERVAL, return_when=asyncio.FIRST_COMPLETED)
+            self._in.unsubscribe(_named(fence))
+        except zmq.ZMQError as exc:
+            raise BrokerError(str(exc)) from exc
+        finally:
+            del self._fences[fence]
+
+    async def unsubscribe(self, topics: Sequence[str]) -> None:
+        try:
+            for topic in topics:
+                self._in.unsubscribe(_named(topic))
+        except zmq.ZMQError as exc:
+            raise BrokerError(str(exc)) from exc
+
     async def receive(self) -> Sequence[tuple[str, bytes]]:
         received: asyncio.Future[list[bytes]] = asyncio.ensure_future(self._in.recv_multipart())
         try:
@@ -125,9 +163,13 @@ class IpcLink:
                 either: set[asyncio.Future[Any]] = {received, self._lost}
                 await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if not received.done():
-                raise BrokerError("the process that forwarded messages has ended")
+                raise BrokerError(PROXY_ENDED)
             name, *parcel = received.result()
             topic = name[:-1].decode()
+            if topic in self._fences:
+                if not self._fences[topic].done():
+                    self._fences[topic].set_result(None)
+                return ()
             return [(topic, data) for data in parcel]
         except zmq.ZMQError as exc:
             raise BrokerError(str(exc)) from exc

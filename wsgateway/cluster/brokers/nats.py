@@ -1,18 +1,23 @@
 """NATS: its core subjects, at most once. nats-py's own reconnecting is off, because a link is never repaired."""
 
 import asyncio
+import secrets
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 from nats.errors import Error
 
-from wsgateway.cluster.brokers import Link, Open
+from wsgateway.cluster.brokers import Link, Open, fail
 from wsgateway.exceptions import BrokerError
 
 TIMEOUT = 2
 """Seconds to connect, and for the server to confirm what was published."""
+
+TOPICS_PER_ITERATION = 64
+"""Topics that are subscribed to in one iteration of the event loop."""
 
 UNCONFIRMED = 1024 * 1024
 """Bytes after which the server has to confirm, because the client keeps everything that it cannot write."""
@@ -42,6 +47,9 @@ class NatsLink:
         """Why the link is lost, if the client has reported it."""
 
         self._unconfirmed = 0
+        self._subscriptions: dict[str, Subscription] = {}
+        self._fence = f"wsgateway.fence.{secrets.token_hex(8)}"
+        self._fenced: asyncio.Future[None] | None = None
 
     async def open(self, servers: Sequence[str], topics: Sequence[str]) -> None:
         """Connect and subscribe. Raise `Error`, `OSError`, `TimeoutError`."""
@@ -60,9 +68,10 @@ class NatsLink:
             client.abandon()
             raise
         self._client = client
+        await client.subscribe(self._fence, cb=self._receive_fence)
         for topic in topics:
-            await self._client.subscribe(topic, cb=self._received)
-        await self._client.flush(TIMEOUT)
+            await client.subscribe(topic, cb=self._received)
+        await client.flush(TIMEOUT)
 
     @property
     def max_payload(self) -> int:
@@ -78,6 +87,29 @@ class NatsLink:
                 if self._unconfirmed > UNCONFIRMED:
                     await self._client.flush(TIMEOUT)
                     self._unconfirmed = 0
+        except (Error, OSError) as exc:
+            raise BrokerError(str(exc) or repr(exc)) from exc
+
+    async def subscribe(self, topics: Sequence[str]) -> None:
+        assert self._client is not None
+        fenced = self._fenced = asyncio.get_running_loop().create_future()
+        try:
+            for number, topic in enumerate(topics, 1):
+                self._subscriptions[topic] = await self._client.subscribe(topic, cb=self._received)
+                if number % TOPICS_PER_ITERATION == 0:
+                    await asyncio.sleep(0)  # serves others
+            # not `flush`, because nats-py may write its PING before the subscriptions
+            await self._client.publish(self._fence)
+        except (Error, OSError) as exc:
+            raise BrokerError(str(exc) or repr(exc)) from exc
+        if self.failure is not None:
+            raise BrokerError(self.failure)
+        await fenced
+
+    async def unsubscribe(self, topics: Sequence[str]) -> None:
+        try:
+            for topic in topics:
+                await self._subscriptions.pop(topic).unsubscribe()
         except (Error, OSError) as exc:
             raise BrokerError(str(exc) or repr(exc)) from exc
 
@@ -101,13 +133,22 @@ class NatsLink:
         self._arrived.append((message.subject, message.data))
         self._something.set()
 
+    async def _receive_fence(self, message: Msg) -> None:
+        del message
+        if self._fenced is not None and not self._fenced.done():
+            self._fenced.set_result(None)
+
     async def _failed(self, error: Exception) -> None:
-        self.failure = str(error) or repr(error)
-        self._something.set()
+        self._lose(str(error) or repr(error))
 
     async def _closed(self) -> None:
-        self.failure = self.failure or "the connection was closed"
+        self._lose(self.failure or "the connection was closed")
+
+    def _lose(self, failure: str) -> None:
+        self.failure = failure
         self._something.set()
+        if self._fenced is not None:
+            fail(self._fenced, BrokerError(failure))
 
 
 def opener(url: str) -> Open:

@@ -1,5 +1,6 @@
 """Redis and Valkey: PUBLISH and SUBSCRIBE, over TCP, TLS, or a Unix socket."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -10,7 +11,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from wsgateway.cluster.brokers import Link, Open
+from wsgateway.cluster.brokers import Link, Open, fail
 from wsgateway.exceptions import BrokerError
 
 TIMEOUT = 2.0
@@ -26,6 +27,8 @@ class RedisLink:
         self._client = publishing
         self._reading = reading
         self._pubsub = pubsub
+        self._confirmed: asyncio.Future[None] | None = None
+        self._unconfirmed = 0
 
     async def publish(self, batch: Sequence[tuple[str, bytes]]) -> None:
         pipeline = self._client.pipeline(transaction=False)
@@ -36,16 +39,53 @@ class RedisLink:
         except (RedisError, OSError) as exc:
             raise BrokerError(str(exc) or repr(exc)) from exc
 
+    async def subscribe(self, topics: Sequence[str]) -> None:
+        # not `PubSub.subscribe`, because redis-py would subscribe again on a new connection before it raises an error
+        confirmed = self._confirmed = asyncio.get_running_loop().create_future()
+        self._unconfirmed = len(topics)
+        await self._send("SUBSCRIBE", topics)
+        await confirmed
+
+    async def unsubscribe(self, topics: Sequence[str]) -> None:
+        await self._send("UNSUBSCRIBE", topics)
+
+    async def _send(self, command: str, topics: Sequence[str]) -> None:
+        connection = self._pubsub.connection
+        if connection is None or not connection.is_connected:  # redis-py would connect again
+            raise BrokerError("the connection was closed")
+        try:
+            # a health check would read what `receive` waits for
+            await connection.send_command(command, *topics, check_health=False)
+        except (RedisError, OSError) as exc:
+            raise BrokerError(str(exc) or repr(exc)) from exc
+
     async def receive(self) -> Sequence[tuple[str, bytes]]:
         while True:
             try:
                 response = await self._pubsub.parse_response(block=True)
             except (RedisError, OSError) as exc:
-                raise BrokerError(str(exc) or repr(exc)) from exc
-            if isinstance(response, list) and len(response) == 3 and isinstance(response[2], bytes):
-                return ((response[1].decode(), response[2]),)
+                error = BrokerError(str(exc) or repr(exc))
+                self._end_subscribing(error)
+                raise error from exc
+            if isinstance(response, list) and len(response) == 3:
+                kind, topic, data = response
+                if isinstance(data, bytes):
+                    return ((topic.decode(), data),)
+                if kind == b"subscribe":
+                    self._unconfirmed -= 1
+                    if not self._unconfirmed:
+                        self._end_subscribing(None)
+
+    def _end_subscribing(self, error: BrokerError | None) -> None:
+        confirmed, self._confirmed = self._confirmed, None
+        if confirmed is not None and not confirmed.done():
+            if error is None:
+                confirmed.set_result(None)
+            else:
+                fail(confirmed, error)
 
     async def aclose(self) -> None:
+        self._end_subscribing(BrokerError("the link was closed"))
         for part in (self._pubsub, self._reading, self._client):
             try:
                 await part.aclose()

@@ -94,7 +94,7 @@ class Replica:
             if prev == tail.top:
                 tail.append(prev, offset, publication)
                 return Effects(publications=(publication,))
-            if offset <= tail.top and tail.same(offset, publication):
+            if offset <= tail.top and self._is_kept(offset, publication):
                 return Effects()
         elif epoch == self._epoch_before:
             return Effects()
@@ -183,8 +183,8 @@ class Replica:
         tail = self.tail
         old = {offset: publication for _, offset, publication in page.entries if offset <= tail.top}
         if tail.top in old:
-            return not tail.same(tail.top, old[tail.top])
-        if any(not tail.same(offset, publication) for offset, publication in old.items()):
+            return not self._is_kept(tail.top, old[tail.top])
+        if any(not self._is_kept(offset, publication) for offset, publication in old.items()):
             return True
         keys = {publication.key for _, _, publication in page.entries}
         mine = tail.after(page.start) if self._is_latest_only else ()
@@ -229,6 +229,11 @@ class Replica:
                 break
         return effects._replace(publications=tuple(publications), read_above=read_above)
 
+    def _is_kept(self, offset: int, publication: Publication) -> bool:
+        """Return whether the tail has this publication at `offset`. The history may have been decoded again since."""
+        kept = self.tail.at(offset)
+        return kept is not None and _content(kept) == _content(publication)
+
     # Tails
 
     def _tail(self, epoch: str, start: int, page: Page | None = None) -> Tail[Publication]:
@@ -244,7 +249,7 @@ class Replica:
         """Return the tail, extended at its beginning by a page. The tail itself if the two do not belong together."""
         tail = self.tail
         overlap = [entry for entry in page.entries if tail.floor < entry[1] <= tail.top]
-        is_same = page.epoch == tail.epoch and all(tail.same(offset, item) for _, offset, item in overlap)
+        is_same = page.epoch == tail.epoch and all(self._is_kept(offset, item) for _, offset, item in overlap)
         if not overlap or not is_same or page.start >= tail.floor:
             return tail
         older = [entry for entry in page.entries if entry[1] <= tail.floor]
@@ -253,6 +258,10 @@ class Replica:
         for entry in entries:
             merged.append(*entry)
         return merged
+
+
+def _content(publication: Publication) -> tuple[object, ...]:
+    return publication.payload, publication.kind, publication.time, publication.name, publication.key
 
 
 def _size_of(publication: Publication) -> int:

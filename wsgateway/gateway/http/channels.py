@@ -44,7 +44,7 @@ async def show_history(channels: ChannelInspector, request: Request) -> Response
     limit = query_int(request, "limit", 100, 0, MAX_HISTORY)
     since, reverse = request.query_params.get("since"), query_flag(request, "reverse")
     try:
-        return answer(channels.history(channel_of(request), limit=limit, since=since, reverse=reverse))
+        return answer(await channels.history(channel_of(request), limit=limit, since=since, reverse=reverse))
     except ValueError as exc:
         raise Refused.of(channel_refusal(exc)) from exc
 

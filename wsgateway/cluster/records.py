@@ -1,0 +1,87 @@
+"""Publications as the records that nodes and histories exchange. No I/O."""
+
+import json
+import time
+from typing import Any
+
+from wsgateway.cluster import envelopes
+from wsgateway.cluster.envelopes import VERSION, Record
+from wsgateway.config.channels import ChannelSettings
+from wsgateway.config.values import Keep
+from wsgateway.encoding import ENCODER
+from wsgateway.exceptions import EnvelopeError
+from wsgateway.frames import Member, Position, Publication, check_event_name
+from wsgateway.messages import Kind, Message
+
+KINDS = {kind.value: kind for kind in Kind}
+
+
+def encode_record(publication: Publication, *, node: str, but: str = "", number: int = 0) -> bytes:
+    """Return a publication as bytes. Raise `EnvelopeError` if it is too large.
+
+    `node` is the origin, `but` the id of a connection that does not receive it. Unless `number` is 0, the nodes
+    remember how many recipients the publication had.
+    """
+    sender, expires = publication.sender, publication.expires
+    record = Record(
+        VERSION,
+        node,
+        0,
+        publication.channel,
+        publication.payload,
+        publication.kind.value,
+        publication.time,
+        publication.name,
+        publication.key,
+        None if publication.tags is None else dict(publication.tags),
+        None if sender is None else (sender.id, sender.user, ENCODER.encode(sender.info)),
+        None if expires is None else time.time() + expires - time.monotonic(),
+        but,
+        number,
+    )
+    return envelopes.encode(record)
+
+
+def decode_record(data: bytes) -> Record:
+    """Return the record in `data`. Raise `EnvelopeError`."""
+    record = envelopes.decode(data)
+    if not isinstance(record, Record):
+        raise EnvelopeError("malformed", f"it is {type(record).__name__}, not a publication")
+    return record
+
+
+def publication_of(record: Record, settings: ChannelSettings, position: Position | None) -> Publication:
+    """Return the publication in `record`, of a channel with `settings`. Raise `EnvelopeError`."""
+    kind = KINDS[record.kind]
+    expires = record.expires
+    try:
+        if kind is not Kind.BYTES and not record.payload.isascii():
+            record.payload.decode()
+        if record.name:
+            check_event_name(record.name)
+        publication = Publication(
+            Message(record.payload, kind),
+            record.channel,
+            name=record.name,
+            key=record.key,
+            tags=record.tags,
+            time=record.time,
+            expires=None if expires is None else time.monotonic() + expires - time.time(),
+            sender=None if record.sender is None else member_of(record.sender),
+            policy=settings.slow_policy,
+            is_latest_only=settings.keep is Keep.LAST,
+        )
+    except ValueError as exc:
+        raise EnvelopeError("malformed", str(exc)) from exc
+    publication.position = position
+    return publication
+
+
+def member_of(row: tuple[str, str, str]) -> Member:
+    """Return the member of which an envelope contains the id, the user, and the info. Raise `ValueError`."""
+    conn_id, user, info = row
+    try:
+        value: Any = json.loads(info)
+    except RecursionError as exc:
+        raise ValueError("the info of a member is nested too deep") from exc
+    return Member(conn_id, user, value)
