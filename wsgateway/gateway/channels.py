@@ -75,7 +75,11 @@ class ChannelAnswers:
         namespaces = self._channels.namespaces
         namespace, channel = namespaces.namespace_of(name), self._channels.find(name)
         at, published = None, None if channel is None else channel.published
-        if namespaces.find(name).history:
+        following = self._channels.following
+        if namespaces.find(name).history and following is not None:
+            position = following.position(name)
+            at = None if position is None else str(position)
+        elif namespaces.find(name).history:
             position, _, newest = self.store.peek(name) or (None, 0, None)
             at = None if position is None else str(position)
             published = published if newest is None else newest

@@ -115,6 +115,7 @@ class Channels:
         """Forget every channel without calling anybody, because the event loop was closed."""
         self._by_name.clear()
         self._returning.clear()
+        self.following = None
         self._metrics.channels = self._metrics.subscriptions = 0
 
     # Subscriptions

@@ -115,6 +115,8 @@ class Following:
             if shared is not None:
                 shared.want(wanted)
             await self._joined(followed.joining)
+            if name in self._lingering:
+                self.release(name)
         return None if shared is None else await shared.page_for(self._wish(wanted, shared.settings))
 
     async def _joined(self, joining: asyncio.Task[None]) -> None:
@@ -249,7 +251,10 @@ class Following:
             followed = next(iter(self._lingering.values()))
             if now - followed.left < LINGERING:
                 break
-            self._drop(followed)
+            if followed.joining is None:
+                self._drop(followed)
+            else:
+                self.release(followed.name)
         silent = time.monotonic() - CHECK_INTERVAL
         for shared in [*self._quiet.values()][:MAX_CHECKED]:
             if shared.heard > silent:
