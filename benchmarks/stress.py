@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 
-from scenarios import SCENARIOS, channels  # noqa: F401  each module adds its scenarios
+from scenarios import SCENARIOS, channels, failures, nodes  # noqa: F401  each module adds its scenarios
 from scenarios.lab import lab
 
 LIMIT = 60.0
@@ -32,8 +32,9 @@ ALLOWED = 90.0
 SHOWN = ("clients", "published", "received", "recovered", "told")
 """Counts that come first in a line."""
 
-SHOWN_TEXT = 2000
-"""Characters of a mistake that are printed."""
+SHOWN_MISTAKES = 6
+SHOWN_TEXT = 1500
+"""Mistakes of a scenario, and characters of each, that are printed."""
 
 
 @dataclass
@@ -76,7 +77,7 @@ def run_one(name: str, seed: int) -> Outcome:
         with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:  # its timers can be listed
             runner.run(_run(outcome, seed))
     except BaseException as exc:
-        outcome.mistakes.append("".join(traceback.format_exception(exc))[-2500:])
+        outcome.mistakes.append("".join(traceback.format_exception(exc))[-1500:])
     if not outcome.counts["expected errors"]:
         outcome.mistakes += errors.texts
     outcome.seconds = time.monotonic() - begun
@@ -111,7 +112,7 @@ def run(names: Sequence[str], seed: int, jobs: int) -> int:
         for future in as_completed([pool.submit(run_one, name, seed) for name in longest_first]):
             outcome = future.result()
             print(outcome, flush=True)
-            for mistake in outcome.mistakes:
+            for mistake in outcome.mistakes[:SHOWN_MISTAKES]:
                 print(f"     {mistake[:SHOWN_TEXT]}", flush=True)
             if outcome.mistakes:
                 failed.append(outcome)

@@ -134,6 +134,10 @@ class Cable:
         self._tasks: set[asyncio.Task[None]] = set()
         self.url = f"{broker.kind}://127.0.0.1:{self._own_port}"
 
+    def connect_to(self, broker: Server) -> None:
+        """Lead to another broker from the next connection on."""
+        self._port = broker.port
+
     async def repair(self) -> None:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._own_port)
 

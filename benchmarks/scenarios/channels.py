@@ -69,7 +69,7 @@ async def unsubscribe_and_resubscribe(lab: Lab) -> None:
     )
     for _ in range(40):
         for client in clients:
-            _flip(lab, client, f"kept:{lab.random.randrange(1, 20)}")
+            flip(lab, client, f"kept:{lab.random.randrange(1, 20)}")
         await asyncio.sleep(0.03)
     over.set()
     await publishing
@@ -77,7 +77,7 @@ async def unsubscribe_and_resubscribe(lab: Lab) -> None:
     await lab.all_current()
 
 
-def _flip(lab: Lab, client: Client, channel: str) -> None:
+def flip(lab: Lab, client: Client, channel: str) -> None:
     view = client.views.get(channel)
     if view is None:
         client.subscribe(channel)
@@ -197,7 +197,8 @@ async def churn_members(lab: Lab, nodes: list[Node], channel: str) -> None:
         wrong = [client for client in lab.clients if client.is_open and not is_right(client)]
         truth = ids_of(nodes, channel)
         first = wrong[0].members.get(channel, set())
-        lab.check(False, f"{len(wrong)} clients have other members, such as {first - truth} more, {truth - first} less")
+        more, less = len(first - truth), len(truth - first)
+        lab.check(False, f"{len(wrong)} clients have other members, such as {more} more and {less} less")
     presence = await nodes[0].gateway.presence(channel)
     lab.equal({member.id for member in presence.members}, ids_of(nodes, channel), "presence")
     counts = await nodes[0].gateway.presence_counts(channel)

@@ -16,6 +16,7 @@ from scenarios.views import Ledger
 from wsgateway import Gateway, Sent, Settings
 from wsgateway.exceptions import GatewayError
 from wsgateway.gateway.registry import registry
+from wsgateway.hub import following
 from wsgateway.server.serving import serving
 
 QUICK = 0.3
@@ -33,6 +34,8 @@ CHANNELS: dict[str, Any] = {
     "*": {},
 }
 """The namespaces. `plain:*` and all others have no history."""
+
+WITHOUT_HISTORY = {name: options for name, options in CHANNELS.items() if "history" not in options}
 
 
 class Node:
@@ -68,6 +71,7 @@ class Lab:
         self.mistakes: list[str] = []
         self.broker: Any = brokers.Broker(folder / "ipc")
         self.stack = AsyncExitStack()
+        following.LINGERING, following.TICK = QUICK, QUICK / 5
 
     # The world
 
@@ -75,10 +79,12 @@ class Lab:
         self.broker = self.stack.enter_context(brokers.running(kind, self.folder, *arguments))
         return self.broker
 
-    async def start_node(self, *, url: str | None = None, broker: bool = True, **options: Any) -> Node:
+    async def start_node(
+        self, *, url: str | None = None, broker: bool = True, has_history: bool = True, **options: Any
+    ) -> Node:
         """Start a node of the gateway."""
         options.setdefault("drain", 2.0)
-        options.setdefault("channels", CHANNELS)
+        options.setdefault("channels", CHANNELS if has_history else WITHOUT_HISTORY)
         address = (url or self.broker.url) if broker else None
         gateway = Gateway(options.pop("listener", Listener), broker=address, test_page=False, **options)
         stack = AsyncExitStack()

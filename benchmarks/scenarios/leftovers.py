@@ -32,8 +32,10 @@ def of_clients(gateway: Gateway) -> list[str]:
             counts |= {
                 "messages for the broker": len(bus._outbox),
                 "bytes for the broker": bus._waiting.bytes,
-                "followed topics": len(bus.followed) if hasattr(bus, "followed") else 0,
+                "followed topics": len(bus._topics),
             }
+    if channels.following is not None:
+        counts["followed channels"] = len(channels.following._followed)
     return [f"{count} {what}" for what, count in counts.items() if count]
 
 

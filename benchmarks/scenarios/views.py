@@ -46,6 +46,10 @@ class Ledger:
             self.tops[channel] = (epoch, offset)
             self.values.setdefault(channel, {})[key] = text
 
+    def begin_again(self) -> None:
+        """Forget which positions are the newest, because the history has lost some."""
+        self.tops.clear()
+
     def saw(self, channel: str, epoch: str, offset: int, text: str) -> None:
         """Note that a position contains a text, which has to be the same for everybody."""
         known = self._texts.setdefault((channel, epoch, offset), text)
