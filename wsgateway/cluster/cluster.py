@@ -112,7 +112,13 @@ class Cluster:
             log=log,
         )
         self._pulse = Pulse(open_link, self.node, self._all, unused=f"{names.of_node(self.node)}.pulse", log=log)
-        self._heartbeats = Heartbeats(
+        self._heartbeats = self._create_heartbeats()
+        self._unmet: set[str] = set()
+        self._met = asyncio.Event()
+        self._node_left = asyncio.Event()
+
+    def _create_heartbeats(self) -> Heartbeats:
+        return Heartbeats(
             self.node,
             self.nodes,
             self._asks,
@@ -125,12 +131,9 @@ class Cluster:
             ),
             is_up=lambda: self.is_up,
             is_serving=self.is_serving,
-            metrics=metrics,
-            log=log,
+            metrics=self._metrics,
+            log=self._log,
         )
-        self._unmet: set[str] = set()
-        self._met = asyncio.Event()
-        self._node_left = asyncio.Event()
 
     # Joining and leaving
 
@@ -353,6 +356,7 @@ class Cluster:
         else:
             self._heartbeats.touch(heartbeat.origin)
         if heartbeat.is_new and self._local is not None:
+            self.routing.node_present(heartbeat.origin)
             self._welcome(heartbeat.origin, self._local.describe())
 
     def _handle_welcome(self, here: Here) -> None:

@@ -1,14 +1,13 @@
 """The parts of a gateway that exist from its creation, whether it runs or not. Knows no HTTP and no states."""
 
-import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from string import ascii_letters, digits
 
 from wsgateway.cluster.brokers import Open, opener
 from wsgateway.cluster.history.memory import MemoryHistory
+from wsgateway.cluster.history.store import new_epoch
 from wsgateway.cluster.single import AnyCluster
 from wsgateway.config.settings import Settings
 from wsgateway.exceptions import ConfigError
@@ -39,14 +38,6 @@ class Parts:
     inspector: Inspector
     rates: RateLimits
     open_link: Open | None
-
-
-EPOCH_LETTERS = ascii_letters + digits
-
-
-def new_epoch() -> str:
-    """Return a new epoch of 8 letters and digits, 47 random bits."""
-    return "".join([secrets.choice(EPOCH_LETTERS) for _ in range(8)])
 
 
 def create_parts(
@@ -81,7 +72,7 @@ def create_parts(
         history=history,
         channels=channels,
         answers=answers,
-        inspector=Inspector(answers, cluster),
+        inspector=Inspector(answers, cluster, log),
         rates=RateLimits(settings.send_rate, settings.send_burst),
         open_link=opener(settings.broker) if settings.broker else None,
     )

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from wsgateway.auth.rules import Rules
 from wsgateway.cluster.cluster import Cluster, Local
 from wsgateway.cluster.history.memory import MemoryHistory
+from wsgateway.cluster.history.store import new_epoch
 from wsgateway.cluster.history.stores import open_store
 from wsgateway.cluster.single import AnyCluster, SingleNode
 from wsgateway.config.channels import histories_in
@@ -24,10 +25,11 @@ from wsgateway.config.settings import Settings, serves_outside
 from wsgateway.exceptions import HookError, ListenerError, StartError
 from wsgateway.gateway.admission import Admission
 from wsgateway.gateway.drain import Drain
-from wsgateway.gateway.parts import Parts, new_epoch
+from wsgateway.gateway.parts import Parts
 from wsgateway.gateway.watchdog import Calls, Watchdog
 from wsgateway.gateway.wheel import Wheel, tick_for
 from wsgateway.hub.following import Following
+from wsgateway.hub.presence import SharedPresence
 from wsgateway.hub.pubsub import PubSub
 from wsgateway.hub.shared_channel import Subscribers
 from wsgateway.hub.shared_history import SharedHistory
@@ -174,13 +176,21 @@ async def assemble(
 async def _sharing(parts: Parts, cluster: Cluster, pubsub: PubSub) -> AsyncIterator[None]:
     """Share the channels of a gateway with its other nodes."""
     settings, channels = parts.settings, parts.channels
-    store = open_store(settings.broker or "", gateway=cluster.names.gateway, new_epoch=new_epoch, log=parts.log)
+    store = open_store(
+        settings.broker or "",
+        gateway=cluster.names.gateway,
+        history_bytes=settings.history_bytes,
+        new_epoch=new_epoch,
+        log=parts.log,
+    )
     history = None if store is None else SharedHistory(store, cluster, parts.metrics, parts.log)
     subscribers = Subscribers(pubsub.deliver, channels.to_notify, channels.lose, lambda: cluster.is_up)
+    presence = SharedPresence(cluster, parts.hub, channels.find, parts.log)
     following = Following(
         channels.namespaces,
         cluster,
         history,
+        presence,
         subscribers,
         max_bytes=settings.outbox_bytes,
         metrics=parts.metrics,

@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from tests.machines import run_machine
 from wsgateway.cluster.history import memory
+from wsgateway.cluster.history.expiry import CHANNEL_BYTES
 from wsgateway.cluster.history.memory import KEY_TTL, POSITION_TTL, MemoryHistory
 from wsgateway.config.channels import ChannelSettings
 from wsgateway.config.values import Keep
@@ -110,7 +111,7 @@ class MemoryMachine(RuleBasedStateMachine):
     def _bytes(self) -> int:
         records = sum(memory._size_of(item) for model in self.models.values() for item in model.kept)
         keys = sum(memory.KEY_BYTES + len(f"{channel} {key}") for channel, key in self.keys)
-        return records + keys + len(self.models) * (memory.CHANNEL_BYTES + 1)
+        return records + keys + len(self.models) * (CHANNEL_BYTES + 1)
 
     # Rules
 

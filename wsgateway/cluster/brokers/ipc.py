@@ -20,6 +20,7 @@ import zmq.asyncio
 
 from wsgateway.cluster.brokers import Link, Open
 from wsgateway.cluster.envelopes import MAX_ENVELOPE
+from wsgateway.cluster.history.service import HistoryService
 from wsgateway.exceptions import BrokerError
 
 HIGH_WATER = 2_000
@@ -32,11 +33,17 @@ FLUSH_MS = 200
 """Milliseconds that the last messages have to be written when a link is closed."""
 
 
+PUBLICATIONS = "inproc://publications"
+"""Where the history server, in the same process, passes publications to the proxy."""
+
 PROXY_ENDED = "the process that forwarded messages has ended"
 
 
 class Proxy:
-    """Forwards every message to the subscribers of its topic, in a thread, while it holds the folder's lock."""
+    """Forwards every message to the subscribers of its topic, in a thread, while it holds the folder's lock.
+
+    The history server runs beside it, in another thread.
+    """
 
     def __init__(self, folder: Path, lock: int) -> None:
         self._lock = lock
@@ -52,12 +59,15 @@ class Proxy:
                 if kind == zmq.PUB:
                     socket.set(zmq.RCVHWM, 0)  # it receives subscriptions only, and none may be lost
                 socket.bind(f"ipc://{folder / name}")
+            self._sockets[0].bind(PUBLICATIONS)
+            self._history = HistoryService(self._context, folder, PUBLICATIONS)
         except zmq.ZMQError as exc:
             self._context.destroy(linger=0)
             os.close(lock)
             raise BrokerError(f"cannot bind in {folder}: {exc}") from exc
         self._thread = threading.Thread(target=self._run, name="wsgateway ipc", daemon=True)
         self._thread.start()
+        self._history.start()
 
     def _run(self) -> None:
         try:
@@ -73,6 +83,7 @@ class Proxy:
         if self._lock >= 0:
             self._context.term()
             self._thread.join()
+            self._history.join()
             os.close(self._lock)
             self._lock = -1
 
@@ -114,7 +125,7 @@ class IpcLink:
         self._events = self._in.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._watching = asyncio.ensure_future(self._watch())
         for topic in topics:
-            self._in.subscribe(_named(topic))
+            self._in.subscribe(topic_name(topic))
         self._out.connect(f"ipc://{folder / 'in'}")
         self._in.connect(f"ipc://{folder / 'out'}")
 
@@ -123,7 +134,7 @@ class IpcLink:
             first = 0
             for place, (topic, _) in enumerate(batch, 1):  # consecutive messages of one topic are sent together
                 if place == len(batch) or batch[place][0] != topic:
-                    parts = [_named(topic), *(data for _, data in batch[first:place])]
+                    parts = [topic_name(topic), *(data for _, data in batch[first:place])]
                     await self._out.send_multipart(parts)
                     first = place
         except zmq.ZMQError as exc:
@@ -137,13 +148,13 @@ class IpcLink:
         either: set[asyncio.Future[None]] = {arrived, self._lost}
         try:
             for topic in (*topics, fence):
-                self._in.subscribe(_named(topic))
+                self._in.subscribe(topic_name(topic))
             while not arrived.done():
                 if self._lost.done():
                     raise BrokerError(PROXY_ENDED)
-                await self._out.send_multipart([_named(fence), b""])
+                await self._out.send_multipart([topic_name(fence), b""])
                 await asyncio.wait(either, timeout=FENCE_INTERVAL, return_when=asyncio.FIRST_COMPLETED)
-            self._in.unsubscribe(_named(fence))
+            self._in.unsubscribe(topic_name(fence))
         except zmq.ZMQError as exc:
             raise BrokerError(str(exc)) from exc
         finally:
@@ -152,7 +163,7 @@ class IpcLink:
     async def unsubscribe(self, topics: Sequence[str]) -> None:
         try:
             for topic in topics:
-                self._in.unsubscribe(_named(topic))
+                self._in.unsubscribe(topic_name(topic))
         except zmq.ZMQError as exc:
             raise BrokerError(str(exc)) from exc
 
@@ -198,7 +209,7 @@ class IpcLink:
                 await asyncio.shield(asyncio.to_thread(self._proxy.close))
 
 
-def _named(topic: str) -> bytes:
+def topic_name(topic: str) -> bytes:
     """Return the name of `topic` for ZeroMQ. No name may be a prefix of another, because ZeroMQ compares prefixes."""
     return topic.encode() + b"\0"
 

@@ -2,12 +2,13 @@
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from itertools import islice
 
+from wsgateway.cluster.history.expiry import ExpiryQueue, KeptChannel, oldest_of
 from wsgateway.cluster.history.recovery import Recovery, Wish, recover
-from wsgateway.cluster.history.tail import Tail
+from wsgateway.cluster.history.tail import Entry, Tail
 from wsgateway.config.channels import ChannelSettings
 from wsgateway.config.values import Keep
 from wsgateway.frames import Position, Publication
@@ -26,9 +27,8 @@ MAX_KEY = 64
 """Characters of an idempotency key and its channel that are remembered as they are; of longer ones, a hash is."""
 
 RECORD_BYTES = 450
-CHANNEL_BYTES = 400
 KEY_BYTES = 300
-"""What a record, a channel, and an idempotency key take in memory besides their text and payload, measured."""
+"""What a record and an idempotency key take in memory besides their text and payload, measured."""
 
 
 def _size_of(publication: Publication) -> int:
@@ -43,59 +43,36 @@ def _key_of(publication: Publication) -> str:
     return publication.key
 
 
-class _Channel:
-    """The tail of one channel. It is in `queue` since the time `since`: in `full` if it has records, else in `idle`."""
-
-    __slots__ = ("full", "idle", "name", "queue", "since", "tail")
-
-    def __init__(self, name: str, tail: Tail[Publication], full: "_Queue", idle: "_Queue") -> None:
-        self.name = name
-        self.tail = tail
-        self.full = full
-        self.idle = idle
-        self.queue: _Queue | None = None
-        self.since = 0.0
-
-    @property
-    def bytes(self) -> int:
-        return CHANNEL_BYTES + len(self.name)
-
-
-class _Queue:
-    """Channels by name, which expire `delay` seconds after they were put into it, the first one first."""
-
-    __slots__ = ("channels", "delay")
-
-    def __init__(self, delay: float) -> None:
-        self.delay = delay
-        self.channels: OrderedDict[str, _Channel] = OrderedDict()
-
-    def first(self) -> _Channel | None:
-        return next(iter(self.channels.values()), None)
-
-
 class MemoryHistory:
     """The histories of all channels of one gateway.
 
-    `bytes` is their size, including positions and idempotency keys: at most `limit_bytes`. Above it, the channel
-    whose last publication is oldest loses its records, and `evicted` counts that. Positions of channels without records
-    and idempotency keys take at most a quarter each; above it, the oldest are forgotten. A history that has lost
-    records can only look too short, so a client that has missed some is notified that it starts over.
+    `bytes` is their size, including positions and idempotency keys: at most `limit_bytes`, which may be changed. Above
+    it, the channel whose last publication is oldest loses its records, and `evicted` counts that. Positions of channels
+    without records and idempotency keys take at most a quarter each; above it, the oldest are forgotten. A history that
+    has lost records can only look too short, so a client that has missed some is notified that it starts over.
 
     A channel with records is in the queue of `_full` for its `history_ttl`. Without records, only its position is kept,
     and it is in the queue of `_idle` for the time that this is remembered.
     """
 
-    def __init__(self, limit_bytes: int, *, now: Callable[[], float], new_epoch: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        limit_bytes: int,
+        *,
+        now: Callable[[], float],
+        new_epoch: Callable[[], str],
+        size_of: Callable[[Publication], int] = _size_of,
+    ) -> None:
         """`now` is the monotonic clock. `new_epoch` returns a text that was never an epoch before."""
         self.bytes = 0
         self.evicted = 0
-        self._limit = limit_bytes
+        self.limit_bytes = limit_bytes
         self._now = now
         self._new_epoch = new_epoch
-        self._channels: dict[str, _Channel] = {}
-        self._full: dict[float, _Queue] = {}
-        self._idle = {delay: _Queue(delay) for delay in (POSITION_TTL, math.inf)}
+        self._size_of = size_of
+        self._channels: dict[str, KeptChannel] = {}
+        self._full: dict[float, ExpiryQueue] = {}
+        self._idle = {delay: ExpiryQueue(delay) for delay in (POSITION_TTL, math.inf)}
         self._idle_bytes = 0
         self._keys: OrderedDict[str | bytes, tuple[float, Position]] = OrderedDict()
         self._keys_bytes = 0
@@ -131,7 +108,7 @@ class MemoryHistory:
         self._put(channel, channel.full, now)
         if ident:
             self._remember(ident, position, now)
-        if self.bytes > self._limit:
+        if self.bytes > self.limit_bytes:
             self._evict(channel, now)
         return position, True
 
@@ -188,6 +165,46 @@ class MemoryHistory:
             publications.reverse()
         return at, publications
 
+    def page(
+        self, channel: str, settings: ChannelSettings, *, above: int | None, most: int
+    ) -> tuple[Position, int, list[Entry[Publication]]]:
+        """Return the position of a channel, `start`, and at most `most` entries, in the order of their offsets.
+
+        They are the oldest above `above`; if that is None, the newest. See `StoredPage`.
+        """
+        tail = self._use(channel, settings).tail
+        at = Position(tail.epoch, tail.top)
+        if above is not None:
+            return at, min(max(above, tail.floor), tail.top), list(islice(tail.after(above), most))
+        entries = tail.newest(most + 1)
+        if len(entries) <= most:
+            return at, tail.floor, entries
+        return at, entries[0][1], entries[1:]
+
+    def renew(self, channel: str, epoch: str) -> None:
+        """Replace `epoch` of a channel by a new one. Do nothing if the channel has another one."""
+        found = self._channels.get(channel)
+        if found is not None and found.tail.epoch == epoch:
+            found.tail.epoch = self._new_epoch()
+
+    def adapt(self, channel: str, settings: ChannelSettings) -> None:
+        """Apply `settings` to a channel. If `keep` has changed, the history starts again, with a new epoch."""
+        found = self._channels.get(channel)
+        if found is None:
+            return
+        tail = found.tail
+        if tail.is_latest_only is not (settings.keep is Keep.LAST):
+            self.forget(channel)
+            self._drop_position(found)
+            return
+        if tail.limit != settings.history:
+            size = tail.bytes
+            tail.limit_to(settings.history)
+            self.bytes += tail.bytes - size
+        if found.full.delay != _ttl(settings):
+            found.full, found.idle = self._queues(_ttl(settings))
+            self._put(found, found.full if len(tail) else found.idle, self._now())
+
     def names(self) -> Iterator[str]:
         """Yield the names of the channels that have records."""
         self.expire()
@@ -222,7 +239,7 @@ class MemoryHistory:
 
     # Channels
 
-    def _use(self, name: str, settings: ChannelSettings) -> _Channel:
+    def _use(self, name: str, settings: ChannelSettings) -> KeptChannel:
         """Return a channel, created if it is new. If it has no records, the time of its position starts again."""
         now = self._now()
         if now >= self._next_due:
@@ -231,25 +248,26 @@ class MemoryHistory:
         if channel is None:
             channel = self._create(name, settings, now)
             self._limit_idle(channel)
-            if self.bytes > self._limit:
+            if self.bytes > self.limit_bytes:
                 self._evict(channel, now)
         elif not len(channel.tail):
             self._put(channel, channel.idle, now)
         return channel
 
-    def _create(self, name: str, settings: ChannelSettings, now: float) -> _Channel:
+    def _create(self, name: str, settings: ChannelSettings, now: float) -> KeptChannel:
         key_of = _key_of if settings.keep is Keep.LAST else None
-        tail = Tail(self._new_epoch(), limit=settings.history, size_of=_size_of, key_of=key_of)
-        ttl = math.inf if settings.history_ttl is None else settings.history_ttl
-        full = self._full.setdefault(ttl, _Queue(ttl))
-        idle = self._idle[math.inf if ttl == math.inf else POSITION_TTL]
-        channel = self._channels[name] = _Channel(name, tail, full, idle)
+        tail = Tail(self._new_epoch(), limit=settings.history, size_of=self._size_of, key_of=key_of)
+        channel = self._channels[name] = KeptChannel(name, tail, *self._queues(_ttl(settings)))
         self.bytes += channel.bytes
         self._idle_bytes += channel.bytes
-        self._put(channel, idle, now)
+        self._put(channel, channel.idle, now)
         return channel
 
-    def _put(self, channel: _Channel, queue: _Queue, now: float) -> None:
+    def _queues(self, ttl: float) -> tuple[ExpiryQueue, ExpiryQueue]:
+        """Return the queues of a channel with this `history_ttl`: with records, and without."""
+        return self._full.setdefault(ttl, ExpiryQueue(ttl)), self._idle[math.inf if ttl == math.inf else POSITION_TTL]
+
+    def _put(self, channel: KeptChannel, queue: ExpiryQueue, now: float) -> None:
         """Add a channel at the end of a queue. It leaves the queue that it is in."""
         channel.since = now
         if channel.queue is queue:
@@ -262,14 +280,14 @@ class MemoryHistory:
         if now + queue.delay < self._next_due:
             self._next_due = now + queue.delay
 
-    def _drop_records(self, channel: _Channel, now: float) -> None:
+    def _drop_records(self, channel: KeptChannel, now: float) -> None:
         self.bytes -= channel.tail.bytes
         channel.tail.clear()
         self._idle_bytes += channel.bytes
         self._put(channel, channel.idle, now)
         self._limit_idle(channel)
 
-    def _drop_position(self, channel: _Channel) -> None:
+    def _drop_position(self, channel: KeptChannel) -> None:
         assert channel.queue is not None
         del channel.queue.channels[channel.name]
         del self._channels[channel.name]
@@ -278,29 +296,29 @@ class MemoryHistory:
 
     # Bounds
 
-    def _limit_idle(self, kept: _Channel) -> None:
+    def _limit_idle(self, kept: KeptChannel) -> None:
         """Forget the oldest positions without records while they take too much, but never that of `kept`."""
-        while self._idle_bytes * MAX_SHARE > self._limit:
-            oldest = _oldest(self._idle.values())
+        while self._idle_bytes * MAX_SHARE > self.limit_bytes:
+            oldest = oldest_of(self._idle.values())
             if oldest is None or oldest is kept:
                 return
             self._drop_position(oldest)
 
-    def _evict(self, kept: _Channel, now: float) -> None:
+    def _evict(self, kept: KeptChannel, now: float) -> None:
         """Drop records until the limit is kept: those of the oldest channels, at last the oldest ones of `kept`."""
-        while self.bytes > self._limit:
-            oldest = _oldest(self._full.values())
+        while self.bytes > self.limit_bytes:
+            oldest = oldest_of(self._full.values())
             if oldest is None:
                 return
             self.evicted += 1
             if oldest is not kept:
                 self._drop_records(oldest, now)
                 continue
-            while self.bytes > self._limit and len(kept.tail) > 1:
+            while self.bytes > self.limit_bytes and len(kept.tail) > 1:
                 size = kept.tail.bytes
                 kept.tail.drop_oldest()
                 self.bytes += kept.tail.bytes - size
-            if self.bytes > self._limit:
+            if self.bytes > self.limit_bytes:
                 self._drop_records(kept, now)
             return
 
@@ -311,7 +329,7 @@ class MemoryHistory:
         self._next_due = min(self._next_due, now + KEY_TTL)
         self._keys_bytes += KEY_BYTES + len(ident)
         self.bytes += KEY_BYTES + len(ident)
-        while self._keys_bytes * MAX_SHARE > self._limit:
+        while self._keys_bytes * MAX_SHARE > self.limit_bytes:
             self._forget_key()
 
     def _forget_key(self) -> None:
@@ -341,10 +359,8 @@ class MemoryHistory:
             yield next(iter(self._keys.values()))[0]
 
 
-def _oldest(queues: Iterable[_Queue]) -> _Channel | None:
-    """Return the channel that has entered its queue first."""
-    firsts = [channel for queue in queues if (channel := queue.first()) is not None]
-    return min(firsts, key=lambda channel: channel.since, default=None)
+def _ttl(settings: ChannelSettings) -> float:
+    return math.inf if settings.history_ttl is None else settings.history_ttl
 
 
 def _ident(channel: str, key: str) -> str | bytes:

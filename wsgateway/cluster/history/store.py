@@ -1,11 +1,15 @@
 """The interface of a history outside the process. Knows nothing of what a record means."""
 
 import asyncio
+import secrets
 from collections.abc import Sequence
+from string import ascii_letters, digits
 from typing import NamedTuple, Protocol
 
 from wsgateway.config.channels import ChannelSettings
 from wsgateway.frames import Position
+
+EPOCH_LETTERS = ascii_letters + digits
 
 
 class Append(NamedTuple):
@@ -72,6 +76,11 @@ class HistoryStore(Protocol):
 
     async def forget(self, channel: str) -> None:
         """Drop the records of a channel. Its position stays."""
+
+
+def new_epoch() -> str:
+    """Return a new epoch of 8 letters and digits, 47 random bits."""
+    return "".join([secrets.choice(EPOCH_LETTERS) for _ in range(8)])
 
 
 def announcement(prev: int, position: Position, record: bytes) -> bytes:

@@ -46,6 +46,14 @@ class Tail(Generic[T]):
     def __len__(self) -> int:
         return len(self._entries)
 
+    @property
+    def limit(self) -> int:
+        return self._limit
+
+    @property
+    def is_latest_only(self) -> bool:
+        return self._key_of is not None
+
     def append(self, prev: int, offset: int, item: T) -> None:
         """Add the item that follows `top`. Without keys, `prev` is `top`."""
         entries = self._entries
@@ -66,6 +74,12 @@ class Tail(Generic[T]):
         self.bytes -= self._size_of(item)
         if self._key_of is not None and self._offsets is not None:
             del self._offsets[self._key_of(item)]
+
+    def limit_to(self, limit: int) -> None:
+        """Keep at most `limit` items from now on. Drop the oldest that are above it."""
+        self._limit = limit
+        while len(self._entries) > limit:
+            self.drop_oldest()
 
     def clear(self) -> None:
         """Drop all items. The position stays."""
