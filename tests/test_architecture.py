@@ -70,6 +70,7 @@ ROOMS = {
         "cluster",
         "single",
         "members",
+        "owners",
         "history.scripts",
         "history.faults",
         "history.pipeline",

@@ -199,7 +199,6 @@ class Bus:
             was_up = self.is_up
             self._down(str(group.exceptions[0]) or repr(group.exceptions[0]))
         finally:
-            self._topics.close(self.failure or "the link was closed")
             await self._close(link)
         return was_up
 
@@ -338,5 +337,6 @@ class Bus:
                 reason.rstrip("."),
             )
         self.failure = reason
+        self._topics.close(reason)
         if was_up:
             self._changed(False)

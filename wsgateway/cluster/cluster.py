@@ -32,7 +32,9 @@ from wsgateway.cluster.envelopes import (
     Leave,
     Membership,
     Record,
+    ToUser,
     Unnumbered,
+    message_of,
 )
 from wsgateway.cluster.heartbeats import Heartbeats, Reports
 from wsgateway.cluster.nodes import Nodes, NodeState, node_of
@@ -55,13 +57,14 @@ MEETING = 0.25
 class Local:
     """The services of a node for the other nodes.
 
-    `deliver` sends a message to all connections of this node, or to those with the given ids. `describe` returns its
-    status for a heartbeat.
+    `deliver` sends a message to all connections of this node, or to those with the given ids. `deliver_to_user` sends
+    one to those of a user. `describe` returns the status of this node for a heartbeat.
     """
 
     deliver: Callable[[Message, Sequence[str] | None], Deliveries]
     describe: Callable[[], Info]
     answering: Answering
+    deliver_to_user: Callable[[Message, str], Deliveries]
 
 
 class Cluster:
@@ -243,16 +246,24 @@ class Cluster:
 
         With `acknowledge`, the nodes count their recipients, and `collect` waits for the counts.
         """
-        pending = self._acks.expect(ids) if acknowledge else None
-        number = 0 if pending is None else pending.number
-        payload, listed = message.payload, None if ids is None else list(ids)
+        payload, name, listed = message.payload, message.name, None if ids is None else list(ids)
         is_text, is_json = message.kind is not Kind.BYTES, message.kind is Kind.JSON
-        sent = self._publish(
-            self._all, lambda seq: Delivery(VERSION, self.node, seq, payload, is_text, listed, number, is_json)
-        )
-        if pending is not None and not (sent and self.is_up):
-            self._acks.end(pending)
-        return pending
+
+        def publish(ask: int) -> bool:
+            return self._publish(
+                self._all, lambda seq: Delivery(VERSION, self.node, seq, payload, is_text, listed, ask, is_json, name)
+            )
+
+        return self._acks.publish(publish, ids, acknowledge=acknowledge)
+
+    def publish_to_user(self, message: Message, user: str, *, acknowledge: bool) -> PendingAcks | None:
+        """Publish `message` to the connections of `user` in every other node, as `publish` does."""
+        payload, kind, name = message.payload, message.kind, message.name
+
+        def publish(ask: int) -> bool:
+            return self._publish(self._all, lambda seq: ToUser(VERSION, self.node, seq, user, payload, kind, ask, name))
+
+        return self._acks.publish(publish, None, acknowledge=acknowledge)
 
     async def collect(self, here: Deliveries, pending: PendingAcks) -> Deliveries:
         """Return the counts of all nodes that acknowledge within `timeout`, added to those of this process, `here`."""
@@ -268,9 +279,12 @@ class Cluster:
         return await self._asks.ask_within(seconds, node_id, question)
 
     async def ask_all(self, question: Question[A]) -> dict[str, A]:
-        """Return the answers of the other nodes, by node. A node that is late is left out, and skipped until its next
-        heartbeat."""
+        """Return the answers of the other nodes, by node, without those of nodes that are late."""
         return await self._asks.ask_all(question)
+
+    async def ask_each(self, questions: Sequence[tuple[str, Question[A]]]) -> list[tuple[str, A]]:
+        """Ask each question of its node, and return the answers in time, each with its node."""
+        return await self._asks.ask_each(questions)
 
     def _publish(self, topic: str, make: Callable[[int], Envelope]) -> bool:
         number = self._sequences.next(topic)
@@ -313,7 +327,7 @@ class Cluster:
 
     def _handle(self, envelope: Envelope) -> None:
         match envelope:
-            case Delivery():
+            case Delivery() | ToUser():
                 self._deliver(envelope)
             case Ack():
                 self._acks.add(envelope)
@@ -332,20 +346,20 @@ class Cluster:
             case Record() | Membership() | Forgotten():
                 self.routing.handle(envelope)
 
-    def _deliver(self, delivery: Delivery) -> None:
+    def _deliver(self, delivery: Delivery | ToUser) -> None:
         if self._local is None:
             return
-        sent = Deliveries(0, 0, 0)
-        ids, payload = delivery.ids, delivery.payload
-        own = None if ids is None else [conn_id for conn_id in ids if node_of(conn_id) == self.node]
-        if own is None or own:
-            if delivery.is_text and not _is_utf8(payload):
-                self._metrics.broker_dropped["malformed"] += 1
+        if isinstance(delivery, ToUser):
+            message = message_of(delivery.payload, delivery.kind, delivery.name)
+            counts = self._local.deliver_to_user(message, delivery.user)[:3]
+        else:
+            ids = delivery.ids
+            own = None if ids is None else [conn_id for conn_id in ids if node_of(conn_id) == self.node]
+            if own is not None and not own:
                 return
-            kind = Kind.JSON if delivery.is_json else Kind.TEXT
-            sent = self._local.deliver(Message(payload, kind if delivery.is_text else Kind.BYTES), own)
-        if delivery.ask and own != []:
-            counts = sent[:3]
+            kind = Kind.JSON if delivery.is_json else Kind.TEXT if delivery.is_text else Kind.BYTES
+            counts = self._local.deliver(message_of(delivery.payload, kind, delivery.name), own)[:3]
+        if delivery.ask:
             self._publish(
                 self.names.of_node(delivery.origin), lambda seq: Ack(VERSION, self.node, seq, delivery.ask, *counts)
             )
@@ -385,10 +399,3 @@ class Cluster:
 
 async def _answer_ping(_: Ping) -> bool:
     return True
-
-
-def _is_utf8(payload: bytes) -> bool:
-    try:
-        return payload.isascii() or bool(payload.decode())
-    except UnicodeDecodeError:
-        return False

@@ -212,6 +212,25 @@ class CountMembers(Question[UserPage], frozen=True):
     after: bytes
 
 
+class SubscribeReport(msgspec.Struct, frozen=True):
+    """The number of new subscriptions. `error` is why a connection could not be subscribed, empty if all could."""
+
+    count: Count
+    error: str
+
+
+class Subscribe(Question[SubscribeReport], frozen=True):
+    """Subscribe the connections with `ids`, of a `user`, or all, to a channel. `info` is JSON."""
+
+    name = "subscribe"
+    answer = SubscribeReport
+
+    channel: str
+    ids: Ids | None
+    user: str
+    info: str
+
+
 class Unsubscribe(Question[int], frozen=True):
     """End the subscriptions to a channel of the connections with `ids`, of a `user`, or of all, and count them."""
 
@@ -275,6 +294,12 @@ class Send(Question[SendReport], frozen=True):
 def arguments_of(question: Question[Any]) -> dict[str, Any]:
     """Return the arguments of `question`, as an envelope contains them."""
     return msgspec.structs.asdict(question)
+
+
+def with_ids(question: Question[A], ids: list[str]) -> Question[A]:
+    """Return `question` with `ids` in its field of that name."""
+    replaced: Question[A] = msgspec.structs.replace(question, ids=ids)
+    return replaced
 
 
 def question_of(kind: type[Q], arguments: dict[str, Any]) -> Q:

@@ -49,6 +49,9 @@ class SingleNode:
     def publish(self, message: Message, ids: Sequence[str] | None, *, acknowledge: bool) -> PendingAcks | None:
         """Do nothing, because there is no other node."""
 
+    def publish_to_user(self, message: Message, user: str, *, acknowledge: bool) -> PendingAcks | None:
+        """Do nothing, because there is no other node."""
+
     async def collect(self, here: Deliveries, pending: PendingAcks) -> Deliveries:
         return here
 
@@ -57,6 +60,9 @@ class SingleNode:
 
     async def ask_within(self, seconds: float, node_id: str, question: Question[A]) -> A:
         raise NodeError(f"node {node_id!r} cannot be reached, the gateway has no broker")
+
+    async def ask_each(self, questions: Sequence[tuple[str, Question[A]]]) -> list[tuple[str, A]]:
+        return []
 
     async def ask_all(self, question: Question[A]) -> dict[str, A]:
         return {}

@@ -1,22 +1,26 @@
 """The channels of one node and of all nodes of a gateway, as its pages and REST show them. Knows no HTTP."""
 
 import asyncio
+import json
 import time
 from collections.abc import Callable, Sequence
 from heapq import nsmallest
 
 from wsgateway.cluster.asking import Answering
 from wsgateway.cluster.history.memory import MemoryHistory
+from wsgateway.cluster.owners import ask_owners
 from wsgateway.cluster.questions import (
     ChannelRows,
     DescribeChannel,
     ListChannels,
     ListedChannel,
+    Subscribe,
+    SubscribeReport,
     Unsubscribe,
 )
 from wsgateway.cluster.single import AnyCluster
 from wsgateway.config.channels import MAX_HISTORY
-from wsgateway.exceptions import EnvelopeError
+from wsgateway.exceptions import ChannelError, EnvelopeError
 from wsgateway.frames import History, Position
 from wsgateway.gateway.members import MemberAnswers, MemberLists
 from wsgateway.gateway.shapes import (
@@ -28,7 +32,9 @@ from wsgateway.gateway.shapes import (
     member_info,
     publication_info,
 )
+from wsgateway.hub.channel import info_json
 from wsgateway.hub.channels import Channels
+from wsgateway.hub.hub import Hub
 from wsgateway.hub.shared_history import SharedHistory
 from wsgateway.logs import GatewayLog
 from wsgateway.text import short
@@ -46,7 +52,8 @@ class ChannelAnswers:
     `store` has the histories.
     """
 
-    def __init__(self, channels: Channels, history: MemoryHistory) -> None:
+    def __init__(self, hub: Hub, channels: Channels, history: MemoryHistory) -> None:
+        self._hub = hub
         self._channels = channels
         self.store = history
         self.members = MemberAnswers(channels)
@@ -54,8 +61,13 @@ class ChannelAnswers:
             ListChannels: self._answer_list,
             DescribeChannel: self._answer_describe,
             **self.members.answering,
+            Subscribe: self._answer_subscribe,
             Unsubscribe: self._answer_unsubscribe,
         }
+
+    def check(self, name: str) -> None:
+        """Raise `ChannelError` if there can be no such channel."""
+        self._channels.namespaces.find(name)
 
     async def names(self, prefix: str) -> list[str]:
         """Return the names that begin with `prefix`, of channels with subscribers or a history, in no order."""
@@ -136,6 +148,18 @@ class ChannelAnswers:
         following = self._channels.following
         return None if following is None else following.history
 
+    async def subscribe(self, question: Subscribe) -> SubscribeReport:
+        """Subscribe every connection that can be subscribed, and return how many."""
+        count, error, info = 0, "", json.loads(question.info)
+        for conn in self._hub.select(question.ids, question.user):
+            try:
+                if not self._channels.is_subscribed(conn, question.channel):
+                    await self._channels.subscribe_now(conn, question.channel, info=info)
+                    count += conn.is_open
+            except ChannelError as exc:
+                error = error or exc.reason
+        return SubscribeReport(count, error)
+
     def unsubscribe(self, question: Unsubscribe) -> int:
         """End subscriptions, and return how many. Raise `ChannelError`, or `ValueError` for a wrong code or reason."""
         end = self._channels.end
@@ -149,6 +173,12 @@ class ChannelAnswers:
 
     async def _answer_describe(self, question: DescribeChannel) -> ListedChannel:
         return self.row(question.channel)
+
+    async def _answer_subscribe(self, question: Subscribe) -> SubscribeReport:
+        try:
+            return await self.subscribe(question)
+        except (ValueError, RecursionError) as exc:
+            raise EnvelopeError("arguments", str(exc)) from exc
 
     async def _answer_unsubscribe(self, question: Unsubscribe) -> int:
         try:
@@ -207,6 +237,21 @@ class ChannelInspector:
         """Drop the history of a channel."""
         await self._answers.forget(name)
 
+    async def subscribe(self, name: str, ids: Sequence[str] | None, user: str, info: object) -> int:
+        """Subscribe the connections with `ids`, those of a `user`, or all. Return the number of new subscriptions.
+
+        Raise `ChannelError` if a connection cannot be subscribed, after all others are, and `MessageError` if `info` is
+        not a JSON value.
+        """
+        self._answers.check(name)
+        question = Subscribe(name, None if ids is None else list(ids), user, info_json(info))
+        own = await self._answers.subscribe(question)
+        others, _ = await ask_owners(self._cluster(), question, ids)
+        for report in (own, *others):
+            if report.error:
+                raise ChannelError(report.error)
+        return own.count + sum(report.count for report in others)
+
     async def unsubscribe(
         self, name: str, ids: Sequence[str] | None, user: str, code: int, reason: str
     ) -> Unsubscribed:
@@ -216,12 +261,8 @@ class ChannelInspector:
         """
         question = Unsubscribe(name, None if ids is None else list(ids), user, code, reason)
         own = self._answers.unsubscribe(question)
-        others = await self._cluster().ask_all(question)
-        return Unsubscribed(own + sum(others.values()), self._is_complete(others))
-
-    def _is_complete(self, answers: dict[str, int]) -> bool:
-        cluster = self._cluster()
-        return cluster.is_up and len(answers) >= len(cluster.nodes.alive())
+        others, is_complete = await ask_owners(self._cluster(), question, ids)
+        return Unsubscribed(own + sum(others), is_complete)
 
 
 def _joined(one: ListedChannel | None, other: ListedChannel) -> ListedChannel:

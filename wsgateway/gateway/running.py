@@ -217,7 +217,7 @@ def _cluster_of(parts: Parts) -> AnyCluster:
         parts.open_link,
         gateway_id=settings.id,
         broker=mask_url(settings.broker or ""),
-        local=Local(parts.hub.deliver_to_ids, answers.info, answers.answering),
+        local=Local(parts.hub.deliver_to_ids, answers.info, answers.answering, parts.hub.deliver_to_user),
         metrics=parts.metrics,
         log=parts.log,
         timeout=settings.broker_timeout,
@@ -236,12 +236,12 @@ def reason_of(error: Exception) -> str:
 
 
 def check_processes(settings: Settings, *, is_served_alone: bool) -> None:
-    """Raise `StartError` if several processes serve a gateway with a history, because only one can keep it."""
+    """Raise `StartError` if several processes serve a gateway with a history, and no broker keeps it for all."""
     histories, count = histories_in(settings.channels), worker_count(sys.argv, os.environ)
-    if histories and count > 1 and not is_served_alone:  # `wsgateway serve` has no such count
+    if histories and count > 1 and not settings.broker and not is_served_alone:  # `wsgateway serve` has no such count
         raise StartError(
-            f"{histories} is kept in one process only, and no broker can share it among {count} worker processes yet, "
-            "so serve with one worker, or set history = 0"
+            f"{histories} would be kept by each of {count} worker processes alone, so set broker to ipc:// or redis:// "
+            "to keep it for all, or serve with one worker, or set history = 0 (docs/processes.md#which-broker)"
         )
 
 

@@ -39,6 +39,8 @@ have dropped it."""
 ANSWERS_PER_TIMEOUT = 50
 """Answers after which the time limit starts again, because a few of them may be large."""
 
+CLOSED = "the history is closed, because the gateway does not run"
+
 PING = command(b"PING")
 
 
@@ -102,7 +104,7 @@ class Pipeline:
         future: asyncio.Future[R] = loop.create_future()
         backlog, size = self._backlog, len(command)
         if self._is_closed:
-            _fail(future, HistoryError("the gateway is stopping, so its history is closed"))
+            _fail(future, HistoryError(CLOSED))
         elif not backlog.fits(size):
             text = f"too many commands wait for the history in {self._name}, check whether the server is overloaded"
             self._log.limited("history overload").warning("%s", text)
@@ -139,11 +141,10 @@ class Pipeline:
                 sent.clear()
         finally:  # nothing is left unless this task is cancelled
             self._task = None
-            text = "the gateway is stopping, so its history is closed"
             for waiting in sent:
-                _fail(waiting.future, HistoryError(f"{text}; {LATE}", is_late=True))
+                _fail(waiting.future, HistoryError(f"{CLOSED}; {LATE}", is_late=True))
             if self._is_closed:
-                self._fail_all(Fault(text))
+                self._fail_all(CLOSED)
             elif self._queue:
                 self.start()
 
@@ -259,7 +260,7 @@ class Pipeline:
                 await self._disconnect()
         self._retry_at = loop.time() + RETRY
         self._report(fault)
-        self._fail_all(fault)
+        self._fail_all(f"the history in {self._name} is unavailable: {fault.text}")
         return False
 
     def _report(self, fault: Fault) -> None:
@@ -267,10 +268,9 @@ class Pipeline:
             self._is_failing = True
             self._log.warning("the history in %s is unavailable: %s", self._name, fault.text)
 
-    def _fail_all(self, fault: Fault) -> None:
+    def _fail_all(self, text: str) -> None:
         """Fail every command that waits."""
         while self._queue:
-            text = f"the history in {self._name} is unavailable: {fault.text}"
             _fail(self._queue.popleft().future, HistoryError(text))
         self._backlog.clear()
 

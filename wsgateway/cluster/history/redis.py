@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any
-from urllib.parse import quote
 from zlib import crc32
 
 from wsgateway.cluster.brokers.redis_server import RedisServer
@@ -68,11 +67,14 @@ class RedisHistory:
         new_epoch: Callable[[], str],
         log: GatewayLog,
     ) -> None:
-        """`gateway` is its id. `new_epoch` returns a text that was never an epoch before. Raise `ValueError` if
-        redis-py cannot use `url`."""
+        """`gateway` is its id as in topics. `new_epoch` returns a text that was never an epoch before.
+
+        Raise `ValueError` if redis-py cannot use `url`.
+        """
         server = RedisServer(url)
-        self._gateway = quote(gateway.casefold(), safe="").replace(".", "%2E")
-        self._epochs = (b"%b%x" % (new_epoch().encode(), number) for number in count())
+        self._gateway = gateway
+        begin = new_epoch().encode()
+        self._epochs = (b"%b%x" % (begin, number) for number in count())  # each append may need one
         self._channels: dict[str, _Channel] = {}
         probe = probe_script.in_full(probe_script.command(*self._keys_of(" ")[:3], self._topic_of_probe()))
         self._appending, self._reading = (
