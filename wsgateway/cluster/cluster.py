@@ -36,10 +36,10 @@ from wsgateway.cluster.envelopes import (
     Unnumbered,
     message_of,
 )
-from wsgateway.cluster.heartbeats import Heartbeats, Reports
+from wsgateway.cluster.heartbeats import ANSWERING, Heartbeats, Reports
 from wsgateway.cluster.nodes import Nodes, NodeState, node_of
 from wsgateway.cluster.pulse import Pulse
-from wsgateway.cluster.questions import Ping, Question
+from wsgateway.cluster.questions import Question
 from wsgateway.cluster.routing import Routing, TopicNames
 from wsgateway.cluster.sequences import Sequences
 from wsgateway.exceptions import EnvelopeError
@@ -108,7 +108,7 @@ class Cluster:
         self._asks = Asks(
             self.node,
             self.nodes,
-            answering={} if local is None else {Ping: _answer_ping, **local.answering},
+            answering={} if local is None else {**ANSWERING, **local.answering},
             publish=lambda node_id, make: self._publish(names.of_node(node_id), make),
             is_up=lambda: self.is_up,
             timeout=timeout,
@@ -395,7 +395,3 @@ class Cluster:
         self._node_left.set()
         self._unmet.discard(node_id)
         self._acks.drop_node(node_id)
-
-
-async def _answer_ping(_: Ping) -> bool:
-    return True
