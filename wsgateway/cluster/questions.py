@@ -81,9 +81,9 @@ class ChannelRows(msgspec.Struct, frozen=True):
 
 
 class MemberRows(msgspec.Struct, frozen=True):
-    """Members of one channel, by id. `version` is the number of the node's last change that they contain."""
+    """Members of one channel, by id. `number` is that of the node's last change that they contain."""
 
-    version: Count
+    number: Count
     rows: Annotated[list[MemberRow], msgspec.Meta(max_length=MAX_ROWS)]
 
 
