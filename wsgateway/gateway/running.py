@@ -26,7 +26,7 @@ from wsgateway.exceptions import HookError, ListenerError, StartError
 from wsgateway.gateway.admission import Admission
 from wsgateway.gateway.drain import Drain
 from wsgateway.gateway.parts import Parts
-from wsgateway.gateway.watchdog import Watchdog
+from wsgateway.gateway.watchdog import Calls, Watchdog
 from wsgateway.gateway.wheel import Wheel, tick_for
 from wsgateway.hub.following import Following
 from wsgateway.hub.pubsub import PubSub
@@ -111,7 +111,8 @@ class Running:
 
     def watch_loop(self) -> None:
         """Report from now on when the event loop is blocked."""
-        self.watchdog.watch(self.metrics, self.hooks.close)
+        loop, cluster = self.watchdog.loop, self.cluster
+        self.watchdog.watch(self.metrics, Calls(self.hooks.close, lambda: cluster.loop_blocked(loop)))
 
     def abandon(self) -> None:
         """Release what outlives the event loop, which was closed."""
@@ -213,7 +214,7 @@ def _cluster_of(parts: Parts) -> AnyCluster:
         parts.open_link,
         gateway_id=settings.id,
         broker=mask_url(settings.broker or ""),
-        local=Local(parts.hub.deliver_to_ids, answers.info, answers.answering),
+        local=Local(parts.hub.deliver_to_ids, answers.info, answers.answering, parts.hub.deliver_to_user),
         metrics=parts.metrics,
         log=parts.log,
         timeout=settings.broker_timeout,

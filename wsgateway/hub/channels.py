@@ -271,12 +271,7 @@ class Channels:
         check_unsubscribe(code, reason)
         if code < LOST:
             self.revocations.add(name, ids=ids, user=user)
-        if user:
-            conns = self._hub.of_user(user)
-        elif ids is None:
-            conns = self._holders(name)
-        else:
-            conns = [conn for conn in map(self._hub.connections.get, ids) if conn is not None]
+        conns = self._holders(name) if ids is None and not user else self._hub.select(ids, user)
         return sum([self.unsubscribe(conn, name, code, reason) for conn in conns])
 
     def unsubscribe(self, conn: Connection, name: str, code: int, reason: str, *, ident: int | None = None) -> bool:

@@ -230,6 +230,12 @@ class Following:
         if followed is not None and followed.shared is not None:
             followed.shared.forget()
 
+    def node_gone(self, node_id: str) -> None:
+        """Handle that the connections of another node are members of no channel any more."""
+
+    def node_present(self, node_id: str) -> None:
+        """Handle that another node has joined, or answers again."""
+
     def link_changed(self, *, is_up: bool) -> None:
         """Handle that the broker is available again, or is not any more."""
         if is_up:
