@@ -54,6 +54,7 @@ ROOMS = {
         "nodes",
         "brokers",
         "brokers.ipc",
+        "brokers.sentinel",
         "brokers.redis_server",
         "brokers.redis",
         "brokers.nats",
@@ -290,7 +291,12 @@ DOORWAYS = {
     },
     "prometheus_client": {"metrics"},
     "zmq": {"cluster.brokers.ipc", "cluster.history.service", "cluster.history.ipc"},
-    "redis": {"cluster.brokers.redis_server", "cluster.brokers.redis", "cluster.history.pipeline"},
+    "redis": {
+        "cluster.brokers.sentinel",
+        "cluster.brokers.redis_server",
+        "cluster.brokers.redis",
+        "cluster.history.pipeline",
+    },
     "nats": {"cluster.brokers.nats"},
 }
 """The modules that may import each dependency."""
