@@ -1,8 +1,6 @@
 """The members of channels over several processes: gateways that share a broker, each with clients of its own."""
 
-import asyncio
 import json
-import random
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -13,10 +11,8 @@ import anyio
 import pytest
 
 from tests.pipes import Pipe, joined
-from tests.services import BROKERS, Process, Service, broker, redis
+from tests.services import BROKERS, Service, broker
 from wsgateway import Gateway
-from wsgateway.cluster import envelopes
-from wsgateway.cluster.envelopes import VERSION, Membership
 from wsgateway.gateway.registry import registry
 from wsgateway.hub.presence import SharedPresence
 from wsgateway.protocols.v1 import SUBPROTOCOL
@@ -143,5 +139,8 @@ async def test_the_list_and_the_counts_are_those_of_all_processes(service: Servi
             for channel, part in ((ROOM, views[::2]), ("news", views[1::2])):
                 members, is_complete = await gateway.presence(channel)
                 assert sorted(member.id for member in members) == sorted(view.conn.id for view in part)
-                assert ({member.info[0] for member in members if isinstance(member.info, list)}, is_complete) == ({1}, True)
+                assert ({member.info[0] for member in members if isinstance(member.info, list)}, is_complete) == (
+                    {1},
+                    True,
+                )
                 assert await gateway.presence_counts(channel) == (3, 1, True)
