@@ -234,7 +234,8 @@ class IpcHistory:
             return
         self._loop.add_reader(self._socket.FD, self._receive)
         self._loop.add_reader(self._events.FD, self._watch)
-        self._loop.call_soon(self._receive)  # the descriptor reports changes only
+        for look in (self._receive, self._watch):
+            self._loop.call_soon(look)  # the descriptors report changes only
 
     def _open(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
         self._socket = context.socket(zmq.DEALER)
@@ -364,6 +365,8 @@ def _resolve(calls: list[_Call], results: list[Any], records: list[bytes]) -> No
     """Set the results of calls that were sent together. Raise `ValueError` or `TypeError` if these do not fit."""
     operation = calls[0].operation
     if operation == "append":
+        if len(results) != len(calls):
+            raise ValueError("results")
         for call, (offset, epoch, is_new) in zip(calls, results, strict=True):
             call.resolve((Position(epoch, offset), is_new))
     else:
