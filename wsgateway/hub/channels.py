@@ -115,6 +115,7 @@ class Channels:
         """Forget every channel without calling anybody, because the event loop was closed."""
         self._by_name.clear()
         self._returning.clear()
+        self.following = None
         self._metrics.channels = self._metrics.subscriptions = 0
 
     # Subscriptions
@@ -270,12 +271,7 @@ class Channels:
         check_unsubscribe(code, reason)
         if code < LOST:
             self.revocations.add(name, ids=ids, user=user)
-        if user:
-            conns = self._hub.of_user(user)
-        elif ids is None:
-            conns = self._holders(name)
-        else:
-            conns = [conn for conn in map(self._hub.connections.get, ids) if conn is not None]
+        conns = self._holders(name) if ids is None and not user else self._hub.select(ids, user)
         return sum([self.unsubscribe(conn, name, code, reason) for conn in conns])
 
     def unsubscribe(self, conn: Connection, name: str, code: int, reason: str, *, ident: int | None = None) -> bool:

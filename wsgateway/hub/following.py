@@ -115,6 +115,8 @@ class Following:
             if shared is not None:
                 shared.want(wanted)
             await self._joined(followed.joining)
+            if name in self._lingering:
+                self.release(name)
         return None if shared is None else await shared.page_for(self._wish(wanted, shared.settings))
 
     async def _joined(self, joining: asyncio.Task[None]) -> None:
@@ -228,6 +230,12 @@ class Following:
         if followed is not None and followed.shared is not None:
             followed.shared.forget()
 
+    def node_gone(self, node_id: str) -> None:
+        """Handle that the connections of another node are members of no channel any more."""
+
+    def node_present(self, node_id: str) -> None:
+        """Handle that another node has joined, or answers again."""
+
     def link_changed(self, *, is_up: bool) -> None:
         """Handle that the broker is available again, or is not any more."""
         if is_up:
@@ -249,7 +257,10 @@ class Following:
             followed = next(iter(self._lingering.values()))
             if now - followed.left < LINGERING:
                 break
-            self._drop(followed)
+            if followed.joining is None:
+                self._drop(followed)
+            else:
+                self.release(followed.name)
         silent = time.monotonic() - CHECK_INTERVAL
         for shared in [*self._quiet.values()][:MAX_CHECKED]:
             if shared.heard > silent:

@@ -144,6 +144,15 @@ class Hub:
         """Return the open connections with that `user_id`, oldest first."""
         return list(self._users.get(user_id, ()))
 
+    def select(self, ids: Iterable[str] | None, user: str = "") -> list[Connection]:
+        """Return the open connections of `user`, or those with `ids`, each once, or, without either, every one."""
+        if user:
+            return self.of_user(user)
+        if ids is None:
+            return list(self._open.values())
+        conns = map(self._open.get, dict.fromkeys(ids))
+        return [conn for conn in conns if conn is not None]
+
     def make_fast(self, outbox: Outbox, write: Write) -> bool:
         """Pass what is sent to `outbox`, which is empty, to `write`. Return False if something may be waiting again."""
         while any(audience.is_pending for audience in outbox.audiences):  # it was queued for it, as a slow member
@@ -255,6 +264,10 @@ class Hub:
     def deliver_to_ids(self, message: Message, ids: Sequence[str] | None) -> Deliveries:
         """Send `message`, which another node has published, to the open connections with `ids`, or to every one."""
         return self.deliver(message, self.everybody) if ids is None else self.deliver_to(message, ids)
+
+    def deliver_to_user(self, message: Message, user: str) -> Deliveries:
+        """Send `message`, which another node has published, to the open connections of `user`."""
+        return self.deliver_to(message, self.of_user(user))
 
     def _count_out(self, count: int, size: int) -> None:
         metrics = self._metrics

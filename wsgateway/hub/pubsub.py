@@ -127,7 +127,9 @@ class PubSub:
             message = NamedMessage(message.payload, message.kind, target.name)
         if target.user:
             conns = [conn for conn in self._hub.of_user(target.user) if conn is not but]
-            return self._receipt_of_here(self._hub.deliver_to(message, conns))
+            delivered = self._hub.deliver_to(message, conns)
+            pending = self._cluster.publish_to_user(message, target.user, acknowledge=counts)
+            return Receipt(delivered, self._cluster, pending)
         to = target.connections
         if counts:
             return self.publish_to(message, to, but=but)

@@ -252,7 +252,7 @@ class RecoveryMachine(RuleBasedStateMachine):
     def answer_read_of_client(self, client: int) -> None:
         here = self.clients[client]
         read, process = here.read, here.process
-        if process is None or process.replica is None or process.replica.state is not State.LIVE:
+        if process is None or process.replica is None or process.replica.state is State.JOINING:
             return
         if read is not None and read.page is not None:
             here.read = None
@@ -324,13 +324,14 @@ class RecoveryMachine(RuleBasedStateMachine):
             self.come(client, process, 0, 0)
 
     def _admit_waiting(self, process: Process) -> None:
-        """Subscribe the clients that wait for the channel to be live, or read what they need."""
+        """Subscribe the clients that wait until the channel has joined, or read what they need."""
         for client in self.clients:
             replica = process.replica
             if client.process is not process or client.is_subscribed or client.read is not None:
                 continue
-            if replica is None or replica.state is not State.LIVE:
+            if replica is None or replica.state is State.JOINING:
                 return
+            SEEN[f"admitted while {replica.state.value}"] += 1
             above = replica.above(client.wish(self.is_latest_only))
             if above is None:
                 self._admit(client, replica, None)

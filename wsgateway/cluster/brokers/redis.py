@@ -2,16 +2,13 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
-from urllib.parse import parse_qsl, urlsplit
 
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from wsgateway.cluster.brokers import Link, Open, fail
+from wsgateway.cluster.brokers.redis_server import RedisServer
 from wsgateway.exceptions import BrokerError
 
 TIMEOUT = 2.0
@@ -95,28 +92,15 @@ class RedisLink:
 
 def opener(url: str) -> Open:
     """Return a function that opens links to the broker at `url`. Raise `ValueError` if redis-py cannot use it."""
-    if url.startswith("unix://") and not urlsplit(url).path:
-        raise ValueError("it does not name a socket, as unix:///run/redis.sock does")
-
-    checks: dict[str, Any] = {}
-    if url.startswith("rediss://"):  # redis-py before 6 accepts any valid certificate for every host
-        checks = {"ssl_check_hostname": ("ssl_cert_reqs", "none") not in parse_qsl(urlsplit(url).query)}
-
-    def client(timeout: float | None) -> "Redis":
-        """Return a client. Options that `url` sets take precedence."""
-        return Redis.from_url(
-            url,
-            protocol=2,
-            socket_timeout=timeout,
-            socket_connect_timeout=TIMEOUT,
-            retry=Retry(NoBackoff(), 0),
-            **checks,
-        )
+    server = RedisServer(url)
 
     async def open_link(topics: Sequence[str]) -> Link:
-        reading = client(None)  # it may wait for long
-        pubsub = reading.pubsub()
-        link = RedisLink(client(TIMEOUT), reading, pubsub)
+        try:
+            reading = await server.client(answer_seconds=None)  # it may wait for long
+            pubsub = reading.pubsub()
+            link = RedisLink(await server.client(answer_seconds=TIMEOUT), reading, pubsub)
+        except (RedisError, OSError) as exc:
+            raise BrokerError(str(exc) or repr(exc)) from exc
         try:
             await pubsub.subscribe(*topics)
         except BaseException as exc:
@@ -126,10 +110,4 @@ def opener(url: str) -> Open:
             raise
         return link
 
-    try:
-        pool: Any = client(None).connection_pool
-        pool.make_connection()  # which connects to nothing yet
-    except (TypeError, RedisError):
-        names = ", ".join(name for name, _ in parse_qsl(urlsplit(url).query))
-        raise ValueError(f"redis-py does not know a parameter of its query string: {names}") from None
     return open_link

@@ -151,9 +151,10 @@ class Replica:
     def recover(self, wish: Wish, now: float, page: Page | None = None) -> Recovery:
         """Return the recovery of a client that subscribes now. Afterwards, it receives every delivered publication.
 
-        `page` was read above the offset that `above` has returned. It is used up to the position only.
+        `page` was read above the offset that `above` has returned. It is used up to the position only. While the
+        replica is healing, the client is where all subscribers are, and is notified of a loss with them.
         """
-        assert self.state is State.LIVE
+        assert self.state is not State.JOINING
         tail = self.tail if page is None else self._joined_with(page)
         return recover(tail, wish, limit=self._limit, now=now)
 
