@@ -22,7 +22,7 @@ import zmq
 from tests.clocks import jumping, pass_time
 from wsgateway.cluster.brokers import Link, opener
 from wsgateway.cluster.brokers.ipc import Proxy, take_proxy
-from wsgateway.cluster.history.ipc import MAX_ASKED, MAX_WAITING, TIMEOUT, IpcHistory
+from wsgateway.cluster.history.ipc import MAX_ASKED, MAX_WAITING, PATIENCE, TIMEOUT, IpcHistory
 from wsgateway.cluster.history.requests import MAX_RECORD, VERSION, Answer, encode_answer
 from wsgateway.cluster.history.store import Append, Request, parse_announcement
 from wsgateway.config.channels import ChannelSettings
@@ -106,6 +106,11 @@ def other_process(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
             yield process
         finally:
             process.kill()
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, process.pid, os.WSTOPPED)
 
 
 @contextmanager
@@ -210,6 +215,25 @@ async def test_an_append_that_was_sent_may_have_been_stored_and_nothing_overtake
 
 
 @jumping
+async def test_a_server_that_never_answers_is_connected_to_again(folder: Path) -> None:
+    with scripted_server(folder) as router:
+        async with history(folder) as store:
+            lost = store.append(publication(b"one"))
+            first, _, _ = await next_request(router)
+            await pass_time(TIMEOUT + PATIENCE)
+            assert isinstance(lost.exception(), HistoryError)
+            waiting = store.append(publication(b"two"))
+            await pass_time(TIMEOUT)
+            assert isinstance(waiting.exception(), HistoryError)
+            again = store.append(publication(b"three"))
+            client, (_, number, *_), records = await next_request(router)
+            assert client != first
+            assert records == [b"three"]
+            router.send_multipart([client, encode_answer(Answer(number, "", [(1, "e", True)]))])
+            await done(again)
+
+
+@jumping
 async def test_what_comes_while_a_request_is_answered_forms_the_next(folder: Path) -> None:
     with scripted_server(folder) as router:
         async with history(folder) as store:
@@ -269,7 +293,7 @@ async def test_the_process_with_the_server_is_killed_and_another_takes_over(fold
     with other_process(folder) as process:
         async with history(folder) as store:
             before, _ = await store.append(publication(b"one"))
-            process.send_signal(signal.SIGSTOP)
+            stop(process)
             sent = store.append(publication(b"two"))
             await asyncio.sleep(0)  # it is sent at the end of this iteration
             waiting = store.append(publication(b"three"))
@@ -291,7 +315,7 @@ async def test_a_process_with_the_server_that_is_stopped_for_a_while_stores_in_o
         async with history(folder) as store:
             first = store.append(publication(b"one"))
             await done(first)
-            process.send_signal(signal.SIGSTOP)
+            stop(process)
             late = store.append(publication(b"two"))
             await pass_time(TIMEOUT + 1)
             with pytest.raises(HistoryError, match="not answered") as error:
