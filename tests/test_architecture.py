@@ -112,6 +112,7 @@ ROOMS = {
         "signals",
         "admission",
         "channels",
+        "relay",
         "answers",
         "inspector",
         "parts",
