@@ -119,6 +119,7 @@ ROOMS = {
         "admission",
         "members",
         "channels",
+        "relay",
         "answers",
         "inspector",
         "parts",
