@@ -21,7 +21,7 @@ from wsgateway.cluster.brokers import Link, opener
 from wsgateway.cluster.brokers.ipc import take_proxy
 from wsgateway.cluster.brokers.redis import RedisLink
 from wsgateway.cluster.bus import Bus
-from wsgateway.cluster.cluster import NODE_LINES, Cluster, Local
+from wsgateway.cluster.cluster import Cluster, Local
 from wsgateway.cluster.envelopes import (
     MAX_NODES,
     VERSION,
@@ -37,6 +37,7 @@ from wsgateway.cluster.envelopes import (
     decode,
     encode,
 )
+from wsgateway.cluster.heartbeats import NODE_LINES
 from wsgateway.cluster.questions import Question
 from wsgateway.exceptions import BrokerError, NodeError
 from wsgateway.frames import NamedMessage

@@ -136,11 +136,13 @@ def check_workers(workers: str, settings: Settings) -> Iterator[Finding]:
     """Check `workers`, the text of WEB_CONCURRENCY, which may be nonsense. A broker joins processes if it is set."""
     if not workers.strip().isdecimal() or int(workers) < 2:
         return
+    if settings.broker:
+        return
     histories = histories_in(settings.channels)
     if histories:
-        text = f"{workers.strip()} workers, but {histories} is kept in one process only, so none of them starts"
-        yield serious(text, "run one process, or set history = 0")
-    elif not settings.broker:
+        text = f"{workers.strip()} workers without a broker: {histories} would be kept by each alone, so none starts"
+        yield serious(text, "run one process, or set a broker, or set history = 0")
+    else:
         text = f"{workers.strip()} workers without a broker: a message reaches only the clients of one worker"
         yield serious(text, "run one process, or set a broker")
 

@@ -89,7 +89,7 @@ class Asks:
     async def ask_all(self, question: Question[A]) -> dict[str, A]:
         """Return the answers of the other nodes, by node. A node that is late is left out, and skipped until its next
         heartbeat."""
-        nodes = [node for node in self._nodes.alive() if not node.is_late]
+        nodes = [node for node in self._nodes.present() if not node.is_late]
         return dict(await self.ask_each([(node.id, question) for node in nodes]))
 
     async def ask_each(self, questions: Sequence[tuple[str, Question[A]]]) -> list[tuple[str, A]]:

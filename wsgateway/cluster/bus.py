@@ -133,6 +133,12 @@ class Bus:
         self._wake.set()
         return True
 
+    def publish_first(self, topic: str, data: bytes) -> None:
+        """Write `data` to `topic` before everything that waits. Drop it if the broker is unavailable."""
+        if self.is_up:
+            self._probes.append((topic, data))
+            self._wake.set()
+
     @property
     def topics(self) -> int:
         """How many topics are followed."""
@@ -193,7 +199,6 @@ class Bus:
             was_up = self.is_up
             self._down(str(group.exceptions[0]) or repr(group.exceptions[0]))
         finally:
-            self._topics.close(self.failure or "the link was closed")
             await self._close(link)
         return was_up
 
@@ -332,5 +337,6 @@ class Bus:
                 reason.rstrip("."),
             )
         self.failure = reason
+        self._topics.close(reason)
         if was_up:
             self._changed(False)

@@ -5,7 +5,6 @@ The caller passes how to deliver messages. Knows no connections and no particula
 
 import asyncio
 import logging
-import math
 import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -32,12 +31,14 @@ from wsgateway.cluster.envelopes import (
     Info,
     Leave,
     Membership,
-    OfChannel,
     Record,
     ToUser,
+    Unnumbered,
     message_of,
 )
+from wsgateway.cluster.heartbeats import ANSWERING, Heartbeats, Reports
 from wsgateway.cluster.nodes import Nodes, NodeState, node_of
+from wsgateway.cluster.pulse import Pulse
 from wsgateway.cluster.questions import Question
 from wsgateway.cluster.routing import Routing, TopicNames
 from wsgateway.cluster.sequences import Sequences
@@ -50,15 +51,6 @@ A = TypeVar("A")
 
 MEETING = 0.25
 """Seconds in which the other nodes answer a new one. A node that takes longer is known from its next heartbeat."""
-
-HEARTBEAT = 10.0
-"""Seconds between two heartbeats of a node."""
-
-LEASE_CHECK = 0.5
-"""Seconds between two checks for overdue heartbeats; a part of `HEARTBEAT`."""
-
-NODE_LINES = 10
-"""Lines of the log per second for nodes that join or are lost."""
 
 
 @dataclass(slots=True)
@@ -116,16 +108,35 @@ class Cluster:
         self._asks = Asks(
             self.node,
             self.nodes,
-            answering={} if local is None else local.answering,
+            answering={} if local is None else {**ANSWERING, **local.answering},
             publish=lambda node_id, make: self._publish(names.of_node(node_id), make),
             is_up=lambda: self.is_up,
             timeout=timeout,
             log=log,
         )
-        self._heart: asyncio.Task[None] | None = None
+        self._pulse = Pulse(open_link, self.node, self._all, unused=f"{names.of_node(self.node)}.pulse", log=log)
+        self._heartbeats = self._create_heartbeats()
         self._unmet: set[str] = set()
         self._met = asyncio.Event()
         self._node_left = asyncio.Event()
+
+    def _create_heartbeats(self) -> Heartbeats:
+        return Heartbeats(
+            self.node,
+            self.nodes,
+            self._asks,
+            Reports(
+                send=lambda data: self._bus.publish_first(self._all, data),
+                report=self.notify,
+                lost=self._drop_node,
+                absent=self.routing.node_gone,
+                present=self.routing.node_present,
+            ),
+            is_up=lambda: self.is_up,
+            is_serving=self.is_serving,
+            metrics=self._metrics,
+            log=self._log,
+        )
 
     # Joining and leaving
 
@@ -152,7 +163,7 @@ class Cluster:
     async def start(self) -> None:
         """Join. Wait at most `MEETING` seconds until the other nodes are known, but not for an unavailable broker."""
         await self._bus.start()
-        self._heart = asyncio.create_task(self._beat())
+        self._heartbeats.start()
         if self.is_up:
             with suppress(TimeoutError):  # there is no other node
                 async with asyncio.timeout(MEETING):
@@ -162,10 +173,7 @@ class Cluster:
 
     async def aclose(self) -> None:
         """Leave. May be called twice."""
-        if self._heart is not None:
-            self._heart.cancel()
-            await asyncio.wait({self._heart})
-            self._heart = None
+        if await self._heartbeats.aclose():
             self._publish(self._all, lambda seq: Leave(VERSION, self.node, seq, self.node))
         await self._bus.aclose()
         await self._asks.aclose()
@@ -178,17 +186,13 @@ class Cluster:
             self._node_left.clear()
             await self._node_left.wait()
 
-    async def _beat(self) -> None:
-        beaten = -math.inf
-        while True:
-            if self._local is not None and time.monotonic() - beaten >= HEARTBEAT:
-                beaten = time.monotonic()
-                self._send_heartbeat(is_new=False)
-            for node in self.nodes.expire(time.monotonic()):
-                log = self._log.limited("lost", burst=NODE_LINES)
-                log.warning("node %s (%s, pid %d) is lost", node.id, node.info.host, node.info.pid)
-                self._drop_node(node.id)
-            await asyncio.sleep(LEASE_CHECK)  # silence has no event
+    def loop_blocked(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Send heartbeats from a thread until `loop`, on which this node runs, is not blocked any more.
+
+        Call it in a thread other than that of `loop`.
+        """
+        if self.is_up and self._local is not None:
+            self._pulse.begin(loop)
 
     def notify(self) -> None:
         """Send the state of this process to the other nodes now, instead of with the next heartbeat."""
@@ -303,11 +307,13 @@ class Cluster:
                 self.routing.announced(data)
                 return
             if envelopes.origin_of(data) == self._own:
+                if self._heartbeats.echoes:
+                    self._heartbeats.echoes.discard(data)
                 return
             envelope = envelopes.decode(data)
             if envelope.origin == self.node:
                 raise EnvelopeError("malformed", "it names this process as its origin, in another encoding")
-            if not isinstance(envelope, OfChannel):
+            if envelope.seq or not isinstance(envelope, Unnumbered):
                 self._metrics.broker_lost += self._sequences.lost_before(envelope.origin, topic, envelope.seq)
             self._handle(envelope)
         except EnvelopeError as exc:
@@ -360,21 +366,15 @@ class Cluster:
 
     def _handle_heartbeat(self, heartbeat: Heartbeat) -> None:
         if heartbeat.info is not None:
-            self._add_node(heartbeat.origin, heartbeat.info)
+            self._heartbeats.add(heartbeat.origin, heartbeat.info)
+        else:
+            self._heartbeats.touch(heartbeat.origin)
         if heartbeat.is_new and self._local is not None:
+            self.routing.node_present(heartbeat.origin)
             self._welcome(heartbeat.origin, self._local.describe())
 
-    def _add_node(self, node_id: str, info: Info) -> None:
-        if not self.nodes.make_space(node_id):
-            self._metrics.broker_dropped["nodes"] += 1
-            text = "node %s (%s, pid %d) is not added: too many processes report that they belong to this gateway"
-            self._log.limited("too many nodes").warning(text, node_id, info.host, info.pid)
-        elif self.nodes.see(node_id, info, time.monotonic()):
-            log = self._log.limited("joined", burst=NODE_LINES)
-            log.info("node %s (%s, pid %d) has joined", node_id, info.host, info.pid)
-
     def _handle_welcome(self, here: Here) -> None:
-        self._add_node(here.origin, here.info)
+        self._heartbeats.add(here.origin, here.info)
         if self._met.is_set():
             return
         self._unmet |= set(here.peers) - {self.node}
@@ -391,6 +391,7 @@ class Cluster:
 
     def _drop_node(self, node_id: str) -> None:
         """Stop waiting for a node that has left or is lost."""
+        self._heartbeats.set_absent(node_id)
         self._node_left.set()
         self._unmet.discard(node_id)
         self._acks.drop_node(node_id)

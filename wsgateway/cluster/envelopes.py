@@ -90,10 +90,15 @@ class Ack(_Envelope, frozen=True, tag=2):
 
 
 class Heartbeat(_Envelope, frozen=True, tag=3):
-    """The origin is alive. `info` is None if it only publishes. With `is_new`, it asks every node for `Here`."""
+    """The origin is alive. With `is_new`, it asks every node for `Here`.
+
+    `info` is its report about itself. It is None if the origin only publishes, and in most heartbeats of a node. `seq`
+    is 0 where it is None, because such a heartbeat may overtake other envelopes; `mark` then distinguishes it.
+    """
 
     info: Info | None
     is_new: bool = False
+    mark: Count = 0
 
 
 class Leave(_Envelope, frozen=True, tag=4):
@@ -154,15 +159,27 @@ class Tally(_Envelope, frozen=True, tag=9):
     ask: Count
 
 
+ConnId = Annotated[str, msgspec.Meta(max_length=64)]
+
+MemberRow = tuple[ConnId, str, str]
+"""A member of a channel: the id, the user, and the info, which is JSON."""
+
+MAX_ROWS = 10_000
+"""Members in one envelope."""
+
+
 class Membership(_Envelope, frozen=True, tag=10):
     """Members that have joined a channel or left it in the origin's process, on the channel's topic; `seq` is 0.
 
-    `joined` are the id, the user, and the info (JSON) of each, `left` are ids.
+    `number` counts the changes of the origin over all channels. `prev` is the number of the change before it in this
+    channel, 0 if the origin had no members.
     """
 
     channel: Name
-    joined: list[tuple[str, str, str]]
-    left: list[str]
+    joined: Annotated[list[MemberRow], msgspec.Meta(max_length=MAX_ROWS)]
+    left: Annotated[list[ConnId], msgspec.Meta(max_length=MAX_ROWS)]
+    prev: Count
+    number: Count
 
 
 class ToUser(_Envelope, frozen=True, tag=11):
@@ -189,6 +206,9 @@ Direct = Ack | Ask | Answer | Here
 
 OfChannel = Record | Membership | Forgotten
 """Envelopes on the topic of a channel. Their `seq` is 0."""
+
+Unnumbered = OfChannel | Heartbeat
+"""Envelopes whose `seq` may be 0."""
 
 Envelope = Delivery | ToUser | Tally | Heartbeat | Leave | OfChannel | Direct
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from wsgateway.cluster.envelopes import MAX_IDS, Count
+from wsgateway.cluster.envelopes import MAX_IDS, MAX_ROWS, Count, MemberRow
 from wsgateway.exceptions import EnvelopeError
 from wsgateway.metrics import Samples
 
@@ -81,10 +81,25 @@ class ChannelRows(msgspec.Struct, frozen=True):
 
 
 class MemberRows(msgspec.Struct, frozen=True):
-    """How many members a channel has, and some of them: the id, the user, and the info, which is JSON."""
+    """Members of one channel, by id. `number` is that of the node's last change that they contain."""
 
-    total: Count
-    rows: list[tuple[str, str, str]]
+    number: Count
+    rows: Annotated[list[MemberRow], msgspec.Meta(max_length=MAX_ROWS)]
+
+
+class MemberPage(msgspec.Struct, frozen=True):
+    """The members of some channels, of which the last list may not be complete unless `is_last`."""
+
+    lists: list[MemberRows]
+    is_last: bool
+
+
+class UserPage(msgspec.Struct, frozen=True):
+    """The number of connections in a channel, and hashes of some of their users, each of 8 bytes."""
+
+    connections: Count
+    hashes: bytes
+    is_last: bool
 
 
 # The questions
@@ -98,6 +113,13 @@ class Question(msgspec.Struct, Generic[A], frozen=True):
 
     name: ClassVar[str]
     answer: ClassVar[Any]
+
+
+class Ping(Question[bool], frozen=True):
+    """Show that the node is running. Any answer does, also a refusal of an earlier version."""
+
+    name = "ping"
+    answer = bool
 
 
 class Search(Question[int], frozen=True):
@@ -170,14 +192,24 @@ class DescribeChannel(Question[ListedChannel], frozen=True):
     channel: str
 
 
-class Members(Question[MemberRows], frozen=True):
-    """List the first `limit` members of a channel."""
+class Members(Question[MemberPage], frozen=True):
+    """List the members of `channels` in this node, those of the first one from the id `after` on."""
 
-    name = "members"
-    answer = MemberRows
+    name = "member_page"
+    answer = MemberPage
+
+    channels: Annotated[list[str], msgspec.Meta(max_length=MAX_ROWS)]
+    after: str
+
+
+class CountMembers(Question[UserPage], frozen=True):
+    """Count the members of a channel in this node, and list the hashes of their users from `after` on."""
+
+    name = "member_counts"
+    answer = UserPage
 
     channel: str
-    limit: Count
+    after: bytes
 
 
 class SubscribeReport(msgspec.Struct, frozen=True):

@@ -42,6 +42,8 @@ class ChannelEvents(Protocol):
 
     def changed_members(self, membership: Membership) -> None: ...
     def forgotten(self, channel: str) -> None: ...
+    def node_gone(self, node_id: str) -> None: ...
+    def node_present(self, node_id: str) -> None: ...
 
     def link_changed(self, *, is_up: bool) -> None:
         """Handle that the broker is available again, or is not any more."""
@@ -90,6 +92,16 @@ class Routing:
                 self.events.changed_members(envelope)
             case Forgotten():
                 self.events.forgotten(envelope.channel)
+
+    def node_gone(self, node_id: str) -> None:
+        """Handle that the connections of another node are members of no channel any more."""
+        if self.events is not None:
+            self.events.node_gone(node_id)
+
+    def node_present(self, node_id: str) -> None:
+        """Handle that another node has joined, or answers again."""
+        if self.events is not None:
+            self.events.node_present(node_id)
 
     def link_changed(self, *, is_up: bool) -> None:
         if self.events is not None:

@@ -1,5 +1,6 @@
 """The cluster of a gateway without a broker, and the type of either kind of cluster."""
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -33,6 +34,9 @@ class SingleNode:
         """Do nothing, because there is no broker to leave."""
 
     def notify(self) -> None:
+        """Do nothing, because there is no other node."""
+
+    def loop_blocked(self, loop: asyncio.AbstractEventLoop) -> None:
         """Do nothing, because there is no other node."""
 
     def is_remote(self, conn_id: str) -> bool:

@@ -3,6 +3,7 @@ in batches, and reports what the link has done.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Sequence
 
 from wsgateway.cluster.brokers import fail
@@ -17,7 +18,7 @@ class Topics:
 
     `_subscribed` has the topics whose subscription the current link has begun, from the moment a batch is taken until
     their end is taken. `_in_force` has those that it has confirmed. A topic where both sets disagree with `_followed`
-    is in `_changed`. Only followed topics have futures in `_waiting`.
+    is in `_changed` or, for the next batches, in `_next`. Only followed topics have futures in `_waiting`.
     """
 
     def __init__(self) -> None:
@@ -28,6 +29,7 @@ class Topics:
         self._subscribed: set[str] = set()
         self._in_force: set[str] = set()
         self._changed: dict[str, None] = {}
+        self._next: deque[str] = deque()
         self._waiting: dict[str, list[asyncio.Future[None]]] = {}
         self._failure: str | None = "the broker is not connected yet"
 
@@ -63,7 +65,7 @@ class Topics:
     def open(self) -> None:
         """Begin with a new link, which is subscribed to none of the topics."""
         self._failure = None
-        self._changed = dict.fromkeys(self._followed)
+        self._next.extend(self._followed)
         self.changed.set()
 
     def close(self, reason: str) -> None:
@@ -72,6 +74,7 @@ class Topics:
         self._subscribed.clear()
         self._in_force.clear()
         self._changed.clear()
+        self._next.clear()
         waiting, self._waiting = self._waiting, {}
         for futures in waiting.values():
             for future in futures:
@@ -84,9 +87,11 @@ class Topics:
         """
         added: list[str] = []
         removed: list[str] = []
-        while self._changed and len(added) < TOPIC_BATCH and len(removed) < TOPIC_BATCH:
-            topic = next(iter(self._changed))
-            del self._changed[topic]
+        while (self._next or self._changed) and len(added) < TOPIC_BATCH and len(removed) < TOPIC_BATCH:
+            if not self._next:
+                self._next.extend(self._changed)
+                self._changed.clear()
+            topic = self._next.popleft()
             if topic in self._followed:
                 if topic not in self._subscribed:
                     added.append(topic)

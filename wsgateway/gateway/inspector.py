@@ -26,15 +26,16 @@ from wsgateway.gateway.answers import Answers
 from wsgateway.gateway.channels import ChannelInspector
 from wsgateway.gateway.registry import GatewayState
 from wsgateway.gateway.shapes import Closed, NodeInfo
+from wsgateway.logs import GatewayLog
 from wsgateway.metrics import Samples
 
 
 class Inspector:
     """Inspects a gateway across all its nodes. A node that does not answer in time is left out, and logged."""
 
-    def __init__(self, answers: Answers, cluster: Callable[[], AnyCluster]) -> None:
+    def __init__(self, answers: Answers, cluster: Callable[[], AnyCluster], log: GatewayLog) -> None:
         self._answers = answers
-        self.channels = ChannelInspector(answers.channels, cluster)
+        self.channels = ChannelInspector(answers.channels, cluster, log)
         self._current_cluster = cluster
         self._counting: asyncio.Future[dict[str, dict[str, float]]] | None = None
 
@@ -54,7 +55,9 @@ class Inspector:
         nodes = [_own_info(cluster.node, self._answers.info())] if cluster.is_serving else []
         for node in cluster.nodes.shown():
             counted = totals.get(node.id, {}).get("connections", node.info.connections)
-            nodes.append(_node_info(node.id, node.info, node.state, now - node.seen, connections=int(counted)))
+            age = node.info.age + now - node.reported
+            silent = now - node.seen
+            nodes.append(_node_info(node.id, node.info, node.state, silent, age=age, connections=int(counted)))
         return nodes
 
     @property
@@ -131,10 +134,10 @@ class Inspector:
 
 
 def _own_info(node_id: str, info: Info) -> NodeInfo:
-    return _node_info(node_id, info, NodeState.ALIVE, 0.0, connections=info.connections)
+    return _node_info(node_id, info, NodeState.ALIVE, 0.0, age=info.age, connections=info.connections)
 
 
-def _node_info(node_id: str, info: Info, state: NodeState, silent: float, *, connections: int) -> NodeInfo:
+def _node_info(node_id: str, info: Info, state: NodeState, silent: float, *, age: float, connections: int) -> NodeInfo:
     is_alive = state is NodeState.ALIVE
     return NodeInfo(
         id=node_id,
@@ -142,7 +145,7 @@ def _node_info(node_id: str, info: Info, state: NodeState, silent: float, *, con
         host=info.host,
         pid=info.pid,
         version=info.version,
-        age=round(info.age + silent, 3),
+        age=round(age, 3),
         silent=round(max(0.0, silent), 3),
         connections=connections if is_alive else 0,
         messages_in=info.messages_in,

@@ -78,7 +78,7 @@ def create_parts(
         history=history,
         channels=channels,
         answers=answers,
-        inspector=Inspector(answers, cluster),
+        inspector=Inspector(answers, cluster, log),
         rates=RateLimits(settings.send_rate, settings.send_burst),
         open_link=opener(settings.broker) if settings.broker else None,
     )

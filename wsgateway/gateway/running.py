@@ -26,9 +26,10 @@ from wsgateway.exceptions import HookError, ListenerError, StartError
 from wsgateway.gateway.admission import Admission
 from wsgateway.gateway.drain import Drain
 from wsgateway.gateway.parts import Parts
-from wsgateway.gateway.watchdog import Watchdog
+from wsgateway.gateway.watchdog import Calls, Watchdog
 from wsgateway.gateway.wheel import Wheel, tick_for
 from wsgateway.hub.following import Following
+from wsgateway.hub.presence import SharedPresence
 from wsgateway.hub.pubsub import PubSub
 from wsgateway.hub.shared_channel import Subscribers
 from wsgateway.hub.shared_history import SharedHistory
@@ -111,7 +112,8 @@ class Running:
 
     def watch_loop(self) -> None:
         """Report from now on when the event loop is blocked."""
-        self.watchdog.watch(self.metrics, self.hooks.close)
+        loop, cluster = self.watchdog.loop, self.cluster
+        self.watchdog.watch(self.metrics, Calls(self.hooks.close, lambda: cluster.loop_blocked(loop)))
 
     def abandon(self) -> None:
         """Release what outlives the event loop, which was closed."""
@@ -183,10 +185,12 @@ async def _sharing(parts: Parts, cluster: Cluster, pubsub: PubSub) -> AsyncItera
     )
     history = None if store is None else SharedHistory(store, cluster, parts.metrics, parts.log)
     subscribers = Subscribers(pubsub.deliver, channels.to_notify, channels.lose, lambda: cluster.is_up)
+    presence = SharedPresence(cluster, parts.hub, channels.find, parts.log)
     following = Following(
         channels.namespaces,
         cluster,
         history,
+        presence,
         subscribers,
         max_bytes=settings.outbox_bytes,
         metrics=parts.metrics,
@@ -232,12 +236,12 @@ def reason_of(error: Exception) -> str:
 
 
 def check_processes(settings: Settings, *, is_served_alone: bool) -> None:
-    """Raise `StartError` if several processes serve a gateway with a history, because only one can keep it."""
+    """Raise `StartError` if several processes serve a gateway with a history, and no broker keeps it for all."""
     histories, count = histories_in(settings.channels), worker_count(sys.argv, os.environ)
-    if histories and count > 1 and not is_served_alone:  # `wsgateway serve` has no such count
+    if histories and count > 1 and not settings.broker and not is_served_alone:  # `wsgateway serve` has no such count
         raise StartError(
-            f"{histories} is kept in one process only, and no broker can share it among {count} worker processes yet, "
-            "so serve with one worker, or set history = 0"
+            f"{histories} would be kept by each of {count} worker processes alone, so set broker to ipc:// or redis:// "
+            "to keep it for all, or serve with one worker, or set history = 0 (docs/processes.md#which-broker)"
         )
 
 

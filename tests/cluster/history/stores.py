@@ -17,17 +17,19 @@ from wsgateway.cluster.history.store import (
     Request,
     StoredPage,
     announcement,
+    new_epoch,
     parse_announcement,
 )
 from wsgateway.cluster.history.stores import open_store
 from wsgateway.config.channels import ChannelSettings
 from wsgateway.config.values import Keep
 from wsgateway.frames import Position, Publication
-from wsgateway.gateway.parts import new_epoch
 from wsgateway.logs import GatewayLog
 from wsgateway.messages import Kind, Message
 
-GATEWAY = "My Gateway.1"
+HISTORY_BYTES = 64 * 1024 * 1024
+
+GATEWAY = "my%20gateway%2E1"
 
 KEPT = ChannelSettings(history=100)
 LATEST = ChannelSettings(history=100, keep=Keep.LAST)
@@ -57,7 +59,8 @@ class Backend:
 
     async def open(self) -> HistoryStore:
         """The store of one more node."""
-        store = open_store(self.url, gateway=self._gateway, new_epoch=new_epoch, log=GatewayLog(GATEWAY))
+        log = GatewayLog("chat")
+        store = open_store(self.url, gateway=self._gateway, history_bytes=HISTORY_BYTES, new_epoch=new_epoch, log=log)
         assert store is not None
         await store.start()
         self._stack.push_async_callback(store.aclose)
@@ -112,7 +115,7 @@ class InMemory(Backend):
 
     def __init__(self, stack: AsyncExitStack) -> None:
         super().__init__("", stack)
-        self._history = MemoryHistory(2**30, now=asyncio.get_running_loop().time, new_epoch=new_epoch)
+        self._history = MemoryHistory(HISTORY_BYTES, now=asyncio.get_running_loop().time, new_epoch=new_epoch)
         self.listeners: defaultdict[str, list[asyncio.Queue[bytes]]] = defaultdict(list)
 
     async def open(self) -> HistoryStore:

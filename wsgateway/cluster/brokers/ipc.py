@@ -26,8 +26,9 @@ from wsgateway.exceptions import BrokerError
 HIGH_WATER = 2_000
 """Batches of messages that may wait for a process that does not read. If there are more, it loses some, and notices."""
 
+FIRST_FENCE = 0.001
 FENCE_INTERVAL = 0.05
-"""Seconds between the fences of one `subscribe`, because a fence is lost if the link is not connected yet."""
+"""Seconds between fences, at first and at most. A fence that overtakes the subscriptions is lost."""
 
 FLUSH_MS = 200
 """Milliseconds that the last messages have to be written when a link is closed."""
@@ -146,6 +147,7 @@ class IpcLink:
         fence = f"wsgateway.fence.{secrets.token_hex(8)}"
         arrived = self._fences[fence] = asyncio.get_running_loop().create_future()
         either: set[asyncio.Future[None]] = {arrived, self._lost}
+        interval = FIRST_FENCE
         try:
             for topic in (*topics, fence):
                 self._in.subscribe(topic_name(topic))
@@ -153,7 +155,8 @@ class IpcLink:
                 if self._lost.done():
                     raise BrokerError(PROXY_ENDED)
                 await self._out.send_multipart([topic_name(fence), b""])
-                await asyncio.wait(either, timeout=FENCE_INTERVAL, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(either, timeout=interval, return_when=asyncio.FIRST_COMPLETED)
+                interval = min(2 * interval, FENCE_INTERVAL)
             self._in.unsubscribe(topic_name(fence))
         except zmq.ZMQError as exc:
             raise BrokerError(str(exc)) from exc

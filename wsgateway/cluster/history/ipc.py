@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -39,6 +40,9 @@ BATCH_BYTES = 1024 * 1024
 MAX_ASKED = 8
 """Requests, except appends, that are sent before the first is answered."""
 
+RETRY = 1.0
+"""Seconds until a socket is opened again, if that has failed."""
+
 
 class _Call:
     """An append, or another request: its `items`, and the future of its caller. Fails at `deadline`."""
@@ -60,7 +64,10 @@ class _Call:
             self.future.set_result(value)
 
     def fail(self, text: str, *, is_late: bool = False) -> None:
+        """Let the caller get a `HistoryError`. With `is_late`, a publication may have been stored."""
         if not self.future.done():
+            if is_late and self.operation == "append":
+                text = f"{text}; it may have been stored, so send it again with the same idempotency_key"
             self.future.set_exception(HistoryError(text, is_late=is_late))
             self.future.exception()  # not every caller waits, and asyncio would log that
 
@@ -116,6 +123,7 @@ class IpcHistory:
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._appends = _Lane()
         self._others = _Lane()
+        self._sockets: list[zmq.Socket[bytes]] = []
         self._number = 0
         self._is_woken = False
         self._timer: asyncio.TimerHandle | None = None
@@ -123,11 +131,12 @@ class IpcHistory:
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._context = zmq.Context()
+        # If the loop ends first, nobody calls `aclose`, and a context without this would wait for its sockets for ever.
+        self._release = weakref.finalize(self, _close_all, self._context, self._sockets)
         self._connect()
 
     async def aclose(self) -> None:
-        context, self._context = self._context, None
-        if context is None:
+        if self._context is None:
             return
         self._disconnect()
         if self._timer is not None:
@@ -136,7 +145,8 @@ class IpcHistory:
             self._fail_sent(lane, "the gateway has stopped before the history server answered")
             while lane.waiting:
                 lane.pop().fail("the gateway has stopped")
-        await asyncio.to_thread(context.term)
+        self._context = None
+        self._release()
 
     def append(self, append: Append) -> asyncio.Future[tuple[Position, bool]]:
         future: asyncio.Future[tuple[Position, bool]] = asyncio.get_running_loop().create_future()
@@ -213,27 +223,43 @@ class IpcHistory:
     def _connect(self) -> None:
         """Open a socket. ZeroMQ connects as soon as there is a server, and only then accepts a request."""
         assert self._loop is not None
-        assert self._context is not None
-        self._socket = self._context.socket(zmq.DEALER)
+        if self._context is None:
+            return
+        try:
+            self._open(self._context)
+        except zmq.ZMQError as exc:  # no descriptor is left
+            self._close_sockets()
+            self._log.limited("history server").error("cannot connect to the history server: %s", exc)
+            self._loop.call_later(RETRY, self._connect)
+            return
+        self._loop.add_reader(self._socket.FD, self._receive)
+        self._loop.add_reader(self._events.FD, self._watch)
+        self._loop.call_soon(self._receive)  # the descriptor reports changes only
+
+    def _open(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+        self._socket = context.socket(zmq.DEALER)
+        self._sockets.append(self._socket)
         self._socket.set(zmq.LINGER, 0)
         self._socket.set(zmq.IMMEDIATE, 1)
         self._events = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
-        self._loop.add_reader(self._socket.FD, self._receive)
-        self._loop.add_reader(self._events.FD, self._watch)
+        self._sockets.append(self._events)
         self._socket.connect(f"ipc://{self._folder / SOCKET}")
-        self._loop.call_soon(self._receive)  # its descriptor reports changes only
 
     def _disconnect(self) -> None:
-        assert self._loop is not None
-        self._loop.remove_reader(self._socket.FD)
-        self._loop.remove_reader(self._events.FD)
-        self._socket.disable_monitor()
-        self._events.close(linger=0)
-        self._socket.close(linger=0)
+        if self._sockets:
+            assert self._loop is not None
+            self._loop.remove_reader(self._socket.FD)
+            self._loop.remove_reader(self._events.FD)
+            self._socket.disable_monitor()
+            self._close_sockets()
+
+    def _close_sockets(self) -> None:
+        while self._sockets:
+            self._sockets.pop().close(linger=0)
 
     def _watch(self) -> None:
         """Notice that the server's process has ended. A new socket cannot get answers to requests of the old one."""
-        if self._context is None:
+        if not self._sockets:
             return
         try:
             self._events.recv_multipart(zmq.NOBLOCK)
@@ -256,21 +282,19 @@ class IpcHistory:
 
     def _receive(self) -> None:
         """Read the answers that have arrived, then send what may be sent."""
-        if self._context is None:
-            return
         self._read()
         self._send()
 
     def _read(self) -> None:
         try:
-            while True:
+            while self._sockets:
                 self._answered(self._socket.recv_multipart(zmq.NOBLOCK))
         except zmq.Again:
             pass
 
     def _send(self) -> None:
         self._is_woken = False
-        if self._context is None:
+        if not self._sockets:
             return
         sends = False
         while self._appends.waiting and not self._appends.sent and self._send_appends():
@@ -328,6 +352,12 @@ class IpcHistory:
                 fault = "the answer of the history server cannot be read; restart all processes"
         for call in calls:  # those that are not resolved
             call.fail(fault)
+
+
+def _close_all(context: zmq.Context[zmq.Socket[bytes]], sockets: list[zmq.Socket[bytes]]) -> None:
+    for socket in sockets:
+        socket.close(linger=0)
+    context.term()  # does not wait, because nothing is left to be written
 
 
 def _resolve(calls: list[_Call], results: list[Any], records: list[bytes]) -> None:
