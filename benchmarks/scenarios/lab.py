@@ -70,6 +70,8 @@ class Lab:
         self.nodes: list[Node] = []
         self.mistakes: list[str] = []
         self.broker: Any = brokers.Broker(folder / "ipc")
+        self.processes = AsyncExitStack()
+        """Ends what uses the broker."""
         self.stack = AsyncExitStack()
         self.linger(LINGERING)
 
@@ -224,6 +226,7 @@ class Lab:
         await self._nothing(of_clients, seconds=10)
         for node in self.nodes:
             await node.stop()
+        await self.processes.aclose()
         await self._nothing(lambda: [f"{self.broker.topics()} topics"] if self.broker.topics() else [], seconds=5)
         await self.stack.aclose()
         await self._nothing(lambda: leftovers.of_tasks(before), seconds=5)
