@@ -1,4 +1,4 @@
-"""The members in other nodes against a model: changes arrive late, twice, or not at all, and lists come from the past."""
+"""The members in other nodes against a model: changes arrive late, twice, or not at all, and lists are old."""
 
 import json
 from dataclasses import dataclass, field
