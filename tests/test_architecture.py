@@ -54,6 +54,7 @@ ROOMS = {
         "nodes",
         "brokers",
         "brokers.ipc",
+        "brokers.sentinel",
         "brokers.redis_server",
         "brokers.redis",
         "brokers.nats",
@@ -118,6 +119,7 @@ ROOMS = {
         "admission",
         "members",
         "channels",
+        "relay",
         "answers",
         "inspector",
         "parts",
@@ -290,7 +292,12 @@ DOORWAYS = {
     },
     "prometheus_client": {"metrics"},
     "zmq": {"cluster.brokers.ipc", "cluster.history.service", "cluster.history.ipc"},
-    "redis": {"cluster.brokers.redis_server", "cluster.brokers.redis", "cluster.history.pipeline"},
+    "redis": {
+        "cluster.brokers.sentinel",
+        "cluster.brokers.redis_server",
+        "cluster.brokers.redis",
+        "cluster.history.pipeline",
+    },
     "nats": {"cluster.brokers.nats"},
 }
 """The modules that may import each dependency."""

@@ -4,7 +4,6 @@ A channel is followed from before its first subscription until 5 s after its las
 """
 
 import asyncio
-import time
 from collections import OrderedDict
 from contextvars import Context
 
@@ -272,7 +271,7 @@ class Following:
                 self._drop(followed)
             else:
                 self.release(followed.name)
-        silent = time.monotonic() - CHECK_INTERVAL
+        silent = now - CHECK_INTERVAL
         for shared in [*self._quiet.values()][:MAX_CHECKED]:
             if shared.heard > silent:
                 break
