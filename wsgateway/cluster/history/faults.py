@@ -1,4 +1,4 @@
-"""The sentences for errors of a Redis server that keeps a history. No I/O."""
+"""What a Redis server that keeps a history says about itself, and the sentences for its errors. No I/O."""
 
 import re
 from collections.abc import Sequence
@@ -18,6 +18,19 @@ class Fault(NamedTuple):
     is_late: bool = False
     is_over: bool = False
     is_slow: bool = False
+
+
+class Facts(NamedTuple):
+    """What a server says about itself. `fault` is why it cannot keep a history; empty if it can.
+
+    The others are those of INFO, empty if the user may not use that command. `max_memory` is in bytes, 0 for no limit.
+    """
+
+    fault: str
+    version: str
+    max_memory: str
+    policy: str
+    is_cluster: bool
 
 
 _SENTENCES = (
