@@ -208,7 +208,7 @@ class IpcHistory:
         now = self._loop.time()
         dues = []
         for lane in (self._appends, self._others):
-            fault = "does not answer" if lane.sent else "cannot be reached"
+            fault = "does not answer" if lane.sent else "cannot be reached, check the process with the proxy of ipc://"
             while lane.waiting and lane.waiting[0].deadline <= now:
                 lane.pop().fail(f"the history server in {self._folder} {fault}")
             for call in lane.all_sent():
