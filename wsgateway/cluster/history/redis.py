@@ -68,6 +68,7 @@ class RedisHistory:
 
         Raise `ValueError` if redis-py cannot use `url`.
         """
+        self.bytes = self.evicted = 0
         server = RedisServer(url)
         self._gateway = gateway
         begin = new_epoch().encode()
