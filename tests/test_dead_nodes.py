@@ -1,21 +1,15 @@
 """The members of processes that are killed, stopped, or blocked, as another process sees them."""
 
-import asyncio
 import os
-import signal
-import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 
-import anyio
 import pytest
 
 from tests.processes import serving
 from tests.services import broker
-from wsgateway import Gateway, testing
-from wsgateway.cluster.heartbeats import PING_TIMEOUT
-from wsgateway.cluster.nodes import SILENCE
+from wsgateway import testing
 
 BLOCKED = float(os.environ.get("BLOCKED", "6"))
 """Seconds that a process is blocked, which are more than it takes to notice a dead one."""

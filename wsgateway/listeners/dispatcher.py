@@ -275,6 +275,8 @@ class Dispatcher:
         await self._run_hook(Inbox(), call)
         if isinstance(call.error, (Refused, ChannelError, HistoryError)):
             raise call.error
+        if isinstance(call.error, MessageError) and event.message is message:  # it is too large for the broker
+            raise call.error
         if call.error is not None:
             raise HookError("on_message") from call.error
         if message is None and event.message is None:
