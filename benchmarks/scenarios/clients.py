@@ -22,10 +22,10 @@ RETRY = 0.25
 """Seconds after which a refused or disconnected client tries again, times a random number up to 1."""
 
 
-async def until(condition: Callable[[], bool], what: str, *, seconds: float = PATIENCE) -> None:
+async def until(condition: Callable[[], bool], what: str, *, seconds: float | None = None) -> None:
     """Wait until `condition` is true. Raise `TimeoutError` with `what`."""
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + seconds
+    deadline = loop.time() + (PATIENCE if seconds is None else seconds)
     while not condition():
         if loop.time() > deadline:
             raise TimeoutError(what)
@@ -268,6 +268,11 @@ class Client:
         if self.wire is not None:
             self.wire.abort()
         self._away()
+
+    def come_back(self) -> None:
+        """Connect again, as often as it takes, if the client has left. Do not wait."""
+        self._is_gone = False
+        self._reconnect()
 
     def stop_reading(self) -> None:
         assert self.wire is not None

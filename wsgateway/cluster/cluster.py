@@ -36,10 +36,10 @@ from wsgateway.cluster.envelopes import (
     Unnumbered,
     message_of,
 )
-from wsgateway.cluster.heartbeats import Heartbeats, Reports
+from wsgateway.cluster.heartbeats import ANSWERING, Heartbeats, Reports
 from wsgateway.cluster.nodes import Nodes, NodeState, node_of
 from wsgateway.cluster.pulse import Pulse
-from wsgateway.cluster.questions import Ping, Question
+from wsgateway.cluster.questions import Question
 from wsgateway.cluster.routing import Routing, TopicNames
 from wsgateway.cluster.sequences import Sequences
 from wsgateway.exceptions import EnvelopeError
@@ -108,14 +108,20 @@ class Cluster:
         self._asks = Asks(
             self.node,
             self.nodes,
-            answering={} if local is None else {Ping: _answer_ping, **local.answering},
+            answering={} if local is None else {**ANSWERING, **local.answering},
             publish=lambda node_id, make: self._publish(names.of_node(node_id), make),
             is_up=lambda: self.is_up,
             timeout=timeout,
             log=log,
         )
         self._pulse = Pulse(open_link, self.node, self._all, unused=f"{names.of_node(self.node)}.pulse", log=log)
-        self._heartbeats = Heartbeats(
+        self._heartbeats = self._create_heartbeats()
+        self._unmet: set[str] = set()
+        self._met = asyncio.Event()
+        self._node_left = asyncio.Event()
+
+    def _create_heartbeats(self) -> Heartbeats:
+        return Heartbeats(
             self.node,
             self.nodes,
             self._asks,
@@ -128,12 +134,9 @@ class Cluster:
             ),
             is_up=lambda: self.is_up,
             is_serving=self.is_serving,
-            metrics=metrics,
-            log=log,
+            metrics=self._metrics,
+            log=self._log,
         )
-        self._unmet: set[str] = set()
-        self._met = asyncio.Event()
-        self._node_left = asyncio.Event()
 
     # Joining and leaving
 
@@ -367,6 +370,7 @@ class Cluster:
         else:
             self._heartbeats.touch(heartbeat.origin)
         if heartbeat.is_new and self._local is not None:
+            self.routing.node_present(heartbeat.origin)
             self._welcome(heartbeat.origin, self._local.describe())
 
     def _handle_welcome(self, here: Here) -> None:
@@ -391,7 +395,3 @@ class Cluster:
         self._node_left.set()
         self._unmet.discard(node_id)
         self._acks.drop_node(node_id)
-
-
-async def _answer_ping(_: Ping) -> bool:
-    return True

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from wsgateway.cluster import envelopes
-from wsgateway.cluster.asking import Asks
+from wsgateway.cluster.asking import Answering, Asks
 from wsgateway.cluster.envelopes import VERSION, Heartbeat, Info
 from wsgateway.cluster.nodes import Node, Nodes
 from wsgateway.cluster.questions import Ping
@@ -185,3 +185,11 @@ class Heartbeats:
         finally:
             self.echoes.discard(echo)
         self.touch(node.id)
+
+
+async def _answer_ping(_: Ping) -> bool:
+    return True
+
+
+ANSWERING: Answering = {Ping: _answer_ping}
+"""The answer to the question whether a node is running."""

@@ -232,20 +232,21 @@ class Messaging(ABC):
         await self._parts.answers.channels.forget(channel)
 
     async def presence(self, channel: str) -> Presence:
-        """Return the members of `channel`. Raise `ChannelError` if there is no such channel."""
+        """Return the members of `channel` in all processes. They are `complete` if every process has answered.
+
+        Wait at most `broker_timeout` seconds for each. Answers of other processes are reused for 0.5 s. Raise
+        `ChannelError` if there is no such channel.
+        """
         await self._running_for("gateway.presence")
-        self._parts.channels.namespaces.find(channel)
-        return Presence(self._parts.channels.members(channel))
+        return await self._parts.inspector.channels.members.presence(channel)
 
     async def presence_counts(self, channel: str) -> Counts:
-        """Return the number of connections and of users that are subscribed to `channel`.
+        """Return the number of connections and of users that are subscribed to `channel`, as `presence` does.
 
         All connections without a `user_id` count as one user. Raise `ChannelError` if there is no such channel.
         """
         await self._running_for("gateway.presence_counts")
-        self._parts.channels.namespaces.find(channel)
-        conns = self._parts.channels.subscribers(channel)
-        return Counts(len(conns), len({conn.user_id for conn in conns}))
+        return await self._parts.inspector.channels.members.counts(channel)
 
     @property
     def local_channels(self) -> LocalChannels:

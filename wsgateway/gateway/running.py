@@ -29,6 +29,7 @@ from wsgateway.gateway.parts import Parts
 from wsgateway.gateway.watchdog import Calls, Watchdog
 from wsgateway.gateway.wheel import Wheel, tick_for
 from wsgateway.hub.following import Following
+from wsgateway.hub.presence import SharedPresence
 from wsgateway.hub.pubsub import PubSub
 from wsgateway.hub.shared_channel import Subscribers
 from wsgateway.hub.shared_history import SharedHistory
@@ -184,10 +185,12 @@ async def _sharing(parts: Parts, cluster: Cluster, pubsub: PubSub) -> AsyncItera
     )
     history = None if store is None else SharedHistory(store, cluster, parts.metrics, parts.log)
     subscribers = Subscribers(pubsub.deliver, channels.to_notify, channels.lose, lambda: cluster.is_up)
+    presence = SharedPresence(cluster, parts.hub, channels.find, parts.log)
     following = Following(
         channels.namespaces,
         cluster,
         history,
+        presence,
         subscribers,
         max_bytes=settings.outbox_bytes,
         metrics=parts.metrics,

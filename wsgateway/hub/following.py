@@ -4,7 +4,6 @@ A channel is followed from before its first subscription until 5 s after its las
 """
 
 import asyncio
-import time
 from collections import OrderedDict
 from contextvars import Context
 
@@ -19,6 +18,7 @@ from wsgateway.config.values import Keep
 from wsgateway.exceptions import BrokerError, EnvelopeError, HistoryError, MessageError
 from wsgateway.frames import Position, Publication
 from wsgateway.hub.channel import Wanted
+from wsgateway.hub.presence import SharedPresence
 from wsgateway.hub.shared_channel import Mark, SharedChannel, Subscribers
 from wsgateway.hub.shared_history import SharedHistory
 from wsgateway.logs import GatewayLog
@@ -60,6 +60,7 @@ class Following:
         namespaces: Namespaces,
         cluster: Cluster,
         history: SharedHistory | None,
+        presence: SharedPresence,
         subscribers: Subscribers,
         *,
         max_bytes: int,
@@ -68,6 +69,7 @@ class Following:
     ) -> None:
         """`max_bytes` is the size of one recovery."""
         self.history = history
+        self.presence = presence
         self._namespaces = namespaces
         self._cluster = cluster
         self._routing = cluster.routing
@@ -95,6 +97,7 @@ class Following:
             self._drop(followed)
         if tasks:
             await asyncio.wait(tasks)
+        await self.presence.aclose()
 
     # Subscriptions
 
@@ -173,6 +176,8 @@ class Following:
             except BrokerError as exc:
                 if followed.shared is not None:
                     raise HistoryError(f"the broker is unavailable: {exc}") from exc
+            if self._namespaces.find(followed.name).presence:
+                await self.presence.join(followed.name)
             if followed.shared is not None:
                 await followed.shared.join()
                 self._quiet[followed.name] = followed.shared
@@ -194,6 +199,7 @@ class Following:
             followed.joining.cancel()
         if followed.shared is not None:
             followed.shared.close()
+        self.presence.leave(name)
         self._routing.unfollow(name)
 
     # Publications
@@ -223,6 +229,7 @@ class Following:
 
     def changed_members(self, membership: Membership) -> None:
         """Handle members that have joined or left in another process."""
+        self.presence.arrived(membership)
 
     def forgotten(self, channel: str) -> None:
         """Handle that the history of a channel was dropped."""
@@ -232,13 +239,16 @@ class Following:
 
     def node_gone(self, node_id: str) -> None:
         """Handle that the connections of another node are members of no channel any more."""
+        self.presence.node_gone(node_id)
 
     def node_present(self, node_id: str) -> None:
-        """Handle that another node has joined, or answers again."""
+        """Handle that another node has joined, or answers again, or that its link to the broker was lost."""
+        self.presence.node_present(node_id)
 
     def link_changed(self, *, is_up: bool) -> None:
         """Handle that the broker is available again, or is not any more."""
         if is_up:
+            self.presence.restored()
             for followed in tuple(self._followed.values()):
                 if followed.shared is not None:
                     followed.shared.restored()
@@ -261,7 +271,7 @@ class Following:
                 self._drop(followed)
             else:
                 self.release(followed.name)
-        silent = time.monotonic() - CHECK_INTERVAL
+        silent = now - CHECK_INTERVAL
         for shared in [*self._quiet.values()][:MAX_CHECKED]:
             if shared.heard > silent:
                 break

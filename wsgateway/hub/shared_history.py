@@ -149,10 +149,14 @@ class SharedHistory:
                 page = await self._decoded(request, stored)
                 if not future.done():
                     future.set_result(page)
-        except HistoryError as exc:
+        except Exception as exc:
+            error = exc
+            if not isinstance(exc, HistoryError):
+                self._log.error("the history cannot be read: %r", exc, exc_info=exc)
+                error = HistoryError(f"it cannot be read, the log has the reason: {exc!r}")
             for _, future in requests:
                 if not future.done():
-                    future.set_exception(exc)
+                    future.set_exception(error)
         finally:
             for _, future in requests:
                 future.cancel()

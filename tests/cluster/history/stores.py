@@ -59,7 +59,7 @@ class Backend:
 
     async def open(self) -> HistoryStore:
         """The store of one more node."""
-        log = GatewayLog(self._gateway)
+        log = GatewayLog("chat")
         store = open_store(self.url, gateway=self._gateway, history_bytes=HISTORY_BYTES, new_epoch=new_epoch, log=log)
         assert store is not None
         await store.start()

@@ -1,5 +1,6 @@
 """The sentences for errors of a Redis server that keeps a history. No I/O."""
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -7,12 +8,16 @@ LATE = "it may have been stored, so send it again with the same idempotency_key"
 
 
 class Fault(NamedTuple):
-    """Why a history is unavailable, and what to do. With `is_late`, a command may have been executed. With `is_over`,
-    the connection must not be used any longer."""
+    """Why a history is unavailable, and what to do.
+
+    With `is_late`, a command may have been executed. With `is_over`, the connection must not be used any longer. With
+    `is_slow`, there was no answer in time.
+    """
 
     text: str
     is_late: bool = False
     is_over: bool = False
+    is_slow: bool = False
 
 
 _SENTENCES = (
@@ -42,22 +47,20 @@ _DENIED = ("ermission", "can't run this command", "can't access at least", "can'
 """Parts of errors about the permissions of a user: of Redis 7 and Valkey, and of Redis 6 within a script."""
 
 
+_COMMAND = re.compile(r"'([\w|]+)'")
+
+
 def fault_of(error: BaseException) -> Fault:
     """Return the fault for an error of redis-py, of the server, or of the network."""
     code = getattr(error, "status_code", None)
     text = str(error) or repr(error)
     full = f"{code} {text}" if code else text
-    if is_denied(full):
-        return Fault(f"the user of the broker's URL lacks a permission ({text}), see docs/processes.md for all of them")
+    if _is_denied(full):
+        return Fault(f"{_advice_for(text)} ({text})")
     for begin, sentence, is_over in _SENTENCES:
         if begin in full:
             return Fault(f"{sentence} ({text})", is_over=is_over)
     return Fault(text)
-
-
-def is_denied(text: str) -> bool:
-    """Return whether the text of an error says that the user lacks a permission."""
-    return "NOPERM " in text or any(part in text for part in _DENIED)
 
 
 def fault_of_probe(answer: Sequence[bytes]) -> str:
@@ -66,12 +69,24 @@ def fault_of_probe(answer: Sequence[bytes]) -> str:
         (answer[index].decode("ascii", "replace"), answer[index + 1].decode("utf-8", "replace"))
         for index in range(0, len(answer) - 1, 2)
     ]
-    denied = [(name, error) for name, error in pairs if is_denied(error)]
+    denied = [(name, error) for name, error in pairs if _is_denied(error)]
     if denied:
-        if any("key" in error for _, error in denied):
-            return "the user of the broker's URL may not use the keys, add ~wsgateway:* to its ACL"
-        if any("channel" in error for _, error in denied):
-            return "the user of the broker's URL may not use the channels, add &wsgateway.* to its ACL"
         names = " ".join(f"+{name}" for name, _ in denied)
-        return f"the user of the broker's URL may not use some commands, add {names} to its ACL"
+        return _advice_for(denied[0][1], names)
     return fault_of(Exception(pairs[0][1])).text if pairs else ""
+
+
+def _is_denied(text: str) -> bool:
+    """Return whether the text of an error says that the user lacks a permission."""
+    return "NOPERM " in text or any(part in text for part in _DENIED)
+
+
+def _advice_for(error: str, names: str = "") -> str:
+    """Return which permission is missing, and what to do. `names` are those of the denied commands, if known."""
+    match = _COMMAND.search(error)
+    if "one of the keys" in error or "access a key" in error:
+        return "the user of the broker's URL may not use the keys, add ~wsgateway:* to its ACL"
+    if "channel" in error:
+        return "the user of the broker's URL may not use the channels, add &wsgateway.* to its ACL"
+    names = names or (f"+{match[1]}" if match else "what docs/processes.md lists")
+    return f"the user of the broker's URL may not use all commands, add {names} to its ACL"

@@ -30,6 +30,9 @@ from wsgateway.logs import GatewayLog
 TIMEOUT = 5.0
 """Seconds that an append or a read may take, including the time until the server can be reached."""
 
+PATIENCE = 25.0
+"""Seconds after that until the client connects again, if it asks for more and has still got no answer."""
+
 MAX_WAITING = 10_000
 MAX_WAITING_BYTES = 32 * 1024 * 1024
 """Limits of the appends that wait, and likewise of the other requests. At either limit, a further one fails."""
@@ -105,7 +108,8 @@ class IpcHistory:
     wait, and form the next. So they stay in order, and the batches become larger under load.
 
     What was sent counts as sent until the server answers or its process ends, even if the caller has got an error
-    because the time was over. So no more is sent to a server that has stopped, and nothing overtakes.
+    because the time was over. So no more is sent to a server that has stopped, and nothing overtakes. After `PATIENCE`,
+    the client gives that up.
 
     When the server's process ends, another one takes over, whose histories are empty and have new epochs.
     """
@@ -215,6 +219,8 @@ class IpcHistory:
                     dues.append(call.deadline)
             if lane.waiting:
                 dues.append(lane.waiting[0].deadline)
+        if any(call.deadline + PATIENCE <= now for lane in (self._appends, self._others) for call in lane.all_sent()):
+            self._reconnect("the history server has not answered")
         if dues:
             self._timer = self._loop.call_at(min(dues), self._expire)
 
@@ -234,7 +240,8 @@ class IpcHistory:
             return
         self._loop.add_reader(self._socket.FD, self._receive)
         self._loop.add_reader(self._events.FD, self._watch)
-        self._loop.call_soon(self._receive)  # the descriptor reports changes only
+        for look in (self._receive, self._watch):
+            self._loop.call_soon(look)  # the descriptors report changes only
 
     def _open(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
         self._socket = context.socket(zmq.DEALER)
@@ -258,7 +265,7 @@ class IpcHistory:
             self._sockets.pop().close(linger=0)
 
     def _watch(self) -> None:
-        """Notice that the server's process has ended. A new socket cannot get answers to requests of the old one."""
+        """Notice that the server's process has ended."""
         if not self._sockets:
             return
         try:
@@ -266,12 +273,16 @@ class IpcHistory:
         except zmq.Again:
             return
         self._read()
-        self._disconnect()
         self._log.limited("history server").warning(
             "the process with the history server has ended; the histories start again in another one"
         )
+        self._reconnect("the process with the history server has ended before it answered")
+
+    def _reconnect(self, reason: str) -> None:
+        """Replace the socket, and fail what was sent. A new socket cannot get answers to requests of the old one."""
+        self._disconnect()
         for lane in (self._appends, self._others):
-            self._fail_sent(lane, "the process with the history server has ended before it answered")
+            self._fail_sent(lane, reason)
         self._connect()
 
     def _fail_sent(self, lane: _Lane, text: str) -> None:
@@ -364,6 +375,8 @@ def _resolve(calls: list[_Call], results: list[Any], records: list[bytes]) -> No
     """Set the results of calls that were sent together. Raise `ValueError` or `TypeError` if these do not fit."""
     operation = calls[0].operation
     if operation == "append":
+        if len(results) != len(calls):
+            raise ValueError("results")
         for call, (offset, epoch, is_new) in zip(calls, results, strict=True):
             call.resolve((Position(epoch, offset), is_new))
     else:

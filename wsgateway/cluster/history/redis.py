@@ -77,10 +77,20 @@ class RedisHistory:
         self._epochs = (b"%b%x" % (begin, number) for number in count())  # each append may need one
         self._channels: dict[str, _Channel] = {}
         probe = probe_script.in_full(probe_script.command(*self._keys_of(" ")[:3], self._topic_of_probe()))
-        self._appending, self._reading = (
-            Pipeline(server.connect, test=probe, check=_check_probe, max_weight=most, name=server.name, log=log)
-            for most in (MAX_COMMAND_BYTES, MAX_HISTORY)
-        )
+
+        def pipeline(*, max_weight: int, may_repeat: bool) -> Pipeline:
+            return Pipeline(
+                server.connect,
+                test=probe,
+                check=_check_probe,
+                max_weight=max_weight,
+                may_repeat=may_repeat,
+                name=server.name,
+                log=log,
+            )
+
+        self._appending = pipeline(max_weight=MAX_COMMAND_BYTES, may_repeat=False)
+        self._reading = pipeline(max_weight=MAX_HISTORY, may_repeat=True)
 
     async def start(self) -> None:
         self._appending.start()
