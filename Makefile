@@ -95,3 +95,7 @@ autobahn: $(VENV)/.run  ## the Autobahn|Testsuite against both paths, in about t
 .PHONY: soak
 soak: $(VENV)/.run  ## load that lasts, with limits, in about six minutes; ARGS="--minutes 60" for an hour
 	$(BIN)/python benchmarks/soak.py $(ARGS)
+
+.PHONY: stress
+stress: $(VENV)/.test programs  ## channels under stress: many scenarios that check themselves, in 90 s; ARGS="--seed 7"
+	$(BIN)/python benchmarks/stress.py $(ARGS)

@@ -115,11 +115,11 @@ class Echo(Rooms):
         pass
 
 
-@pytest.fixture
-def history(service: Service) -> Service:
-    if service.url.startswith("nats"):
-        pytest.skip("NATS keeps no history")
-    return service
+@pytest.fixture(scope="module", params=[name for name in BROKERS if name != "nats"])
+def history(request: pytest.FixtureRequest) -> Iterator[Service]:
+    """A broker that keeps histories."""
+    with TemporaryDirectory() as folder, broker(request.param, Path(folder) / "ipc") as found:
+        yield found
 
 
 async def test_positions_and_recovery_are_the_same_in_every_process(history: Service) -> None:
@@ -184,7 +184,7 @@ async def test_a_client_is_subscribed_by_the_application_with_recovery(history: 
     async with nodes(history.url, 2) as [(one, url1), (two, _)], V1(url1) as ann:
         at = (await two.publish("a", channel="room:1")).at
         await two.publish("b", channel="room:1")
-        await ann.ping()
+        await ann.ask(subscribe="live:1")
         [conn] = one.connections
         assert (await conn.subscribe("room:1", since=at)).recovered
         assert (await ann.receive_json())["recovered"] is True
@@ -195,7 +195,7 @@ async def test_channels_in_the_url_and_of_the_handshake_wait_for_their_topics(hi
     async with nodes(history.url, 2) as [(one, _), (_, url2)]:
         at = (await one.publish("a", channel="room:1")).at
         await one.publish("b", channel="room:1")
-        async with V1(url2, f"channel=room:1&since={at}&channel=live:9") as bob:
+        async with V1(url2, f"channel=room:1&since=room:1@{at}&channel=live:9") as bob:
             rows = [await bob.receive_json() for _ in range(3)]
             assert [row.get("subscribed") or row["message"] for row in rows] == ["room:1", "b", "live:9"]
             await one.publish("c", channel="live:9")

@@ -21,7 +21,7 @@ from wsgateway.cluster.brokers import Link, opener
 from wsgateway.cluster.brokers.ipc import take_proxy
 from wsgateway.cluster.brokers.redis import RedisLink
 from wsgateway.cluster.bus import Bus
-from wsgateway.cluster.cluster import NODE_LINES, Cluster, Local
+from wsgateway.cluster.cluster import Cluster
 from wsgateway.cluster.envelopes import (
     MAX_NODES,
     VERSION,
@@ -37,8 +37,11 @@ from wsgateway.cluster.envelopes import (
     decode,
     encode,
 )
+from wsgateway.cluster.heartbeats import NODE_LINES
+from wsgateway.cluster.local import Local
 from wsgateway.cluster.questions import Question
 from wsgateway.exceptions import BrokerError, NodeError
+from wsgateway.frames import NamedMessage
 from wsgateway.gateway.answers import info_of
 from wsgateway.logs import GatewayLog
 from wsgateway.messages import Deliveries, Kind, Message
@@ -161,15 +164,17 @@ class Member:
     """A process of a gateway as far as its cluster goes: it keeps what it is given."""
 
     def __init__(self, url: str, *, serves: bool = True, **options: Any) -> None:
-        self.frames: list[tuple[bytes, list[str] | None]] = []
+        self.frames: list[tuple[bytes, Any]] = []
         self.kinds: list[Kind] = []
+        self.names: list[str] = []
         self.links: list[Link] = []
         self.metrics = Metrics()
         self.changed = asyncio.Event()
         self.asked = 0
         self.hold: anyio.Event | None = None
         self._open = opener(url)
-        local = Local(self.deliver, lambda: info_of("1", "running", connections=3), {Double: self.double})
+        described = info_of("1", "running", connections=3)
+        local = Local(self.deliver, lambda: described, {Double: self.double}, self.deliver_to_user)
         self.cluster = Cluster(
             self.open_link,
             gateway_id="Test.1",
@@ -187,9 +192,13 @@ class Member:
     def deliver(self, frame: Message, ids: Any) -> Deliveries:
         self.frames.append((frame.payload, ids))
         self.kinds.append(frame.kind)
+        self.names.append(frame.name)
         self.changed.set()
         self.changed = asyncio.Event()
         return Deliveries(5, 4, 1)
+
+    def deliver_to_user(self, frame: Message, user: str) -> Deliveries:
+        return self.deliver(frame, f"user {user}")
 
     async def double(self, question: Double) -> int:
         self.asked += 1
@@ -241,6 +250,27 @@ async def test_other_processes_know_whether_a_message_is_text_json_or_bytes(serv
             one.cluster.publish(Message(b"5", kind), None, acknowledge=False)
         await two.has(3)
         assert two.kinds == list(Kind)
+
+
+async def test_other_processes_know_the_name_of_an_event(service: Service) -> None:
+    async with members(service.url, 2) as (one, two):
+        for name in ("greeting", "close", "two words"):
+            one.cluster.publish(NamedMessage(b"5", Kind.JSON, name), None, acknowledge=False)
+            one.cluster.publish_to_user(NamedMessage(b"6", Kind.TEXT, name), "ann", acknowledge=False)
+        one.cluster.publish(Message(b"7", Kind.TEXT), None, acknowledge=False)
+        await two.has(3)
+        assert two.frames == [(b"5", None), (b"6", "user ann"), (b"7", None)]
+        assert two.names == ["greeting", "greeting", ""]
+        assert two.metrics.broker_dropped["malformed"] == 4  # names that no client can receive
+
+
+async def test_the_connections_of_a_user_are_counted_in_all(service: Service) -> None:
+    async with members(service.url, 3) as (one, two, three):
+        pending = one.cluster.publish_to_user(Message(b"\x00", Kind.BYTES), "ann", acknowledge=True)
+        assert pending is not None
+        sent = await one.cluster.collect(Deliveries(1, 1, 0), pending)
+        assert sent == Deliveries(11, 9, 2, nodes=3, complete=True)
+        assert two.frames == three.frames == [(b"\x00", "user ann")]
 
 
 async def test_text_that_is_not_utf_8_is_dropped(service: Service) -> None:

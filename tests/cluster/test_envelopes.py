@@ -20,6 +20,7 @@ from wsgateway.cluster.envelopes import (
     Here,
     Info,
     Leave,
+    ToUser,
     decode,
     encode,
     origin_of,
@@ -39,6 +40,7 @@ from wsgateway.cluster.questions import (
     question_of,
 )
 from wsgateway.exceptions import EnvelopeError
+from wsgateway.messages import Kind
 
 INFO = Info(host="host", pid=1, version="1", age=1.0, state="running")
 NODE = "deadbeef"
@@ -60,6 +62,7 @@ def refused(envelope: Envelope) -> None:
     "envelope",
     [
         Delivery(VERSION, NODE, 2**40, b"x" * 70_000, True, ["x"] * 70_000, 2**40),
+        ToUser(VERSION, NODE, 1, "ann", b"x", Kind.TEXT, 1, "name"),
         Ack(VERSION, NODE, 1, 1, 1, 1, 1),
         Heartbeat(VERSION, NODE, 1, INFO, True),
         Leave(VERSION, NODE, 1, NODE),
@@ -247,8 +250,15 @@ class DeliveryOfBefore(msgspec.Struct, array_like=True, frozen=True, tag=1):
 
 
 def test_a_node_of_before_reads_a_delivery_of_now_and_the_other_way_round() -> None:
-    now = Delivery(VERSION, NODE, 7, b"5", True, ["a"], 3, True)
+    now = Delivery(VERSION, NODE, 7, b"5", True, ["a"], 3, True, "greeting")
     before = msgspec.msgpack.decode(encode(now), type=DeliveryOfBefore)
     assert before == DeliveryOfBefore(VERSION, NODE, 7, b"5", True, ["a"], 3)
     assert decode(msgspec.msgpack.encode(before)) == Delivery(VERSION, NODE, 7, b"5", True, ["a"], 3, False)
     assert origin_of(encode(now)) == origin_of(msgspec.msgpack.encode(before)) == NODE.encode()
+
+
+def test_a_node_of_before_does_not_send_the_message_of_a_user_to_everybody() -> None:
+    now = encode(ToUser(VERSION, NODE, 7, "ann", b"5", Kind.JSON, 3, "greeting"))
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.msgpack.decode(now, type=DeliveryOfBefore)
+    assert decode(now) == ToUser(VERSION, NODE, 7, "ann", b"5", Kind.JSON, 3, "greeting")

@@ -3,7 +3,7 @@
 import pytest
 
 from wsgateway.cluster.envelopes import MAX_NODES, Info
-from wsgateway.cluster.nodes import LEASE, SHOWN, Nodes, NodeState
+from wsgateway.cluster.nodes import LEASE, SHOWN, SILENCE, Nodes, NodeState
 
 INFO = Info(host="h", pid=1, version="1", age=0.0, state="running")
 A, B = "a" * 8, "b" * 8
@@ -62,3 +62,26 @@ def test_a_full_table_forgets_the_node_that_has_been_gone_longest(nodes: Nodes) 
     assert nodes.make_space(B)
     assert "00000007" not in states(nodes)
     assert A in states(nodes)
+
+
+def test_silence_is_counted_from_the_last_sign_of_life_that_could_be_read(nodes: Nodes) -> None:
+    node = nodes.get(A)
+    assert nodes.silences(0) == [(node, SILENCE)]
+    assert not nodes.touch(A, 2)
+    assert nodes.silences(0) == [(node, 2 + SILENCE)]
+    assert nodes.silences(3) == [(node, 3 + SILENCE)]
+
+
+def test_a_node_is_absent_until_its_next_sign_of_life(nodes: Nodes) -> None:
+    assert [nodes.set_absent(A), nodes.set_absent(A), nodes.set_absent(B)] == [True, False, False]
+    assert (nodes.silences(0), nodes.present(), nodes.is_present(A)) == ([], [], False)
+    assert states(nodes) == {A: NodeState.ALIVE}
+    assert nodes.touch(A, 9)
+    assert nodes.is_present(A)
+
+
+def test_a_heartbeat_that_arrives_after_its_node_has_left_does_not_revive_it(nodes: Nodes) -> None:
+    nodes.mark(A, NodeState.LEFT, 1)
+    assert not nodes.touch(A, 2)
+    assert not nodes.touch(B, 2)
+    assert states(nodes) == {A: NodeState.LEFT}

@@ -199,28 +199,25 @@ def test_settings_with_channels_are_values_like_all_others() -> None:
     assert "history=1" in repr(settings.channels["room:*"])
 
 
-@pytest.mark.parametrize("url", ["ipc://", "redis://127.0.0.1", "nats://127.0.0.1"])
-def test_a_history_beside_a_broker_is_a_mistake(url: str) -> None:
-    read('broker = "ipc://"\n[channels."room:*"]\n')
+@pytest.mark.parametrize("url", ["nats://127.0.0.1", "NATS://a,nats://b", "tls://host:4222"])
+def test_a_history_with_nats_is_a_mistake(url: str) -> None:
+    read(f'broker = "{url}"\n[channels."room:*"]\n')
     (mistake,) = mistakes_of(lambda: read(f'broker = "{url}"\n' + FILE))
     assert mistake == (
-        'broker: the history of "room:*", "price:*" is kept in one process only, so leave broker unset for now, or '
+        'broker: the history of "room:*", "price:*" cannot be kept with NATS, so set broker to redis:// or ipc://, or '
         "set history = 0"
     )
 
 
-def test_a_history_with_several_workers_is_a_mistake() -> None:
-    assert read('[channels."room:*"]\n', workers="2").settings.workers == 2
-    (mistake,) = mistakes_of(lambda: read(FILE, workers="2"))
-    assert mistake == (
-        'workers: the history of "room:*", "price:*" is kept in one process only, and no broker can share it yet, so '
-        "set workers = 1, or history = 0"
-    )
+@pytest.mark.parametrize("url", ["ipc://", "redis://127.0.0.1", "REDISS://host", "unix:///run/redis.sock"])
+def test_a_history_may_be_kept_with_other_brokers_and_by_several_workers(url: str) -> None:
+    assert read(f'broker = "{url}"\n' + FILE, workers="2").settings.workers == 2
+    assert read(FILE, workers="2").settings.workers == 2  # `wsgateway serve` makes a broker for them
 
 
 def test_a_mistake_about_a_history_is_reported_with_all_others() -> None:
     options: Any = {f"{number}:*": {"history": 1} for number in range(100)}
-    mistakes = mistakes_of(lambda: Settings(channels=options, broker="ipc://", workers=2, port=-1))
+    mistakes = mistakes_of(lambda: Settings(channels=options, broker="nats://h", workers=2, port=-1))
     assert [mistake.partition(":")[0] for mistake in mistakes] == ["port", "broker"]
     assert len(mistakes[1]) < 200
     (mistake,) = mistakes_of(lambda: Settings(channels=options, broker=5))  # type: ignore[arg-type]  # not text

@@ -28,6 +28,10 @@ class TwoNodes(SingleNode):
         remote = [item for item in listed if isinstance(item, str) and item.startswith("far")]
         return [item for item in listed if item not in remote], remote
 
+    def publish_to_user(self, message: Message, user: str, *, acknowledge: bool) -> PendingAcks | None:
+        self.published.append(([f"user {user}"], acknowledge))
+        return None
+
     def publish(self, message: Message, ids: Sequence[str] | None, *, acknowledge: bool) -> PendingAcks | None:
         self.published.append((ids, acknowledge))
         return None
@@ -77,9 +81,8 @@ async def test_a_counted_publication_has_the_other_nodes_count() -> None:
     assert cluster.published == [(None, True), (["far1"], True)]
 
 
-async def test_what_only_the_clients_of_this_node_receive_is_not_complete_with_a_broker() -> None:
+async def test_a_message_to_a_user_is_for_the_connections_of_every_node() -> None:
     pubsub, cluster, _ = made(2)
-    cluster.has_broker = True
-    for target in (Target(channel="room:1"), Target(user="ann")):
-        assert (await pubsub.publish(MESSAGE, target).wait())[:5] == (0, 0, 0, 1, False)
-    assert cluster.published == []
+    for counts in (True, False):
+        assert (await pubsub.publish(MESSAGE, Target(user="ann"), counts=counts).wait()).recipients == 0
+    assert cluster.published == [(["user ann"], True), (["user ann"], False)]

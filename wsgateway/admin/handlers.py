@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from wsgateway.config.values import Startup
-from wsgateway.exceptions import Refusal, Refused, StartError
+from wsgateway.exceptions import NodeError, Refusal, Refused, StartError
 from wsgateway.gateway.answers import MAX_OFFSET, MAX_PAGE
 from wsgateway.gateway.channels import ChannelInspector
 from wsgateway.gateway.http import channels
@@ -167,8 +167,11 @@ class Handlers:
         return answer(info)
 
     async def close_connection(self, request: Request) -> Response:
-        inspector = self._find(request).gateway.inspector
-        if not (await inspector.close([request.path_params["connection_id"]], 1000, "")).closed:
+        conn_id = request.path_params["connection_id"]
+        answered = await self._find(request).gateway.inspector.close([conn_id], 1000, "")
+        if not answered.complete:
+            raise NodeError(f"the node of the connection {conn_id} has not answered in time")
+        if not answered.closed:
             raise Refused.of(NO_CONNECTION)
         return Response(status_code=204)
 

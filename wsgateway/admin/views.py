@@ -235,10 +235,9 @@ class Views:
         ids = [only] if only else visit.form.get("connection", [])
         if not ids:
             return await self.gateway(visit, problems=["Select the connections first."], status=422)
-        try:
-            closed = await supervised.gateway.inspector.close(ids, 1000, "closed by an administrator")
-        except NodeError as exc:
-            return await self.gateway(visit, problems=[f"{exc}."], status=503)
+        closed = await supervised.gateway.inspector.close(ids, 1000, "closed by an administrator")
+        if not closed.complete:
+            return await self.gateway(visit, problems=["A node has not answered in time."], status=503)
         logger.info("[%s] %d connections were closed in the panel", supervised.id, closed.closed)
         return visit.redirect(f"/gateways/{supervised.id}")
 

@@ -54,6 +54,18 @@ class Acks:
             pending.done.set_result(None)
         return pending
 
+    def publish(
+        self, publish: Callable[[int], bool], ids: Sequence[str] | None, *, acknowledge: bool
+    ) -> PendingAcks | None:
+        """Call `publish` with the number that the nodes acknowledge, 0 for none. It returns whether it has sent it."""
+        if not acknowledge:
+            publish(0)
+            return None
+        pending = self.expect(ids)
+        if not (publish(pending.number) and self._is_up()):
+            self.end(pending)
+        return pending
+
     def end(self, pending: PendingAcks) -> None:
         """Stop waiting. The counts are complete only if no acknowledgement is missing."""
         self._pending.pop(pending.number, None)

@@ -1,7 +1,7 @@
 """Questions between the nodes of a gateway, and their answers. Knows no topics; the caller passes how to publish."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from wsgateway.cluster.envelopes import MAX_ERROR, VERSION, Answer, Ask, Envelope
@@ -89,16 +89,24 @@ class Asks:
     async def ask_all(self, question: Question[A]) -> dict[str, A]:
         """Return the answers of the other nodes, by node. A node that is late is left out, and skipped until its next
         heartbeat."""
-        nodes = [node for node in self._nodes.alive() if not node.is_late]
-        results = await asyncio.gather(*(self.ask(node.id, question) for node in nodes), return_exceptions=True)
-        answers = {}
-        for node, answer in zip(nodes, results, strict=True):
-            if isinstance(answer, BaseException):
-                if not isinstance(answer, NodeError):
-                    raise answer
+        nodes = [node for node in self._nodes.present() if not node.is_late]
+        return dict(await self.ask_each([(node.id, question) for node in nodes]))
+
+    async def ask_each(self, questions: Sequence[tuple[str, Question[A]]]) -> list[tuple[str, A]]:
+        """Ask each question of its node, also of a node that was late, and return the answers, each with its node.
+
+        A question that is not answered in time is left out, and logged.
+        """
+        asked = [self.ask(node_id, question) for node_id, question in questions]
+        results = await asyncio.gather(*asked, return_exceptions=True)
+        answers = []
+        for (node_id, question), answer in zip(questions, results, strict=True):
+            if not isinstance(answer, BaseException):
+                answers.append((node_id, answer))
+            elif isinstance(answer, NodeError):
                 self._log.limited(f"asked for {question.name}").warning("%s: %s", question.name, answer)
             else:
-                answers[node.id] = answer
+                raise answer
         return answers
 
     def handle_answer(self, answer: Answer) -> None:

@@ -133,6 +133,12 @@ class Bus:
         self._wake.set()
         return True
 
+    def publish_first(self, topic: str, data: bytes) -> None:
+        """Write `data` to `topic` before everything that waits. Drop it if the broker is unavailable."""
+        if self.is_up:
+            self._probes.append((topic, data))
+            self._wake.set()
+
     @property
     def topics(self) -> int:
         """How many topics are followed."""

@@ -5,17 +5,15 @@ The caller passes how to deliver messages. Knows no connections and no particula
 
 import asyncio
 import logging
-import math
 import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from wsgateway.cluster import envelopes
 from wsgateway.cluster.acks import Acks, PendingAcks
-from wsgateway.cluster.asking import Answering, Asks
+from wsgateway.cluster.asking import Asks
 from wsgateway.cluster.brokers import Open
 from wsgateway.cluster.bus import Bus
 from wsgateway.cluster.envelopes import (
@@ -32,10 +30,15 @@ from wsgateway.cluster.envelopes import (
     Info,
     Leave,
     Membership,
-    OfChannel,
     Record,
+    Tally,
+    ToUser,
+    Unnumbered,
 )
+from wsgateway.cluster.heartbeats import ANSWERING, Heartbeats, Reports
+from wsgateway.cluster.local import Local
 from wsgateway.cluster.nodes import Nodes, NodeState, node_of
+from wsgateway.cluster.pulse import Pulse
 from wsgateway.cluster.questions import Question
 from wsgateway.cluster.routing import Routing, TopicNames
 from wsgateway.cluster.sequences import Sequences
@@ -48,28 +51,6 @@ A = TypeVar("A")
 
 MEETING = 0.25
 """Seconds in which the other nodes answer a new one. A node that takes longer is known from its next heartbeat."""
-
-HEARTBEAT = 10.0
-"""Seconds between two heartbeats of a node."""
-
-LEASE_CHECK = 0.5
-"""Seconds between two checks for overdue heartbeats; a part of `HEARTBEAT`."""
-
-NODE_LINES = 10
-"""Lines of the log per second for nodes that join or are lost."""
-
-
-@dataclass(slots=True)
-class Local:
-    """The services of a node for the other nodes.
-
-    `deliver` sends a message to all connections of this node, or to those with the given ids. `describe` returns its
-    status for a heartbeat.
-    """
-
-    deliver: Callable[[Message, Sequence[str] | None], Deliveries]
-    describe: Callable[[], Info]
-    answering: Answering
 
 
 class Cluster:
@@ -91,7 +72,7 @@ class Cluster:
         """`broker` is its name for the log. Without `local` the process only publishes and is not a node."""
         self.node = secrets.token_hex(NODE_ID // 2)
         self.nodes = Nodes()
-        self._timeout = timeout
+        self.timeout = timeout
         self._local = local
         self._own = self.node.encode()
         self._metrics = metrics
@@ -113,16 +94,35 @@ class Cluster:
         self._asks = Asks(
             self.node,
             self.nodes,
-            answering={} if local is None else local.answering,
+            answering={} if local is None else {**ANSWERING, **local.answering},
             publish=lambda node_id, make: self._publish(names.of_node(node_id), make),
             is_up=lambda: self.is_up,
             timeout=timeout,
             log=log,
         )
-        self._heart: asyncio.Task[None] | None = None
+        self._pulse = Pulse(open_link, self.node, self._all, unused=f"{names.of_node(self.node)}.pulse", log=log)
+        self._heartbeats = self._create_heartbeats()
         self._unmet: set[str] = set()
         self._met = asyncio.Event()
         self._node_left = asyncio.Event()
+
+    def _create_heartbeats(self) -> Heartbeats:
+        return Heartbeats(
+            self.node,
+            self.nodes,
+            self._asks,
+            Reports(
+                send=lambda data: self._bus.publish_first(self._all, data),
+                report=self.notify,
+                lost=self._drop_node,
+                absent=self.routing.node_gone,
+                present=self.routing.node_present,
+            ),
+            is_up=lambda: self.is_up,
+            is_serving=self.is_serving,
+            metrics=self._metrics,
+            log=self._log,
+        )
 
     # Joining and leaving
 
@@ -149,7 +149,7 @@ class Cluster:
     async def start(self) -> None:
         """Join. Wait at most `MEETING` seconds until the other nodes are known, but not for an unavailable broker."""
         await self._bus.start()
-        self._heart = asyncio.create_task(self._beat())
+        self._heartbeats.start()
         if self.is_up:
             with suppress(TimeoutError):  # there is no other node
                 async with asyncio.timeout(MEETING):
@@ -159,10 +159,7 @@ class Cluster:
 
     async def aclose(self) -> None:
         """Leave. May be called twice."""
-        if self._heart is not None:
-            self._heart.cancel()
-            await asyncio.wait({self._heart})
-            self._heart = None
+        if await self._heartbeats.aclose():
             self._publish(self._all, lambda seq: Leave(VERSION, self.node, seq, self.node))
         await self._bus.aclose()
         await self._asks.aclose()
@@ -175,17 +172,13 @@ class Cluster:
             self._node_left.clear()
             await self._node_left.wait()
 
-    async def _beat(self) -> None:
-        beaten = -math.inf
-        while True:
-            if self._local is not None and time.monotonic() - beaten >= HEARTBEAT:
-                beaten = time.monotonic()
-                self._send_heartbeat(is_new=False)
-            for node in self.nodes.expire(time.monotonic()):
-                log = self._log.limited("lost", burst=NODE_LINES)
-                log.warning("node %s (%s, pid %d) is lost", node.id, node.info.host, node.info.pid)
-                self._drop_node(node.id)
-            await asyncio.sleep(LEASE_CHECK)  # silence has no event
+    def loop_blocked(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Send heartbeats from a thread until `loop`, on which this node runs, is not blocked any more.
+
+        Call it in a thread other than that of `loop`.
+        """
+        if self.is_up and self._local is not None:
+            self._pulse.begin(loop)
 
     def notify(self) -> None:
         """Send the state of this process to the other nodes now, instead of with the next heartbeat."""
@@ -239,20 +232,46 @@ class Cluster:
 
         With `acknowledge`, the nodes count their recipients, and `collect` waits for the counts.
         """
-        pending = self._acks.expect(ids) if acknowledge else None
-        number = 0 if pending is None else pending.number
-        payload, listed = message.payload, None if ids is None else list(ids)
+        payload, name, listed = message.payload, message.name, None if ids is None else list(ids)
         is_text, is_json = message.kind is not Kind.BYTES, message.kind is Kind.JSON
-        sent = self._publish(
-            self._all, lambda seq: Delivery(VERSION, self.node, seq, payload, is_text, listed, number, is_json)
-        )
-        if pending is not None and not (sent and self.is_up):
+
+        def publish(ask: int) -> bool:
+            return self._publish(
+                self._all, lambda seq: Delivery(VERSION, self.node, seq, payload, is_text, listed, ask, is_json, name)
+            )
+
+        return self._acks.publish(publish, ids, acknowledge=acknowledge)
+
+    def publish_to_user(self, message: Message, user: str, *, acknowledge: bool) -> PendingAcks | None:
+        """Publish `message` to the connections of `user` in every other node, as `publish` does."""
+        payload, kind, name = message.payload, message.kind, message.name
+
+        def publish(ask: int) -> bool:
+            return self._publish(self._all, lambda seq: ToUser(VERSION, self.node, seq, user, payload, kind, ask, name))
+
+        return self._acks.publish(publish, None, acknowledge=acknowledge)
+
+    def expect(self) -> PendingAcks:
+        """Begin to collect acknowledgements of a publication to a channel, which has to carry their number."""
+        return self._acks.expect(None)
+
+    def tally(self, channel: str, pending: PendingAcks) -> None:
+        """Ask every other node to acknowledge a publication to `channel`."""
+        if not self._publish(self._all, lambda seq: Tally(VERSION, self.node, seq, channel, pending.number)):
             self._acks.end(pending)
-        return pending
+
+    def cancel(self, pending: PendingAcks) -> None:
+        """Expect no more acknowledgements."""
+        self._acks.end(pending)
+
+    def acknowledge(self, node_id: str, number: int, counts: Deliveries) -> None:
+        """Report to another node how many recipients its message had in this one."""
+        values = counts[:3]
+        self._publish(self.names.of_node(node_id), lambda seq: Ack(VERSION, self.node, seq, number, *values))
 
     async def collect(self, here: Deliveries, pending: PendingAcks) -> Deliveries:
         """Return the counts of all nodes that acknowledge within `timeout`, added to those of this process, `here`."""
-        return await self._acks.collect(here, pending, self._timeout)
+        return await self._acks.collect(here, pending, self.timeout)
 
     async def ask(self, node_id: str, question: Question[A]) -> A:
         """Ask another node and return its answer. Raise `NodeError` if the node is unreachable or refuses, `NodeLate`
@@ -264,9 +283,12 @@ class Cluster:
         return await self._asks.ask_within(seconds, node_id, question)
 
     async def ask_all(self, question: Question[A]) -> dict[str, A]:
-        """Return the answers of the other nodes, by node. A node that is late is left out, and skipped until its next
-        heartbeat."""
+        """Return the answers of the other nodes, by node, without those of nodes that are late."""
         return await self._asks.ask_all(question)
+
+    async def ask_each(self, questions: Sequence[tuple[str, Question[A]]]) -> list[tuple[str, A]]:
+        """Ask each question of its node, and return the answers in time, each with its node."""
+        return await self._asks.ask_each(questions)
 
     def _publish(self, topic: str, make: Callable[[int], Envelope]) -> bool:
         number = self._sequences.next(topic)
@@ -289,11 +311,13 @@ class Cluster:
                 self.routing.announced(data)
                 return
             if envelopes.origin_of(data) == self._own:
+                if self._heartbeats.echoes:
+                    self._heartbeats.echoes.discard(data)
                 return
             envelope = envelopes.decode(data)
             if envelope.origin == self.node:
                 raise EnvelopeError("malformed", "it names this process as its origin, in another encoding")
-            if not isinstance(envelope, OfChannel):
+            if envelope.seq or not isinstance(envelope, Unnumbered):
                 self._metrics.broker_lost += self._sequences.lost_before(envelope.origin, topic, envelope.seq)
             self._handle(envelope)
         except EnvelopeError as exc:
@@ -307,7 +331,7 @@ class Cluster:
 
     def _handle(self, envelope: Envelope) -> None:
         match envelope:
-            case Delivery():
+            case Delivery() | ToUser():
                 self._deliver(envelope)
             case Ack():
                 self._acks.add(envelope)
@@ -323,44 +347,26 @@ class Cluster:
                 self._asks.handle(envelope)
             case Answer():
                 self._asks.handle_answer(envelope)
-            case Record() | Membership() | Forgotten():
+            case Record() | Membership() | Forgotten() | Tally():
                 self.routing.handle(envelope)
 
-    def _deliver(self, delivery: Delivery) -> None:
-        if self._local is None:
-            return
-        sent = Deliveries(0, 0, 0)
-        ids, payload = delivery.ids, delivery.payload
-        own = None if ids is None else [conn_id for conn_id in ids if node_of(conn_id) == self.node]
-        if own is None or own:
-            if delivery.is_text and not _is_utf8(payload):
-                self._metrics.broker_dropped["malformed"] += 1
-                return
-            kind = Kind.JSON if delivery.is_json else Kind.TEXT
-            sent = self._local.deliver(Message(payload, kind if delivery.is_text else Kind.BYTES), own)
-        if delivery.ask and own != []:
-            counts = sent[:3]
-            self._publish(
-                self.names.of_node(delivery.origin), lambda seq: Ack(VERSION, self.node, seq, delivery.ask, *counts)
-            )
+    def _deliver(self, delivery: Delivery | ToUser) -> None:
+        if self._local is not None:
+            counts = self._local.receive(delivery, self.node)
+            if delivery.ask and counts is not None:
+                self.acknowledge(delivery.origin, delivery.ask, counts)
 
     def _handle_heartbeat(self, heartbeat: Heartbeat) -> None:
         if heartbeat.info is not None:
-            self._add_node(heartbeat.origin, heartbeat.info)
+            self._heartbeats.add(heartbeat.origin, heartbeat.info)
+        else:
+            self._heartbeats.touch(heartbeat.origin)
         if heartbeat.is_new and self._local is not None:
+            self.routing.node_present(heartbeat.origin)
             self._welcome(heartbeat.origin, self._local.describe())
 
-    def _add_node(self, node_id: str, info: Info) -> None:
-        if not self.nodes.make_space(node_id):
-            self._metrics.broker_dropped["nodes"] += 1
-            text = "node %s (%s, pid %d) is not added: too many processes report that they belong to this gateway"
-            self._log.limited("too many nodes").warning(text, node_id, info.host, info.pid)
-        elif self.nodes.see(node_id, info, time.monotonic()):
-            log = self._log.limited("joined", burst=NODE_LINES)
-            log.info("node %s (%s, pid %d) has joined", node_id, info.host, info.pid)
-
     def _handle_welcome(self, here: Here) -> None:
-        self._add_node(here.origin, here.info)
+        self._heartbeats.add(here.origin, here.info)
         if self._met.is_set():
             return
         self._unmet |= set(here.peers) - {self.node}
@@ -377,13 +383,7 @@ class Cluster:
 
     def _drop_node(self, node_id: str) -> None:
         """Stop waiting for a node that has left or is lost."""
+        self._heartbeats.set_absent(node_id)
         self._node_left.set()
         self._unmet.discard(node_id)
         self._acks.drop_node(node_id)
-
-
-def _is_utf8(payload: bytes) -> bool:
-    try:
-        return payload.isascii() or bool(payload.decode())
-    except UnicodeDecodeError:
-        return False

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from wsgateway.exceptions import EnvelopeError
+from wsgateway.frames import NamedMessage, check_event_name
+from wsgateway.messages import Kind, Message
 
 VERSION = 1
 
@@ -67,7 +69,7 @@ class Delivery(_Envelope, frozen=True, tag=1):
     """A message for all connections of a node, or for those with `ids`. Unless `ask` is 0, it asks for an `Ack`.
 
     Fields are only ever appended, because a node of an older version ignores those that it does not know, and a newer
-    one uses their defaults. Therefore JSON has a field of its own.
+    one uses their defaults. Therefore JSON has a field of its own. `name` is the name of an event.
     """
 
     payload: bytes
@@ -75,6 +77,7 @@ class Delivery(_Envelope, frozen=True, tag=1):
     ids: Annotated[list[str], msgspec.Meta(max_length=MAX_IDS)] | None = None
     ask: Count = 0
     is_json: bool = False
+    name: str = ""
 
 
 class Ack(_Envelope, frozen=True, tag=2):
@@ -87,10 +90,15 @@ class Ack(_Envelope, frozen=True, tag=2):
 
 
 class Heartbeat(_Envelope, frozen=True, tag=3):
-    """The origin is alive. `info` is None if it only publishes. With `is_new`, it asks every node for `Here`."""
+    """The origin is alive. With `is_new`, it asks every node for `Here`.
+
+    `info` is its report about itself. It is None if the origin only publishes, and in most heartbeats of a node. `seq`
+    is 0 where it is None, because such a heartbeat may overtake other envelopes; `mark` then distinguishes it.
+    """
 
     info: Info | None
     is_new: bool = False
+    mark: Count = 0
 
 
 class Leave(_Envelope, frozen=True, tag=4):
@@ -151,26 +159,40 @@ class Tally(_Envelope, frozen=True, tag=9):
     ask: Count
 
 
+ConnId = Annotated[str, msgspec.Meta(max_length=64)]
+
+MemberRow = tuple[ConnId, str, str]
+"""A member of a channel: the id, the user, and the info, which is JSON."""
+
+MAX_ROWS = 10_000
+"""Members in one envelope."""
+
+
 class Membership(_Envelope, frozen=True, tag=10):
     """Members that have joined a channel or left it in the origin's process, on the channel's topic; `seq` is 0.
 
-    `joined` are the id, the user, and the info (JSON) of each, `left` are ids.
+    `number` counts the changes of the origin over all channels. `prev` is the number of the change before it in this
+    channel, 0 if the origin had no members.
     """
 
     channel: Name
-    joined: list[tuple[str, str, str]]
-    left: list[str]
+    joined: Annotated[list[MemberRow], msgspec.Meta(max_length=MAX_ROWS)]
+    left: Annotated[list[ConnId], msgspec.Meta(max_length=MAX_ROWS)]
+    prev: Count
+    number: Count
 
 
 class ToUser(_Envelope, frozen=True, tag=11):
-    """A message for every connection of `user`, except the one with the id `but`. `ask` as in `Delivery`."""
+    """A message for every connection of `user`. `ask` and `name` as in `Delivery`.
+
+    A `Delivery` does not have the user, because a node of an older version would send it to every connection.
+    """
 
     user: str
     payload: bytes
-    kind: Literal["text", "json", "bytes"]
-    name: str = ""
-    but: str = ""
+    kind: Kind
     ask: Count = 0
+    name: str = ""
 
 
 class Forgotten(_Envelope, frozen=True, tag=12):
@@ -184,6 +206,9 @@ Direct = Ack | Ask | Answer | Here
 
 OfChannel = Record | Membership | Forgotten
 """Envelopes on the topic of a channel. Their `seq` is 0."""
+
+Unnumbered = OfChannel | Heartbeat
+"""Envelopes whose `seq` may be 0."""
 
 Envelope = Delivery | ToUser | Tally | Heartbeat | Leave | OfChannel | Direct
 
@@ -222,3 +247,17 @@ def decode(data: bytes) -> Envelope:
 def origin_of(data: bytes) -> bytes:
     """Return the origin's id in an encoded envelope; arbitrary bytes if `data` is not an envelope."""
     return data[_ORIGIN]
+
+
+def message_of(payload: bytes, kind: Kind, name: str) -> Message:
+    """Return the message of an envelope. Raise `EnvelopeError` if its text is not UTF-8, or its name not that of an
+    event."""
+    try:
+        if kind is not Kind.BYTES and not payload.isascii():
+            payload.decode()
+        if name:
+            check_event_name(name)
+            return NamedMessage(payload, kind, name)
+    except ValueError as exc:
+        raise EnvelopeError("malformed", str(exc)) from exc
+    return Message(payload, kind)

@@ -1,5 +1,5 @@
-"""The nodes of a gateway: alive while their heartbeats arrive, lost when a heartbeat is overdue. No I/O; the time is an
-argument.
+"""The nodes of a gateway: alive while their heartbeats arrive, absent if they do not answer, lost when a heartbeat is
+overdue. No I/O; the time is an argument.
 """
 
 import enum
@@ -9,6 +9,9 @@ from wsgateway.cluster.envelopes import MAX_NODES, NODE_ID, Info
 
 LEASE = 30.0
 """Seconds after its last heartbeat at which a node is lost."""
+
+SILENCE = 4.0
+"""Seconds after its last heartbeat at which a node is asked whether it is still running."""
 
 SHOWN = 300.0
 """Seconds for which a node that is lost or has left is still shown."""
@@ -29,13 +32,19 @@ class NodeState(enum.StrEnum):
 
 @dataclass(slots=True)
 class Node:
-    """One node. `seen` is the time of its last heartbeat; `is_late` is whether its last answer was not in time."""
+    """One node. `seen` is the time of its last heartbeat, `reported` that of `info`.
+
+    `is_late` is whether its last answer was not in time. An absent node was silent and did not answer, or is no longer
+    alive. Its connections are members of no channel until its next heartbeat.
+    """
 
     id: str
     info: Info
     seen: float
+    reported: float
     state: NodeState = NodeState.ALIVE
     is_late: bool = False
+    is_absent: bool = False
 
 
 class Nodes:
@@ -58,14 +67,18 @@ class Nodes:
         return gone is not None
 
     def see(self, node_id: str, info: Info, now: float) -> bool:
-        """Record a heartbeat. Return whether the node is new, or alive again."""
+        """Record a heartbeat with a report. Return whether the node is new, or was absent."""
         known = self._nodes.get(node_id)
         if known is None:
-            self._nodes[node_id] = Node(node_id, info, now)
+            self._nodes[node_id] = Node(node_id, info, now, now)
             return True
-        was_gone = known.state is not NodeState.ALIVE
-        known.info, known.seen, known.state, known.is_late = info, now, NodeState.ALIVE, False
-        return was_gone
+        known.info, known.reported = info, now
+        return _revive(known, now)
+
+    def touch(self, node_id: str, now: float) -> bool:
+        """Record another sign of life. Return whether the node was absent. A node that has left remains so."""
+        known = self._nodes.get(node_id)
+        return known is not None and known.state is not NodeState.LEFT and _revive(known, now)
 
     def mark(self, node_id: str, state: NodeState, now: float) -> None:
         """Set the state of a node that has left, or was seen dying."""
@@ -78,6 +91,30 @@ class Nodes:
         node = self.get(node_id)
         if node is not None:
             node.is_late = is_late
+
+    def set_absent(self, node_id: str) -> bool:
+        """Make a node absent. Return False if it was, or is not known."""
+        known = self._nodes.get(node_id)
+        if known is None or known.is_absent:
+            return False
+        known.is_absent = known.is_late = True
+        return True
+
+    def is_present(self, node_id: str) -> bool:
+        """Return whether the node is alive and not absent."""
+        known = self.get(node_id)
+        return known is not None and not known.is_absent
+
+    def present(self) -> list[Node]:
+        """Return the nodes that are alive and not absent."""
+        return [node for node in self.alive() if not node.is_absent]
+
+    def silences(self, since: float) -> list[tuple[Node, float]]:
+        """Return the nodes that are present, each with the time at which it will have been silent for too long.
+
+        Silence before `since` is ignored.
+        """
+        return [(node, max(node.seen, since) + SILENCE) for node in self.present()]
 
     def get(self, node_id: str) -> Node | None:
         """Return the node with that id, if it is alive."""
@@ -101,3 +138,10 @@ class Nodes:
             if node.state is not NodeState.ALIVE and now - node.seen > SHOWN:
                 del self._nodes[node.id]
         return lost
+
+
+def _revive(node: Node, now: float) -> bool:
+    """Make a node alive and present. Return whether it was absent."""
+    was_absent = node.is_absent or node.state is not NodeState.ALIVE
+    node.seen, node.state, node.is_late, node.is_absent = now, NodeState.ALIVE, False, False
+    return was_absent

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from wsgateway.cluster.envelopes import MAX_IDS, Count
+from wsgateway.cluster.envelopes import MAX_IDS, MAX_ROWS, Count, MemberRow
 from wsgateway.exceptions import EnvelopeError
 from wsgateway.metrics import Samples
 
@@ -81,10 +81,25 @@ class ChannelRows(msgspec.Struct, frozen=True):
 
 
 class MemberRows(msgspec.Struct, frozen=True):
-    """How many members a channel has, and some of them: the id, the user, and the info, which is JSON."""
+    """Members of one channel, by id. `number` is that of the node's last change that they contain."""
 
-    total: Count
-    rows: list[tuple[str, str, str]]
+    number: Count
+    rows: Annotated[list[MemberRow], msgspec.Meta(max_length=MAX_ROWS)]
+
+
+class MemberPage(msgspec.Struct, frozen=True):
+    """The members of some channels, of which the last list may not be complete unless `is_last`."""
+
+    lists: list[MemberRows]
+    is_last: bool
+
+
+class UserPage(msgspec.Struct, frozen=True):
+    """The number of connections in a channel, and hashes of some of their users, each of 8 bytes."""
+
+    connections: Count
+    hashes: bytes
+    is_last: bool
 
 
 # The questions
@@ -98,6 +113,13 @@ class Question(msgspec.Struct, Generic[A], frozen=True):
 
     name: ClassVar[str]
     answer: ClassVar[Any]
+
+
+class Ping(Question[bool], frozen=True):
+    """Show that the node is running. Any answer does, also a refusal of an earlier version."""
+
+    name = "ping"
+    answer = bool
 
 
 class Search(Question[int], frozen=True):
@@ -170,14 +192,43 @@ class DescribeChannel(Question[ListedChannel], frozen=True):
     channel: str
 
 
-class Members(Question[MemberRows], frozen=True):
-    """List the first `limit` members of a channel."""
+class Members(Question[MemberPage], frozen=True):
+    """List the members of `channels` in this node, those of the first one from the id `after` on."""
 
-    name = "members"
-    answer = MemberRows
+    name = "member_page"
+    answer = MemberPage
+
+    channels: Annotated[list[str], msgspec.Meta(max_length=MAX_ROWS)]
+    after: str
+
+
+class CountMembers(Question[UserPage], frozen=True):
+    """Count the members of a channel in this node, and list the hashes of their users from `after` on."""
+
+    name = "member_counts"
+    answer = UserPage
 
     channel: str
-    limit: Count
+    after: bytes
+
+
+class SubscribeReport(msgspec.Struct, frozen=True):
+    """The number of new subscriptions. `error` is why a connection could not be subscribed, empty if all could."""
+
+    count: Count
+    error: str
+
+
+class Subscribe(Question[SubscribeReport], frozen=True):
+    """Subscribe the connections with `ids`, of a `user`, or all, to a channel. `info` is JSON."""
+
+    name = "subscribe"
+    answer = SubscribeReport
+
+    channel: str
+    ids: Ids | None
+    user: str
+    info: str
 
 
 class Unsubscribe(Question[int], frozen=True):
@@ -225,7 +276,7 @@ SendReport = tuple[Count, Count, Count, Count, bool] | SendRefusal
 
 
 class Send(Question[SendReport], frozen=True):
-    """Send a message through the listener, and return its counts.
+    """Send a message through the listener, and return its counts. Only nodes of an earlier version ask it.
 
     `payload` is the encoded message, `data` a JSON object, `event_name` the name of the event.
     """
@@ -240,9 +291,61 @@ class Send(Question[SendReport], frozen=True):
     event_name: str = ""
 
 
+class SentReport(msgspec.Struct, frozen=True):
+    """The result of a message: the fields of a `Sent`, or what its sender has to raise.
+
+    `counts` is None for a publication. `error` is the name of an error, empty if the message was sent. `status` is that
+    of a refusal, and `is_late` that of a `HistoryError`.
+    """
+
+    counts: tuple[Count, Count, Count, Count, bool] | None = None
+    at: str | None = None
+    is_new: bool = True
+    error: str = ""
+    status: Annotated[int, msgspec.Meta(ge=0, le=599)] = 0
+    reason: str = ""
+    is_late: bool = False
+
+
+class Publish(Question[SentReport], frozen=True, kw_only=True):
+    """Publish a message, without the listener. `channel` and `user` are empty if they do not name its recipients."""
+
+    name = "publish"
+    answer = SentReport
+
+    payload: bytes
+    kind: Literal["text", "bytes", "json"]
+    channel: str
+    user: str
+    ids: Ids | None
+    event_name: str
+    key: str
+    tags: dict[str, str] | None
+    ttl: float | None
+    idempotency_key: str
+
+
+class SendTo(Publish, frozen=True, kw_only=True):
+    """Send a message through the listener. `data` is a JSON object.
+
+    Unlike `Send`, it names channels and users, so a node of an earlier version, which would send the message to every
+    connection, must not know the question.
+    """
+
+    name = "send_to"
+
+    data: str
+
+
 def arguments_of(question: Question[Any]) -> dict[str, Any]:
     """Return the arguments of `question`, as an envelope contains them."""
     return msgspec.structs.asdict(question)
+
+
+def with_ids(question: Question[A], ids: list[str]) -> Question[A]:
+    """Return `question` with `ids` in its field of that name."""
+    replaced: Question[A] = msgspec.structs.replace(question, ids=ids)
+    return replaced
 
 
 def question_of(kind: type[Q], arguments: dict[str, Any]) -> Q:

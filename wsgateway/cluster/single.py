@@ -1,5 +1,6 @@
 """The cluster of a gateway without a broker, and the type of either kind of cluster."""
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -35,6 +36,9 @@ class SingleNode:
     def notify(self) -> None:
         """Do nothing, because there is no other node."""
 
+    def loop_blocked(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Do nothing, because there is no other node."""
+
     def is_remote(self, conn_id: str) -> bool:
         return False
 
@@ -45,6 +49,9 @@ class SingleNode:
     def publish(self, message: Message, ids: Sequence[str] | None, *, acknowledge: bool) -> PendingAcks | None:
         """Do nothing, because there is no other node."""
 
+    def publish_to_user(self, message: Message, user: str, *, acknowledge: bool) -> PendingAcks | None:
+        """Do nothing, because there is no other node."""
+
     async def collect(self, here: Deliveries, pending: PendingAcks) -> Deliveries:
         return here
 
@@ -53,6 +60,9 @@ class SingleNode:
 
     async def ask_within(self, seconds: float, node_id: str, question: Question[A]) -> A:
         raise NodeError(f"node {node_id!r} cannot be reached, the gateway has no broker")
+
+    async def ask_each(self, questions: Sequence[tuple[str, Question[A]]]) -> list[tuple[str, A]]:
+        return []
 
     async def ask_all(self, question: Question[A]) -> dict[str, A]:
         return {}

@@ -1,26 +1,28 @@
 """The channels of one node and of all nodes of a gateway, as its pages and REST show them. Knows no HTTP."""
 
 import asyncio
+import json
 import time
 from collections.abc import Callable, Sequence
 from heapq import nsmallest
 
 from wsgateway.cluster.asking import Answering
 from wsgateway.cluster.history.memory import MemoryHistory
+from wsgateway.cluster.owners import ask_owners
 from wsgateway.cluster.questions import (
     ChannelRows,
     DescribeChannel,
     ListChannels,
     ListedChannel,
-    MemberRows,
-    Members,
+    Subscribe,
+    SubscribeReport,
     Unsubscribe,
 )
 from wsgateway.cluster.single import AnyCluster
 from wsgateway.config.channels import MAX_HISTORY
-from wsgateway.encoding import ENCODER
-from wsgateway.exceptions import EnvelopeError
+from wsgateway.exceptions import ChannelError, EnvelopeError
 from wsgateway.frames import History, Position
+from wsgateway.gateway.members import MemberAnswers, MemberLists
 from wsgateway.gateway.shapes import (
     ChannelInfo,
     ChannelList,
@@ -30,8 +32,11 @@ from wsgateway.gateway.shapes import (
     member_info,
     publication_info,
 )
+from wsgateway.hub.channel import info_json
 from wsgateway.hub.channels import Channels
+from wsgateway.hub.hub import Hub
 from wsgateway.hub.shared_history import SharedHistory
+from wsgateway.logs import GatewayLog
 from wsgateway.text import short
 
 CHUNK = 5000
@@ -47,15 +52,22 @@ class ChannelAnswers:
     `store` has the histories.
     """
 
-    def __init__(self, channels: Channels, history: MemoryHistory) -> None:
+    def __init__(self, hub: Hub, channels: Channels, history: MemoryHistory) -> None:
+        self._hub = hub
         self._channels = channels
         self.store = history
+        self.members = MemberAnswers(channels)
         self.answering: Answering = {
             ListChannels: self._answer_list,
             DescribeChannel: self._answer_describe,
-            Members: self._answer_members,
+            **self.members.answering,
+            Subscribe: self._answer_subscribe,
             Unsubscribe: self._answer_unsubscribe,
         }
+
+    def check(self, name: str) -> None:
+        """Raise `ChannelError` if there can be no such channel."""
+        self._channels.namespaces.find(name)
 
     async def names(self, prefix: str) -> list[str]:
         """Return the names that begin with `prefix`, of channels with subscribers or a history, in no order."""
@@ -105,12 +117,6 @@ class ChannelAnswers:
             settings=settings.shown(),
         )
 
-    def members(self, name: str, limit: int) -> MemberRows:
-        """Return the first `limit` members of a channel. Raise `ChannelError` if there can be no such channel."""
-        self._channels.namespaces.find(name)
-        members = self._channels.members(name)
-        return MemberRows(len(members), [(one.id, one.user, ENCODER.encode(one.info)) for one in members[:limit]])
-
     async def history(self, name: str, *, limit: int, since: str | None, reverse: bool) -> History:
         """Return publications of a channel, as `Gateway.history` does."""
         settings = self._channels.namespaces.find(name)
@@ -138,9 +144,27 @@ class ChannelAnswers:
         elif settings.history:
             await shared.forget(name)
 
+    @property
+    def usage(self) -> tuple[int, int]:
+        """The bytes of all histories of the gateway, and how many channels have lost records because of them."""
+        shared = self._shared()
+        return (self.store.bytes, self.store.evicted) if shared is None else shared.usage
+
     def _shared(self) -> SharedHistory | None:
         following = self._channels.following
         return None if following is None else following.history
+
+    async def subscribe(self, question: Subscribe) -> SubscribeReport:
+        """Subscribe every connection that can be subscribed, and return how many."""
+        count, error, info = 0, "", json.loads(question.info)
+        for conn in self._hub.select(question.ids, question.user):
+            try:
+                if not self._channels.is_subscribed(conn, question.channel):
+                    await self._channels.subscribe_now(conn, question.channel, info=info)
+                    count += conn.is_open
+            except ChannelError as exc:
+                error = error or exc.reason
+        return SubscribeReport(count, error)
 
     def unsubscribe(self, question: Unsubscribe) -> int:
         """End subscriptions, and return how many. Raise `ChannelError`, or `ValueError` for a wrong code or reason."""
@@ -156,8 +180,11 @@ class ChannelAnswers:
     async def _answer_describe(self, question: DescribeChannel) -> ListedChannel:
         return self.row(question.channel)
 
-    async def _answer_members(self, question: Members) -> MemberRows:
-        return self.members(question.channel, min(question.limit, MAX_ROWS))
+    async def _answer_subscribe(self, question: Subscribe) -> SubscribeReport:
+        try:
+            return await self.subscribe(question)
+        except (ValueError, RecursionError) as exc:
+            raise EnvelopeError("arguments", str(exc)) from exc
 
     async def _answer_unsubscribe(self, question: Unsubscribe) -> int:
         try:
@@ -173,9 +200,10 @@ class ChannelInspector:
     such channel.
     """
 
-    def __init__(self, answers: ChannelAnswers, cluster: Callable[[], AnyCluster]) -> None:
+    def __init__(self, answers: ChannelAnswers, cluster: Callable[[], AnyCluster], log: GatewayLog) -> None:
         self._answers = answers
         self._cluster = cluster
+        self.members = MemberLists(answers.members, cluster, log)
 
     async def page(self, prefix: str, offset: int, limit: int) -> ChannelList:
         """Return a page of the channels whose name begins with `prefix`, in alphabetical order."""
@@ -202,13 +230,9 @@ class ChannelInspector:
 
     async def presence(self, name: str, offset: int, limit: int) -> PresenceAnswer:
         """Return a page of the members of a channel."""
-        own, cluster = self._answers.members(name, offset + limit), self._cluster()
-        others = await cluster.ask_all(Members(name, offset + limit))
-        answers = [own, *(answer for _, answer in sorted(others.items()))]
-        rows = [row for answer in answers for row in answer.rows][offset : offset + limit]
-        total = sum(answer.total for answer in answers)
-        members = [member_info(*row) for row in rows]
-        return PresenceAnswer(name, total, offset, limit, members, self._is_complete(others))
+        rows, is_complete = await self.members.rows(name)
+        page = [member_info(*row) for row in rows[offset : offset + limit]]
+        return PresenceAnswer(name, len(rows), offset, limit, page, is_complete)
 
     async def history(self, name: str, *, limit: int, since: str | None, reverse: bool) -> HistoryAnswer:
         """Return publications of a channel. Raise `ValueError` for a wrong limit or a malformed position."""
@@ -219,6 +243,21 @@ class ChannelInspector:
         """Drop the history of a channel."""
         await self._answers.forget(name)
 
+    async def subscribe(self, name: str, ids: Sequence[str] | None, user: str, info: object) -> int:
+        """Subscribe the connections with `ids`, those of a `user`, or all. Return the number of new subscriptions.
+
+        Raise `ChannelError` if a connection cannot be subscribed, after all others are, and `MessageError` if `info` is
+        not a JSON value.
+        """
+        self._answers.check(name)
+        question = Subscribe(name, None if ids is None else list(ids), user, info_json(info))
+        own = await self._answers.subscribe(question)
+        others, _ = await ask_owners(self._cluster(), question, ids)
+        for report in (own, *others):
+            if report.error:
+                raise ChannelError(report.error)
+        return own.count + sum(report.count for report in others)
+
     async def unsubscribe(
         self, name: str, ids: Sequence[str] | None, user: str, code: int, reason: str
     ) -> Unsubscribed:
@@ -228,12 +267,8 @@ class ChannelInspector:
         """
         question = Unsubscribe(name, None if ids is None else list(ids), user, code, reason)
         own = self._answers.unsubscribe(question)
-        others = await self._cluster().ask_all(question)
-        return Unsubscribed(own + sum(others.values()), self._is_complete(others))
-
-    def _is_complete(self, answers: dict[str, MemberRows] | dict[str, int]) -> bool:
-        cluster = self._cluster()
-        return cluster.is_up and len(answers) >= len(cluster.nodes.alive())
+        others, is_complete = await ask_owners(self._cluster(), question, ids)
+        return Unsubscribed(own + sum(others), is_complete)
 
 
 def _joined(one: ListedChannel | None, other: ListedChannel) -> ListedChannel:

@@ -7,9 +7,9 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 
-from wsgateway.closing import check_close
 from wsgateway.cluster.envelopes import Info
 from wsgateway.cluster.nodes import NodeState, node_of
+from wsgateway.cluster.owners import ask_owners
 from wsgateway.cluster.questions import (
     Close,
     CloseUser,
@@ -26,15 +26,16 @@ from wsgateway.gateway.answers import Answers
 from wsgateway.gateway.channels import ChannelInspector
 from wsgateway.gateway.registry import GatewayState
 from wsgateway.gateway.shapes import Closed, NodeInfo
+from wsgateway.logs import GatewayLog
 from wsgateway.metrics import Samples
 
 
 class Inspector:
     """Inspects a gateway across all its nodes. A node that does not answer in time is left out, and logged."""
 
-    def __init__(self, answers: Answers, cluster: Callable[[], AnyCluster]) -> None:
+    def __init__(self, answers: Answers, cluster: Callable[[], AnyCluster], log: GatewayLog) -> None:
         self._answers = answers
-        self.channels = ChannelInspector(answers.channels, cluster)
+        self.channels = ChannelInspector(answers.channels, cluster, log)
         self._current_cluster = cluster
         self._counting: asyncio.Future[dict[str, dict[str, float]]] | None = None
 
@@ -54,7 +55,9 @@ class Inspector:
         nodes = [_own_info(cluster.node, self._answers.info())] if cluster.is_serving else []
         for node in cluster.nodes.shown():
             counted = totals.get(node.id, {}).get("connections", node.info.connections)
-            nodes.append(_node_info(node.id, node.info, node.state, now - node.seen, connections=int(counted)))
+            age = node.info.age + now - node.reported
+            silent = now - node.seen
+            nodes.append(_node_info(node.id, node.info, node.state, silent, age=age, connections=int(counted)))
         return nodes
 
     @property
@@ -121,35 +124,20 @@ class Inspector:
     async def close(self, ids: Sequence[str] | None, code: int, reason: str, *, user: str = "") -> Closed:
         """Begin to close the connections with `ids`, those of `user`, or all of them.
 
-        Raise `ValueError` for a code or reason that cannot be sent, and `NodeError` if a node that has some of `ids`
-        does not answer.
+        Raise `ValueError` for a code or reason that cannot be sent.
         """
-        check_close(code, reason)
-        cluster = self._cluster
-        if ids is None:
-            others = await cluster.ask_all(CloseUser(user, code, reason) if user else Close(None, code, reason))
-            is_complete = cluster.is_up and len(others) >= len(cluster.nodes.alive())
-            answers = self._answers
-            here = answers.close_user(user, code, reason) if user else answers.close(None, code, reason)
-            return Closed(sum(others.values()) + here, is_complete)
-        own, remote = cluster.split(ids)
-        closed = self._answers.close(own, code, reason)
-        for node_id in dict.fromkeys(map(node_of, remote)):
-            theirs = [conn_id for conn_id in remote if node_of(conn_id) == node_id]
-            try:
-                closed += await cluster.ask(node_id, Close(theirs, code, reason))
-            except NodeError:
-                if cluster.nodes.get(node_id) is not None:
-                    raise
-                # it has left, and its connections are closed
-        return Closed(closed, True)
+        listed = None if ids is None else list(ids)
+        question = CloseUser(user, code, reason) if user else Close(listed, code, reason)
+        own = self._answers.close(question)
+        others, is_complete = await ask_owners(self._cluster, question, None if user else listed)
+        return Closed(own + sum(others), is_complete)
 
 
 def _own_info(node_id: str, info: Info) -> NodeInfo:
-    return _node_info(node_id, info, NodeState.ALIVE, 0.0, connections=info.connections)
+    return _node_info(node_id, info, NodeState.ALIVE, 0.0, age=info.age, connections=info.connections)
 
 
-def _node_info(node_id: str, info: Info, state: NodeState, silent: float, *, connections: int) -> NodeInfo:
+def _node_info(node_id: str, info: Info, state: NodeState, silent: float, *, age: float, connections: int) -> NodeInfo:
     is_alive = state is NodeState.ALIVE
     return NodeInfo(
         id=node_id,
@@ -157,7 +145,7 @@ def _node_info(node_id: str, info: Info, state: NodeState, silent: float, *, con
         host=info.host,
         pid=info.pid,
         version=info.version,
-        age=round(info.age + silent, 3),
+        age=round(age, 3),
         silent=round(max(0.0, silent), 3),
         connections=connections if is_alive else 0,
         messages_in=info.messages_in,

@@ -3,16 +3,25 @@
 from abc import ABC, abstractmethod
 from typing import Any, Unpack
 
-from wsgateway.closing import DISCONNECTED, check_close
+from wsgateway.closing import DISCONNECTED
 from wsgateway.exceptions import GatewayNotRunning, GatewayStopping
 from wsgateway.frames import Counts, History, Presence
 from wsgateway.gateway.parts import Parts
 from wsgateway.gateway.running import Running
-from wsgateway.hub.channel import copy_info
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.hub import Connections, LocalChannels
 from wsgateway.hub.loops import Home, call_from_thread
-from wsgateway.hub.target import MISSING, Everybody, Missing, Recipients, Target, TargetOptions, check_text, target_of
+from wsgateway.hub.target import (
+    MISSING,
+    Everybody,
+    Missing,
+    Recipients,
+    Target,
+    TargetOptions,
+    check_recipients,
+    check_text,
+    target_of,
+)
 from wsgateway.messages import Sent, encode
 from wsgateway.text import short
 
@@ -85,8 +94,8 @@ class Messaging(ABC):
 
         Wait for the hook, never for a client. Raise `MessageError` (a `ValueError`) if the message cannot be encoded,
         `ChannelError` if there is no such channel, `ValueError` for an empty channel or user or more than one kind of
-        recipients, `TypeError` for values of a wrong type, `Refused` if the hook refuses the message, and `HookError`
-        if the listener failed.
+        recipients, `TypeError` for values of a wrong type, `Refused` if the hook refuses the message, `HookError` if
+        the listener failed, and `HistoryError` if a history that processes share is unavailable.
         """
         if self._is_new:
             await self._start_unasked()
@@ -152,17 +161,14 @@ class Messaging(ABC):
         """Subscribe `connections`, or every connection of `user`, to `channel`, without `on_subscribe`.
 
         Return the number of new subscriptions. Other members see `info`, a JSON value. Raise `ChannelError` if there is
-        no such channel or a connection has too many.
+        no such channel, or if a connection has too many, after the others are subscribed.
+
+        The connections of every node are subscribed. Wait at most `broker_timeout` seconds for the other nodes. A node
+        that has not answered by then is logged and not counted, but may still subscribe its connections.
         """
         await self._running_for("gateway.subscribe")
-        self._parts.channels.namespaces.find(channel)
-        copy_info(info)  # raises before anything is subscribed
-        count = 0
-        for conn in self._named(connections, user):
-            if not self._parts.channels.is_subscribed(conn, channel):
-                await self._parts.channels.subscribe_now(conn, channel, info=info)
-                count += conn.is_open
-        return count
+        ids, user_id = _named(connections, user)
+        return await self._parts.inspector.channels.subscribe(channel, ids, user_id, info)
 
     async def unsubscribe(
         self,
@@ -175,13 +181,15 @@ class Messaging(ABC):
     ) -> int:
         """End the subscriptions of `connections`, or of every connection of `user`, to `channel`.
 
-        Return the number of ended subscriptions. From code 2500 on, the clients subscribe again. Raise `ChannelError`
-        if there is no such channel.
+        Return the number of ended subscriptions. From code 2500 on, the clients subscribe again. Below, a client of
+        them whose `on_subscribe` runs meanwhile has to ask again. Raise `ChannelError` if there is no such channel.
+
+        Reach the connections of every node, and wait for the nodes as `subscribe` does.
         """
         await self._running_for("gateway.unsubscribe")
-        named = self._named(connections, user)
-        ids = None if isinstance(connections, Everybody) else [conn.id for conn in named]
-        return self._parts.channels.end(channel, code, reason, ids=ids, user="" if isinstance(user, Missing) else user)
+        ids, user_id = _named(connections, user)
+        ended = await self._parts.inspector.channels.unsubscribe(channel, ids, user_id, code, reason)
+        return ended.unsubscribed
 
     async def disconnect(
         self,
@@ -193,33 +201,15 @@ class Messaging(ABC):
     ) -> int:
         """Close `connections`, or every connection of `user`. Return their number.
 
-        With the default code, the clients do not reconnect. Raise `ValueError` for a code that a server may not send,
-        or a reason of more than 123 bytes.
+        With the default code, the clients do not reconnect. A client of `user` whose `on_handshake` runs meanwhile is
+        closed as soon as it is open. Raise `ValueError` for a code that a server may not send, or a reason of more than
+        123 bytes.
+
+        Reach the connections of every node, and wait for the nodes as `subscribe` does.
         """
         await self._running_for("gateway.disconnect")
-        check_close(code, reason)
-        conns = [conn for conn in self._named(connections, user) if conn.is_open]
-        for conn in conns:
-            await conn.close(code, reason)
-        return len(conns)
-
-    def _named(self, connections: Recipients, user: str | Missing) -> list[Connection]:
-        """Return the open connections that a caller has named, in `connections` or by `user`.
-
-        Raise `TypeError` if both are missing, because a missing value must never mean every connection.
-        """
-        hub = self._parts.hub
-        if isinstance(user, Missing) == (connections is None):
-            raise TypeError("give either connections or user; connections=EVERYBODY is every connection")
-        if not isinstance(user, Missing):
-            check_text("user", user)
-            return hub.of_user(user)
-        if isinstance(connections, Everybody):
-            return list(hub.connections)
-        to = target_of(connections=connections)
-        named = () if to is None or to.connections is None else to.connections
-        conns = (hub.connections.get(outbox.id) for outbox in hub.resolve(named))
-        return [conn for conn in conns if conn is not None]
+        ids, user_id = _named(connections, user)
+        return (await self._parts.inspector.close(ids, code, reason, user=user_id)).closed
 
     # History and members
 
@@ -230,32 +220,38 @@ class Messaging(ABC):
 
         They are the newest ones, or, with `since`, the first after that position, in the order of publishing. With
         `reverse`, they are the newest ones, or the last before `since`, and the newest is first. A channel without a
-        history has no publications and no position. Raise `ChannelError` if there is no such channel, and `ValueError`
-        for a limit that is not 0 to 10,000 and for text that is not a position.
+        history has no publications and no position. Raise `ChannelError` if there is no such channel, `ValueError` for
+        a limit that is not 0 to 10,000 and for text that is not a position, and `HistoryError` if a history that
+        processes share is unavailable.
         """
         await self._running_for("gateway.history")
         return await self._parts.answers.channels.history(channel, limit=limit, since=since, reverse=reverse)
 
     async def forget(self, channel: str) -> None:
-        """Drop the history of `channel`. Raise `ChannelError` if there is no such channel."""
+        """Drop the history of `channel`, also that in other processes. The position of the channel stays.
+
+        Raise `ChannelError` if there is no such channel, and `HistoryError` if a history that processes share is
+        unavailable.
+        """
         await self._running_for("gateway.forget")
         await self._parts.answers.channels.forget(channel)
 
     async def presence(self, channel: str) -> Presence:
-        """Return the members of `channel`. Raise `ChannelError` if there is no such channel."""
+        """Return the members of `channel` in all processes. They are `complete` if every process has answered.
+
+        Wait at most `broker_timeout` seconds for each. Answers of other processes are reused for 0.5 s. Raise
+        `ChannelError` if there is no such channel.
+        """
         await self._running_for("gateway.presence")
-        self._parts.channels.namespaces.find(channel)
-        return Presence(self._parts.channels.members(channel))
+        return await self._parts.inspector.channels.members.presence(channel)
 
     async def presence_counts(self, channel: str) -> Counts:
-        """Return the number of connections and of users that are subscribed to `channel`.
+        """Return the number of connections and of users that are subscribed to `channel`, as `presence` does.
 
         All connections without a `user_id` count as one user. Raise `ChannelError` if there is no such channel.
         """
         await self._running_for("gateway.presence_counts")
-        self._parts.channels.namespaces.find(channel)
-        conns = self._parts.channels.subscribers(channel)
-        return Counts(len(conns), len({conn.user_id for conn in conns}))
+        return await self._parts.inspector.channels.members.counts(channel)
 
     @property
     def local_channels(self) -> LocalChannels:
@@ -266,3 +262,24 @@ class Messaging(ABC):
     @abstractmethod
     def connections(self) -> Connections:
         """The open connections, a live view."""
+
+
+def _named(connections: Recipients, user: str | Missing) -> tuple[list[str] | None, str]:
+    """Return the ids and the user that a caller has named. Without ids and user, it has named every connection.
+
+    Raise `TypeError` if both are missing, because a missing value must never mean every connection.
+    """
+    if isinstance(user, Missing) == (connections is None):
+        raise TypeError("give either connections or user; connections=EVERYBODY is every connection")
+    if not isinstance(user, Missing):
+        check_text("user", user)
+        return None, user
+    if connections is None or isinstance(connections, Everybody):
+        return None, ""
+    check_recipients("connections", connections)
+    ids = []
+    for item in connections:
+        if not isinstance(item, (Connection, str)):
+            raise TypeError(f"connections contains {short(item)}, use connections or their ids")
+        ids.append(item.id if isinstance(item, Connection) else item)
+    return ids, ""

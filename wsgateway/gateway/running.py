@@ -13,10 +13,11 @@ from contextvars import Context, copy_context
 from dataclasses import dataclass
 
 from wsgateway.auth.rules import Rules
-from wsgateway.cluster.cluster import Cluster, Local
+from wsgateway.cluster.cluster import Cluster
 from wsgateway.cluster.history.memory import MemoryHistory
 from wsgateway.cluster.history.store import new_epoch
 from wsgateway.cluster.history.stores import open_store
+from wsgateway.cluster.local import Local
 from wsgateway.cluster.single import AnyCluster, SingleNode
 from wsgateway.config.channels import histories_in
 from wsgateway.config.exposure import outside_of_process, worker_count
@@ -26,9 +27,10 @@ from wsgateway.exceptions import HookError, ListenerError, StartError
 from wsgateway.gateway.admission import Admission
 from wsgateway.gateway.drain import Drain
 from wsgateway.gateway.parts import Parts
-from wsgateway.gateway.watchdog import Watchdog
+from wsgateway.gateway.watchdog import Calls, Watchdog
 from wsgateway.gateway.wheel import Wheel, tick_for
 from wsgateway.hub.following import Following
+from wsgateway.hub.presence import SharedPresence
 from wsgateway.hub.pubsub import PubSub
 from wsgateway.hub.shared_channel import Subscribers
 from wsgateway.hub.shared_history import SharedHistory
@@ -111,7 +113,8 @@ class Running:
 
     def watch_loop(self) -> None:
         """Report from now on when the event loop is blocked."""
-        self.watchdog.watch(self.metrics, self.hooks.close)
+        loop, cluster = self.watchdog.loop, self.cluster
+        self.watchdog.watch(self.metrics, Calls(self.hooks.close, lambda: cluster.loop_blocked(loop)))
 
     def abandon(self) -> None:
         """Release what outlives the event loop, which was closed."""
@@ -182,11 +185,15 @@ async def _sharing(parts: Parts, cluster: Cluster, pubsub: PubSub) -> AsyncItera
         log=parts.log,
     )
     history = None if store is None else SharedHistory(store, cluster, parts.metrics, parts.log)
-    subscribers = Subscribers(pubsub.deliver, channels.to_notify, channels.lose, lambda: cluster.is_up)
+    subscribers = Subscribers(
+        pubsub.deliver, channels.to_notify, channels.lose, lambda: cluster.is_up, channels.by_name.__contains__
+    )
+    presence = SharedPresence(cluster, parts.hub, channels.find, parts.log)
     following = Following(
         channels.namespaces,
         cluster,
         history,
+        presence,
         subscribers,
         max_bytes=settings.outbox_bytes,
         metrics=parts.metrics,
@@ -213,7 +220,7 @@ def _cluster_of(parts: Parts) -> AnyCluster:
         parts.open_link,
         gateway_id=settings.id,
         broker=mask_url(settings.broker or ""),
-        local=Local(parts.hub.deliver_to_ids, answers.info, answers.answering),
+        local=Local(parts.hub.deliver_to_ids, answers.info, answers.answering, parts.hub.deliver_to_user),
         metrics=parts.metrics,
         log=parts.log,
         timeout=settings.broker_timeout,
@@ -232,12 +239,12 @@ def reason_of(error: Exception) -> str:
 
 
 def check_processes(settings: Settings, *, is_served_alone: bool) -> None:
-    """Raise `StartError` if several processes serve a gateway with a history, because only one can keep it."""
+    """Raise `StartError` if several processes serve a gateway with a history, and no broker keeps it for all."""
     histories, count = histories_in(settings.channels), worker_count(sys.argv, os.environ)
-    if histories and count > 1 and not is_served_alone:  # `wsgateway serve` has no such count
+    if histories and count > 1 and not settings.broker and not is_served_alone:  # `wsgateway serve` has no such count
         raise StartError(
-            f"{histories} is kept in one process only, and no broker can share it among {count} worker processes yet, "
-            "so serve with one worker, or set history = 0"
+            f"{histories} would be kept by each of {count} worker processes alone, so set broker to ipc:// or redis:// "
+            "to keep it for all, or serve with one worker, or set history = 0 (docs/processes.md#which-broker)"
         )
 
 

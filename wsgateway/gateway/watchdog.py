@@ -8,6 +8,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 from wsgateway.limits import BLOCKED_LOOP
@@ -19,6 +20,13 @@ LATE = 0.1
 
 STACK = 12
 """Innermost calls of the blocking code that are logged."""
+
+
+class Calls(NamedTuple):
+    """The functions of one gateway that the watchdog calls in its thread: once the loop is closed, or is blocked."""
+
+    closed: Callable[[], None] | None = None
+    blocked: Callable[[], None] | None = None
 
 
 class Watchdog:
@@ -34,14 +42,14 @@ class Watchdog:
         self.loop = loop
         self._seconds = seconds
         self._thread_id = threading.get_ident()
-        self._counters: WeakKeyDictionary[Metrics, Callable[[], None] | None] = WeakKeyDictionary()
+        self._counters: WeakKeyDictionary[Metrics, Calls] = WeakKeyDictionary()
         self._answered = threading.Event()
         self._ended = threading.Event()
 
-    def watch(self, metrics: Metrics, closed: Callable[[], None] | None = None) -> None:
-        """Count in `metrics` too, from now on. Call `closed`, in the watchdog's thread, once the loop is closed."""
+    def watch(self, metrics: Metrics, calls: Calls = Calls()) -> None:  # noqa: B008  immutable
+        """Count in `metrics` too, from now on, and call `calls`."""
         was_idle = not self._counters
-        self._counters[metrics] = closed
+        self._counters[metrics] = calls
         if was_idle:
             self._ended = ended = threading.Event()
             threading.Thread(target=self._run, args=(ended,), name="wsgateway watchdog", daemon=True).start()
@@ -74,14 +82,17 @@ class Watchdog:
                 self._report_block(asked, stack, ended)
 
     def _call_closed(self) -> None:
-        for closed in tuple(self._counters.values()):
-            if closed is not None:
-                closed()
+        for calls in tuple(self._counters.values()):
+            if calls.closed is not None:
+                calls.closed()
 
     def _report_block(self, asked: float, stack: traceback.StackSummary | None, ended: threading.Event) -> None:
         """Log what blocks the loop, wait until the loop continues, and log that."""
         if stack:
             _log_stack(time.monotonic() - asked, stack)
+        for calls in tuple(self._counters.values()):
+            if calls.blocked is not None:
+                calls.blocked()
         while not self._answered.wait(self._seconds):
             if ended.is_set() or self.loop.is_closed():
                 return

@@ -1,7 +1,7 @@
 """One channel in this process: its subscribers, and what is kept of each. Knows no history and no other channel."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from wsgateway.cluster.history.replica import Page
@@ -13,17 +13,23 @@ from wsgateway.hub.audience import Audience
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.hub import Hub
 from wsgateway.hub.outbox import Outbox
+from wsgateway.hub.roster import encode_member
 from wsgateway.messages import Message
 
 
 def copy_info(info: object) -> Any:
     """Return a copy of `info`, which its owner may change later. Raise `MessageError` unless it is a JSON value."""
-    if info is None:
-        return None
+    return None if info is None else json.loads(info_json(info))
+
+
+def info_json(info: object) -> str:
+    """Return `info` as JSON. Raise `MessageError` unless it is a JSON value."""
     try:
-        return json.loads(ENCODER.encode(info).encode())
+        text = ENCODER.encode(info)
+        text.encode()
     except (TypeError, ValueError, RecursionError) as exc:
         raise MessageError(f"info is not a JSON value: {exc}") from exc
+    return text
 
 
 class Wanted(NamedTuple):
@@ -89,12 +95,12 @@ class Channel(Audience):
         """Add `conn` to `members`, and return it as other members see it."""
         member = self.member(conn)
         self.members = self.members or {}
-        self.members[conn._outbox] = ENCODER.encode(member._asdict()).encode()
+        self.members[conn._outbox] = encode_member(member)
         return member
 
-    def members_json(self) -> bytes:
-        """Return `members` as a JSON array."""
-        return b"[%b]" % b",".join((self.members or {}).values())
+    def members_json(self, others: Iterable[bytes]) -> bytes:
+        """Return `members`, and those in other nodes, as a JSON array."""
+        return b"[%b]" % b",".join([*(self.members or {}).values(), *others])
 
     def forget(self, outbox: Outbox) -> bool:
         """Forget what is kept of a former subscriber. Return whether it was among `members`."""

@@ -8,12 +8,16 @@ in     1. `server.socket`: what one read brought while the inbox was full, at mo
           space. A message from `gateway.send` or `/send` has its own inbox, so it never waits behind another message.
 nodes  3. `cluster.bus`: OUTBOX_MESSAGES (10,000) envelopes or OUTBOX_BYTES (32 MiB); the oldest is
           dropped and counted.
-out    4. `hub.turn_log`: until the event loop iteration ends; beyond MAX_LOGGED (64 KiB) they are
+       4. `cluster.history.pipeline`, `cluster.history.ipc`: MAX_WAITING (10,000) publications for a history store or
+          MAX_WAITING_BYTES (32 MiB); the next one fails.
+       5. `cluster.history.replica`: MAX_ASIDE (1,000) announcements while a channel joins or heals; further ones are
+          dropped, and read from the store afterwards.
+out    6. `hub.turn_log`: until the event loop iteration ends; beyond MAX_LOGGED (64 KiB) they are
           flushed early.
-       5. `hub.fan_out`, for more than SLICE (2,000) connections: over several iterations; beyond
+       7. `hub.fan_out`, for more than SLICE (2,000) connections: over several iterations; beyond
           MAX_WAITING (1 MiB) each flush writes to SLICE connections before it returns.
-       6. `hub.outbox`: `outbox_messages`, `outbox_bytes`; at either, `slow_policy` applies.
-       7. The buffer of the server's transport: above its high-water mark the outbox is used instead; without progress
+       8. `hub.outbox`: `outbox_messages`, `outbox_bytes`; at either, `slow_policy` applies.
+       9. The buffer of the server's transport: above its high-water mark the outbox is used instead; without progress
           for `send_timeout` the client is closed with 3008.
 """
 
@@ -144,6 +148,15 @@ class Hub:
         """Return the open connections with that `user_id`, oldest first."""
         return list(self._users.get(user_id, ()))
 
+    def select(self, ids: Iterable[str] | None, user: str = "") -> list[Connection]:
+        """Return the open connections of `user`, or those with `ids`, each once, or, without either, every one."""
+        if user:
+            return self.of_user(user)
+        if ids is None:
+            return list(self._open.values())
+        conns = map(self._open.get, dict.fromkeys(ids))
+        return [conn for conn in conns if conn is not None]
+
     def make_fast(self, outbox: Outbox, write: Write) -> bool:
         """Pass what is sent to `outbox`, which is empty, to `write`. Return False if something may be waiting again."""
         while any(audience.is_pending for audience in outbox.audiences):  # it was queued for it, as a slow member
@@ -255,6 +268,10 @@ class Hub:
     def deliver_to_ids(self, message: Message, ids: Sequence[str] | None) -> Deliveries:
         """Send `message`, which another node has published, to the open connections with `ids`, or to every one."""
         return self.deliver(message, self.everybody) if ids is None else self.deliver_to(message, ids)
+
+    def deliver_to_user(self, message: Message, user: str) -> Deliveries:
+        """Send `message`, which another node has published, to the open connections of `user`."""
+        return self.deliver_to(message, self.of_user(user))
 
     def _count_out(self, count: int, size: int) -> None:
         metrics = self._metrics

@@ -1,4 +1,4 @@
-"""Remembers which subscriptions the application has ended, for clients whose request is being decided. Pure."""
+"""Remembers which subscriptions and connections the application has ended, while hooks decide about others. Pure."""
 
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -10,7 +10,8 @@ MAX_REMEMBERED = 10_000
 class Revocations:
     """A request to subscribe that `on_subscribe` allows was revoked if the application has ended it meanwhile.
 
-    Otherwise the hook could read a membership that ends while it runs, and the subscription would begin afterwards.
+    Otherwise the hook could read a membership that ends while it runs, and the subscription would begin afterwards. The
+    same holds for a client that `on_handshake` admits while its user is disconnected; its `channel` is empty.
     """
 
     def __init__(self) -> None:

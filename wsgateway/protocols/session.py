@@ -10,7 +10,6 @@ from wsgateway.closing import TOO_MANY, TRY_AGAIN
 from wsgateway.config.settings import Settings
 from wsgateway.exceptions import ChannelError, HistoryError, Refusal, Refused
 from wsgateway.frames import Position, check_event_name
-from wsgateway.hub.channel import NOTHING as NO_GRANT
 from wsgateway.hub.channel import Grant, Wanted
 from wsgateway.hub.channels import Channels, Outdated
 from wsgateway.hub.connection import Connection
@@ -53,6 +52,7 @@ class Session:
     """
 
     __slots__ = (
+        "_after",
         "_granted",
         "_inbox",
         "_parts",
@@ -72,6 +72,7 @@ class Session:
         self.is_open = False
         self._transport = transport
         self._parts = parts
+        self._after = 0  # the count of revocations when `on_handshake` was called
         self._granted: list[tuple[Wanted, Grant, bool]] | None = None
         self._target = ""  # the channel of every message of a plain client
         self._inbox = Inbox()
@@ -90,6 +91,7 @@ class Session:
         Raise `Refused`.
         """
         dispatcher = self._parts.dispatcher
+        self._after = self._parts.channels.revocations.count
         subprotocol, channels = await dispatcher.handshake(self.conn, self._inbox, scope, token)
         asks = asked.channels if asks_now else ()
         if channels or asks:
@@ -106,7 +108,7 @@ class Session:
         for name in channels:
             position = asked.since.get(name)
             wanted = Wanted(name, position, name in asked.since and position is None)
-            granted.append((wanted, NO_GRANT, True))
+            granted.append((wanted, Grant(after=self._after), True))
         if asks:
             self._check_count(channels, asked)
         for each in asks:
@@ -144,6 +146,8 @@ class Session:
         parts = self._parts
         parts.hub.join(self.conn)
         parts.dispatcher.entered(self.conn, self._inbox)
+        if parts.channels.revocations.has("", conn_id=self.conn.id, user=self.conn.user_id, after=self._after):
+            self.outbox.close(TRY_AGAIN, "the user was disconnected meanwhile")
         if self._granted is not None:
             granted, self._granted = self._granted, None
             for wanted, grant, by_code in granted:

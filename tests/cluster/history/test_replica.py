@@ -13,12 +13,12 @@ from wsgateway.messages import Kind, Message
 NOTHING = Effects()
 
 
-def publication(offset: int, key: str = "") -> Publication:
-    return Publication(Message(str(offset).encode(), Kind.TEXT), "c", key=key)
+def publication(offset: int, key: str = "", server: str = "") -> Publication:
+    return Publication(Message(f"{server}{offset}".encode(), Kind.TEXT), "c", key=key)
 
 
 LOG = [publication(offset, "ab"[offset % 2]) for offset in range(20)]
-OTHERS = [publication(offset, "ab"[offset % 2]) for offset in range(20)]
+OTHERS = [publication(offset, "ab"[offset % 2], "other") for offset in range(20)]
 """What another server has at the same offsets after a failover."""
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -29,6 +30,9 @@ from wsgateway.logs import GatewayLog
 TIMEOUT = 5.0
 """Seconds that an append or a read may take, including the time until the server can be reached."""
 
+PATIENCE = 25.0
+"""Seconds after that until the client connects again, if it asks for more and has still got no answer."""
+
 MAX_WAITING = 10_000
 MAX_WAITING_BYTES = 32 * 1024 * 1024
 """Limits of the appends that wait, and likewise of the other requests. At either limit, a further one fails."""
@@ -38,6 +42,9 @@ BATCH_BYTES = 1024 * 1024
 
 MAX_ASKED = 8
 """Requests, except appends, that are sent before the first is answered."""
+
+RETRY = 1.0
+"""Seconds until a socket is opened again, if that has failed."""
 
 
 class _Call:
@@ -60,7 +67,10 @@ class _Call:
             self.future.set_result(value)
 
     def fail(self, text: str, *, is_late: bool = False) -> None:
+        """Let the caller get a `HistoryError`. With `is_late`, a publication may have been stored."""
         if not self.future.done():
+            if is_late and self.operation == "append":
+                text = f"{text}; it may have been stored, so send it again with the same idempotency_key"
             self.future.set_exception(HistoryError(text, is_late=is_late))
             self.future.exception()  # not every caller waits, and asyncio would log that
 
@@ -98,7 +108,8 @@ class IpcHistory:
     wait, and form the next. So they stay in order, and the batches become larger under load.
 
     What was sent counts as sent until the server answers or its process ends, even if the caller has got an error
-    because the time was over. So no more is sent to a server that has stopped, and nothing overtakes.
+    because the time was over. So no more is sent to a server that has stopped, and nothing overtakes. After `PATIENCE`,
+    the client gives that up.
 
     When the server's process ends, another one takes over, whose histories are empty and have new epochs.
     """
@@ -116,6 +127,7 @@ class IpcHistory:
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._appends = _Lane()
         self._others = _Lane()
+        self._sockets: list[zmq.Socket[bytes]] = []
         self._number = 0
         self._is_woken = False
         self._timer: asyncio.TimerHandle | None = None
@@ -123,11 +135,12 @@ class IpcHistory:
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._context = zmq.Context()
+        # If the loop ends first, nobody calls `aclose`, and a context without this would wait for its sockets for ever.
+        self._release = weakref.finalize(self, _close_all, self._context, self._sockets)
         self._connect()
 
     async def aclose(self) -> None:
-        context, self._context = self._context, None
-        if context is None:
+        if self._context is None:
             return
         self._disconnect()
         if self._timer is not None:
@@ -136,12 +149,14 @@ class IpcHistory:
             self._fail_sent(lane, "the gateway has stopped before the history server answered")
             while lane.waiting:
                 lane.pop().fail("the gateway has stopped")
-        await asyncio.to_thread(context.term)
+        self._context = None
+        self._release()
 
     def append(self, append: Append) -> asyncio.Future[tuple[Position, bool]]:
-        future: asyncio.Future[tuple[Position, bool]] = asyncio.get_running_loop().create_future()
+        loop = self._loop or asyncio.get_running_loop()
+        future: asyncio.Future[tuple[Position, bool]] = loop.create_future()
         item = item_of_append(append, topic_name(append.topic).decode())
-        call = _Call("append", (item,), future, self._deadline(), append.record)
+        call = _Call("append", (item,), future, loop.time() + TIMEOUT, append.record)
         if len(append.record) > MAX_RECORD or len(item) > MAX_ENVELOPE // 2:
             call.fail(f"the publication is too large for a history: {call.size} bytes, at most {MAX_RECORD}")
         else:
@@ -166,12 +181,10 @@ class IpcHistory:
 
     # Waiting
 
-    def _deadline(self) -> float:
-        return asyncio.get_running_loop().time() + TIMEOUT
-
     async def _ask(self, operation: str, items: Sequence[str]) -> Any:
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._put(self._others, _Call(operation, items, future, self._deadline()))
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        self._put(self._others, _Call(operation, items, future, loop.time() + TIMEOUT))
         return await future
 
     def _put(self, lane: _Lane, call: _Call) -> None:
@@ -195,7 +208,7 @@ class IpcHistory:
         now = self._loop.time()
         dues = []
         for lane in (self._appends, self._others):
-            fault = "does not answer" if lane.sent else "cannot be reached"
+            fault = "does not answer" if lane.sent else "cannot be reached, check the process with the proxy of ipc://"
             while lane.waiting and lane.waiting[0].deadline <= now:
                 lane.pop().fail(f"the history server in {self._folder} {fault}")
             for call in lane.all_sent():
@@ -205,6 +218,8 @@ class IpcHistory:
                     dues.append(call.deadline)
             if lane.waiting:
                 dues.append(lane.waiting[0].deadline)
+        if any(call.deadline + PATIENCE <= now for lane in (self._appends, self._others) for call in lane.all_sent()):
+            self._reconnect("the history server has not answered")
         if dues:
             self._timer = self._loop.call_at(min(dues), self._expire)
 
@@ -213,39 +228,60 @@ class IpcHistory:
     def _connect(self) -> None:
         """Open a socket. ZeroMQ connects as soon as there is a server, and only then accepts a request."""
         assert self._loop is not None
-        assert self._context is not None
-        self._socket = self._context.socket(zmq.DEALER)
+        if self._context is None:
+            return
+        try:
+            self._open(self._context)
+        except zmq.ZMQError as exc:  # no descriptor is left
+            self._close_sockets()
+            self._log.limited("history server").error("cannot connect to the history server: %s", exc)
+            self._loop.call_later(RETRY, self._connect)
+            return
+        self._loop.add_reader(self._socket.FD, self._receive)
+        self._loop.add_reader(self._events.FD, self._watch)
+        for look in (self._receive, self._watch):
+            self._loop.call_soon(look)  # the descriptors report changes only
+
+    def _open(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+        self._socket = context.socket(zmq.DEALER)
+        self._sockets.append(self._socket)
         self._socket.set(zmq.LINGER, 0)
         self._socket.set(zmq.IMMEDIATE, 1)
         self._events = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
-        self._loop.add_reader(self._socket.FD, self._receive)
-        self._loop.add_reader(self._events.FD, self._watch)
+        self._sockets.append(self._events)
         self._socket.connect(f"ipc://{self._folder / SOCKET}")
-        self._loop.call_soon(self._receive)  # its descriptor reports changes only
 
     def _disconnect(self) -> None:
-        assert self._loop is not None
-        self._loop.remove_reader(self._socket.FD)
-        self._loop.remove_reader(self._events.FD)
-        self._socket.disable_monitor()
-        self._events.close(linger=0)
-        self._socket.close(linger=0)
+        if self._sockets:
+            assert self._loop is not None
+            self._loop.remove_reader(self._socket.FD)
+            self._loop.remove_reader(self._events.FD)
+            self._socket.disable_monitor()
+            self._close_sockets()
+
+    def _close_sockets(self) -> None:
+        while self._sockets:
+            self._sockets.pop().close(linger=0)
 
     def _watch(self) -> None:
-        """Notice that the server's process has ended. A new socket cannot get answers to requests of the old one."""
-        if self._context is None:
+        """Notice that the server's process has ended."""
+        if not self._sockets:
             return
         try:
             self._events.recv_multipart(zmq.NOBLOCK)
         except zmq.Again:
             return
         self._read()
-        self._disconnect()
         self._log.limited("history server").warning(
             "the process with the history server has ended; the histories start again in another one"
         )
+        self._reconnect("the process with the history server has ended before it answered")
+
+    def _reconnect(self, reason: str) -> None:
+        """Replace the socket, and fail what was sent. A new socket cannot get answers to requests of the old one."""
+        self._disconnect()
         for lane in (self._appends, self._others):
-            self._fail_sent(lane, "the process with the history server has ended before it answered")
+            self._fail_sent(lane, reason)
         self._connect()
 
     def _fail_sent(self, lane: _Lane, text: str) -> None:
@@ -256,21 +292,19 @@ class IpcHistory:
 
     def _receive(self) -> None:
         """Read the answers that have arrived, then send what may be sent."""
-        if self._context is None:
-            return
         self._read()
         self._send()
 
     def _read(self) -> None:
         try:
-            while True:
+            while self._sockets:
                 self._answered(self._socket.recv_multipart(zmq.NOBLOCK))
         except zmq.Again:
             pass
 
     def _send(self) -> None:
         self._is_woken = False
-        if self._context is None:
+        if not self._sockets:
             return
         sends = False
         while self._appends.waiting and not self._appends.sent and self._send_appends():
@@ -330,10 +364,18 @@ class IpcHistory:
             call.fail(fault)
 
 
+def _close_all(context: zmq.Context[zmq.Socket[bytes]], sockets: list[zmq.Socket[bytes]]) -> None:
+    for socket in sockets:
+        socket.close(linger=0)
+    context.term()  # does not wait, because nothing is left to be written
+
+
 def _resolve(calls: list[_Call], results: list[Any], records: list[bytes]) -> None:
     """Set the results of calls that were sent together. Raise `ValueError` or `TypeError` if these do not fit."""
     operation = calls[0].operation
     if operation == "append":
+        if len(results) != len(calls):
+            raise ValueError("results")
         for call, (offset, epoch, is_new) in zip(calls, results, strict=True):
             call.resolve((Position(epoch, offset), is_new))
     else:

@@ -39,6 +39,8 @@ have dropped it."""
 ANSWERS_PER_TIMEOUT = 50
 """Answers after which the time limit starts again, because a few of them may be large."""
 
+CLOSED = "the history is closed, because the gateway does not run"
+
 PING = command(b"PING")
 
 
@@ -50,6 +52,7 @@ class _Waiting(NamedTuple):
     convert: Callable[[Any], Any]
     script: Script | None
     weight: int
+    is_repeated: bool = False
 
 
 class Pipeline:
@@ -68,16 +71,19 @@ class Pipeline:
         test: bytes,
         check: Callable[[Any], None],
         max_weight: int,
+        may_repeat: bool,
         name: str,
         log: GatewayLog,
     ) -> None:
         """`connect` returns a connection of redis-py, or raises. `test` is sent through each new one, and `check` gets
-        its answer and may raise `HistoryError`. `name` is the server's, for errors and for the log.
+        its answer and may raise `HistoryError`. If commands `may_repeat`, those without an answer are sent again when
+        the connection was lost. `name` is the server's, for errors and for the log.
         """
         self._connect = connect
         self._test = test
         self._check = check
         self._max_weight = max_weight
+        self._may_repeat = may_repeat
         self._name = name
         self._log = log
         self._queue: deque[_Waiting] = deque()
@@ -102,7 +108,7 @@ class Pipeline:
         future: asyncio.Future[R] = loop.create_future()
         backlog, size = self._backlog, len(command)
         if self._is_closed:
-            _fail(future, HistoryError("the gateway is stopping, so its history is closed"))
+            _fail(future, HistoryError(CLOSED))
         elif not backlog.fits(size):
             text = f"too many commands wait for the history in {self._name}, check whether the server is overloaded"
             self._log.limited("history overload").warning("%s", text)
@@ -139,11 +145,10 @@ class Pipeline:
                 sent.clear()
         finally:  # nothing is left unless this task is cancelled
             self._task = None
-            text = "the gateway is stopping, so its history is closed"
             for waiting in sent:
-                _fail(waiting.future, HistoryError(f"{text}; {LATE}", is_late=True))
+                _fail(waiting.future, HistoryError(f"{CLOSED}; {LATE}", is_late=True))
             if self._is_closed:
-                self._fail_all(Fault(text))
+                self._fail_all(CLOSED)
             elif self._queue:
                 self.start()
 
@@ -184,7 +189,7 @@ class Pipeline:
         try:
             async with asyncio.timeout(TIMEOUT) as deadline:
                 await connection.send_packed_command(data, check_health=False)
-                for future, _, convert, _, _ in batch:
+                for future, _, convert, _, _, _ in batch:
                     try:
                         answer = await connection.read_response(disable_decoding=True)
                     except NoScriptError:
@@ -198,7 +203,7 @@ class Pipeline:
                     if not answered % ANSWERS_PER_TIMEOUT:
                         deadline.reschedule(loop.time() + TIMEOUT)
         except TimeoutError:
-            fault = Fault(f"no answer within {TIMEOUT:g} s", is_late=True)
+            fault = Fault(f"no answer within {TIMEOUT:g} s", is_late=True, is_slow=True)
         except Exception as exc:  # whatever a driver raises, because a history must not end a process
             fault = fault_of(exc)._replace(is_late=True)
         self._used = loop.time()
@@ -216,12 +221,18 @@ class Pipeline:
         return fault if fault.is_over else None
 
     async def _lose(self, fault: Fault, lost: list[_Waiting]) -> None:
-        """Drop the connection, and fail the commands that have no answer."""
+        """Drop the connection, and fail the commands that have no answer, unless they may be sent again."""
         text = f"the connection to the history in {self._name} was lost: {fault.text}"
         self._log.limited("history lost").warning("%s", text)
+        if self._may_repeat and not fault.is_slow:
+            for waiting in reversed(lost):
+                if not waiting.is_repeated:
+                    self._queue.appendleft(waiting._replace(is_repeated=True))
+                    self._backlog.add(len(waiting.command))
+            lost = [waiting for waiting in lost if waiting.is_repeated]
+        is_late = fault.is_late and not self._may_repeat
         for waiting in lost:
-            late = f"; {LATE}" if fault.is_late else ""
-            _fail(waiting.future, HistoryError(f"{text}{late}", is_late=fault.is_late))
+            _fail(waiting.future, HistoryError(f"{text}; {LATE}" if is_late else text, is_late=is_late))
         await self._disconnect()
 
     # The connection
@@ -259,7 +270,7 @@ class Pipeline:
                 await self._disconnect()
         self._retry_at = loop.time() + RETRY
         self._report(fault)
-        self._fail_all(fault)
+        self._fail_all(f"the history in {self._name} is unavailable: {fault.text}")
         return False
 
     def _report(self, fault: Fault) -> None:
@@ -267,10 +278,9 @@ class Pipeline:
             self._is_failing = True
             self._log.warning("the history in %s is unavailable: %s", self._name, fault.text)
 
-    def _fail_all(self, fault: Fault) -> None:
+    def _fail_all(self, text: str) -> None:
         """Fail every command that waits."""
         while self._queue:
-            text = f"the history in {self._name} is unavailable: {fault.text}"
             _fail(self._queue.popleft().future, HistoryError(text))
         self._backlog.clear()
 
