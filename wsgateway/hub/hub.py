@@ -8,6 +8,8 @@ in     1. `server.socket`: what one read brought while the inbox was full, at mo
           space. A message from `gateway.send` or `/send` has its own inbox, so it never waits behind another message.
 nodes  3. `cluster.bus`: OUTBOX_MESSAGES (10,000) envelopes or OUTBOX_BYTES (32 MiB); the oldest is
           dropped and counted.
+          `cluster.history.ipc`, `cluster.history.pipeline`: MAX_WAITING (10,000) publications or MAX_WAITING_BYTES
+          (32 MiB) for a history outside this process; one more is refused.
 out    4. `hub.turn_log`: until the event loop iteration ends; beyond MAX_LOGGED (64 KiB) they are
           flushed early.
        5. `hub.fan_out`, for more than SLICE (2,000) connections: over several iterations; beyond

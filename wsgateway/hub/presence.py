@@ -245,7 +245,7 @@ class SharedPresence:
                 continue  # it is not followed any more, or the answer may be too old
             del peer.channels[channel]
             roster = self._rosters[channel]
-            rows = rows_of(node_id, listed.rows)
+            rows = await _encode(node_id, listed.rows)
             if await self._slices(channel, roster, roster.fill(node_id, rows)) and channel not in peer.channels:
                 events, is_behind = roster.release(node_id, listed.number)
                 self._report(channel, events)
@@ -286,3 +286,11 @@ class SharedPresence:
                 missing.discard(node_id)
                 if not missing:
                     asked.set()
+
+
+async def _encode(node_id: str, rows: list[MemberRow]) -> dict[str, bytes]:
+    encoded = rows_of(node_id, rows[:SLICE])
+    for start in range(SLICE, len(rows), SLICE):
+        await asyncio.sleep(0)  # serves others between two slices
+        encoded |= rows_of(node_id, rows[start : start + SLICE])
+    return encoded
