@@ -128,16 +128,20 @@ class SharedPresence:
         return () if roster is None else roster.rows()
 
     async def join(self, channel: str) -> None:
-        """Ask all nodes for the members of a channel, whose topic is in force. Wait at most `JOIN_TIMEOUT` seconds."""
+        """Ask all nodes for the members of a channel, whose topic is in force. Wait at most `JOIN_TIMEOUT` seconds.
+
+        Nodes that are late are not waited for.
+        """
         self._rosters[channel] = Roster()
-        nodes = {node.id for node in self._cluster.nodes.present()} if self._cluster.is_up else set()
-        if not nodes:
+        nodes = self._cluster.nodes.present() if self._cluster.is_up else []
+        for node in nodes:
+            self._ask(node.id, (channel,))
+        missing = {node.id for node in nodes if not node.is_late}
+        if not missing:
             return
         asked = asyncio.Event()
-        self._joining[channel] = nodes, asked
+        self._joining[channel] = missing, asked
         try:
-            for node_id in tuple(nodes):
-                self._ask(node_id, (channel,))
             with suppress(TimeoutError):
                 async with asyncio.timeout(JOIN_TIMEOUT):
                     await asked.wait()
