@@ -360,7 +360,7 @@ class Cluster:
         if heartbeat.info is not None:
             self._heartbeats.add(heartbeat.origin, heartbeat.info)
         else:
-            self._heartbeats.touch(heartbeat.origin)
+            self._heartbeats.touch(heartbeat.origin, is_blocked=not heartbeat.mark)
         if heartbeat.is_new and self._local is not None:
             self.routing.node_present(heartbeat.origin)
             self._welcome(heartbeat.origin, self._local.describe())

@@ -109,9 +109,9 @@ class Heartbeats:
             log.info("node %s (%s, pid %d) has joined", node_id, info.host, info.pid)
             self._reports.present(node_id)
 
-    def touch(self, node_id: str) -> None:
-        """Handle another sign of life of a node."""
-        if self._nodes.touch(node_id, _now()):
+    def touch(self, node_id: str, *, is_blocked: bool = False) -> None:
+        """Handle another sign of life of a node, perhaps of one whose event loop is blocked."""
+        if self._nodes.touch(node_id, _now(), is_blocked=is_blocked):
             self._log.limited("present", burst=NODE_LINES).info("node %s answers again", node_id)
             self._reports.present(node_id)
 
