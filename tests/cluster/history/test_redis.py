@@ -382,10 +382,17 @@ async def test_the_log_has_an_outage_once(server: Process, caplog: pytest.LogCap
 # Users and certificates
 
 PERMISSIONS = (
-    "~wsgateway:* &wsgateway.* +publish +subscribe +unsubscribe +ping +eval +evalsha +hmget +hget +hset +hincrby +hlen "
-    "+hdel +pexpire +expire +persist +rpush +ltrim +llen +lrange +zadd +zcard +zrange +zrangebyscore +zpopmin +unlink"
+    "~wsgateway:* resetchannels &wsgateway.* +publish +subscribe +unsubscribe +ping +eval +evalsha +hmget +hget +hset "
+    "+hincrby +hlen +hdel +pexpire +expire +persist +rpush +ltrim +llen +lrange +zadd +zcard +zrange +zrangebyscore "
+    "+zpopmin +unlink"
 )
 """As in docs/processes.md."""
+
+
+async def test_the_documentation_has_these_permissions() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "processes.md").read_text()
+    assert PERMISSIONS in " ".join(text.replace("\\\n", " ").split())
+
 
 OF_SCRIPTS = [word[1:] for word in PERMISSIONS.split() if word[0] == "+"][4:]
 
@@ -430,7 +437,7 @@ async def test_a_missing_permission_is_named(shared: Process, name: str) -> None
 )
 async def test_missing_keys_or_channels_are_named(shared: Process, missing: str, advice: str) -> None:
     permissions = " ".join(word for word in PERMISSIONS.split() if word != missing)
-    async with backend_at(url_of_user(shared, permissions + " resetchannels" * (missing[0] == "&"))) as backend:
+    async with backend_at(url_of_user(shared, permissions)) as backend:
         assert advice in str(await error_of(await backend.open()))
 
 
