@@ -13,7 +13,7 @@ from wsgateway.cluster.history.recovery import Wish
 from wsgateway.cluster.history.replica import State
 from wsgateway.cluster.history.store import Append, Request, StoredPage
 from wsgateway.cluster.records import encode_record
-from wsgateway.config.channels import ChannelSettings
+from wsgateway.config.channels import MAX_HISTORY, ChannelSettings
 from wsgateway.exceptions import BrokerError, HistoryError
 from wsgateway.frames import Position, Publication
 from wsgateway.hub.channel import Wanted
@@ -33,6 +33,8 @@ def publication(number: int, time: float = 1e12) -> Publication:
 
 class ScriptedStore:
     """A log of one channel. A read waits until `answer`, unless `is_slow` is False."""
+
+    bytes = evicted = 0
 
     def __init__(self) -> None:
         self.epoch = "e"
@@ -98,7 +100,7 @@ class Here:
         cluster = Cluster(_no_link, gateway_id="g", broker="", local=None, metrics=self.metrics, log=LOG)
         self.history = SharedHistory(self.store, cluster, self.metrics, LOG)
         settings = ChannelSettings(history=history, history_ttl=60)
-        subscribers_of = Subscribers(self._deliver, self._to_notify, self._lose, lambda: self.is_up)
+        subscribers_of = Subscribers(self._deliver, self._to_notify, self._lose, lambda: self.is_up, lambda _: True)
         self.channel = SharedChannel("c", settings, self.history, subscribers_of, self.metrics, LOG)
 
     def _deliver(self, publication: Publication, mark: Mark | None) -> None:
@@ -279,7 +281,7 @@ async def test_the_first_read_contains_what_the_waiting_clients_have_missed() ->
     for since in ("e:7", "e:4"):
         here.channel.want(Wanted("c", Position.parse(since)))
     await here.channel.join()
-    assert [(each.above, each.most) for each in here.store.reads] == [(4, 10)]
+    assert [(each.above, each.most) for each in here.store.reads] == [(4, MAX_HISTORY)]
     assert await here.channel.page_for(wish("e:4")) is None
     recovery = here.channel.recover(wish("e:4"), None)
     assert recovery is not None
@@ -292,7 +294,7 @@ async def test_a_client_with_a_position_above_all_others_does_not_hide_the_newes
     here.store.add(3)
     here.channel.want(Wanted("c", Position.parse("e:900")))
     await here.channel.join()
-    assert [(each.above, each.most) for each in here.store.reads] == [(900, 10), (None, 1)]
+    assert [(each.above, each.most) for each in here.store.reads] == [(900, MAX_HISTORY), (None, 1)]
     recovery = here.channel.recover(wish("e:900"), None)
     assert recovery is not None
     assert not recovery.recovered

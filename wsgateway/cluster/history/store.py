@@ -7,6 +7,7 @@ from string import ascii_letters, digits
 from typing import NamedTuple, Protocol
 
 from wsgateway.config.channels import ChannelSettings
+from wsgateway.exceptions import HistoryError
 from wsgateway.frames import Position
 
 EPOCH_LETTERS = ascii_letters + digits
@@ -54,6 +55,10 @@ class StoredPage(NamedTuple):
 class HistoryStore(Protocol):
     """The histories of one gateway, shared by all its nodes. Each method raises `HistoryError`."""
 
+    bytes: int
+    evicted: int
+    """Those of the `MemoryHistory` that keeps them in one of the processes, as last reported; 0 if none does."""
+
     async def start(self) -> None:
         """Begin to connect. Do not wait for a server that is unavailable."""
 
@@ -68,8 +73,8 @@ class HistoryStore(Protocol):
         key, and False. Appends of one caller are stored in the order of the calls.
         """
 
-    async def read(self, requests: Sequence[Request]) -> list[StoredPage]:
-        """Return the page of each request, in the same order."""
+    async def read(self, requests: Sequence[Request]) -> Sequence[StoredPage | HistoryError]:
+        """Return the page of each request, in the same order, or the error of a request that cannot be answered."""
 
     async def renew(self, channel: str, epoch: str) -> None:
         """Replace `epoch`, which has turned out to be broken, by a new one. Do nothing if it is replaced already."""
