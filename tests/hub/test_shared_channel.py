@@ -35,6 +35,7 @@ class ScriptedStore:
     """A log of one channel. A read waits until `answer`, unless `is_slow` is False."""
 
     def __init__(self) -> None:
+        self.bytes = self.evicted = 0
         self.epoch = "e"
         self.log: list[Publication] = []
         self.reads: list[Request] = []
