@@ -34,6 +34,8 @@ def publication(number: int, time: float = 1e12) -> Publication:
 class ScriptedStore:
     """A log of one channel. A read waits until `answer`, unless `is_slow` is False."""
 
+    bytes = evicted = 0
+
     def __init__(self) -> None:
         self.bytes = self.evicted = 0
         self.epoch = "e"
@@ -99,7 +101,7 @@ class Here:
         cluster = Cluster(_no_link, gateway_id="g", broker="", local=None, metrics=self.metrics, log=LOG)
         self.history = SharedHistory(self.store, cluster, self.metrics, LOG)
         settings = ChannelSettings(history=history, history_ttl=60)
-        subscribers_of = Subscribers(self._deliver, self._to_notify, self._lose, lambda: self.is_up)
+        subscribers_of = Subscribers(self._deliver, self._to_notify, self._lose, lambda: self.is_up, lambda _: True)
         self.channel = SharedChannel("c", settings, self.history, subscribers_of, self.metrics, LOG)
 
     def _deliver(self, publication: Publication, mark: Mark | None) -> None:
