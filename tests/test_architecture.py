@@ -77,6 +77,7 @@ ROOMS = {
         "history.scripts",
         "history.faults",
         "history.pipeline",
+        "history.examination",
         "history.redis",
         "history.replica",
         "history.ipc",
@@ -300,6 +301,7 @@ DOORWAYS = {
         "cluster.brokers.redis_server",
         "cluster.brokers.redis",
         "cluster.history.pipeline",
+        "cluster.history.examination",
     },
     "nats": {"cluster.brokers.nats"},
 }
