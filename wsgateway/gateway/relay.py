@@ -1,8 +1,10 @@
 """Messages of processes that serve no clients, such as a publisher. A node of the gateway sends them. Knows no HTTP."""
 
+import asyncio
 import json
 import random
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 from wsgateway.cluster.asking import Answering
@@ -137,7 +139,9 @@ class Relay:
     It keeps to one node, because the messages of two have no order.
     """
 
-    def __init__(self, gateway_id: str, cluster: Callable[[], AnyCluster]) -> None:
+    def __init__(self, gateway_id: str, cluster: Callable[[], AnyCluster], *, patience: float) -> None:
+        """`patience` is seconds to wait for a node, if none is known."""
+        self._patience = patience
         self._gateway_id = gateway_id
         self._cluster = cluster
         self._node = ""
@@ -160,6 +164,9 @@ class Relay:
     async def _ask(self, question: SendTo | Publish, seconds: float) -> Sent:
         cluster = self._cluster()
         error = no_node(self._gateway_id)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._patience):  # the nodes do not know this process yet, or are replaced
+                await cluster.wait_until(lambda: bool(serving_nodes(cluster)))
         # it keeps to the node that it has asked before
         for node in sorted(serving_nodes(cluster), key=lambda node: node.id != self._node):
             try:
