@@ -5,6 +5,8 @@ on the first core, the load on the last; both use 127.0.0.1 only.
 
     make soak ARGS="--minutes 60"
     make soak ARGS="--rows crowd,large"
+    make soak ARGS="--wifi"
+    make soak ARGS="--wifi --peer socketio --minutes 2"
 """
 
 import argparse
@@ -543,23 +545,54 @@ async def run(plan: Plan, rows: list[str], *, lenient: bool) -> bool:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--minutes", type=float, default=FULL.minutes, help="minutes of churn, and of idle up to ten (%(default)g)"
-    )
+    text = f"minutes of churn, and of idle up to ten ({FULL.minutes:g}); with --wifi, of the run ({WIFI_MINUTES:g})"
+    parser.add_argument("--minutes", type=float, help=text)
     parser.add_argument("--rows", default=",".join(ROWS), help="the rows to run (%(default)s)")
     parser.add_argument("--short", action="store_true", help="run small rows for seconds, and check only for losses")
+    group = parser.add_argument_group("wifi", "channels over three processes, and clients on a bad network")
+    group.add_argument("--wifi", action="store_true", help="run this instead of the rows")
+    group.add_argument("--clients", type=int, default=2000, help="clients (%(default)s)")
+    group.add_argument("--broker", choices=("ipc", "redis"), default="ipc", help="broker and history (%(default)s)")
+    group.add_argument("--peer", choices=("socketio", "channels"), help="another library instead of wsgateway")
+    group.add_argument("--seed", type=int, default=1, help="of the clients' times (%(default)s)")
     options = parser.parse_args()
+    if options.wifi:
+        return run_wifi(options)
     rows = options.rows.split(",")
     unknown = sorted(set(rows) - set(ROWS))
     if unknown:
         parser.error(f"--rows: there is no {', '.join(unknown)}, only {', '.join(ROWS)}")
     prepare()
-    plan = SHORT if options.short else replace(FULL, minutes=options.minutes)
+    plan = SHORT if options.short else replace(FULL, minutes=options.minutes or FULL.minutes)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         try:
             return 0 if runner.run(run(plan, rows, lenient=options.short)) else 1
         except asyncio.CancelledError:
             return 1
+
+
+WIFI_MINUTES = 10.0
+
+
+def run_wifi(options: argparse.Namespace) -> int:
+    """Run the profile of a bad network. Return the exit code: 1 if a message was lost without a notification."""
+    import peers  # loads what the rows do not need
+    import wifi
+
+    prepare()
+    profile = wifi.Profile(options.clients, options.minutes or WIFI_MINUTES, options.seed)
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        if options.peer:
+            with peers.serving(options.peer) as (server, publishing_at):
+                report = runner.run(peers.run(options.peer, profile, server, publishing_at))
+        else:
+            with wifi.gateway(options.broker) as server:
+                report = runner.run(wifi.run(profile, server))
+    verdict = "FAIL" if report.wrong else "counted" if options.peer else "PASS"
+    print(f"wifi {verdict} {options.peer or options.broker}: {report.figures}")
+    for text in report.wrong:
+        print(f"  {text}")
+    return 1 if report.wrong else 0
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

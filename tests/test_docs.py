@@ -2,14 +2,10 @@
 
 import logging
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-import anyio
 import django
 import httpx
 import pytest
@@ -17,8 +13,6 @@ from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.urls import path
 
-from tests.ports import free_port
-from tests.processes import environment
 from wsgateway.testing import Client, serve
 
 ROOT = Path(__file__).parent.parent
@@ -130,36 +124,6 @@ async def test_the_supervisor_of_the_admin_page(tmp_path: Path) -> None:
     found = await run(block("admin.md", "supervised.py"))["main"](str(file))
     assert found == ["chat stopped", "prices running"]
     assert "hook_timeout = 3.0" in file.read_text()
-
-
-async def test_the_workers_of_uvicorn_reach_the_clients_of_all(tmp_path: Path) -> None:
-    (tmp_path / "chat.py").write_text(block("processes.md", "chat.py"))
-    found = re.search(r"```sh\n(uvicorn --workers) 4 (chat:app)\n```", (ROOT / "docs/processes.md").read_text())
-    assert found
-    port = str(free_port())
-    argv = [sys.executable, "-m", *found[1].split(), "2", found[2], "--port", port]
-    url = f"http://127.0.0.1:{port}/live"
-    with subprocess.Popen(argv, cwd=tmp_path, env=environment(), stdout=sys.stderr) as process:
-        try:
-            async with httpx.AsyncClient() as http, AsyncExitStack() as stack:
-                with anyio.fail_after(30):
-                    while await counted(http, url) != (2, True):
-                        await anyio.sleep(0.05)  # other processes start and meet
-                clients = [await stack.enter_async_context(Client(url)) for _ in range(8)]
-                answer = (await http.post(url + "/send", json={"message": "hi"})).json()
-                assert (answer["queued"], answer["nodes"]) == (8, 2)
-                assert [await client.receive() for client in clients] == ["hi"] * 8
-        finally:
-            process.terminate()
-
-
-async def counted(http: httpx.AsyncClient, url: str) -> tuple[int, bool]:
-    """How many processes answer a message that nobody receives, and whether that is all."""
-    try:
-        answer = (await http.post(url + "/send", json={"message": "to nobody"})).json()
-    except httpx.TransportError:
-        return 0, False
-    return answer.get("nodes", 0), answer.get("complete", False)
 
 
 async def test_the_panel_in_an_application() -> None:

@@ -22,7 +22,7 @@ from tests.processes import COMMAND, Served, environment, run, serving
 from tests.services import BROKERS, broker, redis
 from wsgateway import Gateway, testing
 from wsgateway.client import asend
-from wsgateway.exceptions import ConfigError, SendError
+from wsgateway.exceptions import SendError
 from wsgateway.publisher import Publisher
 
 CLIENTS = int(os.environ.get("CLIENTS", "60"))
@@ -444,38 +444,6 @@ async def test_a_gateway_starts_without_its_broker() -> None:
             assert await ann.receive() == "alone"
 
 
-# A process that only publishes
-
-
-async def test_a_publisher_reaches_all_and_counts(url: str) -> None:
-    async with testing.serve(Gateway(id="Chat", broker=url)) as served, testing.Client(served) as ann:
-        async with Publisher(url, gateway="chat") as publisher:
-            sent = await publisher.asend({"price": 42})
-            assert (sent.recipients, sent.nodes, sent.complete) == (1, 1, True)
-            assert await ann.receive() == '{"price":42}'
-            assert (await publisher.asend(b"\x00\xff")).queued == 1
-            assert await ann.receive() == b"\x00\xff"
-            assert (await publisher.asend("x", connections=["0123abcd.unknown"])).recipients == 0
-
-
-async def test_a_publisher_without_async(url: str) -> None:
-    def publish() -> int:
-        with Publisher(url) as publisher:
-            publisher.send("one")
-            return publisher.send("two").recipients
-
-    async with testing.serve(Gateway(broker=url)) as served, testing.Client(served) as ann:
-        assert await asyncio.to_thread(publish) == 1
-        assert await ann.receive() == "one"
-        assert await ann.receive() == "two"
-
-
-async def test_a_publisher_says_that_its_broker_is_away() -> None:
-    async with Publisher("redis://127.0.0.1:1") as publisher:
-        with pytest.raises(Exception, match="is unavailable"):
-            await publisher.asend("x")
-
-
 # Somebody else's workers
 
 APPLICATION = """
@@ -529,13 +497,3 @@ async def test_workers_of_uvicorn(tmp_path: Path, options: str, warned: bool) ->
     finally:
         process.terminate()
         await process.wait()
-
-
-async def test_a_publisher_takes_lists_of_ids_only() -> None:
-    with redis() as service:
-        async with Publisher(service.url) as publisher:
-            for connections in ("abc", ["a.b", 5]):
-                with pytest.raises(TypeError, match="not a list of connection ids"):
-                    await publisher.asend("x", connections=connections)  # type: ignore[arg-type]  # which is the point
-    with pytest.raises(ConfigError, match="not a URL"):
-        Publisher(None)  # type: ignore[arg-type]

@@ -115,11 +115,11 @@ class Echo(Rooms):
         pass
 
 
-@pytest.fixture
-def history(service: Service) -> Service:
-    if service.url.startswith("nats"):
-        pytest.skip("NATS keeps no history")
-    return service
+@pytest.fixture(scope="module", params=[name for name in BROKERS if name != "nats"])
+def history(request: pytest.FixtureRequest) -> Iterator[Service]:
+    """A broker that keeps histories."""
+    with TemporaryDirectory() as folder, broker(request.param, Path(folder) / "ipc") as found:
+        yield found
 
 
 async def test_positions_and_recovery_are_the_same_in_every_process(history: Service) -> None:

@@ -1,40 +1,43 @@
 """A process that only publishes, such as a worker of a task queue, a cron job, or a management command. It requires the
 URL of the broker, but not the address of a gateway."""
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Self, Unpack
+from typing import Any, Self, Unpack
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from wsgateway.cluster.brokers import opener
 from wsgateway.cluster.cluster import Cluster
-from wsgateway.exceptions import BrokerError, MessageError
+from wsgateway.exceptions import BrokerError
+from wsgateway.gateway.relay import Relay, encoded
 from wsgateway.hub.loops import Home, wrong_loop
-from wsgateway.hub.pubsub import publish_to_nodes
-from wsgateway.hub.target import TargetOptions, check_known
+from wsgateway.hub.target import Everybody, Target, TargetOptions, target_of
 from wsgateway.logs import GatewayLog
-from wsgateway.messages import Deliveries, Sent, encode
+from wsgateway.messages import Sent
 from wsgateway.metrics import Metrics
 from wsgateway.text import mask_url
 
+HOOK_TIMEOUT = 30.0
+"""Seconds that `send` waits for the listener at most. A publisher does not know the `hook_timeout` of the gateway."""
+
 
 class Publisher:
-    """Sends to the clients of every node of a gateway, without its listener.
+    """Sends to the clients of every node of a gateway, through one of its nodes.
 
         async with Publisher("redis://localhost", gateway="chat") as publisher:
-            await publisher.asend({"price": 42})
+            await publisher.apublish({"price": 42}, channel="prices")
 
         with Publisher("redis://localhost", gateway="chat") as publisher:
-            publisher.send({"price": 42})
+            publisher.publish({"order": 7}, user="ann")
 
     Without `async`, a publisher runs a thread of its own and may be used from several threads. Keep it open, because
     joining takes longer than sending.
     """
 
     def __init__(self, broker: str, *, gateway: str = "default", timeout: float = 1.0) -> None:
-        """`broker` is the URL of the gateway's broker; sending waits at most `timeout` seconds for counts.
+        """`broker` is the URL of the gateway's broker. Publishing waits at most `timeout` seconds for a node.
 
         Raise `ConfigError` for a URL that cannot be used, and if its driver is not installed.
         """
@@ -46,39 +49,64 @@ class Publisher:
         self._stack = ExitStack()
         self._portal: BlockingPortal | None = None
         self._home: Home | None = None
+        self._relay = Relay(gateway, self._current)
 
-    async def asend(self, message: object, **target: Unpack[TargetOptions]) -> Sent:
-        """Send `message` to every connection, or to those with the ids `connections`, and wait for the counts.
+    async def apublish(self, message: object, **target: Unpack[TargetOptions]) -> Sent:
+        """Publish `message` as `Gateway.publish` does: without the listener's `on_message`, and without counts.
 
-        Raise `MessageError` if the message cannot be encoded, `TypeError` if `connections` are not ids, `BrokerError`
-        if the broker is unavailable, and `RuntimeError` if the publisher is not open or was opened on another event
-        loop. Raise `ValueError` for another argument of `wsgateway.client.send`, such as `channel`, because a publisher
-        does not reach channels yet.
+        The keyword arguments are those of `Gateway.publish`; `connections` are ids. The settings of the channel, its
+        history, and its hooks are those of the gateway.
+
+        Raise the errors of `Gateway.publish`, `BrokerError` if the broker is unavailable, `NodeError` if no process
+        that serves the gateway can be reached, and `RuntimeError` if the publisher is not open or was opened on another
+        event loop. Raise `NodeLate` if the answer does not come in time: the message may have been published. With an
+        `idempotency_key`, another process is asked then, and the message is published once.
         """
-        connections = _connections_of(target)
-        if self._home is not None and not self._home.is_here():
-            instead = "in a thread, open it with `with Publisher(...)` and use publisher.send(...)"
-            raise wrong_loop("publisher.asend", instead, owner="the publisher")
-        encoded = encode(message)
-        if encoded is None:
-            raise MessageError("None is not a message, send a value")
-        if self._cluster is None:
-            raise RuntimeError("open the publisher first: async with Publisher(...) as publisher")
-        if not self._cluster.is_up:
-            raise BrokerError(f"the broker {self._name} is unavailable: {self._cluster.failure}")
-        ids = None if connections is None else _ids(connections)
-        return await publish_to_nodes(self._cluster, encoded, ids, Deliveries(0, 0, 0)).wait()
+        self._check_loop("publisher.apublish", "publisher.publish")
+        to, payload = _target_of(target), encoded(message)
+        self._check_broker()
+        return await self._relay.publish(payload, to, seconds=self._timeout)
 
-    def send(self, message: object, **target: Unpack[TargetOptions]) -> Sent:
+    async def asend(
+        self, message: object, *, data: dict[str, Any] | None = None, **target: Unpack[TargetOptions]
+    ) -> Sent:
+        """Send `message` as `Gateway.send` does: through the listener's `on_message`, and with counts.
+
+        Wait for the hook, too, `HOOK_TIMEOUT` seconds at most. Raise the errors of `Gateway.send` and of `apublish`.
+        """
+        self._check_loop("publisher.asend", "publisher.send")
+        to, payload = _target_of(target), encoded(message)
+        self._check_broker()
+        return await self._relay.send(payload, to, data, seconds=HOOK_TIMEOUT + 2 * self._timeout)
+
+    def publish(self, message: object, **target: Unpack[TargetOptions]) -> Sent:
+        """Call `apublish` from code without `async`."""
+        return self._call(lambda: self.apublish(message, **target))
+
+    def send(self, message: object, *, data: dict[str, Any] | None = None, **target: Unpack[TargetOptions]) -> Sent:
         """Call `asend` from code without `async`."""
+        return self._call(lambda: self.asend(message, data=data, **target))
+
+    def _current(self) -> Cluster:
+        assert self._cluster is not None
+        return self._cluster
+
+    def _call(self, sending: Callable[[], Awaitable[Sent]]) -> Sent:
         if self._portal is None:
             raise RuntimeError("open the publisher first: with Publisher(...) as publisher")
-        portal = self._portal
+        return self._portal.call(sending)
 
-        async def asend() -> Sent:
-            return await self.asend(message, **target)
+    def _check_loop(self, method: str, in_thread: str) -> None:
+        if self._home is not None and not self._home.is_here():
+            instead = f"in a thread, open it with `with Publisher(...)` and use {in_thread}(...)"
+            raise wrong_loop(method, instead, owner="the publisher")
+        if self._cluster is None:
+            raise RuntimeError("open the publisher first: async with Publisher(...) as publisher")
 
-        return portal.call(asend)
+    def _check_broker(self) -> None:
+        cluster = self._current()
+        if not cluster.is_up:
+            raise BrokerError(f"the broker {self._name} is unavailable: {cluster.failure}")
 
     async def __aenter__(self) -> Self:
         self._cluster = Cluster(
@@ -115,21 +143,12 @@ class Publisher:
         self._portal = None
 
 
-def _connections_of(target: TargetOptions) -> Iterable[object] | None:
-    """Return the connections of `target`. Raise `ValueError` if it has other keys."""
-    check_known(target)
-    others = [name for name in target if name != "connections"]
-    if others:
-        raise ValueError(
-            f"{' and '.join(others)}: a publisher reaches connections, not channels and users; use "
-            f"wsgateway.client.send(url, message, {others[0]}=…)"
-        )
-    return target.get("connections")
-
-
-def _ids(connections: Iterable[object]) -> list[str]:
-    """Return each id once. Raise `TypeError`."""
-    ids = [] if isinstance(connections, (str, bytes)) else list(connections)
-    if isinstance(connections, (str, bytes)) or not all(isinstance(conn_id, str) for conn_id in ids):
-        raise TypeError(f"connections: {connections!r} is not a list of connection ids")
-    return list(dict.fromkeys(map(str, ids)))
+def _target_of(options: TargetOptions) -> Target:
+    """Return the target for the arguments of a method. Raise what `target_of` raises, and `TypeError` for objects."""
+    connections = options.get("connections")
+    if connections is not None and not isinstance(connections, Everybody):
+        ids = [] if isinstance(connections, (str, bytes)) else list(connections)
+        if isinstance(connections, (str, bytes)) or not all(isinstance(conn_id, str) for conn_id in ids):
+            raise TypeError(f"connections: {connections!r} is not a list of connection ids")
+        options = {**options, "connections": list(dict.fromkeys(ids))}
+    return target_of(**options) or Target()

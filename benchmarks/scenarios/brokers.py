@@ -79,9 +79,11 @@ class Server(Broker):
 class Redis(Server):
     kind = "redis"
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, folder: Path, *arguments: str) -> None:
         port = free_port()
-        command = [path_of("redis-server"), "--port", str(port), "--save", "", "--bind", "127.0.0.1", *arguments]
+        command = [path_of("redis-server"), "--port", str(port), "--save", "", "--bind", "127.0.0.1"]
+        command += ["--dir", str(folder), "--repl-diskless-sync-delay", "0"]  # replication may write a file
+        command += ["--dbfilename", f"{port}.rdb", *arguments]
         super().__init__(command, port)
 
     def command(self, *words: str) -> str:
@@ -115,7 +117,7 @@ def running(kind: str, folder: Path, *arguments: str) -> Iterator[Broker]:
     if kind == "ipc":
         yield Broker(folder / "ipc")
         return
-    server = Redis(*arguments) if kind == "redis" else Nats()
+    server = Redis(folder, *arguments) if kind == "redis" else Nats()
     server.start()
     try:
         yield server

@@ -14,13 +14,13 @@ from scenarios.clients import Client, until
 from scenarios.listener import Listener
 from scenarios.views import Ledger
 from wsgateway import Gateway, Sent, Settings
-from wsgateway.exceptions import GatewayError
+from wsgateway.exceptions import GatewayError, HistoryError
 from wsgateway.gateway.registry import registry
 from wsgateway.hub import following
 from wsgateway.server.serving import serving
 
-QUICK = 0.3
-"""Seconds that a channel lingers in a scenario, so that its end can be awaited."""
+LINGERING, TICK = 5.0, 0.05
+"""Seconds that a channel lingers, and between two looks for such channels, which are usually longer apart."""
 
 CHANNELS: dict[str, Any] = {
     "kept:*": {"history": 1000},
@@ -70,8 +70,14 @@ class Lab:
         self.nodes: list[Node] = []
         self.mistakes: list[str] = []
         self.broker: Any = brokers.Broker(folder / "ipc")
+        self.processes = AsyncExitStack()
+        """Ends what uses the broker."""
         self.stack = AsyncExitStack()
-        following.LINGERING, following.TICK = QUICK, QUICK / 5
+        self.linger(LINGERING)
+
+    def linger(self, seconds: float) -> None:
+        """Let channels without subscribers linger for so long."""
+        following.LINGERING, following.TICK = seconds, TICK
 
     # The world
 
@@ -137,6 +143,21 @@ class Lab:
             self.ledger.published(channel, sent.at, text, options.get("key", ""))
         return sent
 
+    async def publish_surely(self, node: Node, channel: str, sender: str = "s") -> None:
+        """Publish the next message, again with the same key if its answer was lost, as an application does."""
+        text = self.ledger.next_text(channel, sender)
+        for _ in range(50):
+            try:
+                sent = await node.gateway.publish(text, channel=channel, idempotency_key=text)
+            except HistoryError:
+                self.counts["published again"] += 1
+                await asyncio.sleep(0.1)
+            else:
+                self.counts["published"] += 1
+                self.ledger.published(channel, sent.at, text)
+                return
+        self.check(False, f"{text} cannot be published")
+
     async def publish_many(self, node: Node, channel: str, count: int, sender: str = "s", **options: Any) -> None:
         """Publish messages without waiting for each."""
         await asyncio.gather(*[self.publish(node, channel, sender, **options) for _ in range(count)])
@@ -196,6 +217,7 @@ class Lab:
         self.counts["clients"] = len(self.clients)
         for client in self.clients:
             await client.aclose()
+        self.linger(0.0)
         running = [node.gateway for node in self.nodes if node.gateway.state == "running"]
 
         def of_clients() -> list[str]:
@@ -204,6 +226,7 @@ class Lab:
         await self._nothing(of_clients, seconds=10)
         for node in self.nodes:
             await node.stop()
+        await self.processes.aclose()
         await self._nothing(lambda: [f"{self.broker.topics()} topics"] if self.broker.topics() else [], seconds=5)
         await self.stack.aclose()
         await self._nothing(lambda: leftovers.of_tasks(before), seconds=5)

@@ -216,6 +216,7 @@ async def closes_in_the_middle_over_nodes(lab: Lab, kind: str) -> None:
 @scenario(*WITH_HISTORY, seconds=2)
 async def lingering(lab: Lab, kind: str) -> None:
     """Clients leave and return while their channel lingers, and after it has ended. They miss nothing."""
+    lab.linger(0.3)
     nodes = await start(lab, kind)
     clients = [lab.client(nodes[0], f"kept:{number}") for number in range(50)]
     for pause in (0.0, 0.2, 0.25, 0.3, 0.35, 0.6):

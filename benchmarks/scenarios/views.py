@@ -27,8 +27,8 @@ class Ledger:
         """The last number of each channel and sender."""
         self.tops: dict[str, Position] = {}
         """The newest position of each channel that was returned to a sender."""
-        self.values: dict[str, dict[str, str]] = {}
-        """The newest text of each key in channels that keep only these."""
+        self.values: dict[str, dict[str, tuple[int, str]]] = {}
+        """The newest offset and text of each key in channels that keep only these."""
         self._texts: dict[tuple[str, str, int], str] = {}
 
     def next_text(self, channel: str, sender: str) -> str:
@@ -44,7 +44,8 @@ class Ledger:
         top = self.tops.get(channel)
         if top is None or top[0] != epoch or offset > top[1]:
             self.tops[channel] = (epoch, offset)
-            self.values.setdefault(channel, {})[key] = text
+        values = self.values.setdefault(channel, {})
+        values[key] = max(values.get(key, (0, "")), (offset, text))
 
     def begin_again(self) -> None:
         """Forget which positions are the newest, because the history has lost some."""
@@ -168,4 +169,5 @@ class View:
         )
 
     def _has_values(self) -> bool:
-        return self.values == self.ledger.values.get(self.channel, {})
+        newest = self.ledger.values.get(self.channel, {})
+        return self.values == {key: text for key, (_, text) in newest.items()}

@@ -18,6 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from tests.machines import run_machine
 from tests.services import BROKERS, Service, broker, nats, redis
 from wsgateway.cluster.brokers import Link, opener
+from wsgateway.cluster.brokers import nats as nats_link
 from wsgateway.cluster.brokers.ipc import take_proxy
 from wsgateway.cluster.bus import Bus
 from wsgateway.cluster.topics import TOPIC_BATCH, Topics
@@ -238,6 +239,34 @@ async def test_a_topic_may_be_subscribed_to_again_and_is_received_once(service: 
         await one.until(lambda: "again" in one.received)
         await one.catch_up(two.link)
         assert one.received["again"] == [b"1"]
+
+
+@pytest.mark.parametrize("is_shared", [True, False], ids=["shared", "each its own"])
+async def test_nats_works_without_a_shared_subscription(is_shared: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not is_shared:
+        monkeypatch.setattr(nats_link._Client, "has_shared_subscriptions", lambda self: False)
+
+    with nats() as server:
+        async with reader(server.url) as one, reader(server.url) as two:
+            with anyio.fail_after(10):
+                await one.link.subscribe(["a", "b"])
+                await one.link.unsubscribe(["a", "never"])
+                await one.link.subscribe(["c"])
+            await two.link.publish([("a", b"1"), ("b", b"2"), ("c", b"3")])
+            await one.until(lambda: "b" in one.received and "c" in one.received)
+            await one.catch_up(two.link)
+            one.received.pop("fixed")
+            assert one.received == {"b": [b"2"], "c": [b"3"]}
+
+
+@pytest.mark.parametrize("topic", ["", "a*", "*", "a.>", "a b", "a\r\nPUB x 0\r\n", "a..b", ".a", "a."])
+async def test_nats_refuses_what_is_no_plain_subject(topic: str) -> None:
+    with nats() as server:
+        async with reader(server.url) as one:
+            with anyio.fail_after(10), pytest.raises(BrokerError, match="without wildcards"):
+                await one.link.subscribe([topic])
+            with anyio.fail_after(10):
+                await one.link.subscribe(["after"])
 
 
 MANY = 20_000

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import pytest
 
+from tests import clocks
 from tests.clocks import block, jumping, jumping_loop, pass_time
 from wsgateway.gateway.running import SLICE, Ticker
 from wsgateway.transports.takeover import Timed
@@ -34,7 +35,8 @@ def assert_no_timer_runs_after(prepare: Callable[[], Ticker]) -> None:
         await asyncio.Event().wait()
 
     kept: list[Ticker] = []
-    with pytest.raises(RuntimeError, match="no timer runs"):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError, match="no timer runs"):
+        patch.setattr(clocks, "THREAD_TIMEOUT", 0)  # there is no thread
         jumping(scenario)()
 
 

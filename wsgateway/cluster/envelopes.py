@@ -171,7 +171,7 @@ MAX_ROWS = 10_000
 class Membership(_Envelope, frozen=True, tag=10):
     """Members that have joined a channel or left it in the origin's process, on the channel's topic; `seq` is 0.
 
-    `version` numbers the changes of the origin over all channels. `prev` is the number of the change before it in this
+    `number` counts the changes of the origin over all channels. `prev` is the number of the change before it in this
     channel, 0 if the origin had no members.
     """
 
@@ -179,7 +179,7 @@ class Membership(_Envelope, frozen=True, tag=10):
     joined: Annotated[list[MemberRow], msgspec.Meta(max_length=MAX_ROWS)]
     left: Annotated[list[ConnId], msgspec.Meta(max_length=MAX_ROWS)]
     prev: Count
-    version: Count
+    number: Count
 
 
 class ToUser(_Envelope, frozen=True, tag=11):

@@ -10,7 +10,7 @@ from wsgateway.limits import Backlog
 
 PAGE_ROWS = 4_000
 PAGE_BYTES = 512 * 1024
-"""Limits of one page of members. NATS carries 1 MiB. A single member may be larger."""
+"""Limits of one page of members. NATS carries 1 MiB. A larger member is not shown in other nodes."""
 
 ROW_BYTES = 10
 """Bytes that each member takes besides its texts."""
@@ -37,6 +37,8 @@ def pages_of(rows: Iterable[MemberRow]) -> Iterator[list[MemberRow]]:
     page, listed = new_page(), list[MemberRow]()
     for row in rows:
         size = size_of(row)
+        if size > PAGE_BYTES:
+            continue
         if not page.fits(size):
             yield listed
             page, listed = new_page(), []
@@ -49,7 +51,7 @@ async def ask_members(cluster: Cluster, node_id: str, channels: Sequence[str]) -
     """Return the members of each of `channels` in another node. Raise `NodeError`."""
     lists: list[MemberRows] = []
     after = ""
-    while len(lists) < len(channels):
+    while after or len(lists) < len(channels):
         first = lists.pop() if after else None
         answer = await cluster.ask(node_id, Members(list(channels[len(lists) :]), after))
         page = answer.lists[: len(channels) - len(lists)]

@@ -81,9 +81,9 @@ class ChannelRows(msgspec.Struct, frozen=True):
 
 
 class MemberRows(msgspec.Struct, frozen=True):
-    """Members of one channel, by id. `version` is the number of the node's last change that they contain."""
+    """Members of one channel, by id. `number` is that of the node's last change that they contain."""
 
-    version: Count
+    number: Count
     rows: Annotated[list[MemberRow], msgspec.Meta(max_length=MAX_ROWS)]
 
 
@@ -276,7 +276,7 @@ SendReport = tuple[Count, Count, Count, Count, bool] | SendRefusal
 
 
 class Send(Question[SendReport], frozen=True):
-    """Send a message through the listener, and return its counts.
+    """Send a message through the listener, and return its counts. Only nodes of an earlier version ask it.
 
     `payload` is the encoded message, `data` a JSON object, `event_name` the name of the event.
     """
@@ -289,6 +289,52 @@ class Send(Question[SendReport], frozen=True):
     ids: Ids | None
     data: str
     event_name: str = ""
+
+
+class SentReport(msgspec.Struct, frozen=True):
+    """The result of a message: the fields of a `Sent`, or what its sender has to raise.
+
+    `counts` is None for a publication. `error` is the name of an error, empty if the message was sent. `status` is that
+    of a refusal, and `is_late` that of a `HistoryError`.
+    """
+
+    counts: tuple[Count, Count, Count, Count, bool] | None = None
+    at: str | None = None
+    is_new: bool = True
+    error: str = ""
+    status: Annotated[int, msgspec.Meta(ge=0, le=599)] = 0
+    reason: str = ""
+    is_late: bool = False
+
+
+class Publish(Question[SentReport], frozen=True, kw_only=True):
+    """Publish a message, without the listener. `channel` and `user` are empty if they do not name its recipients."""
+
+    name = "publish"
+    answer = SentReport
+
+    payload: bytes
+    kind: Literal["text", "bytes", "json"]
+    channel: str
+    user: str
+    ids: Ids | None
+    event_name: str
+    key: str
+    tags: dict[str, str] | None
+    ttl: float | None
+    idempotency_key: str
+
+
+class SendTo(Publish, frozen=True, kw_only=True):
+    """Send a message through the listener. `data` is a JSON object.
+
+    Unlike `Send`, it names channels and users, so a node of an earlier version, which would send the message to every
+    connection, must not know the question.
+    """
+
+    name = "send_to"
+
+    data: str
 
 
 def arguments_of(question: Question[Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 from wsgateway.cluster import envelopes
-from wsgateway.cluster.envelopes import VERSION, Record
+from wsgateway.cluster.envelopes import VERSION, MemberRow, Record
 from wsgateway.config.channels import ChannelSettings
 from wsgateway.config.values import Keep
 from wsgateway.encoding import ENCODER
@@ -34,7 +34,7 @@ def encode_record(publication: Publication, *, node: str, but: str = "", number:
         publication.name,
         publication.key,
         None if publication.tags is None else dict(publication.tags),
-        None if sender is None else (sender.id, sender.user, ENCODER.encode(sender.info)),
+        None if sender is None else row_of(sender),
         None if expires is None else time.time() + expires - time.monotonic(),
         but,
         number,
@@ -77,8 +77,13 @@ def publication_of(record: Record, settings: ChannelSettings, position: Position
     return publication
 
 
-def member_of(row: tuple[str, str, str]) -> Member:
-    """Return the member of which an envelope contains the id, the user, and the info. Raise `ValueError`."""
+def row_of(member: Member) -> MemberRow:
+    """Return a member as an envelope contains it."""
+    return member.id, member.user, "null" if member.info is None else ENCODER.encode(member.info)
+
+
+def member_of(row: MemberRow) -> Member:
+    """Return the member in an envelope. Raise `ValueError`."""
     conn_id, user, info = row
     try:
         value: Any = json.loads(info)

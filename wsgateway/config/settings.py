@@ -76,7 +76,8 @@ class Settings(Declared):
     )
     broker: str | None = setting(
         None,
-        "URL of the broker between processes: `ipc://`, `redis://`, `rediss://`, `unix://`, or `nats://`",
+        "URL of the broker between processes: `ipc://`, `redis://`, `rediss://`, `redis-sentinel://`, `unix://`, or "
+        "`nats://`",
         kind=Kind.URL,
     )
     broker_timeout: float = setting(1.0, "seconds to wait for the answers of other processes", least=0.01)

@@ -1,13 +1,11 @@
 """The answers of one node about itself and its connections, for its own pages and for other nodes. Knows no HTTP."""
 
 import asyncio
-import json
 import os
 import socket
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Callable
 
 import msgspec
 
@@ -25,20 +23,16 @@ from wsgateway.cluster.questions import (
     Queue,
     Rows,
     Search,
-    Send,
-    SendRefusal,
-    SendReport,
 )
 from wsgateway.cluster.single import AnyCluster
-from wsgateway.exceptions import EnvelopeError, Refused
+from wsgateway.exceptions import EnvelopeError
 from wsgateway.gateway.channels import ChannelAnswers
 from wsgateway.gateway.registry import GatewayState
+from wsgateway.gateway.relay import Relayed
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.hub import Hub
 from wsgateway.hub.revocations import Revocations
-from wsgateway.hub.target import TargetOptions
 from wsgateway.logs import log_failures
-from wsgateway.messages import Sent
 from wsgateway.metrics import Metrics, Samples, samples
 
 CHUNK = 2000
@@ -51,8 +45,6 @@ MAX_OFFSET = 2**31
 """Connections that may be skipped before a page."""
 
 _BEGAN = time.monotonic()
-
-SendMessage = Callable[[object, TargetOptions, dict[str, Any]], Awaitable[Sent]]
 
 
 class Answers:
@@ -67,7 +59,7 @@ class Answers:
         metrics: Metrics,
         state: Callable[[], GatewayState],
         cluster: Callable[[], AnyCluster],
-        send: SendMessage,
+        relayed: Relayed | None,
         channels: ChannelAnswers,
         revocations: Revocations,
     ) -> None:
@@ -79,10 +71,10 @@ class Answers:
         self._metrics = metrics
         self._state = state
         self._cluster = cluster
-        self._send_message = send
         self.channels = channels
         self.answering: Answering = {
             **channels.answering,
+            **({} if relayed is None else relayed.answering),
             Search: self._answer_search,
             Rows: self._answer_rows,
             Describe: self._answer_describe,
@@ -90,7 +82,6 @@ class Answers:
             CloseUser: self._answer_close,
             CollectSamples: self._answer_samples,
             CollectTotals: self._answer_totals,
-            Send: self._answer_send,
         }
 
     def info(self) -> Info:
@@ -122,7 +113,8 @@ class Answers:
 
     def samples(self) -> Samples:
         """Return the metrics of this process."""
-        cluster, history = self._cluster(), self.channels.store
+        cluster = self._cluster()
+        history_bytes, history_evictions = self.channels.usage
         return samples(
             self._metrics,
             gateway=self._gateway_id,
@@ -130,8 +122,8 @@ class Answers:
             connections=Counter([(conn.protocol, conn.transport) for conn in self._connections]),
             waiting=sum(conn.queued_messages for conn in self._connections),
             log_failures=log_failures(),
-            history_bytes=history.bytes,
-            history_evictions=history.evicted,
+            history_bytes=history_bytes,
+            history_evictions=history_evictions,
             is_broker_up=cluster.is_up,
             nodes=1 + len(cluster.nodes.alive()),
             topics=cluster.topics,
@@ -215,29 +207,6 @@ class Answers:
 
     async def _answer_totals(self, _: CollectTotals) -> dict[str, float]:
         return self.totals()
-
-    async def _answer_send(self, question: Send) -> SendReport:
-        try:
-            message: object = question.payload
-            if question.kind == "text":
-                message = question.payload.decode()
-            elif question.kind == "json":
-                message = json.loads(question.payload)
-            data = json.loads(question.data)
-        except (ValueError, RecursionError) as exc:
-            raise EnvelopeError("arguments", str(exc)) from exc
-        if not isinstance(data, dict):
-            raise EnvelopeError("arguments", "data is not a JSON object")
-        target: TargetOptions = {"name": question.event_name} if question.event_name else {}
-        if question.ids is not None:
-            target["connections"] = question.ids
-        try:
-            sent = await self._send_message(message, target, data)
-        except Refused as exc:
-            return SendRefusal(exc.status, exc.reason)
-        except ValueError as exc:
-            raise EnvelopeError("arguments", str(exc)) from exc
-        return sent.recipients, sent.queued, sent.dropped, sent.nodes, sent.complete
 
 
 def info_of(version: str, state: str, **counts: int) -> Info:

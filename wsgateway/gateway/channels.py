@@ -14,17 +14,15 @@ from wsgateway.cluster.questions import (
     DescribeChannel,
     ListChannels,
     ListedChannel,
-    MemberRows,
-    Members,
     Subscribe,
     SubscribeReport,
     Unsubscribe,
 )
 from wsgateway.cluster.single import AnyCluster
 from wsgateway.config.channels import MAX_HISTORY
-from wsgateway.encoding import ENCODER
 from wsgateway.exceptions import ChannelError, EnvelopeError
 from wsgateway.frames import History, Position
+from wsgateway.gateway.members import MemberAnswers, MemberLists
 from wsgateway.gateway.shapes import (
     ChannelInfo,
     ChannelList,
@@ -38,6 +36,7 @@ from wsgateway.hub.channel import info_json
 from wsgateway.hub.channels import Channels
 from wsgateway.hub.hub import Hub
 from wsgateway.hub.shared_history import SharedHistory
+from wsgateway.logs import GatewayLog
 from wsgateway.text import short
 
 CHUNK = 5000
@@ -57,10 +56,11 @@ class ChannelAnswers:
         self._hub = hub
         self._channels = channels
         self.store = history
+        self.members = MemberAnswers(channels)
         self.answering: Answering = {
             ListChannels: self._answer_list,
             DescribeChannel: self._answer_describe,
-            Members: self._answer_members,
+            **self.members.answering,
             Subscribe: self._answer_subscribe,
             Unsubscribe: self._answer_unsubscribe,
         }
@@ -117,12 +117,6 @@ class ChannelAnswers:
             settings=settings.shown(),
         )
 
-    def members(self, name: str, limit: int) -> MemberRows:
-        """Return the first `limit` members of a channel. Raise `ChannelError` if there can be no such channel."""
-        self._channels.namespaces.find(name)
-        members = self._channels.members(name)
-        return MemberRows(len(members), [(one.id, one.user, ENCODER.encode(one.info)) for one in members[:limit]])
-
     async def history(self, name: str, *, limit: int, since: str | None, reverse: bool) -> History:
         """Return publications of a channel, as `Gateway.history` does."""
         settings = self._channels.namespaces.find(name)
@@ -149,6 +143,12 @@ class ChannelAnswers:
             self.store.forget(name)
         elif settings.history:
             await shared.forget(name)
+
+    @property
+    def usage(self) -> tuple[int, int]:
+        """The bytes of all histories of the gateway, and how many channels have lost records because of them."""
+        shared = self._shared()
+        return (self.store.bytes, self.store.evicted) if shared is None else shared.usage
 
     def _shared(self) -> SharedHistory | None:
         following = self._channels.following
@@ -180,9 +180,6 @@ class ChannelAnswers:
     async def _answer_describe(self, question: DescribeChannel) -> ListedChannel:
         return self.row(question.channel)
 
-    async def _answer_members(self, question: Members) -> MemberRows:
-        return self.members(question.channel, min(question.limit, MAX_ROWS))
-
     async def _answer_subscribe(self, question: Subscribe) -> SubscribeReport:
         try:
             return await self.subscribe(question)
@@ -203,9 +200,10 @@ class ChannelInspector:
     such channel.
     """
 
-    def __init__(self, answers: ChannelAnswers, cluster: Callable[[], AnyCluster]) -> None:
+    def __init__(self, answers: ChannelAnswers, cluster: Callable[[], AnyCluster], log: GatewayLog) -> None:
         self._answers = answers
         self._cluster = cluster
+        self.members = MemberLists(answers.members, cluster, log)
 
     async def page(self, prefix: str, offset: int, limit: int) -> ChannelList:
         """Return a page of the channels whose name begins with `prefix`, in alphabetical order."""
@@ -232,13 +230,9 @@ class ChannelInspector:
 
     async def presence(self, name: str, offset: int, limit: int) -> PresenceAnswer:
         """Return a page of the members of a channel."""
-        own, cluster = self._answers.members(name, offset + limit), self._cluster()
-        others = await cluster.ask_all(Members(name, offset + limit))
-        answers = [own, *(answer for _, answer in sorted(others.items()))]
-        rows = [row for answer in answers for row in answer.rows][offset : offset + limit]
-        total = sum(answer.total for answer in answers)
-        members = [member_info(*row) for row in rows]
-        return PresenceAnswer(name, total, offset, limit, members, self._is_complete(others))
+        rows, is_complete = await self.members.rows(name)
+        page = [member_info(*row) for row in rows[offset : offset + limit]]
+        return PresenceAnswer(name, len(rows), offset, limit, page, is_complete)
 
     async def history(self, name: str, *, limit: int, since: str | None, reverse: bool) -> HistoryAnswer:
         """Return publications of a channel. Raise `ValueError` for a wrong limit or a malformed position."""
@@ -275,10 +269,6 @@ class ChannelInspector:
         own = self._answers.unsubscribe(question)
         others, is_complete = await ask_owners(self._cluster(), question, ids)
         return Unsubscribed(own + sum(others), is_complete)
-
-    def _is_complete(self, answers: dict[str, MemberRows]) -> bool:
-        cluster = self._cluster()
-        return cluster.is_up and len(answers) >= len(cluster.nodes.alive())
 
 
 def _joined(one: ListedChannel | None, other: ListedChannel) -> ListedChannel:

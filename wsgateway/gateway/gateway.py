@@ -69,6 +69,7 @@ class Gateway(Messaging):
             state=lambda: self.state,
             cluster=lambda: self.cluster,
             send=lambda message, target, data: self.send(message, data=data, **target),
+            publish=lambda message, target: self.publish(message, **target),
         )
         self._hub = self._parts.hub
         self.metrics = self._parts.metrics

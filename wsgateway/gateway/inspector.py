@@ -26,15 +26,16 @@ from wsgateway.gateway.answers import Answers
 from wsgateway.gateway.channels import ChannelInspector
 from wsgateway.gateway.registry import GatewayState
 from wsgateway.gateway.shapes import Closed, NodeInfo
+from wsgateway.logs import GatewayLog
 from wsgateway.metrics import Samples
 
 
 class Inspector:
     """Inspects a gateway across all its nodes. A node that does not answer in time is left out, and logged."""
 
-    def __init__(self, answers: Answers, cluster: Callable[[], AnyCluster]) -> None:
+    def __init__(self, answers: Answers, cluster: Callable[[], AnyCluster], log: GatewayLog) -> None:
         self._answers = answers
-        self.channels = ChannelInspector(answers.channels, cluster)
+        self.channels = ChannelInspector(answers.channels, cluster, log)
         self._current_cluster = cluster
         self._counting: asyncio.Future[dict[str, dict[str, float]]] | None = None
 

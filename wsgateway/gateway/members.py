@@ -11,15 +11,14 @@ from typing import Generic, TypeVar
 from wsgateway.cluster.asking import Answering
 from wsgateway.cluster.cluster import Cluster
 from wsgateway.cluster.envelopes import MemberRow
-from wsgateway.cluster.members import HASH, PAGE_HASHES, ask_members, ask_users, new_page, size_of
+from wsgateway.cluster.members import HASH, PAGE_BYTES, PAGE_HASHES, ask_members, ask_users, new_page, size_of
 from wsgateway.cluster.nodes import node_of
 from wsgateway.cluster.questions import CountMembers, MemberPage, MemberRows, Members, UserPage
-from wsgateway.cluster.records import member_of
+from wsgateway.cluster.records import member_of, row_of
 from wsgateway.cluster.single import AnyCluster
 from wsgateway.exceptions import NodeError
 from wsgateway.frames import Counts, Presence
 from wsgateway.hub.channels import Channels
-from wsgateway.hub.roster import row_of
 from wsgateway.logs import GatewayLog
 
 SLICE = 2_000
@@ -38,12 +37,13 @@ class MemberAnswers:
         self.channels = channels
         self.answering: Answering = {Members: self._answer_members, CountMembers: self._answer_counts}
 
-    def rows(self, name: str, after: str = "") -> Iterator[MemberRow]:
-        """Yield the members of a channel in this process, by id, from the id `after` on."""
-        conns = [conn for conn in self.channels.subscribers(name) if conn.id > after]
-        channel = self.channels.find(name)
+    def rows(self, name: str, after: str | None = None) -> Iterator[MemberRow]:
+        """Yield the members of a channel in this process, or only those after the id `after`, by id."""
+        channel, conns = self.channels.find(name), self.channels.subscribers(name)
+        if after is not None:
+            conns = sorted((conn for conn in conns if conn.id > after), key=attrgetter("id"))
         if channel is not None:
-            for conn in sorted(conns, key=attrgetter("id")):
+            for conn in conns:
                 yield row_of(channel.member(conn))
 
     async def users(self, name: str) -> tuple[int, set[bytes]]:
@@ -58,17 +58,21 @@ class MemberAnswers:
 
     async def _answer_members(self, question: Members) -> MemberPage:
         page, lists, after = new_page(), list[MemberRows](), question.after
+        following = self.channels.following
         for name in question.channels:
-            version, rows = self.channels.member_version(name), list[MemberRow]()
+            number = 0 if following is None else following.presence.number_of(name)
+            rows: list[MemberRow] = []
             for row in self.rows(name, after):
                 size = size_of(row)
+                if size > PAGE_BYTES:
+                    continue
                 if not page.fits(size):
                     if rows:
-                        lists.append(MemberRows(version, rows))
+                        lists.append(MemberRows(number, rows))
                     return MemberPage(lists, False)
                 page.add(size)
                 rows.append(row)
-            lists.append(MemberRows(version, rows))
+            lists.append(MemberRows(number, rows))
             after = ""
         return MemberPage(lists, True)
 
@@ -129,13 +133,16 @@ class MemberLists:
         self._users = _Requests(ask_users, log)
 
     async def rows(self, channel: str) -> tuple[list[MemberRow], bool]:
-        """Return the members of a channel, and whether they are complete. Raise `ChannelError`."""
+        """Return the members of a channel, and whether they are complete. Raise `ChannelError`.
+
+        Several nodes return them in the same order, by id.
+        """
         self._answers.channels.namespaces.find(channel)
         others, is_complete = await self._rows.answers(self._cluster(), channel)
         rows = [*self._answers.rows(channel)]
         for other in others:
             rows += other
-        return rows, is_complete
+        return sorted(rows) if self._cluster().has_broker else rows, is_complete
 
     async def presence(self, channel: str) -> Presence:
         """Return the members of a channel. Raise `ChannelError`."""

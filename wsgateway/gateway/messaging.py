@@ -94,8 +94,8 @@ class Messaging(ABC):
 
         Wait for the hook, never for a client. Raise `MessageError` (a `ValueError`) if the message cannot be encoded,
         `ChannelError` if there is no such channel, `ValueError` for an empty channel or user or more than one kind of
-        recipients, `TypeError` for values of a wrong type, `Refused` if the hook refuses the message, and `HookError`
-        if the listener failed.
+        recipients, `TypeError` for values of a wrong type, `Refused` if the hook refuses the message, `HookError` if
+        the listener failed, and `HistoryError` if a history that processes share is unavailable.
         """
         if self._is_new:
             await self._start_unasked()
@@ -220,32 +220,38 @@ class Messaging(ABC):
 
         They are the newest ones, or, with `since`, the first after that position, in the order of publishing. With
         `reverse`, they are the newest ones, or the last before `since`, and the newest is first. A channel without a
-        history has no publications and no position. Raise `ChannelError` if there is no such channel, and `ValueError`
-        for a limit that is not 0 to 10,000 and for text that is not a position.
+        history has no publications and no position. Raise `ChannelError` if there is no such channel, `ValueError` for
+        a limit that is not 0 to 10,000 and for text that is not a position, and `HistoryError` if a history that
+        processes share is unavailable.
         """
         await self._running_for("gateway.history")
         return await self._parts.answers.channels.history(channel, limit=limit, since=since, reverse=reverse)
 
     async def forget(self, channel: str) -> None:
-        """Drop the history of `channel`. Raise `ChannelError` if there is no such channel."""
+        """Drop the history of `channel`, also that in other processes. The position of the channel stays.
+
+        Raise `ChannelError` if there is no such channel, and `HistoryError` if a history that processes share is
+        unavailable.
+        """
         await self._running_for("gateway.forget")
         await self._parts.answers.channels.forget(channel)
 
     async def presence(self, channel: str) -> Presence:
-        """Return the members of `channel`. Raise `ChannelError` if there is no such channel."""
+        """Return the members of `channel` in all processes. They are `complete` if every process has answered.
+
+        Wait at most `broker_timeout` seconds for each. Answers of other processes are reused for 0.5 s. Raise
+        `ChannelError` if there is no such channel.
+        """
         await self._running_for("gateway.presence")
-        self._parts.channels.namespaces.find(channel)
-        return Presence(self._parts.channels.members(channel))
+        return await self._parts.inspector.channels.members.presence(channel)
 
     async def presence_counts(self, channel: str) -> Counts:
-        """Return the number of connections and of users that are subscribed to `channel`.
+        """Return the number of connections and of users that are subscribed to `channel`, as `presence` does.
 
         All connections without a `user_id` count as one user. Raise `ChannelError` if there is no such channel.
         """
         await self._running_for("gateway.presence_counts")
-        self._parts.channels.namespaces.find(channel)
-        conns = self._parts.channels.subscribers(channel)
-        return Counts(len(conns), len({conn.user_id for conn in conns}))
+        return await self._parts.inspector.channels.members.counts(channel)
 
     @property
     def local_channels(self) -> LocalChannels:

@@ -11,10 +11,11 @@ from wsgateway.cluster.history.store import new_epoch
 from wsgateway.cluster.single import AnyCluster
 from wsgateway.config.settings import Settings
 from wsgateway.exceptions import ConfigError
-from wsgateway.gateway.answers import Answers, SendMessage
+from wsgateway.gateway.answers import Answers
 from wsgateway.gateway.channels import ChannelAnswers
 from wsgateway.gateway.inspector import Inspector
 from wsgateway.gateway.registry import GatewayState
+from wsgateway.gateway.relay import PublishMessage, Relayed, SendMessage
 from wsgateway.hub.channels import Channels
 from wsgateway.hub.hub import Hub
 from wsgateway.limits import RateLimits
@@ -46,9 +47,13 @@ def create_parts(
     version: str,
     state: Callable[[], GatewayState],
     cluster: Callable[[], AnyCluster],
-    send: SendMessage,
+    send: SendMessage | None = None,
+    publish: PublishMessage | None = None,
 ) -> Parts:
-    """Create the parts that exist from the beginning. Raise `ConfigError` if the broker's package is not installed."""
+    """Create the parts that exist from the beginning. Raise `ConfigError` if the broker's package is not installed.
+
+    `send` and `publish` send messages of other processes. A process that serves no clients has neither.
+    """
     metrics, log = Metrics(), GatewayLog(settings.id)
     hub = Hub(metrics, log, plain=PLAIN)
     history = MemoryHistory(settings.history_bytes, now=time.monotonic, new_epoch=new_epoch)
@@ -60,7 +65,7 @@ def create_parts(
         metrics=metrics,
         state=state,
         cluster=cluster,
-        send=send,
+        relayed=None if send is None or publish is None else Relayed(send, publish, log),
         channels=ChannelAnswers(hub, channels, history),
         revocations=channels.revocations,
     )
@@ -73,7 +78,7 @@ def create_parts(
         history=history,
         channels=channels,
         answers=answers,
-        inspector=Inspector(answers, cluster),
+        inspector=Inspector(answers, cluster, log),
         rates=RateLimits(settings.send_rate, settings.send_burst),
         open_link=opener(settings.broker) if settings.broker else None,
     )

@@ -1,7 +1,7 @@
 """One channel in this process: its subscribers, and what is kept of each. Knows no history and no other channel."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from wsgateway.cluster.history.replica import Page
@@ -13,6 +13,7 @@ from wsgateway.hub.audience import Audience
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.hub import Hub
 from wsgateway.hub.outbox import Outbox
+from wsgateway.hub.roster import encode_member
 from wsgateway.messages import Message
 
 
@@ -94,12 +95,12 @@ class Channel(Audience):
         """Add `conn` to `members`, and return it as other members see it."""
         member = self.member(conn)
         self.members = self.members or {}
-        self.members[conn._outbox] = ENCODER.encode(member._asdict()).encode()
+        self.members[conn._outbox] = encode_member(member)
         return member
 
-    def members_json(self) -> bytes:
-        """Return `members` as a JSON array."""
-        return b"[%b]" % b",".join((self.members or {}).values())
+    def members_json(self, others: Iterable[bytes]) -> bytes:
+        """Return `members`, and those in other nodes, as a JSON array."""
+        return b"[%b]" % b",".join([*(self.members or {}).values(), *others])
 
     def forget(self, outbox: Outbox) -> bool:
         """Forget what is kept of a former subscriber. Return whether it was among `members`."""

@@ -203,7 +203,9 @@ class Channels:
         return self._frame(channel, wanted, grant, recovery), recovery.publications
 
     def _frame(self, channel: Channel, wanted: Wanted, grant: Grant, recovery: Recovery | None) -> SubscribedFrame:
-        members = channel.members_json() if channel.settings.presence else None
+        following = self.following
+        others = () if following is None else following.presence.rows(channel.name)
+        members = channel.members_json(others) if channel.settings.presence else None
         return SubscribedFrame(
             channel.name,
             at=None if recovery is None else recovery.at,
@@ -323,8 +325,11 @@ class Channels:
             if self.following is not None:
                 self.following.release(channel.name)
         member = channel.member(conn)
-        if channel.forget(conn._outbox) and not is_empty:
-            self._hub.deliver(PresenceFrame(channel.name, member, has_left=True), channel)
+        if channel.forget(conn._outbox):
+            if self.following is not None:
+                self.following.presence.changed(channel.name, conn.id, None)
+            if not is_empty:
+                self._hub.deliver(PresenceFrame(channel.name, member, has_left=True), channel)
         if self.watcher is not None:
             if is_empty and channel.is_announced:  # before `on_unsubscribe`, which may subscribe another connection
                 self.watcher.last_unsubscribed(channel.name)
@@ -368,4 +373,7 @@ class Channels:
         return [] if channel is None else [channel.member(conn) for conn in self.subscribers(name)]
 
     def _announce_joined(self, channel: Channel, conn: Connection) -> None:
-        self._hub.deliver(PresenceFrame(channel.name, channel.show(conn), has_left=False), channel)
+        member = channel.show(conn)
+        if self.following is not None:
+            self.following.presence.changed(channel.name, conn.id, member)
+        self._hub.deliver(PresenceFrame(channel.name, member, has_left=False), channel)

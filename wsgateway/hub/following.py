@@ -4,14 +4,13 @@ A channel is followed from before its first subscription until 5 s after its las
 """
 
 import asyncio
-import time
 from collections import OrderedDict
 from contextvars import Context
 
 from wsgateway.cluster.cluster import Cluster
-from wsgateway.cluster.envelopes import Membership, Record
+from wsgateway.cluster.envelopes import Membership, Record, Tally
 from wsgateway.cluster.history.recovery import Recovery, Wish
-from wsgateway.cluster.history.replica import Page
+from wsgateway.cluster.history.replica import Page, State
 from wsgateway.cluster.records import encode_record, publication_of
 from wsgateway.config.channels import ChannelSettings
 from wsgateway.config.namespaces import Namespaces
@@ -19,6 +18,8 @@ from wsgateway.config.values import Keep
 from wsgateway.exceptions import BrokerError, EnvelopeError, HistoryError, MessageError
 from wsgateway.frames import Position, Publication
 from wsgateway.hub.channel import Wanted
+from wsgateway.hub.counting import Counting
+from wsgateway.hub.presence import SharedPresence
 from wsgateway.hub.shared_channel import Mark, SharedChannel, Subscribers
 from wsgateway.hub.shared_history import SharedHistory
 from wsgateway.logs import GatewayLog
@@ -60,6 +61,7 @@ class Following:
         namespaces: Namespaces,
         cluster: Cluster,
         history: SharedHistory | None,
+        presence: SharedPresence,
         subscribers: Subscribers,
         *,
         max_bytes: int,
@@ -68,6 +70,7 @@ class Following:
     ) -> None:
         """`max_bytes` is the size of one recovery."""
         self.history = history
+        self.presence = presence
         self._namespaces = namespaces
         self._cluster = cluster
         self._routing = cluster.routing
@@ -78,6 +81,7 @@ class Following:
         self._followed: dict[str, Followed] = {}
         self._lingering: OrderedDict[str, Followed] = OrderedDict()  # those without subscribers, by `left`
         self._quiet: OrderedDict[str, SharedChannel] = OrderedDict()  # those with a history, by `heard`
+        self.counting = Counting(cluster, has_subscribers=subscribers.has, is_live=self._is_live)
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -95,6 +99,8 @@ class Following:
             self._drop(followed)
         if tasks:
             await asyncio.wait(tasks)
+        self.counting.close()
+        await self.presence.aclose()
 
     # Subscriptions
 
@@ -173,6 +179,8 @@ class Following:
             except BrokerError as exc:
                 if followed.shared is not None:
                     raise HistoryError(f"the broker is unavailable: {exc}") from exc
+            if self._namespaces.find(followed.name).presence:
+                await self.presence.join(followed.name)
             if followed.shared is not None:
                 await followed.shared.join()
                 self._quiet[followed.name] = followed.shared
@@ -194,6 +202,7 @@ class Following:
             followed.joining.cancel()
         if followed.shared is not None:
             followed.shared.close()
+        self.presence.leave(name)
         self._routing.unfollow(name)
 
     # Publications
@@ -221,8 +230,18 @@ class Following:
             self._quiet.move_to_end(record.channel)
         followed.shared.arrived(prev, position, publication, mark)
 
+    def asked(self, tally: Tally) -> None:
+        """Handle that another node asks how many recipients its publication had here."""
+        self.counting.asked(tally)
+
+    def _is_live(self, channel: str) -> bool:
+        """Return whether no publication of `channel` that was missed can still be delivered."""
+        followed = self._followed.get(channel)
+        return followed is None or followed.shared is None or followed.shared.replica.state is State.LIVE
+
     def changed_members(self, membership: Membership) -> None:
         """Handle members that have joined or left in another process."""
+        self.presence.arrived(membership)
 
     def forgotten(self, channel: str) -> None:
         """Handle that the history of a channel was dropped."""
@@ -232,13 +251,16 @@ class Following:
 
     def node_gone(self, node_id: str) -> None:
         """Handle that the connections of another node are members of no channel any more."""
+        self.presence.node_gone(node_id)
 
     def node_present(self, node_id: str) -> None:
-        """Handle that another node has joined, or answers again."""
+        """Handle that another node has joined, or answers again, or that its link to the broker was lost."""
+        self.presence.node_present(node_id)
 
     def link_changed(self, *, is_up: bool) -> None:
         """Handle that the broker is available again, or is not any more."""
         if is_up:
+            self.presence.restored()
             for followed in tuple(self._followed.values()):
                 if followed.shared is not None:
                     followed.shared.restored()
@@ -261,7 +283,7 @@ class Following:
                 self._drop(followed)
             else:
                 self.release(followed.name)
-        silent = time.monotonic() - CHECK_INTERVAL
+        silent = now - CHECK_INTERVAL
         for shared in [*self._quiet.values()][:MAX_CHECKED]:
             if shared.heard > silent:
                 break

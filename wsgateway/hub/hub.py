@@ -8,12 +8,16 @@ in     1. `server.socket`: what one read brought while the inbox was full, at mo
           space. A message from `gateway.send` or `/send` has its own inbox, so it never waits behind another message.
 nodes  3. `cluster.bus`: OUTBOX_MESSAGES (10,000) envelopes or OUTBOX_BYTES (32 MiB); the oldest is
           dropped and counted.
-out    4. `hub.turn_log`: until the event loop iteration ends; beyond MAX_LOGGED (64 KiB) they are
+       4. `cluster.history.pipeline`, `cluster.history.ipc`: MAX_WAITING (10,000) publications for a history store or
+          MAX_WAITING_BYTES (32 MiB); the next one fails.
+       5. `cluster.history.replica`: MAX_ASIDE (1,000) announcements while a channel joins or heals; further ones are
+          dropped, and read from the store afterwards.
+out    6. `hub.turn_log`: until the event loop iteration ends; beyond MAX_LOGGED (64 KiB) they are
           flushed early.
-       5. `hub.fan_out`, for more than SLICE (2,000) connections: over several iterations; beyond
+       7. `hub.fan_out`, for more than SLICE (2,000) connections: over several iterations; beyond
           MAX_WAITING (1 MiB) each flush writes to SLICE connections before it returns.
-       6. `hub.outbox`: `outbox_messages`, `outbox_bytes`; at either, `slow_policy` applies.
-       7. The buffer of the server's transport: above its high-water mark the outbox is used instead; without progress
+       8. `hub.outbox`: `outbox_messages`, `outbox_bytes`; at either, `slow_policy` applies.
+       9. The buffer of the server's transport: above its high-water mark the outbox is used instead; without progress
           for `send_timeout` the client is closed with 3008.
 """
 

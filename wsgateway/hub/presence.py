@@ -13,10 +13,13 @@ from itertools import islice
 from wsgateway.cluster import envelopes
 from wsgateway.cluster.cluster import Cluster
 from wsgateway.cluster.envelopes import VERSION, MemberRow, Membership
-from wsgateway.cluster.members import ask_members, pages_of
-from wsgateway.exceptions import BrokerError, EnvelopeError, NodeError
+from wsgateway.cluster.members import PAGE_ROWS, ask_members, pages_of
+from wsgateway.cluster.records import row_of
+from wsgateway.exceptions import NodeError
 from wsgateway.frames import Member, PresenceFrame
-from wsgateway.hub.roster import Change, Event, Roster, row_of, rows_of
+from wsgateway.hub.channel import Channel
+from wsgateway.hub.hub import Hub
+from wsgateway.hub.roster import Change, Event, Roster, rows_of
 from wsgateway.logs import GatewayLog
 
 MAX_ASKED = 500
@@ -33,12 +36,15 @@ RETRY = 1.0
 
 
 class _Peer:
-    """Another node. `channels` are those whose members in it are asked for. `is_gone` is whether it was absent."""
+    """Another node. `channels` contains those whose members in it are asked for, each with the number of the request.
+
+    `is_gone` is whether the node was absent, and its members have to be removed.
+    """
 
     __slots__ = ("channels", "is_gone", "task")
 
     def __init__(self) -> None:
-        self.channels: dict[str, None] = {}
+        self.channels: dict[str, int] = {}
         self.is_gone = False
         self.task: asyncio.Task[None] | None = None
 
@@ -46,28 +52,28 @@ class _Peer:
 class SharedPresence:
     """The members of the followed channels with `presence`, for one process.
 
-    `deliver` sends a notification to the subscribers of its channel in this process, `has_members` returns whether a
-    channel has any.
+    `find` returns a channel if it has subscribers in this process.
     """
 
     def __init__(
         self,
         cluster: Cluster,
-        deliver: Callable[[PresenceFrame], None],
-        has_members: Callable[[str], bool],
+        hub: Hub,
+        find: Callable[[str], Channel | None],
         log: GatewayLog,
     ) -> None:
         self._cluster = cluster
-        self._deliver = deliver
-        self._has_members = has_members
+        self._hub = hub
+        self._find = find
         self._log = log
         self._rosters: dict[str, Roster] = {}
         self._joining: dict[str, tuple[set[str], asyncio.Event]] = {}
         self._peers: dict[str, _Peer] = {}
+        self._requests = 0
         self._restoring: asyncio.Task[None] | None = None
         self._changes: dict[str, dict[str, Member | None]] = {}  # of this iteration of the event loop
-        self._version = 0
-        self._versions: dict[str, int] = {}  # of the last change of each channel that has members here
+        self._number = 0
+        self._numbers: dict[str, int] = {}  # of the last change of each channel that has members here
 
     async def aclose(self) -> None:
         """Announce what has changed, and ask no more."""
@@ -89,31 +95,30 @@ class SharedPresence:
             asyncio.get_running_loop().call_soon(self._flush, context=Context())
         self._changes.setdefault(channel, {})[conn_id] = member
 
-    def version_of(self, channel: str) -> int:
+    def number_of(self, channel: str) -> int:
         """Return the number of the last change that the list of the members in this process contains."""
         if channel in self._changes:
             self._flush()
-        return self._versions.get(channel, self._version)
+        return self._numbers.get(channel, self._number)
 
     def _flush(self) -> None:
         changes, self._changes = self._changes, {}
         for channel, members in changes.items():
             left = [conn_id for conn_id, member in members.items() if member is None]
+            for start in range(0, len(left), PAGE_ROWS):
+                self._announce(channel, [], left[start : start + PAGE_ROWS])
             for page in pages_of(row_of(member) for member in members.values() if member is not None):
-                self._announce(channel, page, left)
-                left = []
-            if not self._has_members(channel):
-                del self._versions[channel]
+                self._announce(channel, page, [])
+            found = self._find(channel)
+            if found is None or not found.members:
+                del self._numbers[channel]
 
     def _announce(self, channel: str, joined: list[MemberRow], left: list[str]) -> None:
-        self._version += 1
-        prev = self._versions.get(channel, 0)
-        self._versions[channel] = self._version
-        change = Membership(VERSION, self._cluster.node, 0, channel, joined, left, prev, self._version)
-        try:
-            self._cluster.routing.publish(channel, envelopes.encode(change))
-        except EnvelopeError as exc:  # an info that is too large
-            self._log.limited("members not sent").warning("members of %s are not sent to other nodes: %s", channel, exc)
+        self._number += 1
+        prev = self._numbers.get(channel, 0)
+        self._numbers[channel] = self._number
+        change = Membership(VERSION, self._cluster.node, 0, channel, joined, left, prev, self._number)
+        self._cluster.routing.publish(channel, envelopes.encode(change))
 
     # Members in the other nodes
 
@@ -151,7 +156,7 @@ class SharedPresence:
         if roster is None or not self._cluster.nodes.is_present(origin):
             return  # an unknown node is asked when its heartbeat has arrived
         joined = rows_of(origin, membership.joined)
-        change = Change(origin, membership.prev, membership.version, joined, membership.left)
+        change = Change(origin, membership.prev, membership.number, joined, membership.left)
         events, is_behind = roster.apply(change)
         self._report(membership.channel, events)
         if is_behind:
@@ -167,7 +172,7 @@ class SharedPresence:
 
     def node_present(self, node_id: str) -> None:
         """Ask a node for the members of all channels, because it is new, or its changes may have been lost."""
-        self._ask(node_id, tuple(self._rosters))
+        self._ask(node_id, self._rosters)
 
     def restored(self) -> None:
         """Ask all nodes for the members of all channels, because the link to the broker was lost."""
@@ -176,28 +181,30 @@ class SharedPresence:
         self._restoring = asyncio.create_task(self._restore(), context=Context())
 
     async def _restore(self) -> None:
-        followed = [self._cluster.routing.follow(channel) for channel in self._rosters]
+        in_force = {channel: self._cluster.routing.follow(channel) for channel in self._rosters}
+        if not in_force:
+            return
         try:
-            for each in followed:
-                await each
-        except BrokerError:
-            return  # it is lost again
+            await asyncio.wait(in_force.values())
         finally:
-            for each in followed:
+            for each in in_force.values():
                 each.cancel()
+        channels = [name for name, each in in_force.items() if not each.cancelled() and each.exception() is None]
         for node in self._cluster.nodes.present():
-            self.node_present(node.id)
+            self._ask(node.id, channels)
 
     # Asking
 
-    def _ask(self, node_id: str, channels: tuple[str, ...]) -> None:
+    def _ask(self, node_id: str, channels: Iterable[str]) -> None:
         """Begin to ask a node for its members of channels. Their changes are set aside until it has answered."""
+        channels = [channel for channel in channels if channel in self._rosters]
         if not channels:
             return
         peer = self._peers.setdefault(node_id, _Peer())
+        self._requests += 1
         for channel in channels:
             self._rosters[channel].hold(node_id)
-            peer.channels[channel] = None
+            peer.channels[channel] = self._requests
         self._begin(node_id, peer)
 
     def _begin(self, node_id: str, peer: _Peer) -> None:
@@ -210,7 +217,7 @@ class SharedPresence:
             while peer.is_gone or peer.channels:
                 if peer.is_gone:
                     peer.is_gone = False
-                    await self._drop(node_id)
+                    await self._drop(node_id, peer)
                 else:
                     await self._fetch(node_id, peer)
         finally:
@@ -220,51 +227,56 @@ class SharedPresence:
 
     async def _fetch(self, node_id: str, peer: _Peer) -> None:
         """Ask a node for its members of the next channels, and report the differences."""
-        channels = [*islice(peer.channels, MAX_ASKED)]
+        asked = dict(islice(peer.channels.items(), MAX_ASKED))
         try:
-            lists = await ask_members(self._cluster, node_id, channels)
+            lists = await ask_members(self._cluster, node_id, [*asked])
         except NodeError as exc:
-            self._release(node_id, channels)
+            self._release(node_id, asked)
             if not self._cluster.is_up or not self._cluster.nodes.is_present(node_id):
                 peer.channels.clear()  # until `restored` or `node_present`
                 return
             self._log.limited("members").warning("members: %s", exc)
             await asyncio.sleep(RETRY)  # a node that is late or busy
             return
-        for channel, listed in zip(channels, lists, strict=True):
+        for (channel, request), listed in zip(asked.items(), lists, strict=True):
             if peer.is_gone:
                 return
-            if channel not in peer.channels:
-                continue
+            if peer.channels.get(channel) != request:
+                continue  # it is not followed any more, or the answer may be too old
             del peer.channels[channel]
             roster = self._rosters[channel]
-            if await self._slices(channel, roster, roster.fill(node_id, rows_of(node_id, listed.rows))):
-                events, is_behind = roster.release(node_id, listed.version)
+            rows = rows_of(node_id, listed.rows)
+            if await self._slices(channel, roster, roster.fill(node_id, rows)) and channel not in peer.channels:
+                events, is_behind = roster.release(node_id, listed.number)
                 self._report(channel, events)
                 if is_behind:
                     self._ask(node_id, (channel,))
             self._release(node_id, (channel,))
 
-    async def _drop(self, node_id: str) -> None:
+    async def _drop(self, node_id: str, peer: _Peer) -> None:
+        """Remove the members in a node, and notify the subscribers."""
         for channel, roster in tuple(self._rosters.items()):
-            await self._slices(channel, roster, roster.drop(node_id))
+            if await self._slices(channel, roster, roster.drop(node_id)) and channel not in peer.channels:
+                roster.forget(node_id)
 
     async def _slices(self, channel: str, roster: Roster, events: Iterator[Event]) -> bool:
         """Report events as they happen. Return False if the channel is not followed any more."""
         if self._rosters.get(channel) is not roster:
             return False
-        for number, event in enumerate(events, 1):
+        for count, event in enumerate(events, 1):
             self._report(channel, (event,))
-            if number % SLICE == 0:
+            if count % SLICE == 0:
                 await asyncio.sleep(0)  # serves others between two slices
                 if self._rosters.get(channel) is not roster:
                     return False
         return True
 
-    def _report(self, channel: str, events: Iterable[Event]) -> None:
-        if self._has_members(channel):
+    def _report(self, name: str, events: Iterable[Event]) -> None:
+        """Notify the subscribers of a channel in this process."""
+        channel = self._find(name)
+        if channel is not None:
             for event in events:
-                self._deliver(PresenceFrame(channel, event.member, has_left=event.has_left))
+                self._hub.deliver(PresenceFrame(name, event.member, has_left=event.has_left), channel)
 
     def _release(self, node_id: str, channels: Iterable[str]) -> None:
         """Stop waiting for a node, because it has answered, or will not."""

@@ -20,12 +20,12 @@ MAX_HELD = 1_000
 class Change(NamedTuple):
     """Members of the node `origin` that have joined, by id as a JSON object, and the ids of those that have left.
 
-    `version` is its number. `prev` is the number of the change before it, 0 if the node had no members.
+    `number` is its number. `prev` is the number of the change before it, 0 if the node had no members.
     """
 
     origin: str
     prev: int
-    version: int
+    number: int
     joined: dict[str, bytes]
     left: Sequence[str]
 
@@ -63,11 +63,11 @@ def rows_of(origin: str, rows: Iterable[MemberRow]) -> dict[str, bytes]:
 class _Node:
     """The members in one node. `held` contains changes that wait for its list, None if it is not asked."""
 
-    __slots__ = ("held", "is_behind", "rows", "version")
+    __slots__ = ("held", "is_behind", "number", "rows")
 
     def __init__(self) -> None:
         self.rows: dict[str, bytes] = {}
-        self.version = 0
+        self.number = 0
         self.held: list[Change] | None = None
         self.is_behind = False
 
@@ -91,11 +91,6 @@ class Roster:
         if node.held is None:
             node.held = []
 
-    def is_held(self, node_id: str) -> bool:
-        """Return whether the list of a node is awaited."""
-        node = self._nodes.get(node_id)
-        return node is not None and node.held is not None
-
     def apply(self, change: Change) -> tuple[list[Event], bool]:
         """Apply a change. Return its events, and whether the node has to be asked, because one before it is missing."""
         node = self._nodes.setdefault(change.origin, _Node())
@@ -115,10 +110,10 @@ class Roster:
         for conn_id, row in rows.items():
             yield from _put(former, conn_id, row)
 
-    def release(self, node_id: str, version: int) -> tuple[list[Event], bool]:
-        """Apply what was set aside since the list with the number `version`. Return the same as `apply`."""
+    def release(self, node_id: str, number: int) -> tuple[list[Event], bool]:
+        """Apply what was set aside since the list with the number `number`. Return the same as `apply`."""
         node = self._nodes[node_id]
-        node.version = version
+        node.number = number
         held, node.held = node.held or [], None
         is_behind, node.is_behind = node.is_behind, False
         events: list[Event] = []
@@ -131,13 +126,14 @@ class Roster:
     def drop(self, node_id: str) -> Iterator[Event]:
         """Remove the members in a node. Yield each event as it happens."""
         node = self._nodes.get(node_id)
-        if node is None:
-            return
-        while node.rows:
-            yield Event(node.rows.popitem()[1], True)
-        node.version = 0
-        if node.held is None:
-            del self._nodes[node_id]
+        if node is not None:
+            node.number = 0
+            while node.rows:
+                yield Event(node.rows.popitem()[1], True)
+
+    def forget(self, node_id: str) -> None:
+        """Forget a node without members."""
+        self._nodes.pop(node_id, None)
 
 
 def _put(rows: dict[str, bytes], conn_id: str, row: bytes) -> Iterator[Event]:
@@ -153,9 +149,9 @@ def _put(rows: dict[str, bytes], conn_id: str, row: bytes) -> Iterator[Event]:
 
 
 def _apply(node: _Node, change: Change) -> tuple[list[Event], bool]:
-    if change.version <= node.version:
+    if change.number <= node.number:
         return [], False
-    if change.prev not in (0, node.version):
+    if change.prev not in (0, node.number):
         return [], True
     events: list[Event] = []
     left = change.left if change.prev else [conn_id for conn_id in node.rows if conn_id not in change.joined]
@@ -165,5 +161,5 @@ def _apply(node: _Node, change: Change) -> tuple[list[Event], bool]:
             events.append(Event(row, True))
     for conn_id, row in change.joined.items():
         events += _put(node.rows, conn_id, row)
-    node.version = change.version
+    node.number = change.number
     return events, False

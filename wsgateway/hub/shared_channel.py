@@ -43,13 +43,14 @@ class Subscribers:
     """What a channel needs of the hub. `deliver` sends a publication to the subscribers of its channel in this process.
 
     `to_notify` returns the subscribers of a channel whose protocol can notify them, and `lose` ends the subscription of
-    one of them because publications were missed.
+    one of them because publications were missed. `has` returns whether a channel has subscribers.
     """
 
     deliver: Callable[[Publication, Mark | None], None]
     to_notify: Callable[[str], list[Connection]]
     lose: Callable[[Connection, str], object]
     is_up: Callable[[], bool]
+    has: Callable[[str], bool]
 
 
 class SharedChannel:
@@ -61,6 +62,7 @@ class SharedChannel:
         "_history",
         "_last",
         "_log",
+        "_loop",
         "_losing",
         "_marks",
         "_metrics",
@@ -85,8 +87,9 @@ class SharedChannel:
     ) -> None:
         self.name = name
         self.settings = settings
-        self.heard = time.monotonic()
-        """The time of the last publication or check, in seconds of the monotonic clock."""
+        self._loop = asyncio.get_running_loop()
+        self.heard = self._loop.time()
+        """The time of the last publication or check, in seconds of the event loop's clock."""
 
         self.replica = Replica(limit=settings.history, is_latest_only=settings.keep is Keep.LAST)
         self._history = history
@@ -171,7 +174,7 @@ class SharedChannel:
 
     def arrived(self, prev: int, position: Position, publication: Publication, mark: Mark | None) -> None:
         """Handle a publication that has arrived on the topic of the channel."""
-        self.heard = time.monotonic()
+        self.heard = self._loop.time()
         arrival = Arrival(prev, position.offset, position.epoch, publication)
         if self._losing is None:
             self._handle(arrival, mark)
@@ -186,13 +189,14 @@ class SharedChannel:
     def restored(self) -> None:
         """Handle that the link to the broker is restored."""
         self._generation += 1
-        effects = self.replica.restored()
-        if self.replica.state is not State.JOINING:  # `join` reads again
-            self._apply(effects)
+        if self._losing is None:  # else it is done afterwards
+            effects = self.replica.restored()
+            if self.replica.state is not State.JOINING:  # `join` reads again
+                self._apply(effects)
 
     def check(self) -> None:
         """Make sure that nothing was missed in a channel without publications."""
-        self.heard = time.monotonic()
+        self.heard = self._loop.time()
         if self._losing is None:
             self._apply(self.replica.check())
 
@@ -215,6 +219,7 @@ class SharedChannel:
         self._finish(effects)
 
     async def _lose_in_slices(self, conns: list[Connection], effects: Effects) -> None:
+        generation = self._generation
         for first in range(0, len(conns), SLICE):
             for conn in conns[first : first + SLICE]:
                 self._subscribers.lose(conn, self.name)
@@ -222,6 +227,9 @@ class SharedChannel:
         self._losing = None
         self._finish(effects)
         held, self._held = self._held, []
+        if generation != self._generation:
+            self._apply(self.replica.restored())
+            return
         for arrival, mark in held:
             self._handle(arrival, mark)
 

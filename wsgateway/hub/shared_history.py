@@ -56,6 +56,11 @@ class SharedHistory:
             await asyncio.wait(self._tasks)
         await self._store.aclose()
 
+    @property
+    def usage(self) -> tuple[int, int]:
+        """`bytes` and `evicted` of the store."""
+        return self._store.bytes, self._store.evicted
+
     # Writing
 
     def append(
@@ -149,10 +154,14 @@ class SharedHistory:
                 page = await self._decoded(request, stored)
                 if not future.done():
                     future.set_result(page)
-        except HistoryError as exc:
+        except Exception as exc:
+            error = exc
+            if not isinstance(exc, HistoryError):
+                self._log.error("the history cannot be read: %r", exc, exc_info=exc)
+                error = HistoryError(f"it cannot be read, the log has the reason: {exc!r}")
             for _, future in requests:
                 if not future.done():
-                    future.set_exception(exc)
+                    future.set_exception(error)
         finally:
             for _, future in requests:
                 future.cancel()

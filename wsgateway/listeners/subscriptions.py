@@ -11,7 +11,7 @@ from wsgateway.config.channels import ChannelSettings
 from wsgateway.config.namespaces import check_name
 from wsgateway.exceptions import ChannelError, HistoryError, Refusal, Refused
 from wsgateway.hub.channel import Grant, Wanted, copy_info
-from wsgateway.hub.channels import Channels
+from wsgateway.hub.channels import Channels, Outdated
 from wsgateway.hub.connection import Connection
 from wsgateway.listeners.event import ChannelEvent, EventGateway, SubscribeEvent
 from wsgateway.listeners.hooks import is_async
@@ -77,10 +77,15 @@ class Subscriptions:
         size: int = 0,
         limit: TimeLimit | None = None,
         answer: Callable[[Call], None] | None = None,
+        begins: bool = True,
     ) -> SubscribeCall:
-        """Return the call that decides about one request. `data` is the data that the client has sent with it."""
+        """Return the call that decides about one request. `data` is the data that the client has sent with it.
+
+        Unless `begins`, the subscription does not begin at the end of the call, and `ready_all` must be called before.
+        """
         event = SubscribeEvent(self._gateway, conn, wanted.channel, data, partial(self._load, wanted))
-        return SubscribeCall(partial(self._decide, wanted), event, wanted, size=size, limit=limit, answer=answer)
+        function = self._decide if begins else self._allow
+        return SubscribeCall(partial(function, wanted), event, wanted, size=size, limit=limit, answer=answer)
 
     async def _decide(self, wanted: Wanted, event: SubscribeEvent) -> object:
         """Call `on_subscribe`, unless the settings or an earlier subscription decide. Raise `Refused`.
@@ -162,11 +167,15 @@ class Subscriptions:
         settings = self.channels.namespaces.find(wanted.channel)
         if not settings.history:
             raise ValueError(f"event.load needs a history, and the channel {wanted.channel} keeps none")
-        page = await self.channels.ready(wanted)
-        if self.channels.can_recover(wanted, page):
-            event._must_recover = True
+        try:
+            page = await self.channels.ready(wanted)
+            event._must_recover = self.channels.can_recover(wanted, page)
+            position = self.channels.position(wanted.channel)
+        except Outdated:
+            detail = f"the channel {wanted.channel} has changed meanwhile, try again"
+            raise Refused.of(Refusal(503, "subscribe", detail)) from None
+        if event._must_recover:
             return
-        position = self.channels.position(wanted.channel)
         if is_async(function):
             event.reply = await function(*args)
         else:

@@ -5,15 +5,14 @@ from typing import Any, Unpack
 
 from wsgateway.cluster.brokers import opener
 from wsgateway.cluster.cluster import Cluster
-from wsgateway.cluster.questions import Send, SendRefusal
 from wsgateway.cluster.single import AnyCluster, SingleNode
 from wsgateway.config.settings import Settings
-from wsgateway.exceptions import GatewayConflict, GatewayNotRunning, MessageError, NodeError, NodeLate, Refused
-from wsgateway.gateway.http.send import one_process_only
+from wsgateway.exceptions import GatewayNotRunning
 from wsgateway.gateway.parts import create_parts, open_log
 from wsgateway.gateway.registry import GatewayState
+from wsgateway.gateway.relay import Relay, encoded
 from wsgateway.hub.target import Target, TargetOptions, target_of
-from wsgateway.messages import Sent, encode
+from wsgateway.messages import Sent
 from wsgateway.text import mask_url
 
 
@@ -32,8 +31,8 @@ class Observer:
             version=self.version,
             state=lambda: self.state,
             cluster=lambda: self.cluster,
-            send=lambda message, target, data: self.send(message, data=data, **target),
         )
+        self._relay = Relay(settings.id, lambda: self.cluster)
         self.metrics = parts.metrics
         self.log = parts.log
         self.inspector = parts.inspector
@@ -87,40 +86,11 @@ class Observer:
     ) -> Sent:
         """Have a worker call its `on_message` with `message`, and send the result.
 
-        Raise `GatewayNotRunning`, `MessageError` if it cannot be encoded, `Refused` if the hook refuses it,
-        `GatewayConflict` for a channel or a user, whose connections are in several workers, and `NodeError` if no
-        worker can be reached or its hook failed. Raise `ValueError` and `TypeError` as `Gateway.send` does.
+        Raise `GatewayNotRunning`, the errors of `Gateway.send`, `NodeError` if no worker can be reached, and `NodeLate`
+        if the worker does not answer in time.
         """
         to = target_of(**target) or Target()
-        if to.channel or to.user:
-            raise GatewayConflict(one_process_only(self.id, "channel" if to.channel else "user"))
         if not self.cluster.has_broker:
             raise GatewayNotRunning(self.id)
-        if message is None:
-            # None could not be distinguished from a message that the listener drops
-            raise MessageError("the message is None; send a value")
-        encoded, encoded_data = encode(message), encode(data or {})
-        assert encoded is not None
-        assert encoded_data is not None
-        question = Send(
-            payload=encoded.payload,  # encoded, because integers in MessagePack have 64 bits at most
-            kind=encoded.kind.value,
-            ids=None if to.connections is None else [str(getattr(item, "id", item)) for item in to.connections],
-            data=encoded_data.payload.decode(),
-            event_name=to.name,
-        )
         seconds = self.settings.hook_timeout + 2 * self.settings.broker_timeout
-        refused = NodeError("no worker of this gateway can be reached")
-        for node in self.cluster.nodes.alive():
-            if node.info.state == GatewayState.RUNNING and not node.is_late:
-                try:
-                    report = await self.cluster.ask_within(seconds, node.id, question)
-                except NodeLate:
-                    raise  # the worker may have sent the message
-                except NodeError as exc:
-                    refused = exc  # as when it has begun to stop; another worker may serve
-                    continue
-                if isinstance(report, SendRefusal):
-                    raise Refused(report.status, report.reason)
-                return Sent(*report)
-        raise refused
+        return await self._relay.send(encoded(message), to, data, seconds=seconds)

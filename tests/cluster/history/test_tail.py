@@ -74,11 +74,10 @@ def test_newest_returns_at_most_what_is_kept() -> None:
     assert [offsets(filled(5, limit=3).newest(count)) for count in (0, 2, 10**20, -1)] == [[], [4, 5], [3, 4, 5], []]
 
 
-def test_an_item_is_the_same_only_at_its_own_offset() -> None:
+def test_an_item_is_found_only_at_its_own_offset() -> None:
     tail = filled(5, limit=3)
-    assert tail.same(4, Item("1", 4))
-    assert not tail.same(5, Item("1", 4))
-    assert not tail.same(2, Item("2", 2))
+    assert tail.at(4) == Item("1", 4)
+    assert tail.at(6) is None
     assert tail.at(2) is None
 
 

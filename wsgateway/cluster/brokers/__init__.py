@@ -52,6 +52,7 @@ DRIVERS = {
     "ipc": ("ipc", "zmq"),
     "redis": ("redis", "redis"),
     "rediss": ("redis", "redis"),
+    "redis-sentinel": ("redis", "redis"),
     "unix": ("redis", "redis"),
     "nats": ("nats", "nats"),
     "tls": ("nats", "nats"),
@@ -67,7 +68,7 @@ def opener(url: str) -> Open:
     url = scheme + url[len(scheme) :]
     if "://" not in url or scheme not in DRIVERS:  # without a scheme, any part may be a password
         what = repr(mask_url(url)) if "://" in url else "it"
-        kinds = "ipc://, redis://, rediss://, unix:// and nats://"
+        kinds = "ipc://, redis://, rediss://, redis-sentinel://, unix:// and nats://"
         raise ConfigError([f"broker: {what} is not one of {kinds}; one looks like redis://host:6379"])
     module, package = DRIVERS[scheme]
     if find_spec(package) is None:
@@ -77,12 +78,23 @@ def opener(url: str) -> Open:
     driver = importlib.import_module(f"wsgateway.cluster.brokers.{module}")
     try:
         if scheme != "ipc":
-            for server in url.split(",") if module == "nats" else [url]:
+            for server in url.split(",") if module == "nats" else _sentinels_in(url) or [url]:
                 _check_server(server if "://" in server else f"{scheme}://{server}")
         open_link: Open = driver.opener(url)
     except ValueError as exc:
         raise ConfigError([f"broker: {mask_url(url)!r} cannot be used: {exc}"]) from None
     return open_link
+
+
+def _sentinels_in(url: str) -> list[str]:
+    """Return a URL for each Sentinel in `url`; an empty list if it names none. The first also has all other parts."""
+    scheme, _, rest = url.partition("://")
+    if scheme != "redis-sentinel":
+        return []
+    end = min((index for mark in "/?#" if (index := rest.find(mark)) >= 0), default=len(rest))
+    user, at, hosts = rest[:end].rpartition("@")
+    first, *others = hosts.split(",")
+    return [f"{user}{at}{first}{rest[end:]}", *others]
 
 
 def _check_server(url: str) -> None:

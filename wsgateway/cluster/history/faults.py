@@ -1,5 +1,6 @@
-"""The sentences for errors of a Redis server that keeps a history. No I/O."""
+"""What a Redis server that keeps a history says about itself, and the sentences for its errors. No I/O."""
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -7,12 +8,29 @@ LATE = "it may have been stored, so send it again with the same idempotency_key"
 
 
 class Fault(NamedTuple):
-    """Why a history is unavailable, and what to do. With `is_late`, a command may have been executed. With `is_over`,
-    the connection must not be used any longer."""
+    """Why a history is unavailable, and what to do.
+
+    With `is_late`, a command may have been executed. With `is_over`, the connection must not be used any longer. With
+    `is_slow`, there was no answer in time.
+    """
 
     text: str
     is_late: bool = False
     is_over: bool = False
+    is_slow: bool = False
+
+
+class Facts(NamedTuple):
+    """What a server says about itself. `fault` is why it cannot keep a history; empty if it can.
+
+    The others are those of INFO, empty if the user may not use that command. `max_memory` is in bytes, 0 for no limit.
+    """
+
+    fault: str
+    version: str
+    max_memory: str
+    policy: str
+    is_cluster: bool
 
 
 _SENTENCES = (
@@ -33,31 +51,46 @@ _SENTENCES = (
     ("ASK ", "the server is part of a Redis Cluster, which is not supported, use one without cluster mode", False),
     ("CLUSTERDOWN ", "the server is part of a Redis Cluster, which is not supported, use another one", False),
     ("CROSSSLOT ", "the server is part of a Redis Cluster, which is not supported, use another one", False),
-    ("NOAUTH ", "the server asks for a password, write redis://:PASSWORD@HOST", True),
-    ("WRONGPASS ", "the server does not accept the user name or the password, correct the URL of the broker", True),
+    ("Authentication required", "the server asks for a password, write redis://:PASSWORD@HOST", True),
+    (
+        "invalid username-password",
+        "the server does not accept the user name or the password, correct the URL of the broker",
+        True,
+    ),
 )
-"""The code of an error, the sentence, and whether the connection must be dropped."""
+"""The code or a part of an error, the sentence, and whether the connection must be dropped."""
+
+_CODES = {
+    "OutOfMemoryError": "OOM",
+    "ReadOnlyError": "READONLY",
+    "MasterDownError": "MASTERDOWN",
+    "BusyLoadingError": "LOADING",
+    "NoScriptError": "NOSCRIPT",
+    "NoPermissionError": "NOPERM",
+    "MovedError": "MOVED",
+    "AskError": "ASK",
+    "ClusterDownError": "CLUSTERDOWN",
+    "ClusterCrossSlotError": "CROSSSLOT",
+}
+"""The codes of errors by the name of redis-py's class, which removes the code from the text."""
 
 _DENIED = ("ermission", "can't run this command", "can't access at least", "can't publish")
 """Parts of errors about the permissions of a user: of Redis 7 and Valkey, and of Redis 6 within a script."""
 
 
+_COMMAND = re.compile(r"'([\w|]+)'")
+
+
 def fault_of(error: BaseException) -> Fault:
     """Return the fault for an error of redis-py, of the server, or of the network."""
-    code = getattr(error, "status_code", None)
     text = str(error) or repr(error)
-    full = f"{code} {text}" if code else text
-    if is_denied(full):
-        return Fault(f"the user of the broker's URL lacks a permission ({text}), see docs/processes.md for all of them")
+    full = f"{_CODES.get(type(error).__name__, '')} {text}"
+    if _is_denied(full):
+        return Fault(f"{_advice_for(text)} ({text})")
     for begin, sentence, is_over in _SENTENCES:
         if begin in full:
             return Fault(f"{sentence} ({text})", is_over=is_over)
     return Fault(text)
-
-
-def is_denied(text: str) -> bool:
-    """Return whether the text of an error says that the user lacks a permission."""
-    return "NOPERM " in text or any(part in text for part in _DENIED)
 
 
 def fault_of_probe(answer: Sequence[bytes]) -> str:
@@ -66,12 +99,24 @@ def fault_of_probe(answer: Sequence[bytes]) -> str:
         (answer[index].decode("ascii", "replace"), answer[index + 1].decode("utf-8", "replace"))
         for index in range(0, len(answer) - 1, 2)
     ]
-    denied = [(name, error) for name, error in pairs if is_denied(error)]
+    denied = [(name, error) for name, error in pairs if _is_denied(error)]
     if denied:
-        if any("key" in error for _, error in denied):
-            return "the user of the broker's URL may not use the keys, add ~wsgateway:* to its ACL"
-        if any("channel" in error for _, error in denied):
-            return "the user of the broker's URL may not use the channels, add &wsgateway.* to its ACL"
         names = " ".join(f"+{name}" for name, _ in denied)
-        return f"the user of the broker's URL may not use some commands, add {names} to its ACL"
+        return _advice_for(denied[0][1], names)
     return fault_of(Exception(pairs[0][1])).text if pairs else ""
+
+
+def _is_denied(text: str) -> bool:
+    """Return whether the text of an error says that the user lacks a permission."""
+    return "NOPERM " in text or any(part in text for part in _DENIED)
+
+
+def _advice_for(error: str, names: str = "") -> str:
+    """Return which permission is missing, and what to do. `names` are those of the denied commands, if known."""
+    match = _COMMAND.search(error)
+    if "one of the keys" in error or "access a key" in error:
+        return "the user of the broker's URL may not use the keys, add ~wsgateway:* to its ACL"
+    if "channel" in error:
+        return "the user of the broker's URL may not use the channels, add &wsgateway.* to its ACL"
+    names = names or (f"+{match[1]}" if match else "what docs/processes.md lists")
+    return f"the user of the broker's URL may not use all commands, add {names} to its ACL"

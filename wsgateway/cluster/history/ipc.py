@@ -30,6 +30,9 @@ from wsgateway.logs import GatewayLog
 TIMEOUT = 5.0
 """Seconds that an append or a read may take, including the time until the server can be reached."""
 
+PATIENCE = 25.0
+"""Seconds after that until the client connects again, if it asks for more and has still got no answer."""
+
 MAX_WAITING = 10_000
 MAX_WAITING_BYTES = 32 * 1024 * 1024
 """Limits of the appends that wait, and likewise of the other requests. At either limit, a further one fails."""
@@ -105,7 +108,8 @@ class IpcHistory:
     wait, and form the next. So they stay in order, and the batches become larger under load.
 
     What was sent counts as sent until the server answers or its process ends, even if the caller has got an error
-    because the time was over. So no more is sent to a server that has stopped, and nothing overtakes.
+    because the time was over. So no more is sent to a server that has stopped, and nothing overtakes. After `PATIENCE`,
+    the client gives that up.
 
     When the server's process ends, another one takes over, whose histories are empty and have new epochs.
     """
@@ -149,9 +153,10 @@ class IpcHistory:
         self._release()
 
     def append(self, append: Append) -> asyncio.Future[tuple[Position, bool]]:
-        future: asyncio.Future[tuple[Position, bool]] = asyncio.get_running_loop().create_future()
+        loop = self._loop or asyncio.get_running_loop()
+        future: asyncio.Future[tuple[Position, bool]] = loop.create_future()
         item = item_of_append(append, topic_name(append.topic).decode())
-        call = _Call("append", (item,), future, self._deadline(), append.record)
+        call = _Call("append", (item,), future, loop.time() + TIMEOUT, append.record)
         if len(append.record) > MAX_RECORD or len(item) > MAX_ENVELOPE // 2:
             call.fail(f"the publication is too large for a history: {call.size} bytes, at most {MAX_RECORD}")
         else:
@@ -176,12 +181,10 @@ class IpcHistory:
 
     # Waiting
 
-    def _deadline(self) -> float:
-        return asyncio.get_running_loop().time() + TIMEOUT
-
     async def _ask(self, operation: str, items: Sequence[str]) -> Any:
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._put(self._others, _Call(operation, items, future, self._deadline()))
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        self._put(self._others, _Call(operation, items, future, loop.time() + TIMEOUT))
         return await future
 
     def _put(self, lane: _Lane, call: _Call) -> None:
@@ -205,7 +208,7 @@ class IpcHistory:
         now = self._loop.time()
         dues = []
         for lane in (self._appends, self._others):
-            fault = "does not answer" if lane.sent else "cannot be reached"
+            fault = "does not answer" if lane.sent else "cannot be reached, check the process with the proxy of ipc://"
             while lane.waiting and lane.waiting[0].deadline <= now:
                 lane.pop().fail(f"the history server in {self._folder} {fault}")
             for call in lane.all_sent():
@@ -215,6 +218,8 @@ class IpcHistory:
                     dues.append(call.deadline)
             if lane.waiting:
                 dues.append(lane.waiting[0].deadline)
+        if any(call.deadline + PATIENCE <= now for lane in (self._appends, self._others) for call in lane.all_sent()):
+            self._reconnect("the history server has not answered")
         if dues:
             self._timer = self._loop.call_at(min(dues), self._expire)
 
@@ -234,7 +239,8 @@ class IpcHistory:
             return
         self._loop.add_reader(self._socket.FD, self._receive)
         self._loop.add_reader(self._events.FD, self._watch)
-        self._loop.call_soon(self._receive)  # the descriptor reports changes only
+        for look in (self._receive, self._watch):
+            self._loop.call_soon(look)  # the descriptors report changes only
 
     def _open(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
         self._socket = context.socket(zmq.DEALER)
@@ -258,7 +264,7 @@ class IpcHistory:
             self._sockets.pop().close(linger=0)
 
     def _watch(self) -> None:
-        """Notice that the server's process has ended. A new socket cannot get answers to requests of the old one."""
+        """Notice that the server's process has ended."""
         if not self._sockets:
             return
         try:
@@ -266,12 +272,16 @@ class IpcHistory:
         except zmq.Again:
             return
         self._read()
-        self._disconnect()
         self._log.limited("history server").warning(
             "the process with the history server has ended; the histories start again in another one"
         )
+        self._reconnect("the process with the history server has ended before it answered")
+
+    def _reconnect(self, reason: str) -> None:
+        """Replace the socket, and fail what was sent. A new socket cannot get answers to requests of the old one."""
+        self._disconnect()
         for lane in (self._appends, self._others):
-            self._fail_sent(lane, "the process with the history server has ended before it answered")
+            self._fail_sent(lane, reason)
         self._connect()
 
     def _fail_sent(self, lane: _Lane, text: str) -> None:
@@ -364,6 +374,8 @@ def _resolve(calls: list[_Call], results: list[Any], records: list[bytes]) -> No
     """Set the results of calls that were sent together. Raise `ValueError` or `TypeError` if these do not fit."""
     operation = calls[0].operation
     if operation == "append":
+        if len(results) != len(calls):
+            raise ValueError("results")
         for call, (offset, epoch, is_new) in zip(calls, results, strict=True):
             call.resolve((Position(epoch, offset), is_new))
     else:

@@ -52,6 +52,7 @@ class _Waiting(NamedTuple):
     convert: Callable[[Any], Any]
     script: Script | None
     weight: int
+    is_repeated: bool = False
 
 
 class Pipeline:
@@ -70,16 +71,19 @@ class Pipeline:
         test: bytes,
         check: Callable[[Any], None],
         max_weight: int,
+        may_repeat: bool,
         name: str,
         log: GatewayLog,
     ) -> None:
         """`connect` returns a connection of redis-py, or raises. `test` is sent through each new one, and `check` gets
-        its answer and may raise `HistoryError`. `name` is the server's, for errors and for the log.
+        its answer and may raise `HistoryError`. If commands `may_repeat`, those without an answer are sent again when
+        the connection was lost. `name` is the server's, for errors and for the log.
         """
         self._connect = connect
         self._test = test
         self._check = check
         self._max_weight = max_weight
+        self._may_repeat = may_repeat
         self._name = name
         self._log = log
         self._queue: deque[_Waiting] = deque()
@@ -185,7 +189,7 @@ class Pipeline:
         try:
             async with asyncio.timeout(TIMEOUT) as deadline:
                 await connection.send_packed_command(data, check_health=False)
-                for future, _, convert, _, _ in batch:
+                for future, _, convert, _, _, _ in batch:
                     try:
                         answer = await connection.read_response(disable_decoding=True)
                     except NoScriptError:
@@ -199,7 +203,7 @@ class Pipeline:
                     if not answered % ANSWERS_PER_TIMEOUT:
                         deadline.reschedule(loop.time() + TIMEOUT)
         except TimeoutError:
-            fault = Fault(f"no answer within {TIMEOUT:g} s", is_late=True)
+            fault = Fault(f"no answer within {TIMEOUT:g} s", is_late=True, is_slow=True)
         except Exception as exc:  # whatever a driver raises, because a history must not end a process
             fault = fault_of(exc)._replace(is_late=True)
         self._used = loop.time()
@@ -217,12 +221,18 @@ class Pipeline:
         return fault if fault.is_over else None
 
     async def _lose(self, fault: Fault, lost: list[_Waiting]) -> None:
-        """Drop the connection, and fail the commands that have no answer."""
+        """Drop the connection, and fail the commands that have no answer, unless they may be sent again."""
         text = f"the connection to the history in {self._name} was lost: {fault.text}"
         self._log.limited("history lost").warning("%s", text)
+        if self._may_repeat and not fault.is_slow:
+            for waiting in reversed(lost):
+                if not waiting.is_repeated:
+                    self._queue.appendleft(waiting._replace(is_repeated=True))
+                    self._backlog.add(len(waiting.command))
+            lost = [waiting for waiting in lost if waiting.is_repeated]
+        is_late = fault.is_late and not self._may_repeat
         for waiting in lost:
-            late = f"; {LATE}" if fault.is_late else ""
-            _fail(waiting.future, HistoryError(f"{text}{late}", is_late=fault.is_late))
+            _fail(waiting.future, HistoryError(f"{text}; {LATE}" if is_late else text, is_late=is_late))
         await self._disconnect()
 
     # The connection

@@ -57,8 +57,8 @@ class HistoryService:
                 if time.monotonic() >= expire_at:
                     self._server.expire()
                     expire_at = time.monotonic() + EXPIRE_INTERVAL
-        except zmq.ZMQError:
-            pass  # the context was terminated
+        except zmq.ContextTerminated:
+            pass
         finally:
             self._requests.close(linger=0)
             self._out.close(linger=0)

@@ -120,10 +120,6 @@ class Tail(Generic[T]):
             return self._entries[index][2]
         return None
 
-    def same(self, offset: int, item: T) -> bool:
-        """Return whether `item` is the one with this offset."""
-        return self.at(offset) == item
-
     def _index(self, offset: int) -> int:
         return bisect_left(self._entries, offset, key=_offset_of)
 

@@ -104,7 +104,6 @@ def _shown(value: object) -> str:
 
 async def send_request(gateway: SendGateway, request: SendRequest) -> SendAnswer:
     """Send the message of `request`, and return its counts. Raise `Refused`."""
-    _check_reach(gateway, request.target)
     try:
         sent = await gateway.send(request.message, data=request.data, **request.target)
     except GatewayError as exc:
@@ -123,21 +122,6 @@ async def send_request(gateway: SendGateway, request: SendRequest) -> SendAnswer
         dropped=sent.dropped,
         at=sent.at,
         is_new=sent.is_new,
-    )
-
-
-def _check_reach(gateway: SendGateway, target: TargetOptions) -> None:
-    """Raise `Refused` if recipients may be in another process, because the message would not reach them."""
-    given = [name for name in ("channel", "user") if name in target] if target else []
-    if given and gateway.cluster.nodes.alive():
-        raise Refused.of(Refusal(409, "nodes", one_process_only(gateway.id, given[0]), "not-running"))
-
-
-def one_process_only(gateway_id: str, key: str) -> str:
-    """Return why a message for `key`, a channel or a user, cannot be sent by a gateway in several processes."""
-    return (
-        f"{key}: gateway [{gateway_id}] runs in several processes, and a message to a {key} reaches only one of them; "
-        "serve it with one process, or name connections"
     )
 
 
