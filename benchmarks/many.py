@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from channel_tables import CHANNEL as PLAIN
@@ -56,12 +57,16 @@ def named(kind: str, label: str) -> str:
     return f"{kind}, history of 100" if label == KEPT else kind
 
 
+def namespaces(on: Broker) -> Path:
+    """Return the configuration file for a broker."""
+    return SERVERS / ("channels_without_history.toml" if on.url.startswith("nats") else "channels.toml")
+
+
 @contextlib.contextmanager
 def node(on: Broker, *, cores: str = "0") -> Iterator[tuple[int, int]]:
     """Run a node with `node_listener.py`, and yield its port and process id."""
-    config = "channels_without_history.toml" if on.url.startswith("nats") else "channels.toml"
     listener = f"{SERVERS / 'node_listener.py'}:Listener"
-    options = ("--config", SERVERS / config, "--listener", listener, "--hook-timeout", 600, *on.options)
+    options = ("--config", namespaces(on), "--listener", listener, "--hook-timeout", 600, *on.options)
     with running(SERVE, "--no-admin-enabled", *options, cores=cores) as served:
         yield served
 
@@ -82,7 +87,8 @@ def commands(port: int) -> Iterator[Callable[..., dict[str, Any]]]:
 def fanned(run: Round, port: int, pid: int, *options: object, window: int, messages: int) -> dict[str, float]:
     """Return what wsfan has measured. Raise `RuntimeError` if a client did not receive exactly what it should."""
     count = run.number(messages, least=2 * window)
-    figures = loaded(WSFAN, port, pid, *options, "--conns", 1000, "--window", window, "--messages", count)
+    sent = ("--window", window, "--messages", count, "--timeout", 60)
+    figures = loaded(WSFAN, port, pid, *options, "--conns", 1000, *sent)
     if figures["wrong"] or figures["dead"]:
         raise RuntimeError(f"lost {figures['lost']:.0f} deliveries of {count} messages, {figures['dead']:.0f} clients")
     return figures
@@ -94,8 +100,7 @@ def channel(run: Round) -> None:
         for label in (PLAIN, KEPT) if kind in WITH_HISTORY else (PLAIN,):
             row = named(kind, label)
             with run.trying(f"channel, {row}"), broker(kind) as on:
-                server = node(on) if kind == "nats" else serving("Listener", *on.options)
-                with server as (port, pid):
+                with serving("Listener", "--config", namespaces(on), *on.options) as (port, pid):
                     path = ("--path", PATHS[label])
                     fanned(run, port, pid, *path, window=16, messages=300)  # warms up
                     for window, messages in MESSAGES.items():
