@@ -107,8 +107,8 @@ class PeerClient:
         wire = WebSocketWire(head.encode(), self._text, lambda code, reason: self._ended())
         try:
             async with asyncio.timeout(PATIENCE):
-                await asyncio.get_running_loop().create_connection(lambda: wire, parts.hostname, parts.port)
                 self.wire = wire
+                await asyncio.get_running_loop().create_connection(lambda: wire, parts.hostname, parts.port)
                 await wire.opened
         except (OSError, TimeoutError):
             wire.abort()

@@ -17,6 +17,10 @@ class Cable:
         self._writers: set[asyncio.StreamWriter] = set()
         self.url = f"http://127.0.0.1:{self._own_port}/"
 
+    def connect_to(self, port: int) -> None:
+        """Lead to another server from the next connection on."""
+        self._port = port
+
     async def repair(self) -> None:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._own_port)
 

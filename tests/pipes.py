@@ -25,6 +25,7 @@ class Pipe:
         self.is_paused = False
         self.is_reading = True
         self.conn: Connection
+        self.conn_id = ""
         self.socket: Socket | QuietClose
         self.on_write: Callable[[Pipe], None] = lambda pipe: None
         self.was_aborted = False
@@ -115,6 +116,8 @@ class _Handshake:
 
     def take_over(self, user: WireUser, settings: Settings, timers: Timers) -> Wire:
         socket = Socket(self._pipe, user, settings, timers, connections=set(), deflate=self._deflate)
+        assert isinstance(user, NativeTransport)
+        self._pipe.conn_id = user._outbox.id
         self._pipe.socket = socket
         return socket
 
@@ -145,7 +148,8 @@ async def joined(
     async def send(message: Any) -> None:
         assert message["type"] == "websocket.accept", message
 
-    before = set(gateway.connections)
     await gateway(scope, receive, send)
-    (pipe.conn,) = set(gateway.connections) - before
+    conn = gateway.connections.get(pipe.conn_id)
+    assert conn is not None
+    pipe.conn = conn
     return pipe

@@ -101,7 +101,7 @@ FAMILIES = {
     "subscriptions": ("gauge", "Subscriptions of connections to channels."),
     "publications_total": ("counter", "Messages published to channels, by namespace."),
     "recoveries_total": ("counter", "Clients that have asked for what they missed, by whether they got it."),
-    "history_bytes": ("gauge", "Bytes that the histories of channels take in memory."),
+    "history_bytes": ("gauge", "Bytes of the histories of channels in memory; with ipc://, those of all nodes."),
     "history_evictions_total": ("counter", "Channels that have lost publications because of history_bytes."),
     "gaps_total": ("counter", "Publications that did not arrive, by whether they were healed or lost."),
     "history_errors_total": ("counter", "Publications that were not stored."),

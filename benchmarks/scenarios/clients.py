@@ -45,10 +45,14 @@ class Wire(asyncio.Protocol):
         self._ended = ended
         self._code, self._reason = 1006, ""
         self._text = ""
+        self._is_aborted = False
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
-        transport.write(self._head)
+        if self._is_aborted:
+            transport.abort()
+        else:
+            transport.write(self._head)
 
     def data_received(self, data: bytes) -> None:
         self._data += data
@@ -78,6 +82,8 @@ class Wire(asyncio.Protocol):
 
     def send(self, text: str) -> None:
         """Send one masked frame, with a mask of zeros."""
+        if self.transport.is_closing():
+            return
         payload = text.encode()
         size = len(payload)
         length = bytes([0x80 | size]) if size < 126 else b"\xfe" + size.to_bytes(2)
@@ -87,7 +93,7 @@ class Wire(asyncio.Protocol):
         self._code, self._reason = code, reason
 
     def abort(self) -> None:
-        self.is_open = False
+        self.is_open, self._is_aborted = False, True
         self._ended = lambda code, reason: None
         if self.transport is not None:
             self.transport.abort()
@@ -222,8 +228,8 @@ class Client:
             except BaseException:
                 sock.close()
                 raise
-            await loop.create_connection(lambda: wire, sock=sock)
             self.wire = wire  # what follows the response may be read before this task goes on
+            await loop.create_connection(lambda: wire, sock=sock)
             await wire.opened
         if self.kind == "plain":
             for view in self.views.values():

@@ -8,6 +8,7 @@ import pytest
 from wsgateway import Settings
 from wsgateway.cli import checks
 from wsgateway.cli.checks import Finding, Probe, Severity
+from wsgateway.cluster.history.faults import Facts
 from wsgateway.config.channels import ChannelSettings
 from wsgateway.config.settings import AdminSettings
 from wsgateway.gateway.descriptors import UNLIMITED
@@ -60,6 +61,17 @@ def proxy_timeout(seconds: float | None) -> list[Finding]:
     return list(checks.check_proxy_timeout(Settings(ping_interval=25), seconds))
 
 
+def stored(**facts: Any) -> Iterable[Finding]:
+    values: dict[str, Any] = {
+        "fault": "",
+        "version": "7.2.4",
+        "max_memory": "1000",
+        "policy": "volatile-ttl",
+        "is_cluster": False,
+    }
+    return checks.check_history("the history of *", "redis://host", Facts(**(values | facts)))
+
+
 HISTORY = Settings(channels={"room:*": ChannelSettings(history=1)})
 
 FINDINGS: dict[str, tuple[Callable[[], Iterable[Finding]], Severity, str]] = {
@@ -81,6 +93,16 @@ FINDINGS: dict[str, tuple[Callable[[], Iterable[Finding]], Severity, str]] = {
     "killed by default": (lambda: drain(30, assumed=True), WARNING, "a stop may take 49.5 s"),
     "workers": (lambda: checks.check_workers(" 4 ", Settings()), SERIOUS, "4 workers without a broker"),
     "workers and history": (lambda: checks.check_workers("4", HISTORY), SERIOUS, "would be kept by each alone"),
+    "history refused": (lambda: stored(fault="the server is a replica"), SERIOUS, "cannot be kept in redis://host"),
+    "history in a cluster": (lambda: stored(is_cluster=True), SERIOUS, "is part of a Redis Cluster"),
+    "history in old Redis": (lambda: stored(version="4.0.9"), SERIOUS, "runs Redis 4.0.9"),
+    "history, no INFO": (lambda: stored(version=""), HINT, "may not run INFO"),
+    "history without limit": (lambda: stored(max_memory="0"), HINT, "has no limit"),
+    "history evicted": (
+        lambda: stored(policy="allkeys-lru"),
+        WARNING,
+        "maxmemory-policy of redis://host is allkeys-lru",
+    ),
     "any origin": (lambda: access(allowed_origins="*"), SERIOUS, "the page of any site may connect"),
     "null origin": (lambda: access(allowed_origins="null"), SERIOUS, "sandboxed frame"),
     "short key": (lambda: access(api_key=[KEY, "secret"]), SERIOUS, "can be guessed"),
@@ -147,6 +169,8 @@ def test_one_finding_with_its_advice(name: str) -> None:
         lambda: checks.check_workers("4", Settings(channels=HISTORY.channels, broker="redis://")),
         lambda: checks.check_workers("1", HISTORY),
         lambda: checks.check_workers("many", HISTORY),
+        lambda: stored(policy="noeviction"),
+        lambda: stored(policy="volatile-ttl"),
         lambda: checks.check_memory(Settings()),
         lambda: proxied(address="203.0.113.7"),
         lambda: access(api_key=KEY, local_access=True, is_written=True, outside="x"),

@@ -136,6 +136,19 @@ def test_a_broker_that_is_not_there_is_a_finding(url: str, said: str, tmp_path: 
     assert said in done.stdout
 
 
+def test_the_redis_of_a_history_is_examined(tmp_path: Path) -> None:
+    (tmp_path / "wsgateway.toml").write_text('[channels."room:*"]\nhistory = 5\n')
+    with redis("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru") as service:
+        done = run("doctor", "--broker", service.url, cwd=tmp_path)
+        assert f"warning: maxmemory-policy of {service.url} is allkeys-lru" in done.stdout
+        service.command("ACL", "SETUSER", "me", "on", ">secret", "&*", "+subscribe", "+eval")
+        url = service.url.replace("://", "://me:secret@")
+        done = run("doctor", "--broker", url, cwd=tmp_path)
+        assert "add ~wsgateway:* to its ACL" in done.stdout
+        assert "add +info to its ACL" in done.stdout
+        assert "secret" not in done.stdout
+
+
 def test_a_broker_that_answers_is_none(tmp_path: Path) -> None:
     with redis() as service:
         assert "broker" not in run("doctor", "--broker", service.url, cwd=tmp_path).stdout

@@ -21,7 +21,7 @@ from wsgateway.cluster.brokers import Link, opener
 from wsgateway.cluster.brokers.ipc import take_proxy
 from wsgateway.cluster.brokers.redis import RedisLink
 from wsgateway.cluster.bus import Bus
-from wsgateway.cluster.cluster import Cluster, Local
+from wsgateway.cluster.cluster import Cluster
 from wsgateway.cluster.envelopes import (
     MAX_NODES,
     VERSION,
@@ -38,6 +38,7 @@ from wsgateway.cluster.envelopes import (
     encode,
 )
 from wsgateway.cluster.heartbeats import NODE_LINES
+from wsgateway.cluster.local import Local
 from wsgateway.cluster.questions import Question
 from wsgateway.exceptions import BrokerError, NodeError
 from wsgateway.frames import NamedMessage

@@ -9,7 +9,8 @@ import anyio
 import pytest
 
 from tests.services import BROKERS, broker
-from wsgateway import EVERYBODY, ChannelError, Gateway, Refused, testing
+from wsgateway import EVERYBODY, ChannelError, Gateway, MessageError, Refused, testing
+from wsgateway.client import asend
 from wsgateway.closing import TRY_AGAIN
 from wsgateway.gateway.registry import registry
 from wsgateway.listeners.event import HandshakeEvent, MessageEvent, SubscribeEvent
@@ -228,3 +229,71 @@ async def test_a_node_that_does_not_answer_is_logged_and_the_others_count(
         assert (closed.closed, closed.complete) == (2, False)
         assert "subscribe: node" in caplog.text
         assert len(silent.connections) == 1
+
+
+# The counts of a channel
+
+CHANNELS: Any = {"room:*": {"public": True}}
+KEPT: Any = {"room:*": {"public": True, "history": 5}}
+
+
+async def test_a_message_to_a_channel_is_counted_in_every_node(url: str) -> None:
+    async with nodes(url, 3, channels=CHANNELS, local_access=True) as found:
+        first = found.gateways[0]
+        assert (await first.send("x", channel="room:1"))[:5] == (0, 0, 0, 3, True)
+        clients = [await found.client(node, "", channels=["room:1"]) for node in (0, 1, 1)]
+        for client in clients:
+            await client.subscribed("room:1")
+        for gateway in found.gateways:
+            assert (await gateway.send("x", channel="room:1"))[:5] == (3, 3, 0, 3, True)
+        sent = await asend(f"{found.urls[2]}/send", "y", channel="room:1")
+        assert sent[:5] == (3, 3, 0, 3, True)
+        assert [(await clients[2].receive_json())["message"] for _ in range(4)] == ["x", "x", "x", "y"]
+        published: tuple[object, ...] = await first.publish("z", channel="room:1")
+        assert published[:5] == (None,) * 5
+        for gateway in found.gateways:
+            assert_nothing_waits(gateway)
+
+
+@pytest.mark.parametrize("kind", ["ipc", "redis"])
+async def test_a_message_to_a_channel_with_a_shared_history_is_counted_in_every_node(kind: str, tmp_path: Path) -> None:
+    with broker(kind, tmp_path / "ipc") as service:
+        async with nodes(service.url, 3, channels=KEPT) as found:
+            first = found.gateways[0]
+            assert (await first.send("x", channel="room:1"))[:5] == (0, 0, 0, 3, True)
+            for node in (0, 1, 1):
+                await (await found.client(node, "", channels=["room:1"])).subscribed("room:1")
+            for number, gateway in enumerate(found.gateways):
+                sent = await gateway.send("x", channel="room:1", idempotency_key=f"{number}")
+                assert sent[:5] == (3, 3, 0, 3, True)
+                again = await gateway.send("x", channel="room:1", idempotency_key=f"{number}")
+                assert (again[:3], again.at, again.is_new) == ((0, 0, 0), sent.at, False)
+            for gateway in found.gateways:
+                assert_nothing_waits(gateway)
+
+
+async def test_a_node_that_has_missed_a_message_counts_none(ipc: str) -> None:
+    async with nodes(ipc, channels=CHANNELS) as found:
+        one, two = found.gateways
+        await (await found.client(1, "", channels=["room:1"])).subscribed("room:1")
+        following = two._parts.channels.following
+        assert following is not None
+        following.published = lambda *_: None  # type: ignore[method-assign]  # as if the broker had lost it
+        assert (await one.send("x", channel="room:1"))[:5] == (0, 0, 0, 2, True)
+
+
+async def test_a_message_that_is_too_large_leaves_no_count_behind(tmp_path: Path) -> None:
+    with broker("nats", tmp_path) as service:
+        async with nodes(service.url, channels=CHANNELS) as found:
+            with pytest.raises(MessageError, match="cannot be published"):
+                await found.gateways[0].send("x" * (17 * 2**20), channel="room:1")
+            assert_nothing_waits(found.gateways[0])
+
+
+def assert_nothing_waits(gateway: Gateway) -> None:
+    """No count of `gateway` waits for other nodes."""
+    following = gateway._parts.channels.following
+    assert following is not None
+    assert not following.counting._own
+    assert not following.counting._tallies.has_requests
+    assert not gateway.cluster._acks._pending  # type: ignore[union-attr]  # it has a broker

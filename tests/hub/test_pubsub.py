@@ -81,13 +81,6 @@ async def test_a_counted_publication_has_the_other_nodes_count() -> None:
     assert cluster.published == [(None, True), (["far1"], True)]
 
 
-async def test_what_only_the_clients_of_this_node_receive_is_not_complete_with_a_broker() -> None:
-    pubsub, cluster, _ = made(2)
-    cluster.has_broker = True
-    assert (await pubsub.publish(MESSAGE, Target(channel="room:1")).wait())[:5] == (0, 0, 0, 1, False)
-    assert cluster.published == []
-
-
 async def test_a_message_to_a_user_is_for_the_connections_of_every_node() -> None:
     pubsub, cluster, _ = made(2)
     for counts in (True, False):

@@ -98,7 +98,7 @@ class Here:
         cluster = Cluster(_no_link, gateway_id="g", broker="", local=None, metrics=self.metrics, log=LOG)
         self.history = SharedHistory(self.store, cluster, self.metrics, LOG)
         settings = ChannelSettings(history=history, history_ttl=60)
-        subscribers_of = Subscribers(self._deliver, self._to_notify, self._lose, lambda: self.is_up)
+        subscribers_of = Subscribers(self._deliver, self._to_notify, self._lose, lambda: self.is_up, lambda _: True)
         self.channel = SharedChannel("c", settings, self.history, subscribers_of, self.metrics, LOG)
 
     def _deliver(self, publication: Publication, mark: Mark | None) -> None:

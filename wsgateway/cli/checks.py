@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from wsgateway.cluster.history.faults import Facts
 from wsgateway.config.addresses import is_loopback
 from wsgateway.config.channels import histories_in
 from wsgateway.config.grace import seconds_to_stop
@@ -145,6 +146,38 @@ def check_workers(workers: str, settings: Settings) -> Iterator[Finding]:
     else:
         text = f"{workers.strip()} workers without a broker: a message reaches only the clients of one worker"
         yield serious(text, "run one process, or set a broker")
+
+
+# The history
+
+OLDEST_REDIS = (5, 0)
+"""The oldest Redis that runs the scripts of a history. Valkey calls itself 7.2 or later."""
+
+LIMIT_ADVICE = "set maxmemory in redis.conf to less than the machine has"
+
+
+def check_history(histories: str, server: str, facts: Facts) -> Iterator[Finding]:
+    """Check the Redis server that keeps `histories`, the subject of a sentence."""
+    if facts.is_cluster:
+        text = f"{server} is part of a Redis Cluster, so {histories} cannot be kept there"
+        yield serious(text, "use a server without cluster mode, and redis-sentinel:// for a failover")
+    elif facts.fault:
+        yield serious(f"{histories} cannot be kept in {server}", facts.fault)
+    if not facts.version:
+        text = f"the memory of {server} cannot be checked, because the user may not run INFO"
+        yield hint(text, "add +info to its ACL, or check maxmemory and maxmemory-policy yourself")
+        return
+    if parse_version(facts.version) < OLDEST_REDIS:
+        yield serious(f"{server} runs Redis {facts.version}, which cannot keep a history", "install Redis 5 or later")
+    if facts.max_memory == "0":
+        yield hint(f"the memory of {server} has no limit, so histories may fill the machine", LIMIT_ADVICE)
+    elif facts.policy not in ("noeviction", "volatile-ttl"):
+        text = (
+            f"maxmemory-policy of {server} is {facts.policy}, so when it is full, it drops positions, or values that "
+        )
+        text += "have no time limit, before old records, and clients start over that have missed nothing"
+        advice = "set maxmemory-policy to volatile-ttl, which drops the oldest histories first, or to noeviction, with "
+        yield warning(text, advice + "which publishing fails when it is full")
 
 
 # Access

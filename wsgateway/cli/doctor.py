@@ -11,7 +11,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,6 +22,9 @@ from wsgateway.cli.checks import Finding, Severity
 from wsgateway.cli.probe import probe
 from wsgateway.cli.terminal import to_json
 from wsgateway.cluster.brokers import Open, opener
+from wsgateway.cluster.history.faults import Facts
+from wsgateway.cluster.routing import TopicNames
+from wsgateway.config.channels import histories_in, history_fault
 from wsgateway.config.exposure import outside_of_environment
 from wsgateway.config.settings import Settings, serves_outside
 from wsgateway.config.sources import Layer, Loaded
@@ -158,6 +161,28 @@ def _broker(settings: Settings) -> Iterator[Finding]:
         reason = str(exc) or f"no answer within {BROKER_SECONDS:g} s"
         text = f"the broker {mask_url(url)} cannot be reached: {reason.rstrip('.')}"
         yield checks.serious(text, "is it running, and is the URL right? until it answers, each process works alone")
+    else:
+        yield from _history(settings, url)
+
+
+def _history(settings: Settings, url: str) -> Iterator[Finding]:
+    """Check the Redis server that keeps the histories, if there are any."""
+    histories = histories_in(settings.channels)
+    if not histories or history_fault(url):
+        return
+    from wsgateway.cluster.history.examination import examine  # redis-py is optional
+
+    try:
+        facts = asyncio.run(_examine_once(examine(url, gateway=TopicNames(settings.id).gateway)))
+    except (BrokerError, TimeoutError) as exc:
+        yield checks.serious(f"the history in {mask_url(url)} cannot be examined: {exc or 'no answer'}", "try again")
+    else:
+        yield from checks.check_history(histories, mask_url(url), facts)
+
+
+async def _examine_once(examination: Awaitable[Facts]) -> Facts:
+    async with asyncio.timeout(BROKER_SECONDS):
+        return await examination
 
 
 async def _open_once(open_link: Open) -> None:

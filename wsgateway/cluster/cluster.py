@@ -9,12 +9,11 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from wsgateway.cluster import envelopes
 from wsgateway.cluster.acks import Acks, PendingAcks
-from wsgateway.cluster.asking import Answering, Asks
+from wsgateway.cluster.asking import Asks
 from wsgateway.cluster.brokers import Open
 from wsgateway.cluster.bus import Bus
 from wsgateway.cluster.envelopes import (
@@ -32,11 +31,12 @@ from wsgateway.cluster.envelopes import (
     Leave,
     Membership,
     Record,
+    Tally,
     ToUser,
     Unnumbered,
-    message_of,
 )
 from wsgateway.cluster.heartbeats import ANSWERING, Heartbeats, Reports
+from wsgateway.cluster.local import Local
 from wsgateway.cluster.nodes import Nodes, NodeState, node_of
 from wsgateway.cluster.pulse import Pulse
 from wsgateway.cluster.questions import Question
@@ -51,20 +51,6 @@ A = TypeVar("A")
 
 MEETING = 0.25
 """Seconds in which the other nodes answer a new one. A node that takes longer is known from its next heartbeat."""
-
-
-@dataclass(slots=True)
-class Local:
-    """The services of a node for the other nodes.
-
-    `deliver` sends a message to all connections of this node, or to those with the given ids. `deliver_to_user` sends
-    one to those of a user. `describe` returns the status of this node for a heartbeat.
-    """
-
-    deliver: Callable[[Message, Sequence[str] | None], Deliveries]
-    describe: Callable[[], Info]
-    answering: Answering
-    deliver_to_user: Callable[[Message, str], Deliveries]
 
 
 class Cluster:
@@ -86,7 +72,7 @@ class Cluster:
         """`broker` is its name for the log. Without `local` the process only publishes and is not a node."""
         self.node = secrets.token_hex(NODE_ID // 2)
         self.nodes = Nodes()
-        self._timeout = timeout
+        self.timeout = timeout
         self._local = local
         self._own = self.node.encode()
         self._metrics = metrics
@@ -265,9 +251,27 @@ class Cluster:
 
         return self._acks.publish(publish, None, acknowledge=acknowledge)
 
+    def expect(self) -> PendingAcks:
+        """Begin to collect acknowledgements of a publication to a channel, which has to carry their number."""
+        return self._acks.expect(None)
+
+    def tally(self, channel: str, pending: PendingAcks) -> None:
+        """Ask every other node to acknowledge a publication to `channel`."""
+        if not self._publish(self._all, lambda seq: Tally(VERSION, self.node, seq, channel, pending.number)):
+            self._acks.end(pending)
+
+    def cancel(self, pending: PendingAcks) -> None:
+        """Expect no more acknowledgements."""
+        self._acks.end(pending)
+
+    def acknowledge(self, node_id: str, number: int, counts: Deliveries) -> None:
+        """Report to another node how many recipients its message had in this one."""
+        values = counts[:3]
+        self._publish(self.names.of_node(node_id), lambda seq: Ack(VERSION, self.node, seq, number, *values))
+
     async def collect(self, here: Deliveries, pending: PendingAcks) -> Deliveries:
         """Return the counts of all nodes that acknowledge within `timeout`, added to those of this process, `here`."""
-        return await self._acks.collect(here, pending, self._timeout)
+        return await self._acks.collect(here, pending, self.timeout)
 
     async def ask(self, node_id: str, question: Question[A]) -> A:
         """Ask another node and return its answer. Raise `NodeError` if the node is unreachable or refuses, `NodeLate`
@@ -343,26 +347,14 @@ class Cluster:
                 self._asks.handle(envelope)
             case Answer():
                 self._asks.handle_answer(envelope)
-            case Record() | Membership() | Forgotten():
+            case Record() | Membership() | Forgotten() | Tally():
                 self.routing.handle(envelope)
 
     def _deliver(self, delivery: Delivery | ToUser) -> None:
-        if self._local is None:
-            return
-        if isinstance(delivery, ToUser):
-            message = message_of(delivery.payload, delivery.kind, delivery.name)
-            counts = self._local.deliver_to_user(message, delivery.user)[:3]
-        else:
-            ids = delivery.ids
-            own = None if ids is None else [conn_id for conn_id in ids if node_of(conn_id) == self.node]
-            if own is not None and not own:
-                return
-            kind = Kind.JSON if delivery.is_json else Kind.TEXT if delivery.is_text else Kind.BYTES
-            counts = self._local.deliver(message_of(delivery.payload, kind, delivery.name), own)[:3]
-        if delivery.ask:
-            self._publish(
-                self.names.of_node(delivery.origin), lambda seq: Ack(VERSION, self.node, seq, delivery.ask, *counts)
-            )
+        if self._local is not None:
+            counts = self._local.receive(delivery, self.node)
+            if delivery.ask and counts is not None:
+                self.acknowledge(delivery.origin, delivery.ask, counts)
 
     def _handle_heartbeat(self, heartbeat: Heartbeat) -> None:
         if heartbeat.info is not None:

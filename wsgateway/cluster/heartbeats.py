@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -102,14 +101,14 @@ class Heartbeats:
             self._metrics.broker_dropped["nodes"] += 1
             text = "node %s (%s, pid %d) is not added: too many processes report that they belong to this gateway"
             self._log.limited("too many nodes").warning(text, node_id, info.host, info.pid)
-        elif self._nodes.see(node_id, info, time.monotonic()):
+        elif self._nodes.see(node_id, info, _now()):
             log = self._log.limited("joined", burst=NODE_LINES)
             log.info("node %s (%s, pid %d) has joined", node_id, info.host, info.pid)
             self._reports.present(node_id)
 
     def touch(self, node_id: str) -> None:
         """Handle another sign of life of a node."""
-        if self._nodes.touch(node_id, time.monotonic()):
+        if self._nodes.touch(node_id, _now()):
             self._log.limited("present", burst=NODE_LINES).info("node %s answers again", node_id)
             self._reports.present(node_id)
 
@@ -123,7 +122,7 @@ class Heartbeats:
     async def _run(self) -> None:
         checked = beaten = reported = -math.inf
         while True:
-            now = time.monotonic()
+            now = _now()
             if now - checked > PAUSE or not self._is_up():
                 self._listening = now
             checked = now
@@ -167,12 +166,12 @@ class Heartbeats:
 
     async def _ping(self, node: Node) -> None:
         """Ask a silent node whether it is running."""
-        echo, seen, asked = self._send(), node.seen, time.monotonic()
+        echo, seen, asked = self._send(), node.seen, _now()
         self.echoes.add(echo)
         try:
             await self._asks.ask_within(PING_TIMEOUT, node.id, Ping())
         except NodeLate:
-            is_slow = echo in self.echoes or time.monotonic() - asked > PING_TIMEOUT + LEASE_CHECK
+            is_slow = echo in self.echoes or _now() - asked > PING_TIMEOUT + LEASE_CHECK
             if not is_slow and node.seen == seen:  # neither the broker nor this process is slow
                 log = self._log.limited("absent", burst=NODE_LINES)
                 text = "node %s (%s, pid %d) does not answer: until it does, its clients are members of no channel"
@@ -193,3 +192,7 @@ async def _answer_ping(_: Ping) -> bool:
 
 ANSWERING: Answering = {Ping: _answer_ping}
 """The answer to the question whether a node is running."""
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -51,7 +51,7 @@ async def ask_members(cluster: Cluster, node_id: str, channels: Sequence[str]) -
     """Return the members of each of `channels` in another node. Raise `NodeError`."""
     lists: list[MemberRows] = []
     after = ""
-    while len(lists) < len(channels):
+    while after or len(lists) < len(channels):
         first = lists.pop() if after else None
         answer = await cluster.ask(node_id, Members(list(channels[len(lists) :]), after))
         page = answer.lists[: len(channels) - len(lists)]

@@ -5,7 +5,7 @@ from typing import Protocol
 from urllib.parse import quote
 
 from wsgateway.cluster.bus import Bus
-from wsgateway.cluster.envelopes import Forgotten, Membership, Record
+from wsgateway.cluster.envelopes import Forgotten, Membership, Record, Tally
 from wsgateway.cluster.history.store import parse_announcement
 from wsgateway.cluster.records import decode_record
 from wsgateway.exceptions import EnvelopeError
@@ -42,6 +42,7 @@ class ChannelEvents(Protocol):
 
     def changed_members(self, membership: Membership) -> None: ...
     def forgotten(self, channel: str) -> None: ...
+    def asked(self, tally: Tally) -> None: ...
     def node_gone(self, node_id: str) -> None: ...
     def node_present(self, node_id: str) -> None: ...
 
@@ -81,7 +82,7 @@ class Routing:
             raise EnvelopeError("malformed", f"it is not an announcement: {exc}") from exc
         self.events.published(decode_record(record), prev, position)
 
-    def handle(self, envelope: Record | Membership | Forgotten) -> None:
+    def handle(self, envelope: Record | Membership | Forgotten | Tally) -> None:
         """Handle an envelope of a channel."""
         if self.events is None:
             return
@@ -92,6 +93,8 @@ class Routing:
                 self.events.changed_members(envelope)
             case Forgotten():
                 self.events.forgotten(envelope.channel)
+            case Tally():
+                self.events.asked(envelope)
 
     def node_gone(self, node_id: str) -> None:
         """Handle that the connections of another node are members of no channel any more."""

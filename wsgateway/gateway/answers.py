@@ -113,7 +113,8 @@ class Answers:
 
     def samples(self) -> Samples:
         """Return the metrics of this process."""
-        cluster, history = self._cluster(), self.channels.store
+        cluster = self._cluster()
+        history_bytes, history_evictions = self.channels.usage
         return samples(
             self._metrics,
             gateway=self._gateway_id,
@@ -121,8 +122,8 @@ class Answers:
             connections=Counter([(conn.protocol, conn.transport) for conn in self._connections]),
             waiting=sum(conn.queued_messages for conn in self._connections),
             log_failures=log_failures(),
-            history_bytes=history.bytes,
-            history_evictions=history.evicted,
+            history_bytes=history_bytes,
+            history_evictions=history_evictions,
             is_broker_up=cluster.is_up,
             nodes=1 + len(cluster.nodes.alive()),
             topics=cluster.topics,

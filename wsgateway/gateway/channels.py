@@ -144,6 +144,12 @@ class ChannelAnswers:
         elif settings.history:
             await shared.forget(name)
 
+    @property
+    def usage(self) -> tuple[int, int]:
+        """The bytes of all histories of the gateway, and how many channels have lost records because of them."""
+        shared = self._shared()
+        return (self.store.bytes, self.store.evicted) if shared is None else shared.usage
+
     def _shared(self) -> SharedHistory | None:
         following = self._channels.following
         return None if following is None else following.history

@@ -13,10 +13,11 @@ from contextvars import Context, copy_context
 from dataclasses import dataclass
 
 from wsgateway.auth.rules import Rules
-from wsgateway.cluster.cluster import Cluster, Local
+from wsgateway.cluster.cluster import Cluster
 from wsgateway.cluster.history.memory import MemoryHistory
 from wsgateway.cluster.history.store import new_epoch
 from wsgateway.cluster.history.stores import open_store
+from wsgateway.cluster.local import Local
 from wsgateway.cluster.single import AnyCluster, SingleNode
 from wsgateway.config.channels import histories_in
 from wsgateway.config.exposure import outside_of_process, worker_count
@@ -184,7 +185,9 @@ async def _sharing(parts: Parts, cluster: Cluster, pubsub: PubSub) -> AsyncItera
         log=parts.log,
     )
     history = None if store is None else SharedHistory(store, cluster, parts.metrics, parts.log)
-    subscribers = Subscribers(pubsub.deliver, channels.to_notify, channels.lose, lambda: cluster.is_up)
+    subscribers = Subscribers(
+        pubsub.deliver, channels.to_notify, channels.lose, lambda: cluster.is_up, channels.by_name.__contains__
+    )
     presence = SharedPresence(cluster, parts.hub, channels.find, parts.log)
     following = Following(
         channels.namespaces,

@@ -8,9 +8,9 @@ from collections import OrderedDict
 from contextvars import Context
 
 from wsgateway.cluster.cluster import Cluster
-from wsgateway.cluster.envelopes import Membership, Record
+from wsgateway.cluster.envelopes import Membership, Record, Tally
 from wsgateway.cluster.history.recovery import Recovery, Wish
-from wsgateway.cluster.history.replica import Page
+from wsgateway.cluster.history.replica import Page, State
 from wsgateway.cluster.records import encode_record, publication_of
 from wsgateway.config.channels import ChannelSettings
 from wsgateway.config.namespaces import Namespaces
@@ -18,6 +18,7 @@ from wsgateway.config.values import Keep
 from wsgateway.exceptions import BrokerError, EnvelopeError, HistoryError, MessageError
 from wsgateway.frames import Position, Publication
 from wsgateway.hub.channel import Wanted
+from wsgateway.hub.counting import Counting
 from wsgateway.hub.presence import SharedPresence
 from wsgateway.hub.shared_channel import Mark, SharedChannel, Subscribers
 from wsgateway.hub.shared_history import SharedHistory
@@ -80,6 +81,7 @@ class Following:
         self._followed: dict[str, Followed] = {}
         self._lingering: OrderedDict[str, Followed] = OrderedDict()  # those without subscribers, by `left`
         self._quiet: OrderedDict[str, SharedChannel] = OrderedDict()  # those with a history, by `heard`
+        self.counting = Counting(cluster, has_subscribers=subscribers.has, is_live=self._is_live)
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -97,6 +99,7 @@ class Following:
             self._drop(followed)
         if tasks:
             await asyncio.wait(tasks)
+        self.counting.close()
         await self.presence.aclose()
 
     # Subscriptions
@@ -226,6 +229,15 @@ class Following:
         if record.channel in self._quiet:
             self._quiet.move_to_end(record.channel)
         followed.shared.arrived(prev, position, publication, mark)
+
+    def asked(self, tally: Tally) -> None:
+        """Handle that another node asks how many recipients its publication had here."""
+        self.counting.asked(tally)
+
+    def _is_live(self, channel: str) -> bool:
+        """Return whether no publication of `channel` that was missed can still be delivered."""
+        followed = self._followed.get(channel)
+        return followed is None or followed.shared is None or followed.shared.replica.state is State.LIVE
 
     def changed_members(self, membership: Membership) -> None:
         """Handle members that have joined or left in another process."""

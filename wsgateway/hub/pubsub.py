@@ -10,11 +10,14 @@ from collections.abc import Iterable, Sequence
 
 from wsgateway.cluster.acks import PendingAcks
 from wsgateway.cluster.single import AnyCluster
+from wsgateway.config.channels import ChannelSettings
 from wsgateway.config.values import Keep
 from wsgateway.frames import Member, NamedMessage, Position, Publication
 from wsgateway.hub.channel import Channel
 from wsgateway.hub.channels import Channels
 from wsgateway.hub.connection import Connection
+from wsgateway.hub.counting import Count
+from wsgateway.hub.following import Following
 from wsgateway.hub.hub import Hub
 from wsgateway.hub.shared_channel import Mark
 from wsgateway.hub.shared_history import Appended
@@ -32,7 +35,7 @@ class Receipt:
     are known once `stored` has returned. `appending` is None unless a shared history has to store the message.
     """
 
-    __slots__ = ("_cluster", "_pending", "appending", "at", "counts", "is_new")
+    __slots__ = ("_cluster", "_count", "_pending", "appending", "at", "counts", "is_new")
 
     def __init__(
         self,
@@ -43,12 +46,14 @@ class Receipt:
         at: Position | None = None,
         is_new: bool = True,
         appending: Future[Appended] | None = None,
+        count: Count | None = None,
     ) -> None:
         self.counts = counts
         self.at = at
         self.is_new = is_new
         self._cluster = cluster
         self._pending = pending
+        self._count = count
         self.appending = appending
 
     async def stored(self) -> None:
@@ -61,9 +66,15 @@ class Receipt:
 
         Return the sum. Raise `HistoryError`.
         """
-        if self.appending is not None:
-            await self.stored()
-        counts = self.counts
+        count, counts = self._count, self.counts
+        try:
+            if self.appending is not None:
+                await self.stored()
+            if count is not None and self.is_new:
+                counts = await count.collect(counts)
+        finally:
+            if count is not None:
+                count.cancel()
         if self._pending is not None:
             counts = await self._cluster.collect(counts, self._pending)
         return Sent._make((*counts, self.position, self.is_new))
@@ -122,7 +133,7 @@ class PubSub:
         Raise `ChannelError` if there is no such channel, and `ValueError` for an idempotency key without a history.
         """
         if target.channel:
-            return self._publish_to_channel(message, target, sender, but)
+            return self._publish_to_channel(message, target, sender, but, counts=counts)
         if target.name:
             message = NamedMessage(message.payload, message.kind, target.name)
         if target.user:
@@ -151,7 +162,7 @@ class PubSub:
         return self._hub.deliver(message, self._hub.everybody, but=None if but is None else but._outbox)
 
     def _publish_to_channel(
-        self, message: Message, target: Target, sender: Connection | None, but: Connection | None
+        self, message: Message, target: Target, sender: Connection | None, but: Connection | None, *, counts: bool
     ) -> Receipt:
         name = target.channel
         settings = self._channels.namespaces.find(name)
@@ -169,42 +180,64 @@ class PubSub:
             policy=settings.slow_policy,
             is_latest_only=settings.keep is Keep.LAST,
         )
-        following, without = self._channels.following, "" if but is None else but.id
-        if settings.history and not target.skip_history:
-            key = target.idempotency_key
-            if following is not None and following.history is not None:
-                self._metrics.publications[self._channels.namespaces.namespace_of(name)] += 1
-                history = following.history
-                appending = history.append(publication, settings, idempotency_key=key, but=without)
-                return Receipt(NO_DELIVERIES._replace(complete=False), self._cluster, appending=appending)
-            at, is_new = self._channels.history.append(publication, settings, idempotency_key=key)
+        is_stored = settings.history > 0 and not target.skip_history
+        if target.idempotency_key and not is_stored:
+            raise ValueError(f"idempotency_key needs a history, and the channel {name} keeps none")
+        if self._channels.following is not None:
+            key = target.idempotency_key if is_stored else None
+            return self._publish_to_followers(self._channels.following, publication, settings, key, but, counts=counts)
+        at = None
+        if is_stored:
+            at, is_new = self._channels.history.append(publication, settings, idempotency_key=target.idempotency_key)
             if not is_new:
                 return Receipt(NO_DELIVERIES, self._cluster, at=at, is_new=False)
-        elif target.idempotency_key:
-            raise ValueError(f"idempotency_key needs a history, and the channel {name} keeps none")
         self._metrics.publications[self._channels.namespaces.namespace_of(name)] += 1
-        if following is not None:
-            following.announce(publication, but=without)
-        delivered = NO_DELIVERIES
-        if channel is not None:
-            channel.published = now
-            delivered = self._hub.deliver(publication, channel, but=None if but is None else but._outbox)
-        return self._receipt_of_here(delivered, publication.position)
+        return Receipt(self._deliver_here(publication, channel, but, now), self._cluster, at=at)
+
+    def _publish_to_followers(
+        self,
+        following: Following,
+        publication: Publication,
+        settings: ChannelSettings,
+        key: str | None,
+        but: Connection | None,
+        *,
+        counts: bool,
+    ) -> Receipt:
+        """Publish to the nodes that follow the channel. Unless `key` is None, their shared history stores it."""
+        name, without, history = publication.channel, "" if but is None else but.id, following.history
+        is_stored = key is not None and history is not None
+        count = following.counting.begin(name, arrives=is_stored) if counts else None
+        number = 0 if count is None else count.number
+        self._metrics.publications[self._channels.namespaces.namespace_of(name)] += 1
+        try:
+            if key is not None and history is not None:
+                future = history.append(publication, settings, idempotency_key=key, but=without, number=number)
+                return Receipt(NO_DELIVERIES, self._cluster, appending=future, count=count)
+            following.announce(publication, but=without, number=number)
+        except BaseException:
+            if count is not None:
+                count.cancel()
+            raise
+        delivered = self._deliver_here(publication, self._channels.find(name), but, time.monotonic())
+        return Receipt(delivered, self._cluster, count=count)
+
+    def _deliver_here(
+        self, publication: Publication, channel: Channel | None, but: Connection | None, now: float
+    ) -> Deliveries:
+        if channel is None:
+            return NO_DELIVERIES
+        channel.published = now
+        return self._hub.deliver(publication, channel, but=None if but is None else but._outbox)
 
     def deliver(self, publication: Publication, mark: Mark | None) -> None:
         """Deliver a publication of another process, or of a shared history, to the subscribers in this process."""
-        channel = self._channels.find(publication.channel)
-        if channel is None:
-            return
-        channel.published = time.monotonic()
         but = None if mark is None else self._hub.connections.get(mark.but)
-        self._hub.deliver(publication, channel, but=None if but is None else but._outbox)
-
-    def _receipt_of_here(self, delivered: Deliveries, at: Position | None = None) -> Receipt:
-        """Return the receipt of a message to the clients of this process only. Other nodes may have recipients, too."""
-        if self._cluster.has_broker:
-            delivered = delivered._replace(complete=False)
-        return Receipt(delivered, self._cluster, at=at)
+        channel = self._channels.find(publication.channel)
+        counts = self._deliver_here(publication, channel, but, time.monotonic())
+        following = self._channels.following
+        if mark is not None and mark.number and following is not None:
+            following.counting.delivered(mark.origin, mark.number, counts)
 
 
 def _member(channel: Channel | None, conn: Connection) -> Member:

@@ -43,13 +43,14 @@ class Subscribers:
     """What a channel needs of the hub. `deliver` sends a publication to the subscribers of its channel in this process.
 
     `to_notify` returns the subscribers of a channel whose protocol can notify them, and `lose` ends the subscription of
-    one of them because publications were missed.
+    one of them because publications were missed. `has` returns whether a channel has subscribers.
     """
 
     deliver: Callable[[Publication, Mark | None], None]
     to_notify: Callable[[str], list[Connection]]
     lose: Callable[[Connection, str], object]
     is_up: Callable[[], bool]
+    has: Callable[[str], bool]
 
 
 class SharedChannel:

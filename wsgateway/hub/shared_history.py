@@ -56,6 +56,11 @@ class SharedHistory:
             await asyncio.wait(self._tasks)
         await self._store.aclose()
 
+    @property
+    def usage(self) -> tuple[int, int]:
+        """`bytes` and `evicted` of the store."""
+        return self._store.bytes, self._store.evicted
+
     # Writing
 
     def append(

@@ -208,8 +208,11 @@ class Dispatcher:
         self._push(inbox, self.subscriptions.call(conn, wanted, data, size=size or 1, answer=answer))
 
     async def authorize(self, conn: Connection, inbox: Inbox, wanted: Wanted, data: object) -> Grant:
-        """Call `on_subscribe` for a channel of a client that is not open yet. Raise `Refused`."""
-        call = self.subscriptions.call(conn, wanted, data, limit=self._handshake_limit)
+        """Call `on_subscribe` for a channel of a client that is not open yet. Raise `Refused`.
+
+        The subscription can begin after `subscriptions.ready_all`.
+        """
+        call = self.subscriptions.call(conn, wanted, data, limit=self._handshake_limit, begins=False)
         await self._run_hook(inbox, call)
         if call.error is not None:
             raise refusal_of(call)
@@ -271,6 +274,8 @@ class Dispatcher:
         )
         await self._run_hook(Inbox(), call)
         if isinstance(call.error, (Refused, ChannelError, HistoryError)):
+            raise call.error
+        if isinstance(call.error, MessageError) and event.message is message:  # it is too large for the broker
             raise call.error
         if call.error is not None:
             raise HookError("on_message") from call.error

@@ -77,10 +77,15 @@ class Subscriptions:
         size: int = 0,
         limit: TimeLimit | None = None,
         answer: Callable[[Call], None] | None = None,
+        begins: bool = True,
     ) -> SubscribeCall:
-        """Return the call that decides about one request. `data` is the data that the client has sent with it."""
+        """Return the call that decides about one request. `data` is the data that the client has sent with it.
+
+        Unless `begins`, the subscription does not begin at the end of the call, and `ready_all` must be called before.
+        """
         event = SubscribeEvent(self._gateway, conn, wanted.channel, data, partial(self._load, wanted))
-        return SubscribeCall(partial(self._decide, wanted), event, wanted, size=size, limit=limit, answer=answer)
+        function = self._decide if begins else self._allow
+        return SubscribeCall(partial(function, wanted), event, wanted, size=size, limit=limit, answer=answer)
 
     async def _decide(self, wanted: Wanted, event: SubscribeEvent) -> object:
         """Call `on_subscribe`, unless the settings or an earlier subscription decide. Raise `Refused`.

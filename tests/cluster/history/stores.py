@@ -5,7 +5,7 @@ import secrets
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, Protocol
+from typing import Protocol
 
 import anyio
 
@@ -142,6 +142,7 @@ class _MemoryListener:
 
 class _MemoryStore:
     def __init__(self, history: MemoryHistory, announce: Callable[[str, bytes], None]) -> None:
+        self.bytes = self.evicted = 0
         self._history = history
         self._announce = announce
 
@@ -164,28 +165,17 @@ class _MemoryStore:
         return [self._page(request) for request in requests]
 
     async def renew(self, channel: str, epoch: str) -> None:
-        tail: Any = self._history._channels[channel].tail
-        if tail.epoch == epoch:
-            tail.epoch = new_epoch()
+        self._history.renew(channel, epoch)
 
     async def forget(self, channel: str) -> None:
         self._history.forget(channel)
 
     def _page(self, request: Request) -> StoredPage:
         channel, settings, above, most = request
-        tail = self._history._use(channel, settings).tail
-        start = tail.floor if above is None else min(tail.top, max(tail.floor, above))
-        entries = [(prev, offset, item.payload) for prev, offset, item in tail.after(start)]
-        if above is None and len(entries) > most:
-            start = entries[-most][1] - 1 if most else tail.top
-        kept = entries[:most] if above is not None else entries[len(entries) - min(most, len(entries)) :]
+        at, start, entries = self._history.page(channel, settings, above=above, most=most)
         return StoredPage(
-            tail.epoch, tail.top, start, [(prev, offset, _bytes(record)) for prev, offset, record in kept]
+            at.epoch, at.offset, start, [(prev, offset, publication.payload) for prev, offset, publication in entries]
         )
-
-
-def _bytes(record: str | bytes) -> bytes:
-    return record if isinstance(record, bytes) else record.encode()
 
 
 @asynccontextmanager

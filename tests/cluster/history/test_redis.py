@@ -16,7 +16,7 @@ from tests.cluster.history.stores import GATEWAY, KEPT, LATEST, Backend, backend
 from tests.services import Process, redis
 from wsgateway.cluster.history import pipeline
 from wsgateway.cluster.history import redis as history_redis
-from wsgateway.cluster.history.redis import RedisHistory
+from wsgateway.cluster.history.scripts import keys_of
 from wsgateway.cluster.history.store import HistoryStore, Request
 from wsgateway.config.channels import ChannelSettings
 from wsgateway.exceptions import HistoryError
@@ -57,9 +57,9 @@ async def error_of(store: HistoryStore, channel: str = "c") -> HistoryError:
     return found.value
 
 
-def keys_of(channel: str) -> list[str]:
-    store = RedisHistory("redis://127.0.0.1:1", gateway=GATEWAY, new_epoch=str, log=None)  # type: ignore[arg-type]  # unused
-    return [key.decode() for key in store._keys_of(channel)]
+def names_of(channel: str) -> list[str]:
+    """The keys of a channel."""
+    return [key.decode() for key in keys_of(GATEWAY, channel)]
 
 
 # What was lost or evicted
@@ -69,7 +69,7 @@ async def test_an_evicted_list_looks_too_short(backend: Backend, shared: Process
     store, channel = await backend.open(), backend.channel()
     for number in range(1, 6):
         at, _ = await store.append(entry(channel, b"%d" % number))
-    shared.command("DEL", keys_of(channel)[0])
+    shared.command("DEL", names_of(channel)[0])
     (page,) = await store.read([Request(channel, KEPT, 2, 100)])
     assert page == (at.epoch, 5, 5, [])
     await store.append(entry(channel, b"6"))
@@ -82,7 +82,7 @@ async def test_evicted_values_or_their_order_look_too_few(backend: Backend, shar
     store, channel = await backend.open(), backend.channel()
     for number in range(1, 6):
         at, _ = await store.append(entry(channel, b"%d" % number, LATEST, key=str(number)))
-    shared.command("DEL", keys_of(channel)[which])
+    shared.command("DEL", names_of(channel)[which])
     (page,) = await store.read([Request(channel, LATEST, 2, 100)])
     assert page == (at.epoch, 5, 5, [])
     await store.append(entry(channel, b"6", LATEST, key="1"))
@@ -98,7 +98,7 @@ async def test_a_lost_position_begins_a_new_epoch_without_records(
     store, channel = await backend.open(), backend.channel()
     at, _ = await store.append(entry(channel, b"1", settings))
     await store.append(entry(channel, b"2", settings, key="k"))
-    shared.command("DEL", keys_of(channel)[1])
+    shared.command("DEL", names_of(channel)[1])
     if is_read_first:
         (page,) = await store.read([Request(channel, settings, 0, 100)])
         assert (page.top, page.start, page.records) == (0, 0, [])
@@ -156,8 +156,8 @@ async def test_positions_without_a_time_limit_do_not_expire(backend: Backend, sh
     store, channel, other = await backend.open(), backend.channel(), backend.channel()
     await store.append(entry(channel, b"1", LATEST))
     await store.append(entry(other, b"1", KEPT))
-    assert [shared.command("TTL", key) for key in keys_of(channel)[:3]] == [b":-1\r\n"] * 3
-    assert [shared.command("TTL", key) for key in keys_of(other)[:2]] == [b":86400\r\n", b":172800\r\n"]
+    assert [shared.command("TTL", key) for key in names_of(channel)[:3]] == [b":-1\r\n"] * 3
+    assert [shared.command("TTL", key) for key in names_of(other)[:2]] == [b":86400\r\n", b":172800\r\n"]
 
 
 async def test_evicting_any_key_never_gives_a_wrong_page(server: Process) -> None:
@@ -221,7 +221,7 @@ async def test_a_replica_refuses_and_its_connection_is_dropped(server: Process) 
 
 async def test_one_refused_command_does_not_fail_its_neighbors(backend: Backend, shared: Process) -> None:
     store, channels = await backend.open(), [backend.channel() for _ in range(5)]
-    shared.command("SET", keys_of(channels[2])[1], "x")
+    shared.command("SET", names_of(channels[2])[1], "x")
     futures = [store.append(entry(channel, b"x")) for channel in channels]
     await asyncio.wait(futures)
     errors = [future.exception() for future in futures]
@@ -422,7 +422,7 @@ async def test_a_missing_permission_is_named(shared: Process, name: str) -> None
         assert "secret" not in str(error)
         with pytest.raises(HistoryError, match=name):
             await store.read([Request(channel, KEPT, 0, 1)])
-    assert shared.command("EXISTS", *keys_of(channel)) == b":0\r\n"  # nothing is half done
+    assert shared.command("EXISTS", *names_of(channel)) == b":0\r\n"  # nothing is half done
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,8 @@ def ask(server: Process, password: str, words: str) -> bytes:
 
 @pytest.fixture
 def group(tmp_path: Path) -> Iterator[Group]:
-    with _server() as master, _server("--replicaof", f"127.0.0.1 {master.port}") as replica:
+    folder = ("--dir", str(tmp_path))  # into which a replica writes what it copies
+    with _server(*folder) as master, _server(*folder, "--replicaof", f"127.0.0.1 {master.port}") as replica:
         file = tmp_path / "sentinel.conf"
         sentinel = Process("redis", needed("redis-server"), str(file), "--sentinel")
         file.write_text(CONFIGURATION.format(port=master.port).format(port=sentinel.port))

@@ -167,6 +167,34 @@ def test_changed_settings_apply_from_the_next_request_on() -> None:
     assert server.read(settings=last) == ("e1", 0, 0, [])  # the numbering has started again
 
 
+def test_whatever_the_settings_were_nothing_is_left_when_all_has_expired() -> None:
+    server, generator = Server(history_bytes=200_000), random.Random(1)
+    kinds = [
+        ChannelSettings(history=history, history_ttl=ttl, keep=keep)
+        for history in (1, 3, 10)
+        for ttl in (1.0, 60.0)
+        for keep in Keep
+    ]
+    for number in range(3000):
+        settings, channel = generator.choice(kinds), f"c{generator.randrange(20)}"
+        match generator.randrange(8):
+            case 0:
+                server.read(channel, settings=settings)
+            case 1:
+                server.ask("forget", json.dumps(channel))
+            case 2:
+                server.ask("renew", json.dumps([channel, f"e{generator.randrange(50)}"]))
+            case _:
+                key, once = generator.choice("abc"), generator.choice(("", f"{number % 50}"))
+                server.append(b"x" * generator.randrange(3000), channel=channel, settings=settings, key=key, once=once)
+        server.now += generator.choice((0, 0, 0.3))
+        assert 0 <= server.ask("forget").bytes <= 200_000
+    for seconds in (400, 2 * 86400):  # the records and keys, then the positions
+        server.now += seconds
+        server.server.expire()
+    assert server.ask("forget").bytes == 0
+
+
 def test_records_and_gateways_whose_time_is_over_are_dropped() -> None:
     server = Server()
     server.append(b"x" * 1000, settings=ChannelSettings(history=10, history_ttl=5.0), once="k")

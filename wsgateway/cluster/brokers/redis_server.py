@@ -49,7 +49,11 @@ class RedisServer:
         client = await self.client(answer_seconds=None)
         pool: Any = client.connection_pool
         connection = pool.make_connection()
-        await connection.connect()
+        try:
+            await connection.connect()
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
         return connection
 
     def _client(self, url: str, answer_seconds: float | None) -> "Redis":

@@ -1,4 +1,4 @@
-"""The sentences for errors of a Redis server that keeps a history. No I/O."""
+"""What a Redis server that keeps a history says about itself, and the sentences for its errors. No I/O."""
 
 import re
 from collections.abc import Sequence
@@ -20,6 +20,19 @@ class Fault(NamedTuple):
     is_slow: bool = False
 
 
+class Facts(NamedTuple):
+    """What a server says about itself. `fault` is why it cannot keep a history; empty if it can.
+
+    The others are those of INFO, empty if the user may not use that command. `max_memory` is in bytes, 0 for no limit.
+    """
+
+    fault: str
+    version: str
+    max_memory: str
+    policy: str
+    is_cluster: bool
+
+
 _SENTENCES = (
     ("OOM ", "the server is full, raise its maxmemory or set maxmemory-policy to volatile-ttl", False),
     ("READONLY ", "the server is a replica now, point the broker at the master or use redis-sentinel://", True),
@@ -38,10 +51,28 @@ _SENTENCES = (
     ("ASK ", "the server is part of a Redis Cluster, which is not supported, use one without cluster mode", False),
     ("CLUSTERDOWN ", "the server is part of a Redis Cluster, which is not supported, use another one", False),
     ("CROSSSLOT ", "the server is part of a Redis Cluster, which is not supported, use another one", False),
-    ("NOAUTH ", "the server asks for a password, write redis://:PASSWORD@HOST", True),
-    ("WRONGPASS ", "the server does not accept the user name or the password, correct the URL of the broker", True),
+    ("Authentication required", "the server asks for a password, write redis://:PASSWORD@HOST", True),
+    (
+        "invalid username-password",
+        "the server does not accept the user name or the password, correct the URL of the broker",
+        True,
+    ),
 )
-"""The code of an error, the sentence, and whether the connection must be dropped."""
+"""The code or a part of an error, the sentence, and whether the connection must be dropped."""
+
+_CODES = {
+    "OutOfMemoryError": "OOM",
+    "ReadOnlyError": "READONLY",
+    "MasterDownError": "MASTERDOWN",
+    "BusyLoadingError": "LOADING",
+    "NoScriptError": "NOSCRIPT",
+    "NoPermissionError": "NOPERM",
+    "MovedError": "MOVED",
+    "AskError": "ASK",
+    "ClusterDownError": "CLUSTERDOWN",
+    "ClusterCrossSlotError": "CROSSSLOT",
+}
+"""The codes of errors by the name of redis-py's class, which removes the code from the text."""
 
 _DENIED = ("ermission", "can't run this command", "can't access at least", "can't publish")
 """Parts of errors about the permissions of a user: of Redis 7 and Valkey, and of Redis 6 within a script."""
@@ -52,9 +83,8 @@ _COMMAND = re.compile(r"'([\w|]+)'")
 
 def fault_of(error: BaseException) -> Fault:
     """Return the fault for an error of redis-py, of the server, or of the network."""
-    code = getattr(error, "status_code", None)
     text = str(error) or repr(error)
-    full = f"{code} {text}" if code else text
+    full = f"{_CODES.get(type(error).__name__, '')} {text}"
     if _is_denied(full):
         return Fault(f"{_advice_for(text)} ({text})")
     for begin, sentence, is_over in _SENTENCES:

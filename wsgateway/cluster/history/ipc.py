@@ -153,9 +153,10 @@ class IpcHistory:
         self._release()
 
     def append(self, append: Append) -> asyncio.Future[tuple[Position, bool]]:
-        future: asyncio.Future[tuple[Position, bool]] = asyncio.get_running_loop().create_future()
+        loop = self._loop or asyncio.get_running_loop()
+        future: asyncio.Future[tuple[Position, bool]] = loop.create_future()
         item = item_of_append(append, topic_name(append.topic).decode())
-        call = _Call("append", (item,), future, self._deadline(), append.record)
+        call = _Call("append", (item,), future, loop.time() + TIMEOUT, append.record)
         if len(append.record) > MAX_RECORD or len(item) > MAX_ENVELOPE // 2:
             call.fail(f"the publication is too large for a history: {call.size} bytes, at most {MAX_RECORD}")
         else:
@@ -180,12 +181,10 @@ class IpcHistory:
 
     # Waiting
 
-    def _deadline(self) -> float:
-        return asyncio.get_running_loop().time() + TIMEOUT
-
     async def _ask(self, operation: str, items: Sequence[str]) -> Any:
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._put(self._others, _Call(operation, items, future, self._deadline()))
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        self._put(self._others, _Call(operation, items, future, loop.time() + TIMEOUT))
         return await future
 
     def _put(self, lane: _Lane, call: _Call) -> None:
@@ -209,7 +208,7 @@ class IpcHistory:
         now = self._loop.time()
         dues = []
         for lane in (self._appends, self._others):
-            fault = "does not answer" if lane.sent else "cannot be reached"
+            fault = "does not answer" if lane.sent else "cannot be reached, check the process with the proxy of ipc://"
             while lane.waiting and lane.waiting[0].deadline <= now:
                 lane.pop().fail(f"the history server in {self._folder} {fault}")
             for call in lane.all_sent():

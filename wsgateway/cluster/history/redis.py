@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any
-from zlib import crc32
 
 from wsgateway.cluster.brokers.redis_server import RedisServer
 from wsgateway.cluster.history.faults import fault_of_probe
@@ -13,7 +12,8 @@ from wsgateway.cluster.history.scripts import (
     append_script,
     bulk,
     command,
-    probe_script,
+    keys_of,
+    probe_of,
     read_script,
     renew_script,
 )
@@ -35,9 +35,6 @@ MAX_PAGE_BYTES = 64 * 1024 * 1024
 
 MAX_CACHED = 10_000
 """Channels whose part of a command is kept."""
-
-SLOTS = 128
-"""Groups of channels, whose keys Redis Cluster keeps on the same server."""
 
 
 class _Channel:
@@ -71,12 +68,13 @@ class RedisHistory:
 
         Raise `ValueError` if redis-py cannot use `url`.
         """
+        self.bytes = self.evicted = 0
         server = RedisServer(url)
         self._gateway = gateway
         begin = new_epoch().encode()
         self._epochs = (b"%b%x" % (begin, number) for number in count())  # each append may need one
         self._channels: dict[str, _Channel] = {}
-        probe = probe_script.in_full(probe_script.command(*self._keys_of(" ")[:3], self._topic_of_probe()))
+        probe = probe_of(gateway)
 
         def pipeline(*, max_weight: int, may_repeat: bool) -> Pipeline:
             return Pipeline(
@@ -105,7 +103,7 @@ class RedisHistory:
         if channel is None or channel.settings is not settings or channel.topic != topic:
             channel = self._remember(append)
         if idempotency_key:
-            ident = self._keys_of(name)[3] + idempotency_key.encode(errors="surrogatepass")
+            ident = keys_of(self._gateway, name)[3] + idempotency_key.encode(errors="surrogatepass")
             head = b"".join((channel.head, bulk(ident), bulk(KEY_TTL), channel.rest))
         else:
             head = channel.plain
@@ -128,11 +126,11 @@ class RedisHistory:
         return [future.result() for future in futures]
 
     async def renew(self, channel: str, epoch: str) -> None:
-        data = renew_script.command(self._keys_of(channel)[1], epoch.encode(), next(self._epochs))
+        data = renew_script.command(keys_of(self._gateway, channel)[1], epoch.encode(), next(self._epochs))
         await self._appending.put(data, _nothing, script=renew_script, weight=len(data))
 
     async def forget(self, channel: str) -> None:
-        records, _, offsets, _ = self._keys_of(channel)
+        records, _, offsets, _ = keys_of(self._gateway, channel)
         data = command(b"UNLINK", records, offsets)
         await self._appending.put(data, _nothing, weight=len(data))
 
@@ -140,7 +138,7 @@ class RedisHistory:
         name, settings, above, most = request
         most = max(0, min(most, MAX_HISTORY))
         data = read_script.command(
-            *self._keys_of(name)[:3],
+            *keys_of(self._gateway, name)[:3],
             b"" if above is None else b"%d" % above,
             b"%d" % most,
             b"%d" % MAX_PAGE_BYTES,
@@ -151,24 +149,10 @@ class RedisHistory:
         convert = _page_of_values if settings.keep is Keep.LAST else _page_of
         return self._reading.put(data, convert, script=read_script, weight=max(1, most))
 
-    def _keys_of(self, channel: str) -> tuple[bytes, bytes, bytes, bytes]:
-        """Return the keys of the records, of the meta data, and of the offsets, and the begin of idempotency keys."""
-        name = channel.encode()
-        begin = f"wsgateway:{{{crc32(name) % SLOTS}}}:{self._gateway}".encode()
-        return (
-            b"%b:h:%b" % (begin, name),
-            b"%b:m:%b" % (begin, name),
-            b"%b:z:%b" % (begin, name),
-            b"%b:i:%b " % (begin, name),
-        )
-
-    def _topic_of_probe(self) -> bytes:
-        return f"wsgateway.ch.{self._gateway}.%20".encode()  # no channel has such a name
-
     def _remember(self, append: Append) -> _Channel:
         if len(self._channels) >= MAX_CACHED:
             self._channels.clear()
-        channel = self._channels[append.channel] = _Channel(append, self._keys_of(append.channel))
+        channel = self._channels[append.channel] = _Channel(append, keys_of(self._gateway, append.channel))
         return channel
 
 

@@ -7,11 +7,13 @@ each side ignores those that it does not know. Version and number keep their pla
 
 import json
 from collections.abc import Iterable, Sequence
+from json.encoder import encode_basestring_ascii as _quoted  # for each publication, so faster than `dumps`
 from typing import Any, NamedTuple
 
 from wsgateway.cluster.envelopes import MAX_ENVELOPE
 from wsgateway.cluster.history.store import Append, Request
 from wsgateway.config.channels import ChannelSettings
+from wsgateway.config.values import Keep
 
 VERSION = 1
 
@@ -61,33 +63,21 @@ class Answer(NamedTuple):
 
 def item_of_append(append: Append, topic: str) -> str:
     """Return `append` without its record, as an item of a request. `topic` is that of the proxy."""
-    settings = append.settings
-    return json.dumps(
-        [
-            append.channel,
-            topic,
-            settings.history,
-            settings.history_ttl,
-            settings.keep.value,
-            append.key,
-            append.idempotency_key,
-        ]
-    )
+    channel, _, _, settings, key, idempotency_key = append
+    what = _settings(settings)
+    return f"[{_quoted(channel)}, {_quoted(topic)}, {what}, {_quoted(key)}, {_quoted(idempotency_key)}]"
 
 
 def item_of_read(request: Request) -> str:
     """Return `request` as an item of a request."""
-    settings = request.settings
-    return json.dumps(
-        [
-            request.channel,
-            settings.history,
-            settings.history_ttl,
-            settings.keep.value,
-            request.above,
-            request.most,
-        ]
-    )
+    channel, settings, above, most = request
+    return f"[{_quoted(channel)}, {_settings(settings)}, {'null' if above is None else above}, {most}]"
+
+
+def _settings(settings: ChannelSettings) -> str:
+    ttl = settings.history_ttl
+    keep = "last" if settings.keep is Keep.LAST else "all"
+    return f'{settings.history}, {"null" if ttl is None else ttl}, "{keep}"'
 
 
 def encode_header(number: int, operation: str, gateway: str, history_bytes: int, items: Iterable[str]) -> bytes:

@@ -1,6 +1,7 @@
 """The Lua scripts of a history in Redis, and the bytes of the commands that run them. No I/O."""
 
 import hashlib
+from zlib import crc32
 
 APPEND = """
 -- KEYS 1 records 2 meta 3 offsets by key 4 idempotency key
@@ -181,3 +182,20 @@ append_script = Script(APPEND, keys=4, arguments=9)
 read_script = Script(READ, keys=3, arguments=6)
 renew_script = Script(RENEW, keys=1, arguments=2)
 probe_script = Script(PROBE, keys=3, arguments=1)
+
+SLOTS = 128
+"""Groups of channels. Redis Cluster keeps the keys of one group on the same server."""
+
+
+def keys_of(gateway: str, channel: str) -> tuple[bytes, bytes, bytes, bytes]:
+    """Return the keys of the records, of the meta data, and of the offsets, and the beginning of idempotency keys."""
+    name = channel.encode()
+    begin = f"wsgateway:{{{crc32(name) % SLOTS}}}:{gateway}".encode()
+    records, meta, offsets, idempotency = (b"%b:%b:%b" % (begin, letter, name) for letter in (b"h", b"m", b"z", b"i"))
+    return records, meta, offsets, idempotency + b" "
+
+
+def probe_of(gateway: str) -> bytes:
+    """Return the command that runs the probe, with keys and a topic that no channel has."""
+    topic = f"wsgateway.ch.{gateway}.%20".encode()
+    return probe_script.in_full(probe_script.command(*keys_of(gateway, " ")[:3], topic))

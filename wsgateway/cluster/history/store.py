@@ -54,6 +54,10 @@ class StoredPage(NamedTuple):
 class HistoryStore(Protocol):
     """The histories of one gateway, shared by all its nodes. Each method raises `HistoryError`."""
 
+    bytes: int
+    evicted: int
+    """Those of the `MemoryHistory` that keeps them in one of the processes, as last reported; 0 if none does."""
+
     async def start(self) -> None:
         """Begin to connect. Do not wait for a server that is unavailable."""
 

@@ -1,11 +1,14 @@
-"""The history of channels outlives the workers of `wsgateway serve`, because their parent keeps it."""
+"""Gateways whose history is kept by the history server of `ipc://`, in one of their processes.
+
+Under `wsgateway serve --workers`, that is the parent, which outlives the workers.
+"""
 
 import asyncio
 import json
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,10 @@ from websockets.exceptions import ConnectionClosed
 
 from tests.ports import free_port
 from tests.processes import Served, run, serving
+from wsgateway import Gateway, testing
 from wsgateway.client import ClientConnection, Subprotocol, connect
+from wsgateway.exceptions import HistoryError
+from wsgateway.gateway.registry import registry
 
 SETTINGS = """
 [channels."room:*"]
@@ -45,8 +51,8 @@ async def worker_pids(admin: str) -> set[int]:
 
 
 @asynccontextmanager
-async def connected(served: Served) -> AsyncIterator[ClientConnection]:
-    url = served.url.replace("http", "ws", 1).rstrip("/") + "/ws"
+async def connected(url: str) -> AsyncIterator[ClientConnection]:
+    url = url.replace("http", "ws", 1).rstrip("/") + "/ws"
     async with connect(url, subprotocols=[Subprotocol("wsgateway.v1")]) as client:
         yield client
 
@@ -62,7 +68,7 @@ async def ask(client: ClientConnection, **command: Any) -> dict[str, Any]:
 
 
 async def publish(served: Served, numbers: list[int]) -> None:
-    async with connected(served) as client:
+    async with connected(served.url) as client:
         await ask(client, subscribe="room:1")
         for number in numbers:
             assert "at" in await ask(client, channel="room:1", message=number)
@@ -81,7 +87,7 @@ class Reader:
     async def read(self, count: int) -> None:
         while len(self.messages) < count:
             try:
-                async with connected(self._served) as client:
+                async with connected(self._served.url) as client:
                     await self._subscribe(client)
                     while len(self.messages) < count:
                         self._take(json.loads(await client.recv()))
@@ -139,3 +145,51 @@ async def test_the_history_outlives_workers_that_are_killed(served: Served, admi
     assert reader.messages == list(range(20))
     assert reader.recoveries
     assert all(reader.recoveries)
+
+
+@asynccontextmanager
+async def node(url: str, **options: Any) -> AsyncIterator[tuple[Gateway, str]]:
+    """Yield a node of one gateway, and the URL of its server. The first one has the history server."""
+    channels: Any = {"room:*": {"public": True, "history": 1000}}
+    gateway = Gateway(channels=channels, broker=url, id="shared", **options)
+    async with testing.serve(gateway) as own_url:
+        registry.remove(gateway)  # which refuses a second gateway with one id, because a process is one node
+        yield gateway, own_url
+
+
+async def test_when_the_process_with_the_server_ends_subscribers_are_notified(tmp_path: Path) -> None:
+    url = f"ipc://{tmp_path / 'ipc'}"
+    async with AsyncExitStack() as first:
+        one, _ = await first.enter_async_context(node(url))
+        async with node(url) as (two, url_of_two), connected(url_of_two) as client:
+            since = (await ask(client, subscribe="room:1"))["at"]
+            for number in range(3):
+                await one.publish(number, channel="room:1")
+            assert [json.loads(await client.recv())["message"] for _ in range(3)] == [0, 1, 2]
+            await first.aclose()
+            with anyio.fail_after(20):
+                while True:
+                    try:
+                        await two.publish("after", channel="room:1")
+                        break
+                    except HistoryError:
+                        await anyio.sleep(0.01)  # another process takes over in its own time
+                ended = json.loads(await client.recv())
+                assert (ended["unsubscribed"], ended["code"]) == ("room:1", 2500)
+                answer = await ask(client, subscribe="room:1", since=since)
+            assert answer["recovered"] is False
+            assert answer["at"].partition(":")[0] != since.partition(":")[0]
+
+
+async def test_each_process_reports_what_the_server_keeps(tmp_path: Path) -> None:
+    url = f"ipc://{tmp_path / 'ipc'}"
+    async with node(url, history_bytes=1_000_000) as (one, _), node(url, history_bytes=1_000_000) as (two, _):
+        for number in range(40):
+            for gateway in (one, two):
+                await gateway.publish("x" * 50_000, channel=f"room:{number}")
+        nodes = await one.inspector.samples()
+        assert len(nodes) == 2
+        for samples in nodes:
+            ((_, _, size),), ((_, _, evictions),) = samples["history_bytes"], samples["history_evictions_total"]
+            assert 0 < size <= 1_000_000
+            assert evictions > 0
