@@ -152,6 +152,8 @@ class Network:
 class NetworkStore:
     """The history as one gateway uses it."""
 
+    bytes = evicted = 0
+
     def __init__(self, network: Network) -> None:
         self._network = network
 

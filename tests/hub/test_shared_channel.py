@@ -34,6 +34,8 @@ def publication(number: int, time: float = 1e12) -> Publication:
 class ScriptedStore:
     """A log of one channel. A read waits until `answer`, unless `is_slow` is False."""
 
+    bytes = evicted = 0
+
     def __init__(self) -> None:
         self.epoch = "e"
         self.log: list[Publication] = []
