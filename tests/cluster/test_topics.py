@@ -389,6 +389,24 @@ async def test_a_server_that_is_killed_while_a_link_subscribes_fails_the_call(ki
             await one.until(lambda: one.failure is not None)
 
 
+async def test_confirmations_of_the_first_topics_confirm_no_later_ones() -> None:
+    with redis() as server:
+        link = await opener(server.url)([f"fixed.{number}" for number in range(10)])
+        one = Reader(link)
+        await asyncio.to_thread(server.command, "PING")  # the server has confirmed the first topics
+        server.stop()
+        pending = asyncio.create_task(link.subscribe(["a", "b"]))
+        task = asyncio.create_task(one.read())
+        await asyncio.wait({pending}, timeout=0.2)  # nothing happens in this time
+        assert not pending.done()
+        server.go_on()
+        with anyio.fail_after(10):
+            await pending
+        task.cancel()
+        await asyncio.wait({task})
+        await link.aclose()
+
+
 async def test_a_link_of_ipc_whose_proxy_ends_while_it_subscribes_fails_the_call(tmp_path: Path) -> None:
     folder = tmp_path / "ipc"
     proxy = take_proxy(folder)
