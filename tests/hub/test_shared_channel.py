@@ -13,7 +13,7 @@ from wsgateway.cluster.history.recovery import Wish
 from wsgateway.cluster.history.replica import State
 from wsgateway.cluster.history.store import Append, Request, StoredPage
 from wsgateway.cluster.records import encode_record
-from wsgateway.config.channels import ChannelSettings
+from wsgateway.config.channels import MAX_HISTORY, ChannelSettings
 from wsgateway.exceptions import BrokerError, HistoryError
 from wsgateway.frames import Position, Publication
 from wsgateway.hub.channel import Wanted
@@ -37,6 +37,7 @@ class ScriptedStore:
     bytes = evicted = 0
 
     def __init__(self) -> None:
+        self.bytes = self.evicted = 0
         self.epoch = "e"
         self.log: list[Publication] = []
         self.reads: list[Request] = []
@@ -281,7 +282,7 @@ async def test_the_first_read_contains_what_the_waiting_clients_have_missed() ->
     for since in ("e:7", "e:4"):
         here.channel.want(Wanted("c", Position.parse(since)))
     await here.channel.join()
-    assert [(each.above, each.most) for each in here.store.reads] == [(4, 10)]
+    assert [(each.above, each.most) for each in here.store.reads] == [(4, MAX_HISTORY)]
     assert await here.channel.page_for(wish("e:4")) is None
     recovery = here.channel.recover(wish("e:4"), None)
     assert recovery is not None
@@ -294,7 +295,7 @@ async def test_a_client_with_a_position_above_all_others_does_not_hide_the_newes
     here.store.add(3)
     here.channel.want(Wanted("c", Position.parse("e:900")))
     await here.channel.join()
-    assert [(each.above, each.most) for each in here.store.reads] == [(900, 10), (None, 1)]
+    assert [(each.above, each.most) for each in here.store.reads] == [(900, MAX_HISTORY), (None, 1)]
     recovery = here.channel.recover(wish("e:900"), None)
     assert recovery is not None
     assert not recovery.recovered
