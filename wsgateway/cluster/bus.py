@@ -262,12 +262,16 @@ class Bus:
         raise BrokerError(f"topics were not subscribed within {seconds:g} s")
 
     async def _write(self, link: Link) -> None:
+        task = asyncio.current_task()
+        assert task is not None
         while True:
             await self._wake.wait()
             self._wake.clear()
             while batch := self._next_batch():
                 await link.publish(batch)
                 self._metrics.broker_sent += len(batch)
+                if task.cancelling():  # a driver has lost it, as `asyncio.wait_for` may before 3.12
+                    raise asyncio.CancelledError
                 await asyncio.sleep(0)  # serves others between two batches
             if not self._outbox:
                 self._emptied.set()
