@@ -71,13 +71,13 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def running(server: Server, *extra: object) -> Iterator[tuple[int, int]]:
-    """Run the server on the first core, and yield its port and process id."""
+def running(server: Server, *extra: object, cores: str = "0") -> Iterator[tuple[int, int]]:
+    """Run the server on the first core, or others, and yield its port and process id."""
     port = free_port()
     command = [part.format(port=port) for part in server.command]
     environment = {**os.environ, "NODE_PATH": str(BUILD / "node_modules")}
     process = subprocess.Popen(
-        ["taskset", "-c", "0", *command, *map(str, extra)],
+        ["taskset", "-c", cores, *command, *map(str, extra)],
         cwd=BUILD if command[0] == "node" else SERVERS,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -19,7 +19,7 @@ from tests.machines import run_machine
 from tests.services import BROKERS, Service, broker, nats, redis
 from wsgateway.cluster.brokers import Link, opener
 from wsgateway.cluster.brokers import nats as nats_link
-from wsgateway.cluster.brokers.ipc import take_proxy
+from wsgateway.cluster.brokers.ipc import FENCE, take_proxy
 from wsgateway.cluster.bus import Bus
 from wsgateway.cluster.topics import TOPIC_BATCH, Topics
 from wsgateway.exceptions import BrokerError
@@ -168,9 +168,9 @@ async def reader(url: str) -> AsyncIterator[Reader]:
         await reader.catch_up(link)
         yield reader
     finally:
-        await link.aclose()
-        task.cancel()
+        task.cancel()  # first, because redis-py would connect again
         await asyncio.wait({task})
+        await link.aclose()
 
 
 async def test_a_topic_that_was_subscribed_to_is_received_and_no_other(service: Service) -> None:
@@ -239,6 +239,15 @@ async def test_a_topic_may_be_subscribed_to_again_and_is_received_once(service: 
         await one.until(lambda: "again" in one.received)
         await one.catch_up(two.link)
         assert one.received["again"] == [b"1"]
+
+
+async def test_a_fence_of_ipc_that_arrives_late_is_no_message(tmp_path: Path) -> None:
+    async with reader(f"ipc://{tmp_path / 'ipc'}") as one:
+        with anyio.fail_after(10):
+            await one.link.subscribe([f"{FENCE}late"])
+        await one.link.publish([(f"{FENCE}late", b"")])
+        await one.catch_up(one.link)
+        assert set(one.received) == {"fixed"}
 
 
 @pytest.mark.parametrize("is_shared", [True, False], ids=["shared", "each its own"])
@@ -512,9 +521,12 @@ def chosen(topics: Sequence[str]) -> Sequence[str]:
 
 @pytest.mark.parametrize("kind", ["redis", "nats"])
 @pytest.mark.parametrize("how", ["killed", "stopped"])
-async def test_a_server_that_fails_in_the_middle_of_a_batch_fails_those_that_wait(kind: str, how: str) -> None:
+async def test_a_server_that_fails_in_the_middle_of_a_batch_fails_those_that_wait(
+    kind: str, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with redis() if kind == "redis" else nats() as server:
         async with node(server.url) as one:
+            monkeypatch.setattr("wsgateway.cluster.bus.TOPICS_TIMEOUT", 1.0)  # the test waits for it
             server.stop()
             futures = [one.bus.follow(f"t{number}") for number in range(3 * TOPIC_BATCH)]
             await asyncio.sleep(0.05)  # the first batch is on its way; if not, the test still holds

@@ -37,6 +37,7 @@ class ScriptedStore:
     bytes = evicted = 0
 
     def __init__(self) -> None:
+        self.bytes = self.evicted = 0
         self.epoch = "e"
         self.log: list[Publication] = []
         self.reads: list[Request] = []

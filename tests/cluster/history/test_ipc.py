@@ -19,7 +19,7 @@ import anyio
 import pytest
 import zmq
 
-from tests.clocks import jumping, pass_time
+from tests.clocks import block, jumping, pass_time
 from wsgateway.cluster.brokers import Link, opener
 from wsgateway.cluster.brokers.ipc import Proxy, take_proxy
 from wsgateway.cluster.history.ipc import MAX_ASKED, MAX_WAITING, PATIENCE, TIMEOUT, IpcHistory
@@ -212,6 +212,20 @@ async def test_an_append_that_was_sent_may_have_been_stored_and_nothing_overtake
             router.send_multipart([client, encode_answer(Answer(number, "", [(2, "e", True)]))])
             await done(third)
             assert third.result() == (Position("e", 2), True)
+
+
+@jumping
+async def test_an_event_loop_that_was_blocked_still_gets_its_answer(folder: Path) -> None:
+    with scripted_server(folder) as router:
+        async with history(folder) as store:
+            future = store.append(publication(b"one"))
+            client, (_, number, *_), _ = await next_request(router)
+            block(TIMEOUT + 1)
+            await asyncio.sleep(0)  # the timer runs
+            assert not future.done()
+            router.send_multipart([client, encode_answer(Answer(number, "", [(1, "e", True)]))])
+            await done(future)
+            assert future.result() == (Position("e", 1), True)
 
 
 @jumping

@@ -26,6 +26,9 @@ from wsgateway.exceptions import BrokerError
 HIGH_WATER = 2_000
 """Batches of messages that may wait for a process that does not read. If there are more, it loses some, and notices."""
 
+FENCE = "wsgateway.fence."
+"""The beginning of the topics that show when subscriptions are in force."""
+
 FIRST_FENCE = 0.001
 FENCE_INTERVAL = 0.05
 """Seconds between fences, at first and at most. A fence that overtakes the subscriptions is lost."""
@@ -144,7 +147,7 @@ class IpcLink:
     async def subscribe(self, topics: Sequence[str]) -> None:
         # The proxy handles the subscriptions of a link in order. So when a message of a topic that was subscribed to
         # last has arrived, all are in force.
-        fence = f"wsgateway.fence.{secrets.token_hex(8)}"
+        fence = FENCE + secrets.token_hex(8)
         arrived = self._fences[fence] = asyncio.get_running_loop().create_future()
         either: set[asyncio.Future[None]] = {arrived, self._lost}
         interval = FIRST_FENCE
@@ -180,9 +183,10 @@ class IpcLink:
                 raise BrokerError(PROXY_ENDED)
             name, *parcel = received.result()
             topic = name[:-1].decode()
-            if topic in self._fences:
-                if not self._fences[topic].done():
-                    self._fences[topic].set_result(None)
+            if topic.startswith(FENCE):
+                arrived = self._fences.get(topic)  # None for a fence that was sent twice
+                if arrived is not None and not arrived.done():
+                    arrived.set_result(None)
                 return ()
             return [(topic, data) for data in parcel]
         except zmq.ZMQError as exc:
