@@ -81,7 +81,7 @@ class ScriptedStore:
         start = max(0, top - request.most) if request.above is None else min(request.above, top)
         rows = [
             (offset - 1, offset, encode_record(self.log[offset - 1], node="a" * 8))
-            for offset in range(start + 1, top + 1)
+            for offset in range(start + 1, min(top, start + request.most) + 1)
         ]
         return StoredPage(self.epoch, top, start, rows)
 
@@ -287,6 +287,19 @@ async def test_the_first_read_contains_what_the_waiting_clients_have_missed() ->
     recovery = here.channel.recover(wish("e:4"), None)
     assert recovery is not None
     assert (recovery.recovered, len(recovery.publications)) == (True, 5)
+
+
+@jumping
+async def test_nothing_is_missing_if_the_history_keeps_more_than_this_process_knows() -> None:
+    """As while a smaller `history` is not yet in force everywhere."""
+    here = Here(history=3)
+    here.store.add(9)
+    here.channel.want(Wanted("c", Position.parse("e:2")))
+    await here.channel.join()
+    assert here.channel.replica.position == ("e", 9)
+    recovery = here.channel.recover(wish("e:7"), None)
+    assert recovery is not None
+    assert [each.payload for each in recovery.publications] == [b"8", b"9"]
 
 
 @jumping

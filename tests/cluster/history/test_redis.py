@@ -241,6 +241,11 @@ async def test_scripts_that_the_server_has_lost_are_sent_again(server: Process) 
             assert [(await future)[0].offset for future in futures] == list(range(number * 100 + 1, number * 100 + 101))
             assert len((await pages(store, [Request("c", KEPT, 0, 100)]))[0].records) == 100
             server.command("SCRIPT", "FLUSH")
+            at, _ = await store.append(entry("d", b"x"))
+            server.command("SCRIPT", "FLUSH")
+            futures = [store.append(entry("d", b"y")), store.append(entry("d", b"z"))]
+            await asyncio.gather(store.renew("d", at.epoch), store.forget("d"), *futures)
+            server.command("SCRIPT", "FLUSH")
 
 
 async def test_a_cancelled_caller_does_not_disturb_the_others(backend: Backend) -> None:
