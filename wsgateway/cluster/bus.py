@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from wsgateway.cluster.brokers import Link, Open
+from wsgateway.cluster.brokers import Link, Open, release
 from wsgateway.cluster.topics import Topics
 from wsgateway.config.grace import BROKER_GRACE
 from wsgateway.exceptions import BrokerError
@@ -113,6 +113,7 @@ class Bus:
         self._is_ending = True
         task.cancel()
         await asyncio.wait({task})
+        await release(self._open)
         self.is_up = False
         self._topics.close("the gateway has stopped")
 
