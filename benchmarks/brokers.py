@@ -17,7 +17,7 @@ from pathlib import Path
 
 import many
 from broker_report import report
-from contenders import BUILD, SERVE, prepare, running
+from contenders import BUILD, SERVE, compile_load, running
 from figures import Figures
 from many import ALL, MESSAGES, Round
 from measure import COST
@@ -91,17 +91,20 @@ STEPS: dict[str, Callable[[Round], None]] = {
 }
 """The steps. Each fills the table of its name."""
 
-ROUNDS = {"presence": 2, "silence": 1}
-"""The rounds that a step takes at most, because its figures hardly differ."""
+ROUNDS = {"fan-out": 2, "latency": 2, "presence": 2, "silence": 1, "others": 2}
+"""The rounds of steps that take fewer, because their figures hardly differ or are far from their targets."""
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help=f"measure only these, as a list with commas: {', '.join(STEPS)}")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--scale", type=float, default=1.0, help="how much is measured, as a fraction of the usual")
+    parser.add_argument("--rounds", type=int, default=3, help="some steps take fewer")
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="measure a fraction of the usual, to try; implies --dry"
+    )
     parser.add_argument("--dry", action="store_true", help="keep no figure, and only print the report")
     options = parser.parse_args()
+    options.dry |= options.scale != 1.0
     options.steps = [name.strip() for name in options.only.split(",") if name.strip()] or list(STEPS)
     if unknown := set(options.steps) - set(STEPS):
         parser.error(f"there is no step {', '.join(sorted(unknown))}, use {', '.join(STEPS)}")
@@ -112,7 +115,7 @@ def main() -> None:
     options = arguments()
     if (os.cpu_count() or 1) < 2:
         sys.exit("the gateway and the load need a core each: this machine has one")
-    prepare()
+    compile_load()
     figures = Figures()
     if options.only and not options.dry and KEPT.exists():
         figures.load(KEPT)

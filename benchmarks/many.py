@@ -120,11 +120,15 @@ def others(run: Round) -> None:
             with serving("Listener", *on.options) if server is SERVE else running(server) as (port, pid):
                 for row, options in rows.items() if server is SERVE else [(name, server.load)]:
                     for window in (1, 16):
-                        messages = round(MESSAGES[window] * server.scale)
-                        figures = fanned(run, port, pid, *options, window=window, messages=messages)
+                        count = run.number(MESSAGES[window] * server.scale, least=max(10, 2 * window))
+                        load = ("--conns", 1000, "--window", window, "--messages", count, "--timeout", 60)
+                        figures = loaded(WSFAN, port, pid, *options, *load)
                         run.figures.note("others", row, str(window), figures[COST])
                         if window == 1:
                             run.figures.note("others", row, "p50", figures["p50_ms"])
+                        if figures["wrong"]:  # which is no reason to leave its figures out
+                            lost = f"{figures['lost']:.0f} deliveries of {count} messages"
+                            run.figures.failed[f"{row}, {window} on the way"] = f"it lost {lost}"
 
 
 def publication(run: Round) -> None:
@@ -179,7 +183,7 @@ def presence(run: Round) -> None:
                 with commands(one) as send:
                     for do in ("members", "counts"):
                         answers = []
-                        for _ in range(6):
+                        for _ in range(5):
                             time.sleep(0.6)  # else the answer of the other node is used again
                             answers.append(send(do, channel="x"))
                         if any(answer["count"] != 2 * half for answer in answers):

@@ -40,8 +40,9 @@ async def measure(url: str, count: int) -> dict[str, float]:
     began = time.perf_counter()
     futures = [bus.follow(topic) for topic in topics]
     watching = asyncio.create_task(watch(longest))
-    for future in futures:
-        await future
+    async with asyncio.timeout(60):
+        for future in futures:
+            await future
     seconds = time.perf_counter() - began
     watching.cancel()
     await bus.aclose()
