@@ -1,79 +1,42 @@
 """`make bench-brokers`: measures the cost of a broker, and of other libraries that send through Redis, in alternation.
 
 Writes BROKERS.md beside this file. The gateway runs on the first core, the brokers and the load on the second, so
-only the gateway's CPU is counted.
+only the gateway's CPU is counted. The figures are kept in .build/brokers.json after each step; `--only` replaces those
+of the steps that it names, and keeps the others. A whole run takes about 11 minutes.
 """
 
 import argparse
 import asyncio
-import contextlib
 import json
 import os
-import platform
-import shutil
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from datetime import date
-from importlib.metadata import version
+from collections.abc import Callable
 from pathlib import Path
 
-from contenders import SERVE, SOCKET_IO, Server, free_port, prepare, running, uvicorn, wait_until_it_listens
-from figures import Figures, Key
-from measure import COST, WSFAN, loaded
-from report import machine, shown, table
+import many
+from broker_report import report
+from contenders import BUILD, SERVE, compile_load, running
+from figures import Figures
+from many import ALL, MESSAGES, Round
+from measure import COST
+from services import broker
 from websockets.asyncio.client import connect
 
 HERE = Path(__file__).parent
-WINDOWS = (1, 4, 16)
-DJANGO = Server("Django Channels, channels_redis", uvicorn("django_channels_redis"), scale=0.03)
-SOCKETIO = Server("python-socketio, Redis manager", uvicorn("python_socketio_redis"), SOCKET_IO, 0.15)
+KEPT = BUILD / "brokers.json"
 
 
-@contextlib.contextmanager
-def service(program: str, *arguments: str) -> Iterator[str]:
-    """Run a broker on the second core, and yield its host and port."""
-    path = shutil.which(program) or shutil.which(program, path="/usr/sbin")
-    if path is None:
-        sys.exit(f"{program} is not installed (Debian: {program})")
-    port = free_port()
-    command = ["taskset", "-c", "1", path, *(part.format(port=port) for part in arguments)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        wait_until_it_listens(port, process)
-        yield f"127.0.0.1:{port}"
-    finally:
-        process.kill()
-        process.wait()
-
-
-def fan_out(figures: Figures, brokers: dict[str, str], messages: int) -> None:
-    """Measure one process and its clients, with each broker and without one."""
-    for name, url in {"none": "", **brokers}.items():
-        extra = ("--broker", url) if url else ()
-        with running(SERVE, "--no-admin-enabled", *extra) as (port, pid):
-            for window in WINDOWS:
-                for _ in range(2):  # the first one warms up
-                    measured = loaded(WSFAN, port, pid, "--conns", 1000, "--window", window, "--messages", messages)
-                figures.note("fan-out", f"wsgateway, {name}", str(window), measured[COST])
-
-
-def others(figures: Figures, redis: str, messages: int) -> None:
-    """Measure the same work by other libraries that send through Redis."""
-    os.environ["BROKER"] = redis
-    for server in (DJANGO, SOCKETIO):
-        try:
-            with running(server) as (port, pid):
-                options = (*server.load, "--messages", max(6, int(messages * server.scale)), "--window", 16)
-                measured = loaded(WSFAN, port, pid, "--conns", 1000, *options)
-                figures.note("fan-out", server.name, "16", measured[COST])
-                if measured["lost"]:
-                    figures.failed[server.name] = f"it lost {measured['lost']:.0f} deliveries"
-        except (RuntimeError, OSError) as exc:
-            figures.failed[server.name] = str(exc)
+def fan_out(run: Round) -> None:
+    """Measure broadcasts to 1,000 clients of one process, with each broker and without."""
+    for kind in ("none", *ALL):
+        with run.trying(f"fan-out, {kind}"), broker(kind) as on:
+            with running(SERVE, "--no-admin-enabled", *on.options) as (port, pid):
+                many.fanned(run, port, pid, window=16, messages=300)  # warms up
+                for window, messages in MESSAGES.items():
+                    figures = many.fanned(run, port, pid, window=window, messages=messages)
+                    run.figures.note("fan-out", kind, str(window), figures[COST])
 
 
 async def latencies(post_to: int, listen_at: int, count: int) -> list[float]:
@@ -94,113 +57,84 @@ async def latencies(post_to: int, listen_at: int, count: int) -> list[float]:
     return measured[50:]
 
 
-def across(figures: Figures, brokers: dict[str, str], count: int) -> None:
-    """Measure the latency from one process to another, and inside one."""
-    for name, url in brokers.items():
-        with running(SERVE, "--no-admin-enabled", "--broker", url) as (one, _):
-            with running(SERVE, "--no-admin-enabled", "--broker", url) as (two, _):
+def latency(run: Round) -> None:
+    """Measure the latency of `POST /send` from one process to another, and inside one."""
+    count = run.number(500)
+    for kind in ALL:
+        with run.trying(f"latency, {kind}"), broker(kind) as on:
+            with (
+                running(SERVE, "--no-admin-enabled", *on.options) as (one, _),
+                running(SERVE, "--no-admin-enabled", *on.options) as (two, _),
+            ):
                 os.sched_setaffinity(0, {1})
-                inside = asyncio.run(latencies(one, one, count))
-                outside = asyncio.run(latencies(one, two, count))
-                os.sched_setaffinity(0, {0, 1})
-        for column, values in (("inside", inside), ("across", outside)):
-            figures.note("latency", name, f"{column} p50", statistics.median(values))
-            figures.note("latency", name, f"{column} p99", statistics.quantiles(values, n=100)[98])
+                try:
+                    inside = asyncio.run(latencies(one, one, count))
+                    outside = asyncio.run(latencies(one, two, count))
+                finally:
+                    os.sched_setaffinity(0, {0, 1})
+            for column, values in (("inside", inside), ("across", outside)):
+                run.figures.note("latency", kind, f"{column} p50", statistics.median(values))
+                run.figures.note("latency", kind, f"{column} p99", statistics.quantiles(values, n=100)[98])
 
 
-def targets(figures: Figures) -> list[str]:
-    lines = ["| what | measured | target |", "|---|---|---|"]
+STEPS: dict[str, Callable[[Round], None]] = {
+    "fan-out": fan_out,
+    "latency": latency,
+    "channel": many.channel,
+    "publication": many.publication,
+    "rate": many.rate,
+    "topics": many.topics,
+    "presence": many.presence,
+    "storm": many.storm,
+    "silence": many.silence,
+    "others": many.others,
+}
+"""The steps. Each fills the table of its name."""
 
-    def judged(what: str, value: float | None, limit: float, *, least: bool = False) -> None:
-        missed = value is not None and (value < limit if least else value > limit)
-        word = "at least" if least else "at most"
-        lines.append(f"| {what} | {shown(value)}{' (missed)' if missed else ''} | {word} {limit:g} |")
-
-    def ratio(above: Key, below: Key) -> float | None:
-        ratios = figures.ratios(above, below)
-        return statistics.median(ratios) if ratios else None
-
-    redis = ("fan-out", "wsgateway, redis", "16")
-    judged("fan-out through Redis, 16 on the way, by none", ratio(redis, ("fan-out", "wsgateway, none", "16")), 1.3)
-    for name in ("ipc", "redis", "nats"):
-        across, inside = (figures.median("latency", name, f"{where} p50") for where in ("across", "inside"))
-        more = None if across is None or inside is None else across - inside
-        judged(f"`/send` to a client of another process through {name}, p50, ms more than inside", more, 1.5)
-    for server in (DJANGO, SOCKETIO):
-        judged(
-            f"{server.name}, by wsgateway through Redis",
-            ratio(("fan-out", server.name, "16"), redis),
-            10,
-            least=True,
-        )
-    return [*lines, ""]
+ROUNDS = {"fan-out": 2, "latency": 2, "presence": 2, "silence": 1, "others": 2}
+"""The rounds of steps that take fewer, because their figures hardly differ or are far from their targets."""
 
 
-def report(figures: Figures, rounds: int) -> str:
-    packages = (
-        "wsgateway",
-        "uvicorn",
-        "uvloop",
-        "redis",
-        "hiredis",
-        "nats-py",
-        "pyzmq",
-        "channels-redis",
-        "python-socketio",
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help=f"measure only these, as a list with commas: {', '.join(STEPS)}")
+    parser.add_argument("--rounds", type=int, default=3, help="some steps take fewer")
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="measure a fraction of the usual, to try; implies --dry"
     )
-    windows = [str(window) for window in WINDOWS]
-    lines = [
-        "# What a broker costs",
-        "",
-        "Written by `make bench-brokers`; do not edit. CPU of the gateway alone, in µs for each delivery to 1,000",
-        f"clients of one process, medians of {rounds} rounds in which the servers alternate. With ipc the proxy",
-        "is a thread of that process, and counts.",
-        "",
-        f"{date.today().isoformat()}, {machine()}, Python {platform.python_version()}; "  # noqa: DTZ011
-        + ", ".join(f"{name} {version(name)}" for name in packages)
-        + ".",
-        "",
-        "## Against the targets",
-        "",
-        *targets(figures),
-        "## Fan-out, 64 bytes, 1, 4 and 16 messages on their way",
-        "",
-        *table(figures, "fan-out", windows, windows, "broker"),
-        "## From `POST /send` to a client, ms",
-        "",
-        *table(
-            figures,
-            "latency",
-            ["inside p50", "across p50", "inside p99", "across p99"],
-            ["in one process, p50", "in another, p50", "in one, p99", "in another, p99"],
-            "broker",
-        ),
-        *(f"Not right: {name}, {reason}" for name, reason in figures.failed.items()),
-    ]
-    return "\n".join(lines).rstrip() + "\n"
+    parser.add_argument("--dry", action="store_true", help="keep no figure, and only print the report")
+    options = parser.parse_args()
+    options.dry |= options.scale != 1.0
+    options.steps = [name.strip() for name in options.only.split(",") if name.strip()] or list(STEPS)
+    if unknown := set(options.steps) - set(STEPS):
+        parser.error(f"there is no step {', '.join(sorted(unknown))}, use {', '.join(STEPS)}")
+    return options
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--messages", type=int, default=800)
-    options = parser.parse_args()
-    prepare()
+    options = arguments()
+    if (os.cpu_count() or 1) < 2:
+        sys.exit("the gateway and the load need a core each: this machine has one")
+    compile_load()
     figures = Figures()
-    with (
-        service("redis-server", "--port", "{port}", "--save", "") as redis,
-        service("nats-server", "-p", "{port}", "-a", "127.0.0.1") as nats,
-        tempfile.TemporaryDirectory() as folder,
-    ):
-        brokers = {"ipc": f"ipc://{folder}/ipc", "redis": f"redis://{redis}", "nats": f"nats://{nats}"}
-        for number in range(options.rounds):
-            figures.round = number
-            print(f"round {number + 1} of {options.rounds}", flush=True)
-            fan_out(figures, brokers, options.messages)
-            others(figures, brokers["redis"], options.messages)
-            across(figures, brokers, 500)
-    text = report(figures, options.rounds)
-    (HERE / "BROKERS.md").write_text(text, encoding="utf-8")
+    if options.only and not options.dry and KEPT.exists():
+        figures.load(KEPT)
+    figures.forget(options.steps)
+    run = Round(figures, options.scale)
+    for number in range(options.rounds):
+        figures.round = number
+        for name in options.steps:
+            if number >= ROUNDS.get(name, options.rounds):
+                continue
+            began = time.monotonic()
+            with run.trying(name):
+                STEPS[name](run)
+            print(f"round {number + 1} of {options.rounds}: {name}, {time.monotonic() - began:.0f} s", flush=True)
+            if not options.dry:
+                figures.save(KEPT)
+    text = report(figures)
+    if not options.dry:
+        (HERE / "BROKERS.md").write_text(text, encoding="utf-8")
     print(text)
 
 

@@ -36,10 +36,10 @@ LITESTAR = Server("Litestar channels, history of 100", uvicorn("litestar_history
 OTHERS = [DJANGO, SOCKETIO, LITESTAR]
 
 
-def serving(listener: str) -> contextlib.AbstractContextManager[tuple[int, int]]:
+def serving(listener: str, *extra: object) -> contextlib.AbstractContextManager[tuple[int, int]]:
     """Run the gateway with the namespaces of the benchmark and a listener of `channel_listener.py`."""
     path = f"{SERVERS / 'channel_listener.py'}:{listener}"
-    return running(SERVE, "--no-admin-enabled", "--config", SERVERS / "channels.toml", "--listener", path)
+    return running(SERVE, "--no-admin-enabled", "--config", SERVERS / "channels.toml", "--listener", path, *extra)
 
 
 def fan_out(bench: Bench) -> None:

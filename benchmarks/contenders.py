@@ -71,13 +71,13 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def running(server: Server, *extra: object) -> Iterator[tuple[int, int]]:
-    """Run the server on the first core, and yield its port and process id."""
+def running(server: Server, *extra: object, cores: str = "0") -> Iterator[tuple[int, int]]:
+    """Run the server on the first core, or others, and yield its port and process id."""
     port = free_port()
     command = [part.format(port=port) for part in server.command]
     environment = {**os.environ, "NODE_PATH": str(BUILD / "node_modules")}
     process = subprocess.Popen(
-        ["taskset", "-c", "0", *command, *map(str, extra)],
+        ["taskset", "-c", cores, *command, *map(str, extra)],
         cwd=BUILD if command[0] == "node" else SERVERS,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -106,8 +106,8 @@ def wait_until_it_listens(port: int, process: subprocess.Popen[bytes]) -> None:
     time.sleep(0.3)
 
 
-def prepare() -> list[Server]:
-    """Compile the load generator and `limit`, install packages of Node, and return the servers that can be started."""
+def compile_load() -> None:
+    """Compile the load generator and `limit`."""
     BUILD.mkdir(exist_ok=True)
     for name, libraries in (("wsfan", []), ("limit", ["-lcrypto"])):
         source = HERE / "load" / f"{name}.c"
@@ -116,6 +116,11 @@ def prepare() -> list[Server]:
         except (OSError, subprocess.CalledProcessError):
             sys.exit("the load generator cannot be compiled: install a C compiler and OpenSSL's headers "
                      "(Debian: gcc libc6-dev libssl-dev)")  # fmt: skip
+
+
+def prepare() -> list[Server]:
+    """Compile the load generator and `limit`, install packages of Node, and return the servers that can be started."""
+    compile_load()
     if not (shutil.which("node") and shutil.which("npm")):
         print("node and npm are not installed: ws and Socket.IO are left out")
         return PYTHON

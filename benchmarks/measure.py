@@ -15,13 +15,14 @@ from figures import Figures, Key
 HERE = Path(__file__).parent
 WSFAN = [str(BUILD / "wsfan")]
 FAN = [sys.executable, str(HERE / "load" / "fan.py")]
+ACROSS = [sys.executable, str(HERE / "load" / "across.py")]
 SUBSCRIBE = [sys.executable, str(HERE / "load" / "subscribe.py")]
 COST = "server_cpu_us_per_delivery"
 
 
-def loaded(program: list[str], port: int, pid: int, *options: object) -> dict[str, float]:
-    """Run a load generator on the second core, and return what it has measured."""
-    command = ["taskset", "-c", "1", *program, "--port", str(port), "--pid", str(pid), *map(str, options)]
+def loaded(program: list[str], port: int, pid: int, *options: object, cores: str = "1") -> dict[str, float]:
+    """Run a load generator on the second core, or others, and return what it has measured."""
+    command = ["taskset", "-c", cores, *program, "--port", str(port), "--pid", str(pid), *map(str, options)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if not done.stdout:
         raise RuntimeError(f"{' '.join(command)} measured nothing: {done.stderr}")

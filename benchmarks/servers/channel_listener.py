@@ -1,6 +1,7 @@
 """wsgateway: a message goes to the channel of the client's URL, and from a client without one to everybody.
 
-`Away` has published twenty messages to the channel `kept` before the first client connects. `Together` and `OneByOne`
+`Away` has published twenty messages to the channel `kept` before the first client connects, and `AwayFromMany` to each
+of the channels `kept:0` to `kept:3`. `Together` and `OneByOne`
 subscribe each client to ten of 1,000 channels, so that each channel has ten of 1,000 clients. A message is published to
 100 of the channels: in one iteration of the event loop, or in an iteration for each. Ten messages reach all channels.
 """
@@ -25,6 +26,13 @@ class Away(Listener):
     async def on_start(self, event: Event) -> None:
         for number in range(20):
             await event.gateway.publish(f"{number:064}", channel="kept")
+
+
+class AwayFromMany(Listener):
+    async def on_start(self, event: Event) -> None:
+        for channel in range(4):
+            for number in range(20):
+                await event.gateway.publish(f"{number:064}", channel=f"kept:{channel}")
 
 
 class Together:

@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from tests.machines import run_machine
 from tests.services import BROKERS, Service, broker, nats, redis
-from wsgateway.cluster.brokers import Link, opener
+from wsgateway.cluster.brokers import Link, opener, release
 from wsgateway.cluster.brokers import nats as nats_link
 from wsgateway.cluster.brokers.ipc import FENCE, take_proxy
 from wsgateway.cluster.bus import Bus
@@ -161,7 +161,8 @@ class Reader:
 @asynccontextmanager
 async def reader(url: str) -> AsyncIterator[Reader]:
     """A link that is connected, and reads."""
-    link = await opener(url)(["fixed"])
+    open_link = opener(url)
+    link = await open_link(["fixed"])
     reader = Reader(link)
     task = asyncio.create_task(reader.read())
     try:
@@ -171,6 +172,7 @@ async def reader(url: str) -> AsyncIterator[Reader]:
         task.cancel()  # first, because redis-py would connect again
         await asyncio.wait({task})
         await link.aclose()
+        await release(open_link)
 
 
 async def test_a_topic_that_was_subscribed_to_is_received_and_no_other(service: Service) -> None:
@@ -435,7 +437,7 @@ class Node:
         self._open = opener(url)
         self._notified = anyio.Event()
         self.bus = Bus(
-            self._open_link,
+            self,
             ["fixed"],
             name="test",
             received=self._receive,
@@ -444,7 +446,10 @@ class Node:
             log=GatewayLog("test"),
         )
 
-    async def _open_link(self, topics: Sequence[str]) -> Link:
+    async def release(self) -> None:
+        await release(self._open)
+
+    async def __call__(self, topics: Sequence[str]) -> Link:
         self.links.append(await self._open(topics))
         return self.links[-1]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from tests.cluster.history.stores import KEPT, backend_at, entry, topic_of
+from tests.cluster.history.stores import KEPT, backend_at, entry, pages, topic_of
 from tests.services import Process, needed, redis
 from wsgateway import ConfigError, Gateway
 from wsgateway.cluster.brokers import Link, opener
@@ -114,7 +114,7 @@ async def test_a_history_goes_on_with_the_new_master(group: Group) -> None:
         await store.append(entry("c", b"3"))
         assert (await data_of(link)).endswith(b"\n3")
         await link.aclose()
-        (page,) = await store.read([Request("c", KEPT, 0, 10)])
+        (page,) = await pages(store, [Request("c", KEPT, 0, 10)])
         assert [record for _, _, record in page.records] == [b"1", b"2", b"3"]
 
 
@@ -135,7 +135,7 @@ async def test_a_demoted_master_is_left_for_the_new_one(group: Group) -> None:
                     continue
                 assert after.epoch == at.epoch
                 offsets.append(after.offset)
-        (page,) = await store.read([Request("c", KEPT, 0, 1)])
+        (page,) = await pages(store, [Request("c", KEPT, 0, 1)])
         assert page.top >= offsets[-1]
 
 
