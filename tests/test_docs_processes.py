@@ -18,6 +18,7 @@ from tests.ports import free_port
 from tests.processes import environment, run
 from tests.samples import ROOT, run_sample, samples
 from tests.services import redis
+from wsgateway import Gateway
 from wsgateway.gateway.registry import registry
 from wsgateway.metrics import FAMILIES
 from wsgateway.publisher import Publisher
@@ -109,6 +110,23 @@ def test_a_history_over_nats_is_a_mistake_in_the_settings(tmp_path: Path) -> Non
 
 def test_the_permissions_are_those_that_the_tests_use() -> None:
     assert PERMISSIONS in TEXT
+
+
+async def test_without_a_history_fewer_permissions_are_enough_and_no_key_is_written() -> None:
+    shown = re.search(r"Without a history, `([^`]+)` is enough", TEXT)
+    assert shown
+    with redis() as server:
+        assert server.command("ACL", "SETUSER", "gateway", "on", ">secret", shown[1]).startswith(b"+OK")
+        url = server.url.replace("://", "://gateway:secret@")
+        gateway = Gateway(broker=url, channels={"room:*": {"public": True, "presence": True}})
+        async with serve(gateway) as served, Client(served, channels=["room:1"]) as ann:
+            await ann.subscribed("room:1")
+            assert "joined" in await ann.receive_json()
+            assert (await gateway.send("hi", channel="room:1")).recipients == 1
+            assert (await ann.receive_json())["message"] == "hi"
+            assert server.command("DBSIZE") == b":0\r\n"
+            clients = server.command("CLIENT", "LIST")
+            assert clients.count(b"user=gateway ") == 2
 
 
 def test_the_metrics_exist() -> None:

@@ -312,6 +312,7 @@ async def unannounced(node: Node, text: str) -> None:
     assert shared.history is not None
     settings, store = node.gateway._parts.channels.namespaces.find("room:1"), shared.history._store
     [page] = await store.read([Request("room:1", settings, None, 1)])
+    assert not isinstance(page, HistoryError)
     assert len(text) == len("first")
     record = page.records[-1][2].replace(b"first", text.encode())
     await store.append(Append("room:1", "nowhere", record, settings))

@@ -144,10 +144,19 @@ async def test_without_async(url: str) -> None:
 
 
 async def test_without_a_node_a_message_is_an_error(url: str) -> None:
-    async with Publisher(url, gateway="chat") as publisher:
+    async with Publisher(url, gateway="chat", timeout=0.1) as publisher:
         for send in (publisher.apublish, publisher.asend):
             with pytest.raises(NodeError, match=r"no process that serves gateway \[chat\] can be reached"):
                 await send("x")
+
+
+async def test_a_message_waits_for_a_node_that_starts(ipc: str) -> None:
+    async with Publisher(ipc, gateway="chat", timeout=20) as publisher:
+        waiting = asyncio.create_task(publisher.asend("x"))
+        await anyio.wait_all_tasks_blocked()
+        async with nodes(ipc) as [(_, _, picky)]:
+            assert (await waiting).nodes == 1
+            assert picky.seen == [("x", {}, "", "", "")]
 
 
 async def test_without_a_broker_a_message_is_an_error() -> None:

@@ -49,7 +49,7 @@ class Publisher:
         self._stack = ExitStack()
         self._portal: BlockingPortal | None = None
         self._home: Home | None = None
-        self._relay = Relay(gateway, self._current)
+        self._relay = Relay(gateway, self._current, patience=timeout)
 
     async def apublish(self, message: object, **target: Unpack[TargetOptions]) -> Sent:
         """Publish `message` as `Gateway.publish` does: without the listener's `on_message`, and without counts.

@@ -3,7 +3,7 @@
 import json
 import subprocess
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import anyio
@@ -159,6 +159,77 @@ async def lines_of(stream: anyio.abc.ByteReceiveStream | None, count: int) -> li
     assert stream is not None
     buffered = BufferedByteReceiveStream(stream)
     return [(await buffered.receive_until(b"\n", 10_000)).decode() for _ in range(count)]
+
+
+async def test_subscriptions_end_and_a_history_is_dropped(running: Running) -> None:
+    async with Client(running.url, "/ws?user=ann", channels=["room:end"]) as ann:
+        at = (await ann.subscribed("room:end"))["at"]
+        await running.command("send", "--url", running.url + "/send", "--channel", "room:end", "hi")
+        assert await message_of(ann) == "hi"
+        ended = await running.command("unsubscribe", "chat", "room:end", "--user", "ann", "--reason", "over")
+        assert ended == "1 unsubscribed\n"
+        assert await ann.receive_json() == {"unsubscribed": "room:end", "code": 2000, "reason": "over"}
+    assert running("unsubscribe", "chat", "room:end", "--all") == "0 unsubscribed\n"
+    assert running("forget", "chat", "room:end") == "the history of room:end was dropped\n"
+    shown = json.loads(running("history", "chat", "room:end", "--json"))
+    assert (shown["publications"], shown["at"]) == ([], at.replace(":0", ":1"))
+    for arguments in ((), ("--user", ""), ("x", "--all")):
+        assert "name the connections" in running("unsubscribe", "chat", "room:end", *arguments, code=2)
+    assert "2000 to 2999" in running("unsubscribe", "chat", "room:end", "--all", "--code", "1000", code=1)
+    assert 'did you mean "room:*"?' in running("forget", "chat", "rom:1", code=1)
+
+
+async def test_every_command_reaches_the_channels_of_all_workers(tmp_path: Path) -> None:
+    with free_socket() as probe:
+        port = probe.getsockname()[1]
+    text = FILE.format(port=port).replace("[gateways.chat]\n", "[gateways.chat]\nworkers = 2\nbroker_timeout = 5\n")
+    (tmp_path / "wsgateway.toml").write_text(text)
+    (tmp_path / "rooms.py").write_text(LISTENER)
+    with processes.serving(cwd=tmp_path, command=[*processes.COMMAND, "serve"]) as served:
+        running = Running(tmp_path, served)
+        async with AsyncExitStack() as stack:
+            clients: list[Client] = []
+            while len(await owners(running)) < 2 or len(clients) < 6:
+                client = await stack.enter_async_context(Client(running.url, "/ws?user=ann", channels=["room:1"]))
+                await client.subscribed("room:1")
+                clients.append(client)
+            count = len(clients)
+            url = running.url + "/send"
+            sent = await running.command("send", "--url", url, "--channel", "room:1", "--key", "k", "one")
+            assert sent.startswith(f"recipients {count}, queued {count}, dropped 0, at ")
+            assert (await running.command("send", "--url", url, "--user", "ann", "two")).startswith(
+                f"recipients {count},"
+            )
+            for client in clients:
+                assert [await message_of(client) for _ in range(2)] == ["one", "two"]
+            listed = json.loads(await running.command("channels", "chat", "--json"))
+            assert [(row["name"], row["subscribers"]) for row in listed["channels"]] == [("room:1", count)]
+            assert listed["channels"][0]["at"] == sent.split()[-1]
+            history = json.loads(await running.command("history", "chat", "room:1", "--json"))
+            assert [(row["message"], row["key"]) for row in history["publications"]] == [("one", "k")]
+            assert history["at"] == sent.split()[-1]
+            assert "dropped" in await running.command("forget", "chat", "room:1")
+            forgotten = json.loads(await running.command("history", "chat", "room:1", "--json"))
+            assert (forgotten["publications"], forgotten["at"]) == ([], history["at"])
+            ended = await running.command("unsubscribe", "chat", "room:1", "--user", "ann")
+            assert ended == f"{count} unsubscribed\n"
+            assert await running.command("close", "chat", "--user", "ann", "--code", "3503") == f"{count} closed\n"
+            for client in clients:
+                assert (await client.closed())[0] == 3503
+
+
+async def message_of(client: Client) -> str:
+    """The next message of a client, which receives `joined` and `left`, too."""
+    while "message" not in (row := await client.receive_json()):
+        assert "joined" in row or "left" in row
+    message: str = row["message"]
+    return message
+
+
+async def owners(running: Running) -> set[str]:
+    """The workers that have clients."""
+    nodes = json.loads(await running.command("nodes", "chat", "--json"))["nodes"]
+    return {node["id"] for node in nodes if node["connections"]}
 
 
 async def test_listen_prints_publications_with_positions_and_recovers(running: Running) -> None:

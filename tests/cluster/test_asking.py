@@ -87,6 +87,21 @@ async def test_a_node_that_does_not_answer_is_late_and_then_left_out() -> None:
     assert await pair.a.ask_all(FOUR) == {B: 4}
 
 
+async def test_single_nodes_are_asked_even_if_they_are_late() -> None:
+    pair = Pair({Search: length})
+    pair.nodes.set_late(B, is_late=True)
+    assert await pair.a.ask_each([(B, FOUR), ("c" * 8, FOUR), (B, Search("three"))]) == [(B, 4), (B, 5)]
+
+
+async def test_an_absent_node_is_asked_and_not_waited_for() -> None:
+    pair = Pair({Search: length})
+    pair.nodes.set_absent(B)
+    pair.is_cut = True
+    with anyio.fail_after(0.04):  # less than the timeout of a question
+        assert await pair.a.ask_each([(B, FOUR)]) == []
+    assert isinstance(pair.sent[0], Ask)
+
+
 async def raise_conflict(question: Question[Any]) -> Any:
     raise GatewayConflict("it is stopped")
 

@@ -17,7 +17,7 @@ import trustme
 
 from tests.services import BROKERS, Process, Service, broker, nats, redis
 from wsgateway import ConfigError, Gateway, Settings
-from wsgateway.cluster.brokers import Link, opener
+from wsgateway.cluster.brokers import Link, opener, release
 from wsgateway.cluster.brokers.ipc import take_proxy
 from wsgateway.cluster.brokers.redis import RedisLink
 from wsgateway.cluster.bus import Bus
@@ -58,7 +58,8 @@ def service(request: pytest.FixtureRequest) -> Iterator[Service]:
 @asynccontextmanager
 async def linked(url: str, *topics: str) -> AsyncIterator[Link]:
     """An open link whose subscriptions count."""
-    link = await opener(url)(topics)
+    open_link = opener(url)
+    link = await open_link(topics)
     try:
         for topic in topics:
             with anyio.fail_after(5):
@@ -70,6 +71,7 @@ async def linked(url: str, *topics: str) -> AsyncIterator[Link]:
         yield link
     finally:
         await link.aclose()
+        await release(open_link)
 
 
 async def received(link: Link, count: int) -> list[bytes]:
@@ -176,7 +178,7 @@ class Member:
         described = info_of("1", "running", connections=3)
         local = Local(self.deliver, lambda: described, {Double: self.double}, self.deliver_to_user)
         self.cluster = Cluster(
-            self.open_link,
+            self,
             gateway_id="Test.1",
             broker=url,
             local=local if serves else None,
@@ -185,7 +187,10 @@ class Member:
             **options,
         )
 
-    async def open_link(self, topics: Sequence[str]) -> Link:
+    async def release(self) -> None:
+        await release(self._open)
+
+    async def __call__(self, topics: Sequence[str]) -> Link:
         self.links.append(await self._open(topics))
         return self.links[-1]
 
@@ -646,9 +651,10 @@ async def test_a_link_that_is_lost_as_it_is_closed_holds_nothing_up(turns: int, 
             return cast(Sequence[tuple[str, bytes]], tasks[0].result())
 
     opened: list[Lost] = []
+    open_real = opener(service.url)
 
     async def open_link(topics: Sequence[str]) -> Link:
-        opened.append(Lost(await opener(service.url)(topics)))
+        opened.append(Lost(await open_real(topics)))
         return opened[-1]
 
     uplink = Bus(
@@ -666,6 +672,7 @@ async def test_a_link_that_is_lost_as_it_is_closed_holds_nothing_up(turns: int, 
         await asyncio.sleep(0)  # one iteration of the event loop
     with anyio.fail_after(5):
         await uplink.aclose()
+    await release(open_real)
     opened.clear()
     gc.collect()  # a link that was not closed is a warning, and so a failure
 

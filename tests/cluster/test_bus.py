@@ -1,6 +1,7 @@
 """The link of a process to its broker, over a broker in memory."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
@@ -149,6 +150,27 @@ async def test_a_link_that_is_lost_is_replaced(broker: Broker) -> None:
     await broker.until(received=1)
     assert broker.changes == [True, False, True]
     assert [link.is_closed for link in broker.links] == [True, False]
+
+
+class Stubborn(MemoryLink):
+    """A link that loses a cancellation while it publishes, as `asyncio.wait_for` may before 3.12."""
+
+    async def publish(self, batch: Sequence[tuple[str, bytes]]) -> None:
+        await super().publish(batch)
+        if ("all", b"last") in batch:
+            self.cut()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+
+
+async def test_a_link_that_is_lost_while_it_publishes_is_replaced() -> None:
+    broker = Broker()
+    broker.link = Stubborn
+    await broker.bus.start()
+    broker.bus.publish("all", b"last")
+    await broker.until(changes=3)
+    assert broker.changes == [True, False, True]
+    await broker.bus.aclose()
 
 
 async def test_what_was_published_while_the_broker_was_unavailable_arrives_later() -> None:

@@ -85,3 +85,13 @@ def test_a_heartbeat_that_arrives_after_its_node_has_left_does_not_revive_it(nod
     assert not nodes.touch(A, 2)
     assert not nodes.touch(B, 2)
     assert states(nodes) == {A: NodeState.LEFT}
+
+
+def test_a_node_whose_loop_is_blocked_is_alive_and_stays_late(nodes: Nodes) -> None:
+    node = nodes.get(A)
+    assert node is not None
+    node.is_late = True
+    nodes.touch(A, 9, is_blocked=True)
+    assert (node.seen, node.is_late) == (9, True)
+    nodes.touch(A, 10)
+    assert not node.is_late

@@ -17,9 +17,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from tests.machines import run_machine
 from tests.services import BROKERS, Service, broker, nats, redis
-from wsgateway.cluster.brokers import Link, opener
+from wsgateway.cluster.brokers import Link, opener, release
 from wsgateway.cluster.brokers import nats as nats_link
-from wsgateway.cluster.brokers.ipc import take_proxy
+from wsgateway.cluster.brokers.ipc import FENCE, take_proxy
 from wsgateway.cluster.bus import Bus
 from wsgateway.cluster.topics import TOPIC_BATCH, Topics
 from wsgateway.exceptions import BrokerError
@@ -161,16 +161,18 @@ class Reader:
 @asynccontextmanager
 async def reader(url: str) -> AsyncIterator[Reader]:
     """A link that is connected, and reads."""
-    link = await opener(url)(["fixed"])
+    open_link = opener(url)
+    link = await open_link(["fixed"])
     reader = Reader(link)
     task = asyncio.create_task(reader.read())
     try:
         await reader.catch_up(link)
         yield reader
     finally:
-        await link.aclose()
-        task.cancel()
+        task.cancel()  # first, because redis-py would connect again
         await asyncio.wait({task})
+        await link.aclose()
+        await release(open_link)
 
 
 async def test_a_topic_that_was_subscribed_to_is_received_and_no_other(service: Service) -> None:
@@ -239,6 +241,15 @@ async def test_a_topic_may_be_subscribed_to_again_and_is_received_once(service: 
         await one.until(lambda: "again" in one.received)
         await one.catch_up(two.link)
         assert one.received["again"] == [b"1"]
+
+
+async def test_a_fence_of_ipc_that_arrives_late_is_no_message(tmp_path: Path) -> None:
+    async with reader(f"ipc://{tmp_path / 'ipc'}") as one:
+        with anyio.fail_after(10):
+            await one.link.subscribe([f"{FENCE}late"])
+        await one.link.publish([(f"{FENCE}late", b"")])
+        await one.catch_up(one.link)
+        assert set(one.received) == {"fixed"}
 
 
 @pytest.mark.parametrize("is_shared", [True, False], ids=["shared", "each its own"])
@@ -371,6 +382,7 @@ async def test_a_server_that_is_killed_while_a_link_subscribes_fails_the_call(ki
             server.stop()
             pending = asyncio.create_task(one.link.subscribe([f"t{number}" for number in range(TOPIC_BATCH)]))
             await asyncio.sleep(0.05)  # it has been written by then; if not, the test still holds
+            assert not pending.done()
             server.kill()
             with anyio.fail_after(10), pytest.raises(BrokerError):
                 await pending
@@ -378,6 +390,24 @@ async def test_a_server_that_is_killed_while_a_link_subscribes_fails_the_call(ki
                 with anyio.fail_after(10), suppress(BrokerError, KeyError):
                     await call(["t0"])
             await one.until(lambda: one.failure is not None)
+
+
+async def test_confirmations_of_the_first_topics_confirm_no_later_ones() -> None:
+    with redis() as server:
+        link = await opener(server.url)([f"fixed.{number}" for number in range(10)])
+        one = Reader(link)
+        await asyncio.to_thread(server.command, "PING")  # the server has confirmed the first topics
+        server.stop()
+        pending = asyncio.create_task(link.subscribe(["a", "b"]))
+        task = asyncio.create_task(one.read())
+        await asyncio.wait({pending}, timeout=0.2)  # nothing happens in this time
+        assert not pending.done()
+        server.go_on()
+        with anyio.fail_after(10):
+            await pending
+        task.cancel()
+        await asyncio.wait({task})
+        await link.aclose()
 
 
 async def test_a_link_of_ipc_whose_proxy_ends_while_it_subscribes_fails_the_call(tmp_path: Path) -> None:
@@ -407,7 +437,7 @@ class Node:
         self._open = opener(url)
         self._notified = anyio.Event()
         self.bus = Bus(
-            self._open_link,
+            self,
             ["fixed"],
             name="test",
             received=self._receive,
@@ -416,7 +446,10 @@ class Node:
             log=GatewayLog("test"),
         )
 
-    async def _open_link(self, topics: Sequence[str]) -> Link:
+    async def release(self) -> None:
+        await release(self._open)
+
+    async def __call__(self, topics: Sequence[str]) -> Link:
         self.links.append(await self._open(topics))
         return self.links[-1]
 
@@ -512,9 +545,12 @@ def chosen(topics: Sequence[str]) -> Sequence[str]:
 
 @pytest.mark.parametrize("kind", ["redis", "nats"])
 @pytest.mark.parametrize("how", ["killed", "stopped"])
-async def test_a_server_that_fails_in_the_middle_of_a_batch_fails_those_that_wait(kind: str, how: str) -> None:
+async def test_a_server_that_fails_in_the_middle_of_a_batch_fails_those_that_wait(
+    kind: str, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with redis() if kind == "redis" else nats() as server:
         async with node(server.url) as one:
+            monkeypatch.setattr("wsgateway.cluster.bus.TOPICS_TIMEOUT", 1.0)  # the test waits for it
             server.stop()
             futures = [one.bus.follow(f"t{number}") for number in range(3 * TOPIC_BATCH)]
             await asyncio.sleep(0.05)  # the first batch is on its way; if not, the test still holds

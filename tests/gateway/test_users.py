@@ -13,6 +13,7 @@ from wsgateway import EVERYBODY, ChannelError, Gateway, MessageError, Refused, t
 from wsgateway.client import asend
 from wsgateway.closing import TRY_AGAIN
 from wsgateway.gateway.registry import registry
+from wsgateway.gateway.shapes import Closed
 from wsgateway.listeners.event import HandshakeEvent, MessageEvent, SubscribeEvent
 
 
@@ -297,3 +298,23 @@ def assert_nothing_waits(gateway: Gateway) -> None:
     assert not following.counting._own
     assert not following.counting._tallies.has_requests
     assert not gateway.cluster._acks._pending  # type: ignore[union-attr]  # it has a broker
+
+
+async def test_without_the_broker_the_connections_of_this_process_are_changed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with broker("redis", tmp_path) as service:
+        async with nodes(service.url, channels=CHANNELS) as found:
+            one, two = found.gateways
+            for node in (0, 1):
+                await (await found.client(node, "user=ann", channels=["room:1"])).subscribed("room:1")
+            service.kill()
+            with anyio.fail_after(20):
+                while one.cluster.is_up or two.cluster.is_up:
+                    await anyio.sleep(0.01)  # nothing reports it
+            assert await one.unsubscribe("room:1", user="ann") == 1
+            assert (await one.inspector.close(None, 3503, "", user="ann")) == Closed(1, complete=False)
+            assert await one.subscribe("room:1", [next(iter(two.connections)).id]) == 0
+            assert (await one.send("x", user="ann"))[:5] == (0, 0, 0, 1, False)
+            assert (await two.send("x", channel="room:1"))[:5] == (1, 1, 0, 1, False)
+            assert "cannot be reached" in caplog.text

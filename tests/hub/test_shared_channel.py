@@ -13,7 +13,7 @@ from wsgateway.cluster.history.recovery import Wish
 from wsgateway.cluster.history.replica import State
 from wsgateway.cluster.history.store import Append, Request, StoredPage
 from wsgateway.cluster.records import encode_record
-from wsgateway.config.channels import ChannelSettings
+from wsgateway.config.channels import MAX_HISTORY, ChannelSettings
 from wsgateway.exceptions import BrokerError, HistoryError
 from wsgateway.frames import Position, Publication
 from wsgateway.hub.channel import Wanted
@@ -37,6 +37,7 @@ class ScriptedStore:
     bytes = evicted = 0
 
     def __init__(self) -> None:
+        self.bytes = self.evicted = 0
         self.epoch = "e"
         self.log: list[Publication] = []
         self.reads: list[Request] = []
@@ -80,7 +81,7 @@ class ScriptedStore:
         start = max(0, top - request.most) if request.above is None else min(request.above, top)
         rows = [
             (offset - 1, offset, encode_record(self.log[offset - 1], node="a" * 8))
-            for offset in range(start + 1, top + 1)
+            for offset in range(start + 1, min(top, start + request.most) + 1)
         ]
         return StoredPage(self.epoch, top, start, rows)
 
@@ -281,11 +282,24 @@ async def test_the_first_read_contains_what_the_waiting_clients_have_missed() ->
     for since in ("e:7", "e:4"):
         here.channel.want(Wanted("c", Position.parse(since)))
     await here.channel.join()
-    assert [(each.above, each.most) for each in here.store.reads] == [(4, 10)]
+    assert [(each.above, each.most) for each in here.store.reads] == [(4, MAX_HISTORY)]
     assert await here.channel.page_for(wish("e:4")) is None
     recovery = here.channel.recover(wish("e:4"), None)
     assert recovery is not None
     assert (recovery.recovered, len(recovery.publications)) == (True, 5)
+
+
+@jumping
+async def test_nothing_is_missing_if_the_history_keeps_more_than_this_process_knows() -> None:
+    """As while a smaller `history` is not yet in force everywhere."""
+    here = Here(history=3)
+    here.store.add(9)
+    here.channel.want(Wanted("c", Position.parse("e:2")))
+    await here.channel.join()
+    assert here.channel.replica.position == ("e", 9)
+    recovery = here.channel.recover(wish("e:7"), None)
+    assert recovery is not None
+    assert [each.payload for each in recovery.publications] == [b"8", b"9"]
 
 
 @jumping
@@ -294,7 +308,7 @@ async def test_a_client_with_a_position_above_all_others_does_not_hide_the_newes
     here.store.add(3)
     here.channel.want(Wanted("c", Position.parse("e:900")))
     await here.channel.join()
-    assert [(each.above, each.most) for each in here.store.reads] == [(900, 10), (None, 1)]
+    assert [(each.above, each.most) for each in here.store.reads] == [(900, MAX_HISTORY), (None, 1)]
     recovery = here.channel.recover(wish("e:900"), None)
     assert recovery is not None
     assert not recovery.recovered

@@ -1,11 +1,12 @@
 """The commands that show the channels of a running server."""
 
 import time
+from collections.abc import Sequence
 
 import click
 
 from wsgateway.cli.arguments import Argument
-from wsgateway.cli.remote import GATEWAY_ID, Remote, command, path_of, table
+from wsgateway.cli.remote import GATEWAY_ID, Remote, command, fields_of, path_of, table
 from wsgateway.cli.terminal import to_json
 from wsgateway.text import cut
 
@@ -32,7 +33,7 @@ CHANNELS = {
 
 @command(
     "channels",
-    "List the channels of a gateway that have subscribers or a history.",
+    "List the channels of a gateway that have subscribers, or a history in memory.",
     GATEWAY_ID,
     click.Option(["--prefix"], metavar="TEXT", default="", help="only channels whose name begins with this text"),
     _LIMIT,
@@ -94,5 +95,41 @@ def _history(remote: Remote, gateway_id: str, channel: str, since: str | None, r
 _ALWAYS = frozenset({"at", "time", "message"})
 """Columns that are shown even if they are empty."""
 
-COMMANDS = [_channels, _presence, _history]
+
+@command("forget", "Drop the history of a channel.", GATEWAY_ID, _CHANNEL)
+def _forget(remote: Remote, gateway_id: str, channel: str) -> int:
+    remote.ask("DELETE", _channel_path(gateway_id, channel, "history"))
+    return remote.show({}, f"the history of {channel} was dropped")
+
+
+@command(
+    "unsubscribe",
+    "End subscriptions to a channel.",
+    GATEWAY_ID,
+    _CHANNEL,
+    Argument("connections", "ids of connections", metavar="[CONNECTION]...", nargs=-1),
+    click.Option(["--all", "all_of_them"], is_flag=True, help="end all subscriptions to the channel"),
+    click.Option(["--user"], metavar="USER", help="end those of this user"),
+    click.Option(
+        ["--code"], type=int, metavar="CODE", default=2000, help="code (2000); from 2500 on, clients subscribe again"
+    ),
+    click.Option(["--reason"], metavar="TEXT", default="", help="reason"),
+)
+def _unsubscribe(
+    remote: Remote,
+    gateway_id: str,
+    channel: str,
+    connections: Sequence[str],
+    all_of_them: bool,
+    user: str | None,
+    code: int,
+    reason: str,
+) -> int:
+    body = {"code": code, "reason": reason, **fields_of(connections, user, all_of_them=all_of_them)}
+    answer = remote.ask("POST", _channel_path(gateway_id, channel, "unsubscribe"), body)
+    rest = "" if answer["complete"] else ", but not every node has answered; run the command again"
+    return remote.show(answer, f"{answer['unsubscribed']} unsubscribed{rest}")
+
+
+COMMANDS = [_channels, _presence, _history, _forget, _unsubscribe]
 """The commands of this module, in the order in which `wsgateway --help` lists them."""

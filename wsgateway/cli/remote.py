@@ -330,6 +330,13 @@ def _connections(remote: Remote, gateway_id: str, search: str, limit: int) -> in
     return remote.show(answer, text)
 
 
+def fields_of(connections: Sequence[str], user: str | None, *, all_of_them: bool) -> dict[str, object]:
+    """Return the fields of a request that names connections. Raise `ValueError` unless exactly one way is used."""
+    if bool(connections) + all_of_them + bool(user) != 1:
+        raise ValueError("name the connections: their ids, or --user USER, or --all")
+    return {"all": True} if all_of_them else {"user": user} if user else {"connections": list(connections)}
+
+
 @command(
     "close",
     "Close connections of a gateway.",
@@ -349,10 +356,7 @@ def _close(
     code: int,
     reason: str,
 ) -> int:
-    if bool(connections) + all_of_them + bool(user) != 1:
-        raise ValueError("name the connections to close: their ids, or --user USER, or --all")
-    whom = {"all": True} if all_of_them else {"user": user} if user else {"connections": list(connections)}
-    body = {"code": code, "reason": reason, **whom}
+    body = {"code": code, "reason": reason, **fields_of(connections, user, all_of_them=all_of_them)}
     answer = remote.ask("POST", path_of(gateway_id) + "/connections/close", body)
     rest = "" if answer["complete"] else ", but not every node has answered; run the command again"
     remote.show(answer, f"{answer['closed']} closed{rest}")

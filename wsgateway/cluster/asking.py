@@ -95,9 +95,10 @@ class Asks:
     async def ask_each(self, questions: Sequence[tuple[str, Question[A]]]) -> list[tuple[str, A]]:
         """Ask each question of its node, also of a node that was late, and return the answers, each with its node.
 
-        A question that is not answered in time is left out, and logged.
+        A question that is not answered in time is left out, and logged. An absent node is asked, because it may still
+        act on the question, but not waited for.
         """
-        asked = [self.ask(node_id, question) for node_id, question in questions]
+        asked = [self._ask_once(node_id, question) for node_id, question in questions]
         results = await asyncio.gather(*asked, return_exceptions=True)
         answers = []
         for (node_id, question), answer in zip(questions, results, strict=True):
@@ -108,6 +109,12 @@ class Asks:
             else:
                 raise answer
         return answers
+
+    async def _ask_once(self, node_id: str, question: Question[A]) -> A:
+        node = self._nodes.get(node_id)
+        if node is not None and node.is_absent:
+            return await self.ask_within(0.0, node_id, question)
+        return await self.ask(node_id, question)
 
     def handle_answer(self, answer: Answer) -> None:
         """Pass an answer to its caller. Ignore an answer of a node that was not asked."""

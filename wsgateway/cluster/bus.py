@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from wsgateway.cluster.brokers import Link, Open
+from wsgateway.cluster.brokers import Link, Open, release
 from wsgateway.cluster.topics import Topics
 from wsgateway.config.grace import BROKER_GRACE
 from wsgateway.exceptions import BrokerError
@@ -113,6 +113,7 @@ class Bus:
         self._is_ending = True
         task.cancel()
         await asyncio.wait({task})
+        await release(self._open)
         self.is_up = False
         self._topics.close("the gateway has stopped")
 
@@ -262,12 +263,16 @@ class Bus:
         raise BrokerError(f"topics were not subscribed within {seconds:g} s")
 
     async def _write(self, link: Link) -> None:
+        task = asyncio.current_task()
+        assert task is not None
         while True:
             await self._wake.wait()
             self._wake.clear()
             while batch := self._next_batch():
                 await link.publish(batch)
                 self._metrics.broker_sent += len(batch)
+                if task.cancelling():  # a driver has lost it, as `asyncio.wait_for` may before 3.12
+                    raise asyncio.CancelledError
                 await asyncio.sleep(0)  # serves others between two batches
             if not self._outbox:
                 self._emptied.set()

@@ -104,7 +104,7 @@ class Cluster:
         self._heartbeats = self._create_heartbeats()
         self._unmet: set[str] = set()
         self._met = asyncio.Event()
-        self._node_left = asyncio.Event()
+        self._nodes_changed = asyncio.Event()
 
     def _create_heartbeats(self) -> Heartbeats:
         return Heartbeats(
@@ -168,9 +168,13 @@ class Cluster:
     async def have_left(self, node_ids: Iterable[str]) -> None:
         """Wait until none of these nodes is alive."""
         leaving = set(node_ids)
-        while any(node.id in leaving for node in self.nodes.alive()):
-            self._node_left.clear()
-            await self._node_left.wait()
+        await self.wait_until(lambda: not any(node.id in leaving for node in self.nodes.alive()))
+
+    async def wait_until(self, is_fulfilled: Callable[[], bool]) -> None:
+        """Wait until a condition is fulfilled. It is called after each report of a node, and when one has left."""
+        while not is_fulfilled():
+            self._nodes_changed.clear()
+            await self._nodes_changed.wait()
 
     def loop_blocked(self, loop: asyncio.AbstractEventLoop) -> None:
         """Send heartbeats from a thread until `loop`, on which this node runs, is not blocked any more.
@@ -359,14 +363,16 @@ class Cluster:
     def _handle_heartbeat(self, heartbeat: Heartbeat) -> None:
         if heartbeat.info is not None:
             self._heartbeats.add(heartbeat.origin, heartbeat.info)
+            self._nodes_changed.set()
         else:
-            self._heartbeats.touch(heartbeat.origin)
+            self._heartbeats.touch(heartbeat.origin, is_blocked=not heartbeat.mark)
         if heartbeat.is_new and self._local is not None:
             self.routing.node_present(heartbeat.origin)
             self._welcome(heartbeat.origin, self._local.describe())
 
     def _handle_welcome(self, here: Here) -> None:
         self._heartbeats.add(here.origin, here.info)
+        self._nodes_changed.set()
         if self._met.is_set():
             return
         self._unmet |= set(here.peers) - {self.node}
@@ -384,6 +390,6 @@ class Cluster:
     def _drop_node(self, node_id: str) -> None:
         """Stop waiting for a node that has left or is lost."""
         self._heartbeats.set_absent(node_id)
-        self._node_left.set()
+        self._nodes_changed.set()
         self._unmet.discard(node_id)
         self._acks.drop_node(node_id)

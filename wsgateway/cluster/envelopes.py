@@ -93,7 +93,8 @@ class Heartbeat(_Envelope, frozen=True, tag=3):
     """The origin is alive. With `is_new`, it asks every node for `Here`.
 
     `info` is its report about itself. It is None if the origin only publishes, and in most heartbeats of a node. `seq`
-    is 0 where it is None, because such a heartbeat may overtake other envelopes; `mark` then distinguishes it.
+    is 0 where it is None, because such a heartbeat may overtake other envelopes; `mark` then distinguishes it. It is 0
+    if the event loop of the origin is blocked, and a thread sends the heartbeat.
     """
 
     info: Info | None

@@ -24,6 +24,9 @@ REPORT = 10.0
 LEASE_CHECK = 0.5
 """Seconds between two checks for overdue heartbeats, at most; a part of `HEARTBEAT`."""
 
+MIN_PAUSE = 0.001
+"""Seconds between two checks, at least."""
+
 PAUSE = 1.5
 """Seconds between two checks after which this process was paused or blocked, and has not read what has arrived."""
 
@@ -106,9 +109,9 @@ class Heartbeats:
             log.info("node %s (%s, pid %d) has joined", node_id, info.host, info.pid)
             self._reports.present(node_id)
 
-    def touch(self, node_id: str) -> None:
-        """Handle another sign of life of a node."""
-        if self._nodes.touch(node_id, _now()):
+    def touch(self, node_id: str, *, is_blocked: bool = False) -> None:
+        """Handle another sign of life of a node, perhaps of one whose event loop is blocked."""
+        if self._nodes.touch(node_id, _now(), is_blocked=is_blocked):
             self._log.limited("present", burst=NODE_LINES).info("node %s answers again", node_id)
             self._reports.present(node_id)
 
@@ -137,7 +140,8 @@ class Heartbeats:
                 log.warning("node %s (%s, pid %d) is lost", node.id, node.info.host, node.info.pid)
                 self._reports.lost(node.id)
             due = min(beaten + HEARTBEAT, self._ask_silent(now)) if self._is_serving else math.inf
-            await asyncio.sleep(min(LEASE_CHECK, due - now))  # silence has no event
+            # silence has no event; a pause that is too short to change the clock would never end
+            await asyncio.sleep(max(MIN_PAUSE, min(LEASE_CHECK, due - now)))
 
     def _send(self) -> bytes:
         """Send a heartbeat without a report, and return it."""

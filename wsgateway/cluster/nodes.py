@@ -75,10 +75,18 @@ class Nodes:
         known.info, known.reported = info, now
         return _revive(known, now)
 
-    def touch(self, node_id: str, now: float) -> bool:
-        """Record another sign of life. Return whether the node was absent. A node that has left remains so."""
+    def touch(self, node_id: str, now: float, *, is_blocked: bool = False) -> bool:
+        """Record another sign of life. Return whether the node was absent. A node that has left remains so.
+
+        A node whose event loop is blocked stays late.
+        """
         known = self._nodes.get(node_id)
-        return known is not None and known.state is not NodeState.LEFT and _revive(known, now)
+        if known is None or known.state is NodeState.LEFT:
+            return False
+        is_late = known.is_late and is_blocked
+        was_absent = _revive(known, now)
+        known.is_late = is_late
+        return was_absent
 
     def mark(self, node_id: str, state: NodeState, now: float) -> None:
         """Set the state of a node that has left, or was seen dying."""

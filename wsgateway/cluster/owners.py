@@ -1,5 +1,6 @@
 """Asks other nodes to do something with connections: the nodes that have those with certain ids, or every node."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -34,11 +35,6 @@ async def ask_owners(cluster: AnyCluster, question: Question[A], ids: Sequence[s
         ]
         is_reachable = cluster.is_up or not asked
     answers = await cluster.ask_each(asked) if asked else []
-    missing = len(answers) < len(asked) and _has_alive(cluster, asked, answers)
-    return [answer for _, answer in answers], is_reachable and not missing
-
-
-def _has_alive(cluster: AnyCluster, asked: Sequence[tuple[str, object]], answers: Sequence[tuple[str, object]]) -> bool:
-    """Return whether a node that is alive has not answered."""
-    answered = {node_id for node_id, _ in answers}
-    return any(node_id not in answered and cluster.nodes.get(node_id) is not None for node_id, _ in asked)
+    unanswered = Counter(node_id for node_id, _ in asked) - Counter(node_id for node_id, _ in answers)
+    is_complete = is_reachable and all(cluster.nodes.get(node_id) is None for node_id in unanswered)
+    return [answer for _, answer in answers], is_complete

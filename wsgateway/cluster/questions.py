@@ -212,11 +212,36 @@ class CountMembers(Question[UserPage], frozen=True):
     after: bytes
 
 
+class ReadHistory(Question[bytes], frozen=True):
+    """Read the history of a channel. The answer is that of REST, as JSON."""
+
+    name = "history"
+    answer = bytes
+
+    channel: str
+    limit: Count
+    since: str | None
+    reverse: bool
+
+
+class Forget(Question[None], frozen=True):
+    """Drop the history of a channel."""
+
+    name = "forget"
+    answer = None
+
+    channel: str
+
+
 class SubscribeReport(msgspec.Struct, frozen=True):
-    """The number of new subscriptions. `error` is why a connection could not be subscribed, empty if all could."""
+    """The number of new subscriptions. `error` is why a connection could not be subscribed, empty if all could.
+
+    With `is_history`, the history store is the reason.
+    """
 
     count: Count
     error: str
+    is_history: bool = False
 
 
 class Subscribe(Question[SubscribeReport], frozen=True):

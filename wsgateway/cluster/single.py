@@ -1,7 +1,7 @@
 """The cluster of a gateway without a broker, and the type of either kind of cluster."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from wsgateway.cluster.acks import PendingAcks
@@ -35,6 +35,9 @@ class SingleNode:
 
     def notify(self) -> None:
         """Do nothing, because there is no other node."""
+
+    async def wait_until(self, is_fulfilled: Callable[[], bool]) -> None:
+        """Do not wait, because there is no other node."""
 
     def loop_blocked(self, loop: asyncio.AbstractEventLoop) -> None:
         """Do nothing, because there is no other node."""

@@ -38,7 +38,7 @@ class Topics:
         return len(self._followed)
 
     def follow(self, topic: str) -> asyncio.Future[None]:
-        """Add `topic`. The future is the caller's own, and is done when the topic is in force or `BrokerError`."""
+        """Add `topic`. The future is the caller's own. It is done when the topic is in force, or has failed."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._followed.add(topic)
         if self._failure is not None:

@@ -63,7 +63,7 @@ class Answers:
         channels: ChannelAnswers,
         revocations: Revocations,
     ) -> None:
-        self._gateway_id = gateway_id
+        self.gateway_id = gateway_id
         self._version = version
         self._hub = hub
         self._connections = hub.connections
@@ -117,7 +117,7 @@ class Answers:
         history_bytes, history_evictions = self.channels.usage
         return samples(
             self._metrics,
-            gateway=self._gateway_id,
+            gateway=self.gateway_id,
             node=cluster.node,
             connections=Counter([(conn.protocol, conn.transport) for conn in self._connections]),
             waiting=sum(conn.queued_messages for conn in self._connections),

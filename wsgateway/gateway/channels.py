@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from heapq import nsmallest
+from typing import TypeVar
 
 from wsgateway.cluster.asking import Answering
 from wsgateway.cluster.history.memory import MemoryHistory
@@ -12,25 +13,32 @@ from wsgateway.cluster.owners import ask_owners
 from wsgateway.cluster.questions import (
     ChannelRows,
     DescribeChannel,
+    Forget,
     ListChannels,
     ListedChannel,
+    Question,
+    ReadHistory,
     Subscribe,
     SubscribeReport,
     Unsubscribe,
 )
 from wsgateway.cluster.single import AnyCluster
 from wsgateway.config.channels import MAX_HISTORY
-from wsgateway.exceptions import ChannelError, EnvelopeError
+from wsgateway.exceptions import ChannelError, EnvelopeError, HistoryError, NodeError
 from wsgateway.frames import History, Position
 from wsgateway.gateway.members import MemberAnswers, MemberLists
+from wsgateway.gateway.relay import no_node, serving_nodes
 from wsgateway.gateway.shapes import (
     ChannelInfo,
     ChannelList,
     HistoryAnswer,
     PresenceAnswer,
     Unsubscribed,
+    encoded,
+    history_answer,
     member_info,
     publication_info,
+    with_position,
 )
 from wsgateway.hub.channel import info_json
 from wsgateway.hub.channels import Channels
@@ -38,6 +46,8 @@ from wsgateway.hub.hub import Hub
 from wsgateway.hub.shared_history import SharedHistory
 from wsgateway.logs import GatewayLog
 from wsgateway.text import short
+
+A = TypeVar("A")
 
 CHUNK = 5000
 """Names that are compared in one iteration of the event loop."""
@@ -61,6 +71,8 @@ class ChannelAnswers:
             ListChannels: self._answer_list,
             DescribeChannel: self._answer_describe,
             **self.members.answering,
+            ReadHistory: self._answer_history,
+            Forget: self._answer_forget,
             Subscribe: self._answer_subscribe,
             Unsubscribe: self._answer_unsubscribe,
         }
@@ -103,30 +115,27 @@ class ChannelAnswers:
             silent=None if published is None else round(time.monotonic() - published, 3),
         )
 
-    def info(self, row: ListedChannel) -> ChannelInfo:
-        """Return a row with the fields that only the answer for a single channel has."""
+    def info(self, row: ListedChannel, *, is_shared: bool) -> ChannelInfo:
+        """Return a row with the fields that only the answer for a single channel has.
+
+        `is_shared` is whether histories are shared with other nodes.
+        """
         settings = self._channels.namespaces.find(row.name)
         _, records, _ = self.store.peek(row.name) or (None, 0, None)
+        is_shared = is_shared and settings.history > 0
         return ChannelInfo(
             name=row.name,
             namespace=row.namespace,
             subscribers=row.subscribers,
             at=row.at,
             silent=row.silent,
-            records=records if settings.history else 0,
+            records=None if is_shared else records if settings.history else 0,
             settings=settings.shown(),
         )
 
     async def history(self, name: str, *, limit: int, since: str | None, reverse: bool) -> History:
         """Return publications of a channel, as `Gateway.history` does."""
-        settings = self._channels.namespaces.find(name)
-        if isinstance(limit, bool) or not isinstance(limit, int) or not 0 <= limit <= MAX_HISTORY:
-            raise ValueError(f"limit is {short(limit)}, use 0 to {MAX_HISTORY}")
-        position = None
-        if since is not None:
-            position = Position.parse(since) if isinstance(since, str) else None
-            if position is None:
-                raise ValueError(f"since is {short(since)}, use a position, EPOCH:OFFSET")
+        settings, position = self._channels.namespaces.find(name), self.check_read(name, limit, since)
         if not settings.history:
             return History([], None)
         shared = self._shared()
@@ -135,6 +144,18 @@ class ChannelAnswers:
         else:
             at, publications = self.store.read(name, settings, limit=limit, since=position, reverse=reverse)
         return History(publications, str(at))
+
+    def check_read(self, name: str, limit: int, since: str | None) -> Position | None:
+        """Return the position `since`. Raise `ChannelError` for the channel, and `ValueError` for the limit and it."""
+        self.check(name)
+        if isinstance(limit, bool) or not isinstance(limit, int) or not 0 <= limit <= MAX_HISTORY:
+            raise ValueError(f"limit is {short(limit)}, use 0 to {MAX_HISTORY}")
+        if since is None:
+            return None
+        position = Position.parse(since) if isinstance(since, str) else None
+        if position is None:
+            raise ValueError(f"since is {short(since)}, use a position, EPOCH:OFFSET")
+        return position
 
     async def forget(self, name: str) -> None:
         """Drop the history of a channel. Raise `ChannelError` if there can be no such channel, and `HistoryError`."""
@@ -164,6 +185,8 @@ class ChannelAnswers:
                     count += conn.is_open
             except ChannelError as exc:
                 error = error or exc.reason
+            except HistoryError as exc:  # the next connection would wait for the same store
+                return SubscribeReport(count, str(exc), is_history=True)
         return SubscribeReport(count, error)
 
     def unsubscribe(self, question: Unsubscribe) -> int:
@@ -179,6 +202,17 @@ class ChannelAnswers:
 
     async def _answer_describe(self, question: DescribeChannel) -> ListedChannel:
         return self.row(question.channel)
+
+    async def _answer_history(self, question: ReadHistory) -> bytes:
+        try:
+            name = question.channel
+            history = await self.history(name, limit=question.limit, since=question.since, reverse=question.reverse)
+        except ValueError as exc:
+            raise EnvelopeError("arguments", str(exc)) from exc
+        return encoded(HistoryAnswer(name, history.at, [*map(publication_info, history.publications)]))
+
+    async def _answer_forget(self, question: Forget) -> None:
+        await self.forget(question.channel)
 
     async def _answer_subscribe(self, question: Subscribe) -> SubscribeReport:
         try:
@@ -196,11 +230,14 @@ class ChannelAnswers:
 class ChannelInspector:
     """Inspects the channels of a gateway across all its nodes. A node that does not answer in time is left out.
 
-    A history belongs to one process, so it is that of this node. Each method raises `ChannelError` if there can be no
-    such channel.
+    A process without clients asks a node that serves some for the history. Each method raises `ChannelError` if there
+    can be no such channel.
     """
 
-    def __init__(self, answers: ChannelAnswers, cluster: Callable[[], AnyCluster], log: GatewayLog) -> None:
+    def __init__(
+        self, gateway_id: str, answers: ChannelAnswers, cluster: Callable[[], AnyCluster], log: GatewayLog
+    ) -> None:
+        self._gateway_id = gateway_id
         self._answers = answers
         self._cluster = cluster
         self.members = MemberLists(answers.members, cluster, log)
@@ -226,7 +263,15 @@ class ChannelInspector:
         row = self._answers.row(name)
         for other in (await self._cluster().ask_all(DescribeChannel(name))).values():
             row = _joined(row, other)
-        return self._answers.info(row)
+        cluster = self._cluster()
+        info = self._answers.info(row, is_shared=cluster.has_broker)
+        if info.records is not None:
+            return info
+        try:
+            stored = await self.history(name, limit=0, since=None, reverse=False)
+        except (HistoryError, NodeError):
+            return info
+        return with_position(info, stored.at)
 
     async def presence(self, name: str, offset: int, limit: int) -> PresenceAnswer:
         """Return a page of the members of a channel."""
@@ -236,12 +281,30 @@ class ChannelInspector:
 
     async def history(self, name: str, *, limit: int, since: str | None, reverse: bool) -> HistoryAnswer:
         """Return publications of a channel. Raise `ValueError` for a wrong limit or a malformed position."""
+        if not self._cluster().is_serving:
+            self._answers.check_read(name, limit, since)
+            return history_answer(await self._ask_one(ReadHistory(name, limit, since, reverse)))
         history = await self._answers.history(name, limit=limit, since=since, reverse=reverse)
         return HistoryAnswer(name, history.at, [*map(publication_info, history.publications)])
 
     async def forget(self, name: str) -> None:
         """Drop the history of a channel."""
-        await self._answers.forget(name)
+        self._answers.check(name)
+        if self._cluster().is_serving:
+            await self._answers.forget(name)
+        else:
+            await self._ask_one(Forget(name))
+
+    async def _ask_one(self, question: Question[A]) -> A:
+        """Ask the nodes that serve clients, one after the other, until one answers. Raise `NodeError`."""
+        cluster = self._cluster()
+        error = no_node(self._gateway_id)
+        for node in serving_nodes(cluster):
+            try:
+                return await cluster.ask(node.id, question)
+            except NodeError as exc:
+                error = exc
+        raise error
 
     async def subscribe(self, name: str, ids: Sequence[str] | None, user: str, info: object) -> int:
         """Subscribe the connections with `ids`, those of a `user`, or all. Return the number of new subscriptions.
@@ -255,7 +318,7 @@ class ChannelInspector:
         others, _ = await ask_owners(self._cluster(), question, ids)
         for report in (own, *others):
             if report.error:
-                raise ChannelError(report.error)
+                raise HistoryError(report.error) if report.is_history else ChannelError(report.error)
         return own.count + sum(report.count for report in others)
 
     async def unsubscribe(

@@ -35,7 +35,7 @@ class Inspector:
 
     def __init__(self, answers: Answers, cluster: Callable[[], AnyCluster], log: GatewayLog) -> None:
         self._answers = answers
-        self.channels = ChannelInspector(answers.channels, cluster, log)
+        self.channels = ChannelInspector(answers.gateway_id, answers.channels, cluster, log)
         self._current_cluster = cluster
         self._counting: asyncio.Future[dict[str, dict[str, float]]] | None = None
 

@@ -1,8 +1,10 @@
 """Messages of processes that serve no clients, such as a publisher. A node of the gateway sends them. Knows no HTTP."""
 
+import asyncio
 import json
 import random
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 from wsgateway.cluster.asking import Answering
@@ -137,7 +139,9 @@ class Relay:
     It keeps to one node, because the messages of two have no order.
     """
 
-    def __init__(self, gateway_id: str, cluster: Callable[[], AnyCluster]) -> None:
+    def __init__(self, gateway_id: str, cluster: Callable[[], AnyCluster], *, patience: float) -> None:
+        """`patience` is seconds to wait for a node, if none is known."""
+        self._patience = patience
         self._gateway_id = gateway_id
         self._cluster = cluster
         self._node = ""
@@ -159,11 +163,12 @@ class Relay:
 
     async def _ask(self, question: SendTo | Publish, seconds: float) -> Sent:
         cluster = self._cluster()
-        error = NodeError(
-            f"no process that serves gateway [{self._gateway_id}] can be reached over the broker; start one, with the "
-            "same id and broker"
-        )
-        for node in self._candidates(cluster):
+        error = no_node(self._gateway_id)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._patience):  # the nodes do not know this process yet, or are replaced
+                await cluster.wait_until(lambda: bool(serving_nodes(cluster)))
+        # it keeps to the node that it has asked before
+        for node in sorted(serving_nodes(cluster), key=lambda node: node.id != self._node):
             try:
                 report = await cluster.ask_within(seconds, node.id, question)
             except NodeLate as exc:
@@ -178,12 +183,6 @@ class Relay:
                     self._node = node.id
                     return self._result(report)
         raise error
-
-    def _candidates(self, cluster: AnyCluster) -> list[Node]:
-        """Return the nodes that serve clients and answer in time, first the one that was asked before."""
-        nodes = [node for node in cluster.nodes.alive() if node.info.state == GatewayState.RUNNING and not node.is_late]
-        random.shuffle(nodes)  # so that publishers use all nodes
-        return sorted(nodes, key=lambda node: node.id != self._node)
 
     def _result(self, report: SentReport) -> Sent:
         """Return the result of a message, or raise its error."""
@@ -201,6 +200,18 @@ class Relay:
                 raise _ERRORS[report.error](report.reason)
             case _:
                 raise NodeError(f"the message failed in the node, whose log has the reason: {report.reason}")
+
+
+def serving_nodes(cluster: AnyCluster) -> list[Node]:
+    """Return the other nodes that serve clients and answer in time, in random order."""
+    nodes = [node for node in cluster.nodes.alive() if node.info.state == GatewayState.RUNNING and not node.is_late]
+    random.shuffle(nodes)  # so that different processes ask different nodes
+    return nodes
+
+
+def no_node(gateway_id: str) -> NodeError:
+    text = f"no process that serves gateway [{gateway_id}] can be reached over the broker; start one, with the same id"
+    return NodeError(f"{text} and broker")
 
 
 def encoded(message: object) -> Message:

@@ -177,13 +177,15 @@ async def assemble(
 async def _sharing(parts: Parts, cluster: Cluster, pubsub: PubSub) -> AsyncIterator[None]:
     """Share the channels of a gateway with its other nodes."""
     settings, channels = parts.settings, parts.channels
-    store = open_store(
-        settings.broker or "",
-        gateway=cluster.names.gateway,
-        history_bytes=settings.history_bytes,
-        new_epoch=new_epoch,
-        log=parts.log,
-    )
+    store = None
+    if histories_in(settings.channels):
+        store = open_store(
+            settings.broker or "",
+            gateway=cluster.names.gateway,
+            history_bytes=settings.history_bytes,
+            new_epoch=new_epoch,
+            log=parts.log,
+        )
     history = None if store is None else SharedHistory(store, cluster, parts.metrics, parts.log)
     subscribers = Subscribers(
         pubsub.deliver, channels.to_notify, channels.lose, lambda: cluster.is_up, channels.by_name.__contains__

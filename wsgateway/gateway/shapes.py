@@ -6,7 +6,7 @@ Knows nothing of requests.
 import json
 from base64 import b64encode
 from collections.abc import Iterable
-from typing import Annotated, Any, assert_never
+from typing import Annotated, Any, assert_never, cast
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -217,9 +217,12 @@ class Closed(Struct, frozen=True):
 
 
 class ChannelInfo(ListedChannel, frozen=True, kw_only=True):
-    """One channel: the number of publications in its history, and its settings."""
+    """One channel: the number of publications in its history, and its settings.
 
-    records: Count
+    `records` is null if the history is shared through a broker, which does not count them.
+    """
+
+    records: Count | None
     settings: dict[str, Any]
 
 
@@ -279,6 +282,26 @@ def publication_info(publication: Publication) -> PublicationInfo:
         tags=dict(publication.tags) if publication.tags else UNSET,
         sender=UNSET if sender is None else member_info(sender.id, sender.user, ENCODER.encode(sender.info)),
     )
+
+
+class _HistoryAnswer(Struct, frozen=True):
+    """A `HistoryAnswer` whose publications are not decoded, because integers in them may have any size."""
+
+    channel: str
+    at: str | None
+    publications: list[msgspec.Raw]
+
+
+def with_position(info: ChannelInfo, at: str | None) -> ChannelInfo:
+    """Return `info` with the position `at`."""
+    return msgspec.structs.replace(info, at=at)
+
+
+def history_answer(data: bytes) -> HistoryAnswer:
+    """Return the answer that another node has encoded. Raise `ValueError`."""
+    answer = msgspec.json.decode(data, type=_HistoryAnswer)
+    publications = cast(list[PublicationInfo], answer.publications)  # which are encoded as they are
+    return HistoryAnswer(answer.channel, answer.at, publications)
 
 
 def fields_of(shape: Struct) -> dict[str, Any]:

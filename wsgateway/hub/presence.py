@@ -128,16 +128,20 @@ class SharedPresence:
         return () if roster is None else roster.rows()
 
     async def join(self, channel: str) -> None:
-        """Ask all nodes for the members of a channel, whose topic is in force. Wait at most `JOIN_TIMEOUT` seconds."""
+        """Ask all nodes for the members of a channel, whose topic is in force. Wait at most `JOIN_TIMEOUT` seconds.
+
+        Nodes that are late are not waited for.
+        """
         self._rosters[channel] = Roster()
-        nodes = {node.id for node in self._cluster.nodes.present()} if self._cluster.is_up else set()
-        if not nodes:
+        nodes = self._cluster.nodes.present() if self._cluster.is_up else []
+        for node in nodes:
+            self._ask(node.id, (channel,))
+        missing = {node.id for node in nodes if not node.is_late}
+        if not missing:
             return
         asked = asyncio.Event()
-        self._joining[channel] = nodes, asked
+        self._joining[channel] = missing, asked
         try:
-            for node_id in tuple(nodes):
-                self._ask(node_id, (channel,))
             with suppress(TimeoutError):
                 async with asyncio.timeout(JOIN_TIMEOUT):
                     await asked.wait()
@@ -245,7 +249,7 @@ class SharedPresence:
                 continue  # it is not followed any more, or the answer may be too old
             del peer.channels[channel]
             roster = self._rosters[channel]
-            rows = rows_of(node_id, listed.rows)
+            rows = await _encode(node_id, listed.rows)
             if await self._slices(channel, roster, roster.fill(node_id, rows)) and channel not in peer.channels:
                 events, is_behind = roster.release(node_id, listed.number)
                 self._report(channel, events)
@@ -286,3 +290,11 @@ class SharedPresence:
                 missing.discard(node_id)
                 if not missing:
                     asked.set()
+
+
+async def _encode(node_id: str, rows: list[MemberRow]) -> dict[str, bytes]:
+    encoded = rows_of(node_id, rows[:SLICE])
+    for start in range(SLICE, len(rows), SLICE):
+        await asyncio.sleep(0)  # serves others between two slices
+        encoded |= rows_of(node_id, rows[start : start + SLICE])
+    return encoded

@@ -43,7 +43,9 @@ class Event(NamedTuple):
 
 def encode_member(member: Member) -> bytes:
     """Return a member as a JSON object."""
-    return ENCODER.encode(member._asdict()).encode()
+    text = ENCODER.encode
+    info = "null" if member.info is None else text(member.info)
+    return f'{{"id":{text(member.id)},"user":{text(member.user)},"info":{info}}}'.encode()
 
 
 def rows_of(origin: str, rows: Iterable[MemberRow]) -> dict[str, bytes]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from wsgateway.cluster.history.recovery import Recovery, Wish
 from wsgateway.cluster.history.replica import Arrival, Effects, Page, Replica, State
-from wsgateway.config.channels import ChannelSettings
+from wsgateway.config.channels import MAX_HISTORY, ChannelSettings
 from wsgateway.config.values import Keep
 from wsgateway.exceptions import HistoryError
 from wsgateway.frames import Position, Publication
@@ -127,9 +127,9 @@ class SharedChannel:
     async def _first_page(self) -> Page:
         settings = self.settings
         if settings.keep is Keep.LAST:
-            return await self._history.page(self.name, settings, 0, settings.history)
+            return await self._history.page(self.name, settings, 0, MAX_HISTORY)
         if self._since is not None:
-            page = await self._history.page(self.name, settings, self._since, settings.history)
+            page = await self._history.page(self.name, settings, self._since, MAX_HISTORY)
             if page.entries or not page.top:
                 return page
         return await self._history.page(self.name, settings, None, min(self._last, settings.history))
@@ -149,7 +149,7 @@ class SharedChannel:
         shared = self._shared_read
         if shared is not None and shared[0] <= above and not shared[1].done():
             return await asyncio.shield(shared[1])
-        future = self._history.page(self.name, self.settings, above, self.settings.history)
+        future = self._history.page(self.name, self.settings, above, MAX_HISTORY)
         self._shared_read = (above, future)
         return await asyncio.shield(future)
 
@@ -254,7 +254,7 @@ class SharedChannel:
             try:
                 if renew:
                     await self._history.renew(self.name, renew)
-                page = await self._history.page(self.name, self.settings, above, self.settings.history)
+                page = await self._history.page(self.name, self.settings, above, MAX_HISTORY)
                 break
             except HistoryError as exc:
                 if not self._subscribers.is_up():

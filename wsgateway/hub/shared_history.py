@@ -151,6 +151,10 @@ class SharedHistory:
         try:
             pages = await self._store.read([request for request, _ in requests])
             for (request, future), stored in zip(requests, pages, strict=True):
+                if isinstance(stored, HistoryError):
+                    if not future.done():
+                        future.set_exception(stored)
+                    continue
                 page = await self._decoded(request, stored)
                 if not future.done():
                     future.set_result(page)

@@ -146,7 +146,9 @@ class Session:
         parts = self._parts
         parts.hub.join(self.conn)
         parts.dispatcher.entered(self.conn, self._inbox)
-        if parts.channels.revocations.has("", conn_id=self.conn.id, user=self.conn.user_id, after=self._after):
+        revocations, conn = parts.channels.revocations, self.conn
+        is_old = revocations.count != self._after
+        if is_old and revocations.has("", conn_id=conn.id, user=conn.user_id, after=self._after):
             self.outbox.close(TRY_AGAIN, "the user was disconnected meanwhile")
         if self._granted is not None:
             granted, self._granted = self._granted, None

@@ -32,7 +32,7 @@ class Observer:
             state=lambda: self.state,
             cluster=lambda: self.cluster,
         )
-        self._relay = Relay(settings.id, lambda: self.cluster)
+        self._relay = Relay(settings.id, lambda: self.cluster, patience=settings.broker_timeout)
         self.metrics = parts.metrics
         self.log = parts.log
         self.inspector = parts.inspector

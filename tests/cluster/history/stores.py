@@ -23,6 +23,7 @@ from wsgateway.cluster.history.store import (
 from wsgateway.cluster.history.stores import open_store
 from wsgateway.config.channels import ChannelSettings
 from wsgateway.config.values import Keep
+from wsgateway.exceptions import HistoryError
 from wsgateway.frames import Position, Publication
 from wsgateway.logs import GatewayLog
 from wsgateway.messages import Kind, Message
@@ -105,6 +106,16 @@ def entry(
     channel: str, record: bytes, settings: ChannelSettings = KEPT, *, key: str = "", idempotency_key: str = ""
 ) -> Append:
     return Append(channel, topic_of(channel), record, settings, key, idempotency_key)
+
+
+async def pages(store: HistoryStore, requests: Sequence[Request]) -> list[StoredPage]:
+    """The pages that a store returns. Raises the first error among them."""
+    found = []
+    for page in await store.read(requests):
+        if isinstance(page, HistoryError):
+            raise page
+        found.append(page)
+    return found
 
 
 # In memory

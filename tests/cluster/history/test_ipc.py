@@ -19,8 +19,8 @@ import anyio
 import pytest
 import zmq
 
-from tests.clocks import jumping, pass_time
-from wsgateway.cluster.brokers import Link, opener
+from tests.clocks import block, jumping, pass_time
+from wsgateway.cluster.brokers import Link, opener, release
 from wsgateway.cluster.brokers.ipc import Proxy, take_proxy
 from wsgateway.cluster.history.ipc import MAX_ASKED, MAX_WAITING, PATIENCE, TIMEOUT, IpcHistory
 from wsgateway.cluster.history.requests import MAX_RECORD, VERSION, Answer, encode_answer
@@ -71,7 +71,8 @@ async def read(store: IpcHistory, channel: str = "c", above: int | None = 0) -> 
 @asynccontextmanager
 async def listening(folder: Path, *topics: str) -> AsyncIterator[Link]:
     """Yield a link whose subscriptions are in force."""
-    link = await opener(f"ipc://{folder}")(topics)
+    open_link = opener(f"ipc://{folder}")
+    link = await open_link(topics)
     try:
         for topic in topics:
             with anyio.fail_after(5):
@@ -83,6 +84,7 @@ async def listening(folder: Path, *topics: str) -> AsyncIterator[Link]:
         yield link
     finally:
         await link.aclose()
+        await release(open_link)
 
 
 SERVER = """
@@ -212,6 +214,20 @@ async def test_an_append_that_was_sent_may_have_been_stored_and_nothing_overtake
             router.send_multipart([client, encode_answer(Answer(number, "", [(2, "e", True)]))])
             await done(third)
             assert third.result() == (Position("e", 2), True)
+
+
+@jumping
+async def test_an_event_loop_that_was_blocked_still_gets_its_answer(folder: Path) -> None:
+    with scripted_server(folder) as router:
+        async with history(folder) as store:
+            future = store.append(publication(b"one"))
+            client, (_, number, *_), _ = await next_request(router)
+            block(TIMEOUT + 1)
+            await asyncio.sleep(0)  # the timer runs
+            assert not future.done()
+            router.send_multipart([client, encode_answer(Answer(number, "", [(1, "e", True)]))])
+            await done(future)
+            assert future.result() == (Position("e", 1), True)
 
 
 @jumping
@@ -391,6 +407,58 @@ async def test_names_and_keys_arrive_as_they_are(folder: Path, proxy: Proxy) -> 
 
 
 # The process with the server
+
+
+def is_free(folder: Path) -> bool:
+    """Whether no proxy runs."""
+    proxy = take_proxy(folder)
+    if proxy is not None:
+        proxy.close()
+    return proxy is not None
+
+
+async def test_the_histories_outlive_a_link_that_is_lost(folder: Path) -> None:
+    open_link = opener(f"ipc://{folder}")
+    first = await open_link(["topic.c"])
+    async with history(folder) as store:
+        at, _ = await store.append(publication(b"one"))
+        await first.aclose()
+        second = await open_link(["topic.c"])
+        assert not is_free(folder)
+        assert await store.append(publication(b"two")) == (Position(at.epoch, 2), True)
+        await second.aclose()
+    await release(open_link)
+    assert is_free(folder)
+
+
+async def test_the_proxy_ends_when_neither_links_nor_their_opener_are_in_use(folder: Path) -> None:
+    link = await opener(f"ipc://{folder}")(["topic.c"])
+    gc.collect()
+    assert not is_free(folder)
+    await link.aclose()
+    del link
+    gc.collect()
+    assert is_free(folder)
+
+
+@pytest.mark.parametrize("removed", ["in", "out", "history", ""])
+async def test_the_next_link_has_a_new_proxy_if_a_cleaner_of_temporary_files_was_there(
+    folder: Path, removed: str
+) -> None:
+    open_link = opener(f"ipc://{folder}")
+    link = await open_link(["topic.c"])
+    await link.aclose()
+    if removed:
+        (folder / removed).unlink()
+    else:
+        folder.rename(folder.with_name("old"))
+    link = await open_link(["topic.c"])
+    async with history(folder) as store:
+        at, _ = await store.append(publication(b"one"))
+        assert at.offset == 1
+    await link.aclose()
+    await release(open_link)
+    assert is_free(folder)
 
 
 def leftovers() -> tuple[int, int]:

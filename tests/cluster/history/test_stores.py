@@ -16,6 +16,7 @@ from tests.cluster.history.stores import (
     Backend,
     backend_at,
     entry,
+    pages,
 )
 from tests.services import redis, valkey
 from wsgateway.cluster.brokers.ipc import take_proxy
@@ -49,7 +50,7 @@ async def backend(url: str) -> AsyncIterator[Backend]:
 
 
 async def records_of(backend: Backend, channel: str, settings: ChannelSettings = KEPT) -> list[bytes]:
-    (page,) = await (await backend.open()).read([Request(channel, settings, 0, MAX_HISTORY)])
+    (page,) = await pages(await backend.open(), [Request(channel, settings, 0, MAX_HISTORY)])
     return [record for _, _, record in page.records]
 
 
@@ -153,7 +154,7 @@ async def test_what_is_announced_is_what_is_stored(backend: Backend) -> None:
     store, channel = await backend.open(), backend.channel()
     listeners = [await backend.listen(channel) for _ in range(3)]
     results = [await future for future in [store.append(entry(channel, b"%d" % number)) for number in range(50)]]
-    (page,) = await store.read([Request(channel, KEPT, 0, 100)])
+    (page,) = await pages(store, [Request(channel, KEPT, 0, 100)])
     for listener in listeners:
         announced = await listener.next(50)
         assert [(prev, at.offset, record) for prev, at, record in announced] == list(page.records)
@@ -167,7 +168,7 @@ async def test_only_the_newest_are_kept(backend: Backend) -> None:
     store, channel, settings = await backend.open(), backend.channel(), ChannelSettings(history=3)
     for number in range(1, 8):
         await store.append(entry(channel, b"%d" % number, settings))
-    (page,) = await store.read([Request(channel, settings, 0, 100)])
+    (page,) = await pages(store, [Request(channel, settings, 0, 100)])
     assert (page.top, page.start) == (7, 4)
     assert page.records == [(4, 5, b"5"), (5, 6, b"6"), (6, 7, b"7")]
 
@@ -181,12 +182,12 @@ async def test_records_expire_and_the_position_stays(backend: Backend) -> None:
         channel = backend.channel()
         at, _ = await store.append(entry(channel, b"x", settings, key="a"))
         with anyio.fail_after(10):
-            while (page := (await store.read([Request(channel, settings, 0, 100)]))[0]).records:
+            while (page := (await pages(store, [Request(channel, settings, 0, 100)]))[0]).records:
                 await asyncio.sleep(0.01)  # only time makes it expire
         assert (page.epoch, page.top, page.start) == (at.epoch, 1, 1)
         after, _ = await store.append(entry(channel, b"y", settings, key="b"))
         assert (after.epoch, after.offset) == (at.epoch, 2)
-        (page,) = await store.read([Request(channel, settings, 0, 100)])
+        (page,) = await pages(store, [Request(channel, settings, 0, 100)])
         assert (page.start, page.records) == (1, [(1, 2, b"y")])
 
 
@@ -197,10 +198,10 @@ async def test_forget_drops_the_records_and_the_position_stays(backend: Backend)
         for number in range(5):
             at, _ = await store.append(entry(channel, b"%d" % number, settings, key=str(number)))
         await store.forget(channel)
-        (page,) = await store.read([Request(channel, settings, 0, 100)])
+        (page,) = await pages(store, [Request(channel, settings, 0, 100)])
         assert page == (at.epoch, 5, 5, [])
         assert (await store.append(entry(channel, b"6", settings, key="1")))[0] == (at.epoch, 6)
-        (page,) = await store.read([Request(channel, settings, 3, 100)])
+        (page,) = await pages(store, [Request(channel, settings, 3, 100)])
         assert page == (at.epoch, 6, 5, [(5, 6, b"6")])
 
 
@@ -209,11 +210,11 @@ async def test_the_newest_value_of_each_key_is_kept(backend: Backend) -> None:
     settings = ChannelSettings(history=3, keep=Keep.LAST)
     for number, key in enumerate("abacb", 1):
         await store.append(entry(channel, b"%d" % number, settings, key=key))
-    (page,) = await store.read([Request(channel, settings, 0, 100)])
+    (page,) = await pages(store, [Request(channel, settings, 0, 100)])
     assert (page.top, page.start) == (5, 0)  # nothing is missing, except what was replaced
     assert page.records == [(2, 3, b"3"), (3, 4, b"4"), (4, 5, b"5")]
     await store.append(entry(channel, b"6", settings, key="d"))
-    (page,) = await store.read([Request(channel, settings, 0, 100)])
+    (page,) = await pages(store, [Request(channel, settings, 0, 100)])
     assert (page.top, page.start) == (6, 3)
     assert [record for _, _, record in page.records] == [b"4", b"5", b"6"]
 
@@ -227,7 +228,7 @@ async def test_10_000_keys_are_kept(backend: Backend) -> None:
             for number in range(start, min(start + 500, 10_100))
         ]
         await asyncio.wait(futures)
-    (page,) = await store.read([Request(channel, settings, 0, 10_000)])
+    (page,) = await pages(store, [Request(channel, settings, 0, 10_000)])
     assert (page.top, page.start, len(page.records)) == (10_100, 100, 10_000)
     assert [record for _, _, record in page.records] == [b"%d" % number for number in range(100, 10_100)]
 
@@ -244,7 +245,7 @@ async def test_a_page_begins_above_an_offset_or_ends_with_the_newest(
         await store.append(entry(channel, b"%d" % number, settings, key=str(number)))
 
     async def page_of(above: int | None, most: int) -> tuple[int, bytes]:
-        (page,) = await store.read([Request(channel, settings, above, most)])
+        (page,) = await pages(store, [Request(channel, settings, above, most)])
         assert page.top == 7
         assert all(prev == offset - 1 and record == b"%d" % offset for prev, offset, record in page.records)
         return page.start, b"".join([record for _, _, record in page.records])
@@ -262,7 +263,7 @@ async def test_a_page_begins_above_an_offset_or_ends_with_the_newest(
 
 async def test_a_channel_gets_its_epoch_with_the_first_read(backend: Backend) -> None:
     one, two, channel = await backend.open(), await backend.open(), backend.channel()
-    (page,) = await one.read([Request(channel, KEPT, None, 10)])
+    (page,) = await pages(one, [Request(channel, KEPT, None, 10)])
     assert (page.top, page.start, list(page.records)) == (0, 0, [])
     assert (await two.append(entry(channel, b"x")))[0] == (page.epoch, 1)
 
@@ -270,9 +271,9 @@ async def test_a_channel_gets_its_epoch_with_the_first_read(backend: Backend) ->
 async def test_pages_have_the_order_of_the_requests(backend: Backend) -> None:
     store, channels = await backend.open(), [backend.channel() for _ in range(1200)]
     await asyncio.wait([store.append(entry(channel, channel.encode())) for channel in channels])
-    pages = await store.read([Request(channel, KEPT, 0, 100) for channel in channels])
-    assert [record for page in pages for _, _, record in page.records] == [channel.encode() for channel in channels]
-    assert await store.read([]) == []
+    found = await pages(store, [Request(channel, KEPT, 0, 100) for channel in channels])
+    assert [record for page in found for _, _, record in page.records] == [channel.encode() for channel in channels]
+    assert await pages(store, []) == []
 
 
 # Renewing
@@ -282,7 +283,7 @@ async def test_renew_replaces_the_epoch_once(backend: Backend) -> None:
     one, two, channel = await backend.open(), await backend.open(), backend.channel()
     at, _ = await one.append(entry(channel, b"x"))
     await asyncio.gather(one.renew(channel, at.epoch), two.renew(channel, at.epoch))
-    (page,) = await one.read([Request(channel, KEPT, 0, 100)])
+    (page,) = await pages(one, [Request(channel, KEPT, 0, 100)])
     assert page.epoch != at.epoch
     assert (page.top, page.records) == (1, [(0, 1, b"x")])
     await two.renew(channel, at.epoch)
@@ -305,7 +306,7 @@ async def test_a_store_may_be_closed_twice_and_refuses_then(backend: Backend) ->
     with pytest.raises(HistoryError, match="the history is closed"):
         await store.append(entry(channel, b"x"))
     with pytest.raises(HistoryError, match="the history is closed"):
-        await store.read([Request(channel, KEPT, 0, 100)])
+        await pages(store, [Request(channel, KEPT, 0, 100)])
     assert not asyncio.all_tasks() - before
 
 

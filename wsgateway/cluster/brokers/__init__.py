@@ -38,7 +38,14 @@ class Link(Protocol):
 
 
 Open = Callable[[Sequence[str]], Awaitable[Link]]
-"""Opens a link that is subscribed to topics, or raises `BrokerError`."""
+"""Opens a link that is subscribed to topics, or raises `BrokerError`. Call `release` when no more are needed."""
+
+
+async def release(open_link: Open) -> None:
+    """Release what `open_link` keeps for further links. That is the proxy of `ipc://`; others keep nothing."""
+    release_kept: Callable[[], Awaitable[None]] | None = getattr(open_link, "release", None)
+    if release_kept is not None:
+        await release_kept()
 
 
 def fail(future: asyncio.Future[None], error: BrokerError) -> None:

@@ -11,6 +11,7 @@ import os
 import secrets
 import tempfile
 import threading
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,14 @@ import zmq.asyncio
 
 from wsgateway.cluster.brokers import Link, Open
 from wsgateway.cluster.envelopes import MAX_ENVELOPE
-from wsgateway.cluster.history.service import HistoryService
+from wsgateway.cluster.history.service import SOCKET, HistoryService
 from wsgateway.exceptions import BrokerError
 
 HIGH_WATER = 2_000
 """Batches of messages that may wait for a process that does not read. If there are more, it loses some, and notices."""
+
+FENCE = "wsgateway.fence."
+"""The beginning of the topics that show when subscriptions are in force."""
 
 FIRST_FENCE = 0.001
 FENCE_INTERVAL = 0.05
@@ -48,6 +52,7 @@ class Proxy:
 
     def __init__(self, folder: Path, lock: int) -> None:
         self._lock = lock
+        self._folder = folder
         self._context = zmq.Context()
         self._sockets: list[zmq.Socket[bytes]] = []
         try:
@@ -78,6 +83,16 @@ class Proxy:
         finally:
             for socket in self._sockets:
                 socket.close(linger=0)
+
+    @property
+    def is_intact(self) -> bool:
+        """Whether its threads run, and other processes can connect. A cleaner of temporary files may prevent that."""
+        try:
+            is_same = os.path.samestat(os.fstat(self._lock), self._folder.stat())
+        except OSError:
+            return False
+        has_sockets = all((self._folder / name).exists() for name in ("in", "out", SOCKET))
+        return is_same and has_sockets and self._thread.is_alive() and self._history.is_alive
 
     def close(self) -> None:
         """Stop the proxy. Another process may run one from now on. May be called twice."""
@@ -112,8 +127,8 @@ def take_proxy(folder: Path) -> Proxy | None:
 class IpcLink:
     max_payload = MAX_ENVELOPE
 
-    def __init__(self, folder: Path, topics: Sequence[str], proxy: Proxy | None) -> None:
-        self._proxy = proxy
+    def __init__(self, folder: Path, topics: Sequence[str], opener: "IpcOpener") -> None:
+        self._opener = opener  # keeps the proxy, if that runs in this process
         self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._context: zmq.asyncio.Context | None = zmq.asyncio.Context()
         self._out = self._context.socket(zmq.PUSH)
@@ -144,7 +159,7 @@ class IpcLink:
     async def subscribe(self, topics: Sequence[str]) -> None:
         # The proxy handles the subscriptions of a link in order. So when a message of a topic that was subscribed to
         # last has arrived, all are in force.
-        fence = f"wsgateway.fence.{secrets.token_hex(8)}"
+        fence = FENCE + secrets.token_hex(8)
         arrived = self._fences[fence] = asyncio.get_running_loop().create_future()
         either: set[asyncio.Future[None]] = {arrived, self._lost}
         interval = FIRST_FENCE
@@ -180,9 +195,10 @@ class IpcLink:
                 raise BrokerError(PROXY_ENDED)
             name, *parcel = received.result()
             topic = name[:-1].decode()
-            if topic in self._fences:
-                if not self._fences[topic].done():
-                    self._fences[topic].set_result(None)
+            if topic.startswith(FENCE):
+                arrived = self._fences.get(topic)  # None for a fence that was sent twice
+                if arrived is not None and not arrived.done():
+                    arrived.set_result(None)
                 return ()
             return [(topic, data) for data in parcel]
         except zmq.ZMQError as exc:
@@ -198,18 +214,14 @@ class IpcLink:
 
     async def aclose(self) -> None:
         context, self._context = self._context, None
-        try:
-            if context is not None:
-                self._watching.cancel()
-                await asyncio.wait({self._watching})
-                self._in.disable_monitor()
-                self._events.close(linger=0)
-                self._in.close(linger=0)
-                self._out.close()
-                await asyncio.to_thread(context.term)  # waits until everything is written, at most `FLUSH_MS`
-        finally:
-            if self._proxy is not None:
-                await asyncio.shield(asyncio.to_thread(self._proxy.close))
+        if context is not None:
+            self._watching.cancel()
+            await asyncio.wait({self._watching})
+            self._in.disable_monitor()
+            self._events.close(linger=0)
+            self._in.close(linger=0)
+            self._out.close()
+            await asyncio.to_thread(context.term)  # waits until everything is written, at most `FLUSH_MS`
 
 
 def topic_name(topic: str) -> bytes:
@@ -236,17 +248,39 @@ def folder_of(url: str) -> Path:
     return folder
 
 
-def opener(url: str) -> Open:
-    """Return a function that opens links to the broker at `url`. Raise `ValueError` as `folder_of` does."""
-    folder = folder_of(url)
+class IpcOpener:
+    """Opens links. Runs the proxy of their folder in this process, unless another one does.
 
-    async def open_link(topics: Sequence[str]) -> Link:
-        proxy = take_proxy(folder)
+    The proxy outlives a link that is lost, because the histories are lost with it. It ends with `release`, or when
+    neither this object nor a link is in use any more.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._taking = threading.Lock()
+        self._proxy: Proxy | None = None
+
+    async def __call__(self, topics: Sequence[str]) -> Link:
+        with self._taking:  # a blocked process opens a link in a thread, too
+            if self._proxy is not None and not self._proxy.is_intact:
+                self._proxy.close()
+                self._proxy = None
+            if self._proxy is None:
+                self._proxy = take_proxy(self._folder)
+                if self._proxy is not None:
+                    weakref.finalize(self, self._proxy.close).atexit = False
         try:
-            return IpcLink(folder, topics, proxy)
+            return IpcLink(self._folder, topics, self)
         except zmq.ZMQError as exc:
-            if proxy is not None:
-                proxy.close()
             raise BrokerError(str(exc)) from exc
 
-    return open_link
+    async def release(self) -> None:
+        """End the proxy. Another process may run one from now on."""
+        proxy, self._proxy = self._proxy, None
+        if proxy is not None:
+            await asyncio.shield(asyncio.to_thread(proxy.close))
+
+
+def opener(url: str) -> Open:
+    """Return a function that opens links to the broker at `url`. Raise `ValueError` as `folder_of` does."""
+    return IpcOpener(folder_of(url))

@@ -23,7 +23,6 @@ TOPICS_PER_ITERATION = 64
 UNCONFIRMED = 1024 * 1024
 """Bytes after which the server has to confirm, because the client keeps everything that it cannot write."""
 
-
 SUBJECT = re.compile(r"[^\s.*>]+(\.[^\s.*>]+)*")
 """A subject without wildcards."""
 
@@ -149,9 +148,10 @@ class NatsLink:
     async def unsubscribe(self, topics: Sequence[str]) -> None:
         assert self._client is not None
         try:
-            await self._client.unsubscribe_from(
-                [self._numbers.pop(topic) for topic in topics if topic in self._numbers]
-            )
+            if self._shared is not None:
+                numbers = [self._numbers.pop(topic) for topic in topics if topic in self._numbers]
+                await self._client.unsubscribe_from(numbers)
+                return
             for topic in topics:
                 if topic in self._subscriptions:
                     await self._subscriptions.pop(topic).unsubscribe()

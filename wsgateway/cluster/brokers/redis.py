@@ -27,6 +27,11 @@ class RedisLink:
         self._confirmed: asyncio.Future[None] | None = None
         self._unconfirmed = 0
 
+    async def open(self, topics: Sequence[str]) -> None:
+        """Connect and subscribe. Raise `RedisError`, `OSError`."""
+        self._unconfirmed = len(topics)
+        await self._pubsub.subscribe(*topics)
+
     async def publish(self, batch: Sequence[tuple[str, bytes]]) -> None:
         pipeline = self._client.pipeline(transaction=False)
         for topic, data in batch:
@@ -39,7 +44,7 @@ class RedisLink:
     async def subscribe(self, topics: Sequence[str]) -> None:
         # not `PubSub.subscribe`, because redis-py would subscribe again on a new connection before it raises an error
         confirmed = self._confirmed = asyncio.get_running_loop().create_future()
-        self._unconfirmed = len(topics)
+        self._unconfirmed += len(topics)
         await self._send("SUBSCRIBE", topics)
         await confirmed
 
@@ -102,7 +107,7 @@ def opener(url: str) -> Open:
         except (RedisError, OSError) as exc:
             raise BrokerError(str(exc) or repr(exc)) from exc
         try:
-            await pubsub.subscribe(*topics)
+            await link.open(topics)
         except BaseException as exc:
             await link.aclose()
             if isinstance(exc, (RedisError, OSError)):

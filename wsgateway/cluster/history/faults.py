@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-LATE = "it may have been stored, so send it again with the same idempotency_key"
+LATE = "it may have been stored, so publish it again only with the idempotency_key that it had"
 
 
 class Fault(NamedTuple):
@@ -83,7 +83,7 @@ _COMMAND = re.compile(r"'([\w|]+)'")
 
 def fault_of(error: BaseException) -> Fault:
     """Return the fault for an error of redis-py, of the server, or of the network."""
-    text = str(error) or repr(error)
+    text = (str(error) or repr(error)).rstrip(".")
     full = f"{_CODES.get(type(error).__name__, '')} {text}"
     if _is_denied(full):
         return Fault(f"{_advice_for(text)} ({text})")

@@ -33,6 +33,9 @@ TIMEOUT = 5.0
 PATIENCE = 25.0
 """Seconds after that until the client connects again, if it asks for more and has still got no answer."""
 
+MAX_LATE = 0.5
+"""Seconds that a timer may be late. If it is later, the event loop was blocked, and answers may still arrive."""
+
 MAX_WAITING = 10_000
 MAX_WAITING_BYTES = 32 * 1024 * 1024
 """Limits of the appends that wait, and likewise of the other requests. At either limit, a further one fails."""
@@ -200,12 +203,16 @@ class IpcHistory:
                 self._timer = self._loop.call_at(call.deadline, self._expire)
 
     def _expire(self) -> None:
-        """Fail what has waited for too long, after reading the answers that have arrived while the loop was blocked."""
+        """Fail what has waited for too long."""
         assert self._loop is not None
+        assert self._timer is not None
+        now = self._loop.time()
+        if now > self._timer.when() + MAX_LATE:
+            self._timer = self._loop.call_at(now + MAX_LATE, self._expire)
+            return
         self._timer = None
         self._watch()
         self._receive()
-        now = self._loop.time()
         dues = []
         for lane in (self._appends, self._others):
             fault = "does not answer" if lane.sent else "cannot be reached, check the process with the proxy of ipc://"
@@ -228,7 +235,7 @@ class IpcHistory:
     def _connect(self) -> None:
         """Open a socket. ZeroMQ connects as soon as there is a server, and only then accepts a request."""
         assert self._loop is not None
-        if self._context is None:
+        if self._context is None or self._sockets:
             return
         try:
             self._open(self._context)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from contextvars import Context
 from typing import Any, NamedTuple, TypeVar
@@ -111,7 +111,6 @@ class Pipeline:
             _fail(future, HistoryError(CLOSED))
         elif not backlog.fits(size):
             text = f"too many commands wait for the history in {self._name}, check whether the server is overloaded"
-            self._log.limited("history overload").warning("%s", text)
             _fail(future, HistoryError(text))
         else:
             self._queue.append(_Waiting(future, command, convert, script, weight))
@@ -136,7 +135,7 @@ class Pipeline:
         sent: list[_Waiting] = []
         try:
             while True:
-                if not await self._is_connected():
+                if not await self._connect_again():
                     return
                 sent = self._take()
                 if not sent:
@@ -170,11 +169,7 @@ class Pipeline:
         """Send commands, and pass on the answers. Never raises, except if the task is cancelled."""
         unloaded = await self._pass_answers(batch, b"".join([waiting.command for waiting in batch]))
         if unloaded:
-            script = unloaded[0].script
-            assert script is not None
-            full = script.in_full(unloaded[0].command)
-            rest = [waiting.command for waiting in unloaded[1:]]
-            for waiting in await self._pass_answers(unloaded, b"".join([full, *rest])):
+            for waiting in await self._pass_answers(unloaded, b"".join(_with_scripts(unloaded))):
                 text = f"the server {self._name} forgets its scripts again and again, is SCRIPT FLUSH called there?"
                 _fail(waiting.future, HistoryError(text))
 
@@ -216,7 +211,6 @@ class Pipeline:
         """Fail one command that the server has refused. Return the fault if the connection cannot be used any more."""
         fault = fault_of(exc)
         text = f"the history in {self._name}: {fault.text}"
-        self._log.limited(("history", type(exc))).warning("%s", text)
         _fail(future, HistoryError(text))
         return fault if fault.is_over else None
 
@@ -237,8 +231,8 @@ class Pipeline:
 
     # The connection
 
-    async def _is_connected(self) -> bool:
-        """Return whether there is a connection, after connecting if necessary. Otherwise, all that wait have failed."""
+    async def _connect_again(self) -> bool:
+        """Connect if necessary. Return False if that has failed. Then all commands that wait have failed, too."""
         loop = asyncio.get_running_loop()
         if self._connection is not None:
             if loop.time() - self._used < MAX_IDLE or await self._answers():
@@ -303,6 +297,18 @@ class Pipeline:
         if connection is not None:
             with suppress(Exception):  # it is closed already
                 await connection.disconnect(nowait=True)
+
+
+def _with_scripts(batch: list[_Waiting]) -> Iterator[bytes]:
+    """Yield the commands of `batch`. The first that runs a script also loads it."""
+    loaded: set[Script] = set()
+    for waiting in batch:
+        script = waiting.script
+        if script is None or script in loaded:
+            yield waiting.command
+        else:
+            loaded.add(script)
+            yield script.in_full(waiting.command)
 
 
 def _fail(future: "asyncio.Future[Any]", error: HistoryError) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from itertools import count
-from typing import Any
+from typing import Any, cast
 
 from wsgateway.cluster.brokers.redis_server import RedisServer
 from wsgateway.cluster.history.faults import fault_of_probe
@@ -120,10 +120,10 @@ class RedisHistory:
         )
         return self._appending.put(data, _position_of, script=append_script, weight=len(data))
 
-    async def read(self, requests: Sequence[Request]) -> list[StoredPage]:
+    async def read(self, requests: Sequence[Request]) -> list[StoredPage | HistoryError]:
         futures = [self._read(request) for request in requests]
-        await asyncio.wait(futures) if futures else None
-        return [future.result() for future in futures]
+        answers = await asyncio.gather(*futures, return_exceptions=True)
+        return [answer if isinstance(answer, HistoryError) else cast(StoredPage, answer) for answer in answers]
 
     async def renew(self, channel: str, epoch: str) -> None:
         data = renew_script.command(keys_of(self._gateway, channel)[1], epoch.encode(), next(self._epochs))
@@ -147,7 +147,7 @@ class RedisHistory:
             settings.keep.encode(),
         )
         convert = _page_of_values if settings.keep is Keep.LAST else _page_of
-        return self._reading.put(data, convert, script=read_script, weight=max(1, most))
+        return self._reading.put(data, convert, script=read_script, weight=max(1, min(most, settings.history)))
 
     def _remember(self, append: Append) -> _Channel:
         if len(self._channels) >= MAX_CACHED:

@@ -57,7 +57,7 @@ class HistoryServer:
             results, records, parcels = self._carry_out(header, history, frames[1:])
         except RequestError as exc:
             return [encode_answer(Answer(exc.number or number, str(exc), []))], []
-        except (ValueError, TypeError, ConfigError):  # of an item
+        except (ValueError, TypeError, LookupError, ConfigError):  # of an item
             return [encode_answer(Answer(number, "it cannot read the request", []))], []
         except Exception as exc:  # a fault of its own must not end the server
             return [encode_answer(Answer(number, f"it has failed: {exc!r}", []))], []
@@ -84,7 +84,7 @@ class HistoryServer:
     def _carry_out(
         self, header: Header, history: MemoryHistory, records: Sequence[bytes]
     ) -> tuple[list[Any], list[bytes], list[Parcel]]:
-        """Return the results, the records, and the parcels. Raise `RequestError`, `ValueError`, or `TypeError`."""
+        """Return the results, the records, and the parcels. Raise `RequestError`, or what an item causes."""
         match header.operation:
             case "append":
                 results, parcels = self._append(header.items, history, records)

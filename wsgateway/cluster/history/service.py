@@ -44,6 +44,10 @@ class HistoryService:
     def start(self) -> None:
         self._thread.start()
 
+    @property
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
     def join(self) -> None:
         """Wait for the end of the thread, after the context was terminated."""
         self._thread.join()

@@ -7,6 +7,7 @@ from string import ascii_letters, digits
 from typing import NamedTuple, Protocol
 
 from wsgateway.config.channels import ChannelSettings
+from wsgateway.exceptions import HistoryError
 from wsgateway.frames import Position
 
 EPOCH_LETTERS = ascii_letters + digits
@@ -72,8 +73,8 @@ class HistoryStore(Protocol):
         key, and False. Appends of one caller are stored in the order of the calls.
         """
 
-    async def read(self, requests: Sequence[Request]) -> list[StoredPage]:
-        """Return the page of each request, in the same order."""
+    async def read(self, requests: Sequence[Request]) -> Sequence[StoredPage | HistoryError]:
+        """Return the page of each request, in the same order, or the error of a request that cannot be answered."""
 
     async def renew(self, channel: str, epoch: str) -> None:
         """Replace `epoch`, which has turned out to be broken, by a new one. Do nothing if it is replaced already."""

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from wsgateway.config.channels import MAX_HISTORY
-from wsgateway.exceptions import Refused
+from wsgateway.exceptions import HistoryError, NodeError, Refusal, Refused
 from wsgateway.gateway.answers import MAX_OFFSET, MAX_PAGE
 from wsgateway.gateway.channels import ChannelInspector
 from wsgateway.gateway.http.paths import unescaped
@@ -47,6 +47,8 @@ async def show_history(channels: ChannelInspector, request: Request) -> Response
         return answer(await channels.history(channel_of(request), limit=limit, since=since, reverse=reverse))
     except ValueError as exc:
         raise Refused.of(channel_refusal(exc)) from exc
+    except (HistoryError, NodeError) as exc:
+        raise Refused.of(Refusal(503, "history", str(exc), "history", (("retry-after", "5"),))) from exc
 
 
 async def show_presence(channels: ChannelInspector, request: Request) -> Response:
