@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 
-from scenarios import SCENARIOS, channels, failures, nodes, processes  # noqa: F401  each module adds its scenarios
+from scenarios import SCENARIOS, channels, chaos, failures, nodes, processes  # noqa: F401  each module adds its scenarios
 from scenarios.lab import lab
 
 LIMIT = 60.0
