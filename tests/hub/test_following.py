@@ -1,5 +1,6 @@
 """The channels that a process follows: from when, until when, and what happens while the broker is away."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -165,3 +166,27 @@ async def test_a_client_that_leaves_while_its_channel_begins_leaves_nothing() ->
         pipe.close()
         await pass_time(10)
         assert (topics_of(network, "%3A1"), gateway._parts.metrics.subscriptions) == (0, 0)
+
+
+@jumping
+async def test_a_channel_that_was_ready_long_ago_does_not_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that connects with two channels subscribes when the slower one is ready. Or else it would hear nothing
+    of the other one, and not know."""
+    async with nodes(2) as (network, [one, two]):
+        read = NetworkStore.read
+
+        async def slow(store: NetworkStore, requests: Any) -> Any:
+            await asyncio.sleep(8)
+            return await read(store, requests)
+
+        monkeypatch.setattr(NetworkStore, "read", slow)
+        query = b"channel=live:1&channel=room:1"
+        joining = asyncio.create_task(joined(two, subprotocol=SUBPROTOCOL, query=query))
+        await pass_time(8.5)
+        with pytest.raises(AssertionError):  # it was closed, so there is no connection
+            joining.result()
+        assert (topics_of(network, "live%3A1"), len(two.connections)) == (0, 0)
+        second = await joined(two, subprotocol=SUBPROTOCOL, query=query)
+        await one.publish("heard", channel="live:1")
+        await pass_time(0.1)
+        assert "heard" in [row.get("message") for row in await rows(second)]

@@ -51,7 +51,8 @@ class Outdated(Exception):  # noqa: N818  the caller refuses the client
     """The client has to try again.
 
     The history no longer contains every publication since the call of `load`, the application has ended the
-    subscription while `on_subscribe` ran, or the subscribers of the channel are being notified of a loss.
+    subscription while `on_subscribe` ran, the subscribers of the channel are being notified of a loss, or so much time
+    has passed since `ready` that the channel is no longer followed.
     """
 
 
@@ -157,6 +158,8 @@ class Channels:
             self._check_revoked(conn, wanted.channel, grant)
             self.check_room(conn)
         if channel is None:
+            if self.following is not None and not self.following.has(wanted.channel):
+                raise Outdated
             channel = Channel(wanted.channel, settings, self._hub)
         frame, publications = self._answer(channel, wanted, grant)
         is_new = self._hub.add(outbox, channel)

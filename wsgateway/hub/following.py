@@ -92,6 +92,10 @@ class Following:
         """The number of channels that are followed."""
         return len(self._followed)
 
+    def has(self, name: str) -> bool:
+        """Return whether a channel is followed."""
+        return name in self._followed
+
     async def aclose(self) -> None:
         """Follow no channel any more."""
         if self._timer is not None:
