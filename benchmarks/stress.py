@@ -7,6 +7,7 @@ Prints a line with counts for each scenario. Exits with 1 if one has failed, and
 
 import argparse
 import asyncio
+import faulthandler
 import logging
 import multiprocessing
 import os
@@ -20,7 +21,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 
-from scenarios import SCENARIOS, channels, failures, nodes, processes  # noqa: F401  each module adds its scenarios
+from scenarios import SCENARIOS, channels, chaos, failures, nodes, processes  # noqa: F401  each module adds its scenarios
 from scenarios.lab import lab
 
 LIMIT = 60.0
@@ -73,11 +74,13 @@ def run_one(name: str, seed: int) -> Outcome:
     errors = Errors()
     logging.getLogger().handlers = [errors]
     begun = time.monotonic()
+    faulthandler.dump_traceback_later(2 * LIMIT, exit=True)  # else a loop that hangs would never be reported
     try:
         with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:  # its timers can be listed
             runner.run(_run(outcome, seed))
     except BaseException as exc:
         outcome.mistakes.append("".join(traceback.format_exception(exc))[-1500:])
+    faulthandler.cancel_dump_traceback_later()
     if not outcome.counts["expected errors"]:
         outcome.mistakes += errors.texts
     outcome.seconds = time.monotonic() - begun

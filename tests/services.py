@@ -60,6 +60,9 @@ class Process:
         """SIGSTOP: it is there and does nothing."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        os.waitid(
+            os.P_PID, self._process.pid, os.WSTOPPED | os.WNOWAIT
+        )  # until then, some of its threads may still run
 
     def go_on(self) -> None:
         assert self._process is not None

@@ -10,6 +10,7 @@ import os
 import random
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -213,6 +214,8 @@ class Client:
     async def connect(self) -> None:
         """Connect, and subscribe to every channel from its position. Return when the handshake is answered."""
         self._is_gone = False
+        if self.wire is not None:
+            self.wire.abort()
         self.url = self._choose()
         parts = urlsplit(self.url)
         loop = asyncio.get_running_loop()
@@ -278,7 +281,7 @@ class Client:
     def come_back(self) -> None:
         """Connect again, as often as it takes, if the client has left. Do not wait."""
         self._is_gone = False
-        self._reconnect()
+        self._reconnect()  # an attempt that the client has left meanwhile fails, and another one follows
 
     def stop_reading(self) -> None:
         assert self.wire is not None
@@ -309,21 +312,27 @@ class Client:
 
     def _later(self, function: Callable[[], None]) -> None:
         delay = RETRY * (0.1 + self._rng.random())
+        if self._retrying is not None:
+            self._retrying.cancel()
         self._retrying = asyncio.get_running_loop().call_later(delay, function)
 
     def _reconnect(self) -> None:
-        if not self._is_gone and not self.is_open:
+        if not self._is_gone and not self.is_open and not self._tasks:
             task = asyncio.create_task(self._try())
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(self._tried)
 
     async def _try(self) -> None:
+        if self._is_gone:
+            return
         self.retries += 1
-        try:
+        with suppress(OSError, TimeoutError):
             await self.connect()
-        except (OSError, TimeoutError):
-            if not self._is_gone:
-                self._later(self._reconnect)
+
+    def _tried(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not (task.cancelled() or self.is_open or self._is_gone):
+            self._later(self._reconnect)
 
     # Commands
 
@@ -407,10 +416,20 @@ class Client:
             view.lost()
         else:
             view.is_subscribed = False
-        if code >= 2500:
+        if code < 2500:
+            del self.views[channel]
+        elif self.kind == "v1":
             self._subscribe(channel)
         else:
-            del self.views[channel]
+            self._reopen()
+
+    def _reopen(self) -> None:
+        """Open a stream again, which is how its client subscribes again."""
+        if self.wire is not None:
+            self.wire.abort()
+        self._away()
+        if self._stays and not self._is_gone:
+            self._later(self._reconnect)
 
     def _refused(self, value: dict[str, Any]) -> None:
         self.refusals.append((value["status"], value["reason"]))
@@ -418,7 +437,7 @@ class Client:
         if "id" in value:
             self.answers[value["id"]] = value
         elif value["status"] == 503 and channel in self.views and self._stays:
-            self._later(lambda: self._subscribe(channel))
+            self._later(self._reopen if self.kind == "stream" else lambda: self._subscribe(channel))
 
     def _member(self, value: dict[str, Any]) -> None:
         members = self.members.setdefault(value["channel"], set())

@@ -22,6 +22,9 @@ from wsgateway.server.serving import serving
 LINGERING, TICK = 5.0, 0.05
 """Seconds that a channel lingers, and between two looks for such channels, which are usually longer apart."""
 
+STOP = 20.0
+"""Seconds in which a node has to stop."""
+
 CHANNELS: dict[str, Any] = {
     "kept:*": {"history": 1000},
     "short:*": {"history": 10},
@@ -224,8 +227,11 @@ class Lab:
             return [text for gateway in running for text in leftovers.of_clients(gateway)]
 
         await self._nothing(of_clients, seconds=10)
-        for node in self.nodes:
-            await node.stop()
+        for number, node in enumerate(self.nodes):
+            try:
+                await asyncio.wait_for(node.stop(), STOP)
+            except TimeoutError:
+                self.mistakes.append(f"node {number} does not stop")
         await self.processes.aclose()
         await self._nothing(lambda: [f"{self.broker.topics()} topics"] if self.broker.topics() else [], seconds=5)
         await self.stack.aclose()

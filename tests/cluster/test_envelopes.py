@@ -34,11 +34,11 @@ from wsgateway.cluster.questions import (
     Question,
     Rows,
     Search,
-    Send,
     answer_of,
     arguments_of,
     question_of,
 )
+from wsgateway.cluster.sending import Send
 from wsgateway.exceptions import EnvelopeError
 from wsgateway.messages import Kind
 

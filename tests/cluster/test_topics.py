@@ -382,6 +382,7 @@ async def test_a_server_that_is_killed_while_a_link_subscribes_fails_the_call(ki
             server.stop()
             pending = asyncio.create_task(one.link.subscribe([f"t{number}" for number in range(TOPIC_BATCH)]))
             await asyncio.sleep(0.05)  # it has been written by then; if not, the test still holds
+            assert not pending.done()
             server.kill()
             with anyio.fail_after(10), pytest.raises(BrokerError):
                 await pending

@@ -107,6 +107,11 @@ class Channels:
         conns = (self._hub.connections.get(outbox.id) for outbox in channel.outboxes())
         return [conn for conn in conns if conn is not None]
 
+    def count_of(self, name: str) -> int:
+        """Return how many subscribers a channel has in this process."""
+        channel = self._by_name.get(name)
+        return 0 if channel is None else channel.fast_count + len(channel.slow or ())
+
     def _holders(self, name: str) -> list[Connection]:
         """Return the connections that are subscribed to a channel, or may subscribe again without `on_subscribe`."""
         returning = [conn for conn, names in self._returning.items() if name in names]

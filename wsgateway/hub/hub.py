@@ -12,12 +12,14 @@ nodes  3. `cluster.bus`: OUTBOX_MESSAGES (10,000) envelopes or OUTBOX_BYTES (32 
           MAX_WAITING_BYTES (32 MiB); the next one fails.
        5. `cluster.history.replica`: MAX_ASIDE (1,000) announcements while a channel joins or heals; further ones are
           dropped, and read from the store afterwards.
-out    6. `hub.turn_log`: until the event loop iteration ends; beyond MAX_LOGGED (64 KiB) they are
+       6. `hub.roster`: MAX_HELD (1,000) changes of the members in a node while it is asked for its list; further ones
+          are dropped, and the node is asked again.
+out    7. `hub.turn_log`: until the event loop iteration ends; beyond MAX_LOGGED (64 KiB) they are
           flushed early.
-       7. `hub.fan_out`, for more than SLICE (2,000) connections: over several iterations; beyond
+       8. `hub.fan_out`, for more than SLICE (2,000) connections: over several iterations; beyond
           MAX_WAITING (1 MiB) each flush writes to SLICE connections before it returns.
-       8. `hub.outbox`: `outbox_messages`, `outbox_bytes`; at either, `slow_policy` applies.
-       9. The buffer of the server's transport: above its high-water mark the outbox is used instead; without progress
+       9. `hub.outbox`: `outbox_messages`, `outbox_bytes`; at either, `slow_policy` applies.
+      10. The buffer of the server's transport: above its high-water mark the outbox is used instead; without progress
           for `send_timeout` the client is closed with 3008.
 """
 
