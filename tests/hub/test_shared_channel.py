@@ -169,6 +169,32 @@ async def test_a_publication_that_waits_keeps_the_connection_that_does_not_recei
 
 
 @jumping
+async def test_a_publication_of_another_epoch_is_not_withheld_from_the_connection_of_a_lost_one() -> None:
+    here = await joined()
+    here.store.is_slow = True
+    here.channel.check()
+    here.arrive(*here.store.add(2), mark=Mark("a" * 8, "conn", 0))
+    here.store.epoch = "another"
+    del here.store.log[4:]
+    here.arrive((4, Position("another", 5), publication(5)))
+    here.store.is_slow = False
+    here.store.answer()
+    await pass_time(0.1)
+    assert here.lost == 1
+    assert list(zip(here.delivered, here.marks, strict=True)) == [("5", None)]
+
+
+@jumping
+async def test_marks_are_bounded_while_the_history_cannot_be_read() -> None:
+    here = await joined()
+    here.store.is_slow = True
+    here.channel.check()
+    for number in range(MAX_HISTORY + 100):
+        here.arrive((3 + number, Position("e", 4 + number), publication(number)), mark=Mark("a" * 8, "conn", 0))
+    assert len(here.channel._marks) == MAX_HISTORY
+
+
+@jumping
 async def test_a_check_finds_what_was_missed() -> None:
     here = await joined()
     here.store.add(2)

@@ -107,7 +107,7 @@ class SharedChannel:
         self._since: int | None = None  # the least offset that a waiting client has
         self._last = 1  # the most publications that a waiting client without one has asked for
         self._generation = 0
-        self._marks: dict[int, Mark] = {}  # by offset, of publications that are not delivered yet
+        self._marks: dict[Position, Mark] = {}  # of publications that are not delivered yet
         self._reading: asyncio.Task[None] | None = None
         self._shared_read: tuple[int, asyncio.Future[Page]] | None = None
         self._losing: asyncio.Task[None] | None = None
@@ -209,8 +209,8 @@ class SharedChannel:
                 return
 
     def _handle(self, arrival: Arrival, mark: Mark | None) -> None:
-        if mark is not None:
-            self._marks[arrival.offset] = mark
+        if mark is not None and len(self._marks) < MAX_HISTORY:
+            self._marks[Position(arrival.epoch, arrival.offset)] = mark
         self._apply(self.replica.arrived(arrival))
 
     def restored(self) -> None:
@@ -264,7 +264,7 @@ class SharedChannel:
         for publication in effects.publications:
             mark = None
             if marks and publication.position is not None:
-                mark = marks.pop(publication.position.offset, None)
+                mark = marks.pop(publication.position, None)
             deliver(publication, mark)
         if effects.read_above is not None:
             if self._reading is not None:
