@@ -289,6 +289,15 @@ async def test_garbage_changes_nothing(ipc: str) -> None:
         await until(lambda: watcher.read().keys() == {view.conn.id for view in (watcher, bob, cid)})
 
 
+async def test_a_member_that_leaves_is_announced_once(ipc: str) -> None:
+    async with nodes(ipc, 1) as (one,):
+        watcher, bob = await client(one, ROOM), await client(one, ROOM)
+        await until(lambda: len(watcher.read()) == 2)
+        number = presence_of(one).number_of(ROOM)
+        await one.unsubscribe(ROOM, [bob.conn])
+        assert presence_of(one).number_of(ROOM) == number + 1
+
+
 async def test_ten_thousand_members_are_listed_and_counted(ipc: str) -> None:
     async with nodes(ipc, 2) as (one, two):
         views = [await client(gateway, "news", info={"n": 1}) for gateway in (one, two) for _ in range(5000)]

@@ -108,7 +108,8 @@ class SharedPresence:
             for start in range(0, len(left), PAGE_ROWS):
                 self._announce(channel, [], left[start : start + PAGE_ROWS])
             for page in pages_of(row_of(member) for member in members.values() if member is not None):
-                self._announce(channel, page, [])
+                if page or not left:
+                    self._announce(channel, page, [])
             found = self._find(channel)
             if found is None or not found.members:
                 del self._numbers[channel]
