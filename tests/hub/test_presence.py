@@ -17,7 +17,10 @@ from tests.services import BROKERS, Service, broker, redis
 from wsgateway import Gateway
 from wsgateway.cluster import envelopes
 from wsgateway.cluster.envelopes import VERSION, Membership
+from wsgateway.cluster.questions import MemberPage, Members
+from wsgateway.exceptions import NodeError
 from wsgateway.gateway.registry import registry
+from wsgateway.hub import presence
 from wsgateway.hub.presence import SharedPresence
 from wsgateway.protocols.v1 import SUBPROTOCOL
 
@@ -287,6 +290,26 @@ async def test_garbage_changes_nothing(ipc: str) -> None:
         routing.publish(ROOM, envelopes.encode(too_long))
         cid = await client(two, ROOM)
         await until(lambda: watcher.read().keys() == {view.conn.id for view in (watcher, bob, cid)})
+
+
+async def test_a_node_that_cannot_answer_is_reported_once(
+    ipc: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While a gateway is upgraded, nodes of the earlier version do not know the question."""
+    monkeypatch.setattr(presence, "RETRY", 0.01)
+    async with nodes(ipc, 2) as (one, two):
+        asked = []
+
+        async def refuse(question: Members) -> MemberPage:
+            asked.append(question)
+            raise NodeError("this node does not support the question")
+
+        asks = two.inspector._cluster._asks  # type: ignore[union-attr]  # it has a broker
+        monkeypatch.setitem(asks._answering, Members.name, (Members, refuse))
+        caplog.clear()
+        await client(one, ROOM)
+        await until(lambda: len(asked) > 10)
+        assert sum("the members of channels are asked for again" in each for each in caplog.messages) == 1
 
 
 async def test_a_member_that_leaves_is_announced_once(ipc: str) -> None:

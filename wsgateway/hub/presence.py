@@ -38,14 +38,16 @@ RETRY = 1.0
 class _Peer:
     """Another node. `channels` contains those whose members in it are asked for, each with the number of the request.
 
-    `is_gone` is whether the node was absent, and its members have to be removed.
+    `is_gone` is whether the node was absent, and its members have to be removed. `is_reported` is whether the log has
+    the reason why it has to be asked again.
     """
 
-    __slots__ = ("channels", "is_gone", "task")
+    __slots__ = ("channels", "is_gone", "is_reported", "task")
 
     def __init__(self) -> None:
         self.channels: dict[str, int] = {}
         self.is_gone = False
+        self.is_reported = False
         self.task: asyncio.Task[None] | None = None
 
 
@@ -240,8 +242,10 @@ class SharedPresence:
             if not self._cluster.is_up or not self._cluster.nodes.is_present(node_id):
                 peer.channels.clear()  # until `restored` or `node_present`
                 return
-            self._log.limited("members").warning("members: %s", exc)
-            await asyncio.sleep(RETRY)  # a node that is late or busy
+            if not peer.is_reported:
+                peer.is_reported = True
+                self._log.limited("members").warning("the members of channels are asked for again: %s", exc)
+            await asyncio.sleep(RETRY)  # a node that is late or busy, or of an earlier version
             return
         for (channel, request), listed in zip(asked.items(), lists, strict=True):
             if peer.is_gone:
