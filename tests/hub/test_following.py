@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from tests.clocks import jumping, pass_time
-from tests.network import Network, NetworkStore
+from tests.network import Network, NetworkLink, NetworkStore
 from tests.pipes import Pipe, joined, tell
 from wsgateway import Gateway
+from wsgateway.exceptions import MessageError
 from wsgateway.gateway.registry import registry
 from wsgateway.protocols.v1 import SUBPROTOCOL
 
@@ -49,6 +50,16 @@ def subscribe(pipe: Pipe, channel: str, **options: Any) -> None:
 async def rows(pipe: Pipe) -> list[Any]:
     await pass_time(0.001)  # what was sent in this iteration is written
     return [json.loads(message) for message in pipe.messages()]
+
+
+def slow_reads(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    read = NetworkStore.read
+
+    async def slow(store: NetworkStore, requests: Any) -> Any:
+        await asyncio.sleep(seconds)
+        return await read(store, requests)
+
+    monkeypatch.setattr(NetworkStore, "read", slow)
 
 
 def topics_of(network: Network, name: str) -> int:
@@ -177,13 +188,7 @@ async def test_a_channel_that_was_ready_long_ago_does_not_begin(monkeypatch: pyt
     """A client that connects with two channels subscribes when the slower one is ready. Or else it would hear nothing
     of the other one, and not know."""
     async with nodes(2) as (network, [one, two]):
-        read = NetworkStore.read
-
-        async def slow(store: NetworkStore, requests: Any) -> Any:
-            await asyncio.sleep(8)
-            return await read(store, requests)
-
-        monkeypatch.setattr(NetworkStore, "read", slow)
+        slow_reads(monkeypatch, 8)
         query = b"channel=live:1&channel=room:1"
         joining = asyncio.create_task(joined(two, subprotocol=SUBPROTOCOL, query=query))
         await pass_time(8.5)
@@ -204,13 +209,7 @@ async def test_the_application_withdraws_a_permission_while_a_channel_begins(mon
         await asyncio.gather(gateway.subscribe("vip:1", [pipe.conn]), pass_time(0.2))
         await gateway.unsubscribe("vip:1", [pipe.conn], code=2500)
         await pass_time(6)
-        read = NetworkStore.read
-
-        async def slow(store: NetworkStore, requests: Any) -> Any:
-            await asyncio.sleep(3)
-            return await read(store, requests)
-
-        monkeypatch.setattr(NetworkStore, "read", slow)
+        slow_reads(monkeypatch, 3)
         subscribe(pipe, "vip:1")
         await pass_time(1)
         await gateway.unsubscribe("vip:1", [pipe.conn])
@@ -222,3 +221,18 @@ async def test_the_application_withdraws_a_permission_while_a_channel_begins(mon
         subscribe(pipe, "vip:1")
         await pass_time(0.1)
         assert [row.get("status") for row in await rows(pipe)][-1:] == [403]
+
+
+@jumping
+async def test_a_message_that_is_too_large_for_the_broker_reaches_nobody() -> None:
+    """Otherwise, only the subscribers of this process would receive it, and nobody would know."""
+    async with nodes(2) as (_, [one, two]):
+        pipes = [await client_of(one), await client_of(two)]
+        for pipe in pipes:
+            subscribe(pipe, "live:1")
+        await pass_time(1)
+        for function in (one.publish, one.send):
+            with pytest.raises(MessageError, match="too many for the broker"):
+                await function("x" * NetworkLink.max_payload, channel="live:1")
+        await pass_time(1)
+        assert [len(await rows(pipe)) for pipe in pipes] == [1, 1]

@@ -220,7 +220,9 @@ class Following:
         except EnvelopeError as exc:
             text = f"the message cannot be published to {publication.channel}: {exc.reason}, {exc}"
             raise MessageError(text) from exc
-        self._routing.publish(publication.channel, data)
+        if not self._routing.publish(publication.channel, data):
+            text = f"{len(data)} bytes are too many for the broker"
+            raise MessageError(f"the message cannot be published to {publication.channel}: {text}")
 
     def published(self, record: Record, prev: int, position: Position | None) -> None:
         """Handle a publication that has arrived. Raise `EnvelopeError` if it is malformed."""
