@@ -22,8 +22,9 @@ from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 
 from scenarios import brokers
-from scenarios.clients import Client, until
+from scenarios.clients import Client
 from scenarios.views import Ledger
+from scenarios.wires import until
 
 CHANNELS = 20
 WORKERS = 3
