@@ -15,7 +15,11 @@ from wsgateway import Gateway
 from wsgateway.gateway.registry import registry
 from wsgateway.protocols.v1 import SUBPROTOCOL
 
-CHANNELS: Any = {"live:*": {"public": True}, "room:*": {"public": True, "history": 20}}
+CHANNELS: Any = {
+    "live:*": {"public": True},
+    "room:*": {"public": True, "history": 20},
+    "vip:*": {"history": 20},
+}
 
 
 @asynccontextmanager
@@ -190,3 +194,31 @@ async def test_a_channel_that_was_ready_long_ago_does_not_begin(monkeypatch: pyt
         await one.publish("heard", channel="live:1")
         await pass_time(0.1)
         assert "heard" in [row.get("message") for row in await rows(second)]
+
+
+@jumping
+async def test_the_application_withdraws_a_permission_while_a_channel_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that the application has subscribed may subscribe again, unless the application has ended that."""
+    async with nodes(1) as (_, [gateway]):
+        pipe = await client_of(gateway)
+        await asyncio.gather(gateway.subscribe("vip:1", [pipe.conn]), pass_time(0.2))
+        await gateway.unsubscribe("vip:1", [pipe.conn], code=2500)
+        await pass_time(6)
+        read = NetworkStore.read
+
+        async def slow(store: NetworkStore, requests: Any) -> Any:
+            await asyncio.sleep(3)
+            return await read(store, requests)
+
+        monkeypatch.setattr(NetworkStore, "read", slow)
+        subscribe(pipe, "vip:1")
+        await pass_time(1)
+        await gateway.unsubscribe("vip:1", [pipe.conn])
+        await pass_time(4)
+        assert not gateway._parts.channels.is_subscribed(pipe.conn, "vip:1")
+        *_, refused = await rows(pipe)
+        assert refused["refused"] == "vip:1"
+        assert refused["status"] == 503
+        subscribe(pipe, "vip:1")
+        await pass_time(0.1)
+        assert [row.get("status") for row in await rows(pipe)][-1:] == [403]
