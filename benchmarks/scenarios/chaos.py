@@ -8,9 +8,10 @@ from collections.abc import Awaitable, Callable
 from scenarios import scenario
 from scenarios.brokers import Cable
 from scenarios.channels import ids_of
-from scenarios.clients import Client, until
+from scenarios.clients import Client
 from scenarios.failures import are_up, drop_announcements, restore_announcements
 from scenarios.lab import Lab, Node
+from scenarios.wires import until
 
 SECONDS = 4.0
 """How long the events go on."""
