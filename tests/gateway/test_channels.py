@@ -1,5 +1,6 @@
 """The channels of a gateway, as its data port and REST show them."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,11 +14,13 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 from websockets.typing import Subprotocol
 
-from wsgateway import Gateway, HandshakeEvent, Settings, SubscribeEvent, testing
+from tests.pipes import joined
+from wsgateway import EVERYBODY, Gateway, HandshakeEvent, Settings, SubscribeEvent, testing
 from wsgateway.client import request
 from wsgateway.cluster.questions import ListedChannel
 from wsgateway.config.channels import ChannelSettings
 from wsgateway.exceptions import ChannelError
+from wsgateway.gateway import channels
 from wsgateway.supervisor.observer import Observer
 
 CHANNELS: Any = {"room:*": {"history": 10, "public": True, "presence": True}, "*": {"public": True}}
@@ -267,3 +270,17 @@ async def test_channels_and_protocols_are_counted() -> None:
         }
         _, page = await gateway.inspector.page("", 0, 10)
         assert sorted(conn.protocol for conn in page) == ["plain", "v1"]
+
+
+async def test_the_loop_serves_others_while_many_are_subscribed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channels, "TURN", -1.0)  # one connection in each iteration
+    gateway = Gateway(channels=CHANNELS)
+    async with gateway.lifespan():
+        first, *_, last = [(await joined(gateway)).conn for _ in range(20)]
+        subscribing = asyncio.create_task(gateway.subscribe("room:1", EVERYBODY))
+        while not gateway.local_channels:
+            await asyncio.sleep(0)
+        assert await gateway.unsubscribe("room:1", [first, last]) == 1
+        assert await subscribing == 19
+        assert {first, last}.isdisjoint(gateway.local_channels["room:1"])
+        assert len(gateway.local_channels["room:1"]) == 18

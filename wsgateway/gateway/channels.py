@@ -52,6 +52,10 @@ A = TypeVar("A")
 CHUNK = 5000
 """Names that are compared in one iteration of the event loop."""
 
+TURN = 0.02
+"""Seconds for which subscriptions begin in one iteration of the event loop. With `presence`, each notifies all members.
+"""
+
 MAX_ROWS = 10_000
 """Channels or members in one answer to another node."""
 
@@ -176,12 +180,22 @@ class ChannelAnswers:
         return None if following is None else following.history
 
     async def subscribe(self, question: Subscribe) -> SubscribeReport:
-        """Subscribe every connection that can be subscribed, and return how many."""
+        """Subscribe every connection that can be subscribed, and return how many.
+
+        Leave out those whose subscription the application ends meanwhile.
+        """
         count, error, info = 0, "", json.loads(question.info)
+        revocations, name = self._channels.revocations, question.channel
+        after, began = revocations.count, time.monotonic()
         for conn in self._hub.select(question.ids, question.user):
+            if time.monotonic() - began > TURN:
+                await asyncio.sleep(0)  # serves others between two connections
+                began = time.monotonic()
+            if revocations.has(name, conn_id=conn.id, user=conn.user_id, after=after):
+                continue
             try:
-                if not self._channels.is_subscribed(conn, question.channel):
-                    await self._channels.subscribe_now(conn, question.channel, info=info)
+                if not self._channels.is_subscribed(conn, name):
+                    await self._channels.subscribe_now(conn, name, info=info)
                     count += conn.is_open
             except ChannelError as exc:
                 error = error or exc.reason
