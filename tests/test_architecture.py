@@ -79,6 +79,9 @@ ROOMS = {
         "history.pipeline",
         "history.examination",
         "history.redis",
+        "history.jetstream",
+        "history.stream_reader",
+        "history.nats",
         "history.replica",
         "history.ipc",
         "history.stores",
@@ -303,7 +306,7 @@ DOORWAYS = {
         "cluster.history.pipeline",
         "cluster.history.examination",
     },
-    "nats": {"cluster.brokers.nats"},
+    "nats": {"cluster.brokers.nats", "cluster.history.jetstream"},
 }
 """The modules that may import each dependency."""
 

@@ -5,8 +5,8 @@ once and in order, or was notified. Bystanders notice nothing.
 import asyncio
 import json
 import signal
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import pytest
 from tests.cable import Cable, cable
 from tests.followers import Answering, Bystander, Follower
 from tests.processes import serving
-from tests.services import Process, nats, redis
+from tests.services import Process, jetstream, nats, redis
 from wsgateway import Gateway, SubscribeEvent, testing
 from wsgateway.cluster.history.store import Append, Request
 from wsgateway.exceptions import HistoryError
@@ -104,7 +104,13 @@ async def publishing_fails(node: Node) -> AsyncIterator[None]:
     yield
 
 
-async def test_redis_is_killed_and_restarts_empty(server: Process) -> None:
+@pytest.mark.parametrize("kind", [redis, jetstream])
+async def test_the_server_is_killed_and_restarts_empty(kind: Callable[[], AbstractContextManager[Process]]) -> None:
+    with kind() as server:
+        await _kill_and_restart(server)
+
+
+async def _kill_and_restart(server: Process) -> None:
     async with watched(server.url, server.url) as ([one, two], followers):
         for number in range(5):
             await one.publish(number)

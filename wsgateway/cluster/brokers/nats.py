@@ -3,7 +3,7 @@
 import asyncio
 import re
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from urllib.parse import urlsplit
 
 from nats.aio.client import Client
@@ -12,7 +12,9 @@ from nats.aio.subscription import Subscription
 from nats.errors import Error
 
 from wsgateway.cluster.brokers import Link, Open, fail
+from wsgateway.cluster.history.store import announcement
 from wsgateway.exceptions import BrokerError
+from wsgateway.frames import Position
 
 TIMEOUT = 2
 """Seconds to connect, and for the server to confirm what was published."""
@@ -27,7 +29,7 @@ SUBJECT = re.compile(r"[^\s.*>]+(\.[^\s.*>]+)*")
 """A subject without wildcards."""
 
 
-class _Client(Client):
+class NatsClient(Client):
     """nats-py's client, which would send its password unencrypted to a server without TLS, even for `tls://`."""
 
     def _connect_command(self) -> bytes:
@@ -66,9 +68,35 @@ class _Client(Client):
             self._transport.close()  # type: ignore[no-untyped-call]  # nats-py's
 
 
+async def connect(
+    servers: Sequence[str],
+    failed: Callable[[Exception], Awaitable[None]],
+    closed: Callable[[], Awaitable[None]],
+) -> NatsClient:
+    """Return a client that is connected to one of `servers`, and never connects again.
+
+    It calls `failed` for an error, and `closed` at its end. Raise `Error`, `OSError`, `TimeoutError`.
+    """
+    client = NatsClient()
+    try:
+        await client.connect(
+            list(servers),
+            allow_reconnect=False,
+            max_reconnect_attempts=1,  # 0 would mean no limit, at the first connect too
+            reconnect_time_wait=0,
+            connect_timeout=TIMEOUT,
+            error_cb=failed,
+            closed_cb=closed,
+        )
+    except BaseException:
+        client.abandon()
+        raise
+    return client
+
+
 class NatsLink:
     def __init__(self) -> None:
-        self._client: _Client | None = None
+        self._client: NatsClient | None = None
         self._arrived: list[tuple[str, bytes]] = []
         self._something = asyncio.Event()
         self.failure: str | None = None
@@ -85,21 +113,7 @@ class NatsLink:
 
     async def open(self, servers: Sequence[str], topics: Sequence[str]) -> None:
         """Connect and subscribe. Raise `Error`, `OSError`, `TimeoutError`."""
-        client = _Client()
-        try:
-            await client.connect(
-                list(servers),
-                allow_reconnect=False,
-                max_reconnect_attempts=1,  # 0 would mean no limit, at the first connect too
-                reconnect_time_wait=0,
-                connect_timeout=TIMEOUT,
-                error_cb=self._failed,
-                closed_cb=self._closed,
-            )
-        except BaseException:
-            client.abandon()
-            raise
-        self._client = client
+        client = self._client = await connect(servers, self._failed, self._closed)
         await client.subscribe(self._fence, cb=self._receive_fence)
         for topic in topics:
             await client.subscribe(topic, cb=self._received)
@@ -175,7 +189,10 @@ class NatsLink:
                 pass  # it is closed already
 
     async def _received(self, message: Msg) -> None:
-        self._arrived.append((message.subject, message.data))
+        data = message.data
+        if message.headers:
+            data = _announced(message.headers, data)
+        self._arrived.append((message.subject, data))
         self._something.set()
 
     async def _receive_fence(self, message: Msg) -> None:
@@ -196,8 +213,24 @@ class NatsLink:
             fail(self._fenced, BrokerError(failure))
 
 
-def opener(url: str) -> Open:
-    """Return a function that opens links to the broker at `url`, or at one of several URLs with commas in between.
+def _announced(headers: Mapping[str, str], data: bytes) -> bytes:
+    """Return what a store would have published for a record, if the message is the copy of one that JetStream has
+    stored; else `data`.
+    """
+    try:
+        stream, offset, prev = headers["Nats-Stream"], int(headers["Nats-Sequence"]), int(headers["Nats-Last-Sequence"])
+    except (KeyError, ValueError):
+        return data
+    return announcement(prev, Position(epoch_of(stream), offset), data)
+
+
+def epoch_of(stream: str) -> str:
+    """Return the epoch of a stream, which is the end of its name."""
+    return stream.rpartition("_")[2]
+
+
+def servers_in(url: str) -> list[str]:
+    """Return the URLs of servers in `url`, which may have commas in between.
 
     Raise `ValueError` for a URL without a host.
     """
@@ -205,6 +238,15 @@ def opener(url: str) -> Open:
     servers = [part if "://" in part else f"{scheme}://{part}" for part in url.split(",")]
     if not all(urlsplit(server).hostname for server in servers):
         raise ValueError("it does not name a host")
+    return servers
+
+
+def opener(url: str) -> Open:
+    """Return a function that opens links to the broker at `url`, or at one of several URLs with commas in between.
+
+    Raise `ValueError` for a URL without a host.
+    """
+    servers = servers_in(url)
 
     async def open_link(topics: Sequence[str]) -> Link:
         link = NatsLink()
