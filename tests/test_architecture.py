@@ -57,6 +57,7 @@ ROOMS = {
         "brokers.sentinel",
         "brokers.redis_server",
         "brokers.redis",
+        "brokers.republished",
         "brokers.nats",
         "topics",
         "bus",

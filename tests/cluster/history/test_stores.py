@@ -60,7 +60,7 @@ def supports(backend: Backend, settings: ChannelSettings) -> bool:
 
 
 def in_order(backend: Backend, announced: list[Announced]) -> list[Announced]:
-    """Announcements in the order of offsets. NATS announces in parallel what several connections publish."""
+    """Announcements in the order of offsets, in which NATS announces them only nearly always."""
     return sorted(announced, key=lambda each: each[1].offset) if backend.is_nats else announced
 
 

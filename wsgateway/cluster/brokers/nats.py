@@ -3,7 +3,7 @@
 import asyncio
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from urllib.parse import urlsplit
 
 from nats.aio.client import Client
@@ -12,6 +12,7 @@ from nats.aio.subscription import Subscription
 from nats.errors import Error
 
 from wsgateway.cluster.brokers import Link, Open, fail
+from wsgateway.cluster.brokers.republished import Copy, Order
 from wsgateway.cluster.history.store import announcement
 from wsgateway.exceptions import BrokerError
 from wsgateway.frames import Position
@@ -24,6 +25,9 @@ TOPICS_PER_ITERATION = 64
 
 UNCONFIRMED = 1024 * 1024
 """Bytes after which the server has to confirm, because the client keeps everything that it cannot write."""
+
+PATIENCE = 0.02
+"""Seconds that the copy of a stored message waits for an earlier one."""
 
 SUBJECT = re.compile(r"[^\s.*>]+(\.[^\s.*>]+)*")
 """A subject without wildcards."""
@@ -99,6 +103,8 @@ class NatsLink:
         self._client: NatsClient | None = None
         self._arrived: list[tuple[str, bytes]] = []
         self._something = asyncio.Event()
+        self._order = Order()
+        self._releasing: asyncio.TimerHandle | None = None
         self.failure: str | None = None
         """Why the link is lost, if the client has reported it."""
 
@@ -161,6 +167,8 @@ class NatsLink:
 
     async def unsubscribe(self, topics: Sequence[str]) -> None:
         assert self._client is not None
+        for topic in topics:
+            self._order.forget(topic)
         try:
             if self._shared is not None:
                 numbers = [self._numbers.pop(topic) for topic in topics if topic in self._numbers]
@@ -182,6 +190,8 @@ class NatsLink:
         return arrived
 
     async def aclose(self) -> None:
+        if self._releasing is not None:
+            self._releasing.cancel()
         if self._client is not None and not self._client.is_closed:
             try:
                 await self._client.close()
@@ -189,10 +199,21 @@ class NatsLink:
                 pass  # it is closed already
 
     async def _received(self, message: Msg) -> None:
-        data = message.data
-        if message.headers:
-            data = _announced(message.headers, data)
-        self._arrived.append((message.subject, data))
+        copy = _copy_of(message) if message.headers else None
+        if copy is None:
+            self._arrived.append((message.subject, message.data))
+        else:
+            topic = message.subject
+            self._arrived += [(topic, _announced(each)) for each in self._order.arrived(topic, copy)]
+            if self._order and self._releasing is None:
+                self._releasing = asyncio.get_running_loop().call_later(PATIENCE, self._release)
+        if self._arrived:
+            self._something.set()
+
+    def _release(self) -> None:
+        """Pass on the copies that have waited for earlier ones."""
+        self._releasing = None
+        self._arrived += [(topic, _announced(copy)) for topic, copy in self._order.release()]
         self._something.set()
 
     async def _receive_fence(self, message: Msg) -> None:
@@ -213,15 +234,20 @@ class NatsLink:
             fail(self._fenced, BrokerError(failure))
 
 
-def _announced(headers: Mapping[str, str], data: bytes) -> bytes:
-    """Return what a store would have published for a record, if the message is the copy of one that JetStream has
-    stored; else `data`.
-    """
+def _copy_of(message: Msg) -> Copy | None:
+    """Return the message as a copy of one that JetStream has stored, None if it is not."""
+    headers = message.headers or {}
     try:
-        stream, offset, prev = headers["Nats-Stream"], int(headers["Nats-Sequence"]), int(headers["Nats-Last-Sequence"])
+        return Copy(
+            headers["Nats-Stream"], int(headers["Nats-Last-Sequence"]), int(headers["Nats-Sequence"]), message.data
+        )
     except (KeyError, ValueError):
-        return data
-    return announcement(prev, Position(epoch_of(stream), offset), data)
+        return None
+
+
+def _announced(copy: Copy) -> bytes:
+    """Return what a history store would have published."""
+    return announcement(copy.prev, Position(epoch_of(copy.stream), copy.offset), copy.data)
 
 
 def epoch_of(stream: str) -> str:

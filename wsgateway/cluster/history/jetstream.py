@@ -68,6 +68,8 @@ class JetStream:
         self._client: NatsClient | None = None
         self._connecting = asyncio.Lock()
         self._failure = ""
+        self._unreachable: tuple[float, str] | None = None  # when and why the last attempt has failed
+        self._heard = 0.0
         self._inbox = ""
         self._number = 0
         self._unanswered: dict[int, _Unanswered] = {}
@@ -81,11 +83,15 @@ class JetStream:
         client = self._client
         if client is not None and not client.is_closed and not self._failure:
             return client
+        loop = asyncio.get_running_loop()
+        asked = loop.time()
         async with self._connecting:
             if self.is_closed:
                 raise HistoryError(CLOSED)
             if self._client is not None and not self._client.is_closed and not self._failure:
                 return self._client
+            if self._unreachable is not None and self._unreachable[0] > asked:  # an attempt has failed meanwhile
+                raise HistoryError(self._unreachable[1])
             await self._drop()
             try:
                 client = await connect(self._servers, self._failed, self._ended)
@@ -94,7 +100,9 @@ class JetStream:
                 self._inbox = client.new_inbox()
                 await client.subscribe(f"{self._inbox}.*", cb=self._answered)
             except (Error, OSError, TimeoutError) as exc:
-                raise HistoryError(f"the server {self.name} cannot be reached: {_text_of(exc)}") from exc
+                text = f"the server {self.name} cannot be reached: {_text_of(exc)}"
+                self._unreachable = (loop.time(), text)
+                raise HistoryError(text) from exc
             return client
 
     async def aclose(self) -> None:
@@ -103,7 +111,8 @@ class JetStream:
         waiting = [unanswered.future for unanswered in self._unanswered.values()]
         if waiting:
             await asyncio.wait(waiting, timeout=BROKER_GRACE)
-        await self._drop()
+        async with self._connecting:
+            await self._drop()
 
     # Requests
 
@@ -112,10 +121,11 @@ class JetStream:
         async with self._requests:
             client = await self.connect()
             try:
-                return await client.request(f"$JS.API.{subject}", json.dumps(request).encode(), timeout=TIMEOUT)
+                answer = await client.request(f"$JS.API.{subject}", json.dumps(request).encode(), timeout=TIMEOUT)
             except NoRespondersError as exc:
                 raise HistoryError(WITHOUT_JETSTREAM.format(name=self.name)) from exc
             except TimeoutError as exc:
+                self._suspect()
                 raise HistoryError(f"the server {self.name} did not answer within {TIMEOUT:g} s") from exc
             except asyncio.CancelledError as exc:
                 task = asyncio.current_task()
@@ -124,6 +134,8 @@ class JetStream:
                 raise HistoryError(f"the connection to {self.name} was lost") from exc
             except (Error, OSError) as exc:
                 raise HistoryError(f"the server {self.name} cannot be used: {_text_of(exc)}") from exc
+            self._heard = asyncio.get_running_loop().time()
+            return answer
 
     async def ask_json(self, subject: str, request: Mapping[str, object], *, but: int = 0) -> dict[str, Any]:
         """Return the answer as JSON. Raise `HistoryError` for an error, except the one with the number `but`."""
@@ -172,6 +184,7 @@ class JetStream:
             fail(future, HistoryError(f"the server {self.name} cannot be used: {_text_of(exc)}; {LATE}", is_late=True))
 
     async def _answered(self, message: Msg) -> None:
+        self._heard = asyncio.get_running_loop().time()
         unanswered = self._finish(int(message.subject.rpartition(".")[2]))
         if unanswered is None or unanswered.future.done():
             return
@@ -202,10 +215,16 @@ class JetStream:
                 self._timer = loop.call_at(unanswered.sent + TIMEOUT, self._expire)
                 return
             self._finish(number)
+            self._suspect()
             text = f"the server {self.name} did not answer within {TIMEOUT:g} s; {LATE}"
             fail(unanswered.future, HistoryError(text, is_late=True))
 
     # The end of a connection
+
+    def _suspect(self) -> None:
+        """Let the next request open a new connection, if nothing is heard through this one."""
+        if asyncio.get_running_loop().time() - self._heard >= TIMEOUT:
+            self._failure = self._failure or "the server does not answer"
 
     async def _failed(self, error: Exception) -> None:
         self._lose(_text_of(error))
