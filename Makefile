@@ -93,7 +93,7 @@ autobahn: $(VENV)/.run  ## the Autobahn|Testsuite against both paths, in about t
 	PYTHON=$(BIN)/python benchmarks/autobahn.sh
 
 .PHONY: soak
-soak: $(VENV)/.run  ## load that lasts, with limits, in about six minutes; ARGS="--minutes 60" for an hour
+soak: $(VENV)/.test  ## load that lasts, in about six minutes; ARGS="--minutes 60", or ARGS="--wifi" for channels
 	$(BIN)/python benchmarks/soak.py $(ARGS)
 
 .PHONY: stress

@@ -121,52 +121,33 @@ class Target:
         return statistics.median(ratios) if ratios else None
 
 
-def every_target() -> list[Target]:
-    plain, kept = ("publication", "redis", ACROSS_NODES), ("publication", named("redis", KEPT), ACROSS_NODES)
+def by_none(step: str, row: str, limit: float, without: str = "none") -> Target:
+    what = f"{step} through {row}, 16 on the way, by the same without a broker"
+    return Target(step, what, (step, row, "16"), limit, (step, without, "16"))
+
+
+def more(kind: str, column: str) -> Target:
+    what = f"publication through {kind}, {column}, p50, ms more with history"
+    above, below = ("publication", named(kind, KEPT), column), ("publication", kind, column)
+    return Target("publication", what, above, 1.0, below, is_difference=True)
+
+
+def cost_targets() -> list[Target]:
+    """Return the targets of what a broker costs each message."""
     return [
-        Target("fan-out", "fan-out through Redis, 16 on the way, by none", ("fan-out", "redis", "16"), 1.3,
-               ("fan-out", "none", "16")),
+        by_none("fan-out", "redis", 1.3),
         *(
             Target("latency", f"`/send` to a client of another process through {kind}, p50, ms more than inside",
                    ("latency", kind, "across p50"), 1.5, ("latency", kind, "inside p50"), is_difference=True)
             for kind in ALL
         ),
-        Target("channel", "one channel through Redis, 16 on the way, by none", ("channel", "redis", "16"), 1.1,
-               ("channel", "none", "16")),
-        Target("publication", "publication with history through Redis, p50, ms more than without", kept, 1.0, plain,
-               is_difference=True),
-        Target("publication", "the same through ipc", ("publication", named("ipc", KEPT), ACROSS_NODES), 1.0,
-               ("publication", "ipc", ACROSS_NODES), is_difference=True),
-        Target("publication", "the same through Redis, to a client of the same process",
-               ("publication", named("redis", KEPT), HERE), 1.0, ("publication", "redis", HERE), is_difference=True),
+        by_none("channel", "redis", 1.1),
+        by_none("channel", named("redis", KEPT), 1.1, named("none", KEPT)),
+        *(more(kind, column) for kind in WITH_HISTORY for column in (HERE, ACROSS_NODES)),
         *(
             Target("rate", f"publications with history per second through {kind}", ("rate", kind, "received_per_s"),
                    15_000, is_least=True)
             for kind in WITH_HISTORY
-        ),
-        *(
-            Target("topics", f"20,000 new topics in force through {kind}, s", ("topics", kind, "seconds"), limit)
-            for kind, limit in TOPIC_LIMITS.items()
-        ),
-        *(
-            Target("presence", f"{what} of 10,000 in two processes through {kind}, ms", ("presence", kind, do), limit)
-            for kind in ALL
-            for what, do, limit in (("list", "members", 100), ("counts", "counts", 40))
-        ),
-        *(
-            Target("storm", f"2,000 clients back at once through {kind}, 10 missed each, more than without, µs",
-                   ("storm", kind, MORE), 150)
-            for kind in WITH_HISTORY
-        ),
-        *(
-            Target("storm", f"the same through {kind}, reads of the store per channel",
-                   ("storm", kind, f"reads, {MISSED}"), 1)
-            for kind in WITH_HISTORY
-        ),
-        *(
-            Target("silence", f"messages of channels without subscribers in the process through {kind}",
-                   ("silence", kind, "foreign"), 0)
-            for kind in ALL
         ),
         *(
             Target("others", f"{server.name}, {window} on the way, by wsgateway", ("others", server.name, window), 10,
@@ -177,9 +158,37 @@ def every_target() -> list[Target]:
     ]  # fmt: skip
 
 
+def cluster_targets() -> list[Target]:
+    """Return the targets of what processes do together."""
+    return [
+        *(
+            Target("topics", f"20,000 new topics in force through {kind}, s", ("topics", kind, "seconds"), limit)
+            for kind, limit in TOPIC_LIMITS.items()
+        ),
+        *(
+            Target("presence", f"{what} of 10,000 in two processes through {kind}, ms", ("presence", kind, do), limit)
+            for kind in ALL
+            for what, do, limit in (("list", "members", 100), ("counts", "counts", 40))
+        ),
+        *(
+            Target("storm", f"2,000 clients back at once through {kind}, {what}", ("storm", kind, column), limit)
+            for kind in WITH_HISTORY
+            for what, column, limit in (
+                ("10 missed each, more than without, µs", MORE, 150),
+                ("reads of the store per channel", f"reads, {MISSED}", 1),
+            )
+        ),
+        *(
+            Target("silence", f"messages of channels without subscribers in the process through {kind}",
+                   ("silence", kind, "foreign"), 0)
+            for kind in ALL
+        ),
+    ]  # fmt: skip
+
+
 def against_targets(figures: Figures) -> list[str]:
     lines = ["| what | measured | target | `--only` |", "|---|---|---|---|"]
-    for target in every_target():
+    for target in [*cost_targets(), *cluster_targets()]:
         value = target.value(figures)
         if value is None and not figures.rows(target.step):
             continue

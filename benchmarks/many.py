@@ -97,7 +97,7 @@ def fanned(run: Round, port: int, pid: int, *options: object, window: int, messa
 def channel(run: Round) -> None:
     """Measure the fan-out to 1,000 clients of one process in one channel, with each broker and without."""
     for kind in ("none", *ALL):
-        for label in (PLAIN, KEPT) if kind in WITH_HISTORY else (PLAIN,):
+        for label in (PLAIN,) if kind == "nats" else (PLAIN, KEPT):
             row = named(kind, label)
             with run.trying(f"channel, {row}"), broker(kind) as on:
                 with serving("Listener", "--config", namespaces(on), *on.options) as (port, pid):

@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 
 from contenders import SERVERS, free_port, wait_until_it_listens
 from scenarios import brokers
-from scenarios.clients import PATIENCE, RETRY, WebSocketWire, until
+from scenarios.clients import RETRY
+from scenarios.wires import PATIENCE, WebSocketWire, until
 from wifi import CHANNELS, PAUSE, WORKERS, Away, Profile, Report, Server, rolling
 
 BENCH = Path(__file__).parent.parent / ".venv-bench" / "bin" / "python"

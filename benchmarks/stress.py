@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 
-from scenarios import SCENARIOS, channels, failures, nodes, processes  # noqa: F401  each module adds its scenarios
+from scenarios import SCENARIOS, channels, chaos, failures, nodes, processes  # noqa: F401  each module adds its scenarios
 from scenarios.lab import lab
 
 LIMIT = 60.0
@@ -131,7 +131,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10_000), help="repeats a run")
     parser.add_argument("--only", action="append", default=[], metavar="TEXT", help="scenarios whose name contains it")
-    parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="processes (%(default)s)")
+    # one more than cores, because scenarios with failures wait most of their time
+    parser.add_argument("--jobs", type=int, default=min(4, (os.cpu_count() or 1) + 1), help="processes (%(default)s)")
     parser.add_argument("--list", action="store_true", help="print the names of the scenarios")
     options = parser.parse_args()
     names = [name for name in SCENARIOS if not options.only or any(text in name for text in options.only)]

@@ -22,8 +22,9 @@ from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 
 from scenarios import brokers
-from scenarios.clients import Client, until
+from scenarios.clients import Client
 from scenarios.views import Ledger
+from scenarios.wires import until
 
 CHANNELS = 20
 WORKERS = 3
@@ -123,8 +124,8 @@ def gateway(kind: str) -> Iterator[Server]:
 
 
 def _pinned() -> list[str]:
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
-    return ["taskset", "-c", str(sorted({0, *cores})[0])] if shutil.which("taskset") and len(cores) > 0 else []
+    """Return the beginning of a command that runs on the first core, while the load uses the last one."""
+    return ["taskset", "-c", "0"] if shutil.which("taskset") and (os.cpu_count() or 1) > 1 else []
 
 
 class Caller:
@@ -203,8 +204,7 @@ class Away:
 
 async def publish(caller: Caller, is_over: asyncio.Event) -> None:
     """Publish to every channel in turn, once in `PAUSE` seconds each."""
-    loop, number, begun = asyncio.get_running_loop(), 0, time.monotonic()
-    del loop
+    number, begun = 0, time.monotonic()
     while not is_over.is_set():
         await caller.publish(f"room:{number % CHANNELS}")
         number += 1

@@ -8,11 +8,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import anyio
+import httpx
 import pytest
 from websockets.typing import Subprotocol
 
 from tests.services import BROKERS, Service, broker
-from wsgateway import Gateway, MessageEvent, SubscribeEvent, testing
+from tests.streams import streaming
+from wsgateway import Gateway, MessageEvent, Refused, SubscribeEvent, testing
 from wsgateway.gateway.registry import registry
 from wsgateway.testing import Client, RecordingListener
 
@@ -202,3 +204,46 @@ async def test_channels_in_the_url_and_of_the_handshake_wait_for_their_topics(hi
             assert [row.get("subscribed") or row["message"] for row in rows] == ["room:1", "b", "live:9"]
             await one.publish("c", channel="live:9")
             assert (await bob.receive_json())["message"] == "c"
+
+
+class Posted(Rooms):
+    async def on_message(self, event: MessageEvent) -> None:
+        if event.message == "no":
+            raise Refused(403, "not here")
+        self.record("on_message", (event.message, event.channel, event.name))
+        if not event.channel:
+            event.connections = [] if event.conn is None else [event.conn]
+
+
+async def test_a_message_that_is_posted_in_another_process_reaches_the_session_of_its_stream(service: Service) -> None:
+    channel = "live:1" if service.url.startswith("nats") else "room:1"
+    async with nodes(service.url, 2, listener=Posted) as [(_, url1), (_, url2)], httpx.AsyncClient() as http:
+        async with streaming(url2, f"/stream?channel={channel}") as stream:
+            session = f"{url1}/session/{(await stream.object())['open']['session']}"
+            assert (await stream.object())["subscribed"] == channel
+            for content, kind, message in (
+                ('{"a": 1}', "application/json", {"a": 1}),
+                ("ü", "text/plain", "ü"),
+                (b"\xff", "application/octet-stream", None),
+            ):
+                answer = await http.post(session, content=content, headers={"content-type": kind}, params={"name": "n"})
+                assert (answer.status_code, answer.content) == (204, b"")
+                assert (await stream.object()).get("message") == message
+            answer = await http.post(session, json="hi", params={"channel": channel})
+            row = await stream.object()
+            assert row["message"] == "hi"
+            assert answer.status_code == (200 if "at" in row else 204)
+            if "at" in row:
+                assert answer.json() == {"at": row["at"]}
+            refused = await http.post(session, json="no")
+            assert (refused.status_code, refused.json()["detail"]) == (403, "not here")
+            assert (
+                await http.post(session, content=b"{", headers={"content-type": "application/json"})
+            ).status_code == 400
+            guessed = await http.post(session[:-1] + ("0" if session[-1] != "0" else "1"), json="x")
+            assert guessed.status_code == 404
+            stranger = await http.post(f"{url1}/session/00000000.{'0' * 22}", json="x")
+            assert stranger.status_code == 404
+        with anyio.fail_after(5):
+            while (await http.post(session, json="x")).status_code != 404:
+                pass

@@ -15,3 +15,11 @@ def test_a_short_soak_loses_nothing() -> None:
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("no loss") == 7
+
+
+def test_clients_on_a_bad_network_lose_nothing() -> None:
+    command = [sys.executable, str(SOAK), "--wifi", "--minutes", "0.1", "--clients", "60"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "wifi PASS ipc" in done.stdout
+    assert "0 lost silently or doubled" in done.stdout

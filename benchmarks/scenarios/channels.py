@@ -3,8 +3,9 @@
 import asyncio
 
 from scenarios import scenario
-from scenarios.clients import Client, until
+from scenarios.clients import Client
 from scenarios.lab import Lab, Node
+from scenarios.wires import until
 
 
 @scenario("v1", "plain", "sse", "stream", seconds=1)

@@ -10,145 +10,15 @@ import os
 import random
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 from scenarios.views import Ledger, View
-
-PATIENCE = 30.0
-"""Seconds to wait for an event."""
+from scenarios.wires import PATIENCE, StreamWire, WebSocketWire, Wire, until
 
 RETRY = 0.25
 """Seconds after which a refused or disconnected client tries again, times a random number up to 1."""
-
-
-async def until(condition: Callable[[], bool], what: str, *, seconds: float | None = None) -> None:
-    """Wait until `condition` is true. Raise `TimeoutError` with `what`."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + (PATIENCE if seconds is None else seconds)
-    while not condition():
-        if loop.time() > deadline:
-            raise TimeoutError(what)
-        await asyncio.sleep(0.005)
-
-
-class Wire(asyncio.Protocol):
-    """One connection: a WebSocket or a stream. Passes on each message, or each line of a stream."""
-
-    def __init__(self, head: bytes, received: Callable[[str], None], ended: Callable[[int, str], None]) -> None:
-        self.transport: Any = None  # uvloop's is not an asyncio.Transport
-        self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.is_open = False
-        self._head = head
-        self._data = bytearray()
-        self._received = received
-        self._ended = ended
-        self._code, self._reason = 1006, ""
-        self._text = ""
-        self._is_aborted = False
-
-    def connection_made(self, transport: Any) -> None:
-        self.transport = transport
-        if self._is_aborted:
-            transport.abort()
-        else:
-            transport.write(self._head)
-
-    def data_received(self, data: bytes) -> None:
-        self._data += data
-        if not self.is_open and not self._take_head():
-            return
-        self.take()
-
-    def _take_head(self) -> bool:
-        end = self._data.find(b"\r\n\r\n")
-        if end < 0:
-            return False
-        head = bytes(self._data[:end])
-        status = head[9:12]
-        if status not in (b"101", b"200"):
-            if not self.opened.done():
-                self.opened.set_exception(ConnectionRefusedError(head[:200].decode("latin-1")))
-            self.transport.abort()
-            return False
-        del self._data[: end + 4]
-        self.is_open = True
-        self.opened.set_result(None)
-        return True
-
-    def take(self) -> None:
-        """Take what is complete of `_data`."""
-        raise NotImplementedError
-
-    def send(self, text: str) -> None:
-        """Send one masked frame, with a mask of zeros."""
-        if self.transport.is_closing():
-            return
-        payload = text.encode()
-        size = len(payload)
-        length = bytes([0x80 | size]) if size < 126 else b"\xfe" + size.to_bytes(2)
-        self.transport.write(b"\x81" + length + bytes(4) + payload)
-
-    def closed(self, code: int, reason: str) -> None:
-        self._code, self._reason = code, reason
-
-    def abort(self) -> None:
-        self.is_open, self._is_aborted = False, True
-        self._ended = lambda code, reason: None
-        if self.transport is not None:
-            self.transport.abort()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.is_open = False
-        if not self.opened.done():
-            self.opened.set_exception(ConnectionResetError(f"ended before it was open: {exc}"))
-            self.opened.exception()  # whoever waits for it has it too
-        else:
-            self._ended(self._code, self._reason)
-
-
-class WebSocketWire(Wire):
-    def take(self) -> None:
-        data, at, length = self._data, 0, len(self._data)
-        while length - at >= 2:
-            size, start = data[at + 1], at + 2
-            if size == 126:
-                size, start = int.from_bytes(data[at + 2 : at + 4]), at + 4
-            elif size == 127:
-                size, start = int.from_bytes(data[at + 2 : at + 10]), at + 10
-            if length < start + size:
-                break
-            self._frame(data[at] & 15, bytes(data[start : start + size]))
-            at = start + size
-        del data[:at]
-
-    def _frame(self, opcode: int, payload: bytes) -> None:
-        if opcode == 1:
-            self._received(payload.decode())
-        elif opcode == 9:
-            self.transport.write(bytes([0x8A, 0x80 | len(payload)]) + bytes(4) + payload)
-        elif opcode == 8:
-            self.closed(int.from_bytes(payload[:2]) if payload else 1005, payload[2:].decode())
-            self.transport.write(bytes([0x88, 0x80 | len(payload)]) + bytes(4) + payload)
-
-
-class StreamWire(Wire):
-    """An HTTP response in chunks, which contains lines."""
-
-    def take(self) -> None:
-        data = self._data
-        while (end := data.find(b"\r\n")) >= 0:
-            size = int(data[:end], 16)
-            if len(data) < end + 2 + size + 2:
-                return
-            self._text += bytes(data[end + 2 : end + 2 + size]).decode()
-            del data[: end + 2 + size + 2]
-            if size == 0:
-                self.transport.close()
-                return
-            *lines, self._text = self._text.split("\n")
-            for line in lines:
-                self._received(line)
 
 
 class Client:
@@ -213,6 +83,8 @@ class Client:
     async def connect(self) -> None:
         """Connect, and subscribe to every channel from its position. Return when the handshake is answered."""
         self._is_gone = False
+        if self.wire is not None:
+            self.wire.abort()
         self.url = self._choose()
         parts = urlsplit(self.url)
         loop = asyncio.get_running_loop()
@@ -278,7 +150,7 @@ class Client:
     def come_back(self) -> None:
         """Connect again, as often as it takes, if the client has left. Do not wait."""
         self._is_gone = False
-        self._reconnect()
+        self._reconnect()  # an attempt that the client has left meanwhile fails, and another one follows
 
     def stop_reading(self) -> None:
         assert self.wire is not None
@@ -309,21 +181,27 @@ class Client:
 
     def _later(self, function: Callable[[], None]) -> None:
         delay = RETRY * (0.1 + self._rng.random())
+        if self._retrying is not None:
+            self._retrying.cancel()
         self._retrying = asyncio.get_running_loop().call_later(delay, function)
 
     def _reconnect(self) -> None:
-        if not self._is_gone and not self.is_open:
+        if not self._is_gone and not self.is_open and not self._tasks:
             task = asyncio.create_task(self._try())
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(self._tried)
 
     async def _try(self) -> None:
+        if self._is_gone:
+            return
         self.retries += 1
-        try:
+        with suppress(OSError, TimeoutError):
             await self.connect()
-        except (OSError, TimeoutError):
-            if not self._is_gone:
-                self._later(self._reconnect)
+
+    def _tried(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not (task.cancelled() or self.is_open or self._is_gone):
+            self._later(self._reconnect)
 
     # Commands
 
@@ -407,10 +285,20 @@ class Client:
             view.lost()
         else:
             view.is_subscribed = False
-        if code >= 2500:
+        if code < 2500:
+            del self.views[channel]
+        elif self.kind == "v1":
             self._subscribe(channel)
         else:
-            del self.views[channel]
+            self._reopen()
+
+    def _reopen(self) -> None:
+        """Open a stream again, which is how its client subscribes again."""
+        if self.wire is not None:
+            self.wire.abort()
+        self._away()
+        if self._stays and not self._is_gone:
+            self._later(self._reconnect)
 
     def _refused(self, value: dict[str, Any]) -> None:
         self.refusals.append((value["status"], value["reason"]))
@@ -418,7 +306,7 @@ class Client:
         if "id" in value:
             self.answers[value["id"]] = value
         elif value["status"] == 503 and channel in self.views and self._stays:
-            self._later(lambda: self._subscribe(channel))
+            self._later(self._reopen if self.kind == "stream" else lambda: self._subscribe(channel))
 
     def _member(self, value: dict[str, Any]) -> None:
         members = self.members.setdefault(value["channel"], set())

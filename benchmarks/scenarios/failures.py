@@ -5,9 +5,10 @@ from typing import Any
 
 from scenarios import scenario
 from scenarios.brokers import Cable, Redis
-from scenarios.clients import Client, until
+from scenarios.clients import Client
 from scenarios.lab import Lab, Node
 from scenarios.nodes import WITH_HISTORY, kept, start
+from scenarios.wires import until
 
 AWAY = 3.0
 """Seconds that a broker is away."""

@@ -10,9 +10,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from scenarios import brokers, leftovers
-from scenarios.clients import Client, until
+from scenarios.clients import Client
 from scenarios.listener import Listener
 from scenarios.views import Ledger
+from scenarios.wires import until
 from wsgateway import Gateway, Sent, Settings
 from wsgateway.exceptions import GatewayError, HistoryError
 from wsgateway.gateway.registry import registry

@@ -11,8 +11,8 @@ from scenarios.channels import (
     publish_by_clients,
     publish_with_keys,
 )
-from scenarios.clients import until
 from scenarios.lab import Lab, Node
+from scenarios.wires import until
 
 BROKERS = ("ipc", "redis", "nats")
 WITH_HISTORY = ("ipc", "redis")

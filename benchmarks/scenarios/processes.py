@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from scenarios import scenario
-from scenarios.clients import Client, until
+from scenarios.clients import Client
 from scenarios.lab import Lab, Node
 from scenarios.nodes import WITH_HISTORY
+from scenarios.wires import until
 
 FOLDER = Path(__file__).parent
 WORKERS = 2

@@ -1,5 +1,6 @@
 """The channels that a process follows: from when, until when, and what happens while the broker is away."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -14,7 +15,11 @@ from wsgateway import Gateway
 from wsgateway.gateway.registry import registry
 from wsgateway.protocols.v1 import SUBPROTOCOL
 
-CHANNELS: Any = {"live:*": {"public": True}, "room:*": {"public": True, "history": 20}}
+CHANNELS: Any = {
+    "live:*": {"public": True},
+    "room:*": {"public": True, "history": 20},
+    "vip:*": {"history": 20},
+}
 
 
 @asynccontextmanager
@@ -165,3 +170,55 @@ async def test_a_client_that_leaves_while_its_channel_begins_leaves_nothing() ->
         pipe.close()
         await pass_time(10)
         assert (topics_of(network, "%3A1"), gateway._parts.metrics.subscriptions) == (0, 0)
+
+
+@jumping
+async def test_a_channel_that_was_ready_long_ago_does_not_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that connects with two channels subscribes when the slower one is ready. Or else it would hear nothing
+    of the other one, and not know."""
+    async with nodes(2) as (network, [one, two]):
+        read = NetworkStore.read
+
+        async def slow(store: NetworkStore, requests: Any) -> Any:
+            await asyncio.sleep(8)
+            return await read(store, requests)
+
+        monkeypatch.setattr(NetworkStore, "read", slow)
+        query = b"channel=live:1&channel=room:1"
+        joining = asyncio.create_task(joined(two, subprotocol=SUBPROTOCOL, query=query))
+        await pass_time(8.5)
+        with pytest.raises(AssertionError):  # it was closed, so there is no connection
+            joining.result()
+        assert (topics_of(network, "live%3A1"), len(two.connections)) == (0, 0)
+        second = await joined(two, subprotocol=SUBPROTOCOL, query=query)
+        await one.publish("heard", channel="live:1")
+        await pass_time(0.1)
+        assert "heard" in [row.get("message") for row in await rows(second)]
+
+
+@jumping
+async def test_the_application_withdraws_a_permission_while_a_channel_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that the application has subscribed may subscribe again, unless the application has ended that."""
+    async with nodes(1) as (_, [gateway]):
+        pipe = await client_of(gateway)
+        await asyncio.gather(gateway.subscribe("vip:1", [pipe.conn]), pass_time(0.2))
+        await gateway.unsubscribe("vip:1", [pipe.conn], code=2500)
+        await pass_time(6)
+        read = NetworkStore.read
+
+        async def slow(store: NetworkStore, requests: Any) -> Any:
+            await asyncio.sleep(3)
+            return await read(store, requests)
+
+        monkeypatch.setattr(NetworkStore, "read", slow)
+        subscribe(pipe, "vip:1")
+        await pass_time(1)
+        await gateway.unsubscribe("vip:1", [pipe.conn])
+        await pass_time(4)
+        assert not gateway._parts.channels.is_subscribed(pipe.conn, "vip:1")
+        *_, refused = await rows(pipe)
+        assert refused["refused"] == "vip:1"
+        assert refused["status"] == 503
+        subscribe(pipe, "vip:1")
+        await pass_time(0.1)
+        assert [row.get("status") for row in await rows(pipe)][-1:] == [403]

@@ -18,7 +18,7 @@ from wsgateway.exceptions import BrokerError, HistoryError
 from wsgateway.frames import Position, Publication
 from wsgateway.hub.channel import Wanted
 from wsgateway.hub.connection import Connection
-from wsgateway.hub.shared_channel import SLICE, Mark, SharedChannel, Subscribers
+from wsgateway.hub.shared_channel import GATHER, LARGE, SLICE, Mark, SharedChannel, Subscribers
 from wsgateway.hub.shared_history import SharedHistory
 from wsgateway.logs import GatewayLog
 from wsgateway.messages import Kind, Message
@@ -60,7 +60,8 @@ class ScriptedStore:
     async def forget(self, channel: str) -> None: ...
 
     def append(self, append: Append) -> asyncio.Future[tuple[Position, bool]]:
-        raise NotImplementedError
+        assert append.channel == "c"
+        return asyncio.get_running_loop().create_future()  # the publication is on its way
 
     async def renew(self, channel: str, epoch: str) -> None:
         assert channel == "c"
@@ -101,7 +102,9 @@ class Here:
         cluster = Cluster(_no_link, gateway_id="g", broker="", local=None, metrics=self.metrics, log=LOG)
         self.history = SharedHistory(self.store, cluster, self.metrics, LOG)
         settings = ChannelSettings(history=history, history_ttl=60)
-        subscribers_of = Subscribers(self._deliver, self._to_notify, self._lose, lambda: self.is_up, lambda _: True)
+        subscribers_of = Subscribers(
+            self._deliver, self._to_notify, self._lose, lambda: self.is_up, lambda _: self.subscribers
+        )
         self.channel = SharedChannel("c", settings, self.history, subscribers_of, self.metrics, LOG)
 
     def _deliver(self, publication: Publication, mark: Mark | None) -> None:
@@ -342,3 +345,31 @@ async def test_a_record_that_cannot_be_read_begins_the_page_behind_it(monkeypatc
     await here.channel.join()
     assert [offset for _, offset, _ in here.channel.replica.tail.newest(9)] == [3, 4, 5]
     assert here.metrics.broker_dropped["malformed"] == 1
+
+
+@pytest.mark.parametrize(("subscribers", "waits"), [(LARGE, True), (LARGE - 1, False)])
+@jumping
+async def test_publications_of_this_process_are_written_together_to_many_subscribers(
+    subscribers: int, waits: bool
+) -> None:
+    here = await joined(subscribers=subscribers)
+    for number in (4, 5, 6):
+        here.history.append(publication(number), here.channel.settings, idempotency_key="")
+    first, second, third = here.store.add(3)
+    here.arrive(first)
+    assert here.delivered == ([] if waits else ["4"])
+    here.arrive(second)
+    await pass_time(2 * GATHER)
+    assert here.delivered == ["4", "5"]
+    here.arrive(third)
+    await pass_time(2 * GATHER)
+    assert here.delivered == ["4", "5", "6"]
+    here.channel.close()
+
+
+@jumping
+async def test_a_single_publication_does_not_wait_for_others() -> None:
+    here = await joined(subscribers=LARGE)
+    here.history.append(publication(4), here.channel.settings, idempotency_key="")
+    here.arrive(*here.store.add())
+    assert here.delivered == ["4"]

@@ -27,6 +27,7 @@ from wsgateway.cluster.questions import (
 from wsgateway.cluster.single import AnyCluster
 from wsgateway.exceptions import EnvelopeError
 from wsgateway.gateway.channels import ChannelAnswers
+from wsgateway.gateway.posts import Posts
 from wsgateway.gateway.registry import GatewayState
 from wsgateway.gateway.relay import Relayed
 from wsgateway.hub.connection import Connection
@@ -60,6 +61,7 @@ class Answers:
         state: Callable[[], GatewayState],
         cluster: Callable[[], AnyCluster],
         relayed: Relayed | None,
+        posts: Posts,
         channels: ChannelAnswers,
         revocations: Revocations,
     ) -> None:
@@ -75,6 +77,7 @@ class Answers:
         self.answering: Answering = {
             **channels.answering,
             **({} if relayed is None else relayed.answering),
+            **posts.answering,
             Search: self._answer_search,
             Rows: self._answer_rows,
             Describe: self._answer_describe,

@@ -110,7 +110,7 @@ class ChannelAnswers:
         return ListedChannel(
             name=name,
             namespace=namespace or None,
-            subscribers=0 if channel is None else channel.fast_count + len(channel.slow or ()),
+            subscribers=self._channels.count_of(name),
             at=at,
             silent=None if published is None else round(time.monotonic() - published, 3),
         )

@@ -70,6 +70,7 @@ class Gateway(Messaging):
             cluster=lambda: self.cluster,
             send=lambda message, target, data: self.send(message, data=data, **target),
             publish=lambda message, target: self.publish(message, **target),
+            sessions=lambda: {} if self._running is None else self._running.admission.sessions,
         )
         self._hub = self._parts.hub
         self.metrics = self._parts.metrics

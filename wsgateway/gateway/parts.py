@@ -1,7 +1,7 @@
 """The parts of a gateway that exist from its creation, whether it runs or not. Knows no HTTP and no states."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from wsgateway.exceptions import ConfigError
 from wsgateway.gateway.answers import Answers
 from wsgateway.gateway.channels import ChannelAnswers
 from wsgateway.gateway.inspector import Inspector
+from wsgateway.gateway.posts import Posts
 from wsgateway.gateway.registry import GatewayState
 from wsgateway.gateway.relay import PublishMessage, Relayed, SendMessage
 from wsgateway.hub.channels import Channels
@@ -21,6 +22,7 @@ from wsgateway.hub.hub import Hub
 from wsgateway.limits import RateLimits
 from wsgateway.logs import GatewayLog, log_to_file
 from wsgateway.metrics import Metrics
+from wsgateway.protocols.session import Session
 from wsgateway.transports.framing import PLAIN
 
 
@@ -39,6 +41,7 @@ class Parts:
     inspector: Inspector
     rates: RateLimits
     open_link: Open | None
+    posts: Posts
 
 
 def create_parts(
@@ -49,15 +52,18 @@ def create_parts(
     cluster: Callable[[], AnyCluster],
     send: SendMessage | None = None,
     publish: PublishMessage | None = None,
+    sessions: Callable[[], Mapping[str, Session]] = dict,
 ) -> Parts:
     """Create the parts that exist from the beginning. Raise `ConfigError` if the broker's package is not installed.
 
-    `send` and `publish` send messages of other processes. A process that serves no clients has neither.
+    `send` and `publish` send messages of other processes. A process that serves no clients has neither. `sessions`
+    returns the sessions of streams by their secrets.
     """
     metrics, log = Metrics(), GatewayLog(settings.id)
     hub = Hub(metrics, log, plain=PLAIN)
     history = MemoryHistory(settings.history_bytes, now=time.monotonic, new_epoch=new_epoch)
     channels = Channels(hub, settings, metrics, history)
+    posts = Posts(sessions, cluster, settings)
     answers = Answers(
         settings.id,
         version=version,
@@ -68,6 +74,7 @@ def create_parts(
         relayed=None if send is None or publish is None else Relayed(send, publish, log),
         channels=ChannelAnswers(hub, channels, history),
         revocations=channels.revocations,
+        posts=posts,
     )
     return Parts(
         settings=settings,
@@ -81,6 +88,7 @@ def create_parts(
         inspector=Inspector(answers, cluster, log),
         rates=RateLimits(settings.send_rate, settings.send_burst),
         open_link=opener(settings.broker) if settings.broker else None,
+        posts=posts,
     )
 
 

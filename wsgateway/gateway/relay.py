@@ -9,7 +9,7 @@ from typing import Any
 
 from wsgateway.cluster.asking import Answering
 from wsgateway.cluster.nodes import Node
-from wsgateway.cluster.questions import Publish, Send, SendRefusal, SendReport, SendTo, SentReport
+from wsgateway.cluster.sending import Publish, Send, SendRefusal, SendReport, SendTo, SentReport
 from wsgateway.cluster.single import AnyCluster
 from wsgateway.exceptions import (
     ChannelError,

@@ -189,7 +189,7 @@ async def _sharing(parts: Parts, cluster: Cluster, pubsub: PubSub) -> AsyncItera
         )
     history = None if store is None else SharedHistory(store, cluster, parts.metrics, parts.log)
     subscribers = Subscribers(
-        pubsub.deliver, channels.to_notify, channels.lose, lambda: cluster.is_up, channels.by_name.__contains__
+        pubsub.deliver, channels.to_notify, channels.lose, lambda: cluster.is_up, channels.count_of
     )
     presence = SharedPresence(cluster, parts.hub, channels.find, parts.log)
     following = Following(

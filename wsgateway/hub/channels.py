@@ -51,7 +51,8 @@ class Outdated(Exception):  # noqa: N818  the caller refuses the client
     """The client has to try again.
 
     The history no longer contains every publication since the call of `load`, the application has ended the
-    subscription while `on_subscribe` ran, or the subscribers of the channel are being notified of a loss.
+    subscription while `on_subscribe` ran, the subscribers of the channel are being notified of a loss, or so much time
+    has passed since `ready` that the channel is no longer followed.
     """
 
 
@@ -106,6 +107,11 @@ class Channels:
         conns = (self._hub.connections.get(outbox.id) for outbox in channel.outboxes())
         return [conn for conn in conns if conn is not None]
 
+    def count_of(self, name: str) -> int:
+        """Return how many subscribers a channel has in this process."""
+        channel = self._by_name.get(name)
+        return 0 if channel is None else channel.fast_count + len(channel.slow or ())
+
     def _holders(self, name: str) -> list[Connection]:
         """Return the connections that are subscribed to a channel, or may subscribe again without `on_subscribe`."""
         returning = [conn for conn, names in self._returning.items() if name in names]
@@ -152,6 +158,8 @@ class Channels:
             self._check_revoked(conn, wanted.channel, grant)
             self.check_room(conn)
         if channel is None:
+            if self.following is not None and not self.following.has(wanted.channel):
+                raise Outdated
             channel = Channel(wanted.channel, settings, self._hub)
         frame, publications = self._answer(channel, wanted, grant)
         is_new = self._hub.add(outbox, channel)

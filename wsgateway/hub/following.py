@@ -81,7 +81,9 @@ class Following:
         self._followed: dict[str, Followed] = {}
         self._lingering: OrderedDict[str, Followed] = OrderedDict()  # those without subscribers, by `left`
         self._quiet: OrderedDict[str, SharedChannel] = OrderedDict()  # those with a history, by `heard`
-        self.counting = Counting(cluster, has_subscribers=subscribers.has, is_live=self._is_live)
+        self.counting = Counting(
+            cluster, has_subscribers=lambda name: subscribers.count(name) > 0, is_live=self._is_live
+        )
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -89,6 +91,10 @@ class Following:
     def count(self) -> int:
         """The number of channels that are followed."""
         return len(self._followed)
+
+    def has(self, name: str) -> bool:
+        """Return whether a channel is followed."""
+        return name in self._followed
 
     async def aclose(self) -> None:
         """Follow no channel any more."""

@@ -23,7 +23,14 @@ SLICE = 500
 """Subscribers that are notified of a loss in one iteration of the event loop."""
 
 MAX_HELD = 1_000
-"""Publications that wait while subscribers are notified. More are dropped, which leaves a gap to be healed."""
+"""Publications that wait while subscribers are notified, or for others. More are dropped, which leaves a gap to be
+healed."""
+
+LARGE = 200
+"""Subscribers from which on publications wait for others that this process has published."""
+
+GATHER = 0.001
+"""Seconds that they wait. To write to so many subscribers twice would take longer."""
 
 BASE_BACKOFF = 0.1
 MAX_BACKOFF = 2.0
@@ -43,20 +50,21 @@ class Subscribers:
     """What a channel needs of the hub. `deliver` sends a publication to the subscribers of its channel in this process.
 
     `to_notify` returns the subscribers of a channel whose protocol can notify them, and `lose` ends the subscription of
-    one of them because publications were missed. `has` returns whether a channel has subscribers.
+    one of them because publications were missed. `count` returns how many subscribers a channel has.
     """
 
     deliver: Callable[[Publication, Mark | None], None]
     to_notify: Callable[[str], list[Connection]]
     lose: Callable[[Connection, str], object]
     is_up: Callable[[], bool]
-    has: Callable[[str], bool]
+    count: Callable[[str], int]
 
 
 class SharedChannel:
     """The replica of one channel, and the reads that it has asked for."""
 
     __slots__ = (
+        "_gathering",
         "_generation",
         "_held",
         "_history",
@@ -104,6 +112,7 @@ class SharedChannel:
         self._shared_read: tuple[int, asyncio.Future[Page]] | None = None
         self._losing: asyncio.Task[None] | None = None
         self._held: list[tuple[Arrival, Mark | None]] = []
+        self._gathering: asyncio.TimerHandle | None = None
 
     # Joining
 
@@ -176,10 +185,28 @@ class SharedChannel:
         """Handle a publication that has arrived on the topic of the channel."""
         self.heard = self._loop.time()
         arrival = Arrival(prev, position.offset, position.epoch, publication)
-        if self._losing is None:
+        if self._losing is None and self._gathering is None and not self._gathers():
             self._handle(arrival, mark)
         elif len(self._held) < MAX_HELD:
             self._held.append((arrival, mark))
+            if self._losing is None and self._gathering is None:
+                self._gathering = self._loop.call_later(GATHER, self._end_gathering)
+
+    def _gathers(self) -> bool:
+        """Return whether more publications of this process are about to arrive, and are better written together."""
+        return self._history.appending > 1 and self._subscribers.count(self.name) >= LARGE
+
+    def _end_gathering(self) -> None:
+        self._gathering = None
+        self._handle_held()
+
+    def _handle_held(self) -> None:
+        held, self._held = self._held, []
+        for number, (arrival, mark) in enumerate(held):
+            self._handle(arrival, mark)
+            if self._losing is not None:
+                self._held = held[number + 1 :] + self._held
+                return
 
     def _handle(self, arrival: Arrival, mark: Mark | None) -> None:
         if mark is not None:
@@ -202,9 +229,9 @@ class SharedChannel:
 
     def close(self) -> None:
         """Stop reading."""
-        for task in (self._reading, self._losing):
-            if task is not None:
-                task.cancel()
+        for each in (self._reading, self._losing, self._gathering):
+            if each is not None:
+                each.cancel()
 
     # Effects
 
@@ -226,12 +253,11 @@ class SharedChannel:
             await asyncio.sleep(0)  # serves others between two slices
         self._losing = None
         self._finish(effects)
-        held, self._held = self._held, []
-        if generation != self._generation:
+        if generation == self._generation:
+            self._handle_held()
+        else:
+            self._held.clear()
             self._apply(self.replica.restored())
-            return
-        for arrival, mark in held:
-            self._handle(arrival, mark)
 
     def _finish(self, effects: Effects) -> None:
         deliver, marks = self._subscribers.deliver, self._marks

@@ -61,6 +61,11 @@ class SharedHistory:
         """`bytes` and `evicted` of the store."""
         return self._store.bytes, self._store.evicted
 
+    @property
+    def appending(self) -> int:
+        """The number of publications that the store has not confirmed yet."""
+        return len(self._appending)
+
     # Writing
 
     def append(

@@ -131,6 +131,7 @@ class Subscriptions:
             self.channels.check_room(conn)
         except ChannelError as exc:
             raise Refused.of(Refusal(403, "subscribe", exc.reason)) from None
+        event._after = self.channels.revocations.count
         if settings.public or self.channels.may_return(conn, name):
             return None
         if self._hook is None:
@@ -141,7 +142,6 @@ class Subscriptions:
                 extra={"conn": conn.id},
             )
             raise Refused.of(Refusal(403, "subscribe", f"clients may not subscribe to {name}"))
-        event._after = self.channels.revocations.count
         return await self._hook(event)
 
     def check_publish(self, conn: Connection, name: str) -> None:

@@ -13,15 +13,13 @@ from starlette.types import Receive, Scope, Send
 
 from wsgateway.auth.headers import first_value
 from wsgateway.auth.rules import Rules
-from wsgateway.exceptions import GatewayError, MessageError, Refusal, Refused
+from wsgateway.exceptions import Refusal, Refused
 from wsgateway.frames import check_event_name
 from wsgateway.gateway.admission import Admission, StreamProtocol
 from wsgateway.gateway.http.problems import problem, read_body, report_refusal
-from wsgateway.gateway.http.send import refusal_of_send
 from wsgateway.gateway.parts import Parts
+from wsgateway.gateway.posts import PostKind
 from wsgateway.gateway.shapes import PostedAnswer, encoded
-from wsgateway.messages import decode_json
-from wsgateway.protocols.session import Session
 from wsgateway.transports.stream import stream_headers
 
 CORS_HEADERS = b"content-type, authorization, last-event-id"
@@ -138,30 +136,14 @@ class SessionEndpoint(Guarded):
             check_event_name(name)
         except ValueError as exc:
             raise Refused.of(Refusal(400, "query", str(exc))) from None
-        admission = await self._context.admission()
-        self._session_of(admission, secret)  # before the body is read
+        await self._context.admission()
+        posts = self._context.parts.posts
+        posts.check(secret)  # before the body is read
         body = await read_body(request, self._context.parts.settings.max_message_size, "max_message_size")
-        message = _decoded(request, body)
-        session = self._session_of(admission, secret)
-        try:
-            position = await session.feed(message, len(body), channel=channel, name=name)
-        except Refused:
-            raise
-        except GatewayError as exc:
-            refusal = refusal_of_send(exc)
-            if refusal is None:
-                raise
-            raise Refused.of(refusal) from exc
+        position = await posts.feed(secret, body, _kind_of(request), channel=channel, name=name)
         if position is None:
             return Response(status_code=204)
-        return Response(encoded(PostedAnswer(str(position))), media_type="application/json")
-
-    def _session_of(self, admission: Admission, secret: str) -> Session:
-        session = admission.sessions.get(secret)
-        if session is None or not session.is_open:
-            detail = "there is no such session, its stream has ended; open a stream, whose first event names one"
-            raise Refused.of(Refusal(404, "session", detail))
-        return session
+        return Response(encoded(PostedAnswer(position)), media_type="application/json")
 
 
 def _single(request: Request, name: str) -> str:
@@ -172,23 +154,17 @@ def _single(request: Request, name: str) -> str:
     return values[0] if values else ""
 
 
-def _decoded(request: Request, body: bytes) -> object:
-    """Return the message in `body`: JSON, text, or bytes by its content type. Raise `Refused`."""
+def _kind_of(request: Request) -> PostKind:
+    """Return whether the body is JSON, text, or bytes, by its content type. Raise `Refused`."""
     content_type = first_value(request.scope["headers"], b"content-type").decode("latin-1").lower()
     kind, *parameters = (part.strip() for part in content_type.split(";"))
     charset = next((part.partition("=")[2].strip(' "') for part in parameters if part.startswith("charset=")), "utf-8")
     if kind == "application/octet-stream":
-        return body
+        return "bytes"
     if kind not in ("application/json", "text/plain") or charset not in ("utf-8", "utf8"):
         detail = (
             "send the message as content-type: application/json, text/plain, or application/octet-stream, in UTF-8, "
             f"not {content_type[:MAX_NAMED]!r}"
         )
         raise Refused.of(Refusal(415, "type", detail, "bad-body"))
-    try:
-        return decode_json(body) if kind == "application/json" else body.decode()
-    except MessageError as exc:
-        raise Refused.of(Refusal(400, "body", str(exc), "bad-body")) from exc
-    except UnicodeDecodeError as exc:
-        detail = f"the body is not UTF-8: byte {exc.start} is 0x{body[exc.start]:02x}"
-        raise Refused.of(Refusal(400, "body", detail, "bad-body")) from exc
+    return "json" if kind == "application/json" else "text"
