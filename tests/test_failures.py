@@ -411,3 +411,15 @@ async def only_followed(node: Node, names: set[str]) -> None:
     with anyio.fail_after(20):
         while shared is None or {*shared._followed} != names:
             await asyncio.sleep(0.02)  # nothing reports it
+
+
+async def test_nats_without_jetstream_keeps_no_history_and_says_why(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with nats() as server:
+        async with started(server.url) as node, Follower(node.url, "room:1") as follower:
+            await follower.has_refusals(1)
+            assert {*follower.refusals} == {503}
+            with pytest.raises(HistoryError, match="start nats-server with -js"):
+                await node.publish("x")
+    assert "no history can be kept: the server 127.0.0.1:" in caplog.text
