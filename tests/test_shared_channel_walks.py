@@ -207,6 +207,6 @@ async def test_no_client_misses_a_publication_without_being_notified(seed: int) 
         for client in clients:
             client.disconnect()
         await anyio.sleep(10)  # of the clock that jumps: channels have lingered
-        assert [gateway._present("a test").cluster.topics for gateway in gateways] == [0] * PROCESSES
+        assert [gateway._present().cluster.topics for gateway in gateways] == [0] * PROCESSES
     for gateway in gateways:
         assert_nothing_is_left(gateway)

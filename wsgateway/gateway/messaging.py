@@ -60,9 +60,8 @@ class Messaging(ABC):
     def _is_startable(self) -> bool:
         """Return whether another thread may ask its event loop to send."""
 
-    def _present(self, what: str, *, in_thread: str = "") -> Running:
-        """Return the running parts of the gateway, for the method `what`."""
-        self._check_loop(what, in_thread=in_thread)
+    def _present(self) -> Running:
+        """Return the running parts of the gateway."""
         running = self._running
         if running is None:
             raise GatewayNotRunning(self.id)
@@ -71,9 +70,10 @@ class Messaging(ABC):
         return running
 
     async def _running_for(self, what: str) -> Running:
+        self._check_loop(what, in_thread="")
         if self._is_new:
             await self._start_unasked()
-        return self._present(what)
+        return self._present()
 
     # Sending
 
@@ -97,9 +97,10 @@ class Messaging(ABC):
         recipients, `TypeError` for values of a wrong type, `Refused` if the hook refuses the message, `HookError` if
         the listener failed, and `HistoryError` if a history that processes share is unavailable.
         """
-        if self._is_new:
+        self._check_loop("gateway.send", in_thread="gateway.send_from_thread")
+        if self._is_new:  # only now, because the check may have found that the event loop was closed
             await self._start_unasked()
-        running = self._present("gateway.send", in_thread="gateway.send_from_thread")
+        running = self._present()
         to = target_of(skip_history=skip_history, **target) if target or skip_history else None
         if to is not None and to.channel:
             settings = self._parts.channels.namespaces.find(to.channel)
@@ -113,9 +114,10 @@ class Messaging(ABC):
         Wait only for a shared history, and do not count recipients. Raise the same errors as `send`, except those of a
         hook.
         """
-        if self._is_new:
+        self._check_loop("gateway.publish", in_thread="gateway.publish_from_thread")
+        if self._is_new:  # only now, because the check may have found that the event loop was closed
             await self._start_unasked()
-        running = self._present("gateway.publish", in_thread="gateway.publish_from_thread")
+        running = self._present()
         encoded = encode(message)
         if encoded is None:
             raise ValueError("the message is None, which cannot be published")
