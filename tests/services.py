@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NoReturn, Protocol
 
 import pytest
@@ -144,6 +145,13 @@ def nats(*arguments: str) -> Iterator[Process]:
         service.kill()
 
 
+@contextmanager
+def jetstream(*arguments: str) -> Iterator[Process]:
+    """NATS with JetStream, which keeps its streams in memory."""
+    with TemporaryDirectory() as folder, nats("-js", "-sd", folder, *arguments) as service:
+        yield service
+
+
 BROKERS = ("ipc", "redis", "nats")
 
 
@@ -153,5 +161,5 @@ def broker(kind: str, folder: Path) -> Iterator[Service]:
     if kind == "ipc":
         yield Sockets(folder)
     else:
-        with redis() if kind == "redis" else nats() as service:
+        with redis() if kind == "redis" else jetstream() as service:
             yield service

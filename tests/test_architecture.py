@@ -57,6 +57,7 @@ ROOMS = {
         "brokers.sentinel",
         "brokers.redis_server",
         "brokers.redis",
+        "brokers.republished",
         "brokers.nats",
         "topics",
         "bus",
@@ -80,6 +81,9 @@ ROOMS = {
         "history.pipeline",
         "history.examination",
         "history.redis",
+        "history.jetstream",
+        "history.stream_reader",
+        "history.nats",
         "history.replica",
         "history.ipc",
         "history.stores",
@@ -306,7 +310,7 @@ DOORWAYS = {
         "cluster.history.pipeline",
         "cluster.history.examination",
     },
-    "nats": {"cluster.brokers.nats"},
+    "nats": {"cluster.brokers.nats", "cluster.history.jetstream"},
 }
 """The modules that may import each dependency."""
 

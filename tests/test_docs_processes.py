@@ -101,11 +101,12 @@ async def have_met(http: httpx.AsyncClient, url: str, count: int) -> None:
             await anyio.sleep(0.05)  # other processes start and meet
 
 
-def test_a_history_over_nats_is_a_mistake_in_the_settings(tmp_path: Path) -> None:
-    (tmp_path / "wsgateway.toml").write_text('broker = "nats://127.0.0.1:1"\n[channels."room:*"]\nhistory = 1\n')
+def test_values_over_nats_are_a_mistake_in_the_settings(tmp_path: Path) -> None:
+    text = 'broker = "nats://127.0.0.1:1"\n[channels."room:*"]\nhistory = 1\nkeep = "last"\n'
+    (tmp_path / "wsgateway.toml").write_text(text)
     done = run("check", cwd=tmp_path)
     assert done.returncode != 0
-    assert "cannot be kept with NATS" in done.stderr + done.stdout
+    assert "NATS cannot keep only the newest" in done.stderr + done.stdout
 
 
 def test_the_permissions_are_those_that_the_tests_use() -> None:

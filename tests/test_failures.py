@@ -5,8 +5,8 @@ once and in order, or was notified. Bystanders notice nothing.
 import asyncio
 import json
 import signal
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import pytest
 from tests.cable import Cable, cable
 from tests.followers import Answering, Bystander, Follower
 from tests.processes import serving
-from tests.services import Process, nats, redis
+from tests.services import Process, jetstream, nats, redis
 from wsgateway import Gateway, SubscribeEvent, testing
 from wsgateway.cluster.history.store import Append, Request
 from wsgateway.exceptions import HistoryError
@@ -105,7 +105,13 @@ async def publishing_fails(node: Node) -> AsyncIterator[None]:
     yield
 
 
-async def test_redis_is_killed_and_restarts_empty(server: Process) -> None:
+@pytest.mark.parametrize("kind", [redis, jetstream])
+async def test_the_server_is_killed_and_restarts_empty(kind: Callable[[], AbstractContextManager[Process]]) -> None:
+    with kind() as server:
+        await _kill_and_restart(server)
+
+
+async def _kill_and_restart(server: Process) -> None:
     async with watched(server.url, server.url) as ([one, two], followers):
         for number in range(5):
             await one.publish(number)
@@ -405,3 +411,15 @@ async def only_followed(node: Node, names: set[str]) -> None:
     with anyio.fail_after(20):
         while shared is None or {*shared._followed} != names:
             await asyncio.sleep(0.02)  # nothing reports it
+
+
+async def test_nats_without_jetstream_keeps_no_history_and_says_why(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with nats() as server:
+        async with started(server.url) as node, Follower(node.url, "room:1") as follower:
+            await follower.has_refusals(1)
+            assert {*follower.refusals} == {503}
+            with pytest.raises(HistoryError, match="start nats-server with -js"):
+                await node.publish("x")
+    assert "no history can be kept: the server 127.0.0.1:" in caplog.text

@@ -255,7 +255,7 @@ async def test_a_fence_of_ipc_that_arrives_late_is_no_message(tmp_path: Path) ->
 @pytest.mark.parametrize("is_shared", [True, False], ids=["shared", "each its own"])
 async def test_nats_works_without_a_shared_subscription(is_shared: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not is_shared:
-        monkeypatch.setattr(nats_link._Client, "has_shared_subscriptions", lambda self: False)
+        monkeypatch.setattr(nats_link.NatsClient, "has_shared_subscriptions", lambda self: False)
 
     with nats() as server:
         async with reader(server.url) as one, reader(server.url) as two:

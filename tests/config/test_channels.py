@@ -200,12 +200,12 @@ def test_settings_with_channels_are_values_like_all_others() -> None:
 
 
 @pytest.mark.parametrize("url", ["nats://127.0.0.1", "NATS://a,nats://b", "tls://host:4222"])
-def test_a_history_with_nats_is_a_mistake(url: str) -> None:
-    read(f'broker = "{url}"\n[channels."room:*"]\n')
+def test_values_with_nats_are_a_mistake(url: str) -> None:
+    read(f'broker = "{url}"\n[channels."room:*"]\nhistory = 1')
     (mistake,) = mistakes_of(lambda: read(f'broker = "{url}"\n' + FILE))
     assert mistake == (
-        'broker: the history of "room:*", "price:*" cannot be kept with NATS, so set broker to redis:// or ipc://, or '
-        "set history = 0"
+        'broker: NATS cannot keep only the newest of each key ("price:*"), so set broker to redis:// or ipc://, or set '
+        "keep to all"
     )
 
 
@@ -216,7 +216,7 @@ def test_a_history_may_be_kept_with_other_brokers_and_by_several_workers(url: st
 
 
 def test_a_mistake_about_a_history_is_reported_with_all_others() -> None:
-    options: Any = {f"{number}:*": {"history": 1} for number in range(100)}
+    options: Any = {f"{number}:*": {"history": 1, "keep": "last"} for number in range(100)}
     mistakes = mistakes_of(lambda: Settings(channels=options, broker="nats://h", workers=2, port=-1))
     assert [mistake.partition(":")[0] for mistake in mistakes] == ["port", "broker"]
     assert len(mistakes[1]) < 200

@@ -24,7 +24,7 @@ from wsgateway.cli.terminal import to_json
 from wsgateway.cluster.brokers import Open, opener
 from wsgateway.cluster.history.faults import Facts
 from wsgateway.cluster.routing import TopicNames
-from wsgateway.config.channels import histories_in, history_fault
+from wsgateway.config.channels import NATS, histories_in
 from wsgateway.config.exposure import outside_of_environment
 from wsgateway.config.settings import Settings, serves_outside
 from wsgateway.config.sources import Layer, Loaded
@@ -168,7 +168,7 @@ def _broker(settings: Settings) -> Iterator[Finding]:
 def _history(settings: Settings, url: str) -> Iterator[Finding]:
     """Check the Redis server that keeps the histories, if there are any."""
     histories = histories_in(settings.channels)
-    if not histories or history_fault(url):
+    if not histories or url.partition("://")[0].lower() in NATS:
         return
     from wsgateway.cluster.history.examination import examine  # redis-py is optional
 

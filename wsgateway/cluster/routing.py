@@ -12,7 +12,8 @@ from wsgateway.exceptions import EnvelopeError
 from wsgateway.frames import Position
 
 
-def _quoted(name: str) -> str:
+def topic_part(name: str) -> str:
+    """Return `name` as a part of a topic."""
     return quote(name, safe="").replace(".", "%2E")
 
 
@@ -22,7 +23,7 @@ class TopicNames:
     __slots__ = ("_channel", "_node", "all", "gateway")
 
     def __init__(self, gateway_id: str) -> None:
-        self.gateway = _quoted(gateway_id.casefold())
+        self.gateway = topic_part(gateway_id.casefold())
         self.all = f"wsgateway.all.{self.gateway}"
         self._node = f"wsgateway.node.{self.gateway}."
         self._channel = f"wsgateway.ch.{self.gateway}."
@@ -31,7 +32,7 @@ class TopicNames:
         return self._node + node_id
 
     def of_channel(self, channel: str) -> str:
-        return self._channel + _quoted(channel)
+        return self._channel + topic_part(channel)
 
 
 class ChannelEvents(Protocol):

@@ -4,7 +4,7 @@ Does not know what a setting is used for, nor which namespace a channel belongs 
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
@@ -30,8 +30,8 @@ MAX_QUOTED = 100
 MAX_NAMED = 3
 """Namespaces that an error names."""
 
-WITHOUT_HISTORY = {"nats", "tls"}
-"""Schemes of brokers that carry messages and keep none."""
+NATS = {"nats", "tls"}
+"""Schemes of NATS, whose streams cannot keep the newest publication of each key of a channel."""
 
 
 class ChannelOptions(TypedDict, total=False):
@@ -103,16 +103,25 @@ def quoted(name: str) -> str:
 
 def histories_in(channels: Mapping[str, ChannelSettings]) -> str:
     """Return the histories in `channels` as the subject of a sentence; empty if there is none."""
-    patterns = [quoted(pattern) for pattern, settings in channels.items() if settings.history]
+    patterns = [pattern for pattern, settings in channels.items() if settings.history]
+    return f"the history of {_names_of(patterns)}" if patterns else ""
+
+
+def _names_of(patterns: Sequence[str]) -> str:
     more = ", …" if len(patterns) > MAX_NAMED else ""
-    return f"the history of {', '.join(patterns[:MAX_NAMED])}{more}" if patterns else ""
+    return ", ".join(map(quoted, patterns[:MAX_NAMED])) + more
 
 
-def history_fault(broker: str) -> str:
-    """Return why no history can be kept with the broker at this URL, as the end of a sentence; empty if it can."""
-    if broker.partition("://")[0].lower() not in WITHOUT_HISTORY:
+def history_fault(broker: str, channels: Mapping[str, ChannelSettings]) -> str:
+    """Return why the broker at this URL cannot keep the histories of `channels`, as a sentence; empty if it can."""
+    if broker.partition("://")[0].lower() not in NATS:
         return ""
-    return "cannot be kept with NATS, so set broker to redis:// or ipc://, or set history = 0"
+    patterns = [pattern for pattern, settings in channels.items() if settings.history and settings.keep is Keep.LAST]
+    if not patterns:
+        return ""
+    named = _names_of(patterns)
+    advice = "so set broker to redis:// or ipc://, or set keep to all"
+    return f"NATS cannot keep only the newest of each key ({named}), {advice}"
 
 
 def fault_of(name: object) -> str:

@@ -9,7 +9,7 @@ from dataclasses import Field, dataclass, fields
 from typing import Any, TypedDict
 
 from wsgateway.config.addresses import is_loopback
-from wsgateway.config.channels import ChannelOptions, ChannelSettings, histories_in, history_fault, read_channels
+from wsgateway.config.channels import ChannelOptions, ChannelSettings, history_fault, read_channels
 from wsgateway.config.declaration import Declared, convert_fields, setting
 from wsgateway.config.values import Kind, Startup, did_you_mean
 from wsgateway.exceptions import ConfigError, Mistake
@@ -176,11 +176,10 @@ class Settings(Declared):
 
     def _mistakes_of_history(self, wrong: Set[str]) -> Iterator[Mistake]:
         """Yield a mistake if the broker cannot keep a history. `wrong` are settings with other mistakes."""
-        histories = histories_in(self.channels)
-        if histories and self.broker and "broker" not in wrong:
-            fault = history_fault(self.broker)
+        if self.broker and "broker" not in wrong:
+            fault = history_fault(self.broker, self.channels)
             if fault:
-                yield Mistake("broker", "", f"{histories} {fault}")
+                yield Mistake("broker", "", fault)
 
     @classmethod
     def no_such_setting(cls, name: str) -> str:

@@ -182,6 +182,7 @@ async def _sharing(parts: Parts, cluster: Cluster, pubsub: PubSub) -> AsyncItera
         store = open_store(
             settings.broker or "",
             gateway=cluster.names.gateway,
+            channels=settings.channels,
             history_bytes=settings.history_bytes,
             new_epoch=new_epoch,
             log=parts.log,

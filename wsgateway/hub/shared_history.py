@@ -186,7 +186,7 @@ class SharedHistory:
                 start, entries = offset, []
             if number % CHUNK == 0:
                 await asyncio.sleep(0)  # serves others between two chunks
-        return Page(stored.epoch, stored.top, start, entries)
+        return Page(stored.epoch, stored.top, start, entries, stored.is_blank)
 
 
 def _is_beyond(publication: Publication, offset: int, *, reverse: bool) -> bool:

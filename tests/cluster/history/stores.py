@@ -21,6 +21,7 @@ from wsgateway.cluster.history.store import (
     parse_announcement,
 )
 from wsgateway.cluster.history.stores import open_store
+from wsgateway.cluster.routing import topic_part
 from wsgateway.config.channels import ChannelSettings
 from wsgateway.config.values import Keep
 from wsgateway.exceptions import HistoryError
@@ -51,7 +52,8 @@ class Backend:
 
     def __init__(self, url: str, stack: AsyncExitStack, gateway: str = GATEWAY) -> None:
         self.url = url
-        self._gateway = gateway
+        self.gateway = gateway
+        self.is_nats = url.startswith("nats")
         self._stack = stack
 
     def channel(self) -> str:
@@ -61,7 +63,14 @@ class Backend:
     async def open(self) -> HistoryStore:
         """The store of one more node."""
         log = GatewayLog("chat")
-        store = open_store(self.url, gateway=self._gateway, history_bytes=HISTORY_BYTES, new_epoch=new_epoch, log=log)
+        store = open_store(
+            self.url,
+            gateway=self.gateway,
+            channels={},
+            history_bytes=HISTORY_BYTES,
+            new_epoch=new_epoch,
+            log=log,
+        )
         assert store is not None
         await store.start()
         self._stack.push_async_callback(store.aclose)
@@ -69,7 +78,7 @@ class Backend:
 
     async def listen(self, channel: str) -> Announcements:
         """The announcements of a channel from now on."""
-        topic = topic_of(channel)
+        topic = topic_of(channel, self.gateway if self.is_nats else GATEWAY)  # only NATS chooses the topic itself
         link = await opener(self.url)([topic])
         self._stack.push_async_callback(link.aclose)
         await _wait_until_subscribed(link, topic)
@@ -98,8 +107,8 @@ async def _wait_until_subscribed(link: Link, topic: str) -> None:
                 return
 
 
-def topic_of(channel: str) -> str:
-    return "wsgateway.ch.gateway." + channel.encode().hex()
+def topic_of(channel: str, gateway: str = GATEWAY) -> str:
+    return f"wsgateway.ch.{gateway}.{topic_part(channel)}"
 
 
 def entry(

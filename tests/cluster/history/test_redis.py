@@ -17,7 +17,7 @@ from tests.services import Process, redis
 from wsgateway.cluster.history import pipeline
 from wsgateway.cluster.history import redis as history_redis
 from wsgateway.cluster.history.scripts import keys_of
-from wsgateway.cluster.history.store import HistoryStore, Request
+from wsgateway.cluster.history.store import HistoryStore, Request, StoredPage
 from wsgateway.config.channels import ChannelSettings
 from wsgateway.exceptions import HistoryError
 
@@ -71,10 +71,10 @@ async def test_an_evicted_list_looks_too_short(backend: Backend, shared: Process
         at, _ = await store.append(entry(channel, b"%d" % number))
     shared.command("DEL", names_of(channel)[0])
     (page,) = await pages(store, [Request(channel, KEPT, 2, 100)])
-    assert page == (at.epoch, 5, 5, [])
+    assert page == StoredPage(at.epoch, 5, 5, [])
     await store.append(entry(channel, b"6"))
     (page,) = await pages(store, [Request(channel, KEPT, 2, 100)])
-    assert page == (at.epoch, 6, 5, [(5, 6, b"6")])
+    assert page == StoredPage(at.epoch, 6, 5, [(5, 6, b"6")])
 
 
 @pytest.mark.parametrize("which", [0, 2])
@@ -84,10 +84,10 @@ async def test_evicted_values_or_their_order_look_too_few(backend: Backend, shar
         at, _ = await store.append(entry(channel, b"%d" % number, LATEST, key=str(number)))
     shared.command("DEL", names_of(channel)[which])
     (page,) = await pages(store, [Request(channel, LATEST, 2, 100)])
-    assert page == (at.epoch, 5, 5, [])
+    assert page == StoredPage(at.epoch, 5, 5, [])
     await store.append(entry(channel, b"6", LATEST, key="1"))
     (page,) = await pages(store, [Request(channel, LATEST, 0, 100)])
-    assert page == (at.epoch, 6, 5, [(5, 6, b"6")])
+    assert page == StoredPage(at.epoch, 6, 5, [(5, 6, b"6")])
 
 
 @pytest.mark.parametrize("settings", [KEPT, LATEST])
@@ -106,7 +106,7 @@ async def test_a_lost_position_begins_a_new_epoch_without_records(
     assert after.offset == 1
     assert after.epoch != at.epoch
     (page,) = await pages(store, [Request(channel, settings, 0, 100)])
-    assert page == (after.epoch, 1, 0, [(0, 1, b"3")])
+    assert page == StoredPage(after.epoch, 1, 0, [(0, 1, b"3")])
 
 
 async def test_another_keep_begins_a_new_epoch(backend: Backend) -> None:
@@ -116,7 +116,7 @@ async def test_another_keep_begins_a_new_epoch(backend: Backend) -> None:
         assert at.offset == 1
         epochs.add(at.epoch)
         (page,) = await pages(store, [Request(channel, settings, 0, 100)])
-        assert page == (at.epoch, 1, 0, [(0, 1, b"x")])
+        assert page == StoredPage(at.epoch, 1, 0, [(0, 1, b"x")])
     assert len(epochs) == 4
 
 
@@ -355,7 +355,7 @@ async def test_a_server_killed_between_the_answers_fails_those_without_one(serve
         at, _ = await store.append(entry("c", b"x"))
         assert at.offset == 1  # it was restarted empty
         (page,) = await pages(store, [Request("c", KEPT, 0, 100)])
-        assert page == (at.epoch, 1, 0, [(0, 1, b"x")])
+        assert page == StoredPage(at.epoch, 1, 0, [(0, 1, b"x")])
 
 
 async def test_an_idle_connection_that_was_dropped_is_replaced_unnoticed(

@@ -86,6 +86,21 @@ def test_what_follows_is_delivered() -> None:
     assert replica.position == ("e", 6)
 
 
+def test_what_follows_nothing_that_is_kept_is_delivered() -> None:
+    replica = live(1, 5)
+    assert replica.arrived(Arrival(0, 9, "e", LOG[9])) == Effects(publications=(LOG[9],))
+    assert replica.arrived(Arrival(9, 12, "e", LOG[12])) == Effects(publications=(LOG[12],))
+    assert replica.position == ("e", 12)
+    assert replica.arrived(Arrival(0, 11, "e", LOG[11])).read_above == 9  # older, and unknown
+
+
+def test_a_history_that_has_dropped_the_position_too_is_no_loss() -> None:
+    replica = healing(1, 5)
+    assert replica.arrived(Arrival(0, 9, "e", LOG[9])) == NOTHING
+    assert replica.healed(Page("e", 0, 0, [], is_blank=True)) == Effects(publications=(LOG[9],))
+    assert replica.position == ("e", 9)
+
+
 def test_duplicates_are_dropped() -> None:
     replica = live(3, 5)
     assert [replica.arrived(arrival(offset)) for offset in (3, 5, 4)] == [NOTHING] * 3

@@ -1,4 +1,4 @@
-"""One process that appends to a history: python writer.py URL CHANNEL NUMBER RECORDS."""
+"""One process that appends to a history: python writer.py URL GATEWAY CHANNEL NUMBER RECORDS."""
 
 import asyncio
 import sys
@@ -12,8 +12,8 @@ from wsgateway.cluster.history.store import HistoryStore
 KEYS = 10
 
 
-async def main(url: str, channel: str, number: str, records: int) -> None:
-    async with backend_at(url) as backend:
+async def main(url: str, gateway: str, channel: str, number: str, records: int) -> None:
+    async with backend_at(url, gateway) as backend:
         await asyncio.gather(*[write(await backend.open(), channel, f"{number}.{each}", records) for each in range(2)])
 
 
@@ -28,4 +28,4 @@ async def write(store: HistoryStore, channel: str, name: str, records: int) -> N
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])))
+    asyncio.run(main(sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4], int(sys.argv[5])))

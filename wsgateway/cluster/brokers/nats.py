@@ -3,7 +3,7 @@
 import asyncio
 import re
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from urllib.parse import urlsplit
 
 from nats.aio.client import Client
@@ -12,7 +12,10 @@ from nats.aio.subscription import Subscription
 from nats.errors import Error
 
 from wsgateway.cluster.brokers import Link, Open, fail
+from wsgateway.cluster.brokers.republished import Copy, Order
+from wsgateway.cluster.history.store import announcement
 from wsgateway.exceptions import BrokerError
+from wsgateway.frames import Position
 
 TIMEOUT = 2
 """Seconds to connect, and for the server to confirm what was published."""
@@ -23,11 +26,14 @@ TOPICS_PER_ITERATION = 64
 UNCONFIRMED = 1024 * 1024
 """Bytes after which the server has to confirm, because the client keeps everything that it cannot write."""
 
+PATIENCE = 0.02
+"""Seconds that the copy of a stored message waits for an earlier one."""
+
 SUBJECT = re.compile(r"[^\s.*>]+(\.[^\s.*>]+)*")
 """A subject without wildcards."""
 
 
-class _Client(Client):
+class NatsClient(Client):
     """nats-py's client, which would send its password unencrypted to a server without TLS, even for `tls://`."""
 
     def _connect_command(self) -> bytes:
@@ -66,11 +72,39 @@ class _Client(Client):
             self._transport.close()  # type: ignore[no-untyped-call]  # nats-py's
 
 
+async def connect(
+    servers: Sequence[str],
+    failed: Callable[[Exception], Awaitable[None]],
+    closed: Callable[[], Awaitable[None]],
+) -> NatsClient:
+    """Return a client that is connected to one of `servers`, and never connects again.
+
+    It calls `failed` for an error, and `closed` at its end. Raise `Error`, `OSError`, `TimeoutError`.
+    """
+    client = NatsClient()
+    try:
+        await client.connect(
+            list(servers),
+            allow_reconnect=False,
+            max_reconnect_attempts=1,  # 0 would mean no limit, at the first connect too
+            reconnect_time_wait=0,
+            connect_timeout=TIMEOUT,
+            error_cb=failed,
+            closed_cb=closed,
+        )
+    except BaseException:
+        client.abandon()
+        raise
+    return client
+
+
 class NatsLink:
     def __init__(self) -> None:
-        self._client: _Client | None = None
+        self._client: NatsClient | None = None
         self._arrived: list[tuple[str, bytes]] = []
         self._something = asyncio.Event()
+        self._order = Order()
+        self._releasing: asyncio.TimerHandle | None = None
         self.failure: str | None = None
         """Why the link is lost, if the client has reported it."""
 
@@ -85,21 +119,7 @@ class NatsLink:
 
     async def open(self, servers: Sequence[str], topics: Sequence[str]) -> None:
         """Connect and subscribe. Raise `Error`, `OSError`, `TimeoutError`."""
-        client = _Client()
-        try:
-            await client.connect(
-                list(servers),
-                allow_reconnect=False,
-                max_reconnect_attempts=1,  # 0 would mean no limit, at the first connect too
-                reconnect_time_wait=0,
-                connect_timeout=TIMEOUT,
-                error_cb=self._failed,
-                closed_cb=self._closed,
-            )
-        except BaseException:
-            client.abandon()
-            raise
-        self._client = client
+        client = self._client = await connect(servers, self._failed, self._closed)
         await client.subscribe(self._fence, cb=self._receive_fence)
         for topic in topics:
             await client.subscribe(topic, cb=self._received)
@@ -147,6 +167,8 @@ class NatsLink:
 
     async def unsubscribe(self, topics: Sequence[str]) -> None:
         assert self._client is not None
+        for topic in topics:
+            self._order.forget(topic)
         try:
             if self._shared is not None:
                 numbers = [self._numbers.pop(topic) for topic in topics if topic in self._numbers]
@@ -168,6 +190,8 @@ class NatsLink:
         return arrived
 
     async def aclose(self) -> None:
+        if self._releasing is not None:
+            self._releasing.cancel()
         if self._client is not None and not self._client.is_closed:
             try:
                 await self._client.close()
@@ -175,7 +199,21 @@ class NatsLink:
                 pass  # it is closed already
 
     async def _received(self, message: Msg) -> None:
-        self._arrived.append((message.subject, message.data))
+        copy = _copy_of(message) if message.headers else None
+        if copy is None:
+            self._arrived.append((message.subject, message.data))
+        else:
+            topic = message.subject
+            self._arrived += [(topic, _announced(each)) for each in self._order.arrived(topic, copy)]
+            if self._order and self._releasing is None:
+                self._releasing = asyncio.get_running_loop().call_later(PATIENCE, self._release)
+        if self._arrived:
+            self._something.set()
+
+    def _release(self) -> None:
+        """Pass on the copies that have waited for earlier ones."""
+        self._releasing = None
+        self._arrived += [(topic, _announced(copy)) for topic, copy in self._order.release()]
         self._something.set()
 
     async def _receive_fence(self, message: Msg) -> None:
@@ -196,8 +234,29 @@ class NatsLink:
             fail(self._fenced, BrokerError(failure))
 
 
-def opener(url: str) -> Open:
-    """Return a function that opens links to the broker at `url`, or at one of several URLs with commas in between.
+def _copy_of(message: Msg) -> Copy | None:
+    """Return the message as a copy of one that JetStream has stored, None if it is not."""
+    headers = message.headers or {}
+    try:
+        return Copy(
+            headers["Nats-Stream"], int(headers["Nats-Last-Sequence"]), int(headers["Nats-Sequence"]), message.data
+        )
+    except (KeyError, ValueError):
+        return None
+
+
+def _announced(copy: Copy) -> bytes:
+    """Return what a history store would have published."""
+    return announcement(copy.prev, Position(epoch_of(copy.stream), copy.offset), copy.data)
+
+
+def epoch_of(stream: str) -> str:
+    """Return the epoch of a stream, which is the end of its name."""
+    return stream.rpartition("_")[2]
+
+
+def servers_in(url: str) -> list[str]:
+    """Return the URLs of servers in `url`, which may have commas in between.
 
     Raise `ValueError` for a URL without a host.
     """
@@ -205,6 +264,15 @@ def opener(url: str) -> Open:
     servers = [part if "://" in part else f"{scheme}://{part}" for part in url.split(",")]
     if not all(urlsplit(server).hostname for server in servers):
         raise ValueError("it does not name a host")
+    return servers
+
+
+def opener(url: str) -> Open:
+    """Return a function that opens links to the broker at `url`, or at one of several URLs with commas in between.
+
+    Raise `ValueError` for a URL without a host.
+    """
+    servers = servers_in(url)
 
     async def open_link(topics: Sequence[str]) -> Link:
         link = NatsLink()

@@ -36,13 +36,15 @@ class Arrival(NamedTuple):
 class Page(NamedTuple):
     """The answer of a history: its epoch, its newest offset, and every entry that it keeps above `start`, in order.
 
-    No entry above `start` is missing, except those that a newer publication of the same key has replaced.
+    No entry above `start` is missing, except those that a newer publication of the same key has replaced. With
+    `is_blank`, the history has dropped all entries, and the position of the channel with them.
     """
 
     epoch: str
     top: int
     start: int
     entries: Sequence[Entry[Publication]]
+    is_blank: bool = False
 
 
 class Effects(NamedTuple):
@@ -91,8 +93,8 @@ class Replica:
         prev, offset, epoch, publication = arrival
         tail = self.tail
         if epoch == tail.epoch:
-            if prev == tail.top:
-                tail.append(prev, offset, publication)
+            if prev == tail.top or (prev == 0 and offset > tail.top):  # 0 if the history has dropped everything before
+                tail.append(tail.top, offset, publication)
                 return Effects(publications=(publication,))
             if offset <= tail.top and self._is_kept(offset, publication):
                 return Effects()
@@ -123,6 +125,9 @@ class Replica:
         assert self.state is State.HEALING
         tail = self.tail
         if page.epoch == tail.epoch and not self._renewing:
+            if page.is_blank:
+                self.state = State.LIVE
+                return self._handle_aside(Effects())
             if page.top < tail.top or self._differs(page):
                 return self._renew()
             missed = [entry for entry in page.entries if entry[1] > tail.top]

@@ -43,13 +43,15 @@ class StoredPage(NamedTuple):
     """The answer to one request: the epoch, the newest offset of the channel, and `records` as (prev, offset, record).
 
     `prev` is the offset of the publication before. No record above `start` is missing up to the last one of `records`,
-    except those that a newer record of the same key has replaced.
+    except those that a newer record of the same key has replaced. With `is_blank`, the store has no record left and
+    does not know the position of the channel, so `top` is 0.
     """
 
     epoch: str
     top: int
     start: int
     records: Sequence[tuple[int, int, bytes]]
+    is_blank: bool = False
 
 
 class HistoryStore(Protocol):
