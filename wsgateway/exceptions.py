@@ -253,9 +253,10 @@ class EnvelopeError(GatewayError):
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(reason, detail)
         self.reason = reason
+        self.detail = detail
 
     def __str__(self) -> str:
-        return f"{self.args[0]}: {self.args[1]}"
+        return f"{self.reason}: {self.detail}"
 
 
 class NodeError(GatewayError):

@@ -12,6 +12,7 @@ from tests.clocks import jumping, pass_time
 from tests.network import Network, NetworkLink, NetworkStore
 from tests.pipes import Pipe, joined, tell
 from wsgateway import Gateway
+from wsgateway.cluster.envelopes import MAX_ENVELOPE
 from wsgateway.exceptions import MessageError
 from wsgateway.gateway.registry import registry
 from wsgateway.protocols.v1 import SUBPROTOCOL
@@ -236,3 +237,11 @@ async def test_a_message_that_is_too_large_for_the_broker_reaches_nobody() -> No
                 await function("x" * NetworkLink.max_payload, channel="live:1")
         await pass_time(1)
         assert [len(await rows(pipe)) for pipe in pipes] == [1, 1]
+
+
+@jumping
+async def test_a_message_that_is_too_large_for_an_envelope_is_refused_with_its_size() -> None:
+    async with nodes(1) as (_, [gateway]):
+        for channel in ("live:1", "room:1"):
+            with pytest.raises(MessageError, match=rf"to {channel}: \d+ bytes, at most {MAX_ENVELOPE} are sent$"):
+                await gateway.publish("x" * MAX_ENVELOPE, channel=channel)

@@ -9,7 +9,7 @@ from wsgateway.cluster.envelopes import VERSION, MemberRow, Record
 from wsgateway.config.channels import ChannelSettings
 from wsgateway.config.values import Keep
 from wsgateway.encoding import ENCODER
-from wsgateway.exceptions import EnvelopeError
+from wsgateway.exceptions import EnvelopeError, MessageError
 from wsgateway.frames import Member, Position, Publication, check_event_name
 from wsgateway.messages import Kind, Message
 
@@ -17,7 +17,7 @@ KINDS = {kind.value: kind for kind in Kind}
 
 
 def encode_record(publication: Publication, *, node: str, but: str = "", number: int = 0) -> bytes:
-    """Return a publication as bytes. Raise `EnvelopeError` if it is too large.
+    """Return a publication as bytes. Raise `MessageError` if it is too large.
 
     `node` is the origin, `but` the id of a connection that does not receive it. Unless `number` is 0, the nodes
     remember how many recipients the publication had.
@@ -39,7 +39,11 @@ def encode_record(publication: Publication, *, node: str, but: str = "", number:
         but,
         number,
     )
-    return envelopes.encode(record)
+    try:
+        return envelopes.encode(record)
+    except EnvelopeError as exc:
+        text = f"the message cannot be published to {publication.channel}: {exc.detail}"
+        raise MessageError(text) from exc
 
 
 def decode_record(data: bytes) -> Record:

@@ -15,7 +15,7 @@ from wsgateway.cluster.records import encode_record, publication_of
 from wsgateway.config.channels import ChannelSettings
 from wsgateway.config.namespaces import Namespaces
 from wsgateway.config.values import Keep
-from wsgateway.exceptions import BrokerError, EnvelopeError, HistoryError, MessageError
+from wsgateway.exceptions import BrokerError, HistoryError, MessageError
 from wsgateway.frames import Position, Publication
 from wsgateway.hub.channel import Wanted
 from wsgateway.hub.counting import Counting
@@ -215,11 +215,7 @@ class Following:
 
     def announce(self, publication: Publication, *, but: str = "", number: int = 0) -> None:
         """Publish to the other nodes what is in no history. Raise `MessageError` if it is too large."""
-        try:
-            data = encode_record(publication, node=self._cluster.node, but=but, number=number)
-        except EnvelopeError as exc:
-            text = f"the message cannot be published to {publication.channel}: {exc.reason}, {exc}"
-            raise MessageError(text) from exc
+        data = encode_record(publication, node=self._cluster.node, but=but, number=number)
         if not self._routing.publish(publication.channel, data):
             text = f"{len(data)} bytes are too many for the broker"
             raise MessageError(f"the message cannot be published to {publication.channel}: {text}")

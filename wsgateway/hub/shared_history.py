@@ -14,7 +14,7 @@ from wsgateway.cluster.records import decode_record, encode_record, publication_
 from wsgateway.config.channels import MAX_HISTORY, ChannelSettings
 from wsgateway.config.grace import BROKER_GRACE
 from wsgateway.config.values import Keep
-from wsgateway.exceptions import EnvelopeError, HistoryError, MessageError
+from wsgateway.exceptions import EnvelopeError, HistoryError
 from wsgateway.frames import Position, Publication
 from wsgateway.logs import GatewayLog
 from wsgateway.metrics import Metrics
@@ -83,10 +83,7 @@ class SharedHistory:
         `MessageError` for a publication that is too large.
         """
         channel = publication.channel
-        try:
-            record = encode_record(publication, node=self._cluster.node, but=but, number=number)
-        except EnvelopeError as exc:
-            raise MessageError(f"the message cannot be published to {channel}: {exc.reason}, {exc}") from exc
+        record = encode_record(publication, node=self._cluster.node, but=but, number=number)
         topic = self._cluster.names.of_channel(channel)
         future = self._store.append(Append(channel, topic, record, settings, publication.key, idempotency_key))
         self._appending.add(future)
