@@ -7,12 +7,12 @@ a stream that was lost is created again with a new name.
 """
 
 import asyncio
+import datetime
 import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context
-from datetime import datetime
 from hashlib import sha256
 from typing import Any, NamedTuple, cast
 
@@ -302,5 +302,5 @@ def _complete_until(created: str, max_age: int) -> float:
     """Return the time of the event loop's clock at which a stream that was created then begins to drop records."""
     if not max_age:
         return math.inf
-    age = time.time() - datetime.fromisoformat(created).timestamp()
+    age = time.time() - datetime.datetime.fromisoformat(created).timestamp()
     return asyncio.get_running_loop().time() + max_age / 10**9 - age
