@@ -1,10 +1,10 @@
 """Reads the records of a channel from a stream of JetStream, one by one."""
 
 import asyncio
+import datetime
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import NamedTuple, cast
 
 from wsgateway.cluster.brokers.nats import epoch_of
@@ -125,7 +125,7 @@ class StreamReader:
             if headers.get("Status") == "404":
                 return None
             raise HistoryError(f"the server {self._jetstream.name} cannot read the history: {headers}")
-        stored = datetime.fromisoformat(headers["Nats-Time-Stamp"]).timestamp()
+        stored = datetime.datetime.fromisoformat(headers["Nats-Time-Stamp"]).timestamp()
         return _Row(int(headers["Nats-Sequence"]), stored, message.data)
 
 
