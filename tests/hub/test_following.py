@@ -15,6 +15,7 @@ from wsgateway import Gateway
 from wsgateway.cluster.envelopes import MAX_ENVELOPE
 from wsgateway.exceptions import MessageError
 from wsgateway.gateway.registry import registry
+from wsgateway.hub import following
 from wsgateway.protocols.v1 import SUBPROTOCOL
 
 CHANNELS: Any = {
@@ -245,3 +246,16 @@ async def test_a_message_that_is_too_large_for_an_envelope_is_refused_with_its_s
         for channel in ("live:1", "room:1"):
             with pytest.raises(MessageError, match=rf"to {channel}: \d+ bytes, at most {MAX_ENVELOPE} are sent$"):
                 await gateway.publish("x" * MAX_ENVELOPE, channel=channel)
+
+
+@jumping
+async def test_channels_that_linger_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "MAX_LINGERING", 3)
+    async with nodes(1, latency=0) as (network, [gateway]):
+        pipe = await client_of(gateway)
+        for number in range(6):
+            subscribe(pipe, f"live:{number}")
+            tell(pipe.conn, json.dumps({"unsubscribe": f"live:{number}"}))
+            await pass_time(0.01)
+        assert sum(topics_of(network, f"%3A{number}") for number in range(6)) == 3
+        assert [topics_of(network, f"%3A{number}") for number in (0, 5)] == [0, 1]

@@ -331,7 +331,7 @@ class Channels:
             del self._by_name[channel.name]
             self._metrics.channels -= 1
             if self.following is not None:
-                self.following.release(channel.name)
+                self.following.linger(channel.name)
         member = channel.member(conn)
         if channel.forget(conn._outbox):
             if self.following is not None:

@@ -28,6 +28,9 @@ from wsgateway.metrics import Metrics
 LINGERING = 5.0
 """Seconds that a channel without subscribers is still followed, for clients that reconnect."""
 
+MAX_LINGERING = 10_000
+"""Channels that linger at the same time. Clients may subscribe to any number one after the other."""
+
 CHECK_INTERVAL = 30.0
 """Seconds without publications after which the history of a channel is checked for missed ones."""
 
@@ -121,14 +124,14 @@ class Following:
         if followed is None:
             followed = self._follow(name)
         if name in self._lingering or followed.joining is not None:
-            self.release(name)
+            self.linger(name)
         shared = followed.shared
         if followed.joining is not None:
             if shared is not None:
                 shared.want(wanted)
             await self._joined(followed.joining)
             if name in self._lingering:
-                self.release(name)
+                self.linger(name)
         return None if shared is None else await shared.page_for(self._wish(wanted, shared.settings))
 
     async def _joined(self, joining: asyncio.Task[None]) -> None:
@@ -141,13 +144,17 @@ class Following:
         """Handle that a channel has its first subscriber."""
         self._lingering.pop(name, None)
 
-    def release(self, name: str) -> None:
+    def linger(self, name: str) -> None:
         """Handle that a channel has no subscribers, or begins without. It lingers."""
         followed = self._followed.get(name)
         if followed is not None:
             followed.left = self._loop.time()
             self._lingering[name] = followed
             self._lingering.move_to_end(name)
+            if len(self._lingering) > MAX_LINGERING:
+                oldest = next(iter(self._lingering.values()))
+                if oldest.joining is None:
+                    self._drop(oldest)
             self._tick_later()
 
     def recover(self, wanted: Wanted, page: Page | None) -> Recovery | None:
@@ -286,7 +293,7 @@ class Following:
             if followed.joining is None:
                 self._drop(followed)
             else:
-                self.release(followed.name)
+                self.linger(followed.name)
         silent = now - CHECK_INTERVAL
         for shared in [*self._quiet.values()][:MAX_CHECKED]:
             if shared.heard > silent:

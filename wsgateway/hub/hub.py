@@ -10,8 +10,8 @@ nodes  3. `cluster.bus`: OUTBOX_MESSAGES (10,000) envelopes or OUTBOX_BYTES (32 
           dropped and counted.
        4. `cluster.history.pipeline`, `cluster.history.ipc`: MAX_WAITING (10,000) publications for a history store or
           MAX_WAITING_BYTES (32 MiB); the next one fails.
-       5. `cluster.history.replica`: MAX_ASIDE (1,000) announcements while a channel joins or heals; further ones are
-          dropped, and read from the store afterwards.
+       5. `cluster.history.replica`: MAX_ASIDE (1,000) announcements or MAX_ASIDE_BYTES (32 MiB) while a channel joins
+          or heals; further ones are dropped, and read from the store afterwards.
        6. `hub.roster`: MAX_HELD (1,000) changes of the members in a node while it is asked for its list; further ones
           are dropped, and the node is asked again.
 out    7. `hub.turn_log`: until the event loop iteration ends; beyond MAX_LOGGED (64 KiB) they are

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from wsgateway.cluster.history.recovery import Recovery, Wish
-from wsgateway.cluster.history.replica import Arrival, Effects, Page, Replica, State
+from wsgateway.cluster.history.replica import MAX_ASIDE, MAX_ASIDE_BYTES, Arrival, Effects, Page, Replica, State
 from wsgateway.config.channels import MAX_HISTORY, ChannelSettings
 from wsgateway.config.values import Keep
 from wsgateway.exceptions import HistoryError
@@ -16,15 +16,12 @@ from wsgateway.frames import Position, Publication
 from wsgateway.hub.channel import Wanted
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.shared_history import SharedHistory
+from wsgateway.limits import Backlog
 from wsgateway.logs import GatewayLog
 from wsgateway.metrics import Metrics
 
 SLICE = 500
 """Subscribers that are notified of a loss in one iteration of the event loop."""
-
-MAX_HELD = 1_000
-"""Publications that wait while subscribers are notified, or for others. More are dropped, which leaves a gap to be
-healed."""
 
 LARGE = 200
 """Subscribers from which on publications wait for others that this process has published."""
@@ -78,6 +75,7 @@ class SharedChannel:
         "_shared_read",
         "_since",
         "_subscribers",
+        "_waiting",
         "heard",
         "name",
         "replica",
@@ -112,6 +110,7 @@ class SharedChannel:
         self._shared_read: tuple[int, asyncio.Future[Page]] | None = None
         self._losing: asyncio.Task[None] | None = None
         self._held: list[tuple[Arrival, Mark | None]] = []
+        self._waiting = Backlog(MAX_ASIDE, MAX_ASIDE_BYTES)  # what is held
         self._gathering: asyncio.TimerHandle | None = None
 
     # Joining
@@ -187,7 +186,8 @@ class SharedChannel:
         arrival = Arrival(prev, position.offset, position.epoch, publication)
         if self._losing is None and self._gathering is None and not self._gathers():
             self._handle(arrival, mark)
-        elif len(self._held) < MAX_HELD:
+        elif self._waiting.fits(len(publication.payload)):
+            self._waiting.add(len(publication.payload))
             self._held.append((arrival, mark))
             if self._losing is None and self._gathering is None:
                 self._gathering = self._loop.call_later(GATHER, self._end_gathering)
@@ -202,6 +202,7 @@ class SharedChannel:
 
     def _handle_held(self) -> None:
         held, self._held = self._held, []
+        self._waiting.clear()
         for number, (arrival, mark) in enumerate(held):
             self._handle(arrival, mark)
             if self._losing is not None:
@@ -257,6 +258,7 @@ class SharedChannel:
             self._handle_held()
         else:
             self._held.clear()
+            self._waiting.clear()
             self._apply(self.replica.restored())
 
     def _finish(self, effects: Effects) -> None:

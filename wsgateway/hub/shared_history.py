@@ -22,6 +22,9 @@ from wsgateway.metrics import Metrics
 MAX_REQUESTS = 500
 """Requests that are passed to the store together."""
 
+MAX_READING = 4
+"""Batches of requests that the store answers at the same time. Others wait."""
+
 CHUNK = 500
 """Records that are decoded in one iteration of the event loop."""
 
@@ -40,6 +43,7 @@ class SharedHistory:
         self._loop = asyncio.get_running_loop()
         self._requests: list[tuple[Request, asyncio.Future[Page]]] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self._reading = asyncio.Semaphore(MAX_READING)
         self._appending: set[asyncio.Future[Appended]] = set()
 
     async def start(self) -> None:
@@ -151,7 +155,8 @@ class SharedHistory:
     async def _read(self, requests: list[tuple[Request, asyncio.Future[Page]]]) -> None:
         """Read one batch, and pass each page to its caller."""
         try:
-            pages = await self._store.read([request for request, _ in requests])
+            async with self._reading:
+                pages = await self._store.read([request for request, _ in requests])
             for (request, future), stored in zip(requests, pages, strict=True):
                 if isinstance(stored, HistoryError):
                     if not future.done():

@@ -11,9 +11,11 @@ from typing import NamedTuple
 from wsgateway.cluster.history.recovery import Recovery, Wish, recover
 from wsgateway.cluster.history.tail import Entry, Tail
 from wsgateway.frames import Position, Publication
+from wsgateway.limits import Backlog
 
 MAX_ASIDE = 1_000
-"""Publications that wait for a read. More are dropped, which leaves a gap to be healed."""
+MAX_ASIDE_BYTES = 32 * 1024 * 1024
+"""Publications that wait for a read, and their bytes. More are dropped, which leaves a gap to be healed."""
 
 
 class State(enum.Enum):
@@ -76,6 +78,7 @@ class Replica:
         self._renewing = ""  # the epoch that has turned out to be broken; the next page is a new start
         self._reads_all = False
         self._aside: list[Arrival] = []
+        self._waiting = Backlog(MAX_ASIDE, MAX_ASIDE_BYTES)
         self.tail = self._tail("", 0)
 
     @property
@@ -87,7 +90,9 @@ class Replica:
     def arrived(self, arrival: Arrival) -> Effects:
         """A publication has arrived on the channel's topic."""
         if self.state is not State.LIVE:
-            if len(self._aside) < MAX_ASIDE:
+            size = len(arrival.publication.payload)
+            if self._waiting.fits(size):
+                self._waiting.add(size)
                 self._aside.append(arrival)
             return Effects()
         prev, offset, epoch, publication = arrival
@@ -109,6 +114,7 @@ class Replica:
     def restored(self) -> Effects:
         """The link was lost and is restored. Publications set aside may precede a failover, so they are discarded."""
         self._aside.clear()
+        self._waiting.clear()
         return self._read()
 
     def joined(self, page: Page) -> Effects:
@@ -225,6 +231,7 @@ class Replica:
     def _handle_aside(self, effects: Effects) -> Effects:
         """Handle the publications set aside, until one does not fit. The read that follows contains the rest."""
         aside, self._aside = self._aside, []
+        self._waiting.clear()
         publications = list(effects.publications)
         read_above = None
         for arrival in aside:
