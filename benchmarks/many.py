@@ -203,7 +203,7 @@ def holding(port: int, count: int, path: str = PATHS[PLAIN]) -> Iterator[None]:
                 for _ in range(600):
                     if send("connections")["count"] > count:  # one of them asks
                         break
-                    time.sleep(0.1)
+                    time.sleep(0.1)  # the node is asked, and reports nothing itself
                 else:
                     raise RuntimeError(f"{count} clients have not connected in 60 s")
                 time.sleep(0.5)  # in which their handshakes are over
@@ -265,7 +265,7 @@ def silence(run: Round) -> None:
                         mine = counts.pop("wsgateway.ch.default.x", 0)
                         if mine >= own:
                             break
-                        time.sleep(0.05)
+                        time.sleep(0.05)  # the node is asked, and reports nothing itself
                     if mine != own:
                         raise RuntimeError(f"{mine} of {own} messages of the own channel arrived")
             for column, count in (("sent", sent * len(names)), ("foreign", sum(counts.values())), ("own", mine)):

@@ -189,12 +189,13 @@ async def run(peer: str, profile: Profile, server: Server, publishing_at: str) -
             published[place] += 1
             await publisher.publish(f"room-{place}", published[place])
             number += 1
+            # until the next message is due
             await asyncio.sleep(max(0.0, begun + number * PAUSE / CHANNELS - time.monotonic()))
 
     publishing = asyncio.create_task(publish())
     away = Away(clients, rng)  # type: ignore[arg-type]  # both kinds of clients leave and come back
     async with rolling(server, profile.roll):
-        await asyncio.sleep(profile.minutes * 60)
+        await asyncio.sleep(profile.minutes * 60)  # the length of the run
     await away.stop(clients)  # type: ignore[arg-type]
     over.set()
     await publishing

@@ -154,7 +154,7 @@ class Caller:
                 return
             if status not in (0, 503):
                 raise RuntimeError(f"/send is answered with {status}: {answer}")
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05)  # workers are replaced, which a caller is not told
         raise RuntimeError("/send is unavailable")
 
     async def _post(self, body: bytes) -> tuple[int, dict[str, str]]:
@@ -185,13 +185,13 @@ class Away:
         self._tasks = [asyncio.create_task(self._run(client, rng.uniform(0, EVERY[1]))) for client in clients]
 
     async def _run(self, client: Client, first: float) -> None:
-        await asyncio.sleep(first)
+        await asyncio.sleep(first)  # clients begin at different moments
         while True:
             client.leave()
             self.cuts += 1
-            await asyncio.sleep(AWAY)
+            await asyncio.sleep(AWAY)  # how long a client is away
             client.come_back()
-            await asyncio.sleep(self._rng.uniform(*EVERY))
+            await asyncio.sleep(self._rng.uniform(*EVERY))  # how long a client is connected
 
     async def stop(self, clients: list[Client]) -> None:
         """Let every client stay connected from now on."""
@@ -208,6 +208,7 @@ async def publish(caller: Caller, is_over: asyncio.Event) -> None:
     while not is_over.is_set():
         await caller.publish(f"room:{number % CHANNELS}")
         number += 1
+        # until the next message is due
         await asyncio.sleep(max(0.0, begun + number * PAUSE / CHANNELS - time.monotonic()))
 
 
@@ -217,7 +218,7 @@ async def rolling(server: Server, every: float) -> AsyncIterator[None]:
 
     async def roll() -> None:
         while True:
-            await asyncio.sleep(every)
+            await asyncio.sleep(every)  # the time between two rolls
             server.roll()
 
     task = asyncio.create_task(roll())
@@ -242,7 +243,7 @@ async def run(profile: Profile, server: Server) -> Report:
     publishing = asyncio.create_task(publish(caller, is_over))
     away = Away(clients, rng)
     async with rolling(server, profile.roll):
-        await asyncio.sleep(profile.minutes * 60)
+        await asyncio.sleep(profile.minutes * 60)  # the length of the run
     await away.stop(clients)
     is_over.set()
     await publishing

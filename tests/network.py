@@ -52,7 +52,7 @@ class NetworkLink:
             self._network.publish(topic, data)
 
     async def subscribe(self, topics: Sequence[str]) -> None:
-        await asyncio.sleep(self._network.latency())
+        await asyncio.sleep(self._network.latency())  # of the clock that jumps: the latency of the broker
         self._check()
         self.topics |= set(topics)
 
@@ -97,7 +97,7 @@ class Network:
         return self.random.choice((0.0, 0.0, 0.001, 0.05))
 
     async def open_link(self, topics: Sequence[str]) -> Link:
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # of the clock that jumps: the time to connect
         if self.is_down:
             raise BrokerError("it is down")
         link = NetworkLink(self, topics)
@@ -178,11 +178,11 @@ class NetworkStore:
 
     async def read(self, requests: Sequence[Request]) -> list[StoredPage]:
         network = self._network
-        await asyncio.sleep(network.latency())
+        await asyncio.sleep(network.latency())  # of the clock that jumps: the request is on its way
         if network.is_down:
             raise HistoryError("it is down")
         pages = [self._page(request) for request in requests]
-        await asyncio.sleep(network.latency())
+        await asyncio.sleep(network.latency())  # of the clock that jumps: the answer is on its way
         return pages
 
     def _page(self, request: Request) -> StoredPage:
@@ -201,7 +201,7 @@ class NetworkStore:
         )
 
     async def renew(self, channel: str, epoch: str) -> None:
-        await asyncio.sleep(self._network.latency())
+        await asyncio.sleep(self._network.latency())  # of the clock that jumps: the request is on its way
         if self._network.epochs.get(channel) == epoch:
             self._network.new_epoch(channel)
 

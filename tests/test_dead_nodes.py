@@ -26,7 +26,7 @@ import time
 
 class Listener:
     async def on_message(self, event):
-        time.sleep(float(event.message))
+        time.sleep(float(event.message))  # blocks the event loop on purpose
         event.message = None
 """
 

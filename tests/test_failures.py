@@ -44,7 +44,7 @@ class Node:
                 try:
                     return await self.publish(message, idempotency_key=message)
                 except HistoryError:
-                    await asyncio.sleep(0.05)  # as an application does, which must not repeat it without pause
+                    await asyncio.sleep(0.05)  # an application has to pause between two tries, too
 
     async def ready(self) -> int:
         async with httpx.AsyncClient(base_url=self.url) as http:
@@ -54,7 +54,7 @@ class Node:
         """Wait until the broker is connected."""
         with anyio.fail_after(20):
             while await self.ready() != 200:
-                await asyncio.sleep(0.05)  # nothing reports it to a client
+                await asyncio.sleep(0.05)  # /ready is asked, and reports no change
 
 
 @asynccontextmanager
@@ -263,7 +263,7 @@ async def test_the_link_of_one_node_is_cut_in_the_middle(server: Process) -> Non
                     await relay.cut()
                     with anyio.fail_after(20):
                         while await two.ready() != 503:
-                            await asyncio.sleep(0.02)  # nothing reports it to a client
+                            await asyncio.sleep(0.02)  # /ready is asked, and reports no change
                 if number == 40:
                     await relay.repair()
             await two.is_up()
@@ -284,7 +284,7 @@ async def test_without_a_history_what_was_sent_while_the_broker_was_away_is_lost
                 service.kill()
                 with anyio.fail_after(20):
                     while await one.ready() == await two.ready() == 200:
-                        await asyncio.sleep(0.02)  # nothing reports it to a client
+                        await asyncio.sleep(0.02)  # /ready is asked, and reports no change
                 async with Follower(two.url, "live:1") as late:
                     await late.joined()  # without a history, it need not wait
                     service.start()
@@ -369,7 +369,7 @@ class Faulty(Answering):
         if event.channel == "room:raises":
             raise RuntimeError("a fault of the application")
         if event.channel == "room:slow":
-            await asyncio.sleep(60)
+            await asyncio.sleep(60)  # longer than `hook_timeout`
 
 
 @pytest.mark.parametrize(("channel", "status"), [("room:raises", 500), ("room:slow", 503)])

@@ -77,7 +77,7 @@ async def publish(options: argparse.Namespace, receivers: list[Receiver], messag
         answer: dict[str, Any] = json.loads(await control.recv())
     deadline = time.monotonic() + TIMEOUT
     while any(len(receiver.numbers) < messages for receiver in receivers) and time.monotonic() < deadline:
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # a receiver is asked, and reports nothing itself
     return answer
 
 

@@ -58,7 +58,7 @@ class Server(Broker):
                 return
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"{self._command[0]} does not listen")
-            time.sleep(0.01)
+            time.sleep(0.01)  # a server reports nothing when it listens
 
     def kill(self) -> None:
         if self._process is not None:

@@ -71,7 +71,7 @@ async def unsubscribe_and_resubscribe(lab: Lab) -> None:
     for _ in range(40):
         for client in clients:
             flip(lab, client, f"kept:{lab.random.randrange(1, 20)}")
-        await asyncio.sleep(0.03)
+        await asyncio.sleep(0.03)  # the pace of the churn
     over.set()
     await publishing
     await until(lambda: all(client.is_ready for client in clients), "subscriptions do not begin")
@@ -263,7 +263,7 @@ async def cut_in_the_middle(lab: Lab, nodes: list[Node], count: int) -> None:
         del channels[1 if kind == "sse" else 3 :]  # a stream with one channel has the ids that a client here reads
         client = lab.client(lab.random.choice(nodes), *channels, kind=kind, user="u")
         joining = asyncio.create_task(client.join())
-        await asyncio.sleep(lab.random.random() * 0.1)
+        await asyncio.sleep(lab.random.random() * 0.1)  # clients that leave at different moments
         joining.cancel()
         client.leave()
         await asyncio.gather(joining, return_exceptions=True)

@@ -52,7 +52,7 @@ class Chaos:
         node = self.lab.random.choice(self.nodes)
         cable = self.cables[node]
         cable.cut()
-        await asyncio.sleep(self.lab.random.random() * 0.5)
+        await asyncio.sleep(self.lab.random.random() * 0.5)  # the pace of the events
         await cable.repair()
 
     async def kill_connections(self) -> None:
@@ -67,7 +67,7 @@ class Chaos:
     async def lose_announcements(self) -> None:
         node = self.lab.random.choice(self.nodes)
         drop_announcements(self.lab, node)
-        await asyncio.sleep(self.lab.random.random() * 0.3)
+        await asyncio.sleep(self.lab.random.random() * 0.3)  # the pace of the events
         restore_announcements(node)
 
     async def replace_node(self) -> None:
@@ -79,7 +79,7 @@ class Chaos:
     async def move_clients(self) -> None:
         for client in self.lab.random.sample(self.lab.clients, 10):
             client.leave()
-            await asyncio.sleep(self.lab.random.random() * 0.02)
+            await asyncio.sleep(self.lab.random.random() * 0.02)  # the pace of the events
             client.come_back()
 
     async def run(self, events: list[Callable[[], Awaitable[None]]]) -> None:
@@ -88,7 +88,7 @@ class Chaos:
         while loop.time() < end:
             await self.lab.random.choice(events)()
             self.lab.counts["events"] += 1
-            await asyncio.sleep(self.lab.random.random() * PAUSE)
+            await asyncio.sleep(self.lab.random.random() * PAUSE)  # the pace of the publications
         self.is_over.set()
 
 

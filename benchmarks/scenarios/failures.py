@@ -68,7 +68,7 @@ async def link_cut_for_a_second(lab: Lab, kind: str) -> None:
     publishing = asyncio.create_task(lab.keep_publishing(lambda: nodes[0], names(kind), 200, over))
     for _ in range(3):
         cable.cut()
-        await asyncio.sleep(0.3 + lab.random.random() * 0.7)
+        await asyncio.sleep(0.3 + lab.random.random() * 0.7)  # the time between two failures
         await cable.repair()
         await are_up(nodes)
     over.set()
@@ -85,12 +85,12 @@ async def broker_killed_for_3_s(lab: Lab, kind: str) -> None:
     clients = await crowd(lab, nodes, kind)
     over = asyncio.Event()
     publishing = asyncio.create_task(lab.keep_publishing(lambda: nodes[0], names(kind), 100, over))
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(0.5)  # messages are on their way when it fails
     broker.kill()
-    await asyncio.sleep(AWAY / 2)
+    await asyncio.sleep(AWAY / 2)  # how long it is away
     refused = [lab.client(nodes[1], f"{kept(kind)}:0", stays=True, is_lossy=True) for _ in range(10)]
     await asyncio.gather(*[client.connect() for client in refused])
-    await asyncio.sleep(AWAY / 2)
+    await asyncio.sleep(AWAY / 2)  # how long it is away
     if kind in WITH_HISTORY:
         lab.check(all(client.refusals for client in refused), "clients subscribe although the history is away")
     broker.start()
@@ -110,9 +110,9 @@ async def broker_stopped_for_3_s(lab: Lab, kind: str) -> None:
     await crowd(lab, nodes, kind)
     over = asyncio.Event()
     publishing = asyncio.create_task(lab.keep_publishing(lambda: nodes[0], names(kind), 100, over))
-    await asyncio.sleep(0.3)
+    await asyncio.sleep(0.3)  # messages are on their way when it fails
     broker.stop()
-    await asyncio.sleep(AWAY)
+    await asyncio.sleep(AWAY)  # how long it is away
     broker.proceed()
     await are_up(nodes)
     over.set()
@@ -128,7 +128,7 @@ async def proxy_ends_with_its_node(lab: Lab) -> None:
     clients = await crowd(lab, nodes[1:], "ipc")
     over = asyncio.Event()
     publishing = asyncio.create_task(lab.keep_publishing(lambda: nodes[1], names("ipc"), 100, over))
-    await asyncio.sleep(0.3)
+    await asyncio.sleep(0.3)  # messages are on their way when it fails
     await nodes[0].stop()
     await are_up(nodes[1:])
     over.set()
@@ -144,9 +144,9 @@ async def history_emptied(lab: Lab) -> None:
     await crowd(lab, nodes, "redis")
     over = asyncio.Event()
     publishing = asyncio.create_task(lab.keep_publishing(lambda: nodes[0], names("redis"), 200, over))
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(0.5)  # messages are on their way when it fails
     lab.broker.command("FLUSHALL")
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(0.5)  # messages follow the failure
     over.set()
     await publishing
     await work_again(lab, nodes, "redis")
@@ -161,7 +161,7 @@ async def connections_killed(lab: Lab, kind: str) -> None:
     over = asyncio.Event()
     publishing = asyncio.create_task(lab.keep_publishing(lambda: nodes[0], names("redis"), 200, over))
     for _ in range(10):
-        await asyncio.sleep(lab.random.random() * 0.3)
+        await asyncio.sleep(lab.random.random() * 0.3)  # the time between two failures
         lab.broker.command("CLIENT", "KILL", "TYPE", kind)
     over.set()
     await publishing

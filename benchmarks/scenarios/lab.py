@@ -155,7 +155,7 @@ class Lab:
                 sent = await node.gateway.publish(text, channel=channel, idempotency_key=text)
             except HistoryError:
                 self.counts["published again"] += 1
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(0.1)  # an application does not repeat it without pause
             else:
                 self.counts["published"] += 1
                 self.ledger.published(channel, sent.at, text)
@@ -178,7 +178,7 @@ class Lab:
             except GatewayError:
                 self.counts["not published"] += 1
             number += 1
-            await asyncio.sleep(1 / rate)
+            await asyncio.sleep(1 / rate)  # the pace of the publications
 
     # Checks
 
@@ -243,7 +243,7 @@ class Lab:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         while (left := remains()) and loop.time() < deadline:
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)  # what remains ends without an event
         if left:
             self.mistakes.append(f"remains: {', '.join(left)[:500]}")
 

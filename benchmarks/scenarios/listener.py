@@ -18,9 +18,9 @@ class Listener:
         if event.channel.startswith("raises:"):
             raise RuntimeError("a fault of the application")
         if event.channel.startswith("waits:"):
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05)  # a hook that waits, as for a database
         if event.channel.startswith("slow:"):
-            await asyncio.sleep(30)
+            await asyncio.sleep(30)  # longer than `hook_timeout`
 
     async def on_unsubscribe(self, event: UnsubscribeEvent) -> None:
         self.unsubscribed += 1

@@ -190,7 +190,7 @@ async def unsubscribe_and_resubscribe_over_nodes(lab: Lab, kind: str) -> None:
     for _ in range(40):
         for client in clients:
             flip(lab, client, f"{kept(kind)}:{lab.random.randrange(1, 20)}")
-        await asyncio.sleep(0.03)
+        await asyncio.sleep(0.03)  # the pace of the churn
     over.set()
     await publishing
     await until(lambda: all(client.is_ready for client in clients), "subscriptions do not begin")
@@ -226,7 +226,7 @@ async def lingering(lab: Lab, kind: str) -> None:
         for client in clients:
             client.leave()
         await asyncio.gather(*[lab.publish(nodes[1], f"kept:{number}") for number in range(50)])
-        await asyncio.sleep(pause)
+        await asyncio.sleep(pause)  # the clients return while the channel lingers, or afterwards
     await lab.join(clients)
     await lab.all_current()
     lab.equal(sum(view.received for view in lab.views()), 50 * 12, "deliveries")

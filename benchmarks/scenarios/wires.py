@@ -15,7 +15,7 @@ async def until(condition: Callable[[], bool], what: str, *, seconds: float | No
     while not condition():
         if loop.time() > deadline:
             raise TimeoutError(what)
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(0.005)  # the condition has no event
 
 
 class Wire(asyncio.Protocol):
@@ -88,7 +88,7 @@ class Wire(asyncio.Protocol):
         self.is_open = False
         if not self.opened.done():
             self.opened.set_exception(ConnectionResetError(f"ended before it was open: {exc}"))
-            self.opened.exception()  # whoever waits for it has it too
+            self.opened.exception()  # else asyncio would log it as never retrieved if the caller has given up
         else:
             self._ended(self._code, self._reason)
 

@@ -47,7 +47,7 @@ class Listener:
                 await gateway.publish(text, channel=channel.format(number % channels))
                 milliseconds.append((time.monotonic_ns() - began) / 1e6)
                 if pause is not None:
-                    await asyncio.sleep(pause)
+                    await asyncio.sleep(pause)  # the pace of the publications
 
         began, used = time.monotonic_ns(), time.process_time()
         await asyncio.gather(*(publish_in_turn() for _ in range(in_flight)))

@@ -58,7 +58,7 @@ def slow_reads(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     read = NetworkStore.read
 
     async def slow(store: NetworkStore, requests: Any) -> Any:
-        await asyncio.sleep(seconds)
+        await asyncio.sleep(seconds)  # of the clock that jumps
         return await read(store, requests)
 
     monkeypatch.setattr(NetworkStore, "read", slow)

@@ -1,4 +1,4 @@
-"""The counts of publications to channels: how many recipients a publication had in this node, and who asks. No I/O."""
+"""Remembers how many recipients each publication to a channel had in this node, for nodes that ask later. No I/O."""
 
 from collections import OrderedDict
 

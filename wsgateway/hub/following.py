@@ -90,11 +90,6 @@ class Following:
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
 
-    @property
-    def count(self) -> int:
-        """The number of channels that are followed."""
-        return len(self._followed)
-
     def has(self, name: str) -> bool:
         """Return whether a channel is followed."""
         return name in self._followed

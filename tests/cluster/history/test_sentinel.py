@@ -79,7 +79,7 @@ async def until_it_is_replicated(group: Group) -> None:
         ) or b"num-slaves\r\n$1\r\n1" not in ask(group.sentinel, "sesame", "SENTINEL MASTER my-master"):
             await asyncio.sleep(0.05)  # both work without us
         while ask(group.servers[1], "secret", "INFO replication").count(b"master_link_status:up") != 1:
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05)  # a replica reports nothing
 
 
 async def until_the_replica_has_it(group: Group) -> None:

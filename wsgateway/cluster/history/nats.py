@@ -240,7 +240,7 @@ class NatsHistory:
             for attempt in range(ATTEMPTS):
                 if token in self._streams:
                     break
-                await asyncio.sleep(0.05 * attempt)  # another node may be creating it
+                await asyncio.sleep(0.05 * attempt)  # another node may be creating the stream, which is not reported
                 stream = await self._find(token, settings) or await self._create(token, settings)
                 if stream is not None:
                     self._streams[token] = stream
