@@ -308,6 +308,8 @@ DOORWAYS = {
     "itsdangerous": {"admin.logins"},
     "anyio": {"client", "transports.asgi", "transports.stream", "publisher", "testing"},
     "msgspec": {
+        "protocols.centrifuge.commands",
+        "protocols.centrifuge.json",
         "encoding",
         "cluster.envelopes",
         "cluster.questions",
