@@ -35,12 +35,13 @@ ROOMS = {
         "declaration",
         "channels",
         "namespaces",
+        "tokens",
         "settings",
         "variables",
         "grace",
         "sources",
     ],
-    "auth": ["headers", "forwarding", "rules", "admin", "masking"],
+    "auth": ["headers", "forwarding", "rules", "admin", "masking", "claims", "tokens"],
     "cluster": [
         "history.store",
         "history.tail",
@@ -113,7 +114,7 @@ ROOMS = {
     ],
     "listeners": ["event", "hooks", "loader", "inbox", "runner", "routing", "handshake", "subscriptions", "dispatcher"],
     "transports": ["framing", "stall", "peer", "takeover", "native", "asgi", "stream"],
-    "protocols": ["commands", "query", "session", "plain", "v1", "v1_session", "lines", "sse"],
+    "protocols": ["commands", "query", "identity", "session", "plain", "v1", "v1_session", "lines", "sse"],
     "gateway": [
         "descriptors",
         "http.paths",
@@ -311,6 +312,8 @@ DOORWAYS = {
         "cluster.history.examination",
     },
     "nats": {"cluster.brokers.nats", "cluster.history.jetstream"},
+    "jwt": {"auth.tokens"},
+    "cryptography": {"auth.tokens"},
 }
 """The modules that may import each dependency."""
 
@@ -329,11 +332,14 @@ PURE = {
     "config.declaration",
     "config.channels",
     "config.namespaces",
+    "config.tokens",
+    "auth.claims",
     "auth.forwarding",
     "auth.headers",
     "auth.rules",
     "auth.admin",
     "auth.masking",
+    "auth.tokens",
     "cluster.envelopes",
     "cluster.nodes",
     "cluster.questions",
