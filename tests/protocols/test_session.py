@@ -13,12 +13,14 @@ from tests.connections import channels_of, hub_of, unconnected
 from wsgateway import Event, Gateway
 from wsgateway.cluster.single import SingleNode
 from wsgateway.exceptions import Refused
+from wsgateway.gateway.wheel import Wheel
 from wsgateway.hub.outbox import Outbox
 from wsgateway.hub.pubsub import PubSub
 from wsgateway.listeners.dispatcher import Dispatcher
 from wsgateway.listeners.inbox import INBOX_BYTES, INBOX_MESSAGES
 from wsgateway.listeners.loader import Hooks
 from wsgateway.protocols import plain
+from wsgateway.protocols.plain import PlainSession
 from wsgateway.protocols.session import Session, SessionParts
 from wsgateway.testing import RecordingListener
 from wsgateway.transports.peer import Peer
@@ -73,8 +75,10 @@ class Made:
             log=gateway.log,
         )
         self.conn, outbox = unconnected(gateway, self.transport)
-        parts = SessionParts(self.hub, channels, self.dispatcher, gateway.settings, self.ended.append)
-        self.session = Session(self.conn, outbox, self.transport, parts)
+        parts = SessionParts(
+            self.hub, channels, self.dispatcher, gateway.settings, self.ended.append, Wheel(0.1, lambda: None)
+        )
+        self.session = PlainSession(self.conn, outbox, self.transport, parts)
 
     async def connect(self) -> None:
         await plain.connect(self.session, self.transport, {})

@@ -32,6 +32,7 @@ from wsgateway.messages import WireFormat
 from wsgateway.metrics import Metrics
 from wsgateway.protocols import lines, plain, sse, v1_session
 from wsgateway.protocols.lines import LinesSession
+from wsgateway.protocols.plain import PlainSession
 from wsgateway.protocols.session import STOPPING, Session, SessionParts
 from wsgateway.protocols.sse import SseSession
 from wsgateway.protocols.v1 import SUBPROTOCOL, V1Encoding
@@ -74,7 +75,7 @@ class StreamProtocol:
 SSE_STREAM = StreamProtocol("sse", sse.SSE, SseSession, sse.connect)
 LINES_STREAM = StreamProtocol("v1", lines.LINES, LinesSession, lines.connect)
 
-PLAIN_SOCKET = ClientProtocol("plain", PLAIN, DEFLATED, Session, plain.connect)
+PLAIN_SOCKET = ClientProtocol("plain", PLAIN, DEFLATED, PlainSession, plain.connect)
 V1_SOCKET = ClientProtocol(
     "v1", FramedFormat(V1Encoding()), FramedFormat(V1Encoding(), deflates=True), V1Session, v1_session.connect
 )
@@ -109,7 +110,7 @@ class Admission:
     ) -> None:
         """`node` is the id of this node, empty without a broker."""
         self._channels = channels
-        self._parts = SessionParts(hub, channels, dispatcher, settings, self._remove)
+        self._parts = SessionParts(hub, channels, dispatcher, settings, self._remove, wheel)
         self._drain = drain
         self._rules = rules
         self._settings = settings
@@ -122,7 +123,7 @@ class Admission:
         if is_development(verbose=settings.verbose):
             self._connection = partial(WatchedConnection, log=log)
         self._server_stops = drain.begin_with_server
-        self._stream_parts = SessionParts(hub, channels, dispatcher, settings, self._remove_stream)
+        self._stream_parts = SessionParts(hub, channels, dispatcher, settings, self._remove_stream, wheel)
         self._streams = StreamContext(
             settings, wheel, log, self._server_stops, watching=StopWatch(self._server_stops).watching
         )
