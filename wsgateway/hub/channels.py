@@ -28,7 +28,7 @@ from wsgateway.hub.connection import Connection
 from wsgateway.hub.following import Following
 from wsgateway.hub.hub import Hub
 from wsgateway.hub.revocations import Revocations
-from wsgateway.messages import OnLoss, Subscribed
+from wsgateway.messages import Message, OnLoss, Subscribed
 from wsgateway.metrics import Metrics
 from wsgateway.text import short
 
@@ -346,9 +346,18 @@ class Channels:
     # By the application
 
     async def subscribe_now(
-        self, conn: Connection, channel: str, *, info: object = None, since: str | None = None
+        self,
+        conn: Connection,
+        channel: str,
+        *,
+        info: object = None,
+        since: str | None = None,
+        reply: Message | None = None,
     ) -> Subscribed:
-        """Subscribe `conn` for the application. Raise `ChannelError`, `TypeError`, `ValueError`, or `HistoryError`."""
+        """Subscribe `conn` for the application, and send it `reply` with the answer.
+
+        Raise `ChannelError`, `TypeError`, `ValueError`, or `HistoryError`.
+        """
         if since is not None and not isinstance(since, str):
             raise TypeError(f"since is {short(since)}, use a position, EPOCH:OFFSET")
         position = None if since is None else Position.parse(since)
@@ -356,7 +365,7 @@ class Channels:
             at = str(self.position(channel)) if self.namespaces.find(channel).history else None
             return Subscribed(at, False)
         wanted = Wanted(channel, position, since is not None and position is None)
-        grant = Grant(copy_info(info))
+        grant = Grant(copy_info(info), reply)
         if self.following is not None:
             self.namespaces.find(channel)
             after = self.revocations.count
