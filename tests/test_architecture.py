@@ -128,6 +128,8 @@ ROOMS = {
         "centrifuge.commands",
         "centrifuge.replies",
         "centrifuge.json",
+        "centrifuge.client_pb2",
+        "centrifuge.protobuf",
         "centrifuge.pings",
         "centrifuge.queries",
         "centrifuge.session",
@@ -310,6 +312,7 @@ DOORWAYS = {
         "cluster.envelopes",
         "cluster.questions",
         "cluster.sending",
+        "protocols.centrifuge.protobuf",
         "gateway.answers",
         "gateway.shapes",
         "admin.handlers",
@@ -329,6 +332,7 @@ DOORWAYS = {
         "cluster.history.examination",
     },
     "nats": {"cluster.brokers.nats", "cluster.history.jetstream"},
+    "google": {"protocols.centrifuge.client_pb2", "protocols.centrifuge.protobuf"},
 }
 """The modules that may import each dependency."""
 
