@@ -200,6 +200,9 @@ def read_frame(data: str | bytes) -> list[Command]:
 
 def _read_length(data: bytes, position: int) -> tuple[int, int]:
     """Return the number in the varint at `position`, and the position after it."""
+    number = data[position]
+    if number < 0x80:
+        return number, position + 1
     number = 0
     for index, digit in enumerate(data[position : position + MAX_LENGTH]):
         number |= (digit & 0x7F) << 7 * index
