@@ -66,9 +66,17 @@ class Client:
     is_told_when: ClassVar[bool] = True
     """Whether the drain says when to reconnect. Else the client's library spreads its clients."""
 
+    recovers_when_lost: ClassVar[bool] = False
+    """Whether its library asks for what it has missed after `unsubscribed` with 2500, too."""
+
     too_many: ClassVar[int] = 3013
     commands: ClassVar[int] = 0
     """How many messages of the client its subscription has taken, for `message_rate`."""
+
+    @classmethod
+    def sent(cls, code: int) -> int:
+        """Return the code that such a client is sent for the close code `code`."""
+        return cls.drained[0] if code == 1012 else code
 
     def __init__(self, url: str, channel: str = "room", *, at: str = "", receive_buffer: int = 0) -> None:
         """With a `receive_buffer`, in bytes, a client that its test does not read soon takes nothing more."""
@@ -124,7 +132,7 @@ class Client:
         match event:
             case Published(_, at) | Subscribed(_, at):
                 self.at = at or self.at
-            case Unsubscribed(code) if code >= 2500:
+            case Unsubscribed(code) if code >= 2500 and not self.recovers_when_lost:
                 self.at = ""
             case _:
                 pass

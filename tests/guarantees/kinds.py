@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.guarantees.centrifuge import CentrifugeSocket
 from tests.guarantees.client import Client
 from tests.guarantees.sockets import V1, Plain
 from tests.guarantees.streams import Lines, Sse
@@ -13,8 +14,8 @@ from tests.leftovers import assert_nothing_is_left
 from tests.servers import OwnServer, PlainUvicorn, Serve
 from wsgateway import Gateway
 
-KINDS: tuple[type[Client], ...] = (Plain, V1, Sse, Lines)
-ON_UVICORN = (V1, Sse)
+KINDS: tuple[type[Client], ...] = (Plain, V1, Sse, Lines, CentrifugeSocket)
+ON_UVICORN = (V1, Sse, CentrifugeSocket)
 """A client of each kind of transport. What the protocols do is the same on both servers."""
 
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
@@ -35,6 +36,7 @@ CHANNELS: Any = {
     "live": {"public": True, "clients": CLIENTS},
     "guarded": {"clients": CLIENTS, "history": 10_000},
 }
+PROTOCOLS = ("plain", "v1", "sse", "centrifuge")
 OWN_SERVER = OwnServer()
 
 
@@ -42,7 +44,7 @@ OWN_SERVER = OwnServer()
 async def served(
     server: Serve = OWN_SERVER, listener: object = None, **options: Any
 ) -> AsyncIterator[tuple[Gateway, str]]:
-    gateway = Gateway(listener=listener, channels=CHANNELS, **options)
+    gateway = Gateway(listener=listener, channels=CHANNELS, protocols=PROTOCOLS, **options)
     async with server(gateway) as url:
         yield gateway, url
     assert_nothing_is_left(gateway)
