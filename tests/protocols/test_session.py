@@ -13,6 +13,7 @@ from tests.connections import channels_of, hub_of, unconnected
 from wsgateway import Event, Gateway
 from wsgateway.cluster.single import SingleNode
 from wsgateway.exceptions import Refused
+from wsgateway.gateway.wheel import Wheel
 from wsgateway.hub.outbox import Outbox
 from wsgateway.hub.pubsub import PubSub
 from wsgateway.listeners.dispatcher import Dispatcher
@@ -73,7 +74,9 @@ class Made:
             log=gateway.log,
         )
         self.conn, outbox = unconnected(gateway, self.transport)
-        parts = SessionParts(self.hub, channels, self.dispatcher, gateway.settings, self.ended.append)
+        parts = SessionParts(
+            gateway, self.hub, channels, self.dispatcher, gateway.settings, Wheel(1.0, lambda: None), self.ended.append
+        )
         self.session = Session(self.conn, outbox, self.transport, parts)
 
     async def connect(self) -> None:

@@ -21,9 +21,9 @@ async def connect(session: Session, transport: ClientTransport, scope: Mapping[s
     if conn.query_string:
         asked = read_query(conn.query.multi_items(), has_positions=False)
         session.name_target(asked)
-        subprotocol = await session.handshake(scope, asked=asked)
+        chosen = await session.handshake(scope, asked=asked)
     else:
-        subprotocol = await session.handshake(scope)
-    if await transport.accept(subprotocol):
+        chosen = await session.handshake(scope)
+    if await transport.accept(chosen.subprotocol):
         session.open()
         await transport.run()
