@@ -127,9 +127,11 @@ ROOMS = {
         "centrifuge.codes",
         "centrifuge.commands",
         "centrifuge.replies",
+        "centrifuge.formats",
         "centrifuge.json",
         "centrifuge.pings",
         "centrifuge.queries",
+        "centrifuge.execution",
         "centrifuge.session",
     ],
     "gateway": [
