@@ -4,7 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
@@ -32,6 +32,7 @@ from wsgateway.logs import GatewayLog
 from wsgateway.messages import WireFormat
 from wsgateway.metrics import Metrics
 from wsgateway.protocols import lines, plain, sse, v1_session
+from wsgateway.protocols.identity import Identity
 from wsgateway.protocols.lines import LinesSession
 from wsgateway.protocols.session import STOPPING, Session, SessionParts
 from wsgateway.protocols.sse import SseSession
@@ -107,11 +108,12 @@ class Admission:
         metrics: Metrics,
         log: GatewayLog,
         wheel: Wheel,
+        identity: Identity,
         node: str,
     ) -> None:
         """`node` is the id of this node, empty without a broker."""
         self._channels = channels
-        self._parts = SessionParts(gateway, hub, channels, dispatcher, settings, wheel, self._remove)
+        self._parts = SessionParts(gateway, hub, channels, dispatcher, settings, wheel, identity, self._remove)
         self._drain = drain
         self._rules = rules
         self._settings = settings
@@ -124,7 +126,7 @@ class Admission:
         if is_development(verbose=settings.verbose):
             self._connection = partial(WatchedConnection, log=log)
         self._server_stops = drain.begin_with_server
-        self._stream_parts = SessionParts(gateway, hub, channels, dispatcher, settings, wheel, self._remove_stream)
+        self._stream_parts = replace(self._parts, ended=self._remove_stream)
         self._streams = StreamContext(
             settings, wheel, log, self._server_stops, watching=StopWatch(self._server_stops).watching
         )
@@ -270,7 +272,7 @@ class Admission:
                 await transport.accept_and_close(chosen, refused.close, refused.reason)
             else:
                 transport.release()
-                await deny(scope, send, refused.status, refused.reason)
+                await deny(scope, send, refused.status, refused.reason, refused.refusal.headers)
 
     def _remove_stream(self, session: Session) -> None:
         assert isinstance(session, (SseSession, LinesSession))

@@ -36,7 +36,8 @@ class Wanted(NamedTuple):
     """A client's request to subscribe to `channel`.
 
     `since` is the client's position; `is_garbled` is true if it sent text that is not a position. `last` is the number
-    of newest publications to send if nothing is recovered.
+    of newest publications to send if nothing is recovered. With `is_admitted`, a token of the client is for the
+    channel, and members see its `info`, unless `on_subscribe` sets another.
     """
 
     channel: str
@@ -44,6 +45,8 @@ class Wanted(NamedTuple):
     is_garbled: bool = False
     last: int | None = None
     ident: int | None = None
+    is_admitted: bool = False
+    info: object = None
 
 
 class Grant(NamedTuple):

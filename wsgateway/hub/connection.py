@@ -11,6 +11,7 @@ from starlette.datastructures import QueryParams, State
 from wsgateway.closing import check_close
 from wsgateway.config.addresses import plain_address
 from wsgateway.frames import NamedMessage, check_event_name, check_utf8
+from wsgateway.hub.credentials import Credentials, is_finite
 from wsgateway.hub.loops import Home, call_from_thread, wrong_loop
 from wsgateway.hub.outbox import Outbox
 from wsgateway.hub.request import Headers, compact, cookies_of, headers_of, subprotocols_of
@@ -33,6 +34,16 @@ class ConnectionChannels(Protocol):
     def unsubscribe_now(self, conn: "Connection", channel: str, code: int, reason: str) -> bool: ...
 
 
+class ConnectionSession(Protocol):
+    """The session of an open connection.
+
+    This is a Protocol although only `protocols.session.Session` implements it, because that module imports this one.
+    """
+
+    def expiry_changed(self) -> None: ...
+    async def refresh(self, token: str) -> bool: ...
+
+
 def new_id(node: str) -> str:
     """Return a new id of a connection of the node with the id `node`, empty without a broker."""
     return f"{node}.{secrets.token_urlsafe(16)}" if node else secrets.token_urlsafe(16)
@@ -53,11 +64,13 @@ class Connection:
         "__weakref__",
         "_channels",
         "_conn_info",
+        "_credentials",
         "_head",
         "_home",
         "_messages_in",
         "_opened_clock",
         "_outbox",
+        "_session",
         "_state",
         "_user_id",
         "address",
@@ -98,6 +111,8 @@ class Connection:
         self._outbox = outbox
         self._user_id = ""
         self._conn_info: object = None  # the claim `info` of its token
+        self._credentials: Credentials | None = None
+        self._session: ConnectionSession | None = None  # while it is open
         self._messages_in = 0
 
     def __repr__(self) -> str:
@@ -163,6 +178,48 @@ class Connection:
     def age(self) -> float:
         """Seconds since the request. Changes of the system's clock do not affect it."""
         return max(0.0, time.monotonic() - self._opened_clock)
+
+    # Expiry
+
+    @property
+    def expires_at(self) -> float | None:
+        """When the connection expires, in seconds since the epoch; None for never. It may be set.
+
+        At that time, `on_expire` is called. 25 seconds later, the connection is closed with 3005, unless it was renewed
+        by a new token or by setting `expires_at`. Setting raises `ValueError` for anything but a finite number or None.
+        """
+        return None if self._credentials is None else self._credentials.expires_at
+
+    @expires_at.setter
+    def expires_at(self, when: float | None) -> None:
+        if when is not None and not is_finite(when):
+            raise ValueError(
+                f"expires_at is {short(when)}, use seconds since the epoch, as time.time() returns, or None"
+            )
+        if self._credentials is None:
+            self._credentials = Credentials()
+        self._credentials.expires_at = when
+        session = self._session
+        if session is None:
+            return  # it is read when the connection opens
+        if self._home.is_here():
+            session.expiry_changed()
+        else:
+            self._home.loop.call_soon_threadsafe(session.expiry_changed)
+
+    async def refresh(self, token: str) -> bool:
+        """Renew the connection with a new token of the same user, as its client would. Return whether it is valid.
+
+        If it is not, the connection is closed: with 3005 if the token has expired, otherwise with 3500. Return False if
+        the connection is closed already. Raise `Refused` if the keys of tokens are unavailable, and `RuntimeError` if
+        no key is configured, before the handshake is accepted, or on an event loop other than the gateway's.
+        """
+        self._check_home("refresh")
+        if self._session is not None:
+            return await self._session.refresh(token)
+        if not self._outbox.has_begun:
+            raise RuntimeError("the connection is not open yet, set conn.expires_at in on_handshake")
+        return False
 
     # Counts
 
@@ -295,6 +352,10 @@ class WatchedConnection(Connection):
     ) -> Coroutine[Any, Any, Subscribed]:
         coroutine = super().subscribe(channel, info=info, since=since)
         return WatchedCoroutine(coroutine, self._log, what="conn.subscribe", conn=self.id, depth=2)
+
+    @marked
+    def refresh(self, token: str) -> Coroutine[Any, Any, bool]:
+        return WatchedCoroutine(super().refresh(token), self._log, what="conn.refresh", conn=self.id, depth=2)
 
     @marked
     def unsubscribe(self, channel: str, code: int = 2000, reason: str = "") -> Coroutine[Any, Any, bool]:

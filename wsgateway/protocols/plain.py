@@ -7,6 +7,7 @@ client names its channels in the URL. Knows neither sockets nor ASGI.
 from collections.abc import Mapping
 from typing import Any
 
+from wsgateway.listeners.handshake import bearer_of
 from wsgateway.protocols.query import read_query
 from wsgateway.protocols.session import Session
 from wsgateway.transports.peer import ClientTransport
@@ -24,6 +25,6 @@ async def connect(session: Session, transport: ClientTransport, scope: Mapping[s
         chosen = await session.handshake(scope, asked=asked)
     else:
         chosen = await session.handshake(scope)
-    if await transport.accept(chosen.subprotocol):
+    if await transport.accept(chosen.subprotocol or bearer_of(scope)):
         session.open()
         await transport.run()
