@@ -11,7 +11,7 @@ from wsgateway.messages import MAX_DEPTH, Kind, Message, decode_json, encode
 from wsgateway.protocols.lines import LINES
 from wsgateway.protocols.sse import SSE
 from wsgateway.protocols.v1 import V1Encoding
-from wsgateway.transports.framing import PLAIN, FramedFormat
+from wsgateway.transports.framing import PLAIN, FramedFormat, PlainFormat
 
 
 class Shouting(str):
@@ -45,10 +45,8 @@ def test_a_message_is_encoded_by_its_kind(message: Any, payload: bytes, kind: Ki
     assert (encoded.payload, encoded.kind) == (payload, kind)
 
 
-class Counting:
+class Counting(PlainFormat):
     """A wire format that counts its calls."""
-
-    closes_when_lost = False
 
     def __init__(self, prefix: bytes) -> None:
         self.prefix = prefix

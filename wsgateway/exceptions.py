@@ -287,6 +287,10 @@ class ChannelError(GatewayError, ValueError):
         return f'{self.reason}, did you mean "{close}"?' if close else self.reason
 
 
+class TooManyChannels(ChannelError):  # noqa: N818  named as the limit is
+    """A connection would have more than `max_channels` channels."""
+
+
 def _nearest_namespace(name: str, known: Sequence[str]) -> str:
     """Return the namespace in `known` that is most similar to the beginning of `name`; empty if none is similar."""
     close, likeness = "", MIN_LIKENESS

@@ -76,12 +76,21 @@ class Position(NamedTuple):
 class Member(NamedTuple):
     """A connection in a channel, as other members see it.
 
-    `user` is its `user_id`. `info` is the JSON value that `on_subscribe` has set, or None.
+    `user` is its `user_id`. `info` is the JSON value that `on_subscribe` has set, or None. `conn_info` is the claim
+    `info` of the token with which it has connected, or None.
     """
 
     id: str
     user: str
     info: object = None
+    conn_info: object = None
+
+    def fields(self) -> dict[str, object]:
+        """Return it as a JSON object. `conn_info` is left out unless it is set."""
+        fields: dict[str, object] = {"id": self.id, "user": self.user, "info": self.info}
+        if self.conn_info is not None:
+            fields["conn_info"] = self.conn_info
+        return fields
 
 
 class Presence(NamedTuple):

@@ -30,11 +30,27 @@ class Kind(enum.Enum):
 _TEXT, _JSON, _BYTES = Kind  # faster to read than attributes of an enum on Python 3.11
 
 
+class OnLoss(enum.Enum):
+    """What a connection does when one of its subscriptions has missed publications."""
+
+    NOTIFIES = enum.auto()
+    """The client is notified, and may subscribe again."""
+    CLOSES = enum.auto()
+    """It closes, because the client can subscribe only by connecting again."""
+    CLOSES_FOR_SERVER = enum.auto()
+    """It closes if the application has subscribed the client, which would not subscribe again by itself."""
+
+
 class WireFormat(Protocol):
     """Encodes messages for the clients of one protocol. Each format is one stateless object, compared by identity."""
 
-    closes_when_lost: bool
-    """Whether a lost subscription closes the connection, because the client can subscribe only by connecting again."""
+    on_loss: OnLoss
+
+    def carries(self, message: "Message") -> bool:
+        """Return whether clients of this format can receive `message`, which the application sends."""
+
+    def closing(self, code: int, reason: str) -> tuple[int, str]:
+        """Return the code and the reason that clients of this format receive instead of `code` and `reason`."""
 
     def message(self, message: "Message") -> str | bytes | None:
         """Return the content of one WebSocket message, or None if clients of this format receive nothing."""

@@ -46,6 +46,7 @@ class Metrics:
         self.dropped: Counter[str] = Counter()
         self.too_slow = 0
         self.skipped_recipients = 0
+        self.undeliverable = 0
         self.hook_errors: Counter[str] = Counter()
         self.hook_seconds: defaultdict[str, Histogram] = defaultdict(Histogram)
         self.refusals: Counter[str] = Counter()
@@ -94,6 +95,7 @@ FAMILIES = {
     "dropped_total": ("counter", "Messages dropped, by policy."),
     "slow_total": ("counter", "Connections closed because the client was too slow."),
     "skipped_recipients_total": ("counter", "Named recipients that were not connected."),
+    "undeliverable_total": ("counter", "Messages that the protocol of their recipient cannot carry."),
     "hook_errors_total": ("counter", "Hooks that failed, by hook."),
     "hook_seconds": ("histogram", "Seconds that hooks took."),
     "refusals_total": ("counter", "Refused clients and callers, by reason."),
@@ -160,6 +162,7 @@ def samples(
         "dropped_total": labelled("policy", metrics.dropped),
         "slow_total": one(metrics.too_slow),
         "skipped_recipients_total": one(metrics.skipped_recipients),
+        "undeliverable_total": one(metrics.undeliverable),
         "hook_errors_total": labelled("hook", metrics.hook_errors),
         "hook_seconds": [*_histograms(metrics.hook_seconds, labels)],
         "refusals_total": labelled("reason", metrics.refusals),

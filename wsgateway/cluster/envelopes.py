@@ -131,6 +131,13 @@ class Here(_Envelope, frozen=True, tag=7):
     peers: Annotated[list[Id], msgspec.Meta(max_length=MAX_NODES)]
 
 
+ConnId = Annotated[str, msgspec.Meta(max_length=64)]
+
+MemberRow = Annotated[tuple[str, ...], msgspec.Meta(min_length=3, max_length=4)]
+"""A member of a channel: the id, the user, and the info, which is JSON. The fourth is its `conn_info`, if it has one.
+"""
+
+
 class Record(_Envelope, frozen=True, tag=8):
     """A publication of a channel, on the channel's topic. With a history, its position stands before it.
 
@@ -147,7 +154,7 @@ class Record(_Envelope, frozen=True, tag=8):
     name: str = ""
     key: str = ""
     tags: dict[str, str] | None = None
-    sender: tuple[str, str, str] | None = None
+    sender: MemberRow | None = None
     expires: float | None = None
     but: str = ""
     number: Count = 0
@@ -159,11 +166,6 @@ class Tally(_Envelope, frozen=True, tag=9):
     channel: Name
     ask: Count
 
-
-ConnId = Annotated[str, msgspec.Meta(max_length=64)]
-
-MemberRow = tuple[ConnId, str, str]
-"""A member of a channel: the id, the user, and the info, which is JSON."""
 
 MAX_ROWS = 10_000
 """Members in one envelope."""

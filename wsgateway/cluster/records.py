@@ -83,14 +83,17 @@ def publication_of(record: Record, settings: ChannelSettings, position: Position
 
 def row_of(member: Member) -> MemberRow:
     """Return a member as an envelope contains it."""
-    return member.id, member.user, "null" if member.info is None else ENCODER.encode(member.info)
+    info = "null" if member.info is None else ENCODER.encode(member.info)
+    if member.conn_info is None:
+        return member.id, member.user, info
+    return member.id, member.user, info, ENCODER.encode(member.conn_info)
 
 
 def member_of(row: MemberRow) -> Member:
     """Return the member in an envelope. Raise `ValueError`."""
-    conn_id, user, info = row
+    conn_id, user, *infos = row
     try:
-        value: Any = json.loads(info)
+        values: list[Any] = [None if text == "null" else json.loads(text) for text in infos]
     except RecursionError as exc:
         raise ValueError("the info of a member is nested too deep") from exc
-    return Member(conn_id, user, value)
+    return Member(conn_id, user, *values)

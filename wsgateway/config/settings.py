@@ -20,8 +20,10 @@ ENV = "WSGATEWAY_"
 
 CONFIG_FILE = "wsgateway.toml"
 
-PROTOCOLS = ("plain", "v1", "sse")
-"""The protocols of clients. `sse` includes all streams."""
+PROTOCOLS = ("plain", "v1", "sse", "centrifuge")
+"""The protocols of clients. `sse` includes all streams of the gateway itself."""
+
+USUAL_PROTOCOLS = PROTOCOLS[:3]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -119,7 +121,14 @@ class Settings(Declared):
         least=1,
     )
     protocols: tuple[str, ...] = setting(
-        PROTOCOLS, "protocols that clients may use: plain, v1, and sse, which includes all streams", choices=PROTOCOLS
+        USUAL_PROTOCOLS,
+        "protocols that clients may use: plain, v1, sse, which includes all streams, and centrifuge",
+        choices=PROTOCOLS,
+    )
+    centrifuge_channel: str | None = setting(
+        None,
+        "channel in which Centrifuge clients receive what is sent without a channel; unset: the gateway's id, "
+        "empty: none",
     )
     max_connections: int = setting(
         0, "maximum number of clients; more get 503; 0 means the open-file limit minus 64", least=0
@@ -283,6 +292,7 @@ class Options(TypedDict, total=False):
     max_channels: int
     history_bytes: int
     protocols: str | Iterable[str]
+    centrifuge_channel: str | None
     max_connections: int
     max_connections_per_address: int
     connect_rate: float

@@ -27,6 +27,7 @@ from wsgateway.hub.outbox import Outbox
 from wsgateway.hub.unawaited import is_development
 from wsgateway.limits import RateLimits
 from wsgateway.listeners.dispatcher import Dispatcher
+from wsgateway.listeners.event import EventGateway
 from wsgateway.logs import GatewayLog
 from wsgateway.messages import WireFormat
 from wsgateway.metrics import Metrics
@@ -97,6 +98,7 @@ class Admission:
     def __init__(
         self,
         *,
+        gateway: EventGateway,
         hub: Hub,
         channels: Channels,
         dispatcher: Dispatcher,
@@ -110,7 +112,7 @@ class Admission:
     ) -> None:
         """`node` is the id of this node, empty without a broker."""
         self._channels = channels
-        self._parts = SessionParts(hub, channels, dispatcher, settings, self._remove, wheel)
+        self._parts = SessionParts(gateway, hub, channels, dispatcher, settings, wheel, self._remove)
         self._drain = drain
         self._rules = rules
         self._settings = settings
@@ -123,7 +125,7 @@ class Admission:
         if is_development(verbose=settings.verbose):
             self._connection = partial(WatchedConnection, log=log)
         self._server_stops = drain.begin_with_server
-        self._stream_parts = SessionParts(hub, channels, dispatcher, settings, self._remove_stream, wheel)
+        self._stream_parts = SessionParts(gateway, hub, channels, dispatcher, settings, wheel, self._remove_stream)
         self._streams = StreamContext(
             settings, wheel, log, self._server_stops, watching=StopWatch(self._server_stops).watching
         )

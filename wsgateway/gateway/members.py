@@ -1,7 +1,6 @@
 """The members of channels: answers for one node, and lists and counts of all nodes. Knows no HTTP."""
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from hashlib import blake2b
@@ -176,11 +175,10 @@ async def _ask_rows(cluster: Cluster, node_id: str, channel: str) -> list[Member
 
 
 def _is_member(node_id: str, row: MemberRow) -> bool:
-    """Return whether `row`, which a node has reported, is a connection of that node whose info is JSON."""
-    conn_id, _, info = row
-    if node_of(conn_id) != node_id:
+    """Return whether `row`, which a node has reported, is a connection of that node whose infos are JSON."""
+    if node_of(row[0]) != node_id:
         return False
     try:
-        return info == "null" or json.loads(info) is not None
-    except (ValueError, RecursionError):
+        return row[2:] == ("null",) or member_of(row) is not None
+    except ValueError:
         return False

@@ -154,6 +154,7 @@ async def assemble(
         stack.callback(ticker.stop)
         drain = Drain(dispatcher.runner, settings, log)
         admission = Admission(
+            gateway=gateway,
             hub=hub,
             channels=channels,
             dispatcher=dispatcher,

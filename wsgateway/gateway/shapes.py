@@ -13,8 +13,8 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from wsgateway.cluster.nodes import NodeState
 from wsgateway.cluster.questions import ConnectionInfo, ListedChannel, ListedConnection
+from wsgateway.cluster.records import row_of
 from wsgateway.config.values import Startup
-from wsgateway.encoding import ENCODER
 from wsgateway.frames import Publication
 from wsgateway.gateway.registry import GatewayState
 from wsgateway.messages import Kind
@@ -109,11 +109,15 @@ class ChannelList(Struct, frozen=True):
 
 
 class MemberInfo(Struct, frozen=True):
-    """A connection in a channel, as other members see it. `info` is what `on_subscribe` has set, or null."""
+    """A connection in a channel, as other members see it.
+
+    `info` is what `on_subscribe` has set, or null. `conn_info` is the claim `info` of its token, if it has one.
+    """
 
     id: str
     user: str
     info: Any
+    conn_info: Any = UNSET
 
 
 class PresenceAnswer(Struct, frozen=True):
@@ -252,9 +256,10 @@ def listed(conn: ConnectionInfo) -> ListedConnection:
     return ListedConnection(conn.id, conn.address, conn.path, conn.transport, conn.age, conn.queue, conn.protocol)
 
 
-def member_info(conn_id: str, user: str, info: str) -> MemberInfo:
-    """Return a member whose `info` is JSON, which is not decoded, because integers in it may have any size."""
-    return MemberInfo(conn_id, user, msgspec.Raw(info.encode()))
+def member_info(conn_id: str, user: str, info: str, conn_info: str = "") -> MemberInfo:
+    """Return a member whose infos are JSON, which is not decoded, because integers in it may have any size."""
+    theirs = msgspec.Raw(conn_info.encode()) if conn_info else UNSET
+    return MemberInfo(conn_id, user, msgspec.Raw(info.encode()), theirs)
 
 
 def publication_info(publication: Publication) -> PublicationInfo:
@@ -280,7 +285,7 @@ def publication_info(publication: Publication) -> PublicationInfo:
         name=publication.name or UNSET,
         key=publication.key or UNSET,
         tags=dict(publication.tags) if publication.tags else UNSET,
-        sender=UNSET if sender is None else member_info(sender.id, sender.user, ENCODER.encode(sender.info)),
+        sender=UNSET if sender is None else member_info(*row_of(sender)),
     )
 
 

@@ -89,7 +89,8 @@ class Channel(Audience):
 
     def member(self, conn: Connection) -> Member:
         """Return `conn` as other members see it."""
-        return Member(conn.id, conn.user_id, None if self.infos is None else self.infos.get(conn._outbox))
+        info = None if self.infos is None else self.infos.get(conn._outbox)
+        return Member(conn.id, conn.user_id, info, conn._conn_info)
 
     def show(self, conn: Connection) -> Member:
         """Add `conn` to `members`, and return it as other members see it."""

@@ -4,7 +4,7 @@ A channel is an audience with a name, and exists while it has subscribers. Every
 published between two steps of a subscription.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from wsgateway.closing import STATE_LOST
@@ -13,7 +13,7 @@ from wsgateway.cluster.history.recovery import Recovery
 from wsgateway.cluster.history.replica import Page
 from wsgateway.config.namespaces import Namespaces
 from wsgateway.config.settings import Settings
-from wsgateway.exceptions import ChannelError, HistoryError
+from wsgateway.exceptions import HistoryError, TooManyChannels
 from wsgateway.frames import (
     Bundle,
     Member,
@@ -29,9 +29,12 @@ from wsgateway.hub.connection import Connection
 from wsgateway.hub.following import Following
 from wsgateway.hub.hub import Hub
 from wsgateway.hub.revocations import Revocations
-from wsgateway.messages import Subscribed
+from wsgateway.messages import OnLoss, Subscribed
 from wsgateway.metrics import Metrics
 from wsgateway.text import short
+
+Answer = Callable[[SubscribedFrame, Sequence[Publication]], None]
+"""Sends a client the answer to its request to subscribe, and the publications that follow it."""
 
 LOST = 2500
 """The code of a subscription that has ended because publications were missed. The client may subscribe again."""
@@ -99,6 +102,11 @@ class Channels:
         channel = self._by_name.get(name)
         return channel is not None and channel in conn._outbox.audiences
 
+    def is_by_code(self, conn: Connection, name: str) -> bool:
+        """Return whether the application has subscribed `conn` to a channel."""
+        channel = self._by_name.get(name)
+        return channel is not None and channel.by_code is not None and conn._outbox in channel.by_code
+
     def subscribers(self, name: str) -> list[Connection]:
         """Return the subscribers of a channel in this process."""
         channel = self._by_name.get(name)
@@ -134,16 +142,22 @@ class Channels:
         """Raise `ChannelError` if a connection may not have `count` channels."""
         most = self._settings.max_channels
         if count > most:
-            raise ChannelError(f"a connection may have at most {most} channels (max_channels)")
+            raise TooManyChannels(f"a connection may have at most {most} channels (max_channels)")
 
     def may_return(self, conn: Connection, name: str) -> bool:
         """Return whether the client may subscribe again without `on_subscribe`, after the application did so."""
         return name in self._returning.get(conn, ())
 
     def subscribe(
-        self, conn: Connection, wanted: Wanted, grant: Grant = NOTHING, *, by_code: bool = False
+        self,
+        conn: Connection,
+        wanted: Wanted,
+        grant: Grant = NOTHING,
+        *,
+        by_code: bool = False,
+        answer: Answer | None = None,
     ) -> SubscribedFrame | None:
-        """Subscribe `conn`, send it the answer and the missed publications, and return the answer.
+        """Subscribe `conn`, send it the answer and the missed publications, with `answer` if given, and return it.
 
         Return None if it is closed. If it is subscribed already, it receives both again. Raise `ChannelError` if there
         is no such channel or the connection has too many, and `Outdated`.
@@ -177,7 +191,10 @@ class Channels:
                 channel.by_code = channel.by_code or set()
                 channel.by_code.add(outbox)
                 self._forget_return(conn, channel.name)
-        outbox.put(Bundle([frame, *publications]) if publications else frame)
+        if answer is not None:
+            answer(frame, publications)
+        else:
+            outbox.put(Bundle([frame, *publications]) if publications else frame)
         if is_new and outbox.is_open and settings.presence:
             self._announce_joined(channel, conn)
         if is_new:
@@ -268,7 +285,13 @@ class Channels:
         return [conn for conn in self.subscribers(name) if frame.encoded(conn._outbox.wire_format)]
 
     def lose(self, conn: Connection, name: str) -> bool:
-        """End a subscription because publications were missed. The client may subscribe again, without a position."""
+        """End a subscription because publications were missed. The client may subscribe again, without a position.
+
+        A client that would not subscribe again by itself is closed.
+        """
+        if conn._outbox.wire_format.on_loss is OnLoss.CLOSES_FOR_SERVER and self.is_by_code(conn, name):
+            conn._outbox.close(STATE_LOST, "")
+            return True
         return self.unsubscribe(conn, name, LOST, "publications were missed")
 
     def end(self, name: str, code: int, reason: str, *, ids: Collection[str] | None = None, user: str = "") -> int:
@@ -305,7 +328,7 @@ class Channels:
             self._returning.setdefault(conn, set()).add(name)
         outbox.put(frame)
         self._left(conn, channel, code, reason)
-        if code >= LOST and outbox.wire_format.closes_when_lost:
+        if code >= LOST and outbox.wire_format.on_loss is OnLoss.CLOSES:
             outbox.close(STATE_LOST, "a subscription was lost")
         return True
 

@@ -57,8 +57,9 @@ class Connection:
 
     `id` is 128 random bits, URL-safe; with a broker, the id of the node and a dot come first. `user` and `state` belong
     to the application. `user_id` is text that names the user for sending and for other members of a channel. `path` is
-    the path of the request below the gateway, such as `/ws/room1`. `protocol` is the client protocol, `plain`, `v1`, or
-    `sse`. `address` is the IP address of the client, empty on a Unix socket. `opened_at` is in seconds since the epoch.
+    the path of the request below the gateway, such as `/ws/room1`. `protocol` is the client protocol, `plain`, `v1`,
+    `sse`, or `centrifuge`. `client` is the name and the version of the client library, if the client sends them.
+    `address` is the IP address of the client, empty on a Unix socket. `opened_at` is in seconds since the epoch.
     `headers`, `query`, `cookies`, and `subprotocols` are parsed on each access.
     """
 
@@ -66,6 +67,7 @@ class Connection:
         "__weakref__",
         "_asker",
         "_channels",
+        "_conn_info",
         "_head",
         "_home",
         "_messages_in",
@@ -74,6 +76,7 @@ class Connection:
         "_state",
         "_user_id",
         "address",
+        "client",
         "id",
         "opened_at",
         "path",
@@ -98,6 +101,7 @@ class Connection:
         self.user: Any = None
         self.path = path
         self.protocol = protocol
+        self.client = ""
         self.address: str = plain_address(client[0]) if client else ""
         self.query_string: bytes = scope.get("query_string", b"")
         self.opened_at = time.time()
@@ -108,6 +112,7 @@ class Connection:
         self._channels = channels
         self._outbox = outbox
         self._user_id = ""
+        self._conn_info: object = None  # the claim `info` of its token
         self._messages_in = 0
         self._asker: Asker | None = None  # while it is open
 

@@ -23,7 +23,7 @@ out    7. `hub.turn_log`: until the event loop iteration ends; beyond MAX_LOGGED
           for `send_timeout` the client is closed with 3008.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Sized
 
 from wsgateway.hub.audience import Audience
 from wsgateway.hub.connection import Connection
@@ -245,7 +245,14 @@ class Hub:
                 skipped.count -= 1
             self._count_out(fast, len(message.payload))
         slow = () if not audience.slow else tuple(outbox for outbox in audience.slow if outbox is not but)
+        if audience.more is not None and not message.is_control:
+            self._count_undeliverable(message, audience.more)
         return self._deliver_to_slow(message, slow, fast)
+
+    def _count_undeliverable(self, message: Message, more: Mapping[WireFormat, Sized]) -> None:
+        for form, members in more.items():
+            if not form.carries(message):
+                self._metrics.undeliverable += len(members)
 
     def deliver_to(self, message: Message, recipients: Iterable[object]) -> Deliveries:
         """Send `message` to the open connections among `recipients`, which are connections and ids."""

@@ -157,7 +157,10 @@ class Outbox:
             if not self._hub.put_behind(self, message):
                 self._metrics.queued += 1
                 self._count_out(len(message.payload))
-                self.write(message.encoded(self.wire_format))
+                data = message.encoded(self.wire_format)
+                self.write(data)
+                if not data and not message.is_control:
+                    self._metrics.undeliverable += 1
             return True
         queued = self.append(message)
         self.after_append(message, is_queued=queued)
@@ -322,7 +325,7 @@ class Outbox:
         """Begin to close. What waits is still written, but nothing more is accepted. A second call does nothing."""
         if self.closing is not None:
             return
-        self.closing = (code, reason)
+        self.closing = self.wire_format.closing(code, reason)
         try:
             if self._hub is not None:
                 self._hub.leave(self)

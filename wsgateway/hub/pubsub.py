@@ -242,4 +242,6 @@ class PubSub:
 
 def _member(channel: Channel | None, conn: Connection) -> Member:
     """Return the sender `conn` as members of `channel` see it, which may have no subscribers."""
-    return Member(conn.id, conn.user_id) if channel is None else channel.member(conn)
+    if channel is None:
+        return Member(conn.id, conn.user_id, conn_info=conn._conn_info)
+    return channel.member(conn)

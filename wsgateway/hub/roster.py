@@ -7,9 +7,10 @@ that is missing shows.
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from wsgateway.cluster.envelopes import NODE_ID, MemberRow
+from wsgateway.cluster.records import member_of
 from wsgateway.encoding import ENCODER
 from wsgateway.frames import Member
 
@@ -43,21 +44,19 @@ class Event(NamedTuple):
 
 def encode_member(member: Member) -> bytes:
     """Return a member as a JSON object."""
-    text = ENCODER.encode
-    info = "null" if member.info is None else text(member.info)
-    return f'{{"id":{text(member.id)},"user":{text(member.user)},"info":{info}}}'.encode()
+    return ENCODER.encode(member.fields()).encode()
 
 
 def rows_of(origin: str, rows: Iterable[MemberRow]) -> dict[str, bytes]:
     """Return members that `origin` has reported as JSON objects, by id. Leave out those that are malformed."""
     objects = {}
-    for conn_id, user, info in rows:
+    for row in rows:
+        conn_id = row[0]
         if conn_id[:NODE_ID] != origin or conn_id[NODE_ID : NODE_ID + 1] != ".":
             continue
         try:
-            value: Any = None if info == "null" else json.loads(info)
-            objects[conn_id] = encode_member(Member(conn_id, user, value))
-        except (ValueError, RecursionError):
+            objects[conn_id] = encode_member(member_of(row))
+        except ValueError:
             pass
     return objects
 

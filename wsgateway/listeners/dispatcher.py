@@ -25,7 +25,14 @@ from wsgateway.listeners.event import (
     RequestEvent,
     UnsubscribeEvent,
 )
-from wsgateway.listeners.handshake import NO_CHOICE, Handshake, chosen_in, token_of
+from wsgateway.listeners.handshake import (
+    NO_CHOICE,
+    NO_INTRODUCTION,
+    Handshake,
+    Introduction,
+    chosen_in,
+    token_of,
+)
 from wsgateway.listeners.inbox import (
     AwaitedCall,
     Call,
@@ -108,17 +115,15 @@ class Dispatcher:
             raise HookError(hook) from call.error
 
     async def handshake(
-        self, conn: Connection, inbox: Inbox, scope: Mapping[str, Any], token: str | None = None
+        self, conn: Connection, inbox: Inbox, scope: Mapping[str, Any], introduction: Introduction = NO_INTRODUCTION
     ) -> Handshake:
-        """Call `on_handshake` and return its choices. Raise `Refused` also if the hook fails.
-
-        `token` is None if the headers of the request have it.
-        """
+        """Call `on_handshake` and return its choices. Raise `Refused` also if the hook fails."""
         on_handshake = self._hooks["on_handshake"]
         if on_handshake is None:
             return NO_CHOICE
+        token, message, data, claims = introduction
         token = token_of(conn.headers) if token is None else token
-        event = HandshakeEvent(self._gateway, conn, scope=scope, token=token)
+        event = HandshakeEvent(self._gateway, conn, scope=scope, token=token, message=message, data=data, claims=claims)
         call = AwaitedCall("on_handshake", on_handshake, event, limit=self._handshake_limit)
         await self._run_hook(inbox, call)
         if call.error is not None:

@@ -148,17 +148,32 @@ class HandshakeEvent(Event):
     a `wsgateway.v1` client with `?auth=first`. The hook may set `subprotocol`, to one of `conn.subprotocols`, and
     `channels`, to the names of channels that the client is subscribed to as soon as it is open, without
     `on_subscribe`.
+
+    `claims` are the claims of a token that was checked, otherwise empty. A Centrifuge client may send a message with
+    its `connect`, and receives `reply` as its answer; `data` has its `headers`, `name`, and `version`.
     """
 
-    __slots__ = ("channels", "scope", "token")
+    __slots__ = ("channels", "claims", "reply", "scope", "token")
 
     conn: Connection
 
-    def __init__(self, gateway: EventGateway, conn: Connection, *, scope: Mapping[str, Any], token: str) -> None:
-        super().__init__(gateway, conn)
+    def __init__(
+        self,
+        gateway: EventGateway,
+        conn: Connection,
+        *,
+        scope: Mapping[str, Any],
+        token: str,
+        message: Any = "",
+        data: Mapping[str, Any] = {},
+        claims: Mapping[str, Any] = {},
+    ) -> None:
+        super().__init__(gateway, conn, message=message, data=dict(data))
         self.scope = scope
         self.token = token
+        self.claims = claims
         self.channels: Iterable[str] = ()
+        self.reply: Any = None
 
 
 class OpenEvent(Event):

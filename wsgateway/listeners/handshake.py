@@ -2,19 +2,39 @@
 
 import uuid
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from wsgateway.auth.masking import shown_subprotocols
 from wsgateway.hub.channels import Channels
 from wsgateway.listeners.event import HandshakeEvent
+from wsgateway.messages import Message, encode
 from wsgateway.text import short
 
 
+class Introduction(NamedTuple):
+    """What a client has sent before `on_handshake`, besides the request itself.
+
+    `token` is None if the headers of the request have it. `claims` are those of a token that was checked.
+    """
+
+    token: str | None = None
+    message: Any = ""
+    data: Mapping[str, Any] = {}
+    claims: Mapping[str, Any] = {}
+
+
+NO_INTRODUCTION = Introduction()
+
+
 class Handshake(NamedTuple):
-    """A subprotocol, and the channels that a client is subscribed to as soon as it is open."""
+    """The choices of `on_handshake`.
+
+    They are a subprotocol, the channels that a client is subscribed to as soon as it is open, and a reply to it.
+    """
 
     subprotocol: str | None = None
     channels: tuple[str, ...] = ()
+    reply: Message | None = None
 
 
 NO_CHOICE = Handshake()
@@ -37,7 +57,7 @@ def chosen_in(event: HandshakeEvent, channels: Channels) -> Handshake:
             kind = type(conn.user).__qualname__
             raise ValueError(f"conn.user has type {kind}, set conn.user_id to text that names the user")
         conn.user_id = str(conn.user)
-    return Handshake(event.subprotocol, names)
+    return Handshake(event.subprotocol, names, encode(event.reply))
 
 
 def token_of(headers: Mapping[str, str]) -> str:

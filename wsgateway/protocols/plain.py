@@ -30,10 +30,10 @@ async def connect(session: "PlainSession", transport: ClientTransport, scope: Ma
     if conn.query_string:
         asked = read_query(conn.query.multi_items(), has_positions=False)
         session.name_target(asked)
-        subprotocol = await session.handshake(scope, asked=asked)
+        chosen = await session.handshake(scope, asked=asked)
     else:
-        subprotocol = await session.handshake(scope)
-    if await transport.accept(subprotocol):
+        chosen = await session.handshake(scope)
+    if await transport.accept(chosen.subprotocol):
         session.open()
         await transport.run()
 

@@ -18,6 +18,8 @@ from wsgateway.hub.outbox import Outbox
 from wsgateway.hub.target import Target
 from wsgateway.limits import Bucket
 from wsgateway.listeners.dispatcher import Dispatcher
+from wsgateway.listeners.event import EventGateway
+from wsgateway.listeners.handshake import NO_INTRODUCTION, Handshake, Introduction
 from wsgateway.listeners.inbox import Call, Inbox, MessageCall, refusal_of
 from wsgateway.messages import Kind, Message, encode
 from wsgateway.protocols.commands import Subscribe
@@ -43,12 +45,13 @@ def unstored(error: HistoryError) -> Refused:
 class SessionParts:
     """The parts that all sessions of one gateway share. `ended` is called when an accepted session has finished."""
 
+    gateway: EventGateway
     hub: Hub
     channels: Channels
     dispatcher: Dispatcher
     settings: Settings
-    ended: "Callable[[Session], None]"
     timers: Timers
+    ended: "Callable[[Session], None]"
 
 
 class Session:
@@ -90,22 +93,27 @@ class Session:
     # From the handshake to the end
 
     async def handshake(
-        self, scope: Mapping[str, Any], *, token: str | None = None, asked: Asked = NOTHING, asks_now: bool = True
-    ) -> str | None:
+        self,
+        scope: Mapping[str, Any],
+        *,
+        introduction: Introduction = NO_INTRODUCTION,
+        asked: Asked = NOTHING,
+        asks_now: bool = True,
+    ) -> Handshake:
         """Call `on_handshake`, then, if `asks_now`, `on_subscribe` for each channel in the URL.
 
-        `token` is None if the headers of the request have it. Return the subprotocol that `on_handshake` has chosen.
-        Raise `Refused`.
+        Return the choices of `on_handshake`. Raise `Refused`.
         """
         dispatcher = self._parts.dispatcher
         self._after = self._parts.channels.revocations.count
-        subprotocol, channels = await dispatcher.handshake(self.conn, self._inbox, scope, token)
+        chosen = await dispatcher.handshake(self.conn, self._inbox, scope, introduction)
+        channels = chosen.channels
         asks = asked.channels if asks_now else ()
         if channels or asks:
             self._granted = await self._grants(channels, asks, asked)
         if self.outbox.closing is not None:
             raise Refused.of(STOPPING)
-        return subprotocol
+        return chosen
 
     async def _grants(
         self, channels: tuple[str, ...], asks: tuple[Subscribe, ...], asked: Asked

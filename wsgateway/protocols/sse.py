@@ -18,7 +18,7 @@ from wsgateway.frames import (
     SubscribedFrame,
     UnsubscribedFrame,
 )
-from wsgateway.messages import Kind, Message
+from wsgateway.messages import Kind, Message, OnLoss
 from wsgateway.protocols.query import read_query
 from wsgateway.protocols.session import Session
 from wsgateway.protocols.v1 import subscribed_of, text_of
@@ -89,7 +89,7 @@ class SseEncoding:
                 ended = {"channel": message.channel, "code": message.code, "reason": message.reason}
                 return _event("unsubscribed", _json(ended), None)
             case PresenceFrame():
-                member = {"channel": message.channel, **message.member._asdict()}
+                member = {"channel": message.channel, **message.member.fields()}
                 return _event("left" if message.has_left else "joined", _json(member), None)
             case CloseFrame():
                 end = message.fields()
@@ -137,10 +137,10 @@ SSE = StreamKind(
     name="sse",
     content_type=b"text/event-stream; charset=utf-8",
     beat=b":\n\n",
-    wire_format=ChunkedFormat(SseEncoding(has_ids=True), closes_when_lost=True),
+    wire_format=ChunkedFormat(SseEncoding(has_ids=True), on_loss=OnLoss.CLOSES),
 )
 
-WITHOUT_IDS = ChunkedFormat(SseEncoding(has_ids=False), closes_when_lost=True)
+WITHOUT_IDS = ChunkedFormat(SseEncoding(has_ids=False), on_loss=OnLoss.CLOSES)
 """The format of a stream whose ids are its own."""
 
 

@@ -73,7 +73,7 @@ def text_of(value: object) -> str:
 
 
 def member_of(member: Member) -> str:
-    return text_of(member._asdict())
+    return text_of(member.fields())
 
 
 def subscribed_of(frame: SubscribedFrame) -> str:

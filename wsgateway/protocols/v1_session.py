@@ -12,6 +12,7 @@ from wsgateway.hub.channels import Outdated
 from wsgateway.hub.loops import eager_task
 from wsgateway.hub.shared_history import Appended
 from wsgateway.hub.target import Target
+from wsgateway.listeners.handshake import Introduction
 from wsgateway.listeners.inbox import Call, MessageCall, refusal_of
 from wsgateway.listeners.requests import RequestCall
 from wsgateway.listeners.subscriptions import SubscribeCall, find_namespace
@@ -115,7 +116,7 @@ class V1Session(Session):
                 asked = read_query(
                     self.conn.query.multi_items(), has_positions=True, default_since=read_since(command.since)
                 )
-            await self.handshake(waiting.scope, token=command.token, asked=asked, asks_now=False)
+            await self.handshake(waiting.scope, introduction=Introduction(command.token), asked=asked, asks_now=False)
             if not self.is_accepted or self._waiting is None:
                 raise Refused.of(STOPPING)  # the client has disconnected
         except Refused as exc:

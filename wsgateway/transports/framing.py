@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from wsgateway.frames import CloseFrame, SubscribedFrame
-from wsgateway.messages import Kind, Message
+from wsgateway.messages import Kind, Message, OnLoss
 
 COMPRESS_FROM = 128
 """Bytes of the shortest message that is compressed, because a shorter one hardly becomes smaller."""
@@ -55,13 +55,24 @@ def deflated(first: int, data: bytes) -> bytes:
     return frame(first, data)
 
 
-class PlainFormat:
+class _Format:
+    """What most wire formats have in common."""
+
+    on_loss = OnLoss.NOTIFIES
+
+    def carries(self, message: Message) -> bool:
+        del message
+        return True
+
+    def closing(self, code: int, reason: str) -> tuple[int, str]:
+        return code, reason
+
+
+class PlainFormat(_Format):
     """Each message is one unfragmented WebSocket message with the payload as it is.
 
     Of the gateway's own notifications, a plain client receives only the reply to a subscription.
     """
-
-    closes_when_lost = False
 
     def message(self, message: Message) -> str | bytes | None:
         if message.is_control:
@@ -89,10 +100,8 @@ class DeflatedFormat(PlainFormat):
         return deflated(_BINARY if message.kind is _BYTES else _TEXT, message.payload)
 
 
-class FramedFormat:
+class FramedFormat(_Format):
     """The content that an encoding writes, as one unfragmented WebSocket message."""
-
-    closes_when_lost = False
 
     def __init__(self, encoding: Encoding, *, deflates: bool = False) -> None:
         self._encoding = encoding
@@ -122,12 +131,12 @@ def chunk(content: str | bytes | None) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-class ChunkedFormat:
+class ChunkedFormat(_Format):
     """The content that an encoding writes, as one chunk of an HTTP/1.1 response (RFC 9112 7.1)."""
 
-    def __init__(self, encoding: Encoding, *, closes_when_lost: bool = False) -> None:
+    def __init__(self, encoding: Encoding, *, on_loss: OnLoss = OnLoss.NOTIFIES) -> None:
         self._encoding = encoding
-        self.closes_when_lost = closes_when_lost
+        self.on_loss = on_loss
 
     def message(self, message: Message) -> str | bytes | None:
         return self._encoding.content(message)

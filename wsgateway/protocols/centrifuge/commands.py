@@ -1,0 +1,222 @@
+"""The commands of a Centrifuge client, and the frames of JSON that contain them. Knows no connections."""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import msgspec
+from msgspec import Raw, Struct
+
+from wsgateway.frames import MAX_OFFSET, Position
+from wsgateway.messages import decode_json
+
+MAX_IDENT = 2**32 - 1
+"""The largest id of a command."""
+
+NO_DATA = Raw(b"")
+
+
+class FrameError(ValueError):
+    """A frame that cannot be read. The client is closed."""
+
+
+class Recovery(Struct, frozen=True):
+    """The position of a server-side subscription that the client had."""
+
+    recover: bool = False
+    epoch: str = ""
+    offset: int = 0
+
+
+class Connect(Struct, frozen=True):
+    token: str = ""
+    data: Raw = NO_DATA
+    name: str = ""
+    version: str = ""
+    headers: dict[str, str] = {}
+    subs: dict[str, Recovery] = {}
+
+
+class Subscribe(Struct, frozen=True):
+    """A request to subscribe. `type`, `tf`, and `flag` are read in order to refuse what is not supported."""
+
+    channel: str = ""
+    token: str = ""
+    data: Raw = NO_DATA
+    recover: bool = False
+    epoch: str = ""
+    offset: int = 0
+    flag: int = 0
+    type: int = 0
+    tf: Raw = NO_DATA
+
+
+class Unsubscribe(Struct, frozen=True):
+    channel: str = ""
+
+
+class Publish(Struct, frozen=True):
+    channel: str = ""
+    data: Raw = NO_DATA
+    type: int = 0
+
+
+class Send(Struct, frozen=True):
+    data: Raw = NO_DATA
+
+
+class Rpc(Struct, frozen=True):
+    method: str = ""
+    data: Raw = NO_DATA
+
+
+class Presence(Struct, frozen=True):
+    channel: str = ""
+
+
+class PresenceStats(Struct, frozen=True):
+    channel: str = ""
+
+
+class Since(Struct, frozen=True):
+    offset: int = 0
+    epoch: str = ""
+
+
+class History(Struct, frozen=True):
+    channel: str = ""
+    limit: int = 0
+    since: Since | None = None
+    reverse: bool = False
+
+
+class Refresh(Struct, frozen=True):
+    token: str = ""
+
+
+class SubRefresh(Struct, frozen=True):
+    channel: str = ""
+    token: str = ""
+    type: int = 0
+
+
+class Ping(Struct, frozen=True):
+    pass
+
+
+Request = (
+    Connect
+    | Subscribe
+    | Unsubscribe
+    | Publish
+    | Send
+    | Rpc
+    | Presence
+    | PresenceStats
+    | History
+    | Refresh
+    | SubRefresh
+    | Ping
+)
+
+METHODS: dict[str, type[Request]] = {
+    "connect": Connect,
+    "subscribe": Subscribe,
+    "unsubscribe": Unsubscribe,
+    "publish": Publish,
+    "send": Send,
+    "rpc": Rpc,
+    "presence": Presence,
+    "presence_stats": PresenceStats,
+    "history": History,
+    "refresh": Refresh,
+    "sub_refresh": SubRefresh,
+    "ping": Ping,
+}
+
+
+class Command(NamedTuple):
+    """One command of a frame.
+
+    `ident` is 0 for the commands without an id: `send`, and the pong, whose `method` is empty. `request` is None if
+    the method is unknown, or the fields are wrong, which `is_malformed` tells. `size` is its bytes.
+    """
+
+    ident: int
+    method: str
+    request: Request | None
+    size: int
+    is_malformed: bool = False
+
+
+class Payload(NamedTuple):
+    """The data of a command: the decoded `value`, and its JSON text `source`, None for bytes."""
+
+    value: Any
+    source: bytes | None
+
+
+PONG = Command(0, "", None, 2)
+
+_DECODERS = {method: msgspec.json.Decoder(request) for method, request in METHODS.items()}
+_OBJECT = msgspec.json.Decoder(dict[str, Raw])
+_IDENT = msgspec.json.Decoder(int)
+
+
+def read_frame(data: str | bytes) -> list[Command]:
+    """Return the commands of a frame: JSON objects, separated by line feeds. Raise `FrameError`."""
+    try:
+        frame = data.encode() if isinstance(data, str) else data
+    except UnicodeEncodeError as exc:
+        raise FrameError("a frame is UTF-8") from exc
+    return [_read(line) for line in _lines(frame)]
+
+
+def _lines(frame: bytes) -> Iterable[bytes]:
+    if b"\n" not in frame:
+        return (frame,)
+    return [line for line in frame.split(b"\n") if line and not line.isspace()]
+
+
+def _read(line: bytes) -> Command:
+    try:
+        fields = _OBJECT.decode(line)
+        ident = _IDENT.decode(fields.pop("id", b"0"))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+        raise FrameError("a command is a JSON object") from exc
+    methods = [name for name in fields if name in METHODS]
+    if not 0 <= ident <= MAX_IDENT:
+        raise FrameError("the id of a command is out of range")
+    if not ident and not fields:
+        return PONG
+    if not ident and methods != ["send"]:
+        raise FrameError("a command needs an id")
+    if len(methods) != 1:
+        return Command(ident, "", None, len(line), is_malformed=bool(methods))
+    method = methods[0]
+    try:
+        request = _DECODERS[method].decode(fields[method])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return Command(ident, method, None, len(line), is_malformed=True)
+    return Command(ident, method, request, len(line))
+
+
+def payload_of(data: Raw | bytes) -> Payload | None:
+    """Return the payload of a command, None without one. `data` is JSON text, or `bytes` of a Protobuf client.
+
+    Raise `MessageError` unless its JSON is valid by the rules of `decode_json`.
+    """
+    if isinstance(data, bytes):
+        return Payload(data, None)
+    text = bytes(data)
+    if not text or text == b"null":
+        return None
+    if b"\n" in text or b"\r" in text:  # in valid JSON only between tokens
+        text = text.replace(b"\n", b" ").replace(b"\r", b" ")
+    return Payload(decode_json(text), text)
+
+
+def position_of(epoch: str, offset: int) -> Position | None:
+    """Return the position that a client sends, None if no channel can have it."""
+    if not 0 <= offset <= MAX_OFFSET:
+        return None
+    return Position.parse(f"{epoch}:{offset}")

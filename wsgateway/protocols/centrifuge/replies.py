@@ -1,0 +1,106 @@
+"""What a Centrifuge client receives besides publications. An encoding writes it as JSON or as Protobuf.
+
+The fields have the names of the protocol, which JSON and Protobuf share. A field for a payload has a `Message`.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from wsgateway.frames import Control, Member, PresenceFrame, Publication, SubscribedFrame, UnsubscribedFrame
+from wsgateway.messages import Kind, Message, encode
+from wsgateway.protocols.centrifuge.codes import ErrorCode, error_result, unsubscribe_reason
+
+Fields = dict[str, Any]
+
+
+class Reply(Control):
+    """The reply to the command `ident`: its `result`, under the name of the method, or of `error`."""
+
+    __slots__ = ("method", "result")
+
+    ident: int
+
+    def __init__(self, ident: int, method: str, result: Fields, *, payload: bytes = b"") -> None:
+        """`payload` is what counts in the outbox of the client."""
+        super().__init__(payload, ident=ident)
+        self.method = method
+        self.result = result
+
+    @classmethod
+    def error(cls, ident: int, code: ErrorCode) -> "Reply":
+        return cls(ident, "error", error_result(code))
+
+
+class PingFrame(Control):
+    """The ping of the server, an empty reply. One object for all clients."""
+
+    __slots__ = ()
+
+
+PING = PingFrame()
+
+
+def push_of(message: Message) -> tuple[str, str, Fields] | None:
+    """Return the channel, the kind, and the fields of the push for a notification. None if it is not a push."""
+    match message:
+        case SubscribedFrame():
+            return message.channel, "subscribe", subscribed_fields(message)
+        case UnsubscribedFrame():
+            reason = unsubscribe_reason(message.code, message.reason)
+            return message.channel, "unsubscribe", {"code": message.code, "reason": reason}
+        case PresenceFrame():
+            return message.channel, "leave" if message.has_left else "join", {"info": client_info(message.member)}
+        case _:
+            return None
+
+
+def subscribed_fields(frame: SubscribedFrame) -> Fields:
+    """Return the fields that say where a subscription begins, and its `data`."""
+    fields: Fields = {}
+    if frame.at is not None:
+        fields = {"recoverable": True, "positioned": True, "epoch": frame.at.epoch, "offset": frame.at.offset}
+    if frame.reply is not None:
+        fields["data"] = frame.reply
+    return fields
+
+
+def client_info(member: Member) -> Fields:
+    """Return the ClientInfo of a member."""
+    fields: Fields = {"user": member.user, "client": member.id}
+    for name, info in (("conn_info", member.conn_info), ("chan_info", member.info)):
+        if info is not None:
+            fields[name] = encode_json(info)
+    return fields
+
+
+def encode_json(value: object) -> Message:
+    """Return a JSON value as a message that is JSON, even if it is text."""
+    message = encode([value])
+    assert message is not None
+    return Message(message.payload[1:-1], Kind.JSON)
+
+
+def publication_fields(publication: Publication) -> Fields:
+    """Return the fields of a publication."""
+    fields: Fields = {"data": Message(publication.payload, publication.kind)}
+    if publication.sender is not None:
+        fields["info"] = client_info(publication.sender)
+    if publication.position is not None:
+        fields["offset"] = publication.position.offset
+    tags = tags_of(publication)
+    if tags:
+        fields["tags"] = dict(tags)
+    return fields
+
+
+def tags_of(message: Message) -> Mapping[str, str] | None:
+    """Return the tags of a message. The name of an event is one of them."""
+    tags = getattr(message, "tags", None)
+    if not message.name:
+        return tags
+    return {**(tags or {}), "name": message.name}
+
+
+def size_of(publications: Iterable[Publication]) -> bytes:
+    """Return bytes as many as the payloads of `publications` have, for the outbox of a client."""
+    return bytes(sum(len(each.payload) for each in publications))
