@@ -76,7 +76,7 @@ class Made:
         )
         self.conn, outbox = unconnected(gateway, self.transport)
         parts = SessionParts(
-            gateway, self.hub, channels, self.dispatcher, gateway.settings, Wheel(1.0, lambda: None), self.ended.append
+            gateway, self.hub, channels, self.dispatcher, gateway.settings, Wheel(0.1, lambda: None), self.ended.append
         )
         self.session = PlainSession(self.conn, outbox, self.transport, parts)
 

@@ -5,7 +5,7 @@ Knows nothing of how bytes travel.
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from wsgateway.config.settings import Settings
@@ -20,6 +20,7 @@ from wsgateway.listeners.event import (
     Event,
     EventGateway,
     HandshakeEvent,
+    JsonMessageEvent,
     MessageEvent,
     OpenEvent,
     RequestEvent,
@@ -40,6 +41,7 @@ from wsgateway.listeners.inbox import (
     CommandCall,
     Inbox,
     MessageCall,
+    QueryCall,
     TimeLimit,
     refusal_of,
 )
@@ -48,7 +50,7 @@ from wsgateway.listeners.reports import Reports
 from wsgateway.listeners.requests import RequestCall
 from wsgateway.listeners.routing import NO_RECIPIENTS, target_of_event
 from wsgateway.listeners.runner import Runner, current_call, depth_of_send
-from wsgateway.listeners.subscriptions import Changes, SubscribeCall, Subscriptions
+from wsgateway.listeners.subscriptions import Changes, Check, SubscribeCall, Subscriptions
 from wsgateway.logs import GatewayLog
 from wsgateway.messages import Sent, encode
 from wsgateway.metrics import Metrics
@@ -164,10 +166,17 @@ class Dispatcher:
         *,
         target: Target | None,
         answer: Callable[[Call], None] | None,
+        json: bytes | None = None,
     ) -> None:
-        """Handle a message of `size` bytes for `target`, which the client has named. `answer` is called at the end."""
+        """Handle a message of `size` bytes for `target`, which the client has named. `answer` is called at the end.
+
+        `json` is the JSON text of `message`, which is sent on unchanged unless a hook reads the message.
+        """
         self.count_in(conn, size)
-        event = MessageEvent(self._gateway, conn, message, None, {}, target)
+        if json is None:
+            event = MessageEvent(self._gateway, conn, message, None, {}, target)
+        else:
+            event = JsonMessageEvent(self._gateway, conn, message, None, {}, target, json=json)
         function = self._on_message
         if target is not None and target.channel:
             function = self._check_and_call
@@ -202,6 +211,18 @@ class Dispatcher:
         self.count_in(conn, size)
         self._push(inbox, CommandCall(Event(self._gateway, conn), size or 1, run))
 
+    def query(
+        self,
+        conn: Connection,
+        inbox: Inbox,
+        size: int,
+        query: Callable[[], Awaitable[Any]],
+        answer: Callable[[Call], None],
+    ) -> None:
+        """Do the same with `query`, which may wait. `answer` is called at its end, with a `QueryCall`."""
+        self.count_in(conn, size)
+        self._push(inbox, QueryCall(query, Event(self._gateway, conn), size or 1, answer))
+
     def count_in(self, conn: Connection, size: int) -> None:
         """Count a message of `size` bytes that the client has sent."""
         metrics = self._metrics
@@ -222,10 +243,15 @@ class Dispatcher:
         data: object,
         size: int,
         answer: Callable[[Call], None],
+        check: Check | None = None,
     ) -> None:
-        """Handle that a client asks for a channel. `answer` is called with the call when `on_subscribe` has decided."""
+        """Handle that a client asks for a channel. `answer` is called with the call when `on_subscribe` has decided.
+
+        See `Subscriptions.call` for `check`.
+        """
         self.count_in(conn, size)
-        self._push(inbox, self.subscriptions.call(conn, wanted, data, size=size or 1, answer=answer))
+        call = self.subscriptions.call(conn, wanted, data, size=size or 1, answer=answer, check=check)
+        self._push(inbox, call)
 
     async def authorize(self, conn: Connection, inbox: Inbox, wanted: Wanted, data: object) -> Grant:
         """Call `on_subscribe` for a channel of a client that is not open yet. Raise `Refused`.
@@ -342,7 +368,7 @@ class Dispatcher:
 
     def _publish(self, call: Call) -> None:
         event: Any = call.event
-        message = encode(event.message) if not isinstance(call, AwaitedCall) else call.encode_message()
+        message = call.encode_message() if isinstance(call, (AwaitedCall, MessageCall)) else encode(event.message)
         conn, to = event.conn, event.connections
         if event._target is None:
             if isinstance(to, Everybody):
@@ -369,7 +395,7 @@ class Dispatcher:
 
     def _finish(self, call: Call) -> Call | None:
         """Record and report `call`, which has finished. Return the call of `on_error` that has to follow."""
-        if call.function is not None:
+        if call.function is not None and call.is_hook:
             seconds = time.perf_counter() - call.started
             self._metrics.hook_seconds[call.hook].observe(seconds)
             conn = call.event.conn
@@ -381,12 +407,12 @@ class Dispatcher:
         if call.answer is not None:
             call.answer(call)
         self._changes.finished(call)
-        if error is None or (isinstance(error, Refused) and call.hook in REFUSING_HOOKS):
-            if error is not None and call.hook != "on_handshake":
+        if error is None or (isinstance(error, Refused) and (call.hook in REFUSING_HOOKS or not call.is_hook)):
+            if error is not None and call.is_hook and call.hook != "on_handshake":
                 self._reports.refused(call, error)
             return None
         self._reports.failed(call, error)
         on_error = self._hooks["on_error"]
-        if on_error is None or call.hook == "on_error":
+        if on_error is None or call.hook == "on_error" or not call.is_hook:
             return None
         return Call("on_error", lambda event: on_error(event, error), call.event, 0)

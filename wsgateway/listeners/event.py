@@ -265,6 +265,45 @@ class MessageEvent(Event):
         self._target = target
 
 
+class JsonMessageEvent(MessageEvent):
+    """The event of `on_message` for JSON that a client has sent.
+
+    Unless a hook reads or replaces `message`, the JSON text is sent on as the client has written it.
+    """
+
+    __slots__ = ("_json", "_value")
+
+    def __init__(
+        self,
+        gateway: EventGateway,
+        conn: Connection | None,
+        message: Any,
+        connections: Recipients,
+        data: dict[str, Any],
+        target: Target | None,
+        *,
+        json: bytes,
+    ) -> None:
+        """`json` is the text of `message`."""
+        super().__init__(gateway, conn, message, connections, data, target)
+        self._json: bytes | None = json
+
+    @property
+    def message(self) -> Any:
+        self._json = None  # the hook may change it in place
+        return self._value
+
+    @message.setter
+    def message(self, value: Any) -> None:
+        self._json = None
+        self._value = value
+
+    @property
+    def untouched(self) -> bytes | None:
+        """The JSON text, None if a hook may have changed the message."""
+        return self._json
+
+
 class RequestEvent(Event):
     """The event of `on_request`: a client waits for an answer to its request.
 
