@@ -166,6 +166,7 @@ ROOMS = {
         "http.send",
         "posts",
         "relay",
+        "requests",
         "channels",
         "answers",
         "inspector",

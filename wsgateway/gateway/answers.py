@@ -30,6 +30,7 @@ from wsgateway.gateway.channels import ChannelAnswers
 from wsgateway.gateway.posts import Posts
 from wsgateway.gateway.registry import GatewayState
 from wsgateway.gateway.relay import Relayed
+from wsgateway.gateway.requests import ClientRequests
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.hub import Hub
 from wsgateway.hub.revocations import Revocations
@@ -62,6 +63,7 @@ class Answers:
         cluster: Callable[[], AnyCluster],
         relayed: Relayed | None,
         posts: Posts,
+        requests: ClientRequests,
         channels: ChannelAnswers,
         revocations: Revocations,
     ) -> None:
@@ -78,6 +80,7 @@ class Answers:
             **channels.answering,
             **({} if relayed is None else relayed.answering),
             **posts.answering,
+            **requests.answering,
             Search: self._answer_search,
             Rows: self._answer_rows,
             Describe: self._answer_describe,

@@ -17,6 +17,7 @@ from wsgateway.gateway.inspector import Inspector
 from wsgateway.gateway.posts import Posts
 from wsgateway.gateway.registry import GatewayState
 from wsgateway.gateway.relay import PublishMessage, Relayed, SendMessage
+from wsgateway.gateway.requests import ClientRequests
 from wsgateway.hub.channels import Channels
 from wsgateway.hub.hub import Hub
 from wsgateway.limits import RateLimits
@@ -42,6 +43,7 @@ class Parts:
     rates: RateLimits
     open_link: Open | None
     posts: Posts
+    requests: ClientRequests
 
 
 def create_parts(
@@ -64,6 +66,7 @@ def create_parts(
     history = MemoryHistory(settings.history_bytes, now=time.monotonic, new_epoch=new_epoch)
     channels = Channels(hub, settings, metrics, history)
     posts = Posts(sessions, cluster, settings)
+    requests = ClientRequests(hub.connections, cluster, settings)
     answers = Answers(
         settings.id,
         version=version,
@@ -75,6 +78,7 @@ def create_parts(
         channels=ChannelAnswers(hub, channels, history),
         revocations=channels.revocations,
         posts=posts,
+        requests=requests,
     )
     return Parts(
         settings=settings,
@@ -89,6 +93,7 @@ def create_parts(
         rates=RateLimits(settings.send_rate, settings.send_burst),
         open_link=opener(settings.broker) if settings.broker else None,
         posts=posts,
+        requests=requests,
     )
 
 
