@@ -13,7 +13,9 @@ from wsgateway.config.settings import Settings
 from wsgateway.exceptions import ConfigError
 from wsgateway.gateway.answers import Answers
 from wsgateway.gateway.channels import ChannelAnswers
+from wsgateway.gateway.choosing import Choosing
 from wsgateway.gateway.inspector import Inspector
+from wsgateway.gateway.overview import Overview
 from wsgateway.gateway.posts import Posts
 from wsgateway.gateway.registry import GatewayState
 from wsgateway.gateway.relay import PublishMessage, Relayed, SendMessage
@@ -44,6 +46,8 @@ class Parts:
     open_link: Open | None
     posts: Posts
     requests: ClientRequests
+    choosing: Choosing
+    overview: Overview
 
 
 def create_parts(
@@ -67,6 +71,7 @@ def create_parts(
     channels = Channels(hub, settings, metrics, history)
     posts = Posts(sessions, cluster, settings)
     requests = ClientRequests(hub.connections, cluster, settings)
+    choosing = Choosing(hub, sessions, cluster)
     answers = Answers(
         settings.id,
         version=version,
@@ -79,6 +84,7 @@ def create_parts(
         revocations=channels.revocations,
         posts=posts,
         requests=requests,
+        choosing=choosing,
     )
     return Parts(
         settings=settings,
@@ -94,6 +100,8 @@ def create_parts(
         open_link=opener(settings.broker) if settings.broker else None,
         posts=posts,
         requests=requests,
+        choosing=choosing,
+        overview=Overview(answers, cluster, log),
     )
 
 
