@@ -166,8 +166,6 @@ class Ways:
 
     def on_last_close(self, event: object, note: str = "", *, more: int = 0) -> None: ...
 
-    async def on_request(self, *events: object) -> None: ...
-
 
 def test_a_hook_is_written_in_many_ways() -> None:
     assert found(Ways) == USED

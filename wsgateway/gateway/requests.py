@@ -18,6 +18,9 @@ from wsgateway.text import short
 MAX_ASKED = 500
 """Requests of other nodes that wait for the clients of this one, because they take up half of `asking.MAX_ASKED`."""
 
+MAX_CODE = 2**53
+"""The largest code of a refusal that is passed on, because a client may have sent one with any number of digits."""
+
 _ERRORS: dict[str, type[Exception]] = {"timeout": TimeoutError, "type": TypeError, "value": ValueError}
 """The errors that the other node raises again, by their name in a report, if their only argument is the reason."""
 
@@ -60,7 +63,8 @@ class ClientRequests:
             answer = await self.ask(question.conn_id, message, question.event_name, question.seconds)
             reply = encode(answer) or NULL
         except RequestRefused as exc:
-            return RequestReport(error="refused", code=exc.code, reason=exc.reason)
+            code = exc.code if abs(exc.code) <= MAX_CODE else 0
+            return RequestReport(error="refused", code=code, reason=exc.reason)
         except ConnectionClosed:
             return RequestReport(error="closed")
         except MessageError as exc:
