@@ -174,6 +174,7 @@ ROOMS = {
         "http.send",
         "posts",
         "relay",
+        "requests",
         "channels",
         "choosing",
         "answers",

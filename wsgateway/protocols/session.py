@@ -22,7 +22,8 @@ from wsgateway.listeners.dispatcher import Dispatcher
 from wsgateway.listeners.event import EventGateway
 from wsgateway.listeners.handshake import NO_INTRODUCTION, Handshake, Introduction
 from wsgateway.listeners.inbox import Call, Inbox, MessageCall, refusal_of
-from wsgateway.messages import Kind, Message, encode
+from wsgateway.listeners.requests import RequestCall
+from wsgateway.messages import NULL, Message, encode
 from wsgateway.protocols.commands import Subscribe
 from wsgateway.protocols.expiry import Expiry
 from wsgateway.protocols.identity import REQUIRED, Identity, token_refusal
@@ -315,18 +316,7 @@ class Session:
 
         Return its position, None if it is in no history. Raise `Refused`.
         """
-        if self.outbox.closing is not None or not self.is_open:
-            raise Refused.of(Refusal(404, "session", "the stream has ended"))
-        if size > self._parts.settings.max_message_size:
-            raise Refused.of(Refusal(413, "session", "the message is larger than max_message_size"))
-        if self._rate is not None and not self._rate.allows(time.monotonic()):
-            raise Refused.of(Refusal(429, "session", "too many messages, try again later (message_rate)"))
-        try:
-            check_event_name(name)
-        except ValueError as exc:
-            raise Refused.of(Refusal(400, "session", str(exc))) from None
-        if self._inbox.is_full:
-            raise Refused.of(Refusal(429, "session", "too many messages wait for the listener, try again later"))
+        self._check_post(size, name, check_event_name)
         done: asyncio.Future[MessageCall] = asyncio.get_running_loop().create_future()
 
         def answer(call: Call) -> None:
@@ -347,6 +337,36 @@ class Session:
             raise unstored(exc) from exc
         return call.receipt.at
 
+    async def feed_request(self, message: object, size: int, *, name: str) -> Message:
+        """Do the same with a request, after `on_request` has run, and return its answer. Raise `Refused`."""
+        self._check_post(size, name, check_request_name)
+        done: asyncio.Future[RequestCall] = asyncio.get_running_loop().create_future()
+
+        def answer(call: RequestCall) -> None:
+            if not done.done():
+                done.set_result(call)
+
+        self._parts.dispatcher.request(self.conn, self._inbox, message, name, size, answer)
+        call = await done
+        if call.error is not None:
+            raise refusal_of(call)
+        return call.reply or NULL
+
+    def _check_post(self, size: int, name: str, check_name: Callable[[object], None]) -> None:
+        """Raise `Refused` if a message of `size` bytes that was sent over HTTP cannot be handled now."""
+        if self.outbox.closing is not None or not self.is_open:
+            raise Refused.of(Refusal(404, "session", "the stream has ended"))
+        if size > self._parts.settings.max_message_size:
+            raise Refused.of(Refusal(413, "session", "the message is larger than max_message_size"))
+        if self._rate is not None and not self._rate.allows(time.monotonic()):
+            raise Refused.of(Refusal(429, "session", "too many messages, try again later (message_rate)"))
+        try:
+            check_name(name)
+        except ValueError as exc:
+            raise Refused.of(Refusal(400, "session", str(exc))) from None
+        if self._inbox.is_full:
+            raise Refused.of(Refusal(429, "session", "too many messages wait for the listener, try again later"))
+
     # Requests
 
     @property
@@ -363,10 +383,14 @@ class Session:
         """
         return self._requests is not None and self._requests.is_waiting and not self._inbox.is_overfull
 
+    def read_on(self) -> None:
+        """Read on if nothing was read because the inbox is full, which now accepts more."""
+        self._transport.resume()
+
     async def ask(self, message: object, name: str, seconds: float) -> object:
         """Send a request to the client, and return its answer. Implements `hub.connection.ConnectionSession`."""
         check_request_name(name)
-        content = encode(message) or Message(b"null", Kind.JSON)
+        content = encode(message) or NULL
         loop = asyncio.get_running_loop()
         settled: asyncio.Future[tuple[object, Exception | None]] = loop.create_future()
 
@@ -380,7 +404,7 @@ class Session:
             if not self.outbox.put(self._question(ident, name, content)):
                 raise ConnectionClosed(self.conn.id)
             if self._inbox.is_full:
-                loop.call_soon(self._transport.resume)  # the answer follows the messages that wait
+                loop.call_soon(self.read_on)  # the answer follows the messages that wait
             answer, error = await settled
         finally:
             requests.forget(ident)

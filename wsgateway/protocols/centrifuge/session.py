@@ -151,6 +151,12 @@ class CentrifugeSession(ExecutingSession):
             self._rest = None
             self._read_on()
 
+    def read_on(self) -> None:
+        if self._rest:
+            self._run_rest()
+        else:
+            super().read_on()
+
     def _read_on(self) -> None:
         if self._is_offered:
             self._is_offered = False
