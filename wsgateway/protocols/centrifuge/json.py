@@ -7,7 +7,7 @@ import msgspec
 from wsgateway.encoding import ENCODER
 from wsgateway.frames import CloseFrame, Publication
 from wsgateway.messages import Kind, Message
-from wsgateway.protocols.centrifuge.replies import PingFrame, Reply, client_info, push_of, tags_of
+from wsgateway.protocols.centrifuge.replies import PingFrame, client_info, push_of, reply_of, tags_of
 
 _TEXT = ENCODER.encode
 _BYTES = Kind.BYTES
@@ -62,8 +62,10 @@ def json_text(message: Message) -> str:
 def _control(message: Message) -> str | None:
     if isinstance(message, PingFrame):
         return "{}"
-    if isinstance(message, Reply):
-        return _object({"id": message.ident, message.method: message.result})
+    reply = reply_of(message)
+    if reply is not None:
+        ident, method, result = reply
+        return _object({"id": ident, method: result})
     if isinstance(message, CloseFrame):
         return _object({"push": {"disconnect": {"code": message.code, "reason": message.reason}}})
     push = push_of(message)

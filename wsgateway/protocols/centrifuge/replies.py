@@ -40,6 +40,15 @@ class PingFrame(Control):
 PING = PingFrame()
 
 
+def reply_of(message: Message) -> tuple[int, str, Fields] | None:
+    """Return the id, the method, and the result of a reply. None if the message is not a reply."""
+    if isinstance(message, Reply):
+        return message.ident, message.method, message.result
+    if isinstance(message, UnsubscribedFrame) and message.ident is not None:
+        return message.ident, "unsubscribe", {}
+    return None
+
+
 def push_of(message: Message) -> tuple[str, str, Fields] | None:
     """Return the channel, the kind, and the fields of the push for a notification. None if it is not a push."""
     match message:
