@@ -153,6 +153,7 @@ ROOMS = {
         "centrifuge.queries",
         "centrifuge.execution",
         "centrifuge.session",
+        "centrifuge.protobuf_session",
     ],
     "gateway": [
         "descriptors",
@@ -165,6 +166,7 @@ ROOMS = {
         "wheel",
         "drain",
         "signals",
+        "clients",
         "admission",
         "members",
         "http.send",
@@ -290,6 +292,7 @@ DOORWAYS = {
         "gateway.http.testpage",
         "gateway.http.script",
         "gateway.http.routes",
+        "gateway.clients",
         "gateway.admission",
         "gateway.gateway",
         "server.proxy_headers",

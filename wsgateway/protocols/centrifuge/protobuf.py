@@ -35,7 +35,7 @@ from wsgateway.protocols.centrifuge.commands import (
     Subscribe,
     Unsubscribe,
 )
-from wsgateway.protocols.centrifuge.replies import PingFrame, Reply, client_info, push_of, tags_of
+from wsgateway.protocols.centrifuge.replies import PingFrame, client_info, push_of, reply_of, tags_of
 
 _TEXT = Kind.TEXT  # faster to read than an attribute of an enum on Python 3.11
 
@@ -132,8 +132,10 @@ def _control(message: Message) -> bytes | None:
     if isinstance(message, PingFrame):
         return _PING
     fields: dict[str, Any]
-    if isinstance(message, Reply):
-        fields = {"id": message.ident, message.method: message.result}
+    answer = reply_of(message)
+    if answer is not None:
+        ident, method, result = answer
+        fields = {"id": ident, method: result}
     elif isinstance(message, CloseFrame):
         fields = {"push": {"disconnect": {"code": message.code, "reason": message.reason}}}
     else:
