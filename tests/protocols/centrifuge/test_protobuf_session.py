@@ -15,7 +15,7 @@ from tests.servers import OwnServer, PlainUvicorn, Serve
 from wsgateway import Gateway
 from wsgateway.protocols.centrifuge import client_pb2 as schema
 from wsgateway.protocols.centrifuge.protobuf import varint
-from wsgateway.testing import serve
+from wsgateway.testing import Client, serve
 
 CHANNELS: Any = {
     "room": {"public": True, "clients": ["subscribe", "publish"], "history": 10, "presence": True},
@@ -119,20 +119,24 @@ async def test_a_publication_has_the_bytes_that_were_sent() -> None:
     async with serve(created()) as url, connected(url) as client:
         await client.ask(subscribe=schema.SubscribeRequest(channel="room"))
         assert (await client.reply()).push.HasField("join")
-        for offset, data in enumerate((b'{"a":   1}', b"\x00\xff", b'"text"', b"5", b'{"z": 1e2}'), start=1):
+        payloads = [b'{"a":   1}', b"\x00\xff", b'"text"', b'"\\u00e9\\/"', b' "x"', b"5", b'{"z": 1e2}']
+        for offset, data in enumerate(payloads, start=1):
             ident = await client.send(publish=schema.PublishRequest(channel="room", data=data))
             replies = sorted([await client.reply(), await client.reply()], key=lambda reply: reply.id)
             assert replies[0].push.channel == "room"
             assert (replies[0].push.pub.data, replies[0].push.pub.offset) == (data, offset)
             assert (replies[1].id, replies[1].HasField("publish")) == (ident, True)
         history = (await client.ask(history=schema.HistoryRequest(channel="room", limit=-1))).history
-        assert [pub.data for pub in history.publications] == [
-            b'{"a":   1}',
-            b"\x00\xff",
-            b'"text"',
-            b"5",
-            b'{"z": 1e2}',
-        ]
+        assert [pub.data for pub in history.publications] == payloads
+
+
+async def test_text_of_a_protobuf_client_reaches_plain_clients_without_quotation_marks() -> None:
+    gateway = Gateway(protocols=["plain", "centrifuge"], channels=CHANNELS)
+    async with serve(gateway) as url, connected(url) as client, Client(url, "/ws?channel=room") as plain:
+        await client.ask(subscribe=schema.SubscribeRequest(channel="room"))
+        for data, message in ((b'"\\u00e9"', "é"), (b'"5"', "5"), (b"5", "5"), (b"\xff", b"\xff")):
+            await client.send(publish=schema.PublishRequest(channel="room", data=data))
+            assert await plain.receive() == message
 
 
 async def test_json_and_protobuf_clients_share_a_channel() -> None:
@@ -237,7 +241,7 @@ sys.modules["google.protobuf"] = None  # as if it were not installed
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 from wsgateway import Gateway
-from wsgateway.testing import serve
+from wsgateway.testing import Client, serve
 
 logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
 
