@@ -156,6 +156,7 @@ ROOMS = {
         "centrifuge.tokens",
         "centrifuge.execution",
         "centrifuge.session",
+        "centrifuge.protobuf_session",
     ],
     "gateway": [
         "descriptors",
@@ -169,6 +170,7 @@ ROOMS = {
         "drain",
         "signals",
         "keys",
+        "clients",
         "admission",
         "members",
         "http.send",
@@ -295,6 +297,7 @@ DOORWAYS = {
         "gateway.http.testpage",
         "gateway.http.script",
         "gateway.http.routes",
+        "gateway.clients",
         "gateway.admission",
         "gateway.gateway",
         "server.proxy_headers",

@@ -148,7 +148,6 @@ class ExecutingSession(ExpiringSession):
 
     def _message(self, payload: Payload, size: int, target: Target, ident: int | None) -> None:
         answer = None if ident is None else partial(self._answer_publish, ident)
-        is_text = isinstance(payload.value, str)  # it is encoded again, because other protocols send it without quotes
         self._parts.dispatcher.message(
             self.conn,
             self._inbox,
@@ -156,7 +155,7 @@ class ExecutingSession(ExpiringSession):
             size,
             target=target if target.channel else None,
             answer=answer,
-            json=None if is_text else payload.source,
+            json=payload.source,
         )
 
     def _answer_publish(self, ident: int, call: Call) -> None:

@@ -41,7 +41,7 @@ from wsgateway.protocols.deadlines import Deadline
 from wsgateway.protocols.query import Asked
 from wsgateway.transports.peer import ClientTransport
 
-JSON_SUBPROTOCOL = "centrifuge-json"
+PROTOBUF_SUBPROTOCOL = "centrifuge-protobuf"
 
 FRAME_PINGS = b"cf_ws_frame_ping_pong=true"
 """The parameter of a client that asks for WebSocket pings instead of the protocol's own."""
@@ -54,8 +54,8 @@ SERVER = f"wsgateway {version('wsgateway')}"
 
 async def connect(session: "CentrifugeSession", transport: ClientTransport, scope: Mapping[str, Any]) -> None:
     """Accept the client, which then sends `connect`. May return while the connection is still open."""
-    offered = session.conn.subprotocols
-    if await transport.accept(JSON_SUBPROTOCOL if JSON_SUBPROTOCOL in offered else None):
+    is_offered = session.subprotocol in session.conn.subprotocols
+    if await transport.accept(session.subprotocol if is_offered else None):
         session.expect_connect(scope)
         await transport.run()
 
@@ -97,7 +97,11 @@ class CentrifugeSession(ExecutingSession):
     The commands of a frame are handled in order. While `on_handshake` runs, or the inbox is full, the rest waits.
     """
 
-    __slots__ = ("_connecting", "_is_offered", "_read", "_rest", "_stage", "node", "secret")
+    __slots__ = ("_connecting", "_is_offered", "_rest", "_stage", "node", "secret")
+
+    subprotocol = "centrifuge-json"
+    read: Callable[[str | bytes], list[Command]] = staticmethod(read_frame)
+    """Returns the commands of a frame. Raises `FrameError`."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -105,7 +109,6 @@ class CentrifugeSession(ExecutingSession):
         """The name under which the client of a stream posts its commands."""
         self.node = ""
         """The id of the process that has the session."""
-        self._read: Callable[[str | bytes], list[Command]] = read_frame
         self._stage = Stage.WAITING
         self._connecting: Connecting | None = None
         self._rest: deque[Command] | None = None  # of the frame that is being handled
@@ -125,7 +128,7 @@ class CentrifugeSession(ExecutingSession):
 
     def _handle(self, message: str | bytes, size: int) -> None:
         try:
-            commands = self._read(message)
+            commands = self.read(message)
         except FrameError:
             self.outbox.close(BAD_REQUEST, "")
             return
