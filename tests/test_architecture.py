@@ -64,7 +64,6 @@ ROOMS = {
         "bus",
         "records",
         "routing",
-        "publishing",
         "pulse",
         "acks",
         "tally",
