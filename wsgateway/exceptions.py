@@ -19,6 +19,9 @@ GatewayError
 ├── NodeError            another node did not do what it was asked
 │   └── NodeLate         another node did not answer in time; it may still act on the request
 ├── ChannelError         a channel that does not exist, or that cannot be subscribed to (also a ValueError)
+├── TokenRefused         a token that is expired, or not valid
+├── RequestRefused       a client has refused a request
+├── ConnectionClosed     a connection that closed before its client answered a request
 ├── HistoryError         a history that cannot be read or written; with `is_late`, it may still be written
 └── MessageError         a message that cannot be encoded or decoded (also a ValueError)
 """
@@ -301,6 +304,32 @@ def _nearest_namespace(name: str, known: Sequence[str]) -> str:
     return close
 
 
+class RequestRefused(GatewayError):  # noqa: N818  as `Refused`, in the other direction
+    """A client has refused a request, with the `code` and `reason` that it chose.
+
+    The code is 429 if the gateway has refused it, because too many requests to the client are open.
+    """
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(code, reason)
+        self.code = code
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.code} {self.reason}".rstrip()
+
+
+class ConnectionClosed(GatewayError):  # noqa: N818  named after what has happened
+    """The connection has closed, so its client does not answer. It may still have received the request."""
+
+    def __init__(self, conn_id: str) -> None:
+        super().__init__(conn_id)
+        self.conn_id = conn_id
+
+    def __str__(self) -> str:
+        return f"connection {self.conn_id} has closed, so its client does not answer"
+
+
 class HistoryError(GatewayError):
     """A history that cannot be read or written; the message contains the reason.
 
@@ -314,3 +343,28 @@ class HistoryError(GatewayError):
 
 class MessageError(GatewayError, ValueError):
     """A message that cannot be encoded or decoded: a lone surrogate, NaN, nesting too deep, or not a JSON value."""
+
+
+class TokenRefused(GatewayError):  # noqa: N818  named as `Refused` is
+    """A token that does not count. Neither the message nor an attribute contains any part of the token.
+
+    `reason` is the text for a client: `invalid token` or `token expired`. `detail` is the reason for the log. With
+    `is_expired`, its `exp` has passed, and with `is_over`, its `expire_at`. With `is_foreign`, it is a valid token of
+    another channel, user, or client.
+    """
+
+    def __init__(
+        self, detail: str, *, is_expired: bool = False, is_over: bool = False, is_foreign: bool = False
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.is_expired = is_expired
+        self.is_over = is_over
+        self.is_foreign = is_foreign
+
+    @property
+    def reason(self) -> str:
+        return "token expired" if self.is_expired or self.is_over else "invalid token"
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"

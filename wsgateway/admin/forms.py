@@ -15,6 +15,10 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "id", "host", "port", "startup", "workers", "broker_timeout", "listener", "echo_sender", "test_page", "verbose",
     ),
     "Access": ("allowed_origins", "allowed_hosts", "api_key", "local_access", "protocols"),
+    "Tokens": (
+        "token_secret", "token_algorithms", "token_issuer", "token_audience", "token_user_claim", "token_leeway",
+        "token_cookie", "anonymous",
+    ),
     "Clients that do not read or answer": (
         "ping_interval", "pong_timeout", "outbox_bytes", "outbox_messages", "send_timeout", "slow_policy", "drain",
     ),

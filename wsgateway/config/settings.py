@@ -11,6 +11,7 @@ from typing import Any, TypedDict
 from wsgateway.config.addresses import is_loopback
 from wsgateway.config.channels import ChannelOptions, ChannelSettings, history_fault, read_channels
 from wsgateway.config.declaration import Declared, convert_fields, setting
+from wsgateway.config.tokens import TOKEN_ALGORITHMS, fault_of_jwks, mistakes_of_algorithms
 from wsgateway.config.values import Kind, Startup, did_you_mean
 from wsgateway.exceptions import ConfigError, Mistake
 from wsgateway.limits import SlowPolicy
@@ -76,6 +77,7 @@ class Settings(Declared):
         "name of the hook for the last subscription of this process to a channel to end",
         kind=Kind.HOOK,
     )
+    on_request: str = setting("on_request", "name of the hook for a client's request, which it answers", kind=Kind.HOOK)
     broker: str | None = setting(
         None,
         "URL of the broker between processes: `ipc://`, `redis://`, `rediss://`, `redis-sentinel://`, `unix://`, or "
@@ -99,6 +101,24 @@ class Settings(Declared):
         "whether callers on this host need no key while `api_key` is not set; unless you set it, it is false as soon "
         "as `allowed_origins`, `allowed_hosts`, a `host` that is not loopback, or `FORWARDED_ALLOW_IPS` is set",
     )
+    token_secret: tuple[str, ...] = setting((), "HMAC keys that tokens of clients are signed with", secret=True)
+    token_public_key: tuple[str, ...] = setting(
+        (), "public keys that tokens are checked with, as PEM text or paths of PEM files: RSA, EC, Ed25519"
+    )
+    token_jwks: str | None = setting(
+        None, "URL of the key set that tokens are checked with; `https://`, or loopback", kind=Kind.URL
+    )
+    token_algorithms: tuple[str, ...] = setting(
+        (),
+        "algorithms of tokens, such as HS256 or RS256; empty allows those of the keys given",
+        choices=TOKEN_ALGORITHMS,
+    )
+    token_issuer: tuple[str, ...] = setting((), "issuers of tokens (`iss`); empty allows all")
+    token_audience: tuple[str, ...] = setting((), "audiences of tokens (`aud`); empty allows all")
+    token_user_claim: str = setting("sub", "claim of a token that names the user", kind=Kind.CLAIM)
+    token_leeway: float = setting(5.0, "seconds by which the clocks of issuer and gateway may differ", least=0)
+    token_cookie: str | None = setting(None, "name of a cookie that contains the token", kind=Kind.COOKIE)
+    anonymous: bool = setting(False, "whether clients without a token may connect where tokens are checked")
     ping_interval: float = setting(25.0, "seconds between pings", least=0.05)
     pong_timeout: float = setting(8.0, "seconds to wait for a pong before the connection is aborted", least=0.05)
     max_message_size: int = setting(
@@ -178,6 +198,7 @@ class Settings(Declared):
         if self.protocols == ():
             text = f"it is empty, write at least one of {', '.join(PROTOCOLS)}"
             mistakes.append(Mistake("protocols", "", text))
+        mistakes.extend(self._mistakes_of_tokens({mistake.setting for mistake in mistakes}))
         mistakes.extend(of_channels)
         mistakes.extend(self._mistakes_of_history({mistake.setting for mistake in mistakes}))
         if mistakes:
@@ -189,6 +210,22 @@ class Settings(Declared):
             fault = history_fault(self.broker, self.channels)
             if fault:
                 yield Mistake("broker", "", fault)
+
+    @property
+    def checks_tokens(self) -> bool:
+        """Whether a key is configured, so tokens are checked."""
+        return bool(self.token_secret or self.token_public_key or self.token_jwks)
+
+    def _mistakes_of_tokens(self, wrong: Set[str]) -> Iterator[Mistake]:
+        """Yield the mistakes about tokens, except for the settings `wrong`, which have others."""
+        if self.token_jwks and "token_jwks" not in wrong and (fault := fault_of_jwks(self.token_jwks)):
+            yield Mistake("token_jwks", "", fault)
+        if not wrong & {"token_secret", "token_public_key", "token_jwks", "token_algorithms"}:
+            yield from mistakes_of_algorithms(
+                self.token_algorithms,
+                has_secret=bool(self.token_secret),
+                has_public_key=bool(self.token_public_key or self.token_jwks),
+            )
 
     @classmethod
     def no_such_setting(cls, name: str) -> str:
@@ -269,6 +306,7 @@ class Options(TypedDict, total=False):
     on_unsubscribe: str
     on_first_subscribe: str
     on_last_unsubscribe: str
+    on_request: str
     broker: str | None
     broker_timeout: float
     workers: int
@@ -279,6 +317,16 @@ class Options(TypedDict, total=False):
     allowed_hosts: str | Iterable[str]
     api_key: str | Iterable[str]
     local_access: bool
+    token_secret: str | Iterable[str]
+    token_public_key: str | Iterable[str]
+    token_jwks: str | None
+    token_algorithms: str | Iterable[str]
+    token_issuer: str | Iterable[str]
+    token_audience: str | Iterable[str]
+    token_user_claim: str
+    token_leeway: float
+    token_cookie: str | None
+    anonymous: bool
     ping_interval: float
     pong_timeout: float
     max_message_size: int

@@ -24,6 +24,7 @@ _FALSE = frozenset({"false", "0", "no", "off"})
 
 _ID = re.compile(r"\w[\w.-]{0,63}")
 _MODE = re.compile(r"0?[0-7]{3}")
+_COOKIE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,255}")
 
 
 class Kind(enum.Enum):
@@ -44,6 +45,10 @@ class Kind(enum.Enum):
     """The path of a file."""
     URL = enum.auto()
     """A URL, which may contain a password."""
+    CLAIM = enum.auto()
+    """The name of a claim of a token."""
+    COOKIE = enum.auto()
+    """The name of a cookie."""
     CHANNELS = enum.auto()
     """A table for each namespace of channels, which only the settings file and code can write."""
 
@@ -121,7 +126,10 @@ def convert(spec: Field[Any], value: object, *, text: bool = False) -> Any:
     if annotated == tuple[str, ...]:
         return _strings(spec, value)
     if annotated == str | None or kind is Kind.LISTENER:
-        return None if value is None else _text(spec, value) or None
+        text_or_none = None if value is None else _text(spec, value) or None
+        if kind is Kind.COOKIE and text_or_none and not _COOKIE.fullmatch(text_or_none):
+            raise ValueError(f"{_quoted(spec, value)} is not the name of a cookie (RFC 6265 4.1.1)")
+        return text_or_none
     if kind is Kind.CHANNELS:
         raise ValueError('channels are described in the settings file, as tables [channels."room:*"], or in code')
     if value is None and spec.default is None and annotated is not spec.type:
@@ -223,6 +231,8 @@ def _string(spec: Field[Any], value: object) -> str:
         raise ValueError(
             f"{_quoted(spec, value)} is not a mode; one has three octal digits, such as 660 for owner and group"
         )
+    if kind is Kind.CLAIM and not value:
+        raise ValueError("it is empty, write sub, or the claim that names the user")
     if kind is Kind.HOOK and value and not value.isidentifier():
         raise ValueError(f"{_quoted(spec, value)} is not the name of a method")
     return value

@@ -17,7 +17,11 @@ CONFIG = ENV + "CONFIG"
 MAX_NAMED = 3
 """Variables of Kubernetes that a warning names."""
 
-_FILES = {ENV + "API_KEY_FILE": "api_key", ENV + "BROKER_FILE": "broker"}
+_FILES = {
+    ENV + "API_KEY_FILE": "api_key",
+    ENV + "BROKER_FILE": "broker",
+    ENV + "TOKEN_SECRET_FILE": "token_secret",
+}
 """Variables that name a file with a secret."""
 
 _SETTINGS = {**SPECS, **ADMIN_SPECS}
@@ -96,16 +100,19 @@ def read_secret(name: str, path: str) -> str | tuple[str, ...]:
 
     Raise `ValueError`, which never quotes the text.
     """
-    content = "key" if name == "api_key" else "URL"
+    is_list = isinstance(_SETTINGS[name].default, tuple)
     try:
-        words = read_text(Path(path)).split()
+        text = read_text(Path(path))
     except OSError as exc:
         raise ValueError(f"cannot read {name} from {path!r}: {exc.strerror}") from None
     except ValueError as exc:
         raise ValueError(f"cannot read {name} from {path!r}: the file {exc}") from None
+    # an API key has no spaces, so several may share a line
+    words = [line.strip() for line in text.split("\n") if line.strip()] if name == "token_secret" else text.split()
     if not words:
+        content = "key" if is_list else "URL"
         raise ValueError(f"{path!r} does not contain a {content}, write one into it, or remove the variable")
-    return tuple(words) if name == "api_key" else " ".join(words)
+    return tuple(words) if is_list else " ".join(words)
 
 
 def is_of_service(variable: str, text: str) -> bool:

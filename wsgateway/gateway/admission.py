@@ -38,6 +38,7 @@ from wsgateway.protocols.centrifuge.formats import CentrifugeFrames
 from wsgateway.protocols.centrifuge.json import JsonEncoding
 from wsgateway.protocols.centrifuge.session import FRAME_PINGS, CentrifugeSession
 from wsgateway.protocols.lines import LinesSession
+from wsgateway.protocols.plain import PlainSession
 from wsgateway.protocols.session import STOPPING, Session, SessionParts
 from wsgateway.protocols.sse import SseSession
 from wsgateway.protocols.v1 import SUBPROTOCOL, V1Encoding
@@ -84,7 +85,7 @@ class StreamProtocol:
 SSE_STREAM = StreamProtocol("sse", sse.SSE, SseSession, sse.connect)
 LINES_STREAM = StreamProtocol("v1", lines.LINES, LinesSession, lines.connect)
 
-PLAIN_SOCKET = ClientProtocol("plain", PLAIN, DEFLATED, Session, plain.connect)
+PLAIN_SOCKET = ClientProtocol("plain", PLAIN, DEFLATED, PlainSession, plain.connect)
 V1_SOCKET = ClientProtocol(
     "v1", FramedFormat(V1Encoding()), FramedFormat(V1Encoding(), deflates=True), V1Session, v1_session.connect
 )

@@ -195,6 +195,7 @@ class Gateway(Messaging):
         self._router = router(
             RouteContext(
                 self._parts,
+                self,
                 rules,
                 status=lambda: (self.state, self.failure),
                 cluster=lambda: self.cluster,

@@ -10,6 +10,7 @@ from starlette.datastructures import QueryParams, State
 
 from wsgateway.closing import check_close
 from wsgateway.config.addresses import plain_address
+from wsgateway.exceptions import ConnectionClosed
 from wsgateway.frames import NamedMessage, check_event_name, check_utf8
 from wsgateway.hub.loops import Home, call_from_thread, wrong_loop
 from wsgateway.hub.outbox import Outbox
@@ -18,6 +19,9 @@ from wsgateway.hub.unawaited import WatchedCoroutine, marked
 from wsgateway.logs import GatewayLog
 from wsgateway.messages import Subscribed, encode
 from wsgateway.text import short
+
+MAX_TIMEOUT = 86400
+"""Seconds that a request may wait for the answer of a client."""
 
 
 class ConnectionChannels(Protocol):
@@ -31,6 +35,16 @@ class ConnectionChannels(Protocol):
         self, conn: "Connection", channel: str, *, info: object = None, since: str | None = None
     ) -> Subscribed: ...
     def unsubscribe_now(self, conn: "Connection", channel: str, code: int, reason: str) -> bool: ...
+
+
+class Asker(Protocol):
+    """The session of a connection, which sends requests to its client.
+
+    This is a Protocol although only `protocols.session.Session` implements it, because that module imports this one.
+    """
+
+    async def ask(self, message: object, name: str, seconds: float) -> object: ...
+    def closing(self) -> None: ...
 
 
 def new_id(node: str) -> str:
@@ -51,6 +65,7 @@ class Connection:
 
     __slots__ = (
         "__weakref__",
+        "_asker",
         "_channels",
         "_conn_info",
         "_head",
@@ -99,6 +114,7 @@ class Connection:
         self._user_id = ""
         self._conn_info: object = None  # the claim `info` of its token
         self._messages_in = 0
+        self._asker: Asker | None = None  # while it is open
 
     def __repr__(self) -> str:
         state = "open" if self.is_open else "closed"
@@ -259,6 +275,29 @@ class Connection:
         """Call `send` from a `def` hook or another thread. Raise `RuntimeError` if the event loop has ended."""
         return call_from_thread(self._home, lambda: self.send(message, name=name))
 
+    async def request(self, message: object, name: str = "", timeout: float = 10.0) -> Any:  # noqa: ASYNC109  on the gateway's timers
+        """Send a request to this client, and return its answer. Wait at most `timeout` seconds, or one more.
+
+        `name` is the name of the request, such as that of a method.
+
+        Raise `RequestRefused` if the client refuses it, or if 100 requests to it are open. Raise `TimeoutError` if it
+        does not answer in time, and `ConnectionClosed` if the connection closes meanwhile; it may still have received
+        the request. Raise `TypeError` if it has no way to answer, such as the client of a stream, `ValueError` if the
+        message, the name, or the timeout cannot be used, and `RuntimeError` before the connection is open, or on an
+        event loop other than the gateway's.
+        """
+        self._check_home("request")
+        check_timeout(timeout)
+        if self._asker is None or not self._outbox.is_open:
+            if self._outbox.has_begun:
+                raise ConnectionClosed(self.id)
+            raise RuntimeError("the connection is not open yet, call conn.request in on_client_open or later")
+        return await self._asker.ask(message, name, timeout)
+
+    def request_from_thread(self, message: object, name: str = "", timeout: float = 10.0) -> Any:
+        """Call `request` from a `def` hook or another thread, as `send_from_thread` calls `send`."""
+        return call_from_thread(self._home, lambda: self.request(message, name, timeout))
+
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Begin to close. Queued messages are still written, but no more are accepted. A second call does nothing.
 
@@ -270,6 +309,14 @@ class Connection:
         if not self._outbox.has_begun:
             raise RuntimeError("the connection is not open yet, raise Refused(...) to refuse the handshake")
         self._outbox.close(code, reason)
+
+
+def check_timeout(seconds: object) -> None:
+    """Raise `TypeError` or `ValueError` unless `seconds` is a number that a request can wait for."""
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+        raise TypeError(f"timeout is {short(seconds)}, use a number of seconds")
+    if not 0 < seconds <= MAX_TIMEOUT:
+        raise ValueError(f"timeout is {seconds!r}, use a number of seconds above 0 and up to {MAX_TIMEOUT}")
 
 
 class WatchedConnection(Connection):
@@ -284,6 +331,11 @@ class WatchedConnection(Connection):
     @marked
     def send(self, message: object, *, name: str = "") -> Coroutine[Any, Any, bool]:
         return WatchedCoroutine(super().send(message, name=name), self._log, what="conn.send", conn=self.id, depth=2)
+
+    @marked
+    def request(self, message: object, name: str = "", timeout: float = 10.0) -> Coroutine[Any, Any, Any]:
+        coroutine = super().request(message, name, timeout)
+        return WatchedCoroutine(coroutine, self._log, what="conn.request", conn=self.id, depth=2)
 
     @marked
     def close(self, code: int = 1000, reason: str = "") -> Coroutine[Any, Any, None]:

@@ -14,7 +14,7 @@ from wsgateway.hub.channel import Grant, Wanted
 from wsgateway.hub.channels import Channels
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.pubsub import PubSub
-from wsgateway.hub.target import Everybody, Target, check_recipients
+from wsgateway.hub.target import Target
 from wsgateway.listeners.event import (
     CloseEvent,
     Event,
@@ -23,6 +23,7 @@ from wsgateway.listeners.event import (
     JsonMessageEvent,
     MessageEvent,
     OpenEvent,
+    RequestEvent,
     UnsubscribeEvent,
 )
 from wsgateway.listeners.handshake import (
@@ -45,25 +46,16 @@ from wsgateway.listeners.inbox import (
     refusal_of,
 )
 from wsgateway.listeners.loader import Hooks
-from wsgateway.listeners.routing import NO_RECIPIENTS, target_of_event
+from wsgateway.listeners.publishing import Publishing
+from wsgateway.listeners.reports import Reports
+from wsgateway.listeners.requests import RequestCall
 from wsgateway.listeners.runner import Runner, current_call, depth_of_send
 from wsgateway.listeners.subscriptions import Changes, Check, SubscribeCall, Subscriptions
 from wsgateway.logs import GatewayLog
 from wsgateway.messages import Sent, encode
 from wsgateway.metrics import Metrics
 
-ERROR_LINES = 10
-"""Errors at one line of a hook that are logged per second. A client may cause any number."""
-
-_WITHOUT_CONNECTION = {
-    "on_message": " for a message without a connection, from /send or gateway.send (event.conn is None; if the hook "
-    "needs one, check first: `if event.conn is None: …`)",
-    "on_error": " for an event without a connection (event.conn is None; if the hook needs one, check first: "
-    "`if event.conn is None: …`)",
-}
-"""Addition to the log line of a hook that failed, by hook, if its event has no connection."""
-
-REFUSING_HOOKS = frozenset({"on_handshake", "on_message", "on_subscribe"})
+REFUSING_HOOKS = frozenset({"on_handshake", "on_message", "on_request", "on_subscribe"})
 """Hooks that may raise `Refused`, which is not a failure."""
 
 
@@ -85,17 +77,21 @@ class Dispatcher:
         log: GatewayLog,
     ) -> None:
         self._gateway = gateway
-        self._pubsub = pubsub
         self._channels = channels
         self._hooks = hooks
         self._metrics = metrics
         self._log = log
-        self._echo_sender = settings.echo_sender
+        self._reports = Reports(metrics, log)
         self._verbose = settings.verbose
         self._inbox = Inbox()
         self._count = 0
         self._on_message = hooks["on_message"]
-        self._names_recipients = channels.namespaces.is_declared or hooks["on_subscribe"] is not None
+        self._on_request = hooks["on_request"]
+        self.has_requests = self._on_request is not None
+        """Whether the listener answers requests of clients."""
+
+        names_recipients = channels.namespaces.is_declared or hooks["on_subscribe"] is not None
+        self._publishing = Publishing(pubsub, names_recipients=names_recipients, echo_sender=settings.echo_sender)
         self._inboxes: dict[Connection, Inbox] | None = None if hooks["on_unsubscribe"] is None else {}
         self.subscriptions = Subscriptions(gateway, channels=channels, hooks=hooks, log=log)
         limit = TimeLimit("hook_timeout", settings.hook_timeout)
@@ -156,7 +152,7 @@ class Dispatcher:
 
     def received(self, conn: Connection, inbox: Inbox, message: str | bytes, size: int) -> None:
         """Handle a message of `size` bytes that the client has sent."""
-        self._count_in(conn, size)
+        self.count_in(conn, size)
         event = MessageEvent(self._gateway, conn, message, None, {}, None)
         self._push(inbox, Call("on_message", self._on_message, event, size or 1))
 
@@ -175,7 +171,7 @@ class Dispatcher:
 
         `json` is the JSON text of `message`, which is sent on unchanged unless a hook reads the message.
         """
-        self._count_in(conn, size)
+        self.count_in(conn, size)
         if json is None:
             event = MessageEvent(self._gateway, conn, message, None, {}, target)
         else:
@@ -184,6 +180,23 @@ class Dispatcher:
         if target is not None and target.channel:
             function = self._check_and_call
         self._push(inbox, MessageCall(function, event, size or 1, answer))
+
+    def request(
+        self,
+        conn: Connection,
+        inbox: Inbox,
+        message: object,
+        name: str,
+        size: int,
+        answer: Callable[[RequestCall], None],
+    ) -> None:
+        """Handle a request of `size` bytes of the client. `answer` is called with the call when it is decided.
+
+        Without `on_request`, it is refused with 404.
+        """
+        self.count_in(conn, size)
+        event = RequestEvent(self._gateway, conn, message, name)
+        self._push(inbox, RequestCall(self._on_request, event, size or 1, answer))
 
     async def _check_and_call(self, event: Event) -> object:
         """Call `on_message` if the client may publish to the channel that it has named. Raise `Refused`."""
@@ -194,7 +207,7 @@ class Dispatcher:
 
     def command(self, conn: Connection, inbox: Inbox, size: int, run: Callable[[Call], None]) -> None:
         """Call `run` after the hooks of all earlier messages of the client. The command has `size` bytes."""
-        self._count_in(conn, size)
+        self.count_in(conn, size)
         self._push(inbox, CommandCall(Event(self._gateway, conn), size or 1, run))
 
     def query(
@@ -206,10 +219,11 @@ class Dispatcher:
         answer: Callable[[Call], None],
     ) -> None:
         """Do the same with `query`, which may wait. `answer` is called at its end, with a `QueryCall`."""
-        self._count_in(conn, size)
+        self.count_in(conn, size)
         self._push(inbox, QueryCall(query, Event(self._gateway, conn), size or 1, answer))
 
-    def _count_in(self, conn: Connection, size: int) -> None:
+    def count_in(self, conn: Connection, size: int) -> None:
+        """Count a message of `size` bytes that the client has sent."""
         metrics = self._metrics
         metrics.messages_in += 1
         metrics.bytes_in += size
@@ -234,7 +248,7 @@ class Dispatcher:
 
         See `Subscriptions.call` for `check`.
         """
-        self._count_in(conn, size)
+        self.count_in(conn, size)
         call = self.subscriptions.call(conn, wanted, data, size=size or 1, answer=answer, check=check)
         self._push(inbox, call)
 
@@ -334,10 +348,10 @@ class Dispatcher:
         return call
 
     def _deliver(self, call: Call) -> None:
-        """Publish the message of an event of `on_message`, or copy the values of an event of `on_subscribe`."""
+        """Publish the message of an event of `on_message`, or take the values that another hook has set."""
         if call.hook == "on_message":
             try:
-                self._publish(call)
+                self._publishing.publish(call)
             except Exception as exc:
                 call.error = exc
         elif isinstance(call, SubscribeCall):
@@ -345,33 +359,11 @@ class Dispatcher:
                 self.subscriptions.grant(call)
             except Exception as exc:
                 call.error = exc
-
-    def _publish(self, call: Call) -> None:
-        event: Any = call.event
-        message = call.encode_message() if isinstance(call, (AwaitedCall, MessageCall)) else encode(event.message)
-        conn, to = event.conn, event.connections
-        if event._target is None:
-            if isinstance(to, Everybody):
-                to = None
-            elif to is None:
-                if self._names_recipients and conn is not None and message is not None:
-                    raise Refused.of(NO_RECIPIENTS)
-            elif not isinstance(to, list):
-                check_recipients("event.connections", to)
-            if message is None:
-                return
-            if isinstance(call, AwaitedCall):
-                call.receipt = self._pubsub.publish_to(message, to)
-            else:
-                self._pubsub.publish_nowait(message, to, but=None if self._echo_sender or to is not None else conn)
-            return
-        target = target_of_event(event, is_closed=self._names_recipients and message is not None)
-        if message is None:
-            return
-        but = None if self._echo_sender else conn
-        receipt = self._pubsub.publish(message, target, sender=conn, but=but, counts=isinstance(call, AwaitedCall))
-        if isinstance(call, (AwaitedCall, MessageCall)):
-            call.receipt = receipt
+        elif isinstance(call, RequestCall):
+            try:
+                call.take_reply()
+            except Exception as exc:
+                call.error = exc
 
     def _finish(self, call: Call) -> Call | None:
         """Record and report `call`, which has finished. Return the call of `on_error` that has to follow."""
@@ -389,38 +381,10 @@ class Dispatcher:
         self._changes.finished(call)
         if error is None or (isinstance(error, Refused) and (call.hook in REFUSING_HOOKS or not call.is_hook)):
             if error is not None and call.is_hook and call.hook != "on_handshake":
-                self._report_refusal(call, error)
+                self._reports.refused(call, error)
             return None
-        self._report(call, error)
+        self._reports.failed(call, error)
         on_error = self._hooks["on_error"]
         if on_error is None or call.hook == "on_error" or not call.is_hook:
             return None
         return Call("on_error", lambda event: on_error(event, error), call.event, 0)
-
-    def _report_refusal(self, call: Call, refused: Refused) -> None:
-        """Count and log that a hook has refused a message or a subscription."""
-        self._metrics.refusals[call.hook] += 1
-        extra = {} if call.event.conn is None else {"conn": call.event.conn.id}
-        log = self._log.limited((call.hook, refused.status))
-        if refused.refusal is NO_RECIPIENTS:
-            log.warning(
-                "%s: set event.channel, event.to_user, or event.connections", refused.refusal.detail, extra=extra
-            )
-        else:
-            log.info("%s refused: %s", call.hook, refused, extra=extra)
-
-    def _report(self, call: Call, error: BaseException) -> None:
-        self._metrics.hook_errors[call.hook] += 1
-        log = self._log.limited((call.hook, type(error), _line_of(error)), burst=ERROR_LINES)
-        extra = {} if call.event.conn is None else {"conn": call.event.conn.id}
-        where = _WITHOUT_CONNECTION.get(call.hook, "") if call.event.conn is None else ""
-        log.error("%s failed%s: %r", call.hook, where, error, exc_info=error, extra=extra)
-
-
-def _line_of(error: BaseException) -> int:
-    """Return the line number of the innermost frame of the traceback."""
-    line = 0
-    traceback = error.__traceback__
-    while traceback is not None:
-        line, traceback = traceback.tb_lineno, traceback.tb_next
-    return line

@@ -19,6 +19,13 @@ INBOX_BYTES = 128 * 1024
 """Bytes of messages that may wait for one connection's hooks before reading pauses."""
 
 
+OVERFULL_MESSAGES = 1024
+"""The same while the server waits for an answer of the client, which may follow the messages."""
+
+OVERFULL_BYTES = 512 * 1024
+"""The same in bytes."""
+
+
 class TimeLimit(NamedTuple):
     """The time that a hook may take, and the name of the setting that limits it."""
 
@@ -193,6 +200,12 @@ class Inbox:
         self.is_full = False
         self._backlog = Backlog(INBOX_MESSAGES, INBOX_BYTES)
         self._when_space: Callable[[], None] | None = None
+
+    @property
+    def is_overfull(self) -> bool:
+        """Whether too much waits even if more than usual may wait."""
+        backlog = self._backlog
+        return backlog.messages >= OVERFULL_MESSAGES or backlog.bytes >= OVERFULL_BYTES
 
     def when_space(self, callback: Callable[[], None]) -> None:
         """Call `callback` once, in the event loop iteration after the inbox, which is full, has space again."""

@@ -14,6 +14,8 @@ _FILE_OF_THE_HOST = "names a file of the host"
 
 HOST_ONLY = {
     "broker": "names a server",
+    "token_jwks": "names a server",
+    "token_public_key": _FILE_OF_THE_HOST,
     "log_file": _FILE_OF_THE_HOST,
     "uds": _FILE_OF_THE_HOST,
     "uds_mode": _FILE_OF_THE_HOST,

@@ -13,8 +13,7 @@ from typing import Any
 from wsgateway.closing import TOO_MANY
 from wsgateway.exceptions import ChannelError, MessageError, Refused, TooManyChannels
 from wsgateway.frames import Bundle, Position, Publication, SubscribedFrame
-from wsgateway.hub.channel import Grant, Wanted
-from wsgateway.hub.channels import Answer
+from wsgateway.hub.channel import Answer, Grant, Wanted
 from wsgateway.hub.loops import eager_task
 from wsgateway.listeners.handshake import Introduction
 from wsgateway.protocols.centrifuge.codes import BAD_REQUEST, CHANNEL_LIMIT, STALE, ErrorCode, Failed, code_of
@@ -132,7 +131,7 @@ class CentrifugeSession(ExecutingSession):
         """Handle the rest of the frame, as far as possible now."""
         rest = self._rest
         while rest and self.outbox.closing is None and self._stage is not Stage.CONNECTING:
-            if self._inbox.is_full:
+            if self._inbox.is_full and not self._may_overfill():
                 self._inbox.when_space(self._run_rest)
                 return
             if self._rate is not None and not self._rate.allows(time.monotonic()):
