@@ -56,6 +56,7 @@ class Settings(Declared):
     on_client_close: str = setting(
         "on_client_close", "name of the hook for a connection that has closed", kind=Kind.HOOK
     )
+    on_expire: str = setting("on_expire", "name of the hook for a connection whose token has expired", kind=Kind.HOOK)
     on_error: str = setting("on_error", "name of the hook for a hook that has raised", kind=Kind.HOOK)
     on_first_open: str = setting(
         "on_first_open", "name of the hook for the first connection of this process to open", kind=Kind.HOOK
@@ -146,8 +147,9 @@ class Settings(Declared):
     )
     centrifuge_channel: str | None = setting(
         None,
-        "channel in which Centrifuge clients receive what is sent without a channel; unset: the gateway's id, "
-        "empty: none",
+        "channel in which Centrifuge clients receive what is sent without a channel; if it is not set, it is the "
+        "gateway's id, and if it is empty, they do not receive that",
+        kind=Kind.CHANNEL_NAME,
     )
     max_connections: int = setting(
         0, "maximum number of clients; more get 503; 0 means the open-file limit minus 64", least=0
@@ -299,6 +301,7 @@ class Options(TypedDict, total=False):
     on_client_open: str
     on_message: str
     on_client_close: str
+    on_expire: str
     on_error: str
     on_first_open: str
     on_last_close: str

@@ -4,7 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
@@ -20,11 +20,12 @@ from wsgateway.gateway.http.problems import deny, problem, report_refusal
 from wsgateway.gateway.signals import StopWatch
 from wsgateway.gateway.wheel import Wheel
 from wsgateway.hub.channels import Channels
-from wsgateway.hub.connection import Connection, WatchedConnection, new_id
+from wsgateway.hub.connection import Connection, new_id
 from wsgateway.hub.hub import Hub
 from wsgateway.hub.loops import Home
 from wsgateway.hub.outbox import Outbox
 from wsgateway.hub.unawaited import is_development
+from wsgateway.hub.watched import WatchedConnection
 from wsgateway.limits import RateLimits
 from wsgateway.listeners.dispatcher import Dispatcher
 from wsgateway.listeners.event import EventGateway
@@ -37,6 +38,7 @@ from wsgateway.protocols.centrifuge.execution import broadcast_channel
 from wsgateway.protocols.centrifuge.formats import CentrifugeFrames
 from wsgateway.protocols.centrifuge.json import JsonEncoding
 from wsgateway.protocols.centrifuge.session import FRAME_PINGS, CentrifugeSession
+from wsgateway.protocols.identity import Identity
 from wsgateway.protocols.lines import LinesSession
 from wsgateway.protocols.plain import PlainSession
 from wsgateway.protocols.session import STOPPING, Session, SessionParts
@@ -119,11 +121,12 @@ class Admission:
         metrics: Metrics,
         log: GatewayLog,
         wheel: Wheel,
+        identity: Identity,
         node: str,
     ) -> None:
         """`node` is the id of this node, empty without a broker."""
         self._channels = channels
-        self._parts = SessionParts(gateway, hub, channels, dispatcher, settings, wheel, self._remove)
+        self._parts = SessionParts(gateway, hub, channels, dispatcher, settings, wheel, identity, self._remove)
         self._drain = drain
         self._rules = rules
         self._settings = settings
@@ -136,7 +139,7 @@ class Admission:
         if is_development(verbose=settings.verbose):
             self._connection = partial(WatchedConnection, log=log)
         self._server_stops = drain.begin_with_server
-        self._stream_parts = SessionParts(gateway, hub, channels, dispatcher, settings, wheel, self._remove_stream)
+        self._stream_parts = replace(self._parts, ended=self._remove_stream)
         self._streams = StreamContext(
             settings, wheel, log, self._server_stops, watching=StopWatch(self._server_stops).watching
         )
@@ -286,7 +289,7 @@ class Admission:
                 await transport.accept_and_close(chosen, refused.close, refused.reason)
             else:
                 transport.release()
-                await deny(scope, send, refused.status, refused.reason)
+                await deny(scope, send, refused.status, refused.reason, refused.refusal.headers)
 
     def _remove_stream(self, session: Session) -> None:
         assert isinstance(session, (SseSession, LinesSession))
