@@ -119,6 +119,7 @@ ROOMS = {
         "inbox",
         "runner",
         "routing",
+        "publishing",
         "handshake",
         "subscriptions",
         "requests",
@@ -145,6 +146,8 @@ ROOMS = {
         "centrifuge.replies",
         "centrifuge.formats",
         "centrifuge.json",
+        "centrifuge.client_pb2",
+        "centrifuge.protobuf",
         "centrifuge.pings",
         "centrifuge.queries",
         "centrifuge.execution",
@@ -335,6 +338,7 @@ DOORWAYS = {
         "cluster.envelopes",
         "cluster.questions",
         "cluster.sending",
+        "protocols.centrifuge.protobuf",
         "gateway.answers",
         "gateway.shapes",
         "gateway.api_shapes",
@@ -358,6 +362,7 @@ DOORWAYS = {
     "nats": {"cluster.brokers.nats", "cluster.history.jetstream"},
     "jwt": {"auth.tokens"},
     "cryptography": {"auth.tokens"},
+    "google": {"protocols.centrifuge.client_pb2", "protocols.centrifuge.protobuf"},
 }
 """The modules that may import each dependency."""
 

@@ -1,14 +1,14 @@
 """One channel in this process: its subscribers, and what is kept of each. Knows no history and no other channel."""
 
 import json
-from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from wsgateway.cluster.history.replica import Page
 from wsgateway.config.channels import ChannelSettings
 from wsgateway.encoding import ENCODER
 from wsgateway.exceptions import MessageError
-from wsgateway.frames import Member, Position
+from wsgateway.frames import Member, Position, Publication, SubscribedFrame
 from wsgateway.hub.audience import Audience
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.hub import Hub
@@ -64,6 +64,29 @@ class Grant(NamedTuple):
 
 
 NOTHING = Grant()
+
+
+Answer = Callable[[SubscribedFrame, Sequence[Publication]], None]
+"""Sends a client the answer to its request to subscribe, and the publications that follow it."""
+
+
+class Watcher(Protocol):
+    """Is notified when subscriptions begin and end. Implemented by the dispatcher of a running gateway."""
+
+    def unsubscribed(self, conn: Connection, channel: str, code: int, reason: str) -> None:
+        """Handle that a subscription has ended. Called exactly once for each."""
+
+    def first_subscribed(self, channel: str) -> None: ...
+    def last_unsubscribed(self, channel: str) -> None: ...
+
+
+class Outdated(Exception):  # noqa: N818  the caller refuses the client
+    """The client has to try again.
+
+    The history no longer contains every publication since the call of `load`, the application has ended the
+    subscription while `on_subscribe` ran, the subscribers of the channel are being notified of a loss, or so much time
+    has passed since `ready` that the channel is no longer followed.
+    """
 
 
 class Channel(Audience):

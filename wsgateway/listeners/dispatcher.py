@@ -14,7 +14,7 @@ from wsgateway.hub.channel import Grant, Wanted
 from wsgateway.hub.channels import Channels
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.pubsub import PubSub
-from wsgateway.hub.target import Everybody, Target, check_recipients
+from wsgateway.hub.target import Target
 from wsgateway.listeners.event import (
     CloseEvent,
     Event,
@@ -46,9 +46,9 @@ from wsgateway.listeners.inbox import (
     refusal_of,
 )
 from wsgateway.listeners.loader import Hooks
+from wsgateway.listeners.publishing import Publishing
 from wsgateway.listeners.reports import Reports
 from wsgateway.listeners.requests import RequestCall
-from wsgateway.listeners.routing import NO_RECIPIENTS, target_of_event
 from wsgateway.listeners.runner import Runner, current_call, depth_of_send
 from wsgateway.listeners.subscriptions import Changes, Check, SubscribeCall, Subscriptions
 from wsgateway.logs import GatewayLog
@@ -77,13 +77,11 @@ class Dispatcher:
         log: GatewayLog,
     ) -> None:
         self._gateway = gateway
-        self._pubsub = pubsub
         self._channels = channels
         self._hooks = hooks
         self._metrics = metrics
         self._log = log
         self._reports = Reports(metrics, log)
-        self._echo_sender = settings.echo_sender
         self._verbose = settings.verbose
         self._inbox = Inbox()
         self._count = 0
@@ -92,7 +90,8 @@ class Dispatcher:
         self.has_requests = self._on_request is not None
         """Whether the listener answers requests of clients."""
 
-        self._names_recipients = channels.namespaces.is_declared or hooks["on_subscribe"] is not None
+        names_recipients = channels.namespaces.is_declared or hooks["on_subscribe"] is not None
+        self._publishing = Publishing(pubsub, names_recipients=names_recipients, echo_sender=settings.echo_sender)
         self._inboxes: dict[Connection, Inbox] | None = None if hooks["on_unsubscribe"] is None else {}
         self.subscriptions = Subscriptions(gateway, channels=channels, hooks=hooks, log=log)
         limit = TimeLimit("hook_timeout", settings.hook_timeout)
@@ -352,7 +351,7 @@ class Dispatcher:
         """Publish the message of an event of `on_message`, or take the values that another hook has set."""
         if call.hook == "on_message":
             try:
-                self._publish(call)
+                self._publishing.publish(call)
             except Exception as exc:
                 call.error = exc
         elif isinstance(call, SubscribeCall):
@@ -365,33 +364,6 @@ class Dispatcher:
                 call.take_reply()
             except Exception as exc:
                 call.error = exc
-
-    def _publish(self, call: Call) -> None:
-        event: Any = call.event
-        message = call.encode_message() if isinstance(call, (AwaitedCall, MessageCall)) else encode(event.message)
-        conn, to = event.conn, event.connections
-        if event._target is None:
-            if isinstance(to, Everybody):
-                to = None
-            elif to is None:
-                if self._names_recipients and conn is not None and message is not None:
-                    raise Refused.of(NO_RECIPIENTS)
-            elif not isinstance(to, list):
-                check_recipients("event.connections", to)
-            if message is None:
-                return
-            if isinstance(call, AwaitedCall):
-                call.receipt = self._pubsub.publish_to(message, to)
-            else:
-                self._pubsub.publish_nowait(message, to, but=None if self._echo_sender or to is not None else conn)
-            return
-        target = target_of_event(event, is_closed=self._names_recipients and message is not None)
-        if message is None:
-            return
-        but = None if self._echo_sender else conn
-        receipt = self._pubsub.publish(message, target, sender=conn, but=but, counts=isinstance(call, AwaitedCall))
-        if isinstance(call, (AwaitedCall, MessageCall)):
-            call.receipt = receipt
 
     def _finish(self, call: Call) -> Call | None:
         """Record and report `call`, which has finished. Return the call of `on_error` that has to follow."""

@@ -10,8 +10,8 @@ from wsgateway.cluster.history.replica import Page
 from wsgateway.config.channels import ChannelSettings
 from wsgateway.config.namespaces import check_name
 from wsgateway.exceptions import ChannelError, HistoryError, Refusal, Refused
-from wsgateway.hub.channel import Grant, Wanted, copy_info
-from wsgateway.hub.channels import Channels, Outdated
+from wsgateway.hub.channel import Grant, Outdated, Wanted, copy_info
+from wsgateway.hub.channels import Channels
 from wsgateway.hub.connection import Connection
 from wsgateway.listeners.event import ChannelEvent, EventGateway, SubscribeEvent
 from wsgateway.listeners.hooks import is_async

@@ -10,8 +10,8 @@ from wsgateway.closing import TOO_MANY, TRY_AGAIN
 from wsgateway.config.settings import Settings
 from wsgateway.exceptions import ChannelError, ConnectionClosed, HistoryError, Refusal, Refused
 from wsgateway.frames import Position, check_event_name, check_request_name
-from wsgateway.hub.channel import Grant, Wanted
-from wsgateway.hub.channels import Answer, Channels, Outdated
+from wsgateway.hub.channel import Answer, Grant, Outdated, Wanted
+from wsgateway.hub.channels import Channels
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.hub import Hub
 from wsgateway.hub.outbox import Outbox

@@ -8,7 +8,7 @@ from typing import Any, assert_never
 from wsgateway.closing import BAD_FIRST, NO_TOKEN, TRY_AGAIN, UNAUTHORIZED
 from wsgateway.exceptions import ChannelError, HistoryError, Refusal, Refused
 from wsgateway.frames import AcceptedFrame, RefusedFrame, ReplyFrame, RequestFrame, UnsubscribedFrame
-from wsgateway.hub.channels import Outdated
+from wsgateway.hub.channel import Outdated
 from wsgateway.hub.loops import eager_task
 from wsgateway.hub.shared_history import Appended
 from wsgateway.hub.target import Target

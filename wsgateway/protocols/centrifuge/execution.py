@@ -11,14 +11,15 @@ from wsgateway.config.namespaces import check_name
 from wsgateway.config.settings import Settings
 from wsgateway.config.values import Keep
 from wsgateway.exceptions import ChannelError, HistoryError, MessageError, TooManyChannels
-from wsgateway.frames import Bundle, Publication, SubscribedFrame
-from wsgateway.hub.channel import Grant, Wanted
-from wsgateway.hub.channels import Outdated
+from wsgateway.frames import Bundle, Publication, RequestFrame, SubscribedFrame
+from wsgateway.hub.channel import Grant, Outdated, Wanted
 from wsgateway.hub.shared_history import Appended
 from wsgateway.hub.target import Target
 from wsgateway.listeners.event import SubscribeEvent
 from wsgateway.listeners.inbox import Call, MessageCall, QueryCall, refusal_of
+from wsgateway.listeners.requests import RequestCall
 from wsgateway.listeners.subscriptions import SubscribeCall, find_namespace
+from wsgateway.messages import Message
 from wsgateway.protocols.centrifuge.codes import ErrorCode, Failed, code_of
 from wsgateway.protocols.centrifuge.commands import (
     Command,
@@ -42,6 +43,12 @@ from wsgateway.protocols.centrifuge.pings import PingedSession
 from wsgateway.protocols.centrifuge.queries import Queries
 from wsgateway.protocols.centrifuge.replies import Fields, Reply, publication_fields, size_of, subscribed_fields
 from wsgateway.protocols.session import unstored
+
+ANSWER_METHOD = "$reply"
+"""The method with which a client answers a request of the server."""
+
+MAX_DIGITS = 16
+"""Digits of the id of such a request."""
 
 ERROR_IF_LOST = 2
 """The flag of a request to subscribe that asks for an error if the position cannot be recovered."""
@@ -171,8 +178,57 @@ class ExecutingSession(PingedSession):
         elif isinstance(error, HistoryError):
             self.outbox.put(Reply.error(ident, code_of(unstored(error))))
 
+    # Requests of both directions
+
     def _invoke(self, ident: int, request: Rpc, size: int) -> None:
-        raise Failed(ErrorCode.NOT_AVAILABLE)
+        payload = payload_of(request.data)
+        message = None if payload is None else payload.value
+        if request.method == ANSWER_METHOD:
+            self._take_answer(ident, message, size)
+        elif not self._parts.dispatcher.has_requests:
+            raise Failed(ErrorCode.NOT_AVAILABLE)
+        elif not self.requests.begin():
+            raise Failed(ErrorCode.LIMIT_EXCEEDED)
+        else:
+            answer = partial(self._answer_invoke, ident)
+            self._parts.dispatcher.request(self.conn, self._inbox, message, request.method, size, answer)
+
+    def _answer_invoke(self, ident: int, call: RequestCall) -> None:
+        self.requests.end()
+        if call.error is not None:
+            self._fail(ident, code_of(refusal_of(call), is_request=True), call)
+            return
+        fields: Fields = {} if call.reply is None else {"data": call.reply}
+        self.outbox.put(Reply(ident, "rpc", fields, payload=b"" if call.reply is None else call.reply.payload))
+
+    def _take_answer(self, ident: int, message: Any, size: int) -> None:
+        """Settle a request of the server now. The hook that waits for the answer may be the one that runs."""
+        self._parts.dispatcher.count_in(self.conn, size)
+        asked = message.get("id") if isinstance(message, dict) else None
+        if isinstance(asked, str) and asked.isascii() and asked.isdigit() and len(asked) < MAX_DIGITS:
+            asked = int(asked)
+        if isinstance(asked, bool) or not isinstance(asked, int) or not self._settle(asked, message):
+            self.outbox.put(Reply.error(ident, ErrorCode.BAD_REQUEST))
+        else:
+            self.outbox.put(Reply(ident, "rpc", {}))
+
+    def _settle(self, asked: int, message: dict[str, Any]) -> bool:
+        """Settle the request `asked` of the server. Return False if the answer is malformed, or nobody waits for it."""
+        if "refused" not in message:
+            return self.requests.answer(asked, message.get("data"))
+        refused = message["refused"]
+        code = refused.get("code", 0) if isinstance(refused, dict) else None
+        reason = refused.get("reason", "") if isinstance(refused, dict) else None
+        if isinstance(code, bool) or not isinstance(code, int) or not isinstance(reason, str):
+            return False
+        return self.requests.refuse(asked, code, reason)
+
+    def _question(self, ident: int, name: str, message: Message) -> Message:
+        if not self.broadcast_channel:
+            raise TypeError("a Centrifuge client can be asked only if centrifuge_channel is not empty")
+        if not self.outbox.wire_format.carries(message):
+            raise TypeError("a Centrifuge client of JSON cannot receive bytes, ask it with text or JSON")
+        return RequestFrame(ident, name, message)
 
     # Subscriptions
 

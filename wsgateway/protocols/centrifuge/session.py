@@ -13,8 +13,7 @@ from typing import Any
 from wsgateway.closing import TOO_MANY
 from wsgateway.exceptions import ChannelError, MessageError, Refused, TooManyChannels
 from wsgateway.frames import Bundle, Position, Publication, SubscribedFrame
-from wsgateway.hub.channel import Grant, Wanted
-from wsgateway.hub.channels import Answer
+from wsgateway.hub.channel import Answer, Grant, Wanted
 from wsgateway.hub.loops import eager_task
 from wsgateway.listeners.handshake import Introduction
 from wsgateway.protocols.centrifuge.codes import BAD_REQUEST, CHANNEL_LIMIT, STALE, ErrorCode, Failed, code_of
@@ -62,7 +61,7 @@ class Stage(enum.Enum):
 
 
 class HeldTransport:
-    """Stands in for a transport while the reply to `connect` is made, so that nothing is written before it."""
+    """Stands in for a transport until there is a reply to `connect`, so that nothing is written before it."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -132,7 +131,7 @@ class CentrifugeSession(ExecutingSession):
         """Handle the rest of the frame, as far as possible now."""
         rest = self._rest
         while rest and self.outbox.closing is None and self._stage is not Stage.CONNECTING:
-            if self._inbox.is_full:
+            if self._inbox.is_full and not self._may_overfill():
                 self._inbox.when_space(self._run_rest)
                 return
             if self._rate is not None and not self._rate.allows(time.monotonic()):
@@ -175,6 +174,7 @@ class CentrifugeSession(ExecutingSession):
             self._refuse(command.ident, Failed(ErrorCode.BAD_REQUEST))
             return
         self._stage = Stage.CONNECTING
+        self.outbox.transport = HeldTransport(self._transport.name)
         task = self._connect(command.ident, request, connecting)
         connecting.task = eager_task(task, asyncio.get_running_loop())
 
@@ -196,6 +196,8 @@ class CentrifugeSession(ExecutingSession):
             self._connecting = None
         finally:
             connecting.task = None
+            self.outbox.transport = self._transport
+        self._transport.wake()
         self._run_rest()
         self._read_on()
 
@@ -222,26 +224,20 @@ class CentrifugeSession(ExecutingSession):
             self.outbox.close(refused.close, refused.reason)
         elif isinstance(refused.__cause__, TooManyChannels):
             self.outbox.close(CHANNEL_LIMIT, "")
-        elif isinstance(refused.__cause__, ChannelError):
-            self.outbox.put(Reply.error(ident, ErrorCode.UNKNOWN_CHANNEL))
         else:
-            self.outbox.put(Reply.error(ident, code_of(refused)))
+            is_unknown = isinstance(refused.__cause__, ChannelError)
+            code = ErrorCode.UNKNOWN_CHANNEL if is_unknown else code_of(refused)
+            self.outbox.clear()  # what `on_handshake` has sent
+            self.outbox.put(Reply.error(ident, code))
 
     def _open_with(self, ident: int, fields: Fields, connecting: Connecting) -> None:
         """Make the client a recipient. The reply to `connect` comes before everything else that it receives."""
-        outbox, transport = self.outbox, self._transport
-        outbox.transport = HeldTransport(transport.name)
-        try:
-            reply = Reply(ident, "connect", self._result(fields, connecting.subs))
-            outbox.append(reply)
-            self.open()
-            if self.broadcast_channel:
-                connecting.subs[self.broadcast_channel] = {}
-        finally:
-            outbox.transport = transport
+        self.outbox.put_first(Reply(ident, "connect", self._result(fields, connecting.subs)))
+        self.open()
+        if self.broadcast_channel:
+            connecting.subs[self.broadcast_channel] = {}
         if self._has_pings:
             self.begin_pings()
-        transport.wake()
 
     @property
     def _has_pings(self) -> bool:
