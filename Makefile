@@ -75,6 +75,14 @@ programs:
 	  for program in $$missing; do echo "$$program is not installed: its tests are skipped"; done; \
 	fi
 
+# Newer grpcio-tools make a module that requires a newer protobuf: that of 1.71 loads on 5.29 to 7
+.PHONY: protobuf
+protobuf:        ## generate the module for the messages of client.proto
+	$(PYTHON) -m venv --clear $(VENV)-protobuf
+	$(VENV)-protobuf/bin/python -m pip install --quiet --disable-pip-version-check 'grpcio-tools==1.71.2'
+	$(VENV)-protobuf/bin/python -m grpc_tools.protoc -I. --python_out=. wsgateway/protocols/centrifuge/client.proto
+	rm -rf $(VENV)-protobuf
+
 .PHONY: bench
 bench: $(VENV)/.bench  ## measure this machine: wsgateway beside what else does the job, in about two hours
 	$(VENV)-bench/bin/python benchmarks/run.py $(ARGS)

@@ -325,15 +325,16 @@ PLAYED = """async () => {
     close() { this.isClosed = true; }
   };
   Object.assign(window, await import("/client.js"));
-  live = connect("http://gateway.test/ws");
+  live = connect("http://gateway.test/ws", window.options);
   live.on("status", (...values) => { states.push(values); if (values[0] === "waiting") delays.push(values[1]); });
 }"""
 CLOSED = "([code, reason]) => sockets.at(-1).onclose({ code, reason })"
 
 
 @asynccontextmanager
-async def played(browser: Browser) -> AsyncIterator[Page]:
+async def played(browser: Browser, setup: str = "") -> AsyncIterator[Page]:
     async with page_with(browser) as page:
+        await page.evaluate(f"() => {{ {setup} }}")
         await page.clock.install(time=0)
         await page.clock.pause_at(1000)
         await page.evaluate(PLAYED)
@@ -452,6 +453,111 @@ async def test_a_page_that_becomes_visible_probes_and_one_that_is_hidden_does_no
         assert await page.evaluate("sockets[0].sent.length") == 1
 
 
+# A token that expires
+
+TOKENS = """
+  asked = 0; tokens = ["first"]; warnings = []; console.warn = (...values) => warnings.push(values.join(" "));
+  token = async () => { asked++; if (!tokens.length) throw new Error("offline"); return tokens.shift(); };
+  object = (value) => sockets.at(-1).onmessage({ data: JSON.stringify(value) });
+  window.options = { token };
+"""
+REFUSED = {"code": 3500, "reason": "token expired"}
+
+
+@asynccontextmanager
+async def renewing(browser: Browser, *tokens: str | None, expires: int = 100) -> AsyncIterator[Page]:
+    """A page whose connection has sent its first token, which expires in `expires` seconds. `tokens` follow."""
+    async with played(browser, TOKENS) as page:
+        await page.evaluate("(more) => { tokens.push(...more); }", tokens)
+        await page.evaluate("(expires) => { sockets.at(-1).open(); object({ expires }); }", expires)
+        assert await page.evaluate("asked") == 1
+        yield page
+
+
+async def sent_tokens(page: Page) -> list[str]:
+    found: list[str] = await page.evaluate(
+        "sockets.flatMap(({ sent }) => sent).map(({ token }) => token).filter((token) => token !== undefined)"
+    )
+    return found
+
+
+async def test_a_token_is_renewed_before_it_expires(browser: Browser) -> None:
+    async with renewing(browser, "second", "third") as page:
+        await page.clock.run_for(80_000)
+        assert await page.evaluate("asked") == 1
+        await page.clock.run_for(10_000)
+        assert await sent_tokens(page) == ["first", "second"]
+        await page.evaluate("object({ expires: 10, id: sockets.at(-1).sent.at(-1).id })")
+        await page.clock.run_for(9_000)
+        assert await sent_tokens(page) == ["first", "second", "third"]
+        await page.evaluate("object({ expires: null, id: sockets.at(-1).sent.at(-1).id })")
+        await page.clock.run_for(10_000_000)
+        assert await page.evaluate("asked") == 3
+        assert not any("http" in token for token in await page.evaluate("warnings"))
+
+
+async def test_a_renewal_that_fails_is_tried_again_after_longer_and_longer(browser: Browser) -> None:
+    async with renewing(browser) as page:
+        await page.clock.run_for(90_000)
+        assert await page.evaluate("asked") in (4, 5, 6, 7)  # within 5 s, after 0.25, 0.5, 1, 2… seconds
+        await page.clock.run_for(100_000)
+        assert await page.evaluate("asked") < 20
+        await page.evaluate("tokens.push('late')")
+        await page.clock.run_for(10_000)
+        assert await sent_tokens(page) == ["first", "late"]
+        assert await page.evaluate("sockets.length") == 1
+
+
+async def test_without_another_token_nothing_is_sent(browser: Browser) -> None:
+    async with renewing(browser, None) as page:
+        await page.clock.run_for(1_000_000)
+        assert await sent_tokens(page) == ["first"]
+        assert await page.evaluate("asked") == 2
+
+
+async def test_without_a_token_function_nothing_is_renewed(browser: Browser) -> None:
+    async with played(browser) as page:
+        await page.evaluate("sockets[0].open(); sockets[0].onmessage({ data: '{\"expires\":1}' })")
+        await page.clock.run_for(100_000)
+        assert await page.evaluate("sockets.length") == 1
+        assert await page.evaluate("sockets[0].sent") == []
+
+
+async def test_a_token_that_expires_in_a_year_is_not_renewed_at_once(browser: Browser) -> None:
+    async with renewing(browser, expires=366 * 86_400) as page:
+        await page.clock.run_for(1_000_000)
+        assert await page.evaluate("asked") == 1
+
+
+@pytest.mark.parametrize("close", [{"code": 3005, "reason": "connection expired"}, REFUSED])
+async def test_an_expired_token_is_replaced(browser: Browser, close: dict[str, Any]) -> None:
+    async with renewing(browser, "second") as page:
+        await page.evaluate("(close) => sockets.at(-1).onclose(close)", close)
+        await page.clock.run_for(300)
+        await page.evaluate("sockets.at(-1).open()")
+        assert await sent_tokens(page) == ["first", "second"]
+        await page.clock.run_for(100_000)  # the timer of the first token is gone
+        assert await page.evaluate("asked") == 2
+
+
+async def test_expired_tokens_without_end_are_sent_less_and_less_often(browser: Browser) -> None:
+    async with renewing(browser, *["expired"] * 100) as page:
+        for _ in range(60):
+            await page.evaluate("(close) => { const { onclose } = sockets.at(-1); onclose?.(close); }", REFUSED)
+            await page.clock.run_for(1_000)
+            await page.evaluate("{ const last = sockets.at(-1); if (last.onopen && !last.readyState) last.open(); }")
+        assert 8 <= await page.evaluate("asked") <= 13
+
+
+@pytest.mark.parametrize("reason", ["invalid token", "log in first", ""])
+async def test_a_token_that_is_not_valid_is_not_replaced(browser: Browser, reason: str) -> None:
+    async with renewing(browser, "second") as page:
+        await page.evaluate(CLOSED, [3500, reason])
+        await page.clock.run_for(100_000)
+        assert await page.evaluate("states.at(-1)") == ["closed", {"code": 3500, "reason": reason}]
+        assert await page.evaluate("asked") == 1
+
+
 # Streams, without a network
 
 STREAMED = """() => {
@@ -480,9 +586,9 @@ FIRST = "http://gateway.test/stream?channel=a%26b&last=3&data=%7B%22n%22%3A1%7D"
 
 
 @asynccontextmanager
-async def streamed(browser: Browser) -> AsyncIterator[Page]:
+async def streamed(browser: Browser, setup: str = "") -> AsyncIterator[Page]:
     """A page in which two WebSockets and a stream have failed, then two WebSockets, and the second stream is open."""
-    async with played(browser) as page:
+    async with played(browser, setup) as page:
         await page.evaluate(STREAMED)
         for count in (1, 2):
             await page.evaluate(CLOSED, [1006, ""])
@@ -550,3 +656,16 @@ async def test_the_end_of_a_stream_decides_whether_to_reconnect(browser: Browser
         detail = (await page.evaluate("states"))[-1][1]
         assert detail >= 70_000 if reconnect else detail == {"code": 3500, "reason": "why"}
         assert await page.evaluate("received") == []
+
+
+async def test_a_stream_with_a_new_token_follows_before_the_token_expires(browser: Browser) -> None:
+    async with streamed(browser, TOKENS + "tokens = ['1', '2', '3', '4', '5', '6']") as page:
+        await page.evaluate("line({ expires: 100 }); line({ subscribed: 'a&b', at: 'e:1', recovered: false })")
+        await page.evaluate("line({ message: 1 })")
+        await page.wait_for_function("received.length === 1")
+        assert (await page.evaluate("fetched"))[-1] == [FIRST, {"authorization": "Bearer 5"}, "same-origin"]
+        await page.clock.run_for(86_000)
+        await page.wait_for_function("fetched.length === 3")
+        url = "http://gateway.test/stream?since=a%26b%40e%3A1&" + FIRST.partition("?")[2]
+        assert (await page.evaluate("fetched"))[-1] == [url, {"authorization": "Bearer 6"}, "same-origin"]
+        assert await page.evaluate("asked") == 6

@@ -1,8 +1,6 @@
 """What comes before a request is one, how many may come, and how often: limits that a raw socket meets."""
 
-import json
 from collections.abc import Callable
-from contextlib import AsyncExitStack
 
 import anyio
 import httpx
@@ -77,20 +75,6 @@ async def test_a_crowd_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
             await raw.stream.aclose()
 
 
-async def test_who_sends_too_often_is_closed_3013_and_the_others_go_on(serve: Serve) -> None:
-    listener = RecordingListener()
-    async with serve(Gateway(listener, message_rate=5, message_burst=10)) as url:
-        async with Client(url) as ann, Client(url) as bob:
-            for number in range(30):
-                await ann.send(str(number))
-            assert await ann.closed() == (3013, "too many messages")
-            await listener.wait_for("on_message", 10)
-            await bob.send("still here")
-            received = [await bob.receive() for _ in range(11)]
-            assert received == [*map(str, range(10)), "still here"]
-            assert listener.count("on_message") == 11
-
-
 async def until(condition: Callable[[], bool]) -> None:
     with anyio.fail_after(10):
         while not condition():
@@ -138,17 +122,3 @@ async def test_a_key_that_is_used_too_often_is_429_and_others_are_not(serve: Ser
         assert statuses == [200, 200, 429, 429, 200, 401]
         again = await http.post("/send", json={"message": 1}, headers={"authorization": "BEARER   one"})
         assert again.status_code == 429
-
-
-async def test_a_stop_tells_each_client_when_to_come_back(serve: Serve) -> None:
-    gateway = Gateway()
-    async with serve(gateway) as url, AsyncExitStack() as stack:
-        clients = [await stack.enter_async_context(Client(url)) for _ in range(20)]
-        await gateway.stop()
-        said = [await client.closed() for client in clients]
-    assert {code for code, _ in said} == {1012}
-    reasons = [json.loads(reason or "") for _, reason in said]
-    assert all(reason["reason"] == "shutdown" and reason["reconnect"] is True for reason in reasons)
-    waits = {reason["retry_after_ms"] for reason in reasons}
-    assert len(waits) > 5
-    assert all(0 <= wait < 1000 for wait in waits)

@@ -7,6 +7,7 @@ from wsgateway.config.settings import Settings
 from wsgateway.exceptions import (
     ChannelError,
     ConfigError,
+    ConnectionClosed,
     GatewayError,
     GatewayNotFound,
     GatewayNotRunning,
@@ -16,6 +17,7 @@ from wsgateway.exceptions import (
     ListenerError,
     MessageError,
     Refused,
+    RequestRefused,
     SendError,
     StartError,
 )
@@ -31,6 +33,7 @@ from wsgateway.listeners.event import (
     HandshakeEvent,
     MessageEvent,
     OpenEvent,
+    RequestEvent,
     SubscribeEvent,
     UnsubscribeEvent,
 )
@@ -43,6 +46,7 @@ __all__ = [
     "CloseEvent",
     "ConfigError",
     "Connection",
+    "ConnectionClosed",
     "Counts",
     "Event",
     "Gateway",
@@ -62,6 +66,8 @@ __all__ = [
     "Presence",
     "Publication",
     "Refused",
+    "RequestEvent",
+    "RequestRefused",
     "SendError",
     "Sent",
     "Settings",

@@ -19,6 +19,8 @@ GatewayError
 ├── NodeError            another node did not do what it was asked
 │   └── NodeLate         another node did not answer in time; it may still act on the request
 ├── ChannelError         a channel that does not exist, or that cannot be subscribed to (also a ValueError)
+├── RequestRefused       a client has refused a request
+├── ConnectionClosed     a connection that closed before its client answered a request
 ├── HistoryError         a history that cannot be read or written; with `is_late`, it may still be written
 ├── MessageError         a message that cannot be encoded or decoded (also a ValueError)
 └── TokenRefused         a token that is not valid, or has expired
@@ -300,6 +302,32 @@ def _nearest_namespace(name: str, known: Sequence[str]) -> str:
         if matcher.real_quick_ratio() > likeness and matcher.quick_ratio() > likeness and matcher.ratio() > likeness:
             close, likeness = pattern, matcher.ratio()
     return close
+
+
+class RequestRefused(GatewayError):  # noqa: N818  as `Refused`, in the other direction
+    """A client has refused a request, with the `code` and `reason` that it chose.
+
+    The code is 429 if the gateway has refused it, because too many requests to the client are open.
+    """
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(code, reason)
+        self.code = code
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.code} {self.reason}".rstrip()
+
+
+class ConnectionClosed(GatewayError):  # noqa: N818  named after what has happened
+    """The connection has closed, so its client does not answer. It may still have received the request."""
+
+    def __init__(self, conn_id: str) -> None:
+        super().__init__(conn_id)
+        self.conn_id = conn_id
+
+    def __str__(self) -> str:
+        return f"connection {self.conn_id} has closed, so its client does not answer"
 
 
 class HistoryError(GatewayError):

@@ -29,13 +29,18 @@ could end the stream of another client."""
 
 def check_event_name(name: object) -> None:
     """Raise `ValueError` unless `name` is empty or a name that every client protocol can carry."""
+    check_request_name(name)
+    if name in RESERVED_NAMES:
+        raise ValueError(f"name is {name!r}, which is reserved for event streams, use another name")
+
+
+def check_request_name(name: object) -> None:
+    """Raise `ValueError` unless `name` is empty or one that a request can have, which is never sent to a stream."""
     if not isinstance(name, str):
         raise TypeError(f"name is {short(name)}, use a str")
     check_utf8("name", name)
     if len(name.encode()) > MAX_EVENT_NAME or not name.isprintable() or " " in name or "*" in name:
         raise ValueError(f"name is {short(name)}, use at most 255 bytes of printable characters without spaces and *")
-    if name in RESERVED_NAMES:
-        raise ValueError(f"name is {name!r}, which is reserved for event streams, use another name")
 
 
 def check_utf8(what: str, text: str) -> None:
@@ -273,6 +278,27 @@ class AcceptedFrame(Control):
     def __init__(self, at: Position | None, *, ident: int | None) -> None:
         super().__init__(ident=ident)
         self.at = at
+
+
+class RequestFrame(Control):
+    """A request of the server. `ident` is its own id, which is independent of those of the client's commands."""
+
+    __slots__ = ("message", "name")
+
+    def __init__(self, ident: int, name: str, message: Message) -> None:
+        super().__init__(message.payload + name.encode(), ident=ident)  # so that it counts in an outbox
+        self.name = name
+        self.message = message
+
+
+class ReplyFrame(Control):
+    """The answer to a request of the client. `reply` is None for JSON's null."""
+
+    __slots__ = ("reply",)
+
+    def __init__(self, reply: Message | None, *, ident: int) -> None:
+        super().__init__(b"" if reply is None else reply.payload, ident=ident)
+        self.reply = reply
 
 
 class PresenceFrame(Control):

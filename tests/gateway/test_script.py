@@ -12,7 +12,7 @@ from wsgateway import Gateway
 from wsgateway.gateway.http.script import MEDIA_TYPES, SCRIPT, TYPES, script_text
 from wsgateway.testing import serve
 
-MAX_LINES = 240
+MAX_LINES = 300
 
 
 @pytest.mark.parametrize("name", list(MEDIA_TYPES))

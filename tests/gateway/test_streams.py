@@ -147,15 +147,6 @@ async def test_nothing_is_kept_of_a_stream_that_has_ended(http: httpx.AsyncClien
         assert (len(running.admission.sessions), running.admission._by_address, running.drain.count) == (0, {}, 0)
 
 
-async def test_more_than_message_rate_is_429_and_the_stream_stays(http: httpx.AsyncClient) -> None:
-    gateway = Gateway(message_rate=0.001, message_burst=2)
-    async with serve(gateway) as url, streaming(url) as stream:
-        secret = await session_of(stream)
-        statuses = [(await http.post(f"{url}/session/{secret}", json=number)).status_code for number in range(3)]
-        assert statuses == [204, 204, 429]
-        assert [(await stream.next()).data for _ in range(2)] == ["0", "1"]
-
-
 async def test_the_secret_is_in_no_log_line_and_in_no_answer(
     http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:

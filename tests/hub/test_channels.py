@@ -7,12 +7,9 @@ from typing import Any
 
 import anyio
 import pytest
-from websockets.exceptions import ConnectionClosed
 
 from tests.leftovers import assert_nothing_is_left
 from tests.pipes import Pipe, joined, tell
-from tests.servers import OwnServer, PlainUvicorn, Serve
-from tests.test_channels import V1
 from wsgateway import EVERYBODY, Gateway, SubscribeEvent
 from wsgateway.protocols.v1 import SUBPROTOCOL
 from wsgateway.testing import RecordingListener
@@ -202,39 +199,6 @@ async def test_counts_of_a_user_and_of_channels_are_exact() -> None:
 
 async def gateway_members(gateway: Gateway) -> list[Any]:
     return (await gateway.presence("newest:1")).members
-
-
-@pytest.mark.parametrize("server", [OwnServer(), PlainUvicorn()], ids=lambda server: server.name)
-async def test_a_client_that_is_closed_with_3008_recovers_when_it_reads_again(server: Serve) -> None:
-    gateway = Gateway(channels=CHANNELS, outbox_bytes=300_000, send_timeout=2)
-    async with server(gateway) as url:
-        async with V1(url, max_queue=1, compression=None) as client:
-            at = (await client.ask(subscribe="all:1"))["at"]
-            published = 0
-            with anyio.fail_after(30):
-                while gateway.connections:
-                    await gateway.publish(f"{published:05}" + "x" * 100_000, channel="all:1")
-                    published += 1
-                    await anyio.sleep(0)  # the server writes
-            received = []
-            try:
-                while True:
-                    told = await client.receive_json()
-                    at = told["at"]
-                    received.append(int(told["message"][:5]))
-            except ConnectionClosed:
-                pass
-        async with V1(url) as client:
-            answer = await client.ask(subscribe="all:1", since=at)
-            missing = published - len(received)
-            assert answer["recovered"] is (missing <= 2)
-            if answer["recovered"]:
-                received += [int((await client.receive_json())["message"][:5]) for _ in range(missing)]
-                assert received == list(range(published))
-            await gateway.publish("live", channel="all:1")
-            assert (await client.receive_json())["message"] == "live"
-        assert gateway.metrics.too_slow == 1
-    assert_nothing_is_left(gateway)
 
 
 async def test_without_history_a_message_is_live_only_and_has_no_position() -> None:

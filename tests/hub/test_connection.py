@@ -53,20 +53,6 @@ async def flood(gateway: Gateway, healthy: Client, count: int) -> None:
         assert (await healthy.receive()).startswith(f"{number} ")  # type: ignore[arg-type]  # it is text
 
 
-async def test_a_client_that_never_reads_is_closed_3008_and_the_others_receive_all(serve: Serve) -> None:
-    recorder = RecordingListener()
-    gateway = Gateway(listener=recorder, outbox_bytes=200_000, send_timeout=60)
-    async with serve(gateway) as url, stalled(url), Client(url) as healthy:
-        await recorder.wait_for("on_client_open", 2)
-        await flood(gateway, healthy, 100)
-        await recorder.wait_for("on_client_close")
-        assert ("on_client_close", 3008) in recorder.events
-        assert len(gateway.connections) == 1
-        assert gateway.metrics.too_slow == 1
-        assert gateway.metrics.dropped["disconnect"] > 0
-        assert gateway.metrics.closes["3008"] == 1
-
-
 async def test_without_progress_for_send_timeout_it_is_slow(serve: Serve) -> None:
     recorder = RecordingListener()
     gateway = Gateway(listener=recorder, outbox_bytes=100_000_000, send_timeout=0.3, slow_policy="drop_newest")

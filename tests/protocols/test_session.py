@@ -21,6 +21,7 @@ from wsgateway.listeners.inbox import INBOX_BYTES, INBOX_MESSAGES
 from wsgateway.listeners.loader import Hooks
 from wsgateway.protocols import plain
 from wsgateway.protocols.identity import Identity
+from wsgateway.protocols.plain import PlainSession
 from wsgateway.protocols.session import Session, SessionParts
 from wsgateway.testing import RecordingListener
 from wsgateway.transports.peer import Peer
@@ -85,7 +86,7 @@ class Made:
             Identity(gateway.settings, gateway.log),
             self.ended.append,
         )
-        self.session = Session(self.conn, outbox, self.transport, parts)
+        self.session = PlainSession(self.conn, outbox, self.transport, parts)
 
     async def connect(self) -> None:
         await plain.connect(self.session, self.transport, {})

@@ -7,9 +7,9 @@ import pytest
 
 from tests.servers import OwnServer, PlainUvicorn, Serve
 from tests.streams import ServerEvent, Stream, streaming
-from wsgateway import EVERYBODY, Gateway, Refused
+from wsgateway import Gateway, Refused
 from wsgateway.listeners.event import HandshakeEvent, SubscribeEvent
-from wsgateway.testing import Client, serve
+from wsgateway.testing import serve
 
 HISTORY: dict[str, Any] = {"*": {"history": 10, "public": True}}
 
@@ -226,32 +226,3 @@ async def test_an_event_stream_has_at_most_eight_channels_with_positions(count: 
 async def test_a_query_that_is_wrong_is_no_error_of_the_server(path: str, query: str) -> None:
     async with serve(Gateway(channels=HISTORY)) as url, streaming(url, f"{path}?{query}") as stream:
         assert stream.response.status_code in (200, 400, 404)
-
-
-async def test_a_channel_reaches_sockets_and_streams_in_one_order() -> None:
-    gateway = Gateway(channels=HISTORY)
-    async with (
-        serve(gateway) as url,
-        Client(url, "/ws?channel=room") as ann,
-        streaming(url, "/sse?channel=room") as one,
-    ):
-        await opened(one)
-        await subscribed(one)
-        for number in range(50):
-            await gateway.publish(str(number), channel="room")
-            if number % 10 == 0:
-                await gateway.send(f"all {number}", connections=EVERYBODY)
-        expected = [text for number in range(50) for text in ([str(number)] + [f"all {number}"] * (number % 10 == 0))]
-        assert [(await one.next()).data for _ in expected] == expected
-        assert [await ann.receive() for _ in expected] == expected
-
-
-async def test_the_position_of_a_stream_ends_with_2500() -> None:
-    gateway = Gateway(channels=HISTORY)
-    async with serve(gateway) as url, streaming(url, "/sse?channel=room") as stream:
-        await opened(stream)
-        await subscribed(stream)
-        await gateway.unsubscribe("room", connections=EVERYBODY, code=2500, reason="lost")
-        assert (await stream.next()).type == "unsubscribed"
-        assert (await stream.next()).type == "close"
-        await stream.ends()

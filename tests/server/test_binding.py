@@ -1,5 +1,6 @@
 """Listening sockets: where, with which mode, and under which URL."""
 
+import asyncio
 import socket
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,23 @@ def test_the_url_is_one_that_a_client_can_use(options: dict[str, str], expected:
     settings = Settings(port=0, **options)  # type: ignore[arg-type]  # texts only
     listening = bind(settings)
     assert url_of(settings, listening).startswith(expected)
+    unbind(settings, listening)
+
+
+async def test_a_small_message_does_not_wait_for_the_acknowledgement_of_the_one_before() -> None:
+    """Without uvloop, which sets TCP_NODELAY on every socket, it could wait for 40 ms."""
+    settings = Settings(port=0)
+    listening = bind(settings)
+    accepted = asyncio.get_running_loop().create_future()
+
+    class Accepting(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            accepted.set_result(transport.get_extra_info("socket"))
+
+    server = await asyncio.get_running_loop().create_server(Accepting, sock=listening[0])
+    with socket.create_connection(listening[0].getsockname()):
+        assert (await accepted).getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    server.close()
     unbind(settings, listening)
 
 

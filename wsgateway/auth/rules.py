@@ -182,7 +182,9 @@ class Rules:
         if self._keys:
             if self.has_key(scope["headers"]):
                 return None
-            detail = f"the request needs `Authorization: Bearer` and one of the keys in {setting}"
+            detail = (
+                f"the request needs one of the keys in {setting}, as `Authorization: Bearer KEY` or `X-API-Key: KEY`"
+            )
             return Refusal(401, "key", detail, "wrong-key", (("www-authenticate", "Bearer"),))
         if not self._local_access:
             detail = (
@@ -201,11 +203,15 @@ class Rules:
         return self.key_of(headers) is not None
 
     def key_of(self, headers: HeaderPairs) -> bytes | None:
-        """Return the key that a request with `headers` carries. Each key is compared in constant time."""
-        scheme, _, key = (single_value(headers, b"authorization") or b"").partition(b" ")
-        key = key.strip()
-        matches = [hmac.compare_digest(key, known) for known in self._keys]  # all of them, whichever matches
-        return key if scheme.lower() == b"bearer" and any(matches) else None
+        """Return the key that a request with `headers` carries. Each key is compared in constant time.
+
+        It is in `X-API-Key`, or in `Authorization` with the scheme `Bearer` or `apikey`. A repeated header has none.
+        """
+        for key in _offered_keys(headers):
+            matches = [hmac.compare_digest(key, known) for known in self._keys]  # all of them, whichever matches
+            if any(matches):
+                return key
+        return None
 
     def why_not_local(self, scope: Mapping[str, Any]) -> str | None:
         """Return why the caller is not local; None for a program on this host or a page of a loopback origin."""
@@ -228,6 +234,20 @@ class Rules:
         server = scope.get("server")
         host = self._bound_host or (server[0] if server else None)
         return bool(host) and is_loopback(str(host))
+
+
+_KEY_SCHEMES = frozenset({b"bearer", b"apikey"})
+"""The schemes of `Authorization` that carry a key, in lower case. Clients of the Centrifugo API use `apikey`."""
+
+
+def _offered_keys(headers: HeaderPairs) -> Iterator[bytes]:
+    """Yield what a request offers as a key. Each header is read on its own, because a proxy may add the other one."""
+    scheme, _, key = (single_value(headers, b"authorization") or b"").partition(b" ")
+    if scheme.lower() in _KEY_SCHEMES:
+        yield key.strip()
+    key = single_value(headers, b"x-api-key") or b""
+    if key:
+        yield key.strip()
 
 
 def _own_origin(scope: Mapping[str, Any]) -> str | None:

@@ -173,14 +173,46 @@ class CloseUser(Question[int], frozen=True):
     reason: str
 
 
+class Choose(Question[list[str]], frozen=True):
+    """Return the ids of the open connections of `user`, of those with `ids`, or of those that are both.
+
+    With `session`, it is only the connection of the stream with that secret. `user` is empty to choose by `ids` only.
+    """
+
+    name = "choose"
+    answer = Ids
+
+    user: str
+    ids: Ids | None
+    session: str
+
+
+class Refresh(Question[int], frozen=True):
+    """Let the connections with `ids`, or of a `user`, expire at `expires_at`, and count them.
+
+    The time is in seconds since the epoch, None for never.
+    """
+
+    name = "refresh"
+    answer = Count
+
+    ids: Ids | None
+    user: str
+    expires_at: float | None
+
+
 class ListChannels(Question[ChannelRows], frozen=True):
-    """List the channels whose name begins with `prefix`: the first `limit` in alphabetical order."""
+    """List the channels whose name begins with `prefix`: the first `limit` after `after`, in alphabetical order.
+
+    Nodes of earlier versions ignore `after`.
+    """
 
     name = "channels"
     answer = ChannelRows
 
     prefix: str
     limit: Count
+    after: str = ""
 
 
 class DescribeChannel(Question[ListedChannel], frozen=True):
@@ -254,6 +286,25 @@ class Subscribe(Question[SubscribeReport], frozen=True):
     ids: Ids | None
     user: str
     info: str
+
+
+class SubscribeWith(Question[SubscribeReport], frozen=True):
+    """Do the same as `Subscribe`, and send each new subscriber `reply` and the publications after the position `since`.
+
+    `reply` has the kind `kind`, a value of `messages.Kind`; it is None if there is no reply. `since` is None for no
+    publications. `Subscribe` has no such fields, because earlier versions would ignore them.
+    """
+
+    name = "subscribe_with"
+    answer = SubscribeReport
+
+    channel: str
+    ids: Ids | None
+    user: str
+    info: str
+    reply: bytes | None
+    kind: Literal["text", "json", "bytes"]
+    since: str | None
 
 
 class Unsubscribe(Question[int], frozen=True):

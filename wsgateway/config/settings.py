@@ -78,6 +78,7 @@ class Settings(Declared):
         "name of the hook for the last subscription of this process to a channel to end",
         kind=Kind.HOOK,
     )
+    on_request: str = setting("on_request", "name of the hook for a client's request, which it answers", kind=Kind.HOOK)
     broker: str | None = setting(
         None,
         "URL of the broker between processes: `ipc://`, `redis://`, `rediss://`, `redis-sentinel://`, `unix://`, or "
@@ -307,6 +308,7 @@ class Options(TypedDict, total=False):
     on_unsubscribe: str
     on_first_subscribe: str
     on_last_unsubscribe: str
+    on_request: str
     broker: str | None
     broker_timeout: float
     workers: int

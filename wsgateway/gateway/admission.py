@@ -32,8 +32,14 @@ from wsgateway.logs import GatewayLog
 from wsgateway.messages import WireFormat
 from wsgateway.metrics import Metrics
 from wsgateway.protocols import lines, plain, sse, v1_session
+from wsgateway.protocols.centrifuge import session as centrifuge
+from wsgateway.protocols.centrifuge.execution import broadcast_channel
+from wsgateway.protocols.centrifuge.formats import CentrifugeFrames
+from wsgateway.protocols.centrifuge.json import JsonEncoding
+from wsgateway.protocols.centrifuge.session import FRAME_PINGS, CentrifugeSession
 from wsgateway.protocols.identity import Identity
 from wsgateway.protocols.lines import LinesSession
+from wsgateway.protocols.plain import PlainSession
 from wsgateway.protocols.session import STOPPING, Session, SessionParts
 from wsgateway.protocols.sse import SseSession
 from wsgateway.protocols.v1 import SUBPROTOCOL, V1Encoding
@@ -54,13 +60,17 @@ CROWDED = 0.8
 
 @dataclass(frozen=True, slots=True)
 class ClientProtocol:
-    """One kind of client: its name, how its messages look on the wire, and how its connection begins."""
+    """One kind of client: its name, how its messages look on the wire, and how its connection begins.
+
+    `has_pings` is whether the server sends WebSocket pings.
+    """
 
     name: str
     wire_format: WireFormat
     deflated: WireFormat
     session: type[Session]
     connect: Callable[[Any, ClientTransport, Scope], Awaitable[None]]
+    has_pings: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +86,13 @@ class StreamProtocol:
 SSE_STREAM = StreamProtocol("sse", sse.SSE, SseSession, sse.connect)
 LINES_STREAM = StreamProtocol("v1", lines.LINES, LinesSession, lines.connect)
 
-PLAIN_SOCKET = ClientProtocol("plain", PLAIN, DEFLATED, Session, plain.connect)
+PLAIN_SOCKET = ClientProtocol("plain", PLAIN, DEFLATED, PlainSession, plain.connect)
 V1_SOCKET = ClientProtocol(
     "v1", FramedFormat(V1Encoding()), FramedFormat(V1Encoding(), deflates=True), V1Session, v1_session.connect
 )
 
+
+CENTRIFUGE_PATH = "/connection/websocket"
 
 NO_PLAIN = Refusal(
     400, "protocol", f"plain clients are not served here: offer the subprotocol {SUBPROTOCOL} (protocols)"
@@ -133,6 +145,7 @@ class Admission:
         self.sessions: dict[str, SseSession | LinesSession] = {}
         """The sessions of streams, by their secrets."""
 
+        self._centrifuge = _centrifuge_socket(settings)
         self._by_address: Counter[str] = Counter()
         self._client_limit = client_limit(settings)
         if settings.max_connections > self._client_limit:
@@ -143,7 +156,7 @@ class Admission:
 
     async def admit(self, scope: Scope, receive: Receive, send: Send, *, path: str) -> None:
         """Admit one client, or refuse its handshake. On plain ASGI, return when the connection has ended."""
-        protocol = self._protocol_of(scope)
+        protocol = self._protocol_of(scope, path)
         transport = self._transport(scope, receive, send, protocol)
         outbox = Outbox(new_id(self._node), transport, protocol.wire_format, self._settings, self._metrics)
         conn = self._connection(
@@ -212,7 +225,9 @@ class Admission:
         self._by_address[address] += 1
         return refusal
 
-    def _protocol_of(self, scope: Scope) -> ClientProtocol:
+    def _protocol_of(self, scope: Scope, path: str) -> ClientProtocol:
+        if path == CENTRIFUGE_PATH:
+            return self._centrifuge
         if "v1" in self._settings.protocols and SUBPROTOCOL in scope.get("subprotocols", ()):
             return V1_SOCKET
         return PLAIN_SOCKET
@@ -230,6 +245,7 @@ class Admission:
             timers=self._wheel,
             server_stops=self._server_stops,
             deflated=protocol.deflated,
+            has_pings=protocol.has_pings or FRAME_PINGS in scope.get("query_string", b""),
         )
 
     def _check_capacity(self, address: str) -> Refusal | None:
@@ -286,6 +302,19 @@ class Admission:
         self._by_address[address] -= 1
         if not self._by_address[address]:
             del self._by_address[address]
+
+
+def _centrifuge_socket(settings: Settings) -> ClientProtocol:
+    """Return the Centrifuge protocol on a WebSocket."""
+    encoding = JsonEncoding(broadcast_channel(settings))
+    return ClientProtocol(
+        "centrifuge",
+        CentrifugeFrames(encoding),
+        CentrifugeFrames(encoding, deflates=True),
+        CentrifugeSession,
+        centrifuge.connect,
+        has_pings=False,
+    )
 
 
 async def _answer(

@@ -27,6 +27,7 @@ from wsgateway.cluster.questions import (
 from wsgateway.cluster.single import AnyCluster
 from wsgateway.exceptions import EnvelopeError
 from wsgateway.gateway.channels import ChannelAnswers
+from wsgateway.gateway.choosing import Choosing
 from wsgateway.gateway.posts import Posts
 from wsgateway.gateway.registry import GatewayState
 from wsgateway.gateway.relay import Relayed
@@ -62,6 +63,7 @@ class Answers:
         cluster: Callable[[], AnyCluster],
         relayed: Relayed | None,
         posts: Posts,
+        choosing: Choosing,
         channels: ChannelAnswers,
         revocations: Revocations,
     ) -> None:
@@ -78,6 +80,7 @@ class Answers:
             **channels.answering,
             **({} if relayed is None else relayed.answering),
             **posts.answering,
+            **choosing.answering,
             Search: self._answer_search,
             Rows: self._answer_rows,
             Describe: self._answer_describe,
@@ -112,6 +115,9 @@ class Answers:
             "dropped": sum(metrics.dropped.values()),
             "hooks": sum(sum(histogram.buckets) for histogram in hooks),
             "hook_seconds": sum(histogram.total for histogram in hooks),
+            "users": self._hub.count_users(),
+            "subscriptions": metrics.subscriptions,
+            "channels": metrics.channels,
         }
 
     def samples(self) -> Samples:

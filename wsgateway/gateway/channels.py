@@ -20,6 +20,7 @@ from wsgateway.cluster.questions import (
     ReadHistory,
     Subscribe,
     SubscribeReport,
+    SubscribeWith,
     Unsubscribe,
 )
 from wsgateway.cluster.single import AnyCluster
@@ -45,6 +46,7 @@ from wsgateway.hub.channels import Channels
 from wsgateway.hub.hub import Hub
 from wsgateway.hub.shared_history import SharedHistory
 from wsgateway.logs import GatewayLog
+from wsgateway.messages import Kind, Message
 from wsgateway.text import short
 
 A = TypeVar("A")
@@ -78,12 +80,17 @@ class ChannelAnswers:
             ReadHistory: self._answer_history,
             Forget: self._answer_forget,
             Subscribe: self._answer_subscribe,
+            SubscribeWith: self._answer_subscribe,
             Unsubscribe: self._answer_unsubscribe,
         }
 
     def check(self, name: str) -> None:
         """Raise `ChannelError` if there can be no such channel."""
         self._channels.namespaces.find(name)
+
+    def count_of(self, name: str) -> int:
+        """Return how many subscribers a channel has in this process."""
+        return self._channels.count_of(name)
 
     async def names(self, prefix: str) -> list[str]:
         """Return the names that begin with `prefix`, of channels with subscribers or a history, in no order."""
@@ -179,7 +186,7 @@ class ChannelAnswers:
         following = self._channels.following
         return None if following is None else following.history
 
-    async def subscribe(self, question: Subscribe) -> SubscribeReport:
+    async def subscribe(self, question: Subscribe | SubscribeWith) -> SubscribeReport:
         """Subscribe every connection that can be subscribed, and return how many.
 
         Leave out those whose subscription the application ends meanwhile.
@@ -187,6 +194,7 @@ class ChannelAnswers:
         count, error, info = 0, "", json.loads(question.info)
         revocations, name = self._channels.revocations, question.channel
         after, began = revocations.count, time.monotonic()
+        since, reply = _extras_of(question)
         for conn in self._hub.select(question.ids, question.user):
             if time.monotonic() - began > TURN:
                 await asyncio.sleep(0)  # serves others between two connections
@@ -195,7 +203,7 @@ class ChannelAnswers:
                 continue
             try:
                 if not self._channels.is_subscribed(conn, name):
-                    await self._channels.subscribe_now(conn, name, info=info)
+                    await self._channels.subscribe_now(conn, name, info=info, since=since, reply=reply)
                     count += conn.is_open
             except ChannelError as exc:
                 error = error or exc.reason
@@ -212,7 +220,10 @@ class ChannelAnswers:
 
     async def _answer_list(self, question: ListChannels) -> ChannelRows:
         names = await self.names(question.prefix)
-        return ChannelRows(len(names), [*map(self.row, nsmallest(min(question.limit, MAX_ROWS), names))])
+        total, after = len(names), question.after
+        if after:
+            names = [name for name in names if name > after]
+        return ChannelRows(total, [*map(self.row, nsmallest(min(question.limit, MAX_ROWS), names))])
 
     async def _answer_describe(self, question: DescribeChannel) -> ListedChannel:
         return self.row(question.channel)
@@ -228,7 +239,7 @@ class ChannelAnswers:
     async def _answer_forget(self, question: Forget) -> None:
         await self.forget(question.channel)
 
-    async def _answer_subscribe(self, question: Subscribe) -> SubscribeReport:
+    async def _answer_subscribe(self, question: Subscribe | SubscribeWith) -> SubscribeReport:
         try:
             return await self.subscribe(question)
         except (ValueError, RecursionError) as exc:
@@ -320,14 +331,27 @@ class ChannelInspector:
                 error = exc
         raise error
 
-    async def subscribe(self, name: str, ids: Sequence[str] | None, user: str, info: object) -> int:
+    async def subscribe(
+        self,
+        name: str,
+        ids: Sequence[str] | None,
+        user: str,
+        info: object,
+        *,
+        reply: Message | None = None,
+        since: str | None = None,
+    ) -> int:
         """Subscribe the connections with `ids`, those of a `user`, or all. Return the number of new subscriptions.
 
-        Raise `ChannelError` if a connection cannot be subscribed, after all others are, and `MessageError` if `info` is
-        not a JSON value.
+        Each new subscriber receives `reply`, and the publications after the position `since`. Raise `ChannelError` if a
+        connection cannot be subscribed, after all others are, and `MessageError` if `info` is not a JSON value.
         """
         self._answers.check(name)
-        question = Subscribe(name, None if ids is None else list(ids), user, info_json(info))
+        listed = None if ids is None else list(ids)
+        question: Subscribe | SubscribeWith = Subscribe(name, listed, user, info_json(info))
+        if reply is not None or since is not None:
+            payload, kind = (None, Kind.TEXT) if reply is None else (reply.payload, reply.kind)
+            question = SubscribeWith(name, listed, user, question.info, payload, kind.value, since)
         own = await self._answers.subscribe(question)
         others, _ = await ask_owners(self._cluster(), question, ids)
         for report in (own, *others):
@@ -346,6 +370,14 @@ class ChannelInspector:
         own = self._answers.unsubscribe(question)
         others, is_complete = await ask_owners(self._cluster(), question, ids)
         return Unsubscribed(own + sum(others), is_complete)
+
+
+def _extras_of(question: Subscribe | SubscribeWith) -> tuple[str | None, Message | None]:
+    """Return the position from which a new subscriber recovers, and the reply that it receives."""
+    if isinstance(question, Subscribe):
+        return None, None
+    reply = None if question.reply is None else Message(question.reply, Kind(question.kind))
+    return question.since, reply
 
 
 def _joined(one: ListedChannel | None, other: ListedChannel) -> ListedChannel:

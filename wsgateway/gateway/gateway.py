@@ -14,7 +14,7 @@ from wsgateway.cluster.single import AnyCluster, SingleNode
 from wsgateway.config.exposure import own_uid
 from wsgateway.config.settings import Options, Settings
 from wsgateway.exceptions import GatewayError, Refusal, Refused, StartError
-from wsgateway.gateway.admission import Admission, refuse
+from wsgateway.gateway.admission import CENTRIFUGE_PATH, Admission, refuse
 from wsgateway.gateway.http.paths import relative_path, relative_scope
 from wsgateway.gateway.http.routes import RouteContext, router
 from wsgateway.gateway.http.send import SendGuard
@@ -195,6 +195,7 @@ class Gateway(Messaging):
         self._router = router(
             RouteContext(
                 self._parts,
+                self,
                 rules,
                 status=lambda: (self.state, self.failure),
                 cluster=lambda: self.cluster,
@@ -335,7 +336,10 @@ class Gateway(Messaging):
 
     async def _handle_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = relative_path(scope)
-        if path not in ("/", "/ws") and not path.startswith("/ws/"):
+        if path == CENTRIFUGE_PATH and "centrifuge" not in self.settings.protocols:
+            text = f"add centrifuge to protocols to serve {path}"
+            await self._refuse(scope, receive, send, Refusal(404, "unknown_path", text, "wrong-path"))
+        elif path not in ("/", "/ws", CENTRIFUGE_PATH) and not path.startswith("/ws/"):
             text = f"there is no WebSocket at {path[:200]}, it is at /ws"
             await self._refuse(scope, receive, send, Refusal(404, "unknown_path", text, "wrong-path"))
         elif self.state is GatewayState.STARTING:

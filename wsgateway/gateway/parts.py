@@ -13,7 +13,9 @@ from wsgateway.config.settings import Settings
 from wsgateway.exceptions import ConfigError
 from wsgateway.gateway.answers import Answers
 from wsgateway.gateway.channels import ChannelAnswers
+from wsgateway.gateway.choosing import Choosing
 from wsgateway.gateway.inspector import Inspector
+from wsgateway.gateway.overview import Overview
 from wsgateway.gateway.posts import Posts
 from wsgateway.gateway.registry import GatewayState
 from wsgateway.gateway.relay import PublishMessage, Relayed, SendMessage
@@ -42,6 +44,8 @@ class Parts:
     rates: RateLimits
     open_link: Open | None
     posts: Posts
+    choosing: Choosing
+    overview: Overview
 
 
 def create_parts(
@@ -64,6 +68,7 @@ def create_parts(
     history = MemoryHistory(settings.history_bytes, now=time.monotonic, new_epoch=new_epoch)
     channels = Channels(hub, settings, metrics, history)
     posts = Posts(sessions, cluster, settings)
+    choosing = Choosing(hub, sessions, cluster)
     answers = Answers(
         settings.id,
         version=version,
@@ -75,6 +80,7 @@ def create_parts(
         channels=ChannelAnswers(hub, channels, history),
         revocations=channels.revocations,
         posts=posts,
+        choosing=choosing,
     )
     return Parts(
         settings=settings,
@@ -89,6 +95,8 @@ def create_parts(
         rates=RateLimits(settings.send_rate, settings.send_burst),
         open_link=opener(settings.broker) if settings.broker else None,
         posts=posts,
+        choosing=choosing,
+        overview=Overview(answers, cluster, log),
     )
 
 

@@ -1,14 +1,14 @@
 """One channel in this process: its subscribers, and what is kept of each. Knows no history and no other channel."""
 
 import json
-from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from wsgateway.cluster.history.replica import Page
 from wsgateway.config.channels import ChannelSettings
 from wsgateway.encoding import ENCODER
 from wsgateway.exceptions import MessageError
-from wsgateway.frames import Member, Position
+from wsgateway.frames import Member, Position, Publication, SubscribedFrame
 from wsgateway.hub.audience import Audience
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.hub import Hub
@@ -36,8 +36,7 @@ class Wanted(NamedTuple):
     """A client's request to subscribe to `channel`.
 
     `since` is the client's position; `is_garbled` is true if it sent text that is not a position. `last` is the number
-    of newest publications to send if nothing is recovered. With `is_admitted`, a token of the client is for the
-    channel, and members see its `info`, unless `on_subscribe` sets another.
+    of newest publications to send if nothing is recovered.
     """
 
     channel: str
@@ -45,8 +44,6 @@ class Wanted(NamedTuple):
     is_garbled: bool = False
     last: int | None = None
     ident: int | None = None
-    is_admitted: bool = False
-    info: object = None
 
 
 class Grant(NamedTuple):
@@ -67,6 +64,29 @@ class Grant(NamedTuple):
 
 
 NOTHING = Grant()
+
+
+Answer = Callable[[SubscribedFrame, Sequence[Publication]], None]
+"""Sends a client the answer to its request to subscribe, and the publications that follow it."""
+
+
+class Watcher(Protocol):
+    """Is notified when subscriptions begin and end. Implemented by the dispatcher of a running gateway."""
+
+    def unsubscribed(self, conn: Connection, channel: str, code: int, reason: str) -> None:
+        """Handle that a subscription has ended. Called exactly once for each."""
+
+    def first_subscribed(self, channel: str) -> None: ...
+    def last_unsubscribed(self, channel: str) -> None: ...
+
+
+class Outdated(Exception):  # noqa: N818  the caller refuses the client
+    """The client has to try again.
+
+    The history no longer contains every publication since the call of `load`, the application has ended the
+    subscription while `on_subscribe` ran, the subscribers of the channel are being notified of a loss, or so much time
+    has passed since `ready` that the channel is no longer followed.
+    """
 
 
 class Channel(Audience):

@@ -4,8 +4,7 @@ A channel is an audience with a name, and exists while it has subscribers. Every
 published between two steps of a subscription.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Collection, Mapping
 
 from wsgateway.closing import STATE_LOST
 from wsgateway.cluster.history.memory import MemoryHistory
@@ -24,39 +23,17 @@ from wsgateway.frames import (
     UnsubscribedFrame,
     check_utf8,
 )
-from wsgateway.hub.channel import NOTHING, Channel, Grant, Wanted, copy_info
+from wsgateway.hub.channel import NOTHING, Answer, Channel, Grant, Outdated, Wanted, Watcher, copy_info
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.following import Following
 from wsgateway.hub.hub import Hub
 from wsgateway.hub.revocations import Revocations
-from wsgateway.messages import OnLoss, Subscribed
+from wsgateway.messages import Message, OnLoss, Subscribed
 from wsgateway.metrics import Metrics
 from wsgateway.text import short
 
-Answer = Callable[[SubscribedFrame, Sequence[Publication]], None]
-"""Sends a client the answer to its request to subscribe, and the publications that follow it."""
-
 LOST = 2500
 """The code of a subscription that has ended because publications were missed. The client may subscribe again."""
-
-
-class Watcher(Protocol):
-    """Is notified when subscriptions begin and end. Implemented by the dispatcher of a running gateway."""
-
-    def unsubscribed(self, conn: Connection, channel: str, code: int, reason: str) -> None:
-        """Handle that a subscription has ended. Called exactly once for each."""
-
-    def first_subscribed(self, channel: str) -> None: ...
-    def last_unsubscribed(self, channel: str) -> None: ...
-
-
-class Outdated(Exception):  # noqa: N818  the caller refuses the client
-    """The client has to try again.
-
-    The history no longer contains every publication since the call of `load`, the application has ended the
-    subscription while `on_subscribe` ran, the subscribers of the channel are being notified of a loss, or so much time
-    has passed since `ready` that the channel is no longer followed.
-    """
 
 
 def check_unsubscribe(code: int, reason: str) -> None:
@@ -369,9 +346,18 @@ class Channels:
     # By the application
 
     async def subscribe_now(
-        self, conn: Connection, channel: str, *, info: object = None, since: str | None = None
+        self,
+        conn: Connection,
+        channel: str,
+        *,
+        info: object = None,
+        since: str | None = None,
+        reply: Message | None = None,
     ) -> Subscribed:
-        """Subscribe `conn` for the application. Raise `ChannelError`, `TypeError`, `ValueError`, or `HistoryError`."""
+        """Subscribe `conn` for the application, and send it `reply` with the answer.
+
+        Raise `ChannelError`, `TypeError`, `ValueError`, or `HistoryError`.
+        """
         if since is not None and not isinstance(since, str):
             raise TypeError(f"since is {short(since)}, use a position, EPOCH:OFFSET")
         position = None if since is None else Position.parse(since)
@@ -379,7 +365,7 @@ class Channels:
             at = str(self.position(channel)) if self.namespaces.find(channel).history else None
             return Subscribed(at, False)
         wanted = Wanted(channel, position, since is not None and position is None)
-        grant = Grant(copy_info(info))
+        grant = Grant(copy_info(info), reply)
         if self.following is not None:
             self.namespaces.find(channel)
             after = self.revocations.count

@@ -10,6 +10,7 @@ from starlette.datastructures import QueryParams, State
 
 from wsgateway.closing import check_close
 from wsgateway.config.addresses import plain_address
+from wsgateway.exceptions import ConnectionClosed
 from wsgateway.frames import NamedMessage, check_event_name, check_utf8
 from wsgateway.hub.credentials import Credentials, is_finite
 from wsgateway.hub.loops import Home, call_from_thread, wrong_loop
@@ -19,6 +20,9 @@ from wsgateway.hub.unawaited import WatchedCoroutine, marked
 from wsgateway.logs import GatewayLog
 from wsgateway.messages import Subscribed, encode
 from wsgateway.text import short
+
+MAX_TIMEOUT = 86400
+"""Seconds that a request may wait for the answer of a client."""
 
 
 class ConnectionChannels(Protocol):
@@ -42,6 +46,8 @@ class ConnectionSession(Protocol):
 
     def expiry_changed(self) -> None: ...
     async def refresh(self, token: str) -> bool: ...
+    async def ask(self, message: object, name: str, seconds: float) -> object: ...
+    def closing(self) -> None: ...
 
 
 def new_id(node: str) -> str:
@@ -183,11 +189,7 @@ class Connection:
 
     @property
     def expires_at(self) -> float | None:
-        """When the connection expires, in seconds since the epoch; None for never. It may be set.
-
-        At that time, `on_expire` is called. 25 seconds later, the connection is closed with 3005, unless it was renewed
-        by a new token or by setting `expires_at`. Setting raises `ValueError` for anything but a finite number or None.
-        """
+        """When the connection expires, in seconds since the epoch; None for never. It may be set, also in a thread."""
         return None if self._credentials is None else self._credentials.expires_at
 
     @expires_at.setter
@@ -200,19 +202,17 @@ class Connection:
             self._credentials = Credentials()
         self._credentials.expires_at = when
         session = self._session
-        if session is None:
-            return  # it is read when the connection opens
-        if self._home.is_here():
+        if session is not None and self._home.is_here():
             session.expiry_changed()
-        else:
+        elif session is not None:
             self._home.loop.call_soon_threadsafe(session.expiry_changed)
 
     async def refresh(self, token: str) -> bool:
-        """Renew the connection with a new token of the same user, as its client would. Return whether it is valid.
+        """Renew the connection with a new token of the same user. Return whether it is valid.
 
-        If it is not, the connection is closed: with 3005 if the token has expired, otherwise with 3500. Return False if
-        the connection is closed already. Raise `Refused` if the keys of tokens are unavailable, and `RuntimeError` if
-        no key is configured, before the handshake is accepted, or on an event loop other than the gateway's.
+        If it is not, the connection is closed: with 3005 if the token has expired, otherwise with 3500. Raise `Refused`
+        if the keys are unavailable, and `RuntimeError` without keys, before the handshake is accepted, or on an event
+        loop other than the gateway's.
         """
         self._check_home("refresh")
         if self._session is not None:
@@ -316,6 +316,29 @@ class Connection:
         """Call `send` from a `def` hook or another thread. Raise `RuntimeError` if the event loop has ended."""
         return call_from_thread(self._home, lambda: self.send(message, name=name))
 
+    async def request(self, message: object, name: str = "", timeout: float = 10.0) -> Any:  # noqa: ASYNC109  on the gateway's timers
+        """Send a request to this client, and return its answer. Wait at most `timeout` seconds, or one more.
+
+        `name` is the name of the request, such as that of a method.
+
+        Raise `RequestRefused` if the client refuses it, or if 100 requests to it are open. Raise `TimeoutError` if it
+        does not answer in time, and `ConnectionClosed` if the connection closes meanwhile; it may still have received
+        the request. Raise `TypeError` if it has no way to answer, such as the client of a stream, `ValueError` if the
+        message, the name, or the timeout cannot be used, and `RuntimeError` before the connection is open, or on an
+        event loop other than the gateway's.
+        """
+        self._check_home("request")
+        check_timeout(timeout)
+        if self._session is None or not self._outbox.is_open:
+            if self._outbox.has_begun:
+                raise ConnectionClosed(self.id)
+            raise RuntimeError("the connection is not open yet, call conn.request in on_client_open or later")
+        return await self._session.ask(message, name, timeout)
+
+    def request_from_thread(self, message: object, name: str = "", timeout: float = 10.0) -> Any:
+        """Call `request` from a `def` hook or another thread, as `send_from_thread` calls `send`."""
+        return call_from_thread(self._home, lambda: self.request(message, name, timeout))
+
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Begin to close. Queued messages are still written, but no more are accepted. A second call does nothing.
 
@@ -327,6 +350,14 @@ class Connection:
         if not self._outbox.has_begun:
             raise RuntimeError("the connection is not open yet, raise Refused(...) to refuse the handshake")
         self._outbox.close(code, reason)
+
+
+def check_timeout(seconds: object) -> None:
+    """Raise `TypeError` or `ValueError` unless `seconds` is a number that a request can wait for."""
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+        raise TypeError(f"timeout is {short(seconds)}, use a number of seconds")
+    if not 0 < seconds <= MAX_TIMEOUT:
+        raise ValueError(f"timeout is {seconds!r}, use a number of seconds above 0 and up to {MAX_TIMEOUT}")
 
 
 class WatchedConnection(Connection):
@@ -341,6 +372,11 @@ class WatchedConnection(Connection):
     @marked
     def send(self, message: object, *, name: str = "") -> Coroutine[Any, Any, bool]:
         return WatchedCoroutine(super().send(message, name=name), self._log, what="conn.send", conn=self.id, depth=2)
+
+    @marked
+    def request(self, message: object, name: str = "", timeout: float = 10.0) -> Coroutine[Any, Any, Any]:
+        coroutine = super().request(message, name, timeout)
+        return WatchedCoroutine(coroutine, self._log, what="conn.request", conn=self.id, depth=2)
 
     @marked
     def close(self, code: int = 1000, reason: str = "") -> Coroutine[Any, Any, None]:

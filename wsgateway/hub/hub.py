@@ -138,6 +138,8 @@ class Hub:
         if write is not None and data:
             write(data)
         if conn is not None:
+            if conn._session is not None:
+                conn._session.closing()
             self.left(conn, others)
 
     def _forget_user(self, conn: Connection) -> None:
@@ -149,6 +151,11 @@ class Hub:
     def of_user(self, user_id: str) -> list[Connection]:
         """Return the open connections with that `user_id`, oldest first."""
         return list(self._users.get(user_id, ()))
+
+    def count_users(self) -> int:
+        """Return the number of users with open connections. All connections without a `user_id` are one user."""
+        named = sum(map(len, self._users.values()))
+        return len(self._users) + (len(self._open) > named)
 
     def select(self, ids: Iterable[str] | None, user: str = "") -> list[Connection]:
         """Return the open connections of `user`, or those with `ids`, each once, or, without either, every one."""

@@ -5,7 +5,7 @@ Knows nothing of how bytes travel.
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from wsgateway.config.settings import Settings
@@ -14,15 +14,17 @@ from wsgateway.hub.channel import Grant, Wanted
 from wsgateway.hub.channels import Channels
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.pubsub import PubSub
-from wsgateway.hub.target import Everybody, Target, check_recipients
+from wsgateway.hub.target import Target
 from wsgateway.listeners.event import (
     CloseEvent,
     Event,
     EventGateway,
     ExpireEvent,
     HandshakeEvent,
+    JsonMessageEvent,
     MessageEvent,
     OpenEvent,
+    RequestEvent,
     UnsubscribeEvent,
 )
 from wsgateway.listeners.handshake import (
@@ -40,29 +42,21 @@ from wsgateway.listeners.inbox import (
     CommandCall,
     Inbox,
     MessageCall,
+    QueryCall,
     TimeLimit,
     refusal_of,
 )
 from wsgateway.listeners.loader import Hooks
-from wsgateway.listeners.routing import NO_RECIPIENTS, target_of_event
+from wsgateway.listeners.publishing import Publishing
+from wsgateway.listeners.reports import Reports
+from wsgateway.listeners.requests import RequestCall
 from wsgateway.listeners.runner import Runner, current_call, depth_of_send
-from wsgateway.listeners.subscriptions import Changes, SubscribeCall, Subscriptions
+from wsgateway.listeners.subscriptions import Changes, Check, SubscribeCall, Subscriptions
 from wsgateway.logs import GatewayLog
 from wsgateway.messages import Sent, encode
 from wsgateway.metrics import Metrics
 
-ERROR_LINES = 10
-"""Errors at one line of a hook that are logged per second. A client may cause any number."""
-
-_WITHOUT_CONNECTION = {
-    "on_message": " for a message without a connection, from /send or gateway.send (event.conn is None; if the hook "
-    "needs one, check first: `if event.conn is None: …`)",
-    "on_error": " for an event without a connection (event.conn is None; if the hook needs one, check first: "
-    "`if event.conn is None: …`)",
-}
-"""Addition to the log line of a hook that failed, by hook, if its event has no connection."""
-
-REFUSING_HOOKS = frozenset({"on_handshake", "on_message", "on_subscribe"})
+REFUSING_HOOKS = frozenset({"on_handshake", "on_message", "on_request", "on_subscribe"})
 """Hooks that may raise `Refused`, which is not a failure."""
 
 
@@ -84,18 +78,22 @@ class Dispatcher:
         log: GatewayLog,
     ) -> None:
         self._gateway = gateway
-        self._pubsub = pubsub
         self._channels = channels
         self._hooks = hooks
         self._metrics = metrics
         self._log = log
-        self._echo_sender = settings.echo_sender
+        self._reports = Reports(metrics, log)
         self._verbose = settings.verbose
         self._token_cookie = settings.token_cookie
         self._inbox = Inbox()
         self._count = 0
         self._on_message = hooks["on_message"]
-        self._names_recipients = channels.namespaces.is_declared or hooks["on_subscribe"] is not None
+        self._on_request = hooks["on_request"]
+        self.has_requests = self._on_request is not None
+        """Whether the listener answers requests of clients."""
+
+        names_recipients = channels.namespaces.is_declared or hooks["on_subscribe"] is not None
+        self._publishing = Publishing(pubsub, names_recipients=names_recipients, echo_sender=settings.echo_sender)
         self._inboxes: dict[Connection, Inbox] | None = None if hooks["on_unsubscribe"] is None else {}
         self.subscriptions = Subscriptions(gateway, channels=channels, hooks=hooks, log=log)
         limit = TimeLimit("hook_timeout", settings.hook_timeout)
@@ -156,7 +154,7 @@ class Dispatcher:
 
     def received(self, conn: Connection, inbox: Inbox, message: str | bytes, size: int) -> None:
         """Handle a message of `size` bytes that the client has sent."""
-        self._count_in(conn, size)
+        self.count_in(conn, size)
         event = MessageEvent(self._gateway, conn, message, None, {}, None)
         self._push(inbox, Call("on_message", self._on_message, event, size or 1))
 
@@ -169,14 +167,38 @@ class Dispatcher:
         *,
         target: Target | None,
         answer: Callable[[Call], None] | None,
+        json: bytes | None = None,
     ) -> None:
-        """Handle a message of `size` bytes for `target`, which the client has named. `answer` is called at the end."""
-        self._count_in(conn, size)
-        event = MessageEvent(self._gateway, conn, message, None, {}, target)
+        """Handle a message of `size` bytes for `target`, which the client has named. `answer` is called at the end.
+
+        `json` is the JSON text of `message`, which is sent on unchanged unless a hook reads the message.
+        """
+        self.count_in(conn, size)
+        if json is None:
+            event = MessageEvent(self._gateway, conn, message, None, {}, target)
+        else:
+            event = JsonMessageEvent(self._gateway, conn, message, None, {}, target, json=json)
         function = self._on_message
         if target is not None and target.channel:
             function = self._check_and_call
         self._push(inbox, MessageCall(function, event, size or 1, answer))
+
+    def request(
+        self,
+        conn: Connection,
+        inbox: Inbox,
+        message: object,
+        name: str,
+        size: int,
+        answer: Callable[[RequestCall], None],
+    ) -> None:
+        """Handle a request of `size` bytes of the client. `answer` is called with the call when it is decided.
+
+        Without `on_request`, it is refused with 404.
+        """
+        self.count_in(conn, size)
+        event = RequestEvent(self._gateway, conn, message, name)
+        self._push(inbox, RequestCall(self._on_request, event, size or 1, answer))
 
     async def _check_and_call(self, event: Event) -> object:
         """Call `on_message` if the client may publish to the channel that it has named. Raise `Refused`."""
@@ -187,10 +209,23 @@ class Dispatcher:
 
     def command(self, conn: Connection, inbox: Inbox, size: int, run: Callable[[Call], None]) -> None:
         """Call `run` after the hooks of all earlier messages of the client. The command has `size` bytes."""
-        self._count_in(conn, size)
+        self.count_in(conn, size)
         self._push(inbox, CommandCall(Event(self._gateway, conn), size or 1, run))
 
-    def _count_in(self, conn: Connection, size: int) -> None:
+    def query(
+        self,
+        conn: Connection,
+        inbox: Inbox,
+        size: int,
+        query: Callable[[], Awaitable[Any]],
+        answer: Callable[[Call], None],
+    ) -> None:
+        """Do the same with `query`, which may wait. `answer` is called at its end, with a `QueryCall`."""
+        self.count_in(conn, size)
+        self._push(inbox, QueryCall(query, Event(self._gateway, conn), size or 1, answer))
+
+    def count_in(self, conn: Connection, size: int) -> None:
+        """Count a message of `size` bytes that the client has sent."""
         metrics = self._metrics
         metrics.messages_in += 1
         metrics.bytes_in += size
@@ -209,10 +244,15 @@ class Dispatcher:
         data: object,
         size: int,
         answer: Callable[[Call], None],
+        check: Check | None = None,
     ) -> None:
-        """Handle that a client asks for a channel. `answer` is called with the call when `on_subscribe` has decided."""
-        self._count_in(conn, size)
-        self._push(inbox, self.subscriptions.call(conn, wanted, data, size=size or 1, answer=answer))
+        """Handle that a client asks for a channel. `answer` is called with the call when `on_subscribe` has decided.
+
+        See `Subscriptions.call` for `check`.
+        """
+        self.count_in(conn, size)
+        call = self.subscriptions.call(conn, wanted, data, size=size or 1, answer=answer, check=check)
+        self._push(inbox, call)
 
     async def authorize(self, conn: Connection, inbox: Inbox, wanted: Wanted, data: object) -> Grant:
         """Call `on_subscribe` for a channel of a client that is not open yet. Raise `Refused`.
@@ -314,10 +354,10 @@ class Dispatcher:
         return call
 
     def _deliver(self, call: Call) -> None:
-        """Publish the message of an event of `on_message`, or copy the values of an event of `on_subscribe`."""
+        """Publish the message of an event of `on_message`, or take the values that another hook has set."""
         if call.hook == "on_message":
             try:
-                self._publish(call)
+                self._publishing.publish(call)
             except Exception as exc:
                 call.error = exc
         elif isinstance(call, SubscribeCall):
@@ -325,37 +365,15 @@ class Dispatcher:
                 self.subscriptions.grant(call)
             except Exception as exc:
                 call.error = exc
-
-    def _publish(self, call: Call) -> None:
-        event: Any = call.event
-        message = encode(event.message) if not isinstance(call, AwaitedCall) else call.encode_message()
-        conn, to = event.conn, event.connections
-        if event._target is None:
-            if isinstance(to, Everybody):
-                to = None
-            elif to is None:
-                if self._names_recipients and conn is not None and message is not None:
-                    raise Refused.of(NO_RECIPIENTS)
-            elif not isinstance(to, list):
-                check_recipients("event.connections", to)
-            if message is None:
-                return
-            if isinstance(call, AwaitedCall):
-                call.receipt = self._pubsub.publish_to(message, to)
-            else:
-                self._pubsub.publish_nowait(message, to, but=None if self._echo_sender or to is not None else conn)
-            return
-        target = target_of_event(event, is_closed=self._names_recipients and message is not None)
-        if message is None:
-            return
-        but = None if self._echo_sender else conn
-        receipt = self._pubsub.publish(message, target, sender=conn, but=but, counts=isinstance(call, AwaitedCall))
-        if isinstance(call, (AwaitedCall, MessageCall)):
-            call.receipt = receipt
+        elif isinstance(call, RequestCall):
+            try:
+                call.take_reply()
+            except Exception as exc:
+                call.error = exc
 
     def _finish(self, call: Call) -> Call | None:
         """Record and report `call`, which has finished. Return the call of `on_error` that has to follow."""
-        if call.function is not None:
+        if call.function is not None and call.is_hook:
             seconds = time.perf_counter() - call.started
             self._metrics.hook_seconds[call.hook].observe(seconds)
             conn = call.event.conn
@@ -367,40 +385,12 @@ class Dispatcher:
         if call.answer is not None:
             call.answer(call)
         self._changes.finished(call)
-        if error is None or (isinstance(error, Refused) and call.hook in REFUSING_HOOKS):
-            if error is not None and call.hook != "on_handshake":
-                self._report_refusal(call, error)
+        if error is None or (isinstance(error, Refused) and (call.hook in REFUSING_HOOKS or not call.is_hook)):
+            if error is not None and call.is_hook and call.hook != "on_handshake":
+                self._reports.refused(call, error)
             return None
-        self._report(call, error)
+        self._reports.failed(call, error)
         on_error = self._hooks["on_error"]
-        if on_error is None or call.hook == "on_error":
+        if on_error is None or call.hook == "on_error" or not call.is_hook:
             return None
         return Call("on_error", lambda event: on_error(event, error), call.event, 0)
-
-    def _report_refusal(self, call: Call, refused: Refused) -> None:
-        """Count and log that a hook has refused a message or a subscription."""
-        self._metrics.refusals[call.hook] += 1
-        extra = {} if call.event.conn is None else {"conn": call.event.conn.id}
-        log = self._log.limited((call.hook, refused.status))
-        if refused.refusal is NO_RECIPIENTS:
-            log.warning(
-                "%s: set event.channel, event.to_user, or event.connections", refused.refusal.detail, extra=extra
-            )
-        else:
-            log.info("%s refused: %s", call.hook, refused, extra=extra)
-
-    def _report(self, call: Call, error: BaseException) -> None:
-        self._metrics.hook_errors[call.hook] += 1
-        log = self._log.limited((call.hook, type(error), _line_of(error)), burst=ERROR_LINES)
-        extra = {} if call.event.conn is None else {"conn": call.event.conn.id}
-        where = _WITHOUT_CONNECTION.get(call.hook, "") if call.event.conn is None else ""
-        log.error("%s failed%s: %r", call.hook, where, error, exc_info=error, extra=extra)
-
-
-def _line_of(error: BaseException) -> int:
-    """Return the line number of the innermost frame of the traceback."""
-    line = 0
-    traceback = error.__traceback__
-    while traceback is not None:
-        line, traceback = traceback.tb_lineno, traceback.tb_next
-    return line

@@ -127,9 +127,10 @@ class Event:
             parts.append(f"message={short(self.message)}")
         else:
             parts += [f"code={self.code}", f"reason={short(self.reason)}"]
-        channel = getattr(self, "channel", "")
-        if channel:
-            parts.append(f"channel={short(channel)}")
+        for attribute in ("channel", "name"):
+            value = getattr(self, attribute, "")
+            if value:
+                parts.append(f"{attribute}={short(value)}")
         if self.connections is not None:
             parts.append(f"connections={_shown_recipients(self.connections)}")
         if self.data:
@@ -270,6 +271,62 @@ class MessageEvent(Event):
         self.reason = ""
         self.subprotocol = None
         self._target = target
+
+
+class JsonMessageEvent(MessageEvent):
+    """The event of `on_message` for JSON that a client has sent.
+
+    Unless a hook reads or replaces `message`, the JSON text is sent on as the client has written it.
+    """
+
+    __slots__ = ("_json", "_value")
+
+    def __init__(
+        self,
+        gateway: EventGateway,
+        conn: Connection | None,
+        message: Any,
+        connections: Recipients,
+        data: dict[str, Any],
+        target: Target | None,
+        *,
+        json: bytes,
+    ) -> None:
+        """`json` is the text of `message`."""
+        super().__init__(gateway, conn, message, connections, data, target)
+        self._json: bytes | None = json
+
+    @property
+    def message(self) -> Any:
+        self._json = None  # the hook may change it in place
+        return self._value
+
+    @message.setter
+    def message(self, value: Any) -> None:
+        self._json = None
+        self._value = value
+
+    @property
+    def untouched(self) -> bytes | None:
+        """The JSON text, None if a hook may have changed the message."""
+        return self._json
+
+
+class RequestEvent(Event):
+    """The event of `on_request`: a client waits for an answer to its request.
+
+    `name` is the name of the request, such as that of a method, empty without one, and `message` its content. The hook
+    sets `reply` to the answer, of any type that can be sent.
+    """
+
+    __slots__ = ("name", "reply")
+
+    conn: Connection
+
+    def __init__(self, gateway: EventGateway, conn: Connection, message: Any, name: str) -> None:
+        super().__init__(gateway, conn, message=message)
+        self.name = name
+        self.reply: Any = None
 
 
 class ChannelEvent(Event):

@@ -27,6 +27,7 @@ HOOKS = (
     "on_unsubscribe",
     "on_first_subscribe",
     "on_last_unsubscribe",
+    "on_request",
 )
 
 _METHODS = (FunctionType, MethodType, classmethod, staticmethod, partialmethod, singledispatchmethod)

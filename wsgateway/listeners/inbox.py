@@ -2,21 +2,28 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
-from typing import ClassVar, NamedTuple
+from collections.abc import Awaitable, Callable
+from typing import Any, ClassVar, NamedTuple
 
 from wsgateway.exceptions import Refused
 from wsgateway.hub.pubsub import Receipt
 from wsgateway.limits import Backlog
-from wsgateway.listeners.event import Event
+from wsgateway.listeners.event import Event, JsonMessageEvent
 from wsgateway.listeners.loader import Hook
-from wsgateway.messages import Message, encode
+from wsgateway.messages import Kind, Message, encode
 
 INBOX_MESSAGES = 32
 """Messages that may wait for one connection's hooks before reading pauses."""
 
 INBOX_BYTES = 128 * 1024
 """Bytes of messages that may wait for one connection's hooks before reading pauses."""
+
+
+OVERFULL_MESSAGES = 1024
+"""The same while the server waits for an answer of the client, which may follow the messages."""
+
+OVERFULL_BYTES = 512 * 1024
+"""The same in bytes."""
 
 
 class TimeLimit(NamedTuple):
@@ -46,6 +53,9 @@ class Call:
         "task",
         "timer",
     )
+
+    is_hook: ClassVar[bool] = True
+    """Whether it calls a function of the listener."""
 
     is_close: ClassVar[bool] = False
     """Whether the call reports the end of a connection. It is never discarded, and abandoned last."""
@@ -82,6 +92,36 @@ class MessageCall(Call):
         super().__init__("on_message", function, event, size)
         self.answer = answer
         self.receipt: Receipt | None = None
+
+    def encode_message(self) -> Message | None:
+        """Return the encoding of the event's message. Raise `MessageError`."""
+        event = self.event
+        if isinstance(event, JsonMessageEvent) and event.untouched is not None:
+            return Message(event.untouched, Kind.JSON)
+        return encode(event.message)
+
+
+class QueryCall(Call):
+    """A command of a client that waits, but calls no hook, in its place between the calls of hooks.
+
+    `result` is what `function` has returned. It may raise `Refused`.
+    """
+
+    __slots__ = ("_query", "answer", "result")
+
+    is_hook = False
+
+    def __init__(
+        self, query: Callable[[], Awaitable[Any]], event: Event, size: int, answer: Callable[[Call], None]
+    ) -> None:
+        super().__init__("a command", self._run, event, size)
+        self._query = query
+        self.result: Any = None
+        self.answer = answer
+
+    async def _run(self, event: Event) -> None:
+        del event
+        self.result = await self._query()
 
 
 class CommandCall(Call):
@@ -160,6 +200,12 @@ class Inbox:
         self.is_full = False
         self._backlog = Backlog(INBOX_MESSAGES, INBOX_BYTES)
         self._when_space: Callable[[], None] | None = None
+
+    @property
+    def is_overfull(self) -> bool:
+        """Whether too much waits even if more than usual may wait."""
+        backlog = self._backlog
+        return backlog.messages >= OVERFULL_MESSAGES or backlog.bytes >= OVERFULL_BYTES
 
     def when_space(self, callback: Callable[[], None]) -> None:
         """Call `callback` once, in the event loop iteration after the inbox, which is full, has space again."""

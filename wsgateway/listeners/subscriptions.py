@@ -10,8 +10,8 @@ from wsgateway.cluster.history.replica import Page
 from wsgateway.config.channels import ChannelSettings
 from wsgateway.config.namespaces import check_name
 from wsgateway.exceptions import ChannelError, HistoryError, Refusal, Refused
-from wsgateway.hub.channel import Grant, Wanted, copy_info
-from wsgateway.hub.channels import Channels, Outdated
+from wsgateway.hub.channel import Grant, Outdated, Wanted, copy_info
+from wsgateway.hub.channels import Channels
 from wsgateway.hub.connection import Connection
 from wsgateway.listeners.event import ChannelEvent, EventGateway, SubscribeEvent
 from wsgateway.listeners.hooks import is_async
@@ -37,6 +37,9 @@ def find_namespace(channels: Channels, name: str) -> ChannelSettings:
 def _admits(conn: Connection, name: str) -> bool:
     """Return whether the token of `conn` lets its client into a channel."""
     return conn._credentials is not None and conn._credentials.admits(name)
+
+
+Check = Callable[[SubscribeEvent], Awaitable[bool]]
 
 
 class SubscribeCall(AwaitedCall):
@@ -84,22 +87,24 @@ class Subscriptions:
         limit: TimeLimit | None = None,
         answer: Callable[[Call], None] | None = None,
         begins: bool = True,
+        check: Check | None = None,
     ) -> SubscribeCall:
         """Return the call that decides about one request. `data` is the data that the client has sent with it.
 
         Unless `begins`, the subscription does not begin at the end of the call, and `ready_all` must be called before.
+        `check` is what the protocol checks first. It returns whether the client is admitted as in a `public` namespace,
+        unless `on_subscribe` refuses it, and may raise `Refused`.
         """
         event = SubscribeEvent(self._gateway, conn, wanted.channel, data, partial(self._load, wanted))
-        event.info = wanted.info
         function = self._decide if begins else self._allow
-        return SubscribeCall(partial(function, wanted), event, wanted, size=size, limit=limit, answer=answer)
+        return SubscribeCall(partial(function, wanted, check), event, wanted, size=size, limit=limit, answer=answer)
 
-    async def _decide(self, wanted: Wanted, event: SubscribeEvent) -> object:
+    async def _decide(self, wanted: Wanted, check: Check | None, event: SubscribeEvent) -> object:
         """Call `on_subscribe`, unless the settings or an earlier subscription decide. Raise `Refused`.
 
         With a broker, wait until the subscription can begin.
         """
-        result = await self._allow(wanted, event)
+        result = await self._allow(wanted, check, event)
         if self.channels.following is not None:
             at = event._loaded_at
             event._page = await self.ready(wanted if at is None else Wanted(wanted.channel, at))
@@ -126,8 +131,9 @@ class Subscriptions:
             for (wanted, grant, by_code), page in zip(granted, pages, strict=True)
         ]
 
-    async def _allow(self, wanted: Wanted, event: SubscribeEvent) -> object:
+    async def _allow(self, wanted: Wanted, check: Check | None, event: SubscribeEvent) -> object:
         """Decide whether the client may subscribe. Raise `Refused`."""
+        is_admitted = check is not None and await check(event)
         conn, name = event.conn, wanted.channel
         settings = find_namespace(self.channels, name)
         if conn._outbox.closing is not None or self.channels.is_subscribed(conn, name):
@@ -137,13 +143,13 @@ class Subscriptions:
         try:
             self.channels.check_room(conn)
         except ChannelError as exc:
-            raise Refused.of(Refusal(403, "subscribe", exc.reason)) from None
+            raise Refused.of(Refusal(403, "subscribe", exc.reason)) from exc
         event._after = self.channels.revocations.count
         if settings.public or self.channels.may_return(conn, name):
             return None
-        if self._hook is None and (wanted.is_admitted or _admits(conn, name)):
-            return None
         if self._hook is None:
+            if is_admitted or _admits(conn, name):
+                return None
             self._log.limited("on_subscribe is missing").warning(
                 "refused a subscription to %s: the listener has no on_subscribe to allow it; add the hook, or set "
                 "public = true for the channel's namespace",

@@ -34,6 +34,32 @@ class Unsubscribe:
 
 
 @dataclass(frozen=True, slots=True)
+class Invoke:
+    """A request for `on_request`. `name` is empty if the client has not set it."""
+
+    message: Any
+    name: str
+    ident: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The answer to the request of the server whose id is `ident`."""
+
+    message: Any
+    ident: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """The refusal of the request of the server whose id is `ident`."""
+
+    status: int
+    reason: str
+    ident: int
+
+
+@dataclass(frozen=True, slots=True)
 class Authenticate:
     """A token: the first object of a client with `?auth=first`, or later a new one.
 
@@ -54,4 +80,4 @@ class Malformed:
     ident: int | None = None
 
 
-Command = ClientMessage | Subscribe | Unsubscribe | Authenticate | Malformed
+Command = ClientMessage | Subscribe | Unsubscribe | Invoke | Answer | Rejection | Authenticate | Malformed

@@ -6,6 +6,7 @@ from typing import Any
 from wsgateway.frames import OpenFrame
 from wsgateway.messages import Message
 from wsgateway.protocols.query import read_query
+from wsgateway.protocols.session import Session
 from wsgateway.protocols.v1 import V1Encoding
 from wsgateway.protocols.v1_session import V1Session
 from wsgateway.transports.framing import ChunkedFormat, StreamKind
@@ -38,6 +39,9 @@ class LinesSession(V1Session):
 
     secret: str
     """The name under which the client posts messages."""
+
+    def _question(self, ident: int, name: str, message: Message) -> Message:
+        return Session._question(self, ident, name, message)  # unlike a WebSocket, it has no way to answer
 
 
 async def connect(session: LinesSession, transport: ClientTransport, scope: Mapping[str, Any]) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 from wsgateway.auth.claims import SubscriptionOptions
 from wsgateway.closing import EXPIRED, TOO_MANY, TRY_AGAIN, UNAUTHORIZED
 from wsgateway.config.settings import Settings
-from wsgateway.exceptions import ChannelError, HistoryError, Refusal, Refused, TokenRefused
-from wsgateway.frames import Position, check_event_name
-from wsgateway.hub.channel import Grant, Wanted
-from wsgateway.hub.channels import Channels, Outdated
+from wsgateway.exceptions import ChannelError, ConnectionClosed, HistoryError, Refusal, Refused, TokenRefused
+from wsgateway.frames import Position, check_event_name, check_request_name
+from wsgateway.hub.channel import Answer, Grant, Outdated, Wanted
+from wsgateway.hub.channels import Channels
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.hub import Hub
 from wsgateway.hub.outbox import Outbox
@@ -22,13 +22,18 @@ from wsgateway.listeners.dispatcher import Dispatcher
 from wsgateway.listeners.event import EventGateway
 from wsgateway.listeners.handshake import NO_INTRODUCTION, Handshake, Introduction
 from wsgateway.listeners.inbox import Call, Inbox, MessageCall, refusal_of
-from wsgateway.messages import encode
+from wsgateway.messages import Kind, Message, encode
 from wsgateway.protocols.commands import Subscribe
 from wsgateway.protocols.expiry import Expiry
 from wsgateway.protocols.identity import REQUIRED, Identity, token_refusal
 from wsgateway.protocols.query import NOTHING, Asked
+from wsgateway.protocols.requests import MAX_REQUESTS, Requests
 from wsgateway.transports.peer import MAX_FRAMES, ClientTransport
 from wsgateway.transports.takeover import Timers
+
+TOO_MANY_REQUESTS = Refused.of(
+    Refusal(429, "request", f"{MAX_REQUESTS} of your requests are open, which is the maximum")
+)
 
 STOPPING = Refusal(503, "stopping", "the gateway is shutting down, try again later", "not-running")
 
@@ -58,8 +63,7 @@ class Session:
 
     The protocol calls `handshake` and `open`. `on_client_close` is called exactly once after `open`. The size and the
     rate of messages are checked here only. (The native server closes a client before it reads a frame that is too
-    large.) This class is also the session of a plain client, whose messages have no envelope.
-    """
+    large.)"""
 
     __slots__ = (
         "_after",
@@ -68,7 +72,7 @@ class Session:
         "_inbox",
         "_parts",
         "_rate",
-        "_target",
+        "_requests",
         "_transport",
         "conn",
         "is_accepted",
@@ -86,8 +90,8 @@ class Session:
         self._after = 0  # the count of revocations when `on_handshake` was called
         self._expiry: Expiry | None = None
         self._granted: list[tuple[Wanted, Grant, bool]] | None = None
-        self._target = ""  # the channel of every message of a plain client
         self._inbox = Inbox()
+        self._requests: Requests | None = None
         rate = parts.settings.message_rate
         self._rate = Bucket(rate, parts.settings.message_burst, time.monotonic()) if rate else None
         transport.attach(self, outbox)
@@ -173,17 +177,6 @@ class Session:
             granted = await self._parts.dispatcher.subscriptions.ready_all(granted)
         return granted
 
-    def name_target(self, asked: Asked) -> None:
-        """Publish a plain client's messages to the channel of its URL, if there is only one and clients may publish."""
-        if len(asked.channels) == 1:
-            name = asked.channels[0].wanted.channel
-            try:
-                settings = self._parts.channels.namespaces.find(name)
-            except ChannelError:
-                return  # `authorize` refuses it
-            if "publish" in settings.clients:
-                self._target = name
-
     def _check_count(self, channels: tuple[str, ...], asked: Asked) -> None:
         try:
             self._parts.channels.check_count(len({*channels, *(each.wanted.channel for each in asked.channels)}))
@@ -199,6 +192,7 @@ class Session:
         self.is_accepted = self.is_open = True
         parts = self._parts
         parts.hub.join(self.conn)
+        self.conn._session = self
         parts.dispatcher.entered(self.conn, self._inbox)
         revocations, conn = parts.channels.revocations, self.conn
         is_old = revocations.count != self._after
@@ -208,7 +202,6 @@ class Session:
             granted, self._granted = self._granted, None
             for wanted, grant, by_code in granted:
                 self._enter(wanted, grant, by_code=by_code)
-        conn._session = self
         if conn.expires_at is not None:
             self.expiry_changed()
         parts.dispatcher.opened(self.conn, self._inbox)
@@ -261,21 +254,27 @@ class Session:
 
     def _enter(self, wanted: Wanted, grant: Grant, *, by_code: bool) -> None:
         try:
-            self._parts.channels.subscribe(self.conn, wanted, grant, by_code=by_code)
+            answer = self._answer_for(wanted, grant)
+            self._parts.channels.subscribe(self.conn, wanted, grant, by_code=by_code, answer=answer)
         except Outdated:
             self.outbox.close(TRY_AGAIN, "the channel has changed meanwhile")
         except ChannelError:  # a hook of another subscription has subscribed the client to more
             self.outbox.close(TRY_AGAIN, "too many channels")
 
+    def _answer_for(self, wanted: Wanted, grant: Grant) -> Answer | None:
+        """Return what sends the client the beginning of a subscription, None for the usual way."""
+        del wanted, grant
+        return None
+
     def finished(self, code: int, reason: str) -> None:
         """Leave the hub, then call `on_client_close`, with `code` and `reason` unless this side has closed first."""
         closing = self.outbox.end(code, reason)
-        self.conn._session = None
         if self._expiry is not None:
             self._expiry.cancel()
         if self.is_open:
             self.is_open = False
             self._parts.hub.leave(self.outbox)
+            self.conn._session = None
             self._parts.dispatcher.closed(self.conn, self._inbox, *closing)
         self._parts.ended(self)
 
@@ -291,7 +290,7 @@ class Session:
             return True
         if size > self._parts.settings.max_message_size:
             self.outbox.close(1009, "message too big")
-        elif self._inbox.is_full:
+        elif self._inbox.is_full and not self._may_overfill():
             self._inbox.when_space(self._transport.resume)
             return False
         elif self._rate is not None and not self._rate.allows(time.monotonic()):
@@ -301,12 +300,8 @@ class Session:
         return True
 
     def _handle(self, message: str | bytes, size: int) -> None:
-        """Handle a message that the limits allow. For a plain client, it is the message of the application."""
-        if self._target:
-            target = Target(channel=self._target)
-            self._parts.dispatcher.message(self.conn, self._inbox, message, size, target=target, answer=None)
-        else:
-            self._parts.dispatcher.received(self.conn, self._inbox, message, size)
+        """Handle a message that the limits allow."""
+        raise NotImplementedError
 
     def counted(self, *, is_fragment: bool = False) -> None:
         """Count a control frame or a fragment as a message, and close a client that exceeds `message_rate`."""
@@ -351,3 +346,54 @@ class Session:
         except HistoryError as exc:
             raise unstored(exc) from exc
         return call.receipt.at
+
+    # Requests
+
+    @property
+    def requests(self) -> Requests:
+        """The open requests of both directions."""
+        if self._requests is None:
+            self._requests = Requests(self._parts.timers)
+        return self._requests
+
+    def _may_overfill(self) -> bool:
+        """Return whether a full inbox accepts more, because an answer that the server waits for may follow.
+
+        The hook that the other messages wait for may be the one that waits for the answer.
+        """
+        return self._requests is not None and self._requests.is_waiting and not self._inbox.is_overfull
+
+    async def ask(self, message: object, name: str, seconds: float) -> object:
+        """Send a request to the client, and return its answer. Implements `hub.connection.ConnectionSession`."""
+        check_request_name(name)
+        content = encode(message) or Message(b"null", Kind.JSON)
+        loop = asyncio.get_running_loop()
+        settled: asyncio.Future[tuple[object, Exception | None]] = loop.create_future()
+
+        def settle(answer: object, error: Exception | None) -> None:
+            if not settled.done():  # else the caller was cancelled just now
+                settled.set_result((answer, error))
+
+        requests = self.requests
+        ident = requests.ask(settle, loop.time() + seconds)
+        try:
+            if not self.outbox.put(self._question(ident, name, content)):
+                raise ConnectionClosed(self.conn.id)
+            if self._inbox.is_full:
+                loop.call_soon(self._transport.resume)  # the answer follows the messages that wait
+            answer, error = await settled
+        finally:
+            requests.forget(ident)
+        if error is not None:
+            raise error
+        return answer
+
+    def closing(self) -> None:
+        """Fail the requests of the server, because nothing is received any more."""
+        if self._requests is not None:
+            self._requests.close(self.conn.id)
+
+    def _question(self, ident: int, name: str, message: Message) -> Message:
+        """Return a request as the client receives it. Raise `TypeError` if the client could not answer."""
+        del ident, name, message
+        raise TypeError(f"the client of a stream cannot answer requests, and {self.conn.id} has a stream")

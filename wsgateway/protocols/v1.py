@@ -19,17 +19,23 @@ from wsgateway.frames import (
     PresenceFrame,
     Publication,
     RefusedFrame,
+    ReplyFrame,
+    RequestFrame,
     SubscribedFrame,
     UnsubscribedFrame,
     check_event_name,
+    check_request_name,
 )
 from wsgateway.hub.channel import Wanted
 from wsgateway.messages import Kind, Message, decode_json
 from wsgateway.protocols.commands import (
+    Answer,
     Authenticate,
     ClientMessage,
     Command,
+    Invoke,
     Malformed,
+    Rejection,
     Subscribe,
     Unsubscribe,
 )
@@ -95,6 +101,11 @@ def _object_of(message: Message) -> str | None:
             )
         case RefusedFrame():
             parts = f'"refused":{text_of(message.channel)},"status":{message.status},"reason":{text_of(message.reason)}'
+        case ReplyFrame():
+            parts = '"reply":null' if message.reply is None else _answer_of(message.reply, "reply")
+        case RequestFrame():
+            name = f',"name":{text_of(message.name)}' if message.name else ""
+            parts = _answer_of(message.message, "request") + name
         case AcceptedFrame():
             at = "" if message.at is None else f',"at":"{message.at}"'
             return f'{{"id":{message.ident}{at}}}'
@@ -111,6 +122,11 @@ def _object_of(message: Message) -> str | None:
             name = f',"name":{text_of(message.name)}' if message.name else ""
             return "{" + json_of(message, "message") + name + "}"
     return "{" + parts + ("" if message.ident is None else f',"id":{message.ident}') + "}"
+
+
+def _answer_of(message: Message, key: str) -> str:
+    """Return `message` as `json_of` does. Bytes follow `"KEY":null`, so that the object still shows what it is."""
+    return f'"{key}":null,{json_of(message, key)}' if message.kind is Kind.BYTES else json_of(message, key)
 
 
 def _publication(message: Publication) -> str:
@@ -135,7 +151,12 @@ _KEYS = {
     "subscribe": {"subscribe", "since", "last", "data", "id"},
     "unsubscribe": {"unsubscribe", "id"},
     "token": {"token", "since", "id"},
+    "request": {"request", "id", "name"},
+    "reply": {"reply", "id"},
+    "refused": {"refused", "id", "status", "reason"},
 }
+_ANSWERS = {"reply", "refused"}
+"""The keys of answers to requests of the server, whose ids are those of the server."""
 
 
 def read_command(text: str) -> Command:
@@ -149,14 +170,15 @@ def read_command(text: str) -> Command:
     ident = value.get("id")
     if ident is not None and (isinstance(ident, bool) or not isinstance(ident, int) or abs(ident) > MAX_IDENT):
         return Malformed("id: use a whole number")
-    verbs = [verb for verb in ("message", "subscribe", "unsubscribe", "token") if verb in value]
+    verbs = [verb for verb in _KEYS if verb in value]
+    if not _ANSWERS.isdisjoint(verbs):
+        return _answer(value, verbs, ident)
     named = next(
         (value[key] for key in ("channel", "subscribe", "unsubscribe") if isinstance(value.get(key), str)), None
     )
     if len(verbs) != 1:
-        return Malformed(
-            "a command has exactly one of the keys message, subscribe, unsubscribe, and token", named, ident
-        )
+        keys = "message, request, subscribe, unsubscribe, and token"
+        return Malformed(f"a command has exactly one of the keys {keys}", named, ident)
     unknown = sorted(value.keys() - _KEYS[verbs[0]])
     if unknown:
         return Malformed(f"{short(unknown[0])} does not belong to this command", named, ident)
@@ -168,6 +190,8 @@ def read_command(text: str) -> Command:
                 return _subscribe(value, ident)
             case "unsubscribe":
                 return Unsubscribe(_channel(value["unsubscribe"]), ident)
+            case "request":
+                return _request(value, ident)
             case _:
                 return _token(value, ident)
     except (ValueError, TypeError) as exc:
@@ -200,6 +224,28 @@ def _subscribe(value: Mapping[str, Any], ident: int | None) -> Subscribe:
         ident,
     )
     return Subscribe(wanted, value.get("data", ""))
+
+
+def _request(value: Mapping[str, Any], ident: int | None) -> Invoke:
+    name = value.get("name", "")
+    check_request_name(name)
+    if ident is None:
+        raise ValueError("a request has an id, which its answer contains, too")
+    return Invoke(value["request"], name, ident)
+
+
+def _answer(value: Mapping[str, Any], verbs: list[str], ident: int | None) -> Answer | Rejection | Malformed:
+    """Return an answer to a request of the server. If it is malformed, it has no id, which may be that of a command."""
+    unknown = sorted(value.keys() - _KEYS[verbs[0]])
+    if ident is None or unknown:
+        wrong = f"{short(unknown[0])} does not belong to it" if unknown else "it has the id of the request"
+        return Malformed(f"an answer has one of the keys reply and refused: {wrong}")
+    if verbs[0] == "reply":
+        return Answer(value["reply"], ident)
+    status, reason = value.get("status", 0), value.get("reason", "")
+    if isinstance(status, bool) or not isinstance(status, int) or not isinstance(reason, str):
+        return Malformed("refused: use a whole number as status, and text as reason")
+    return Rejection(status, reason, ident)
 
 
 def _token(value: Mapping[str, Any], ident: int | None) -> Authenticate:

@@ -7,17 +7,29 @@ from typing import Any, assert_never
 
 from wsgateway.closing import BAD_FIRST, NO_TOKEN, TRY_AGAIN, UNAUTHORIZED
 from wsgateway.exceptions import ChannelError, HistoryError, Refusal, Refused
-from wsgateway.frames import AcceptedFrame, ExpiresFrame, RefusedFrame, UnsubscribedFrame
-from wsgateway.hub.channels import Outdated
+from wsgateway.frames import AcceptedFrame, ExpiresFrame, RefusedFrame, ReplyFrame, RequestFrame, UnsubscribedFrame
+from wsgateway.hub.channel import Outdated
 from wsgateway.hub.loops import eager_task
 from wsgateway.hub.shared_history import Appended
 from wsgateway.hub.target import Target
 from wsgateway.listeners.handshake import Introduction
 from wsgateway.listeners.inbox import Call, MessageCall, refusal_of
+from wsgateway.listeners.requests import RequestCall
 from wsgateway.listeners.subscriptions import SubscribeCall, find_namespace
-from wsgateway.protocols.commands import Authenticate, ClientMessage, Command, Malformed, Subscribe, Unsubscribe
+from wsgateway.messages import Message
+from wsgateway.protocols.commands import (
+    Answer,
+    Authenticate,
+    ClientMessage,
+    Command,
+    Invoke,
+    Malformed,
+    Rejection,
+    Subscribe,
+    Unsubscribe,
+)
 from wsgateway.protocols.query import Asked, read_query, read_since
-from wsgateway.protocols.session import STOPPING, Session, unstored
+from wsgateway.protocols.session import STOPPING, TOO_MANY_REQUESTS, Session, unstored
 from wsgateway.protocols.v1 import SUBPROTOCOL, read_command
 from wsgateway.transports.peer import ClientTransport
 
@@ -150,6 +162,14 @@ class V1Session(Session):
                 dispatcher.subscribe(conn, inbox, wanted, data, size, self._answer_subscribe)
             case Unsubscribe():
                 dispatcher.command(conn, inbox, size, partial(self._unsubscribe, command))
+            case Invoke(message, name, ident):
+                if self.requests.begin():
+                    dispatcher.request(conn, inbox, message, name, size, partial(self._answer_request, ident))
+                else:
+                    dispatcher.command(conn, inbox, size, lambda _: self._refuse(None, TOO_MANY_REQUESTS, ident))
+            case Answer() | Rejection():
+                dispatcher.count_in(conn, size)
+                self._settle(command)
             case Authenticate():
                 dispatcher.command(conn, inbox, size, partial(self._renew, command))
             case Malformed():
@@ -175,6 +195,30 @@ class V1Session(Session):
         elif error is None and ident is not None:
             position, _ = appending.result()
             self.outbox.put(AcceptedFrame(position, ident=ident))
+
+    # Requests, in both directions
+
+    def _answer_request(self, ident: int, call: RequestCall) -> None:
+        self.requests.end()
+        if call.error is None:
+            self.outbox.put(ReplyFrame(call.reply, ident=ident))
+        else:
+            self._refuse(None, refusal_of(call), ident)
+
+    def _question(self, ident: int, name: str, message: Message) -> Message:
+        return RequestFrame(ident, name, message)
+
+    def _settle(self, answer: Answer | Rejection) -> None:
+        """Settle a request of the server, unless its answer comes too late.
+
+        Not in the inbox, where a hook may run that waits for the answer.
+        """
+        if isinstance(answer, Answer):
+            self.requests.answer(answer.ident, answer.message)
+        else:
+            self.requests.refuse(answer.ident, answer.status, answer.reason)
+
+    # Subscriptions
 
     def _answer_subscribe(self, call: Call) -> None:
         assert isinstance(call, SubscribeCall)

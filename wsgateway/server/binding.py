@@ -55,7 +55,8 @@ def bind(settings: Settings) -> list[socket.socket]:
 
 
 def _bind_tcp(family: int, host: str, port: int, *, is_only: bool) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio sets TCP_NODELAY only on a socket that names its protocol; else a message could wait 40 ms for an ACK
+    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         if os.name == "posix":
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -71,6 +71,9 @@ class StreamSocket(TakenSocket):
 
     # Called by the timers
 
+    def stop_pings(self) -> None:
+        self._timers.discard(self)
+
     def due(self) -> None:
         """Write a heartbeat. Called by the timers."""
         if not self.is_congested:  # else `send_timeout` applies

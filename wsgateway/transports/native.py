@@ -138,7 +138,7 @@ class WireTransport:
 class NativeTransport(WireTransport):
     """One WebSocket on the gateway's own server. What the client sends goes directly to the peer."""
 
-    __slots__ = ("_deflated", "_takeover", "_timers")
+    __slots__ = ("_deflated", "_has_pings", "_takeover", "_timers")
 
     name = "websocket"
 
@@ -151,12 +151,17 @@ class NativeTransport(WireTransport):
         timers: Timers,
         server_stops: Callable[[], None],
         deflated: WireFormat = DEFLATED,
+        has_pings: bool = True,
     ) -> None:
-        """`server_stops` is called when the server is about to stop. `deflated` is the format for compression."""
+        """`server_stops` is called when the server is about to stop. `deflated` is the format for compression.
+
+        `has_pings` is whether the server sends WebSocket pings.
+        """
         super().__init__(settings, server_stops)
         self._takeover: tuple[Takeover, Send] | None = (takeover, send)
         self._timers = timers
         self._deflated = deflated
+        self._has_pings = has_pings
         takeover.hold(compression=settings.compression)
 
     # From the handshake to the end
@@ -170,6 +175,8 @@ class NativeTransport(WireTransport):
         wire = self._wire = takeover.take_over(self, self._settings, self._timers)
         if wire is None:
             return False
+        if not self._has_pings:
+            wire.stop_pings()
         if wire.deflates:
             self._outbox.wire_format = self._deflated
         return True

@@ -92,6 +92,9 @@ class Wire(Protocol):
     def read_on(self) -> None:
         """Pass on messages again, after `Peer.received` has returned False."""
 
+    def stop_pings(self) -> None:
+        """Send no pings, because the protocol of the client has pings of its own."""
+
     def close(self, code: int, reason: str) -> None:
         """Write a close frame or the end of a stream, after everything that was written before.
 

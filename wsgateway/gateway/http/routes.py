@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 from msgspec import UNSET
 from starlette.requests import ClientDisconnect, Request
@@ -11,7 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from wsgateway.auth.rules import Rules
 from wsgateway.cluster.single import AnyCluster
-from wsgateway.exceptions import DOCS, GatewayNotFound, Refusal, Refused
+from wsgateway.exceptions import DOCS, GatewayNotFound, GatewayNotRunning, GatewayStopping, Refusal, Refused
 from wsgateway.gateway.admission import LINES_STREAM, SSE_STREAM, Admission
 from wsgateway.gateway.answers import MAX_OFFSET, MAX_PAGE
 from wsgateway.gateway.http import testpage
@@ -19,8 +20,10 @@ from wsgateway.gateway.http.channels import list_channels, show_history, show_pr
 from wsgateway.gateway.http.paths import escaped_path, sender_of, way_up
 from wsgateway.gateway.http.problems import answer, decode_fields, problem, query_int, read_json, report_refusal
 from wsgateway.gateway.http.script import MEDIA_TYPES, script_response
-from wsgateway.gateway.http.send import SendGuard, read_request, send_request, take_id
+from wsgateway.gateway.http.send import SendGuard, read_request, refusal_of_send, send_request, take_id
+from wsgateway.gateway.http.server_api import METHODS, ServerApi
 from wsgateway.gateway.http.streams import ClientContext, SessionEndpoint, StreamEndpoint
+from wsgateway.gateway.messaging import Messaging
 from wsgateway.gateway.parts import Parts
 from wsgateway.gateway.registry import GatewayState
 from wsgateway.gateway.shapes import Caller, InfoAnswer, ReadyAnswer, listed
@@ -32,6 +35,7 @@ class RouteContext:
     """The parts of one gateway that its routes use. `status` returns its state, and why it has failed."""
 
     parts: Parts
+    gateway: Messaging
     rules: Rules
     status: Callable[[], tuple[GatewayState, str]]
     cluster: Callable[[], AnyCluster]
@@ -94,6 +98,10 @@ class Endpoint:
         return problem(refusal)
 
 
+API = "/api/"
+"""The beginning of the routes of the server API."""
+
+
 def router(context: RouteContext) -> ASGIApp:
     """Return the routes of a gateway, relative to where it is mounted."""
     routes = Routes(context)
@@ -109,6 +117,8 @@ def router(context: RouteContext) -> ASGIApp:
         "/channels/{channel}/history": Endpoint(context, routes.channel_history, read, needs_key=True),
         "/channels/{channel}/presence": Endpoint(context, routes.channel_presence, read, needs_key=True),
     }
+    api = Endpoint(context, routes.server_api, ("POST",), needs_key=True)
+    table |= {f"{API}{name}": api for name in (*METHODS, "{method:path}")}
     if context.parts.settings.test_page:
         table["/"] = Endpoint(context, routes.page, read)
         table["/pages/connection"] = Endpoint(context, routes.page_connection, read)
@@ -138,6 +148,7 @@ class Routes:
 
     def __init__(self, context: RouteContext) -> None:
         self._context = context
+        self._server_api = ServerApi(context.gateway, context.parts)
 
     async def send(self, request: Request) -> Response:
         """Send a message through the gateway, or through the one that the body names, under its own rules."""
@@ -158,6 +169,22 @@ class Routes:
             return self._context.find_guard(gateway_id)
         except GatewayNotFound as exc:
             raise Refused.of(Refusal(404, "unknown_gateway", str(exc), "unknown-gateway")) from exc
+
+    async def server_api(self, request: Request) -> Response:
+        """Run a method of the server API. The status is 200 once it runs, whatever its result."""
+        context, scope = self._context, request.scope
+        guard = context.send_guard
+        guard.check_rate(scope)
+        fields = decode_fields(await read_json(request, guard.max_size, "max_send_size"))
+        state, _ = context.status()
+        if state is not GatewayState.RUNNING:
+            is_stopping = state is GatewayState.STOPPING
+            error = GatewayStopping(context.id) if is_stopping else GatewayNotRunning(context.id)
+            refusal = refusal_of_send(error)
+            assert refusal is not None
+            raise Refused.of(refusal)
+        method = scope["path"].removeprefix(API)
+        return answer(await self._server_api.call(method, fields, partial(guard.check_rate, scope)))
 
     async def health(self, _: Request) -> Response:
         """Answer that the process runs."""

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import Raw, Struct
 
+from wsgateway.exceptions import MessageError
 from wsgateway.frames import MAX_OFFSET, Position
 from wsgateway.messages import decode_json
 
@@ -201,18 +202,23 @@ def _read(line: bytes) -> Command:
 
 
 def payload_of(data: Raw | bytes) -> Payload | None:
-    """Return the payload of a command, None without one. `data` is JSON text, or `bytes` of a Protobuf client.
+    """Return the payload of a command, None without one. `data` is JSON text, or the bytes of a Protobuf client.
 
-    Raise `MessageError` unless its JSON is valid by the rules of `decode_json`.
+    Bytes that are the text of a JSON value are that value. Raise `MessageError` if the text of a JSON client is not
+    valid by the rules of `decode_json`.
     """
-    if isinstance(data, bytes):
-        return Payload(data, None)
     text = bytes(data)
     if not text or text == b"null":
         return None
+    try:
+        value = decode_json(text)
+    except MessageError:
+        if isinstance(data, bytes):
+            return Payload(data, None)
+        raise
     if b"\n" in text or b"\r" in text:  # in valid JSON only between tokens
         text = text.replace(b"\n", b" ").replace(b"\r", b" ")
-    return Payload(decode_json(text), text)
+    return None if value is None else Payload(value, text)
 
 
 def position_of(epoch: str, offset: int) -> Position | None:

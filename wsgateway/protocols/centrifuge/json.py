@@ -7,7 +7,7 @@ import msgspec
 from wsgateway.encoding import ENCODER
 from wsgateway.frames import CloseFrame, Publication
 from wsgateway.messages import Kind, Message
-from wsgateway.protocols.centrifuge.replies import PingFrame, Reply, client_info, push_of, tags_of
+from wsgateway.protocols.centrifuge.replies import PingFrame, client_info, push_of, reply_of, tags_of
 
 _TEXT = ENCODER.encode
 _BYTES = Kind.BYTES
@@ -18,6 +18,7 @@ class JsonEncoding:
 
     def __init__(self, channel: str) -> None:
         """`channel` contains what is sent without a channel; if it is empty, clients do not receive that."""
+        self._channel = channel
         self._broadcast = "" if not channel else _prefix(channel)
 
     def carries(self, message: Message) -> bool:
@@ -26,7 +27,7 @@ class JsonEncoding:
 
     def content(self, message: Message) -> str | None:
         if message.is_control:
-            return _control(message)
+            return _control(message, self._channel)
         if not self.carries(message):
             return None
         if not isinstance(message, Publication):
@@ -59,14 +60,16 @@ def json_text(message: Message) -> str:
     return text
 
 
-def _control(message: Message) -> str | None:
+def _control(message: Message, channel: str) -> str | None:
     if isinstance(message, PingFrame):
         return "{}"
-    if isinstance(message, Reply):
-        return _object({"id": message.ident, message.method: message.result})
+    reply = reply_of(message)
+    if reply is not None:
+        ident, method, result = reply
+        return _object({"id": ident, method: result})
     if isinstance(message, CloseFrame):
         return _object({"push": {"disconnect": {"code": message.code, "reason": message.reason}}})
-    push = push_of(message)
+    push = push_of(message, channel)
     if push is None:
         return None
     channel, kind, fields = push

@@ -6,7 +6,15 @@ The fields have the names of the protocol, which JSON and Protobuf share. A fiel
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from wsgateway.frames import Control, Member, PresenceFrame, Publication, SubscribedFrame, UnsubscribedFrame
+from wsgateway.frames import (
+    Control,
+    Member,
+    PresenceFrame,
+    Publication,
+    RequestFrame,
+    SubscribedFrame,
+    UnsubscribedFrame,
+)
 from wsgateway.messages import Kind, Message, encode
 from wsgateway.protocols.centrifuge.codes import ErrorCode, error_result, unsubscribe_reason
 
@@ -40,9 +48,24 @@ class PingFrame(Control):
 PING = PingFrame()
 
 
-def push_of(message: Message) -> tuple[str, str, Fields] | None:
-    """Return the channel, the kind, and the fields of the push for a notification. None if it is not a push."""
+def reply_of(message: Message) -> tuple[int, str, Fields] | None:
+    """Return the id, the method, and the result of a reply. None if the message is not a reply."""
+    if isinstance(message, Reply):
+        return message.ident, message.method, message.result
+    if isinstance(message, UnsubscribedFrame) and message.ident is not None:
+        return message.ident, "unsubscribe", {}
+    return None
+
+
+def push_of(message: Message, broadcast: str = "") -> tuple[str, str, Fields] | None:
+    """Return the channel, the kind, and the fields of the push for a notification. None if it is not a push.
+
+    `broadcast` is the channel that contains what is sent without one.
+    """
     match message:
+        case RequestFrame():
+            tags = {"request": str(message.ident)} | ({"name": message.name} if message.name else {})
+            return broadcast, "pub", {"data": message.message, "tags": tags}
         case SubscribedFrame():
             return message.channel, "subscribe", subscribed_fields(message)
         case UnsubscribedFrame():

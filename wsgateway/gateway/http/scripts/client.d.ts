@@ -4,7 +4,10 @@
 export type Position = string | null;
 
 export interface ConnectOptions {
-  /** Called before every attempt to connect. The server's `on_handshake` finds the result in `event.token`. */
+  /**
+   * Returns a token, or a promise of one. Called before every attempt to connect, and again before the token expires.
+   * The server's `on_handshake` finds the first one in `event.token`.
+   */
   token?: () => string | null | undefined | Promise<string | null | undefined>;
   /** Messages that wait while there is no connection, 100 by default. One more is rejected with "full". */
   queue?: number;

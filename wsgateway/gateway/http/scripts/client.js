@@ -8,6 +8,8 @@
  */
 const FIRST_LIMIT = 500, LAST_LIMIT = 20_000; // of the random wait before an attempt, in ms
 const STABLE = 5_000, PATIENCE = 15_000; // ms until a connection is stable; in which it has to open, or show life
+const LONGEST = 2 ** 31 - 1; // ms that a timer can wait
+const EXPIRED = "token expired"; // with the code 3500: another token may be valid
 
 /** A message that was not accepted: `status` and `reason` of the server; or 0 and "unknown", "full" or "closed". */
 export class SendError extends Error {
@@ -17,7 +19,10 @@ export class SendError extends Error {
   }
 }
 
-/** Connect to `url`, relative to the page. `token` is a function, and `queue` the length of the outgoing queue. */
+/**
+ * Connect to `url`, relative to the page. `queue` is the length of the outgoing queue. The function `token` returns a
+ * token or a promise of one. It is called before every attempt, and again before the token expires.
+ */
 export function connect(url, { token, queue: limit = 100 } = {}) {
   const live = { channel, send: (message, { name } = {}) => submit({ message, name }), close: () => end() };
   const emit = emitter(live);
@@ -27,6 +32,7 @@ export function connect(url, { token, queue: limit = 100 } = {}) {
   const closed = new AbortController(), { signal } = closed;
   let open = openSocket, carrier = null; // the socket or stream that connects or is open
   let timer = setTimeout(attempt); // begins the next attempt, or ends a connection that shows no sign of life
+  let renewal; // a timer: sends the next token before the present one expires
   let ids = 0, attempts = 0; // a new attempt makes those before it stale
   let failures = 0; // attempts in a row that did not open; -Infinity once a WebSocket has opened
   let waits = 0, openedAt = Infinity, earliest = 0; // waits without a stable connection; when the next attempt may be
@@ -76,6 +82,21 @@ export function connect(url, { token, queue: limit = 100 } = {}) {
       if (current === attempts) lost();
     }
   }
+  /** Send a new token. A stream cannot send it, so another stream follows, whose attempt asks for the token. */
+  async function renew(retries) {
+    const current = attempts;
+    try {
+      const secret = open === openSocket && await token();
+      if (current === attempts && (secret || open === openStream)) put({ token: secret });
+    } catch (error) {
+      console.warn("wsgateway: the token function failed", error);
+      if (current === attempts) renewIn(jitter(retries), retries + 1);
+    }
+  }
+  function renewIn(delay, retries = 0) {
+    clearTimeout(renewal);
+    if (token) renewal = setTimeout(renew, Math.min(delay, LONGEST), retries);
+  }
   function opened() {
     clearTimeout(timer);
     [failures, openedAt] = [open === openSocket ? -Infinity : 0, performance.now()];
@@ -86,10 +107,10 @@ export function connect(url, { token, queue: limit = 100 } = {}) {
     if (performance.now() - openedAt > STABLE) waits = 0;
     // A proxy may block WebSockets, so both kinds take turns after two failures, until a WebSocket has opened.
     if (carrier && openedAt === Infinity && ++failures > 1) open = open === openSocket ? openStream : openSocket;
-    if (!reconnect) return end({ code, reason });
+    if (!reconnect && !(token && code === 3500 && reason === EXPIRED)) return end({ code, reason });
     drop();
     earliest = performance.now() + least;
-    const delay = Math.min(least + jitter(waits++), 2 ** 31 - 1); // a timer cannot wait longer
+    const delay = Math.min(least + jitter(waits++), LONGEST);
     timer = setTimeout(attempt, delay);
     emit("status", "waiting", delay);
   }
@@ -108,6 +129,7 @@ export function connect(url, { token, queue: limit = 100 } = {}) {
   }
   function drop() {
     clearTimeout(timer);
+    clearTimeout(renewal);
     carrier?.close();
     [carrier, openedAt, attempts] = [null, Infinity, attempts + 1];
     for (const room of rooms.values()) Object.assign(room, { isActive: false, id: undefined });
@@ -119,6 +141,7 @@ export function connect(url, { token, queue: limit = 100 } = {}) {
   function receive(object) {
     clearTimeout(timer); // a sign of life
     const { id, at = null, code, reason, status, name, key, tags, from, joined, left } = object;
+    if (object.expires) renewIn(object.expires * (800 + 100 * Math.random())); // seconds; many pages spread out
     const message = answers.get(id);
     if (message && "refused" in object) message.reject(new SendError(reason, status));
     if (answers.delete(id)) return message.resolve({ at });
