@@ -166,6 +166,7 @@ ROOMS = {
         "wheel",
         "drain",
         "signals",
+        "jwks",
         "keys",
         "admission",
         "members",
