@@ -6,11 +6,13 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from secrets import token_hex
 from typing import Any, cast
 
 from starlette.types import Receive, Scope, Send
 
 from wsgateway.auth.rules import Rules
+from wsgateway.cluster.envelopes import NODE_ID
 from wsgateway.config.settings import Settings
 from wsgateway.exceptions import Refusal, Refused
 from wsgateway.gateway.descriptors import UNLIMITED, file_limit
@@ -33,10 +35,12 @@ from wsgateway.messages import WireFormat
 from wsgateway.metrics import Metrics
 from wsgateway.protocols import lines, plain, sse, v1_session
 from wsgateway.protocols.centrifuge import session as centrifuge
+from wsgateway.protocols.centrifuge import streams
 from wsgateway.protocols.centrifuge.execution import broadcast_channel
 from wsgateway.protocols.centrifuge.formats import CentrifugeFrames
 from wsgateway.protocols.centrifuge.json import JsonEncoding
 from wsgateway.protocols.centrifuge.session import FRAME_PINGS, CentrifugeSession
+from wsgateway.protocols.centrifuge.streams import Carrier, stream_kinds
 from wsgateway.protocols.lines import LinesSession
 from wsgateway.protocols.plain import PlainSession
 from wsgateway.protocols.session import STOPPING, Session, SessionParts
@@ -47,6 +51,7 @@ from wsgateway.transports.asgi import AsgiTransport
 from wsgateway.transports.framing import DEFLATED, PLAIN, FramedFormat, StreamKind
 from wsgateway.transports.native import NativeTransport
 from wsgateway.transports.peer import ClientTransport
+from wsgateway.transports.posted import Posted, PostedStreams
 from wsgateway.transports.stream import AsgiStream, NativeStream, StreamContext, stream_transport
 from wsgateway.transports.takeover import EXTENSION, Takeover
 
@@ -78,7 +83,7 @@ class StreamProtocol:
 
     name: str
     kind: StreamKind
-    session: type[SseSession] | type[LinesSession]
+    session: type[SseSession] | type[LinesSession] | type[CentrifugeSession]
     connect: Callable[[Any, AsgiStream | NativeStream, Scope], Awaitable[None]]
 
 
@@ -140,10 +145,12 @@ class Admission:
         self._streams = StreamContext(
             settings, wheel, log, self._server_stops, watching=StopWatch(self._server_stops).watching
         )
-        self.sessions: dict[str, SseSession | LinesSession] = {}
+        self.sessions: dict[str, SseSession | LinesSession | CentrifugeSession] = {}
         """The sessions of streams, by their secrets."""
 
         self._centrifuge = _centrifuge_socket(settings)
+        self.framed = _framed_streams(settings)
+        self.posted = PostedStreams(node or token_hex(NODE_ID // 2))
         self._by_address: Counter[str] = Counter()
         self._client_limit = client_limit(settings)
         if settings.max_connections > self._client_limit:
@@ -186,10 +193,12 @@ class Admission:
         path: str,
         protocol: StreamProtocol,
         headers: list[tuple[bytes, bytes]],
+        frame: str | bytes | None = None,
     ) -> None:
         """Admit the client of a stream, or answer with a problem document. `headers` are part of either.
 
-        The rules for its origin have been checked. On plain ASGI, return when the connection has ended.
+        `frame` is what the request contains of a client that posts frames, None for any other. The rules for its origin
+        have been checked. On plain ASGI, return when the connection has ended.
         """
         kind = protocol.kind
         transport = stream_transport(scope, receive, send, kind=kind, headers=headers, context=self._streams)
@@ -201,6 +210,8 @@ class Admission:
         session.secret = new_id(self._node)
         refusal = self._enter(session)
         self.sessions[session.secret] = session
+        if isinstance(session, CentrifugeSession):
+            self._expect_frames(session, transport, frame or "")
         try:
             if refusal is not None:
                 raise Refused.of(refusal)
@@ -214,6 +225,15 @@ class Admission:
         finally:
             if not session.is_accepted:
                 self._remove_stream(session)
+
+    def _expect_frames(
+        self, session: CentrifugeSession, transport: AsgiStream | NativeStream, first: str | bytes
+    ) -> None:
+        """Pass the frames that the client of `session` posts to it, beginning with `first` once the stream begins."""
+        session.node = self.posted.node
+        posted = self.posted.by_secret[session.secret] = Posted(session)
+        posted.hold(first, len(first if isinstance(first, bytes) else first.encode()))
+        transport.resumed = posted.resume
 
     def _enter(self, session: Session) -> Refusal | None:
         """Count the client of `session`, until `_remove`. Return why it cannot be admitted now, or None."""
@@ -289,8 +309,11 @@ class Admission:
                 await deny(scope, send, refused.status, refused.reason)
 
     def _remove_stream(self, session: Session) -> None:
-        assert isinstance(session, (SseSession, LinesSession))
+        assert isinstance(session, (SseSession, LinesSession, CentrifugeSession))
         self.sessions.pop(session.secret, None)
+        posted = self.posted.by_secret.pop(session.secret, None)
+        if posted is not None:
+            posted.end()
         self._remove(session)
 
     def _remove(self, session: Session) -> None:
@@ -313,6 +336,15 @@ def _centrifuge_socket(settings: Settings) -> ClientProtocol:
         centrifuge.connect,
         has_pings=False,
     )
+
+
+def _framed_streams(settings: Settings) -> dict[Carrier, StreamProtocol]:
+    """Return the streams of clients that post frames."""
+    kinds = stream_kinds(JsonEncoding(broadcast_channel(settings)))
+    return {
+        carrier: StreamProtocol("centrifuge", kind, CentrifugeSession, streams.connect)
+        for carrier, kind in kinds.items()
+    }
 
 
 async def _answer(

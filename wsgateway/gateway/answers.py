@@ -28,6 +28,7 @@ from wsgateway.cluster.single import AnyCluster
 from wsgateway.exceptions import EnvelopeError
 from wsgateway.gateway.channels import ChannelAnswers
 from wsgateway.gateway.choosing import Choosing
+from wsgateway.gateway.emulation import Emulation
 from wsgateway.gateway.posts import Posts
 from wsgateway.gateway.registry import GatewayState
 from wsgateway.gateway.relay import Relayed
@@ -64,6 +65,7 @@ class Answers:
         relayed: Relayed | None,
         posts: Posts,
         choosing: Choosing,
+        emulation: Emulation,
         channels: ChannelAnswers,
         revocations: Revocations,
     ) -> None:
@@ -81,6 +83,7 @@ class Answers:
             **({} if relayed is None else relayed.answering),
             **posts.answering,
             **choosing.answering,
+            **emulation.answering,
             Search: self._answer_search,
             Rows: self._answer_rows,
             Describe: self._answer_describe,

@@ -14,6 +14,7 @@ from wsgateway.exceptions import ConfigError
 from wsgateway.gateway.answers import Answers
 from wsgateway.gateway.channels import ChannelAnswers
 from wsgateway.gateway.choosing import Choosing
+from wsgateway.gateway.emulation import Emulation
 from wsgateway.gateway.inspector import Inspector
 from wsgateway.gateway.overview import Overview
 from wsgateway.gateway.posts import Posts
@@ -22,10 +23,11 @@ from wsgateway.gateway.relay import PublishMessage, Relayed, SendMessage
 from wsgateway.hub.channels import Channels
 from wsgateway.hub.hub import Hub
 from wsgateway.limits import RateLimits
-from wsgateway.logs import GatewayLog, log_to_file
+from wsgateway.logs import GatewayLog, log_to_file, mask_frames
 from wsgateway.metrics import Metrics
 from wsgateway.protocols.session import Session
 from wsgateway.transports.framing import PLAIN
+from wsgateway.transports.posted import PostedStreams
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class Parts:
     posts: Posts
     choosing: Choosing
     overview: Overview
+    emulation: Emulation
 
 
 def create_parts(
@@ -57,11 +60,12 @@ def create_parts(
     send: SendMessage | None = None,
     publish: PublishMessage | None = None,
     sessions: Callable[[], Mapping[str, Session]] = dict,
+    posted: Callable[[], PostedStreams | None] = lambda: None,
 ) -> Parts:
     """Create the parts that exist from the beginning. Raise `ConfigError` if the broker's package is not installed.
 
     `send` and `publish` send messages of other processes. A process that serves no clients has neither. `sessions`
-    returns the sessions of streams by their secrets.
+    returns the sessions of streams by their secrets, and `posted` the streams whose clients post frames.
     """
     metrics, log = Metrics(), GatewayLog(settings.id)
     hub = Hub(metrics, log, plain=PLAIN)
@@ -69,6 +73,7 @@ def create_parts(
     channels = Channels(hub, settings, metrics, history)
     posts = Posts(sessions, cluster, settings)
     choosing = Choosing(hub, sessions, cluster)
+    emulation = Emulation(posted, state=state, cluster=cluster, settings=settings)
     answers = Answers(
         settings.id,
         version=version,
@@ -81,6 +86,7 @@ def create_parts(
         revocations=channels.revocations,
         posts=posts,
         choosing=choosing,
+        emulation=emulation,
     )
     return Parts(
         settings=settings,
@@ -97,11 +103,17 @@ def create_parts(
         posts=posts,
         choosing=choosing,
         overview=Overview(answers, cluster, log),
+        emulation=emulation,
     )
 
 
 def open_log(settings: Settings) -> None:
-    """Write the log also to the `log_file` of `settings`. Raise `ConfigError` if it cannot be written."""
+    """Write the log also to the `log_file` of `settings`. Raise `ConfigError` if it cannot be written.
+
+    Mask the tokens of Centrifuge clients in the lines of a server, if there can be such clients.
+    """
+    if "centrifuge" in settings.protocols:
+        mask_frames()
     if settings.log_file:
         try:
             log_to_file(Path(settings.log_file))

@@ -11,6 +11,7 @@ from wsgateway.config.settings import Settings
 from wsgateway.exceptions import GatewayError, MessageError, NodeError, NodeLate, Refusal, Refused
 from wsgateway.gateway.http.send import refusal_of_send
 from wsgateway.messages import decode_json
+from wsgateway.protocols.centrifuge.session import CentrifugeSession
 from wsgateway.protocols.session import Session
 
 NO_SESSION = Refusal(
@@ -36,15 +37,20 @@ class Posts:
 
     def check(self, secret: str) -> None:
         """Raise `Refused` with 404 if there is no such session in this process, and no other node can have it."""
-        session = self._sessions().get(secret)
+        session = self._find(secret)
         is_here = session is not None and session.is_open
         if not is_here and (session is not None or not self._cluster().is_remote(secret)):
             raise Refused.of(NO_SESSION)
 
+    def _find(self, secret: str) -> Session | None:
+        """Return a session of this process. That of a client that posts frames is not one of these."""
+        session = self._sessions().get(secret)
+        return None if isinstance(session, CentrifugeSession) else session
+
     async def feed(self, secret: str, payload: bytes, kind: PostKind, *, channel: str, name: str) -> str | None:
         """Handle a message of the client, and return its position, None if it is in no history. Raise `Refused`."""
         self.check(secret)
-        session = self._sessions().get(secret)
+        session = self._find(secret)
         if session is None:
             return await self._feed_elsewhere(Feed(secret, payload, kind, channel, name))
         try:
@@ -73,7 +79,7 @@ class Posts:
         return report
 
     async def _answer_feed(self, question: Feed) -> str | SendRefusal | None:
-        if question.secret not in self._sessions():
+        if self._find(question.secret) is None:
             return SendRefusal(NO_SESSION.status, NO_SESSION.detail)
         try:
             return await self.feed(
