@@ -107,6 +107,10 @@ class Message:
         return (self,)
 
 
+NULL = Message(b"null", Kind.JSON)
+"""JSON's null, as which None is sent where an answer or its request has to be sent."""
+
+
 class Deliveries(NamedTuple):
     """How many `recipients` one message has, and for how many it was `queued` or `dropped`.
 

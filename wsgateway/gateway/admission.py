@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import cast
 
@@ -27,17 +28,19 @@ from wsgateway.gateway.http.problems import deny, problem, report_refusal
 from wsgateway.gateway.signals import StopWatch
 from wsgateway.gateway.wheel import Wheel
 from wsgateway.hub.channels import Channels
-from wsgateway.hub.connection import Connection, WatchedConnection, new_id
+from wsgateway.hub.connection import Connection, new_id
 from wsgateway.hub.hub import Hub
 from wsgateway.hub.loops import Home
 from wsgateway.hub.outbox import Outbox
 from wsgateway.hub.unawaited import is_development
+from wsgateway.hub.watched import WatchedConnection
 from wsgateway.limits import RateLimits
 from wsgateway.listeners.dispatcher import Dispatcher
 from wsgateway.listeners.event import EventGateway
 from wsgateway.logs import GatewayLog
 from wsgateway.metrics import Metrics
 from wsgateway.protocols.centrifuge.session import FRAME_PINGS
+from wsgateway.protocols.identity import Identity
 from wsgateway.protocols.lines import LinesSession
 from wsgateway.protocols.session import STOPPING, Session, SessionParts
 from wsgateway.protocols.sse import SseSession
@@ -83,11 +86,12 @@ class Admission:
         metrics: Metrics,
         log: GatewayLog,
         wheel: Wheel,
+        identity: Identity,
         node: str,
     ) -> None:
         """`node` is the id of this node, empty without a broker."""
         self._channels = channels
-        self._parts = SessionParts(gateway, hub, channels, dispatcher, settings, wheel, self._remove)
+        self._parts = SessionParts(gateway, hub, channels, dispatcher, settings, wheel, identity, self._remove)
         self._drain = drain
         self._rules = rules
         self._settings = settings
@@ -100,7 +104,7 @@ class Admission:
         if is_development(verbose=settings.verbose):
             self._connection = partial(WatchedConnection, log=log)
         self._server_stops = drain.begin_with_server
-        self._stream_parts = SessionParts(gateway, hub, channels, dispatcher, settings, wheel, self._remove_stream)
+        self._stream_parts = replace(self._parts, ended=self._remove_stream)
         self._streams = StreamContext(
             settings, wheel, log, self._server_stops, watching=StopWatch(self._server_stops).watching
         )
@@ -250,7 +254,7 @@ class Admission:
                 await transport.accept_and_close(chosen, refused.close, refused.reason)
             else:
                 transport.release()
-                await deny(scope, send, refused.status, refused.reason)
+                await deny(scope, send, refused.status, refused.reason, refused.refusal.headers)
 
     def _remove_stream(self, session: Session) -> None:
         assert isinstance(session, (SseSession, LinesSession))

@@ -11,12 +11,20 @@ from math import ceil
 from typing import Any
 
 from wsgateway.closing import TOO_MANY
-from wsgateway.exceptions import ChannelError, MessageError, Refused, TooManyChannels
+from wsgateway.exceptions import ChannelError, MessageError, Refused, TokenRefused, TooManyChannels
 from wsgateway.frames import Bundle, Position, Publication, SubscribedFrame
 from wsgateway.hub.channel import Answer, Grant, Wanted
 from wsgateway.hub.loops import eager_task
 from wsgateway.listeners.handshake import Introduction
-from wsgateway.protocols.centrifuge.codes import BAD_REQUEST, CHANNEL_LIMIT, STALE, ErrorCode, Failed, code_of
+from wsgateway.protocols.centrifuge.codes import (
+    BAD_REQUEST,
+    CHANNEL_LIMIT,
+    INVALID_TOKEN,
+    STALE,
+    ErrorCode,
+    Failed,
+    code_of,
+)
 from wsgateway.protocols.centrifuge.commands import (
     PONG,
     Command,
@@ -28,6 +36,7 @@ from wsgateway.protocols.centrifuge.commands import (
 )
 from wsgateway.protocols.centrifuge.execution import ExecutingSession
 from wsgateway.protocols.centrifuge.replies import Fields, Reply
+from wsgateway.protocols.centrifuge.tokens import expiry_fields
 from wsgateway.protocols.deadlines import Deadline
 from wsgateway.protocols.query import Asked
 from wsgateway.transports.peer import ClientTransport
@@ -145,6 +154,12 @@ class CentrifugeSession(ExecutingSession):
             self._rest = None
             self._read_on()
 
+    def read_on(self) -> None:
+        if self._rest:
+            self._run_rest()
+        else:
+            super().read_on()
+
     def _read_on(self) -> None:
         if self._is_offered:
             self._is_offered = False
@@ -212,7 +227,7 @@ class CentrifugeSession(ExecutingSession):
             raise Failed(ErrorCode.BAD_REQUEST) from None
         self.conn.client = f"{request.name[:MAX_NAME]} {request.version[:MAX_VERSION]}".strip()
         data = {"headers": request.headers, "name": request.name, "version": request.version}
-        return Introduction(None, "" if payload is None else payload.value, data)
+        return Introduction(request.token, "" if payload is None else payload.value, data)
 
     def _since(self, request: Connect, connecting: Connecting) -> dict[str, Position | None]:
         """Return the positions of the server-side subscriptions that the client had."""
@@ -223,15 +238,25 @@ class CentrifugeSession(ExecutingSession):
     def _refuse(self, ident: int, refused: Refused) -> None:
         """Answer `connect` with an error, or close the client. Any further command closes it."""
         self._stage = Stage.REFUSED
-        if refused.close is not None:
+        cause = refused.__cause__
+        if isinstance(cause, TokenRefused):
+            self._refuse_token(ident, cause)
+        elif refused.close is not None:
             self.outbox.close(refused.close, refused.reason)
-        elif isinstance(refused.__cause__, TooManyChannels):
+        elif isinstance(cause, TooManyChannels):
             self.outbox.close(CHANNEL_LIMIT, "")
         else:
-            is_unknown = isinstance(refused.__cause__, ChannelError)
+            is_unknown = isinstance(cause, ChannelError)
             code = ErrorCode.UNKNOWN_CHANNEL if is_unknown else code_of(refused)
             self.outbox.clear()  # what `on_handshake` has sent
             self.outbox.put(Reply.error(ident, code))
+
+    def _refuse_token(self, ident: int, refused: TokenRefused) -> None:
+        if refused.is_expired or refused.is_over:
+            code = ErrorCode.TOKEN_EXPIRED if refused.is_expired else ErrorCode.EXPIRED
+            self.outbox.put(Reply.error(ident, code))
+        else:
+            self.outbox.close(INVALID_TOKEN, "")
 
     def _open_with(self, ident: int, fields: Fields, connecting: Connecting) -> None:
         """Make the client a recipient. The reply to `connect` comes before everything else that it receives."""
@@ -248,6 +273,7 @@ class CentrifugeSession(ExecutingSession):
 
     def _result(self, fields: Fields, subs: Fields) -> Fields:
         fields |= {"client": self.conn.id, "version": SERVER, "subs": subs}
+        fields |= expiry_fields(self.conn.expires_at)
         if self._has_pings:
             fields |= {"ping": ceil(self._parts.settings.ping_interval), "pong": True}
         if self.secret:
