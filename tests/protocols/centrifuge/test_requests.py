@@ -21,7 +21,7 @@ class Centrifuge(Client):
         self.ident = 1
         self._replies: list[Any] = []
 
-    async def connected(self) -> None:
+    async def introduce(self) -> None:
         await self.send_json({"id": 1, "connect": {}})
         assert (await self.next())["id"] == 1
 
@@ -51,7 +51,7 @@ class Centrifuge(Client):
 async def connected(listener: object, **options: Any) -> AsyncIterator[tuple[Gateway, Centrifuge]]:
     gateway = Gateway(listener=listener, protocols=["centrifuge"], **options)
     async with testing.serve(gateway) as url, Centrifuge(url) as client:
-        await client.connected()
+        await client.introduce()
         yield gateway, client
 
 
@@ -93,7 +93,7 @@ async def test_the_server_asks_and_the_client_answers_with_an_rpc() -> None:
                 with pytest.raises(RequestRefused) as refused:
                     await asking.outcome()
                 assert (refused.value.code, refused.value.reason) == (7, "no")
-        for data in (
+        malformed: tuple[Any, ...] = (
             {"id": "1", "data": 1},
             {"id": 1},
             {"id": "x"},
@@ -103,7 +103,8 @@ async def test_the_server_asks_and_the_client_answers_with_an_rpc() -> None:
             {},
             [],
             5,
-        ):
+        )
+        for data in malformed:
             assert (await client.rpc("$reply", data))["error"]["code"] == 107
 
 
