@@ -184,6 +184,7 @@ ROOMS = {
         "http.script",
         "http.api_fields",
         "http.server_api",
+        "http.description",
         "http.routes",
         "gateway",
     ],

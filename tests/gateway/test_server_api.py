@@ -10,12 +10,15 @@ from typing import Any
 import anyio
 import httpx
 import pytest
+from openapi_schema_validator import OAS31Validator
+from openapi_spec_validator import validate
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from tests.gateway.test_users import Nodes, nodes
 from wsgateway import Gateway, MessageEvent, Refused
 from wsgateway.admin.rest import OPERATIONS
+from wsgateway.gateway.http.description import FIELDS
 from wsgateway.gateway.http.server_api import METHODS
 from wsgateway.gateway.overview import PAGE, matcher
 from wsgateway.listeners.event import HandshakeEvent
@@ -658,6 +661,32 @@ async def test_the_api_works_below_a_prefix() -> None:
         assert await backend.error("rpc") == 104
         response = await http.post(f"{url}/api/publish", json={}, headers=KEY)
         assert response.status_code == 404
+
+
+async def test_the_description_is_valid_and_complete(api: Backend) -> None:
+    assert (await api.http.get("/openapi.json")).status_code == 401
+    document = (await api.http.get("/openapi.json", headers=KEY)).json()
+    validate(document)
+    assert document["paths"].keys() == {"/send", *(f"/api/{name}" for name in METHODS)}
+    assert {field for method in METHODS.values() for field in method.fields} == FIELDS.keys()
+
+
+async def test_answers_are_as_described(api: Backend) -> None:
+    document = (await api.http.get("/openapi.json", headers=KEY)).json()
+    calls: list[tuple[str, dict[str, Any]]] = [
+        ("publish", {"channel": "room:1", "data": 1}),
+        ("publish", {"channel": "rom:1", "data": 1}),
+        ("broadcast", {"channels": ["room:1", "live:1", "rom:1"], "data": 1}),
+        *[(name, {"user": "nobody", "channel": "live:1"}) for name in ("subscribe", "unsubscribe", "disconnect")],
+        *[(name, {"channel": "room:1", "limit": 5}) for name in ("history", "presence", "presence_stats")],
+        *[(name, {}) for name in ("channels", "info")],
+        ("batch", {"commands": [{"publish": {"channel": "room:1", "data": 1}}, {"rpc": {}}]}),
+        ("batch", {}),
+    ]
+    for name, fields in calls:
+        response = document["paths"][f"/api/{name}"]["post"]["responses"]["200"]
+        schema = response["content"]["application/json"]["schema"]
+        OAS31Validator({**schema, "components": document["components"]}).validate(await api.call(name, **fields))
 
 
 def test_the_api_has_no_path_in_common_with_rest() -> None:
