@@ -330,6 +330,20 @@ async def test_refresh_with_expired_closes_a_user(backend: Backend) -> None:
         assert await ann.closed() == (3005, "connection expired")
 
 
+async def test_refresh_changes_when_a_user_expires(backend: Backend) -> None:
+    async with member(backend, "ann") as ann, member(backend, "ann") as other, member(backend, "bob"):
+        first, second, bob = backend.gateway.connections
+        assert await backend.result("refresh", user="ann", expire_at=4e9) == {}
+        assert await backend.result("refresh", user="ann", client=second.id, expire_at=5_000_000_000) == {}
+        assert [conn.expires_at for conn in (first, second, bob)] == [4e9, 5e9, None]
+        for nothing in ({}, {"expire_at": 0}, {"expire_at": None, "expired": False}):
+            assert await backend.result("refresh", user="ann", **nothing) == {}
+            assert [conn.expires_at for conn in (first, second, bob)] == [None, None, None]
+        await backend.result("refresh", user="ann", expire_at=1)
+        assert [(await client.closed())[0] for client in (ann, other)] == [3005, 3005]
+        await reached(backend.gateway, 1)
+
+
 @pytest.mark.parametrize("method", ["subscribe", "unsubscribe", "disconnect", "refresh"])
 async def test_a_user_without_connections_is_no_error_and_an_empty_one_is(backend: Backend, method: str) -> None:
     async with member(backend):
@@ -746,6 +760,9 @@ async def test_a_choice_is_narrowed_in_another_process(cluster: Cluster) -> None
     assert await clients[2].closed() == (3503, "force disconnect")
     await reached(two.gateway, 0)
     assert [conn.id for conn in one.gateway.connections] == [second]
+    await two.result("refresh", user="ann", expire_at=4e9)
+    await two.result("refresh", user="ann", client=first, expire_at=5e9)
+    assert [conn.expires_at for conn in one.gateway.connections] == [4e9]
     await two.result("refresh", user="ann", expired=True)
     assert await clients[1].closed() == (3005, "connection expired")
 
