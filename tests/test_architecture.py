@@ -170,6 +170,7 @@ ROOMS = {
         "wheel",
         "drain",
         "signals",
+        "jwks",
         "keys",
         "clients",
         "admission",

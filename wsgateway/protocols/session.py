@@ -191,6 +191,7 @@ class Session:
         self.is_accepted = self.is_open = True
         parts = self._parts
         parts.hub.join(self.conn)
+        self.conn._session = self
         parts.dispatcher.entered(self.conn, self._inbox)
         revocations, conn = parts.channels.revocations, self.conn
         is_old = revocations.count != self._after
@@ -200,7 +201,6 @@ class Session:
             granted, self._granted = self._granted, None
             for wanted, grant, by_code in granted:
                 self._enter(wanted, grant, by_code=by_code)
-        conn._session = self
         if conn.expires_at is not None:
             self.expiry_changed()
         parts.dispatcher.opened(self.conn, self._inbox)
