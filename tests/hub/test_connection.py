@@ -249,6 +249,7 @@ async def test_messages_out_is_right_in_hooks_too(serve: Serve) -> None:
 
 def test_a_listener_finds_nothing_on_a_connection_that_it_must_not_touch() -> None:
     methods = {"send", "send_from_thread", "close", "subscribe", "unsubscribe", "refresh"}
+    methods |= {"request", "request_from_thread"}
     request = {"path", "address", "query_string", "headers", "query", "cookies", "subprotocols", "transport"}
     facts = {
         "id",

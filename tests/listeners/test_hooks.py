@@ -137,7 +137,7 @@ class Call:
     def __call__(self, event: object) -> None: ...
 
 
-USED = {hook for hook in HOOKS if "subscribe" not in hook and hook != "on_expire"}
+USED = {hook for hook in HOOKS if "subscribe" not in hook and hook not in ("on_request", "on_expire")}
 
 
 class Ways:

@@ -82,7 +82,7 @@ class Made:
             channels,
             self.dispatcher,
             gateway.settings,
-            Wheel(1.0, lambda: None),
+            Wheel(0.1, lambda: None),
             Identity(gateway.settings, gateway.log),
             self.ended.append,
         )

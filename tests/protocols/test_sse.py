@@ -131,7 +131,7 @@ def test_members_come_and_go() -> None:
     member = Member("1", "ann", {"color": "red"})
     for has_left, name in ((False, "joined"), (True, "left")):
         event = only(PresenceFrame("room", member, has_left=has_left))
-        assert (event.type, json.loads(event.data)) == (name, {"channel": "room", **member._asdict()})
+        assert (event.type, json.loads(event.data)) == (name, {"channel": "room", **member.fields()})
 
 
 def test_the_end_tells_whether_and_when_to_reconnect() -> None:

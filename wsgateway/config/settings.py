@@ -147,8 +147,9 @@ class Settings(Declared):
     )
     centrifuge_channel: str | None = setting(
         None,
-        "channel in which Centrifuge clients receive what is sent without a channel; unset: the gateway's id, "
-        "empty: none",
+        "channel in which Centrifuge clients receive what is sent without a channel; if it is not set, it is the "
+        "gateway's id, and if it is empty, they do not receive that",
+        kind=Kind.CHANNEL_NAME,
     )
     max_connections: int = setting(
         0, "maximum number of clients; more get 503; 0 means the open-file limit minus 64", least=0

@@ -16,6 +16,9 @@ from wsgateway.text import cut
 MAX_QUOTED = 100
 """Characters of a value that an error quotes."""
 
+MAX_CHANNEL_NAME = 255
+"""Bytes of the name of a channel."""
+
 MAX_WHOLE = 2**63 - 1
 """The largest whole number that TOML and zlib accept; zlib is given `max_message_size`."""
 
@@ -49,6 +52,8 @@ class Kind(enum.Enum):
     """The name of a claim of a token."""
     COOKIE = enum.auto()
     """The name of a cookie."""
+    CHANNEL_NAME = enum.auto()
+    """The name of a channel; an empty one means that there is none."""
     CHANNELS = enum.auto()
     """A table for each namespace of channels, which only the settings file and code can write."""
 
@@ -125,6 +130,8 @@ def convert(spec: Field[Any], value: object, *, text: bool = False) -> Any:
         value = _from_text(annotated, value)
     if annotated == tuple[str, ...]:
         return _strings(spec, value)
+    if kind is Kind.CHANNEL_NAME:
+        return None if value is None else _channel_name(spec, value)
     if annotated == str | None or kind is Kind.LISTENER:
         text_or_none = None if value is None else _text(spec, value) or None
         if kind is Kind.COOKIE and text_or_none and not _COOKIE.fullmatch(text_or_none):
@@ -143,6 +150,16 @@ def convert(spec: Field[Any], value: object, *, text: bool = False) -> Any:
     if annotated is bool:
         return _boolean(spec, value)
     return _number(spec, annotated, value)
+
+
+def _channel_name(spec: Field[Any], value: object) -> str:
+    name = _text(spec, value)
+    if len(name.encode()) > MAX_CHANNEL_NAME or not name.isprintable() or " " in name or "*" in name:
+        raise ValueError(
+            f"{_quoted(spec, value)} is not the name of a channel, use at most {MAX_CHANNEL_NAME} bytes of printable "
+            "characters without spaces and *"
+        )
+    return name
 
 
 def _type_of(spec: Field[Any]) -> Any:

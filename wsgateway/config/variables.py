@@ -154,7 +154,7 @@ def _is_of_secret(variable: str) -> bool:
 def _is_empty(variable: str, text: str) -> bool:
     """Return whether the variable counts as not set. An empty name turns a hook off; an empty log file means none."""
     name = _VARIABLES.get(variable, "")
-    if name == "log_file" or (name and kind_of(_SETTINGS[name]) is Kind.HOOK):
+    if name == "log_file" or (name and kind_of(_SETTINGS[name]) in (Kind.HOOK, Kind.CHANNEL_NAME)):
         return False
     is_list = name in _SETTINGS and isinstance(_SETTINGS[name].default, tuple)
     return not (parts_of(text) if is_list else text.strip())

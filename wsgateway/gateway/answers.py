@@ -31,6 +31,7 @@ from wsgateway.gateway.choosing import Choosing
 from wsgateway.gateway.posts import Posts
 from wsgateway.gateway.registry import GatewayState
 from wsgateway.gateway.relay import Relayed
+from wsgateway.gateway.requests import ClientRequests
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.hub import Hub
 from wsgateway.hub.revocations import Revocations
@@ -63,6 +64,7 @@ class Answers:
         cluster: Callable[[], AnyCluster],
         relayed: Relayed | None,
         posts: Posts,
+        requests: ClientRequests,
         choosing: Choosing,
         channels: ChannelAnswers,
         revocations: Revocations,
@@ -80,6 +82,7 @@ class Answers:
             **channels.answering,
             **({} if relayed is None else relayed.answering),
             **posts.answering,
+            **requests.answering,
             **choosing.answering,
             Search: self._answer_search,
             Rows: self._answer_rows,

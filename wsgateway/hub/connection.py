@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from threading import get_ident
 from typing import Any, Protocol
 
@@ -16,8 +16,6 @@ from wsgateway.hub.credentials import Credentials, is_finite
 from wsgateway.hub.loops import Home, call_from_thread, wrong_loop
 from wsgateway.hub.outbox import Outbox
 from wsgateway.hub.request import Headers, compact, cookies_of, headers_of, subprotocols_of
-from wsgateway.hub.unawaited import WatchedCoroutine, marked
-from wsgateway.logs import GatewayLog
 from wsgateway.messages import Subscribed, encode
 from wsgateway.text import short
 
@@ -44,10 +42,10 @@ class ConnectionSession(Protocol):
     This is a Protocol although only `protocols.session.Session` implements it, because that module imports this one.
     """
 
-    def expiry_changed(self) -> None: ...
-    async def refresh(self, token: str) -> bool: ...
     async def ask(self, message: object, name: str, seconds: float) -> object: ...
     def closing(self) -> None: ...
+    def expiry_changed(self) -> None: ...
+    async def refresh(self, token: str) -> bool: ...
 
 
 def new_id(node: str) -> str:
@@ -358,42 +356,3 @@ def check_timeout(seconds: object) -> None:
         raise TypeError(f"timeout is {short(seconds)}, use a number of seconds")
     if not 0 < seconds <= MAX_TIMEOUT:
         raise ValueError(f"timeout is {seconds!r}, use a number of seconds above 0 and up to {MAX_TIMEOUT}")
-
-
-class WatchedConnection(Connection):
-    """A connection in development mode. It logs a warning for each `send` or `close` that is not awaited."""
-
-    __slots__ = ("_log",)
-
-    def __init__(self, *args: Any, log: GatewayLog, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._log = log
-
-    @marked
-    def send(self, message: object, *, name: str = "") -> Coroutine[Any, Any, bool]:
-        return WatchedCoroutine(super().send(message, name=name), self._log, what="conn.send", conn=self.id, depth=2)
-
-    @marked
-    def request(self, message: object, name: str = "", timeout: float = 10.0) -> Coroutine[Any, Any, Any]:
-        coroutine = super().request(message, name, timeout)
-        return WatchedCoroutine(coroutine, self._log, what="conn.request", conn=self.id, depth=2)
-
-    @marked
-    def close(self, code: int = 1000, reason: str = "") -> Coroutine[Any, Any, None]:
-        return WatchedCoroutine(super().close(code, reason), self._log, what="conn.close", conn=self.id, depth=2)
-
-    @marked
-    def subscribe(
-        self, channel: str, *, info: object = None, since: str | None = None
-    ) -> Coroutine[Any, Any, Subscribed]:
-        coroutine = super().subscribe(channel, info=info, since=since)
-        return WatchedCoroutine(coroutine, self._log, what="conn.subscribe", conn=self.id, depth=2)
-
-    @marked
-    def refresh(self, token: str) -> Coroutine[Any, Any, bool]:
-        return WatchedCoroutine(super().refresh(token), self._log, what="conn.refresh", conn=self.id, depth=2)
-
-    @marked
-    def unsubscribe(self, channel: str, code: int = 2000, reason: str = "") -> Coroutine[Any, Any, bool]:
-        coroutine = super().unsubscribe(channel, code, reason)
-        return WatchedCoroutine(coroutine, self._log, what="conn.unsubscribe", conn=self.id, depth=2)

@@ -191,6 +191,16 @@ class Outbox:
         self._metrics.queued += 1
         return True
 
+    def put_first(self, message: Message) -> None:
+        """Queue `message` before everything that waits, and write nothing before the next `wake` of the transport."""
+        if self.closing is not None:
+            return
+        assert self.write is None
+        self._queue = self._queue or deque()
+        self._queue.appendleft(message)
+        self._bytes += len(message.payload)
+        self._metrics.queued += 1
+
     def after_append(self, message: Message, *, is_queued: bool) -> None:
         """Write the outbox after `append(message)`, or close a client that is too slow."""
         if is_queued:

@@ -49,7 +49,7 @@ from wsgateway.listeners.inbox import (
 from wsgateway.listeners.loader import Hooks
 from wsgateway.listeners.publishing import Publishing
 from wsgateway.listeners.reports import Reports
-from wsgateway.listeners.requests import RequestCall
+from wsgateway.listeners.requests import Answered, RequestCall
 from wsgateway.listeners.runner import Runner, current_call, depth_of_send
 from wsgateway.listeners.subscriptions import Changes, Check, SubscribeCall, Subscriptions
 from wsgateway.logs import GatewayLog
@@ -89,9 +89,7 @@ class Dispatcher:
         self._count = 0
         self._on_message = hooks["on_message"]
         self._on_request = hooks["on_request"]
-        self.has_requests = self._on_request is not None
-        """Whether the listener answers requests of clients."""
-
+        self.has_requests = self._on_request is not None  # else every request of a client is refused
         names_recipients = channels.namespaces.is_declared or hooks["on_subscribe"] is not None
         self._publishing = Publishing(pubsub, names_recipients=names_recipients, echo_sender=settings.echo_sender)
         self._inboxes: dict[Connection, Inbox] | None = None if hooks["on_unsubscribe"] is None else {}
@@ -183,19 +181,8 @@ class Dispatcher:
             function = self._check_and_call
         self._push(inbox, MessageCall(function, event, size or 1, answer))
 
-    def request(
-        self,
-        conn: Connection,
-        inbox: Inbox,
-        message: object,
-        name: str,
-        size: int,
-        answer: Callable[[RequestCall], None],
-    ) -> None:
-        """Handle a request of `size` bytes of the client. `answer` is called with the call when it is decided.
-
-        Without `on_request`, it is refused with 404.
-        """
+    def request(self, conn: Connection, inbox: Inbox, message: object, name: str, size: int, answer: Answered) -> None:
+        """Handle a request of the client, which is refused without `on_request`. `answer` is called at the end."""
         self.count_in(conn, size)
         event = RequestEvent(self._gateway, conn, message, name)
         self._push(inbox, RequestCall(self._on_request, event, size or 1, answer))
@@ -355,21 +342,15 @@ class Dispatcher:
 
     def _deliver(self, call: Call) -> None:
         """Publish the message of an event of `on_message`, or take the values that another hook has set."""
-        if call.hook == "on_message":
-            try:
+        try:
+            if call.hook == "on_message":
                 self._publishing.publish(call)
-            except Exception as exc:
-                call.error = exc
-        elif isinstance(call, SubscribeCall):
-            try:
+            elif isinstance(call, SubscribeCall):
                 self.subscriptions.grant(call)
-            except Exception as exc:
-                call.error = exc
-        elif isinstance(call, RequestCall):
-            try:
+            elif isinstance(call, RequestCall):
                 call.take_reply()
-            except Exception as exc:
-                call.error = exc
+        except Exception as exc:
+            call.error = exc
 
     def _finish(self, call: Call) -> Call | None:
         """Record and report `call`, which has finished. Return the call of `on_error` that has to follow."""

@@ -49,6 +49,10 @@ class EventGateway(Protocol):
 
     def publish_from_thread(self, message: object, **target: Unpack[TargetOptions]) -> Sent: ...
 
+    async def request(self, conn_id: str, message: object, name: str = "", timeout: float = 10.0) -> Any: ...  # noqa: ASYNC109
+
+    def request_from_thread(self, conn_id: str, message: object, name: str = "", timeout: float = 10.0) -> Any: ...
+
     async def subscribe(
         self,
         channel: str,

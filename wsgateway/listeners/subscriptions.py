@@ -34,12 +34,12 @@ def find_namespace(channels: Channels, name: str) -> ChannelSettings:
         raise Refused.of(Refusal(404, "channel", exc.reason)) from None
 
 
+Check = Callable[[SubscribeEvent], Awaitable[bool]]
+
+
 def _admits(conn: Connection, name: str) -> bool:
     """Return whether the token of `conn` lets its client into a channel."""
     return conn._credentials is not None and conn._credentials.admits(name)
-
-
-Check = Callable[[SubscribeEvent], Awaitable[bool]]
 
 
 class SubscribeCall(AwaitedCall):
@@ -147,9 +147,9 @@ class Subscriptions:
         event._after = self.channels.revocations.count
         if settings.public or self.channels.may_return(conn, name):
             return None
+        if self._hook is None and (is_admitted or _admits(conn, name)):
+            return None
         if self._hook is None:
-            if is_admitted or _admits(conn, name):
-                return None
             self._log.limited("on_subscribe is missing").warning(
                 "refused a subscription to %s: the listener has no on_subscribe to allow it; add the hook, or set "
                 "public = true for the channel's namespace",

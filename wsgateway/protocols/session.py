@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from wsgateway.auth.claims import SubscriptionOptions
@@ -22,10 +23,11 @@ from wsgateway.listeners.dispatcher import Dispatcher
 from wsgateway.listeners.event import EventGateway
 from wsgateway.listeners.handshake import NO_INTRODUCTION, Handshake, Introduction
 from wsgateway.listeners.inbox import Call, Inbox, MessageCall, refusal_of
-from wsgateway.messages import Kind, Message, encode
+from wsgateway.listeners.requests import RequestCall
+from wsgateway.messages import NULL, Message, encode
 from wsgateway.protocols.commands import Subscribe
 from wsgateway.protocols.expiry import Expiry
-from wsgateway.protocols.identity import REQUIRED, Identity, token_refusal
+from wsgateway.protocols.identity import Identity
 from wsgateway.protocols.query import NOTHING, Asked
 from wsgateway.protocols.requests import MAX_REQUESTS, Requests
 from wsgateway.transports.peer import MAX_FRAMES, ClientTransport
@@ -115,7 +117,10 @@ class Session:
         self._after = self._parts.channels.revocations.count
         subs: Mapping[str, SubscriptionOptions] = {}
         if self._parts.identity.is_required:
-            introduction, subs = await self._identify(introduction)
+            check_channel = dispatcher.subscriptions.check_token_channel
+            introduction, subs = await self._parts.identity.introduce(
+                self.conn, introduction, check_channel=check_channel, closes=self._is_closed_by_refusal
+            )
         chosen = await dispatcher.handshake(self.conn, self._inbox, scope, introduction)
         if subs:
             chosen = chosen._replace(channels=tuple(dict.fromkeys((*subs, *chosen.channels))))
@@ -126,22 +131,6 @@ class Session:
         if self.outbox.closing is not None:
             raise Refused.of(STOPPING)
         return chosen
-
-    async def _identify(self, introduction: Introduction) -> tuple[Introduction, Mapping[str, SubscriptionOptions]]:
-        """Check the token. Return it with its claims, and the channels to subscribe to. Raise `Refused`."""
-        identity = self._parts.identity
-        try:
-            token, claims = await identity.identify(self.conn, introduction.token)
-        except TokenRefused as exc:
-            raise token_refusal(exc.reason, closes=self._is_closed_by_refusal) from exc
-        if claims is None and not identity.allows_anonymous:
-            raise token_refusal(REQUIRED, closes=self._is_closed_by_refusal)
-        if claims is None:
-            return introduction, {}
-        subs = claims.subscriptions()
-        for name in subs:
-            self._parts.dispatcher.subscriptions.check_token_channel(name)
-        return introduction._replace(token=token, claims=claims.claims), subs
 
     @property
     def _is_closed_by_refusal(self) -> bool:
@@ -209,32 +198,20 @@ class Session:
     # Expiry
 
     def expiry_changed(self, *, ident: int | None = None) -> None:
-        """Expire at `conn.expires_at`, which has changed, because of the command `ident` unless it is None."""
-        expires_at = self.conn.expires_at
+        """Expire at `conn.expires_at`, which was set, by the command `ident` unless it is None."""
         if not self.is_open or self.outbox.closing is not None:
             return
         self._report_expiry(ident)
-        if expires_at is not None:
-            if self._expiry is None:
-                self._expiry = Expiry(self._parts.timers, expired=self._expired, ended=self._ended)
-            self._expiry.set(expires_at)
-        elif self._expiry is not None:
-            self._expiry.cancel()
+        if self._expiry is None:
+            expired = partial(self._parts.dispatcher.expired, self.conn, self._inbox)
+            ended = partial(self.outbox.close, EXPIRED, "connection expired")
+            self._expiry = Expiry(self._parts.timers, expired=expired, ended=ended)
+        self._expiry.cancel()
+        if self.conn.expires_at is not None:
+            self._expiry.set(self.conn.expires_at)
 
     def _report_expiry(self, ident: int | None) -> None:
         """Notify the client of when the connection expires, if its protocol can."""
-
-    @property
-    def seconds_left(self) -> int | None:
-        """The whole seconds until the connection expires, at least 1; None if it never does."""
-        expires_at = self.conn.expires_at
-        return None if expires_at is None else max(1, int(expires_at - time.time()))
-
-    def _expired(self) -> None:
-        self._parts.dispatcher.expired(self.conn, self._inbox)
-
-    def _ended(self) -> None:
-        self.outbox.close(EXPIRED, "connection expired")
 
     async def refresh(self, token: str, *, ident: int | None = None) -> bool:
         """Renew the connection with `token`. Return whether it is valid, and close the connection if it is not.
@@ -315,18 +292,7 @@ class Session:
 
         Return its position, None if it is in no history. Raise `Refused`.
         """
-        if self.outbox.closing is not None or not self.is_open:
-            raise Refused.of(Refusal(404, "session", "the stream has ended"))
-        if size > self._parts.settings.max_message_size:
-            raise Refused.of(Refusal(413, "session", "the message is larger than max_message_size"))
-        if self._rate is not None and not self._rate.allows(time.monotonic()):
-            raise Refused.of(Refusal(429, "session", "too many messages, try again later (message_rate)"))
-        try:
-            check_event_name(name)
-        except ValueError as exc:
-            raise Refused.of(Refusal(400, "session", str(exc))) from None
-        if self._inbox.is_full:
-            raise Refused.of(Refusal(429, "session", "too many messages wait for the listener, try again later"))
+        self._check_post(size, name, check_event_name)
         done: asyncio.Future[MessageCall] = asyncio.get_running_loop().create_future()
 
         def answer(call: Call) -> None:
@@ -347,6 +313,36 @@ class Session:
             raise unstored(exc) from exc
         return call.receipt.at
 
+    async def feed_request(self, message: object, size: int, *, name: str) -> Message:
+        """Do the same with a request, after `on_request` has run, and return its answer. Raise `Refused`."""
+        self._check_post(size, name, check_request_name)
+        done: asyncio.Future[RequestCall] = asyncio.get_running_loop().create_future()
+
+        def answer(call: RequestCall) -> None:
+            if not done.done():
+                done.set_result(call)
+
+        self._parts.dispatcher.request(self.conn, self._inbox, message, name, size, answer)
+        call = await done
+        if call.error is not None:
+            raise refusal_of(call)
+        return call.reply or NULL
+
+    def _check_post(self, size: int, name: str, check_name: Callable[[object], None]) -> None:
+        """Raise `Refused` if a message of `size` bytes that was sent over HTTP cannot be handled now."""
+        if self.outbox.closing is not None or not self.is_open:
+            raise Refused.of(Refusal(404, "session", "the stream has ended"))
+        if size > self._parts.settings.max_message_size:
+            raise Refused.of(Refusal(413, "session", "the message is larger than max_message_size"))
+        if self._rate is not None and not self._rate.allows(time.monotonic()):
+            raise Refused.of(Refusal(429, "session", "too many messages, try again later (message_rate)"))
+        try:
+            check_name(name)
+        except ValueError as exc:
+            raise Refused.of(Refusal(400, "session", str(exc))) from None
+        if self._inbox.is_full:
+            raise Refused.of(Refusal(429, "session", "too many messages wait for the listener, try again later"))
+
     # Requests
 
     @property
@@ -363,10 +359,14 @@ class Session:
         """
         return self._requests is not None and self._requests.is_waiting and not self._inbox.is_overfull
 
+    def read_on(self) -> None:
+        """Read on if nothing was read because the inbox is full, which now accepts more."""
+        self._transport.resume()
+
     async def ask(self, message: object, name: str, seconds: float) -> object:
         """Send a request to the client, and return its answer. Implements `hub.connection.ConnectionSession`."""
         check_request_name(name)
-        content = encode(message) or Message(b"null", Kind.JSON)
+        content = encode(message) or NULL
         loop = asyncio.get_running_loop()
         settled: asyncio.Future[tuple[object, Exception | None]] = loop.create_future()
 
@@ -380,7 +380,7 @@ class Session:
             if not self.outbox.put(self._question(ident, name, content)):
                 raise ConnectionClosed(self.conn.id)
             if self._inbox.is_full:
-                loop.call_soon(self._transport.resume)  # the answer follows the messages that wait
+                loop.call_soon(self.read_on)  # the answer follows the messages that wait
             answer, error = await settled
         finally:
             requests.forget(ident)

@@ -168,7 +168,7 @@ def read_command(text: str) -> Command:
     if not isinstance(value, dict):
         return Malformed("a command is a JSON object")
     ident = value.get("id")
-    if ident is not None and (isinstance(ident, bool) or not isinstance(ident, int) or abs(ident) > MAX_IDENT):
+    if ident is not None and not is_whole(ident):
         return Malformed("id: use a whole number")
     verbs = [verb for verb in _KEYS if verb in value]
     if not _ANSWERS.isdisjoint(verbs):
@@ -196,6 +196,11 @@ def read_command(text: str) -> Command:
                 return _token(value, ident)
     except (ValueError, TypeError) as exc:
         return Malformed(str(exc), named, ident)
+
+
+def is_whole(value: object) -> bool:
+    """Return whether `value` is a whole number that JavaScript can represent."""
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MAX_IDENT
 
 
 def _channel(value: object) -> str:
@@ -243,7 +248,7 @@ def _answer(value: Mapping[str, Any], verbs: list[str], ident: int | None) -> An
     if verbs[0] == "reply":
         return Answer(value["reply"], ident)
     status, reason = value.get("status", 0), value.get("reason", "")
-    if isinstance(status, bool) or not isinstance(status, int) or not isinstance(reason, str):
+    if not is_whole(status) or not isinstance(reason, str):
         return Malformed("refused: use a whole number as status, and text as reason")
     return Rejection(status, reason, ident)
 

@@ -35,7 +35,7 @@ from wsgateway.protocols.centrifuge.commands import (
     Subscribe,
     Unsubscribe,
 )
-from wsgateway.protocols.centrifuge.replies import PingFrame, Reply, client_info, push_of, tags_of
+from wsgateway.protocols.centrifuge.replies import PingFrame, client_info, push_of, reply_of, tags_of
 
 _TEXT = Kind.TEXT  # faster to read than an attribute of an enum on Python 3.11
 
@@ -79,6 +79,7 @@ class ProtobufEncoding:
 
     def __init__(self, channel: str) -> None:
         """`channel` contains what is sent without a channel; if it is empty, clients do not receive that."""
+        self._channel = channel
         self._broadcast = channel.encode()
 
     def carries(self, message: Message) -> bool:
@@ -87,7 +88,7 @@ class ProtobufEncoding:
 
     def content(self, message: Message) -> bytes | None:
         if message.is_control:
-            return _control(message)
+            return _control(message, self._channel)
         if isinstance(message, Publication):
             return _push(message.channel.encode(), data_of(message), _rest(message))
         if not self._broadcast:
@@ -128,20 +129,22 @@ def _tags(message: Message) -> bytes:
     return b"".join([b"\x3a%b%b" % (varint(len(entry)), entry) for entry in entries])
 
 
-def _control(message: Message) -> bytes | None:
+def _control(message: Message, channel: str) -> bytes | None:
     if isinstance(message, PingFrame):
         return _PING
     fields: dict[str, Any]
-    if isinstance(message, Reply):
-        fields = {"id": message.ident, message.method: message.result}
+    reply_fields = reply_of(message)
+    if reply_fields is not None:
+        ident, method, result = reply_fields
+        fields = {"id": ident, method: result}
     elif isinstance(message, CloseFrame):
         fields = {"push": {"disconnect": {"code": message.code, "reason": message.reason}}}
     else:
-        push = push_of(message)
+        push = push_of(message, channel)
         if push is None:
             return None
-        channel, kind, inner = push
-        fields = {"push": {"channel": channel, kind: inner}}
+        name, kind, inner = push
+        fields = {"push": {"channel": name, kind: inner}}
     reply = _filled(schema.Reply(), fields)
     return varint(len(reply)) + reply
 
