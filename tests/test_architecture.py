@@ -137,6 +137,7 @@ ROOMS = {
         "expiry",
         "requests",
         "session",
+        "posted",
         "v1",
         "jsonrpc",
         "plain",

@@ -25,7 +25,7 @@ from wsgateway.hub.hub import Hub
 from wsgateway.limits import RateLimits
 from wsgateway.logs import GatewayLog, log_to_file
 from wsgateway.metrics import Metrics
-from wsgateway.protocols.session import Session
+from wsgateway.protocols.posted import PostedSession
 from wsgateway.transports.framing import PLAIN
 
 
@@ -58,7 +58,7 @@ def create_parts(
     cluster: Callable[[], AnyCluster],
     send: SendMessage | None = None,
     publish: PublishMessage | None = None,
-    sessions: Callable[[], Mapping[str, Session]] = dict,
+    sessions: Callable[[], Mapping[str, PostedSession]] = dict,
 ) -> Parts:
     """Create the parts that exist from the beginning. Raise `ConfigError` if the broker's package is not installed.
 

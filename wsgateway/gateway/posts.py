@@ -12,7 +12,7 @@ from wsgateway.config.settings import Settings
 from wsgateway.exceptions import GatewayError, MessageError, NodeError, NodeLate, Refusal, Refused
 from wsgateway.gateway.http.send import refusal_of_send
 from wsgateway.messages import Kind, Message, decode_json
-from wsgateway.protocols.session import Session
+from wsgateway.protocols.posted import PostedSession
 
 NO_SESSION = Refusal(
     404, "session", "there is no such session, its stream has ended; open a stream, whose first event names one"
@@ -30,7 +30,7 @@ class Posts:
     """
 
     def __init__(
-        self, sessions: Callable[[], Mapping[str, Session]], cluster: Callable[[], AnyCluster], settings: Settings
+        self, sessions: Callable[[], Mapping[str, PostedSession]], cluster: Callable[[], AnyCluster], settings: Settings
     ) -> None:
         self._sessions = sessions
         self._cluster = cluster

@@ -11,19 +11,17 @@ from wsgateway.auth.claims import SubscriptionOptions
 from wsgateway.closing import EXPIRED, TOO_MANY, TRY_AGAIN, UNAUTHORIZED
 from wsgateway.config.settings import Settings
 from wsgateway.exceptions import ChannelError, ConnectionClosed, HistoryError, Refusal, Refused, TokenRefused
-from wsgateway.frames import Position, check_event_name, check_request_name
+from wsgateway.frames import check_request_name
 from wsgateway.hub.channel import Answer, Grant, Outdated, Wanted
 from wsgateway.hub.channels import Channels
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.hub import Hub
 from wsgateway.hub.outbox import Outbox
-from wsgateway.hub.target import Target
 from wsgateway.limits import Bucket
 from wsgateway.listeners.dispatcher import Dispatcher
 from wsgateway.listeners.event import EventGateway
 from wsgateway.listeners.handshake import NO_INTRODUCTION, Handshake, Introduction
-from wsgateway.listeners.inbox import Call, Inbox, MessageCall, refusal_of
-from wsgateway.listeners.requests import RequestCall
+from wsgateway.listeners.inbox import Inbox
 from wsgateway.messages import NULL, Message, encode
 from wsgateway.protocols.commands import Subscribe
 from wsgateway.protocols.expiry import Expiry
@@ -250,7 +248,7 @@ class Session:
             self._expiry.cancel()
         if self.is_open:
             self.is_open = False
-            self._parts.hub.leave(self.outbox)
+            self._parts.hub.leave(self.outbox)  # which calls `closing`
             self.conn._session = None
             self._parts.dispatcher.closed(self.conn, self._inbox, *closing)
         self._parts.ended(self)
@@ -286,62 +284,6 @@ class Session:
         overdraft = MAX_FRAMES if is_fragment else 0
         if self._rate is not None and not self._rate.allows(time.monotonic(), overdraft=overdraft):
             self.outbox.close(TOO_MANY, "too many messages")
-
-    async def feed(self, message: object, size: int, *, channel: str = "", name: str = "") -> Position | None:
-        """Handle a message of `size` bytes that the client has sent in an HTTP request, after `on_message` has run.
-
-        Return its position, None if it is in no history. Raise `Refused`.
-        """
-        self._check_post(size, name, check_event_name)
-        done: asyncio.Future[MessageCall] = asyncio.get_running_loop().create_future()
-
-        def answer(call: Call) -> None:
-            assert isinstance(call, MessageCall)
-            if not done.done():
-                done.set_result(call)
-
-        target = Target(channel=channel, name=name) if channel or name else None
-        self._parts.dispatcher.message(self.conn, self._inbox, message, size, target=target, answer=answer)
-        call = await done
-        if call.error is not None:
-            raise refusal_of(call)
-        if call.receipt is None:
-            return None
-        try:
-            await call.receipt.stored()
-        except HistoryError as exc:
-            raise unstored(exc) from exc
-        return call.receipt.at
-
-    async def feed_request(self, message: object, size: int, *, name: str) -> Message:
-        """Do the same with a request, after `on_request` has run, and return its answer. Raise `Refused`."""
-        self._check_post(size, name, check_request_name)
-        done: asyncio.Future[RequestCall] = asyncio.get_running_loop().create_future()
-
-        def answer(call: RequestCall) -> None:
-            if not done.done():
-                done.set_result(call)
-
-        self._parts.dispatcher.request(self.conn, self._inbox, message, name, size, answer)
-        call = await done
-        if call.error is not None:
-            raise refusal_of(call)
-        return call.reply or NULL
-
-    def _check_post(self, size: int, name: str, check_name: Callable[[object], None]) -> None:
-        """Raise `Refused` if a message of `size` bytes that was sent over HTTP cannot be handled now."""
-        if self.outbox.closing is not None or not self.is_open:
-            raise Refused.of(Refusal(404, "session", "the stream has ended"))
-        if size > self._parts.settings.max_message_size:
-            raise Refused.of(Refusal(413, "session", "the message is larger than max_message_size"))
-        if self._rate is not None and not self._rate.allows(time.monotonic()):
-            raise Refused.of(Refusal(429, "session", "too many messages, try again later (message_rate)"))
-        try:
-            check_name(name)
-        except ValueError as exc:
-            raise Refused.of(Refusal(400, "session", str(exc))) from None
-        if self._inbox.is_full:
-            raise Refused.of(Refusal(429, "session", "too many messages wait for the listener, try again later"))
 
     # Requests
 

@@ -7,14 +7,7 @@ from typing import Any, assert_never
 
 from wsgateway.closing import BAD_FIRST, NO_TOKEN, TRY_AGAIN, UNAUTHORIZED
 from wsgateway.exceptions import ChannelError, HistoryError, Refusal, Refused
-from wsgateway.frames import (
-    AcceptedFrame,
-    ExpiresFrame,
-    RefusedFrame,
-    ReplyFrame,
-    RequestFrame,
-    UnsubscribedFrame,
-)
+from wsgateway.frames import AcceptedFrame, ExpiresFrame, RefusedFrame, ReplyFrame, RequestFrame, UnsubscribedFrame
 from wsgateway.hub.channel import Outdated
 from wsgateway.hub.loops import eager_task
 from wsgateway.hub.shared_history import Appended
