@@ -107,6 +107,10 @@ class Message:
         return (self,)
 
 
+NULL = Message(b"null", Kind.JSON)
+"""JSON's null, as which None is sent where an answer or its request has to be sent."""
+
+
 class Deliveries(NamedTuple):
     """How many `recipients` one message has, and for how many it was `queued` or `dropped`.
 
@@ -147,6 +151,24 @@ class Subscribed(NamedTuple):
 
     at: str | None
     recovered: bool
+
+
+QUOTE = b'"'
+"""The first byte of JSON that is text. White space, which may be before it, is smaller, everything else larger."""
+
+
+def unquoted(payload: bytes) -> bytes:
+    """Return the text in `payload`, which is JSON, or `payload` if it is not text.
+
+    A Centrifuge client writes text as JSON, which other clients of its kind receive unchanged.
+    """
+    if payload[:1] > QUOTE or not payload.lstrip().startswith(QUOTE):
+        return payload
+    try:
+        value: str = json.loads(payload)
+        return value.encode()
+    except ValueError:  # it comes from another node
+        return payload
 
 
 def encode(message: object) -> Message | None:

@@ -20,6 +20,7 @@ from wsgateway.listeners.dispatcher import Dispatcher
 from wsgateway.listeners.inbox import INBOX_BYTES, INBOX_MESSAGES
 from wsgateway.listeners.loader import Hooks
 from wsgateway.protocols import plain
+from wsgateway.protocols.identity import Identity
 from wsgateway.protocols.plain import PlainSession
 from wsgateway.protocols.session import Session, SessionParts
 from wsgateway.testing import RecordingListener
@@ -76,7 +77,14 @@ class Made:
         )
         self.conn, outbox = unconnected(gateway, self.transport)
         parts = SessionParts(
-            gateway, self.hub, channels, self.dispatcher, gateway.settings, Wheel(0.1, lambda: None), self.ended.append
+            gateway,
+            self.hub,
+            channels,
+            self.dispatcher,
+            gateway.settings,
+            Wheel(0.1, lambda: None),
+            Identity(gateway.settings, gateway.log),
+            self.ended.append,
         )
         self.session = PlainSession(self.conn, outbox, self.transport, parts)
 

@@ -112,3 +112,44 @@ class FeedFrame(Question[bool], frozen=True):
 
     def __repr__(self) -> str:
         return f"FeedFrame({len(self.frame)} bytes)"
+
+
+PayloadKind = Literal["text", "bytes", "json"]
+
+
+class RequestReport(msgspec.Struct, frozen=True):
+    """The answer to a request, or what its sender has to raise.
+
+    `error` is the name of an error, empty if `payload` is the answer. `code` is that of a refusal.
+    """
+
+    payload: bytes = b""
+    kind: PayloadKind = "json"
+    error: str = ""
+    code: int = 0
+    reason: str = ""
+
+
+class FeedRequest(Question[RequestReport], frozen=True):
+    """Answer a request that a client has posted to the session with this secret, which belongs to the node."""
+
+    name = "feed_request"
+    answer = RequestReport
+
+    secret: str
+    payload: bytes
+    kind: PayloadKind
+    event_name: str
+
+
+class AskClient(Question[RequestReport], frozen=True):
+    """Send a request to the client of a connection of the node, and return its answer within `seconds`."""
+
+    name = "ask_client"
+    answer = RequestReport
+
+    conn_id: str
+    payload: bytes
+    kind: PayloadKind
+    event_name: str
+    seconds: float

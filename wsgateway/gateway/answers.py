@@ -32,6 +32,7 @@ from wsgateway.gateway.emulation import Emulation
 from wsgateway.gateway.posts import Posts
 from wsgateway.gateway.registry import GatewayState
 from wsgateway.gateway.relay import Relayed
+from wsgateway.gateway.requests import ClientRequests
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.hub import Hub
 from wsgateway.hub.revocations import Revocations
@@ -64,6 +65,7 @@ class Answers:
         cluster: Callable[[], AnyCluster],
         relayed: Relayed | None,
         posts: Posts,
+        requests: ClientRequests,
         choosing: Choosing,
         emulation: Emulation,
         channels: ChannelAnswers,
@@ -82,6 +84,7 @@ class Answers:
             **channels.answering,
             **({} if relayed is None else relayed.answering),
             **posts.answering,
+            **requests.answering,
             **choosing.answering,
             **emulation.answering,
             Search: self._answer_search,

@@ -145,6 +145,19 @@ class Messaging(ABC):
         """Call `publish` from a thread, as `send_from_thread` calls `send`."""
         return call_from_thread(self._home_for_thread(), lambda: self.publish(message, **target))
 
+    async def request(self, conn_id: str, message: object, name: str = "", timeout: float = 10.0) -> Any:  # noqa: ASYNC109  on the gateway's timers
+        """Send a request to the client of the connection `conn_id`, in any process, and return its answer.
+
+        The arguments and the errors are those of `Connection.request`. Raise `ConnectionClosed` also if there is no
+        such connection, and `NodeError` if its process cannot be reached.
+        """
+        await self._running_for("gateway.request")
+        return await self._parts.requests.ask(conn_id, message, name, timeout)
+
+    def request_from_thread(self, conn_id: str, message: object, name: str = "", timeout: float = 10.0) -> Any:
+        """Call `request` from a thread, as `send_from_thread` calls `send`."""
+        return call_from_thread(self._home_for_thread(), lambda: self.request(conn_id, message, name, timeout))
+
     def _home_for_thread(self) -> Home:
         if self._home is None or not self._is_startable():
             raise GatewayNotRunning(self.id)

@@ -20,6 +20,7 @@ from wsgateway.gateway.overview import Overview
 from wsgateway.gateway.posts import Posts
 from wsgateway.gateway.registry import GatewayState
 from wsgateway.gateway.relay import PublishMessage, Relayed, SendMessage
+from wsgateway.gateway.requests import ClientRequests
 from wsgateway.hub.channels import Channels
 from wsgateway.hub.hub import Hub
 from wsgateway.limits import RateLimits
@@ -46,6 +47,7 @@ class Parts:
     rates: RateLimits
     open_link: Open | None
     posts: Posts
+    requests: ClientRequests
     choosing: Choosing
     overview: Overview
     emulation: Emulation
@@ -72,6 +74,7 @@ def create_parts(
     history = MemoryHistory(settings.history_bytes, now=time.monotonic, new_epoch=new_epoch)
     channels = Channels(hub, settings, metrics, history)
     posts = Posts(sessions, cluster, settings)
+    requests = ClientRequests(hub.connections, cluster, settings)
     choosing = Choosing(hub, sessions, cluster)
     emulation = Emulation(posted, state=state, cluster=cluster, settings=settings)
     answers = Answers(
@@ -85,6 +88,7 @@ def create_parts(
         channels=ChannelAnswers(hub, channels, history),
         revocations=channels.revocations,
         posts=posts,
+        requests=requests,
         choosing=choosing,
         emulation=emulation,
     )
@@ -101,6 +105,7 @@ def create_parts(
         rates=RateLimits(settings.send_rate, settings.send_burst),
         open_link=opener(settings.broker) if settings.broker else None,
         posts=posts,
+        requests=requests,
         choosing=choosing,
         overview=Overview(answers, cluster, log),
         emulation=emulation,

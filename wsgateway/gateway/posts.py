@@ -1,22 +1,25 @@
 """Messages that clients post to their sessions, in whichever process the request arrives. Knows no HTTP."""
 
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Literal, TypeVar
 
 from wsgateway.cluster.asking import Answering
 from wsgateway.cluster.nodes import node_of
-from wsgateway.cluster.sending import Feed, SendRefusal
+from wsgateway.cluster.questions import Question
+from wsgateway.cluster.sending import Feed, FeedRequest, RequestReport, SendRefusal
 from wsgateway.cluster.single import AnyCluster
 from wsgateway.config.settings import Settings
 from wsgateway.exceptions import GatewayError, MessageError, NodeError, NodeLate, Refusal, Refused
 from wsgateway.gateway.http.send import refusal_of_send
-from wsgateway.messages import decode_json
+from wsgateway.messages import Kind, Message, decode_json
 from wsgateway.protocols.centrifuge.session import CentrifugeSession
 from wsgateway.protocols.session import Session
 
 NO_SESSION = Refusal(
     404, "session", "there is no such session, its stream has ended; open a stream, whose first event names one"
 )
+
+A = TypeVar("A")
 
 PostKind = Literal["text", "bytes", "json"]
 
@@ -33,7 +36,7 @@ class Posts:
         self._sessions = sessions
         self._cluster = cluster
         self._seconds = settings.hook_timeout + 2 * settings.broker_timeout
-        self.answering: Answering = {Feed: self._answer_feed}
+        self.answering: Answering = {Feed: self._answer_feed, FeedRequest: self._answer_request}
 
     def check(self, secret: str) -> None:
         """Raise `Refused` with 404 if there is no such session in this process, and no other node can have it."""
@@ -66,14 +69,7 @@ class Posts:
         return None if position is None else str(position)
 
     async def _feed_elsewhere(self, question: Feed) -> str | None:
-        try:
-            report = await self._cluster().ask_within(self._seconds, node_of(question.secret), question)
-        except NodeLate as exc:
-            detail = "the process of this session has not answered in time; the message may have been handled"
-            raise Refused.of(Refusal(503, "session", detail)) from exc
-        except NodeError as exc:
-            detail = "the process of this session cannot be reached, try again later"
-            raise Refused.of(Refusal(503, "session", detail)) from exc
+        report = await self._ask_node(question.secret, question)
         if isinstance(report, SendRefusal):
             raise Refused.of(Refusal(report.status, "session", report.reason))
         return report
@@ -87,6 +83,39 @@ class Posts:
             )
         except Refused as exc:
             return SendRefusal(exc.status, exc.refusal.detail)
+
+    # Requests
+
+    async def request(self, secret: str, payload: bytes, kind: PostKind, *, name: str) -> Message:
+        """Handle a request of the client, and return the answer. Raise `Refused`."""
+        self.check(secret)
+        session = self._sessions().get(secret)
+        if session is not None:
+            return await session.feed_request(_decoded(payload, kind), len(payload), name=name)
+        report = await self._ask_node(secret, FeedRequest(secret, payload, kind, name))
+        if report.error:
+            raise Refused.of(Refusal(report.code, "session", report.reason))
+        return Message(report.payload, Kind(report.kind))
+
+    async def _answer_request(self, question: FeedRequest) -> RequestReport:
+        if question.secret not in self._sessions():
+            return RequestReport(error="refused", code=NO_SESSION.status, reason=NO_SESSION.detail)
+        try:
+            reply = await self.request(question.secret, question.payload, question.kind, name=question.event_name)
+        except Refused as exc:
+            return RequestReport(error="refused", code=exc.status, reason=exc.refusal.detail)
+        return RequestReport(reply.payload, reply.kind.value)
+
+    async def _ask_node(self, secret: str, question: Question[A]) -> A:
+        """Ask the node of a session. Raise `Refused` if it does not answer."""
+        try:
+            return await self._cluster().ask_within(self._seconds, node_of(secret), question)
+        except NodeLate as exc:
+            detail = "the process of this session has not answered in time; the message may have been handled"
+            raise Refused.of(Refusal(503, "session", detail)) from exc
+        except NodeError as exc:
+            detail = "the process of this session cannot be reached, try again later"
+            raise Refused.of(Refusal(503, "session", detail)) from exc
 
 
 def _decoded(payload: bytes, kind: PostKind) -> object:

@@ -61,7 +61,7 @@ class Relayed:
         target: TargetOptions = {"name": question.event_name} if question.event_name else {}
         if question.ids is not None:
             target["connections"] = question.ids
-        message, data = _message_of(question.payload, question.kind), _data_of(question.data)
+        message, data = message_of(question.payload, question.kind), _data_of(question.data)
         try:
             sent = await self._send(message, target, data)
         except Refused as exc:
@@ -71,11 +71,11 @@ class Relayed:
         return sent.recipients, sent.queued, sent.dropped, sent.nodes, sent.complete
 
     async def _answer_send_to(self, question: SendTo) -> SentReport:
-        message, data = _message_of(question.payload, question.kind), _data_of(question.data)
+        message, data = message_of(question.payload, question.kind), _data_of(question.data)
         return await self._report(self._send(message, _target_of(question), data))
 
     async def _answer_publish(self, question: Publish) -> SentReport:
-        message = _message_of(question.payload, question.kind)
+        message = message_of(question.payload, question.kind)
         return await self._report(self._publish(message, _target_of(question)))
 
     async def _report(self, sending: Awaitable[Sent]) -> SentReport:
@@ -93,7 +93,8 @@ class Relayed:
         return SentReport(counts=counts, at=sent.at, is_new=sent.is_new)
 
 
-def _message_of(payload: bytes, kind: str) -> object:
+def message_of(payload: bytes, kind: str) -> object:
+    """Return the message that another process has encoded. Raise `EnvelopeError`."""
     try:
         if kind == "text":
             return payload.decode()

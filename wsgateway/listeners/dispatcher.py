@@ -19,6 +19,7 @@ from wsgateway.listeners.event import (
     CloseEvent,
     Event,
     EventGateway,
+    ExpireEvent,
     HandshakeEvent,
     JsonMessageEvent,
     MessageEvent,
@@ -48,7 +49,7 @@ from wsgateway.listeners.inbox import (
 from wsgateway.listeners.loader import Hooks
 from wsgateway.listeners.publishing import Publishing
 from wsgateway.listeners.reports import Reports
-from wsgateway.listeners.requests import RequestCall
+from wsgateway.listeners.requests import Answered, RequestCall
 from wsgateway.listeners.runner import Runner, current_call, depth_of_send
 from wsgateway.listeners.subscriptions import Changes, Check, SubscribeCall, Subscriptions
 from wsgateway.logs import GatewayLog
@@ -83,13 +84,12 @@ class Dispatcher:
         self._log = log
         self._reports = Reports(metrics, log)
         self._verbose = settings.verbose
+        self._token_cookie = settings.token_cookie
         self._inbox = Inbox()
         self._count = 0
         self._on_message = hooks["on_message"]
         self._on_request = hooks["on_request"]
-        self.has_requests = self._on_request is not None
-        """Whether the listener answers requests of clients."""
-
+        self.has_requests = self._on_request is not None  # else every request of a client is refused
         names_recipients = channels.namespaces.is_declared or hooks["on_subscribe"] is not None
         self._publishing = Publishing(pubsub, names_recipients=names_recipients, echo_sender=settings.echo_sender)
         self._inboxes: dict[Connection, Inbox] | None = None if hooks["on_unsubscribe"] is None else {}
@@ -123,7 +123,7 @@ class Dispatcher:
         if on_handshake is None:
             return NO_CHOICE
         token, message, data, claims = introduction
-        token = token_of(conn.headers) if token is None else token
+        token = token or token_of(conn, self._token_cookie)
         event = HandshakeEvent(self._gateway, conn, scope=scope, token=token, message=message, data=data, claims=claims)
         call = AwaitedCall("on_handshake", on_handshake, event, limit=self._handshake_limit)
         await self._run_hook(inbox, call)
@@ -181,19 +181,8 @@ class Dispatcher:
             function = self._check_and_call
         self._push(inbox, MessageCall(function, event, size or 1, answer))
 
-    def request(
-        self,
-        conn: Connection,
-        inbox: Inbox,
-        message: object,
-        name: str,
-        size: int,
-        answer: Callable[[RequestCall], None],
-    ) -> None:
-        """Handle a request of `size` bytes of the client. `answer` is called with the call when it is decided.
-
-        Without `on_request`, it is refused with 404.
-        """
+    def request(self, conn: Connection, inbox: Inbox, message: object, name: str, size: int, answer: Answered) -> None:
+        """Handle a request of the client, which is refused without `on_request`. `answer` is called at the end."""
         self.count_in(conn, size)
         event = RequestEvent(self._gateway, conn, message, name)
         self._push(inbox, RequestCall(self._on_request, event, size or 1, answer))
@@ -279,6 +268,10 @@ class Dispatcher:
         """Handle that a channel has lost its last subscriber in this process."""
         self._changes.note(channel, "on_last_unsubscribe")
 
+    def expired(self, conn: Connection, inbox: Inbox) -> None:
+        """Handle that `conn` has expired. The hook may renew it."""
+        self._push_hook(inbox, "on_expire", ExpireEvent(self._gateway, conn))
+
     def closed(self, conn: Connection, inbox: Inbox, code: int, reason: str) -> None:
         """Handle that `conn` has ended. Called exactly once for each `opened`."""
         self._metrics.count_close(code)
@@ -349,21 +342,15 @@ class Dispatcher:
 
     def _deliver(self, call: Call) -> None:
         """Publish the message of an event of `on_message`, or take the values that another hook has set."""
-        if call.hook == "on_message":
-            try:
+        try:
+            if call.hook == "on_message":
                 self._publishing.publish(call)
-            except Exception as exc:
-                call.error = exc
-        elif isinstance(call, SubscribeCall):
-            try:
+            elif isinstance(call, SubscribeCall):
                 self.subscriptions.grant(call)
-            except Exception as exc:
-                call.error = exc
-        elif isinstance(call, RequestCall):
-            try:
+            elif isinstance(call, RequestCall):
                 call.take_reply()
-            except Exception as exc:
-                call.error = exc
+        except Exception as exc:
+            call.error = exc
 
     def _finish(self, call: Call) -> Call | None:
         """Record and report `call`, which has finished. Return the call of `on_error` that has to follow."""

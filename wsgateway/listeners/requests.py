@@ -12,6 +12,9 @@ from wsgateway.messages import Message, encode
 NO_HOOK = Refusal(404, "request", "requests are not answered here, because the listener has no on_request")
 
 
+Answered = Callable[["RequestCall"], None]
+
+
 class RequestCall(Call):
     """The call of `on_request`. `reply` is the encoded answer once the hook has succeeded, None if it is null.
 
@@ -20,9 +23,7 @@ class RequestCall(Call):
 
     __slots__ = ("answer", "reply")
 
-    def __init__(
-        self, function: Hook | None, event: RequestEvent, size: int, answer: "Callable[[RequestCall], None]"
-    ) -> None:
+    def __init__(self, function: Hook | None, event: RequestEvent, size: int, answer: Answered) -> None:
         super().__init__("on_request", function, event, size)
         self.answer = cast("Callable[[Call], None]", answer)  # it is only called with this call
         self.reply: Message | None = None

@@ -10,7 +10,7 @@ from typing import Any, assert_never
 from wsgateway.exceptions import MessageError, Refused
 from wsgateway.limits import SlowPolicy
 from wsgateway.messages import Kind, Message, decode_json
-from wsgateway.protocols.v1 import text_of
+from wsgateway.protocols.v1 import is_whole, text_of
 
 METHOD_NOT_FOUND, INVALID_PARAMS, INTERNAL_ERROR = -32601, -32602, -32603
 
@@ -72,19 +72,15 @@ def read(message: str | bytes) -> RpcRequest | RpcResult | RpcError | None:
     if not isinstance(value, dict) or value.get("jsonrpc") != "2.0":
         return None
     keys = value.keys()
-    if keys == _RESULT and _is_whole(value["id"]):
+    if keys == _RESULT and is_whole(value["id"]):
         return RpcResult(value["id"], value["result"])
-    if keys == _ERROR and _is_whole(value["id"]):
+    if keys == _ERROR and is_whole(value["id"]):
         return _error_of(value["id"], value["error"])
     return _request_of(value) if keys <= _REQUEST else None
 
 
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def _error_of(ident: int, error: object) -> RpcError | None:
-    if not isinstance(error, dict) or not _is_whole(error.get("code")) or not isinstance(error.get("message"), str):
+    if not isinstance(error, dict) or not is_whole(error.get("code")) or not isinstance(error.get("message"), str):
         return None
     return RpcError(ident, error["code"], error["message"])
 

@@ -13,8 +13,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from wsgateway.auth.rules import Rules
 from wsgateway.cluster.single import AnyCluster
 from wsgateway.exceptions import DOCS, GatewayNotFound, GatewayNotRunning, GatewayStopping, Refusal, Refused
-from wsgateway.gateway.admission import CENTRIFUGE_PATH, LINES_STREAM, SSE_STREAM, Admission
+from wsgateway.gateway.admission import CENTRIFUGE_PATH, Admission
 from wsgateway.gateway.answers import MAX_OFFSET, MAX_PAGE
+from wsgateway.gateway.clients import LINES_STREAM, SSE_STREAM
 from wsgateway.gateway.http import testpage
 from wsgateway.gateway.http.channels import list_channels, show_history, show_presence
 from wsgateway.gateway.http.emulation import EmulationEndpoint, FramedStreamEndpoint

@@ -14,12 +14,14 @@ from starlette.types import Receive, Scope, Send
 from wsgateway.auth.headers import first_value
 from wsgateway.auth.rules import Rules
 from wsgateway.exceptions import Refusal, Refused
-from wsgateway.frames import check_event_name
-from wsgateway.gateway.admission import Admission, StreamProtocol
+from wsgateway.frames import check_event_name, check_request_name
+from wsgateway.gateway.admission import Admission
+from wsgateway.gateway.clients import StreamProtocol
 from wsgateway.gateway.http.problems import problem, read_body, report_refusal
 from wsgateway.gateway.parts import Parts
 from wsgateway.gateway.posts import PostKind
 from wsgateway.gateway.shapes import PostedAnswer, encoded
+from wsgateway.messages import Kind
 from wsgateway.transports.stream import stream_headers
 
 CORS_HEADERS = b"content-type, authorization, last-event-id"
@@ -30,6 +32,13 @@ CORS_MAX_AGE = b"600"
 
 MAX_NAMED = 60
 """Characters of a request's text that a refusal quotes."""
+
+REPLY_TYPES = {
+    Kind.JSON: "application/json",
+    Kind.TEXT: "text/plain; charset=utf-8",
+    Kind.BYTES: "application/octet-stream",
+}
+"""The content types of answers of the listener."""
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -122,7 +131,7 @@ class StreamEndpoint(Guarded):
 
 
 class SessionEndpoint(Guarded):
-    """`POST /session/SECRET`: one message from the client of a stream."""
+    """`POST /session/SECRET`: one message from the client of a stream. With `?reply=1`, it is a request."""
 
     what = "a message to a session"
     methods = ("POST",)
@@ -132,14 +141,18 @@ class SessionEndpoint(Guarded):
         request = Request(scope, receive)
         secret = request.path_params["secret"]
         channel, name = _single(request, "channel"), _single(request, "name")
+        has_reply = _has_reply(request, channel)
         try:
-            check_event_name(name)
+            (check_request_name if has_reply else check_event_name)(name)
         except ValueError as exc:
             raise Refused.of(Refusal(400, "query", str(exc))) from None
         await self._context.admission()
         posts = self._context.parts.posts
         posts.check(secret)  # before the body is read
         body = await read_body(request, self._context.parts.settings.max_message_size, "max_message_size")
+        if has_reply:
+            reply = await posts.request(secret, body, _kind_of(request), name=name)
+            return Response(reply.payload, media_type=REPLY_TYPES[reply.kind])
         position = await posts.feed(secret, body, _kind_of(request), channel=channel, name=name)
         if position is None:
             return Response(status_code=204)
@@ -152,6 +165,16 @@ def _single(request: Request, name: str) -> str:
     if len(values) > 1 or values == [""]:
         raise Refused.of(Refusal(400, "query", f"{name}: use a value that is not empty, or leave it out"))
     return values[0] if values else ""
+
+
+def _has_reply(request: Request, channel: str) -> bool:
+    """Return whether the client asks for an answer of the listener. Raise `Refused`."""
+    reply = _single(request, "reply")
+    if reply not in ("", "1"):
+        raise Refused.of(Refusal(400, "query", "reply: use reply=1, or leave it out"))
+    if reply and channel:
+        raise Refused.of(Refusal(400, "query", "channel: a request has no channel, leave it out"))
+    return bool(reply)
 
 
 def _kind_of(request: Request) -> PostKind:
