@@ -276,7 +276,7 @@ class CentrifugeSession(ExecutingSession):
 
     @property
     def _has_pings(self) -> bool:
-        return FRAME_PINGS not in self.conn.query_string
+        return bool(self.secret) or FRAME_PINGS not in self.conn.query_string
 
     def _result(self, fields: Fields, subs: Fields) -> Fields:
         fields |= {"client": self.conn.id, "version": SERVER, "subs": subs}
