@@ -6,11 +6,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
-import anyio.to_thread
 import pytest
 from playwright.async_api import Browser
 from starlette.responses import FileResponse, Response
 
+from tests.cutting import cutting_proxy
 from tests.samples import ROOT, run_sample, samples
 from tests.test_docs_browser import Tab
 from wsgateway.protocols.centrifuge import codes
@@ -57,6 +57,17 @@ async def test_a_page_in_ten_lines(browser: Browser) -> None:
         await page.shows("start over")
 
 
+async def test_a_page_falls_back_to_http(browser: Browser) -> None:
+    async with (
+        served(CENTRIFUGE, "shop.py") as (_, url),
+        cutting_proxy(url, refuses_websockets=True) as proxy,
+        tab(browser, proxy.url) as page,
+    ):
+        await page.run(sample("fallback") + "console.log('tea costs', (await live.rpc('price', 'tea')).data);")
+        await page.shows("connected over http_stream")
+        await page.shows("tea costs 3")
+
+
 async def test_a_page_connects_with_a_token(browser: Browser) -> None:
     async with served("docs/tokens.md", "signed.py") as (module, url), tab(browser, url) as page:
         await page.run(sample("tokens"))
@@ -77,15 +88,6 @@ async def test_a_program_in_python() -> None:
     async with served(CENTRIFUGE, "shop.py") as (_, url):
         with anyio.fail_after(20):
             assert await run_sample(CENTRIFUGE, "prices.py").talk(url.replace("http", "ws")) == ["hi", 5]
-
-
-async def test_a_backend_publishes(browser: Browser) -> None:
-    async with served(CENTRIFUGE, "shop.py") as (_, url), tab(browser, url) as page:
-        await page.run(sample("shop"))
-        await page.shows("tea costs 3")
-        publish = run_sample(CENTRIFUGE, "backend.py").publish
-        assert await anyio.to_thread.run_sync(publish, url, "secret") == 2
-        await page.shows("received fresh tea 2")
 
 
 def rows(heading: str) -> list[list[str]]:
