@@ -15,11 +15,11 @@ help:            ## show what there is
 run: $(VENV)/.run  ## serve a gateway on port 10125; its test page is at http://127.0.0.1:10125/
 	$(BIN)/wsgateway serve
 
-test: $(VENV)/.test programs  ## run the tests
+test: $(VENV)/.test programs sdks  ## run the tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 .PHONY: test-lowest
-test-lowest: $(VENV)-lowest/.test programs  ## run the tests with the least version of each dependency
+test-lowest: $(VENV)-lowest/.test programs sdks  ## run the tests with the least version of each dependency
 	$(VENV)-lowest/bin/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 check: $(VENV)/.test  ## lint and check types
@@ -32,7 +32,7 @@ format: $(VENV)/.test  ## format the code
 	$(BIN)/ruff check --fix .
 
 clean:           ## remove the virtual environment
-	rm -rf $(VENV) $(VENV)-lowest
+	rm -rf $(VENV) $(VENV)-lowest tests/sdk/node_modules
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "wsgateway needs Python 3.11 or newer: make PYTHON=python3.13 ...")'
@@ -53,9 +53,9 @@ $(VENV)-lowest/.test: $(BIN)/python pyproject.toml
 	$(VENV)-lowest/bin/uv pip install --quiet --python $(VENV)-lowest/bin/python --resolution lowest-direct -e '.[standard,ipc,redis,nats,test]'
 	touch $@
 
-# Debian packages that some tests need: a browser, proxies, brokers. Where one is missing and cannot be installed, its
+# Debian packages that some tests need: a browser, proxies, brokers, Node. Where one is missing and cannot be installed, its
 # tests are skipped, or fail if CI=true
-PROGRAMS = chromium nginx caddy haproxy redis-server nats-server
+PROGRAMS = chromium nginx caddy haproxy redis-server nats-server nodejs npm
 
 .PHONY: programs
 programs:
@@ -74,6 +74,25 @@ programs:
 	else \
 	  for program in $$missing; do echo "$$program is not installed: its tests are skipped"; done; \
 	fi
+
+# The SDKs for JavaScript that some tests use, in the versions of package-lock.json. Without npm, their tests are
+# skipped, or fail if CI=true
+SDKS = tests/sdk/node_modules/.package-lock.json
+
+.PHONY: sdks
+sdks: $(SDKS)
+
+$(SDKS): tests/sdk/package-lock.json | programs
+	@if command -v npm >/dev/null; then cd tests/sdk && npm ci --silent; \
+	else echo "npm is not installed: the tests of the SDKs for JavaScript are skipped"; fi
+
+# For a job that runs every week: the newest release of each SDK, which may have changed since the versions were chosen
+.PHONY: test-newest-sdks
+test-newest-sdks: $(VENV)/.test sdks  ## run the tests of the SDKs with the newest release of each
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade centrifuge-python cent
+	cd tests/sdk && npm install --silent --no-save --no-package-lock centrifuge@latest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests/sdk $(ARGS)
+	rm -rf tests/sdk/node_modules
 
 # Newer grpcio-tools make a module that requires a newer protobuf: that of 1.71 loads on 5.29 to 7
 .PHONY: protobuf

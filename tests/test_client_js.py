@@ -508,6 +508,18 @@ async def test_a_renewal_that_fails_is_tried_again_after_longer_and_longer(brows
         assert await page.evaluate("sockets.length") == 1
 
 
+@pytest.mark.parametrize(("status", "asks_again"), [(400, False), (429, True), (503, True)])
+async def test_a_renewal_that_is_refused_is_tried_again_where_that_may_help(
+    browser: Browser, status: int, asks_again: bool
+) -> None:
+    async with renewing(browser, "second", "third") as page:
+        await page.clock.run_for(86_000)
+        refused = {"refused": None, "status": status, "reason": "later"}
+        await page.evaluate("(refused) => object({ ...refused, id: sockets.at(-1).sent.at(-1).id })", refused)
+        await page.clock.run_for(500)
+        assert await sent_tokens(page) == ["first", "second", "third"][: 3 if asks_again else 2]
+
+
 async def test_without_another_token_nothing_is_sent(browser: Browser) -> None:
     async with renewing(browser, None) as page:
         await page.clock.run_for(1_000_000)

@@ -46,7 +46,7 @@ async def rooms() -> AsyncIterator[tuple[Gateway, str]]:
 
 
 def test_the_samples_pass_the_type_checker(tmp_path: Path) -> None:
-    for page in (CHANNELS, PROTOCOL, PROCESSES, "README.md"):
+    for page in (CHANNELS, PROTOCOL, PROCESSES, "docs/requests.md", "README.md"):
         for name, code in samples(page, "python").items():
             (tmp_path / f"{Path(page).stem}_{name}").write_text(code)
     cache = ROOT / ".mypy_cache"
@@ -173,8 +173,9 @@ async def test_a_moderator_ends_subscriptions_and_sessions() -> None:
         assert await bob.closed() == (3503, "logged out")
 
 
-async def test_the_test_of_the_documentation_passes() -> None:
+async def test_the_tests_of_the_documentation_pass() -> None:
     await run_sample(CHANNELS, "testing.py").test_a_client_recovers_what_it_has_missed()
+    await run_sample(CHANNELS, "testing_centrifuge.py").test_a_client_of_centrifuge_publishes()
 
 
 def test_the_commands_accept_the_options_that_are_written() -> None:

@@ -1,11 +1,13 @@
-"""The client for tests of applications with channels."""
+"""The client for tests of applications, in each protocol."""
 
 from typing import Any
 
+import anyio
+import jwt
 import pytest
 
-from wsgateway import Gateway, Refused, SubscribeEvent
-from wsgateway.testing import Client, serve
+from wsgateway import Gateway, HandshakeEvent, Refused, SubscribeEvent
+from wsgateway.testing import SECRET, Client, serve, token
 
 CHANNELS: Any = {"room:*": {"history": 5, "clients": ["subscribe", "publish"]}, "news": {"public": True}}
 
@@ -47,3 +49,83 @@ async def test_a_refusal_is_raised_with_its_status() -> None:
         with pytest.raises(Refused, match="not your room") as caught:
             await ann.subscribed("room:secret")
         assert caught.value.status == 451
+
+
+class Personal(Rooms):
+    async def on_handshake(self, event: HandshakeEvent) -> None:
+        event.conn.user = event.token or "ann"
+        event.channels = [f"room:{event.conn.user}"]
+
+
+CENTRIFUGE = ["plain", "v1", "centrifuge"]
+
+
+async def test_a_client_of_centrifuge_subscribes_publishes_and_recovers_in_a_few_lines() -> None:
+    async with serve(Gateway(Rooms, channels=CHANNELS, protocols=CENTRIFUGE)) as url:
+        async with Client(url, protocol="centrifuge", channels=["room:1", "news"]) as ann:
+            assert "recoverable" not in await ann.subscribed("news")
+            at = await ann.subscribed("room:1")
+            assert await ann.call("publish", channel="room:1", data={"n": 1}) == {}
+            push = (await ann.receive_json())["push"]
+            assert (push["channel"], push["pub"]) == ("room:1", {"data": {"n": 1}, "offset": 1})
+        since = {"room:1": f"{at['epoch']}:0"}
+        async with Client(url, protocol="centrifuge", channels=["room:1"], since=since) as bob:
+            assert (await bob.subscribed("room:1"))["publications"] == [{"data": {"n": 1}, "offset": 1}]
+
+
+async def test_a_client_of_centrifuge_sends_its_token_and_has_the_channels_of_the_listener() -> None:
+    gateway = Gateway(Personal, channels=CHANNELS, protocols=CENTRIFUGE)
+    async with serve(gateway) as url, Client(url, protocol="centrifuge", token="ann") as ann:
+        assert {conn.id: conn.user for conn in gateway.connections} == {ann.connected["client"]: "ann"}
+        assert (await ann.subscribed("room:ann"))["recoverable"] is True
+        await gateway.subscribe("room:2", user="ann")
+        assert (await ann.subscribed("room:2"))["epoch"]
+        await gateway.publish("hi", channel="room:2")
+        assert (await ann.receive_json())["push"]["pub"]["data"] == "hi"
+
+
+async def test_what_a_client_of_centrifuge_is_refused_is_raised() -> None:
+    async with serve(Gateway(Rooms, channels=CHANNELS, protocols=CENTRIFUGE)) as url:
+        async with Client(url, protocol="centrifuge", channels=["room:secret"]) as ann:
+            with pytest.raises(Refused, match="403 103 permission denied"):
+                await ann.subscribed("room:secret")
+            with pytest.raises(Refused, match="404 102 unknown channel"):
+                await ann.call("subscribe", channel="nowhere")
+            assert await ann.call("unsubscribe", channel="nowhere") == {}
+
+    class Closed:
+        async def on_handshake(self, event: HandshakeEvent) -> None:
+            raise Refused(401)
+
+    async with serve(Gateway(Closed, protocols=CENTRIFUGE)) as url:
+        with pytest.raises(Refused, match="401 101 unauthorized"):
+            async with Client(url, protocol="centrifuge"):
+                pass
+
+
+async def test_a_client_of_centrifuge_answers_pings() -> None:
+    gateway = Gateway(protocols=CENTRIFUGE, ping_interval=0.05, pong_timeout=0.05)
+    async with serve(gateway) as url, Client(url, protocol="centrifuge") as ann:
+        ends = anyio.current_time() + 0.5
+        while anyio.current_time() < ends:  # several times as long as it takes to be closed for a missing pong
+            await gateway.send("hi")
+            assert "push" in await ann.receive_json()
+            await anyio.sleep(0.01)  # pings are sent by time
+
+
+@pytest.mark.parametrize("protocol", ["plain", "v1"])
+async def test_a_token_is_sent_as_the_protocol_does_it(protocol: Any) -> None:
+    gateway = Gateway(Personal, channels=CHANNELS, protocols=CENTRIFUGE)
+    async with serve(gateway) as url, Client(url, protocol=protocol, token="ann"):
+        assert [conn.user for conn in gateway.connections] == ["ann"]
+
+
+def test_a_token_is_signed_with_the_secret() -> None:
+    assert jwt.decode(token(sub="ann", n=1), SECRET, ["HS256"]) == {"sub": "ann", "n": 1}
+
+
+async def test_a_plain_client_has_its_channels_in_the_url() -> None:
+    gateway = Gateway(Rooms, channels=CHANNELS)
+    async with serve(gateway) as url, Client(url, protocol="plain", channels=["news"]) as ann:
+        await gateway.publish("hi", channel="news")
+        assert await ann.receive() == "hi"

@@ -1,5 +1,8 @@
 """Close codes of a WebSocket (RFC 6455 7.4), and which a server may send. Knows nothing of connections."""
 
+EXPIRED = 3005
+"""Closes a client whose token has expired. It may reconnect with a new one."""
+
 TOO_SLOW = 3008
 """Closes a client that is too slow. It may reconnect."""
 
@@ -21,7 +24,7 @@ NO_TOKEN = 3502
 DISCONNECTED = 3503
 """Closes a client that the application disconnects. It may not reconnect."""
 
-OWN_CODES = frozenset({TOO_SLOW, STATE_LOST, TOO_MANY, UNAUTHORIZED, BAD_FIRST, NO_TOKEN, DISCONNECTED})
+OWN_CODES = frozenset({EXPIRED, TOO_SLOW, STATE_LOST, TOO_MANY, UNAUTHORIZED, BAD_FIRST, NO_TOKEN, DISCONNECTED})
 """The codes above 2999 that the gateway itself closes with."""
 
 TRY_AGAIN = 1013

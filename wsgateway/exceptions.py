@@ -19,11 +19,11 @@ GatewayError
 ├── NodeError            another node did not do what it was asked
 │   └── NodeLate         another node did not answer in time; it may still act on the request
 ├── ChannelError         a channel that does not exist, or that cannot be subscribed to (also a ValueError)
-├── TokenRefused         a token that is expired, or not valid
 ├── RequestRefused       a client has refused a request
 ├── ConnectionClosed     a connection that closed before its client answered a request
 ├── HistoryError         a history that cannot be read or written; with `is_late`, it may still be written
-└── MessageError         a message that cannot be encoded or decoded (also a ValueError)
+├── MessageError         a message that cannot be encoded or decoded (also a ValueError)
+└── TokenRefused         a token that is not valid, or has expired
 """
 
 from collections.abc import Iterable, Sequence

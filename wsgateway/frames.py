@@ -326,6 +326,16 @@ class OpenFrame(Control):
         self.secret = secret
 
 
+class ExpiresFrame(Control):
+    """The connection expires after `seconds`, or never if they are None, unless the client sends a new token."""
+
+    __slots__ = ("seconds",)
+
+    def __init__(self, seconds: int | None, *, ident: int | None = None) -> None:
+        super().__init__(ident=ident)
+        self.seconds = seconds
+
+
 class CloseFrame(Control):
     """The last event of a stream, with a code and a reason as in a WebSocket close frame."""
 

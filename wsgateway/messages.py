@@ -153,6 +153,24 @@ class Subscribed(NamedTuple):
     recovered: bool
 
 
+QUOTE = b'"'
+"""The first byte of JSON that is text. White space, which may be before it, is smaller, everything else larger."""
+
+
+def unquoted(payload: bytes) -> bytes:
+    """Return the text in `payload`, which is JSON, or `payload` if it is not text.
+
+    A Centrifuge client writes text as JSON, which other clients of its kind receive unchanged.
+    """
+    if payload[:1] > QUOTE or not payload.lstrip().startswith(QUOTE):
+        return payload
+    try:
+        value: str = json.loads(payload)
+        return value.encode()
+    except ValueError:  # it comes from another node
+        return payload
+
+
 def encode(message: object) -> Message | None:
     """Return the encoded `message`, or None for None.
 

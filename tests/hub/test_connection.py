@@ -248,9 +248,22 @@ async def test_messages_out_is_right_in_hooks_too(serve: Serve) -> None:
 
 
 def test_a_listener_finds_nothing_on_a_connection_that_it_must_not_touch() -> None:
-    methods = {"send", "send_from_thread", "close", "subscribe", "unsubscribe", "request", "request_from_thread"}
+    methods = {"send", "send_from_thread", "close", "subscribe", "unsubscribe", "refresh"}
+    methods |= {"request", "request_from_thread"}
     request = {"path", "address", "query_string", "headers", "query", "cookies", "subprotocols", "transport"}
-    facts = {"id", "user", "user_id", "state", "opened_at", "age", "is_open", "protocol", "client", "channels"}
+    facts = {
+        "id",
+        "user",
+        "user_id",
+        "state",
+        "opened_at",
+        "age",
+        "is_open",
+        "protocol",
+        "client",
+        "channels",
+        "expires_at",
+    }
     counts = {"messages_in", "messages_out", "queued_messages", "queued_bytes", "dropped"}
     public = {name for name in dir(Connection) if not name.startswith("_")}
     assert public == methods | request | facts | counts

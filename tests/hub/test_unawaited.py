@@ -17,7 +17,7 @@ from starlette.routing import Mount, Route
 
 from tests.processes import environment
 from wsgateway import Connection, Event, Gateway
-from wsgateway.hub.connection import WatchedConnection
+from wsgateway.hub.watched import WatchedConnection
 from wsgateway.testing import Client, RecordingListener, serve
 
 HERE = Path(__file__).name

@@ -20,10 +20,16 @@ from wsgateway.listeners.dispatcher import Dispatcher
 from wsgateway.listeners.inbox import INBOX_BYTES, INBOX_MESSAGES
 from wsgateway.listeners.loader import Hooks
 from wsgateway.protocols import plain
+from wsgateway.protocols.identity import Identity
 from wsgateway.protocols.plain import PlainSession
+from wsgateway.protocols.posted import PostedSession
 from wsgateway.protocols.session import Session, SessionParts
 from wsgateway.testing import RecordingListener
 from wsgateway.transports.peer import Peer
+
+
+class PostingSession(PostedSession, PlainSession):
+    """A plain client that also posts messages."""
 
 
 class Unconnected:
@@ -76,9 +82,16 @@ class Made:
         )
         self.conn, outbox = unconnected(gateway, self.transport)
         parts = SessionParts(
-            gateway, self.hub, channels, self.dispatcher, gateway.settings, Wheel(0.1, lambda: None), self.ended.append
+            gateway,
+            self.hub,
+            channels,
+            self.dispatcher,
+            gateway.settings,
+            Wheel(0.1, lambda: None),
+            Identity(gateway.settings, gateway.log),
+            self.ended.append,
         )
-        self.session = PlainSession(self.conn, outbox, self.transport, parts)
+        self.session = PostingSession(self.conn, outbox, self.transport, parts)
 
     async def connect(self) -> None:
         await plain.connect(self.session, self.transport, {})

@@ -9,6 +9,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import CLIENT, Protocol
 
 from wsgateway.messages import Kind, Message
+from wsgateway.protocols.sse import SSE
 from wsgateway.transports.framing import COMPRESS_FROM, DEFLATED, PLAIN
 
 SIZES = [0, 1, 125, 126, 127, 128, 65_535, 65_536, 200_000]
@@ -52,3 +53,25 @@ def test_only_what_becomes_smaller_is_compressed() -> None:
 )
 def test_on_asgi_a_message_is_text_or_bytes(message: Message, content: str | bytes) -> None:
     assert PLAIN.message(message) == content
+
+
+@pytest.mark.parametrize(
+    ("payload", "content"),
+    [
+        (b'"\\u00e9"', "é"),
+        (b'\t"a\\nb" ', "a\nb"),
+        (b' {"a":1}', ' {"a":1}'),
+        (b"5", "5"),
+        (b'"', '"'),
+    ],
+)
+def test_text_that_was_written_as_json_has_no_quotation_marks(payload: bytes, content: str) -> None:
+    message = Message(payload, Kind.JSON)
+    assert PLAIN.message(message) == content
+    for form, deflate in ((PLAIN, False), (DEFLATED, True)):
+        (frame,) = frames_in(message.encoded(form), deflate=deflate)
+        assert bytes(frame.data) == content.encode()
+    assert (
+        SSE.wire_format.message(message)
+        == b"".join([b"data: %b\n" % line for line in content.encode().split(b"\n")]) + b"\n"
+    )

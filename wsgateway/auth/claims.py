@@ -36,6 +36,10 @@ class ConnectionClaims:
     channels: tuple[str, ...] = ()
     subs: Mapping[str, SubscriptionOptions] = field(default_factory=dict, repr=False)
 
+    def subscriptions(self) -> dict[str, SubscriptionOptions]:
+        """Return the channels to subscribe to, with the options of each."""
+        return {name: SubscriptionOptions() for name in self.channels if not name.endswith("*")} | dict(self.subs)
+
 
 @dataclass(frozen=True, slots=True)
 class SubscriptionClaims:

@@ -56,6 +56,7 @@ class Settings(Declared):
     on_client_close: str = setting(
         "on_client_close", "name of the hook for a connection that has closed", kind=Kind.HOOK
     )
+    on_expire: str = setting("on_expire", "name of the hook for a connection whose token has expired", kind=Kind.HOOK)
     on_error: str = setting("on_error", "name of the hook for a hook that has raised", kind=Kind.HOOK)
     on_first_open: str = setting(
         "on_first_open", "name of the hook for the first connection of this process to open", kind=Kind.HOOK
@@ -300,6 +301,7 @@ class Options(TypedDict, total=False):
     on_client_open: str
     on_message: str
     on_client_close: str
+    on_expire: str
     on_error: str
     on_first_open: str
     on_last_close: str

@@ -2,17 +2,27 @@
 
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
-from typing import Any, cast
+from secrets import token_hex
+from typing import cast
 
 from starlette.types import Receive, Scope, Send
 
 from wsgateway.auth.rules import Rules
+from wsgateway.cluster.envelopes import NODE_ID
 from wsgateway.config.settings import Settings
 from wsgateway.exceptions import Refusal, Refused
+from wsgateway.gateway.clients import (
+    LINES_STREAM,
+    PLAIN_SOCKET,
+    V1_SOCKET,
+    CentrifugeClients,
+    ClientProtocol,
+    StreamProtocol,
+)
 from wsgateway.gateway.descriptors import UNLIMITED, file_limit
 from wsgateway.gateway.drain import Drain
 from wsgateway.gateway.http.paths import sender_of
@@ -20,33 +30,28 @@ from wsgateway.gateway.http.problems import deny, problem, report_refusal
 from wsgateway.gateway.signals import StopWatch
 from wsgateway.gateway.wheel import Wheel
 from wsgateway.hub.channels import Channels
-from wsgateway.hub.connection import Connection, WatchedConnection, new_id
+from wsgateway.hub.connection import Connection, new_id
 from wsgateway.hub.hub import Hub
 from wsgateway.hub.loops import Home
 from wsgateway.hub.outbox import Outbox
 from wsgateway.hub.unawaited import is_development
+from wsgateway.hub.watched import WatchedConnection
 from wsgateway.limits import RateLimits
 from wsgateway.listeners.dispatcher import Dispatcher
 from wsgateway.listeners.event import EventGateway
 from wsgateway.logs import GatewayLog
-from wsgateway.messages import WireFormat
 from wsgateway.metrics import Metrics
-from wsgateway.protocols import lines, plain, sse, v1_session
-from wsgateway.protocols.centrifuge import session as centrifuge
-from wsgateway.protocols.centrifuge.execution import broadcast_channel
-from wsgateway.protocols.centrifuge.formats import CentrifugeFrames
-from wsgateway.protocols.centrifuge.json import JsonEncoding
 from wsgateway.protocols.centrifuge.session import FRAME_PINGS, CentrifugeSession
+from wsgateway.protocols.centrifuge.streams import Carrier
+from wsgateway.protocols.identity import Identity
 from wsgateway.protocols.lines import LinesSession
-from wsgateway.protocols.plain import PlainSession
 from wsgateway.protocols.session import STOPPING, Session, SessionParts
 from wsgateway.protocols.sse import SseSession
-from wsgateway.protocols.v1 import SUBPROTOCOL, V1Encoding
-from wsgateway.protocols.v1_session import V1Session
+from wsgateway.protocols.v1 import SUBPROTOCOL
 from wsgateway.transports.asgi import AsgiTransport
-from wsgateway.transports.framing import DEFLATED, PLAIN, FramedFormat, StreamKind
 from wsgateway.transports.native import NativeTransport
 from wsgateway.transports.peer import ClientTransport
+from wsgateway.transports.posted import Posted, PostedStreams
 from wsgateway.transports.stream import AsgiStream, NativeStream, StreamContext, stream_transport
 from wsgateway.transports.takeover import EXTENSION, Takeover
 
@@ -55,40 +60,6 @@ SPARE_DESCRIPTORS = 64
 
 CROWDED = 0.8
 """Fraction of `max_connections` from which a warning is logged."""
-
-
-@dataclass(frozen=True, slots=True)
-class ClientProtocol:
-    """One kind of client: its name, how its messages look on the wire, and how its connection begins.
-
-    `has_pings` is whether the server sends WebSocket pings.
-    """
-
-    name: str
-    wire_format: WireFormat
-    deflated: WireFormat
-    session: type[Session]
-    connect: Callable[[Any, ClientTransport, Scope], Awaitable[None]]
-    has_pings: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class StreamProtocol:
-    """One kind of client of a stream: its name, its stream, and how its connection begins."""
-
-    name: str
-    kind: StreamKind
-    session: type[SseSession] | type[LinesSession]
-    connect: Callable[[Any, AsgiStream | NativeStream, Scope], Awaitable[None]]
-
-
-SSE_STREAM = StreamProtocol("sse", sse.SSE, SseSession, sse.connect)
-LINES_STREAM = StreamProtocol("v1", lines.LINES, LinesSession, lines.connect)
-
-PLAIN_SOCKET = ClientProtocol("plain", PLAIN, DEFLATED, PlainSession, plain.connect)
-V1_SOCKET = ClientProtocol(
-    "v1", FramedFormat(V1Encoding()), FramedFormat(V1Encoding(), deflates=True), V1Session, v1_session.connect
-)
 
 
 CENTRIFUGE_PATH = "/connection/websocket"
@@ -119,11 +90,12 @@ class Admission:
         metrics: Metrics,
         log: GatewayLog,
         wheel: Wheel,
+        identity: Identity,
         node: str,
     ) -> None:
         """`node` is the id of this node, empty without a broker."""
         self._channels = channels
-        self._parts = SessionParts(gateway, hub, channels, dispatcher, settings, wheel, self._remove)
+        self._parts = SessionParts(gateway, hub, channels, dispatcher, settings, wheel, identity, self._remove)
         self._drain = drain
         self._rules = rules
         self._settings = settings
@@ -136,14 +108,18 @@ class Admission:
         if is_development(verbose=settings.verbose):
             self._connection = partial(WatchedConnection, log=log)
         self._server_stops = drain.begin_with_server
-        self._stream_parts = SessionParts(gateway, hub, channels, dispatcher, settings, wheel, self._remove_stream)
+        self._stream_parts = replace(self._parts, ended=self._remove_stream)
         self._streams = StreamContext(
             settings, wheel, log, self._server_stops, watching=StopWatch(self._server_stops).watching
         )
-        self.sessions: dict[str, SseSession | LinesSession] = {}
+        self.sessions: dict[str, SseSession | LinesSession | CentrifugeSession] = {}
         """The sessions of streams, by their secrets."""
 
-        self._centrifuge = _centrifuge_socket(settings)
+        self._centrifuge = CentrifugeClients(settings, log) if "centrifuge" in settings.protocols else None
+        self.framed: Mapping[Carrier, StreamProtocol] = {} if self._centrifuge is None else self._centrifuge.streams
+        """The streams of clients that post frames."""
+
+        self.posted = PostedStreams(node or token_hex(NODE_ID // 2))
         self._by_address: Counter[str] = Counter()
         self._client_limit = client_limit(settings)
         if settings.max_connections > self._client_limit:
@@ -186,10 +162,12 @@ class Admission:
         path: str,
         protocol: StreamProtocol,
         headers: list[tuple[bytes, bytes]],
+        frame: str | bytes | None = None,
     ) -> None:
         """Admit the client of a stream, or answer with a problem document. `headers` are part of either.
 
-        The rules for its origin have been checked. On plain ASGI, return when the connection has ended.
+        `frame` is what the request contains of a client that posts frames, None for any other. The rules for its origin
+        have been checked. On plain ASGI, return when the connection has ended.
         """
         kind = protocol.kind
         transport = stream_transport(scope, receive, send, kind=kind, headers=headers, context=self._streams)
@@ -201,6 +179,8 @@ class Admission:
         session.secret = new_id(self._node)
         refusal = self._enter(session)
         self.sessions[session.secret] = session
+        if isinstance(session, CentrifugeSession):
+            self._expect_frames(session, transport, frame or "")
         try:
             if refusal is not None:
                 raise Refused.of(refusal)
@@ -215,6 +195,15 @@ class Admission:
             if not session.is_accepted:
                 self._remove_stream(session)
 
+    def _expect_frames(
+        self, session: CentrifugeSession, transport: AsgiStream | NativeStream, first: str | bytes
+    ) -> None:
+        """Pass the frames that the client of `session` posts to it, beginning with `first` once the stream begins."""
+        session.node = self.posted.node
+        posted = self.posted.by_secret[session.secret] = Posted(session)
+        posted.hold(first, len(first if isinstance(first, bytes) else first.encode()))
+        transport.resumed = posted.resume
+
     def _enter(self, session: Session) -> Refusal | None:
         """Count the client of `session`, until `_remove`. Return why it cannot be admitted now, or None."""
         address = session.conn.address
@@ -224,8 +213,8 @@ class Admission:
         return refusal
 
     def _protocol_of(self, scope: Scope, path: str) -> ClientProtocol:
-        if path == CENTRIFUGE_PATH:
-            return self._centrifuge
+        if path == CENTRIFUGE_PATH and self._centrifuge is not None:
+            return self._centrifuge.protocol_of(scope)
         if "v1" in self._settings.protocols and SUBPROTOCOL in scope.get("subprotocols", ()):
             return V1_SOCKET
         return PLAIN_SOCKET
@@ -286,11 +275,14 @@ class Admission:
                 await transport.accept_and_close(chosen, refused.close, refused.reason)
             else:
                 transport.release()
-                await deny(scope, send, refused.status, refused.reason)
+                await deny(scope, send, refused.status, refused.reason, refused.refusal.headers)
 
     def _remove_stream(self, session: Session) -> None:
-        assert isinstance(session, (SseSession, LinesSession))
+        assert isinstance(session, (SseSession, LinesSession, CentrifugeSession))
         self.sessions.pop(session.secret, None)
+        posted = self.posted.by_secret.pop(session.secret, None)
+        if posted is not None:
+            posted.end()
         self._remove(session)
 
     def _remove(self, session: Session) -> None:
@@ -300,19 +292,6 @@ class Admission:
         self._by_address[address] -= 1
         if not self._by_address[address]:
             del self._by_address[address]
-
-
-def _centrifuge_socket(settings: Settings) -> ClientProtocol:
-    """Return the Centrifuge protocol on a WebSocket."""
-    encoding = JsonEncoding(broadcast_channel(settings))
-    return ClientProtocol(
-        "centrifuge",
-        CentrifugeFrames(encoding),
-        CentrifugeFrames(encoding, deflates=True),
-        CentrifugeSession,
-        centrifuge.connect,
-        has_pings=False,
-    )
 
 
 async def _answer(

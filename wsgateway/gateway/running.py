@@ -26,6 +26,7 @@ from wsgateway.config.settings import Settings, serves_outside
 from wsgateway.exceptions import HookError, ListenerError, StartError
 from wsgateway.gateway.admission import Admission
 from wsgateway.gateway.drain import Drain
+from wsgateway.gateway.keys import open_identity
 from wsgateway.gateway.parts import Parts
 from wsgateway.gateway.watchdog import Calls, Watchdog
 from wsgateway.gateway.wheel import Wheel, tick_for
@@ -134,6 +135,7 @@ async def assemble(
     settings, hub, metrics, log = parts.settings, parts.hub, parts.metrics, parts.log
     async with AsyncExitStack() as stack:
         stack.callback(watchdog.unwatch, metrics)
+        identity = await stack.enter_async_context(open_identity(settings, log))
         hooks = Hooks(settings.listener, settings, log, reload=reload)
         stack.callback(hooks.close)
         cluster = _cluster_of(parts)
@@ -145,7 +147,9 @@ async def assemble(
         )
         channels.watcher = dispatcher
         stack.callback(setattr, channels, "watcher", None)
-        for text in warnings_of(settings.channels, has_on_subscribe=hooks["on_subscribe"] is not None):
+        for text in warnings_of(
+            settings.channels, has_on_subscribe=hooks["on_subscribe"] is not None or settings.checks_tokens
+        ):
             log.warning("%s", text)
         if isinstance(cluster, Cluster):
             await stack.enter_async_context(_sharing(parts, cluster, pubsub))
@@ -164,6 +168,7 @@ async def assemble(
             metrics=metrics,
             log=log,
             wheel=ticker.wheel,
+            identity=identity,
             node=cluster.node,
         )
         await cluster.start()

@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from threading import get_ident
 from typing import Any, Protocol
 
@@ -12,11 +12,10 @@ from wsgateway.closing import check_close
 from wsgateway.config.addresses import plain_address
 from wsgateway.exceptions import ConnectionClosed
 from wsgateway.frames import NamedMessage, check_event_name, check_utf8
+from wsgateway.hub.credentials import Credentials, is_finite
 from wsgateway.hub.loops import Home, call_from_thread, wrong_loop
 from wsgateway.hub.outbox import Outbox
 from wsgateway.hub.request import Headers, compact, cookies_of, headers_of, subprotocols_of
-from wsgateway.hub.unawaited import WatchedCoroutine, marked
-from wsgateway.logs import GatewayLog
 from wsgateway.messages import Subscribed, encode
 from wsgateway.text import short
 
@@ -37,14 +36,16 @@ class ConnectionChannels(Protocol):
     def unsubscribe_now(self, conn: "Connection", channel: str, code: int, reason: str) -> bool: ...
 
 
-class Asker(Protocol):
-    """The session of a connection, which sends requests to its client.
+class ConnectionSession(Protocol):
+    """The session of an open connection.
 
     This is a Protocol although only `protocols.session.Session` implements it, because that module imports this one.
     """
 
     async def ask(self, message: object, name: str, seconds: float) -> object: ...
     def closing(self) -> None: ...
+    def expiry_changed(self) -> None: ...
+    async def refresh(self, token: str) -> bool: ...
 
 
 def new_id(node: str) -> str:
@@ -65,14 +66,15 @@ class Connection:
 
     __slots__ = (
         "__weakref__",
-        "_asker",
         "_channels",
         "_conn_info",
+        "_credentials",
         "_head",
         "_home",
         "_messages_in",
         "_opened_clock",
         "_outbox",
+        "_session",
         "_state",
         "_user_id",
         "address",
@@ -113,8 +115,9 @@ class Connection:
         self._outbox = outbox
         self._user_id = ""
         self._conn_info: object = None  # the claim `info` of its token
+        self._credentials: Credentials | None = None
+        self._session: ConnectionSession | None = None  # while it is open
         self._messages_in = 0
-        self._asker: Asker | None = None  # while it is open
 
     def __repr__(self) -> str:
         state = "open" if self.is_open else "closed"
@@ -179,6 +182,42 @@ class Connection:
     def age(self) -> float:
         """Seconds since the request. Changes of the system's clock do not affect it."""
         return max(0.0, time.monotonic() - self._opened_clock)
+
+    # Expiry
+
+    @property
+    def expires_at(self) -> float | None:
+        """When the connection expires, in seconds since the epoch; None for never. It may be set, also in a thread."""
+        return None if self._credentials is None else self._credentials.expires_at
+
+    @expires_at.setter
+    def expires_at(self, when: float | None) -> None:
+        if when is not None and not is_finite(when):
+            raise ValueError(
+                f"expires_at is {short(when)}, use seconds since the epoch, as time.time() returns, or None"
+            )
+        if self._credentials is None:
+            self._credentials = Credentials()
+        self._credentials.expires_at = when
+        session = self._session
+        if session is not None and self._home.is_here():
+            session.expiry_changed()
+        elif session is not None:
+            self._home.loop.call_soon_threadsafe(session.expiry_changed)
+
+    async def refresh(self, token: str) -> bool:
+        """Renew the connection with a new token of the same user. Return whether it is valid.
+
+        If it is not, the connection is closed: with 3005 if the token has expired, otherwise with 3500. Raise `Refused`
+        if the keys are unavailable, and `RuntimeError` without keys, before the handshake is accepted, or on an event
+        loop other than the gateway's.
+        """
+        self._check_home("refresh")
+        if self._session is not None:
+            return await self._session.refresh(token)
+        if not self._outbox.has_begun:
+            raise RuntimeError("the connection is not open yet, set conn.expires_at in on_handshake")
+        return False
 
     # Counts
 
@@ -288,11 +327,11 @@ class Connection:
         """
         self._check_home("request")
         check_timeout(timeout)
-        if self._asker is None or not self._outbox.is_open:
+        if self._session is None or not self._outbox.is_open:
             if self._outbox.has_begun:
                 raise ConnectionClosed(self.id)
             raise RuntimeError("the connection is not open yet, call conn.request in on_client_open or later")
-        return await self._asker.ask(message, name, timeout)
+        return await self._session.ask(message, name, timeout)
 
     def request_from_thread(self, message: object, name: str = "", timeout: float = 10.0) -> Any:
         """Call `request` from a `def` hook or another thread, as `send_from_thread` calls `send`."""
@@ -317,38 +356,3 @@ def check_timeout(seconds: object) -> None:
         raise TypeError(f"timeout is {short(seconds)}, use a number of seconds")
     if not 0 < seconds <= MAX_TIMEOUT:
         raise ValueError(f"timeout is {seconds!r}, use a number of seconds above 0 and up to {MAX_TIMEOUT}")
-
-
-class WatchedConnection(Connection):
-    """A connection in development mode. It logs a warning for each `send` or `close` that is not awaited."""
-
-    __slots__ = ("_log",)
-
-    def __init__(self, *args: Any, log: GatewayLog, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._log = log
-
-    @marked
-    def send(self, message: object, *, name: str = "") -> Coroutine[Any, Any, bool]:
-        return WatchedCoroutine(super().send(message, name=name), self._log, what="conn.send", conn=self.id, depth=2)
-
-    @marked
-    def request(self, message: object, name: str = "", timeout: float = 10.0) -> Coroutine[Any, Any, Any]:
-        coroutine = super().request(message, name, timeout)
-        return WatchedCoroutine(coroutine, self._log, what="conn.request", conn=self.id, depth=2)
-
-    @marked
-    def close(self, code: int = 1000, reason: str = "") -> Coroutine[Any, Any, None]:
-        return WatchedCoroutine(super().close(code, reason), self._log, what="conn.close", conn=self.id, depth=2)
-
-    @marked
-    def subscribe(
-        self, channel: str, *, info: object = None, since: str | None = None
-    ) -> Coroutine[Any, Any, Subscribed]:
-        coroutine = super().subscribe(channel, info=info, since=since)
-        return WatchedCoroutine(coroutine, self._log, what="conn.subscribe", conn=self.id, depth=2)
-
-    @marked
-    def unsubscribe(self, channel: str, code: int = 2000, reason: str = "") -> Coroutine[Any, Any, bool]:
-        coroutine = super().unsubscribe(channel, code, reason)
-        return WatchedCoroutine(coroutine, self._log, what="conn.unsubscribe", conn=self.id, depth=2)

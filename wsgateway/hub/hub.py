@@ -138,8 +138,8 @@ class Hub:
         if write is not None and data:
             write(data)
         if conn is not None:
-            if conn._asker is not None:
-                conn._asker.closing()
+            if conn._session is not None:
+                conn._session.closing()
             self.left(conn, others)
 
     def _forget_user(self, conn: Connection) -> None:

@@ -19,6 +19,7 @@ from wsgateway.listeners.event import (
     CloseEvent,
     Event,
     EventGateway,
+    ExpireEvent,
     HandshakeEvent,
     JsonMessageEvent,
     MessageEvent,
@@ -83,6 +84,7 @@ class Dispatcher:
         self._log = log
         self._reports = Reports(metrics, log)
         self._verbose = settings.verbose
+        self._token_cookie = settings.token_cookie
         self._inbox = Inbox()
         self._count = 0
         self._on_message = hooks["on_message"]
@@ -121,7 +123,7 @@ class Dispatcher:
         if on_handshake is None:
             return NO_CHOICE
         token, message, data, claims = introduction
-        token = token_of(conn.headers) if token is None else token
+        token = token or token_of(conn, self._token_cookie)
         event = HandshakeEvent(self._gateway, conn, scope=scope, token=token, message=message, data=data, claims=claims)
         call = AwaitedCall("on_handshake", on_handshake, event, limit=self._handshake_limit)
         await self._run_hook(inbox, call)
@@ -265,6 +267,10 @@ class Dispatcher:
     def last_unsubscribed(self, channel: str) -> None:
         """Handle that a channel has lost its last subscriber in this process."""
         self._changes.note(channel, "on_last_unsubscribe")
+
+    def expired(self, conn: Connection, inbox: Inbox) -> None:
+        """Handle that `conn` has expired. The hook may renew it."""
+        self._push_hook(inbox, "on_expire", ExpireEvent(self._gateway, conn))
 
     def closed(self, conn: Connection, inbox: Inbox, code: int, reason: str) -> None:
         """Handle that `conn` has ended. Called exactly once for each `opened`."""

@@ -148,10 +148,10 @@ class HandshakeEvent(Event):
     """The event of `on_handshake`.
 
     `scope` is the ASGI scope of the request, such as for `event.scope["session"]` of Starlette's `SessionMiddleware`.
-    `token` is the token that the client has sent, empty without one: `Authorization: Bearer`, or the first object of
-    a `wsgateway.v1` client with `?auth=first`. The hook may set `subprotocol`, to one of `conn.subprotocols`, and
-    `channels`, to the names of channels that the client is subscribed to as soon as it is open, without
-    `on_subscribe`.
+    `token` is the token that the client has sent, empty without one: the first object of a `wsgateway.v1` client with
+    `?auth=first`, `Authorization: Bearer`, the subprotocol after `bearer`, or the cookie `token_cookie`. The hook may
+    set `subprotocol`, to one of `conn.subprotocols`, and `channels`, to the names of channels that the client is
+    subscribed to as soon as it is open, without `on_subscribe`.
 
     `claims` are the claims of a token that was checked, otherwise empty. A Centrifuge client may send a message with
     its `connect`, and receives `reply` as its answer; `data` has its `headers`, `name`, and `version`.
@@ -182,6 +182,14 @@ class HandshakeEvent(Event):
 
 class OpenEvent(Event):
     """The event of `on_client_open`, and of `on_first_open`."""
+
+    __slots__ = ()
+
+    conn: Connection
+
+
+class ExpireEvent(Event):
+    """The event of `on_expire`. The hook may set `conn.expires_at`, otherwise `conn` is closed with 3005 soon after."""
 
     __slots__ = ()
 

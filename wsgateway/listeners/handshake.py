@@ -1,11 +1,12 @@
 """Checks and returns the values that `on_handshake` has set in its event. No I/O."""
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from wsgateway.auth.masking import shown_subprotocols
 from wsgateway.hub.channels import Channels
+from wsgateway.hub.connection import Connection
 from wsgateway.listeners.event import HandshakeEvent
 from wsgateway.messages import Message, encode
 from wsgateway.text import short
@@ -14,10 +15,10 @@ from wsgateway.text import short
 class Introduction(NamedTuple):
     """What a client has sent before `on_handshake`, besides the request itself.
 
-    `token` is None if the headers of the request have it. `claims` are those of a token that was checked.
+    `token` is empty if it came with the request, or not at all. `claims` are those of a token that was checked.
     """
 
-    token: str | None = None
+    token: str = ""
     message: Any = ""
     data: Mapping[str, Any] = {}
     claims: Mapping[str, Any] = {}
@@ -52,15 +53,49 @@ def chosen_in(event: HandshakeEvent, channels: Channels) -> Handshake:
     for name in names:
         channels.namespaces.find(name)
     channels.check_count(len(names))
-    if not conn.user_id and conn.user is not None:
-        if isinstance(conn.user, bool) or not isinstance(conn.user, (str, int, uuid.UUID)):
-            kind = type(conn.user).__qualname__
-            raise ValueError(f"conn.user has type {kind}, set conn.user_id to text that names the user")
-        conn.user_id = str(conn.user)
+    _name_user(conn)
     return Handshake(event.subprotocol, names, encode(event.reply))
 
 
-def token_of(headers: Mapping[str, str]) -> str:
-    """Return the token in `Authorization: Bearer TOKEN` (RFC 6750 2.1), empty without one."""
+def _name_user(conn: Connection) -> None:
+    """Set `conn.user_id` to the user that `on_handshake` has set. Raise `ValueError` if that is not possible."""
+    is_named = isinstance(conn.user, (str, int, uuid.UUID)) and not isinstance(conn.user, bool)
+    credentials = conn._credentials
+    if credentials is not None and credentials.user and conn.user_id == credentials.user:
+        if not is_named and conn.user is not None:
+            return  # an object of the application, for the user of the token
+        conn.user_id = ""
+    if not conn.user_id and conn.user is not None:
+        if not is_named:
+            kind = type(conn.user).__qualname__
+            raise ValueError(f"conn.user has type {kind}, set conn.user_id to text that names the user")
+        conn.user_id = str(conn.user)
+
+
+BEARER = "bearer"
+"""The subprotocol after which a client names its token, because pages cannot set headers of a WebSocket."""
+
+
+def token_of(conn: Connection, cookie: str | None) -> str:
+    """Return the token that came with the request, empty without one.
+
+    It is in `Authorization: Bearer TOKEN` (RFC 6750 2.1), the subprotocol after `bearer`, or the cookie `cookie`.
+    """
+    headers = conn.headers
     scheme, _, token = headers.get("authorization", "").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else ""
+    if scheme.lower() == "bearer" and token.strip():
+        return token.strip()
+    if "sec-websocket-protocol" in headers and (token := _offered_token(conn.subprotocols)):
+        return token
+    return conn.cookies.get(cookie, "") if cookie is not None and "cookie" in headers else ""
+
+
+def bearer_of(scope: Mapping[str, Any]) -> str | None:
+    """Return the subprotocol `bearer` if a client has offered a token after it, so that it is chosen."""
+    names = scope.get("subprotocols")
+    return BEARER if names and _offered_token(names) else None
+
+
+def _offered_token(names: Sequence[str]) -> str:
+    place = names.index(BEARER) + 1 if BEARER in names else len(names)
+    return names[place] if place < len(names) else ""

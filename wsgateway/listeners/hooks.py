@@ -19,6 +19,7 @@ HOOKS = (
     "on_client_open",
     "on_message",
     "on_client_close",
+    "on_expire",
     "on_error",
     "on_first_open",
     "on_last_close",

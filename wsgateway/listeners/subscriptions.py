@@ -19,6 +19,7 @@ from wsgateway.listeners.inbox import AwaitedCall, Call, Inbox, TimeLimit
 from wsgateway.listeners.loader import Hooks
 from wsgateway.logs import GatewayLog
 from wsgateway.messages import encode
+from wsgateway.text import short
 
 
 def find_namespace(channels: Channels, name: str) -> ChannelSettings:
@@ -34,6 +35,11 @@ def find_namespace(channels: Channels, name: str) -> ChannelSettings:
 
 
 Check = Callable[[SubscribeEvent], Awaitable[bool]]
+
+
+def _admits(conn: Connection, name: str) -> bool:
+    """Return whether the token of `conn` lets its client into a channel."""
+    return conn._credentials is not None and conn._credentials.admits(name)
 
 
 class SubscribeCall(AwaitedCall):
@@ -141,9 +147,9 @@ class Subscriptions:
         event._after = self.channels.revocations.count
         if settings.public or self.channels.may_return(conn, name):
             return None
+        if self._hook is None and (is_admitted or _admits(conn, name)):
+            return None
         if self._hook is None:
-            if is_admitted:
-                return None
             self._log.limited("on_subscribe is missing").warning(
                 "refused a subscription to %s: the listener has no on_subscribe to allow it; add the hook, or set "
                 "public = true for the channel's namespace",
@@ -152,6 +158,14 @@ class Subscriptions:
             )
             raise Refused.of(Refusal(403, "subscribe", f"clients may not subscribe to {name}"))
         return await self._hook(event)
+
+    def check_token_channel(self, name: str) -> None:
+        """Raise `Refused` unless there can be a channel `name`, which a token names."""
+        try:
+            find_namespace(self.channels, name)
+        except Refused as exc:
+            self._log.limited("channel of a token").warning("a token names the channel %s: %s", short(name), exc)
+            raise
 
     def check_publish(self, conn: Connection, name: str) -> None:
         """Raise `Refused` unless the client of `conn` may publish to the channel `name`."""

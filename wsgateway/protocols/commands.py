@@ -61,10 +61,14 @@ class Rejection:
 
 @dataclass(frozen=True, slots=True)
 class Authenticate:
-    """The first object of a client with `?auth=first`. `since` contains positions as in the query."""
+    """A token: the first object of a client with `?auth=first`, or later a new one.
+
+    `since` contains positions as in the query, and belongs to the first object only.
+    """
 
     token: str
     since: tuple[str, ...] = ()
+    ident: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

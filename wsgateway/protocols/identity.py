@@ -5,14 +5,36 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from wsgateway.auth.claims import ClaimRules, ConnectionClaims, SubscriptionClaims
+from wsgateway.closing import UNAUTHORIZED
 from wsgateway.config.settings import Settings
-from wsgateway.exceptions import Refusal, TokenRefused
+from wsgateway.exceptions import Refusal, Refused, TokenRefused
+from wsgateway.hub.connection import Connection
+from wsgateway.hub.credentials import Credentials
+from wsgateway.listeners.handshake import token_of
 from wsgateway.logs import GatewayLog
 
 if TYPE_CHECKING:  # imports PyJWT, which is optional
     from wsgateway.auth.tokens import Header, Key, Signatures
 
 KEYS_UNAVAILABLE = Refusal(503, "keys", "the keys of tokens are unavailable, try again later (token_jwks)")
+
+REQUIRED = "token required"
+"""The reason for a client that has sent no token."""
+
+
+def token_refusal(reason: str, *, closes: bool) -> Refused:
+    """Return the refusal of a client without a valid token, with 401 (RFC 6750 3).
+
+    With `closes`, its handshake is accepted, and it is closed immediately, because a page cannot read a status.
+    """
+    if closes:
+        refused = Refused.of(Refusal(401, "token", reason))
+        refused.close = UNAUTHORIZED
+        return refused
+    error = "" if reason == REQUIRED else f' error="invalid_token", error_description="{reason}"'
+    headers = (("www-authenticate", f"Bearer{error}"),)
+    return Refused.of(Refusal(401, "token", f"{reason}, send one as `Authorization: Bearer TOKEN`", "token", headers))
+
 
 FetchKeys = Callable[[str | None], Awaitable["Sequence[Key]"]]
 """Returns the keys of a key set that may have signed a token with that `kid`. Raises `Refused` if they are not known
@@ -43,7 +65,35 @@ class Identity:
         self._signatures = signatures
         self._keys = tuple(keys)
         self._fetch = fetch
+        self._cookie = settings.token_cookie
         self._log = log
+
+    async def identify(self, conn: Connection, token: str) -> tuple[str, ConnectionClaims | None]:
+        """Give `conn` the user of its token, and what else the token allows. Return the token and its claims.
+
+        `token` is what the client has sent on the connection. If it is empty, the one that came with the request
+        counts. Without any, the claims are None. Raise what `check` raises.
+        """
+        token = token or token_of(conn, self._cookie)
+        conn.user = ""
+        if not token:
+            return "", None
+        claims = await self.check(token)
+        conn.user = conn.user_id = claims.user
+        _apply(conn, claims)
+        return token, claims
+
+    async def renew(self, conn: Connection, token: str) -> None:
+        """Give `conn` what a new token of the same user allows. Its `expires_at` changes.
+
+        Raise what `check` raises, and `RuntimeError` if no key is configured.
+        """
+        if not self.is_required:
+            raise RuntimeError("a token cannot be checked, because no key is configured: set token_secret")
+        claims = await self.check(token)
+        if claims.user != ("" if conn._credentials is None else conn._credentials.user):
+            raise self._logged(TokenRefused("it is for another user", is_foreign=True))
+        _apply(conn, claims)
 
     async def check(self, token: str) -> ConnectionClaims:
         """Return the claims of a connection token.
@@ -84,6 +134,11 @@ class Identity:
     def _logged(self, refused: TokenRefused) -> TokenRefused:
         self._log.limited(("token", refused.detail)).info("refused a token: %s", refused.detail)
         return refused
+
+
+def _apply(conn: Connection, claims: ConnectionClaims) -> None:
+    conn._credentials = Credentials(claims.user, claims.expires_at, (*claims.channels, *claims.subs))
+    conn._conn_info = claims.info
 
 
 def _may_be_fetched(header: "Header") -> bool:

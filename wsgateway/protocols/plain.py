@@ -11,6 +11,7 @@ from typing import Any
 from wsgateway.exceptions import ChannelError, Refusal, Refused
 from wsgateway.frames import check_request_name
 from wsgateway.hub.target import Target
+from wsgateway.listeners.handshake import bearer_of
 from wsgateway.listeners.inbox import refusal_of
 from wsgateway.listeners.requests import RequestCall
 from wsgateway.messages import Message
@@ -33,7 +34,7 @@ async def connect(session: "PlainSession", transport: ClientTransport, scope: Ma
         chosen = await session.handshake(scope, asked=asked)
     else:
         chosen = await session.handshake(scope)
-    if await transport.accept(chosen.subprotocol):
+    if await transport.accept(chosen.subprotocol or bearer_of(scope)):
         session.open()
         await transport.run()
 

@@ -6,24 +6,25 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from wsgateway.closing import TOO_MANY, TRY_AGAIN
+from wsgateway.auth.claims import SubscriptionOptions
+from wsgateway.closing import EXPIRED, TOO_MANY, TRY_AGAIN, UNAUTHORIZED
 from wsgateway.config.settings import Settings
-from wsgateway.exceptions import ChannelError, ConnectionClosed, HistoryError, Refusal, Refused
-from wsgateway.frames import Position, check_event_name, check_request_name
+from wsgateway.exceptions import ChannelError, ConnectionClosed, HistoryError, Refusal, Refused, TokenRefused
+from wsgateway.frames import check_request_name
 from wsgateway.hub.channel import Answer, Grant, Outdated, Wanted
 from wsgateway.hub.channels import Channels
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.hub import Hub
 from wsgateway.hub.outbox import Outbox
-from wsgateway.hub.target import Target
 from wsgateway.limits import Bucket
 from wsgateway.listeners.dispatcher import Dispatcher
 from wsgateway.listeners.event import EventGateway
 from wsgateway.listeners.handshake import NO_INTRODUCTION, Handshake, Introduction
-from wsgateway.listeners.inbox import Call, Inbox, MessageCall, refusal_of
-from wsgateway.listeners.requests import RequestCall
+from wsgateway.listeners.inbox import Inbox
 from wsgateway.messages import NULL, Message, encode
 from wsgateway.protocols.commands import Subscribe
+from wsgateway.protocols.expiry import Expiry
+from wsgateway.protocols.identity import REQUIRED, Identity, token_refusal
 from wsgateway.protocols.query import NOTHING, Asked
 from wsgateway.protocols.requests import MAX_REQUESTS, Requests
 from wsgateway.transports.peer import MAX_FRAMES, ClientTransport
@@ -52,6 +53,7 @@ class SessionParts:
     dispatcher: Dispatcher
     settings: Settings
     timers: Timers
+    identity: Identity
     ended: "Callable[[Session], None]"
 
 
@@ -64,6 +66,7 @@ class Session:
 
     __slots__ = (
         "_after",
+        "_expiry",
         "_granted",
         "_inbox",
         "_parts",
@@ -84,6 +87,7 @@ class Session:
         self._transport = transport
         self._parts = parts
         self._after = 0  # the count of revocations when `on_handshake` was called
+        self._expiry: Expiry | None = None
         self._granted: list[tuple[Wanted, Grant, bool]] | None = None
         self._inbox = Inbox()
         self._requests: Requests | None = None
@@ -101,31 +105,68 @@ class Session:
         asked: Asked = NOTHING,
         asks_now: bool = True,
     ) -> Handshake:
-        """Call `on_handshake`, then, if `asks_now`, `on_subscribe` for each channel in the URL.
+        """Check the token, call `on_handshake`, then, if `asks_now`, `on_subscribe` for each channel in the URL.
 
-        Return the choices of `on_handshake`. Raise `Refused`.
+        Return the choices of `on_handshake`, with the channels of the token. Raise `Refused`; the cause of the refusal
+        of a token is a `TokenRefused`.
         """
         dispatcher = self._parts.dispatcher
         self._after = self._parts.channels.revocations.count
+        subs: Mapping[str, SubscriptionOptions] = {}
+        if self._parts.identity.is_required:
+            introduction, subs = await self._identify(introduction)
         chosen = await dispatcher.handshake(self.conn, self._inbox, scope, introduction)
+        if subs:
+            chosen = chosen._replace(channels=tuple(dict.fromkeys((*subs, *chosen.channels))))
         channels = chosen.channels
         asks = asked.channels if asks_now else ()
         if channels or asks:
-            self._granted = await self._grants(channels, asks, asked)
+            self._granted = await self._grants(channels, asks, asked, subs)
         if self.outbox.closing is not None:
             raise Refused.of(STOPPING)
         return chosen
 
+    async def _identify(self, introduction: Introduction) -> tuple[Introduction, Mapping[str, SubscriptionOptions]]:
+        """Check the token. Return it with its claims, and the channels to subscribe to. Raise `Refused`."""
+        identity = self._parts.identity
+        try:
+            token, claims = await identity.identify(self.conn, introduction.token)
+        except TokenRefused as exc:
+            raise token_refusal(exc.reason, closes=self._is_closed_by_refusal) from exc
+        if claims is None and not identity.allows_anonymous:
+            raise token_refusal(REQUIRED, closes=self._is_closed_by_refusal)
+        if claims is None:
+            return introduction, {}
+        subs = claims.subscriptions()
+        for name in subs:
+            self._parts.dispatcher.subscriptions.check_token_channel(name)
+        return introduction._replace(token=token, claims=claims.claims), subs
+
+    @property
+    def _is_closed_by_refusal(self) -> bool:
+        """Whether a refusal closes the WebSocket, because a page cannot read a status, or it is accepted already."""
+        return self.is_accepted or (self.conn.transport == "websocket" and "origin" in self.conn.headers)
+
     async def _grants(
-        self, channels: tuple[str, ...], asks: tuple[Subscribe, ...], asked: Asked
+        self,
+        channels: tuple[str, ...],
+        asks: tuple[Subscribe, ...],
+        asked: Asked,
+        subs: Mapping[str, SubscriptionOptions],
     ) -> list[tuple[Wanted, Grant, bool]]:
-        """Return the granted requests: those of `on_handshake`, then those of the URL. Raise `Refused`."""
+        """Return the granted requests: those of the token and of `on_handshake`, then those of the URL.
+
+        `subs` has the options of those of the token. Raise `Refused`.
+        """
         granted = []
         for name in channels:
             position = asked.since.get(name)
             wanted = Wanted(name, position, name in asked.since and position is None)
-            granted.append((wanted, Grant(after=self._after), True))
-        if asks:
+            grant = Grant(after=self._after)
+            if name in subs:
+                grant = grant._replace(info=subs[name].info, reply=encode(subs[name].data))
+            granted.append((wanted, grant, True))
+        if asks or subs:
             self._check_count(channels, asked)
         for each in asks:
             if each.wanted.channel not in channels:
@@ -150,7 +191,7 @@ class Session:
         self.is_accepted = self.is_open = True
         parts = self._parts
         parts.hub.join(self.conn)
-        self.conn._asker = self
+        self.conn._session = self
         parts.dispatcher.entered(self.conn, self._inbox)
         revocations, conn = parts.channels.revocations, self.conn
         is_old = revocations.count != self._after
@@ -160,7 +201,55 @@ class Session:
             granted, self._granted = self._granted, None
             for wanted, grant, by_code in granted:
                 self._enter(wanted, grant, by_code=by_code)
+        if conn.expires_at is not None:
+            self.expiry_changed()
         parts.dispatcher.opened(self.conn, self._inbox)
+
+    # Expiry
+
+    def expiry_changed(self, *, ident: int | None = None) -> None:
+        """Expire at `conn.expires_at`, which has changed, because of the command `ident` unless it is None."""
+        expires_at = self.conn.expires_at
+        if not self.is_open or self.outbox.closing is not None:
+            return
+        self._report_expiry(ident)
+        if expires_at is not None:
+            if self._expiry is None:
+                self._expiry = Expiry(self._parts.timers, expired=self._expired, ended=self._ended)
+            self._expiry.set(expires_at)
+        elif self._expiry is not None:
+            self._expiry.cancel()
+
+    def _report_expiry(self, ident: int | None) -> None:
+        """Notify the client of when the connection expires, if its protocol can."""
+
+    @property
+    def seconds_left(self) -> int | None:
+        """The whole seconds until the connection expires, at least 1; None if it never does."""
+        expires_at = self.conn.expires_at
+        return None if expires_at is None else max(1, int(expires_at - time.time()))
+
+    def _expired(self) -> None:
+        self._parts.dispatcher.expired(self.conn, self._inbox)
+
+    def _ended(self) -> None:
+        self.outbox.close(EXPIRED, "connection expired")
+
+    async def refresh(self, token: str, *, ident: int | None = None) -> bool:
+        """Renew the connection with `token`. Return whether it is valid, and close the connection if it is not.
+
+        `ident` is the id of the command with the token, if it has one. Raise `Refused` if the keys are unavailable, and
+        `RuntimeError` if no key is configured.
+        """
+        try:
+            await self._parts.identity.renew(self.conn, token)
+        except TokenRefused as exc:
+            is_expired = exc.is_expired or exc.is_over
+            code, reason = (EXPIRED, "connection expired") if is_expired else (UNAUTHORIZED, exc.reason)
+            self.outbox.close(code, reason)
+            return False
+        self.expiry_changed(ident=ident)
+        return True
 
     def _enter(self, wanted: Wanted, grant: Grant, *, by_code: bool) -> None:
         try:
@@ -179,10 +268,12 @@ class Session:
     def finished(self, code: int, reason: str) -> None:
         """Leave the hub, then call `on_client_close`, with `code` and `reason` unless this side has closed first."""
         closing = self.outbox.end(code, reason)
+        if self._expiry is not None:
+            self._expiry.cancel()
         if self.is_open:
             self.is_open = False
-            self._parts.hub.leave(self.outbox)
-            self.conn._asker = None
+            self._parts.hub.leave(self.outbox)  # which calls `closing`
+            self.conn._session = None
             self._parts.dispatcher.closed(self.conn, self._inbox, *closing)
         self._parts.ended(self)
 
@@ -218,62 +309,6 @@ class Session:
         if self._rate is not None and not self._rate.allows(time.monotonic(), overdraft=overdraft):
             self.outbox.close(TOO_MANY, "too many messages")
 
-    async def feed(self, message: object, size: int, *, channel: str = "", name: str = "") -> Position | None:
-        """Handle a message of `size` bytes that the client has sent in an HTTP request, after `on_message` has run.
-
-        Return its position, None if it is in no history. Raise `Refused`.
-        """
-        self._check_post(size, name, check_event_name)
-        done: asyncio.Future[MessageCall] = asyncio.get_running_loop().create_future()
-
-        def answer(call: Call) -> None:
-            assert isinstance(call, MessageCall)
-            if not done.done():
-                done.set_result(call)
-
-        target = Target(channel=channel, name=name) if channel or name else None
-        self._parts.dispatcher.message(self.conn, self._inbox, message, size, target=target, answer=answer)
-        call = await done
-        if call.error is not None:
-            raise refusal_of(call)
-        if call.receipt is None:
-            return None
-        try:
-            await call.receipt.stored()
-        except HistoryError as exc:
-            raise unstored(exc) from exc
-        return call.receipt.at
-
-    async def feed_request(self, message: object, size: int, *, name: str) -> Message:
-        """Do the same with a request, after `on_request` has run, and return its answer. Raise `Refused`."""
-        self._check_post(size, name, check_request_name)
-        done: asyncio.Future[RequestCall] = asyncio.get_running_loop().create_future()
-
-        def answer(call: RequestCall) -> None:
-            if not done.done():
-                done.set_result(call)
-
-        self._parts.dispatcher.request(self.conn, self._inbox, message, name, size, answer)
-        call = await done
-        if call.error is not None:
-            raise refusal_of(call)
-        return call.reply or NULL
-
-    def _check_post(self, size: int, name: str, check_name: Callable[[object], None]) -> None:
-        """Raise `Refused` if a message of `size` bytes that was sent over HTTP cannot be handled now."""
-        if self.outbox.closing is not None or not self.is_open:
-            raise Refused.of(Refusal(404, "session", "the stream has ended"))
-        if size > self._parts.settings.max_message_size:
-            raise Refused.of(Refusal(413, "session", "the message is larger than max_message_size"))
-        if self._rate is not None and not self._rate.allows(time.monotonic()):
-            raise Refused.of(Refusal(429, "session", "too many messages, try again later (message_rate)"))
-        try:
-            check_name(name)
-        except ValueError as exc:
-            raise Refused.of(Refusal(400, "session", str(exc))) from None
-        if self._inbox.is_full:
-            raise Refused.of(Refusal(429, "session", "too many messages wait for the listener, try again later"))
-
     # Requests
 
     @property
@@ -295,7 +330,7 @@ class Session:
         self._transport.resume()
 
     async def ask(self, message: object, name: str, seconds: float) -> object:
-        """Send a request to the client, and return its answer. Implements `hub.connection.Asker`."""
+        """Send a request to the client, and return its answer. Implements `hub.connection.ConnectionSession`."""
         check_request_name(name)
         content = encode(message) or NULL
         loop = asyncio.get_running_loop()
@@ -320,7 +355,7 @@ class Session:
         return answer
 
     def closing(self) -> None:
-        """Fail the requests of the server, because nothing is received any more. Implements `hub.connection.Asker`."""
+        """Fail the requests of the server, because nothing is received any more."""
         if self._requests is not None:
             self._requests.close(self.conn.id)
 

@@ -18,9 +18,9 @@ from wsgateway.frames import (
     SubscribedFrame,
     UnsubscribedFrame,
 )
-from wsgateway.messages import Kind, Message, OnLoss
+from wsgateway.messages import Kind, Message, OnLoss, unquoted
+from wsgateway.protocols.posted import PostedSession
 from wsgateway.protocols.query import read_query
-from wsgateway.protocols.session import Session
 from wsgateway.protocols.v1 import subscribed_of, text_of
 from wsgateway.transports.framing import ChunkedFormat, StreamKind
 from wsgateway.transports.stream import AsgiStream, NativeStream
@@ -36,7 +36,7 @@ MAX_ID = 1024
 
 StreamTransport = AsgiStream | NativeStream
 
-_BYTES = Kind.BYTES
+_JSON, _BYTES = Kind.JSON, Kind.BYTES
 
 _BREAK = re.compile(rb"\r\n|\r|\n")
 """The characters that end a line of a stream. Other line breaks, such as U+2028, are text."""
@@ -75,7 +75,8 @@ class SseEncoding:
         position = message.position if self._has_ids and isinstance(message, Publication) else None
         if message.kind is _BYTES:
             return _event("base64", base64.b64encode(message.payload), position)
-        return _event(message.name, message.payload, position)
+        payload = unquoted(message.payload) if message.kind is _JSON else message.payload
+        return _event(message.name, payload, position)
 
     def _control(self, message: Message) -> bytes | None:
         match message:
@@ -144,7 +145,7 @@ WITHOUT_IDS = ChunkedFormat(SseEncoding(has_ids=False), on_loss=OnLoss.CLOSES)
 """The format of a stream whose ids are its own."""
 
 
-class SseSession(Session):
+class SseSession(PostedSession):
     """One client of an event stream. It sends nothing on its connection."""
 
     __slots__ = ("secret",)

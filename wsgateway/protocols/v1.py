@@ -12,6 +12,7 @@ from wsgateway.exceptions import MessageError
 from wsgateway.frames import (
     AcceptedFrame,
     CloseFrame,
+    ExpiresFrame,
     Member,
     OpenFrame,
     Position,
@@ -111,6 +112,8 @@ def _object_of(message: Message) -> str | None:
         case PresenceFrame():
             what = "left" if message.has_left else "joined"
             return f'{{"channel":{text_of(message.channel)},"{what}":{member_of(message.member)}}}'
+        case ExpiresFrame():
+            parts = f'"expires":{"null" if message.seconds is None else message.seconds}'
         case OpenFrame():
             return text_of({"open": {"id": message.conn_id, "session": message.secret}})
         case CloseFrame():
@@ -147,7 +150,7 @@ _KEYS = {
     "message": {"message", "channel", "name", "id"},
     "subscribe": {"subscribe", "since", "last", "data", "id"},
     "unsubscribe": {"unsubscribe", "id"},
-    "token": {"token", "since"},
+    "token": {"token", "since", "id"},
     "request": {"request", "id", "name"},
     "reply": {"reply", "id"},
     "refused": {"refused", "id", "status", "reason"},
@@ -174,7 +177,7 @@ def read_command(text: str) -> Command:
         (value[key] for key in ("channel", "subscribe", "unsubscribe") if isinstance(value.get(key), str)), None
     )
     if len(verbs) != 1:
-        keys = "message, request, subscribe, and unsubscribe"
+        keys = "message, request, subscribe, unsubscribe, and token"
         return Malformed(f"a command has exactly one of the keys {keys}", named, ident)
     unknown = sorted(value.keys() - _KEYS[verbs[0]])
     if unknown:
@@ -190,7 +193,7 @@ def read_command(text: str) -> Command:
             case "request":
                 return _request(value, ident)
             case _:
-                return _token(value)
+                return _token(value, ident)
     except (ValueError, TypeError) as exc:
         return Malformed(str(exc), named, ident)
 
@@ -250,10 +253,10 @@ def _answer(value: Mapping[str, Any], verbs: list[str], ident: int | None) -> An
     return Rejection(status, reason, ident)
 
 
-def _token(value: Mapping[str, Any]) -> Authenticate:
+def _token(value: Mapping[str, Any], ident: int | None) -> Authenticate:
     token, since = value["token"], value.get("since", [])
     if not isinstance(token, str):
         raise ValueError("token: use text")
     if not isinstance(since, list) or not all(isinstance(item, str) for item in since):
         raise ValueError("since: use a list of text")
-    return Authenticate(token, tuple(since))
+    return Authenticate(token, tuple(since), ident)

@@ -7,7 +7,7 @@ from typing import Any, assert_never
 
 from wsgateway.closing import BAD_FIRST, NO_TOKEN, TRY_AGAIN, UNAUTHORIZED
 from wsgateway.exceptions import ChannelError, HistoryError, Refusal, Refused
-from wsgateway.frames import AcceptedFrame, RefusedFrame, ReplyFrame, RequestFrame, UnsubscribedFrame
+from wsgateway.frames import AcceptedFrame, ExpiresFrame, RefusedFrame, ReplyFrame, RequestFrame, UnsubscribedFrame
 from wsgateway.hub.channel import Outdated
 from wsgateway.hub.loops import eager_task
 from wsgateway.hub.shared_history import Appended
@@ -171,8 +171,7 @@ class V1Session(Session):
                 dispatcher.count_in(conn, size)
                 self._settle(command)
             case Authenticate():
-                malformed = Malformed("a token is sent as the first object, with ?auth=first")
-                dispatcher.command(conn, inbox, size, partial(self._refuse_malformed, malformed))
+                dispatcher.command(conn, inbox, size, partial(self._renew, command))
             case Malformed():
                 dispatcher.command(conn, inbox, size, partial(self._refuse_malformed, command))
             case _:
@@ -246,6 +245,27 @@ class V1Session(Session):
             return
         if not channels.unsubscribe(self.conn, channel, 2000, "", ident=command.ident):
             self.outbox.put(UnsubscribedFrame(channel, 2000, "", ident=command.ident))
+
+    def _renew(self, command: Authenticate, call: Call) -> None:
+        if command.since:
+            reason = "since belongs to the first object, with ?auth=first"
+        elif not self._parts.identity.is_required:
+            reason = "a token is sent as the first object, with ?auth=first, because the gateway itself checks none"
+        elif self._task is not None and not self._task.done():
+            reason = "an earlier token is still being checked"
+        else:
+            self._task = eager_task(self._run_refresh(command), asyncio.get_running_loop())
+            return
+        self._refuse_malformed(Malformed(reason, ident=command.ident), call)
+
+    async def _run_refresh(self, command: Authenticate) -> None:
+        try:
+            await self.refresh(command.token, ident=command.ident)
+        except Refused as exc:  # the keys are unavailable
+            self._refuse(None, exc, command.ident)
+
+    def _report_expiry(self, ident: int | None) -> None:
+        self.outbox.put(ExpiresFrame(self.seconds_left, ident=ident))
 
     def _refuse_malformed(self, command: Malformed, call: Call) -> None:
         del call

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from wsgateway.frames import CloseFrame, SubscribedFrame
-from wsgateway.messages import Kind, Message, OnLoss
+from wsgateway.messages import QUOTE, Kind, Message, OnLoss, unquoted
 
 COMPRESS_FROM = 128
 """Bytes of the shortest message that is compressed, because a shorter one hardly becomes smaller."""
@@ -16,7 +16,7 @@ COMPRESS_FROM = 128
 _EMPTY_BLOCK = b"\x00\x00\xff\xff"
 """The end of a compressed message, which is not sent (RFC 7692 7.2.1)."""
 
-_BYTES = Kind.BYTES  # faster to read than an attribute of an enum on Python 3.11
+_JSON, _BYTES = Kind.JSON, Kind.BYTES  # faster to read than an attribute of an enum on Python 3.11
 
 _TEXT, _BINARY, _COMPRESSED = 0x81, 0x82, 0x40
 """First bytes of an unfragmented frame, and the flag for a compressed one (RFC 7692 6)."""
@@ -78,13 +78,17 @@ class PlainFormat(_Format):
         if message.is_control:
             reply = message.reply if isinstance(message, SubscribedFrame) else None
             return None if reply is None else self.message(reply)
-        return message.payload if message.kind is _BYTES else message.payload.decode()
+        if message.kind is _BYTES:
+            return message.payload
+        return (unquoted(message.payload) if message.kind is _JSON else message.payload).decode()
 
     def wire(self, message: Message) -> bytes:
         if message.is_control:
             reply = message.reply if isinstance(message, SubscribedFrame) else None
             return b"" if reply is None else self.wire(reply)
         payload = message.payload
+        if message.kind is _JSON and payload[:1] <= QUOTE:
+            payload = unquoted(payload)
         size = len(payload)
         if size < 126:
             return (_BINARY_HEADS if message.kind is _BYTES else _TEXT_HEADS)[size] + payload
@@ -97,7 +101,8 @@ class DeflatedFormat(PlainFormat):
     def wire(self, message: Message) -> bytes:
         if message.is_control:
             return super().wire(message)
-        return deflated(_BINARY if message.kind is _BYTES else _TEXT, message.payload)
+        payload = unquoted(message.payload) if message.kind is _JSON else message.payload
+        return deflated(_BINARY if message.kind is _BYTES else _TEXT, payload)
 
 
 class FramedFormat(_Format):
@@ -149,13 +154,16 @@ class ChunkedFormat(_Format):
 class StreamKind:
     """One kind of stream. `name` is that of its transport, `wire_format` writes its messages as chunks.
 
-    `beat` is the content that shows that the stream is alive, `heartbeat` the same as a chunk.
+    `beat` is the content that shows that the stream is alive, `heartbeat` the same as a chunk. Both are empty if the
+    protocol sends pings. `first` is the content with which the response begins, so that a server or a proxy that holds
+    the head back until then sends it.
     """
 
     name: str
     content_type: bytes
     beat: bytes
     wire_format: ChunkedFormat
+    first: bytes = b""
     heartbeat: bytes = field(init=False)
 
     def __post_init__(self) -> None:

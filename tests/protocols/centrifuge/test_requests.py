@@ -21,7 +21,7 @@ class Centrifuge(Client):
         self.ident = 1
         self._replies: list[Any] = []
 
-    async def connected(self) -> None:
+    async def introduce(self) -> None:
         await self.send_json({"id": 1, "connect": {}})
         assert (await self.next())["id"] == 1
 
@@ -51,7 +51,7 @@ class Centrifuge(Client):
 async def connected(listener: object, **options: Any) -> AsyncIterator[tuple[Gateway, Centrifuge]]:
     gateway = Gateway(listener=listener, protocols=["centrifuge"], **options)
     async with testing.serve(gateway) as url, Centrifuge(url) as client:
-        await client.connected()
+        await client.introduce()
         yield gateway, client
 
 

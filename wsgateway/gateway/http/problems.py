@@ -65,16 +65,17 @@ def report_refusal(scope: Scope, refusal: Refusal, what: str, *, key: str, metri
     log.limited(f"{key} {refusal.kind}").warning("refused %s from %s: %s", what, sender_of(scope), refusal)
 
 
-async def deny(scope: Scope, send: Send, status: int, detail: str) -> None:
+async def deny(scope: Scope, send: Send, status: int, detail: str, headers: Iterable[tuple[str, str]] = ()) -> None:
     """Answer a handshake with `status`, or with an empty 403 on a server without ASGI's `websocket.http.response`."""
     if "websocket.http.response" not in scope.get("extensions", {}):
         await send({"type": "websocket.close", "code": 1008, "reason": ""})
         return
     body = detail.encode(errors="replace")
-    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
+    fields = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+    fields += [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
     if status in (429, 503):
-        headers.append((b"retry-after", b"5"))
-    await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
+        fields.append((b"retry-after", b"5"))
+    await send({"type": "websocket.http.response.start", "status": status, "headers": fields})
     await send({"type": "websocket.http.response.body", "body": body})
 
 

@@ -15,7 +15,8 @@ from wsgateway.auth.headers import first_value
 from wsgateway.auth.rules import Rules
 from wsgateway.exceptions import Refusal, Refused
 from wsgateway.frames import check_event_name, check_request_name
-from wsgateway.gateway.admission import Admission, StreamProtocol
+from wsgateway.gateway.admission import Admission
+from wsgateway.gateway.clients import StreamProtocol
 from wsgateway.gateway.http.problems import problem, read_body, report_refusal
 from wsgateway.gateway.parts import Parts
 from wsgateway.gateway.posts import PostKind

@@ -123,8 +123,9 @@ def code_of(refused: Refused, *, is_request: bool = False) -> ErrorCode:
         return ErrorCode.INTERNAL
     if is_request and status == 404:
         return ErrorCode.METHOD_NOT_FOUND
+    if status == 400 and refused.refusal.kind != "handshake":  # a rule of the gateway, not the application
+        return ErrorCode.BAD_REQUEST
     codes = {
-        400: ErrorCode.BAD_REQUEST,
         401: ErrorCode.UNAUTHORIZED,
         404: ErrorCode.UNKNOWN_CHANNEL,
         429: ErrorCode.TOO_MANY_REQUESTS,

@@ -1,5 +1,6 @@
 """The commands of a Centrifuge client, and the frames of JSON that contain them. Knows no connections."""
 
+import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -162,6 +163,9 @@ _DECODERS = {method: msgspec.json.Decoder(request) for method, request in METHOD
 _OBJECT = msgspec.json.Decoder(dict[str, Raw])
 _IDENT = msgspec.json.Decoder(int)
 
+_FIRST_KEYS = re.compile(rb'\s*\{\s*(?:"id"\s*:\s*(\d{1,10})\s*,\s*)?"(\w{1,20})"\s*:')
+_LAST_KEY = re.compile(rb',\s*"id"\s*:\s*(\d{1,10})\s*\}\s*\Z')
+
 
 def read_frame(data: str | bytes) -> list[Command]:
     """Return the commands of a frame: JSON objects, separated by line feeds. Raise `FrameError`."""
@@ -183,7 +187,10 @@ def _read(line: bytes) -> Command:
         fields = _OBJECT.decode(line)
         ident = _IDENT.decode(fields.pop("id", b"0"))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
-        raise FrameError("a command is a JSON object") from exc
+        command = _read_without_payload(line)
+        if command is None:
+            raise FrameError("a command is a JSON object") from exc
+        return command
     methods = [name for name in fields if name in METHODS]
     if not 0 <= ident <= MAX_IDENT:
         raise FrameError("the id of a command is out of range")
@@ -199,6 +206,25 @@ def _read(line: bytes) -> Command:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return Command(ident, method, None, len(line), is_malformed=True)
     return Command(ident, method, request, len(line))
+
+
+def _read_without_payload(line: bytes) -> Command | None:
+    """Return the command in `line` if only its data cannot be read: it has a lone surrogate, or is nested too deeply.
+
+    Such data costs the client an error, not its connection: a page may cut a text in the middle of an emoji.
+    """
+    try:
+        decode_json(line)
+    except MessageError as exc:
+        first, last = _FIRST_KEYS.match(line), _LAST_KEY.search(line[-40:])
+        if not isinstance(exc.__cause__, UnicodeEncodeError | RecursionError) or first is None:
+            return None
+    else:
+        return None
+    ident, method = int(first[1] or (last[1] if last else 0)), first[2].decode()
+    if not line.rstrip().endswith(b"}") or ident > MAX_IDENT or not (ident or method == "send"):
+        return None
+    return Command(ident, method, None, len(line), is_malformed=True)
 
 
 def payload_of(data: Raw | bytes) -> Payload | None:

@@ -1,10 +1,8 @@
 """Executes the commands of an admitted Centrifuge client, and sends the replies. Knows neither frames nor sockets."""
 
 import asyncio
-import time
 from collections.abc import Sequence
 from functools import partial
-from math import ceil
 from typing import Any, assert_never
 
 from wsgateway.config.namespaces import check_name
@@ -39,9 +37,9 @@ from wsgateway.protocols.centrifuge.commands import (
     payload_of,
     position_of,
 )
-from wsgateway.protocols.centrifuge.pings import PingedSession
 from wsgateway.protocols.centrifuge.queries import Queries
 from wsgateway.protocols.centrifuge.replies import Fields, Reply, publication_fields, size_of, subscribed_fields
+from wsgateway.protocols.centrifuge.tokens import ExpiringSession, expiry_fields
 from wsgateway.protocols.session import unstored
 
 ANSWER_METHOD = "$reply"
@@ -70,7 +68,7 @@ class Asking:
         self.expires_at: float | None = None
 
 
-class ExecutingSession(PingedSession):
+class ExecutingSession(ExpiringSession):
     """The commands of a client after its `connect`. A reply comes after everything sent before its command ran."""
 
     __slots__ = ("_queries",)
@@ -107,7 +105,7 @@ class ExecutingSession(PingedSession):
                     answer = partial(self._answer_query, ident, command.method)
                     self._parts.dispatcher.query(self.conn, self._inbox, size, query, answer)
                 case Refresh() | SubRefresh():
-                    self._refresh(ident, request, size)
+                    self._refresh(ident, command.method, request, size)
                 case Ping():
                     self._later(size, partial(self._reply, ident, "ping"))
                 case Connect():
@@ -150,7 +148,6 @@ class ExecutingSession(PingedSession):
 
     def _message(self, payload: Payload, size: int, target: Target, ident: int | None) -> None:
         answer = None if ident is None else partial(self._answer_publish, ident)
-        is_text = isinstance(payload.value, str)  # it is encoded again, because other protocols send it without quotes
         self._parts.dispatcher.message(
             self.conn,
             self._inbox,
@@ -158,7 +155,7 @@ class ExecutingSession(PingedSession):
             size,
             target=target if target.channel else None,
             answer=answer,
-            json=None if is_text else payload.source,
+            json=payload.source,
         )
 
     def _answer_publish(self, ident: int, call: Call) -> None:
@@ -267,7 +264,11 @@ class ExecutingSession(PingedSession):
             channels.check_room(self.conn)
         except TooManyChannels:
             raise Failed(ErrorCode.LIMIT_EXCEEDED) from None
-        return False
+        if not request.token or not self._parts.identity.is_required:
+            return False
+        claims = await self.check_token(request.token, name)
+        event.info, asking.expires_at = claims.info, claims.expires_at
+        return True
 
     def _answer_subscribe(self, asking: Asking, call: Call) -> None:
         assert isinstance(call, SubscribeCall)
@@ -298,8 +299,8 @@ class ExecutingSession(PingedSession):
         fields, later = self.subscribe_result(
             frame, publications, grant, asked_offset=request.offset if request.recover else None
         )
-        if asking.expires_at is not None:
-            fields |= expiry_fields(asking.expires_at)
+        fields |= expiry_fields(asking.expires_at)
+        self.set_expiry(request.channel, asking.expires_at)
         sent = publications if not later else ()
         reply = Reply(asking.ident, "subscribe", fields, payload=size_of(sent))
         self.outbox.put(Bundle([reply, *later]) if later else reply)
@@ -335,6 +336,7 @@ class ExecutingSession(PingedSession):
         return fields, ()
 
     def _unsubscribe(self, ident: int, channel: str, call: Call) -> None:
+        self.set_expiry(channel, None)
         if not self._parts.channels.unsubscribe(self.conn, channel, 2000, "", ident=ident):
             self._reply(ident, "unsubscribe", call)
 
@@ -353,10 +355,9 @@ class ExecutingSession(PingedSession):
         else:
             self.outbox.put(Reply(ident, method, call.result))
 
-    def _refresh(self, ident: int, request: Refresh | SubRefresh, size: int) -> None:
-        raise Failed(ErrorCode.BAD_REQUEST)
-
-
-def expiry_fields(expires_at: float) -> Fields:
-    """Return the fields for a token that expires at `expires_at`, in seconds since the epoch."""
-    return {"expires": True, "ttl": max(1, ceil(expires_at - time.time()))}
+    def _refresh(self, ident: int, method: str, request: Refresh | SubRefresh, size: int) -> None:
+        if isinstance(request, Refresh):
+            query = partial(self.renew, request)
+        else:
+            query = partial(self.renew_subscription, request)
+        self._parts.dispatcher.query(self.conn, self._inbox, size, query, partial(self._answer_query, ident, method))

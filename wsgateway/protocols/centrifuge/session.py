@@ -11,12 +11,20 @@ from math import ceil
 from typing import Any
 
 from wsgateway.closing import TOO_MANY
-from wsgateway.exceptions import ChannelError, MessageError, Refused, TooManyChannels
+from wsgateway.exceptions import ChannelError, MessageError, Refused, TokenRefused, TooManyChannels
 from wsgateway.frames import Bundle, Position, Publication, SubscribedFrame
 from wsgateway.hub.channel import Answer, Grant, Wanted
 from wsgateway.hub.loops import eager_task
 from wsgateway.listeners.handshake import Introduction
-from wsgateway.protocols.centrifuge.codes import BAD_REQUEST, CHANNEL_LIMIT, STALE, ErrorCode, Failed, code_of
+from wsgateway.protocols.centrifuge.codes import (
+    BAD_REQUEST,
+    CHANNEL_LIMIT,
+    INVALID_TOKEN,
+    STALE,
+    ErrorCode,
+    Failed,
+    code_of,
+)
 from wsgateway.protocols.centrifuge.commands import (
     PONG,
     Command,
@@ -28,11 +36,12 @@ from wsgateway.protocols.centrifuge.commands import (
 )
 from wsgateway.protocols.centrifuge.execution import ExecutingSession
 from wsgateway.protocols.centrifuge.replies import Fields, Reply
+from wsgateway.protocols.centrifuge.tokens import expiry_fields
 from wsgateway.protocols.deadlines import Deadline
 from wsgateway.protocols.query import Asked
 from wsgateway.transports.peer import ClientTransport
 
-JSON_SUBPROTOCOL = "centrifuge-json"
+PROTOBUF_SUBPROTOCOL = "centrifuge-protobuf"
 
 FRAME_PINGS = b"cf_ws_frame_ping_pong=true"
 """The parameter of a client that asks for WebSocket pings instead of the protocol's own."""
@@ -45,8 +54,8 @@ SERVER = f"wsgateway {version('wsgateway')}"
 
 async def connect(session: "CentrifugeSession", transport: ClientTransport, scope: Mapping[str, Any]) -> None:
     """Accept the client, which then sends `connect`. May return while the connection is still open."""
-    offered = session.conn.subprotocols
-    if await transport.accept(JSON_SUBPROTOCOL if JSON_SUBPROTOCOL in offered else None):
+    is_offered = session.subprotocol in session.conn.subprotocols
+    if await transport.accept(session.subprotocol if is_offered else None):
         session.expect_connect(scope)
         await transport.run()
 
@@ -88,7 +97,11 @@ class CentrifugeSession(ExecutingSession):
     The commands of a frame are handled in order. While `on_handshake` runs, or the inbox is full, the rest waits.
     """
 
-    __slots__ = ("_connecting", "_is_offered", "_read", "_rest", "_stage", "node", "secret")
+    __slots__ = ("_connecting", "_is_offered", "_rest", "_stage", "node", "secret")
+
+    subprotocol = "centrifuge-json"
+    read: Callable[[str | bytes], list[Command]] = staticmethod(read_frame)
+    """Returns the commands of a frame. Raises `FrameError`."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -96,7 +109,6 @@ class CentrifugeSession(ExecutingSession):
         """The name under which the client of a stream posts its commands."""
         self.node = ""
         """The id of the process that has the session."""
-        self._read: Callable[[str | bytes], list[Command]] = read_frame
         self._stage = Stage.WAITING
         self._connecting: Connecting | None = None
         self._rest: deque[Command] | None = None  # of the frame that is being handled
@@ -116,7 +128,7 @@ class CentrifugeSession(ExecutingSession):
 
     def _handle(self, message: str | bytes, size: int) -> None:
         try:
-            commands = self._read(message)
+            commands = self.read(message)
         except FrameError:
             self.outbox.close(BAD_REQUEST, "")
             return
@@ -215,7 +227,7 @@ class CentrifugeSession(ExecutingSession):
             raise Failed(ErrorCode.BAD_REQUEST) from None
         self.conn.client = f"{request.name[:MAX_NAME]} {request.version[:MAX_VERSION]}".strip()
         data = {"headers": request.headers, "name": request.name, "version": request.version}
-        return Introduction(None, "" if payload is None else payload.value, data)
+        return Introduction(request.token, "" if payload is None else payload.value, data)
 
     def _since(self, request: Connect, connecting: Connecting) -> dict[str, Position | None]:
         """Return the positions of the server-side subscriptions that the client had."""
@@ -226,15 +238,25 @@ class CentrifugeSession(ExecutingSession):
     def _refuse(self, ident: int, refused: Refused) -> None:
         """Answer `connect` with an error, or close the client. Any further command closes it."""
         self._stage = Stage.REFUSED
-        if refused.close is not None:
+        cause = refused.__cause__
+        if isinstance(cause, TokenRefused):
+            self._refuse_token(ident, cause)
+        elif refused.close is not None:
             self.outbox.close(refused.close, refused.reason)
-        elif isinstance(refused.__cause__, TooManyChannels):
+        elif isinstance(cause, TooManyChannels):
             self.outbox.close(CHANNEL_LIMIT, "")
         else:
-            is_unknown = isinstance(refused.__cause__, ChannelError)
+            is_unknown = isinstance(cause, ChannelError)
             code = ErrorCode.UNKNOWN_CHANNEL if is_unknown else code_of(refused)
             self.outbox.clear()  # what `on_handshake` has sent
             self.outbox.put(Reply.error(ident, code))
+
+    def _refuse_token(self, ident: int, refused: TokenRefused) -> None:
+        if refused.is_expired or refused.is_over:
+            code = ErrorCode.TOKEN_EXPIRED if refused.is_expired else ErrorCode.EXPIRED
+            self.outbox.put(Reply.error(ident, code))
+        else:
+            self.outbox.close(INVALID_TOKEN, "")
 
     def _open_with(self, ident: int, fields: Fields, connecting: Connecting) -> None:
         """Make the client a recipient. The reply to `connect` comes before everything else that it receives."""
@@ -247,10 +269,11 @@ class CentrifugeSession(ExecutingSession):
 
     @property
     def _has_pings(self) -> bool:
-        return FRAME_PINGS not in self.conn.query_string
+        return bool(self.secret) or FRAME_PINGS not in self.conn.query_string
 
     def _result(self, fields: Fields, subs: Fields) -> Fields:
         fields |= {"client": self.conn.id, "version": SERVER, "subs": subs}
+        fields |= expiry_fields(self.conn.expires_at)
         if self._has_pings:
             fields |= {"ping": ceil(self._parts.settings.ping_interval), "pong": True}
         if self.secret:

@@ -37,7 +37,8 @@ export function connect(url, { token, queue: limit = 100 } = {}) {
   const closed = new AbortController(), { signal } = closed;
   let open = openSocket, carrier = null; // the socket or stream that connects or is open
   let timer = setTimeout(attempt); // begins the next attempt, or ends a connection that shows no sign of life
-  let renewal; // a timer: sends the next token before the present one expires
+  let renewal, sent = { id: 0 }; // a timer sends a new token before the present one expires; the last such command
+  let next; // the token of the next stream, which replaces one whose token expires
   let ids = 0, attempts = 0; // a new attempt makes those before it stale
   let failures = 0; // attempts in a row that did not open; -Infinity once a WebSocket has opened
   let waits = 0, openedAt = Infinity, earliest = 0; // waits without a stable connection; when the next attempt may be
@@ -103,8 +104,9 @@ export function connect(url, { token, queue: limit = 100 } = {}) {
     const current = attempts;
     emit("status", "connecting");
     try {
-      const secret = token && (await token() ?? "");
+      const secret = token && (next ?? await token() ?? "");
       if (current !== attempts) return;
+      next = undefined;
       expect();
       carrier = open(new URL(url), secret);
     } catch (error) {
@@ -112,12 +114,14 @@ export function connect(url, { token, queue: limit = 100 } = {}) {
       if (current === attempts) lost();
     }
   }
-  /** Send a new token. A stream cannot send it, so another stream follows, whose attempt asks for the token. */
+  /** Send a new token. A stream cannot send it, so another stream with that token follows. */
   async function renew(retries) {
     const current = attempts;
     try {
-      const secret = open === openSocket && await token();
-      if (current === attempts && (secret || open === openStream)) put({ token: secret });
+      const secret = await token();
+      if (current !== attempts || !secret) return;
+      if (open === openStream) next = secret;
+      sent = { id: put({ token: secret }), retries };
     } catch (error) {
       console.warn("wsgateway: the token function failed", error);
       if (current === attempts) renewIn(jitter(retries), retries + 1);
@@ -173,6 +177,8 @@ export function connect(url, { token, queue: limit = 100 } = {}) {
     const { id, at = null, code, reason, status, name, key, tags, from, joined, left } = object;
     if (object.expires) renewIn(object.expires * (800 + 100 * Math.random())); // seconds; many pages spread out
     if ("request" in object) return answer(object); // its id is one of the server's
+    const isLater = status >= 500 || status === 429; // may be accepted later
+    if (isLater && id === sent.id && "refused" in object) renewIn(jitter(sent.retries), sent.retries + 1);
     const message = answers.get(id);
     if (message && "refused" in object) message.reject(new SendError(reason, status));
     if (answers.delete(id)) return message.resolve("reply" in object ? content(object, "reply") : { at });
@@ -191,7 +197,7 @@ export function connect(url, { token, queue: limit = 100 } = {}) {
       tell("unsubscribed", { channel, code, reason });
     } else if ("refused" in object && (isAnswer || (!room && id === undefined))) {
       const again = () => rooms.get(channel) === room && !room.isActive && subscribe(room);
-      if (room && (status >= 500 || status === 429)) setTimeout(again, jitter(++room.refusals));
+      if (room && isLater) setTimeout(again, jitter(++room.refusals));
       else rooms.delete(channel);
       tell("refused", { channel, status, reason });
     } else if ((joined || left) && room?.isActive) {

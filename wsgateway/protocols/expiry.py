@@ -1,0 +1,55 @@
+"""When a connection expires: `on_expire` is called, and later the connection is closed. Knows no tokens."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from wsgateway.protocols.deadlines import Deadline
+from wsgateway.transports.takeover import Timers
+
+GRACE = 25.0
+"""Seconds between the expiry of a connection and its close, in which its client may still send a new token."""
+
+HORIZON = 300.0
+"""Seconds after which the clock of the system is read again, because it may have been set, or the host suspended."""
+
+
+class Expiry:
+    """Calls `expired` when a connection expires, and `ended` after `GRACE` seconds more, unless it is renewed."""
+
+    __slots__ = ("_at", "_deadline", "_due", "_ended", "_expired", "_is_expired")
+
+    def __init__(self, timers: Timers, *, expired: Callable[[], None], ended: Callable[[], None]) -> None:
+        self._deadline = Deadline(timers, self._wake)
+        self._expired = expired
+        self._ended = ended
+        self._at = 0.0  # in seconds since the epoch
+        self._due = 0.0  # the same, in the time of the event loop
+        self._is_expired = False
+
+    def set(self, at: float) -> None:
+        """Expire at `at`, in seconds since the epoch, instead of an earlier `set`."""
+        self._is_expired = False
+        self._wait_until(at)
+
+    def cancel(self) -> None:
+        """Never expire. May be called twice."""
+        self._deadline.cancel()
+
+    def _wait_until(self, at: float) -> None:
+        now = asyncio.get_running_loop().time()
+        self._at = at
+        self._due = now + at - time.time()
+        self._deadline.set(min(max(self._due, now), now + HORIZON))
+
+    def _wake(self) -> None:
+        now = asyncio.get_running_loop().time()
+        remaining = min(self._due - now, self._at - time.time())
+        if remaining > 0:
+            self._deadline.set(now + min(remaining, HORIZON))
+        elif self._is_expired:
+            self._ended()
+        else:
+            self._is_expired = True
+            self._wait_until(self._at + GRACE)
+            self._expired()
