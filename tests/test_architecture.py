@@ -197,6 +197,7 @@ ROOMS = {
         "http.script",
         "http.api_fields",
         "http.server_api",
+        "http.description",
         "http.routes",
         "gateway",
     ],

@@ -28,6 +28,7 @@ from wsgateway.protocols.commands import (
     Subscribe,
     Unsubscribe,
 )
+from wsgateway.protocols.expiry import seconds_left
 from wsgateway.protocols.query import Asked, read_query, read_since
 from wsgateway.protocols.session import STOPPING, TOO_MANY_REQUESTS, Session, unstored
 from wsgateway.protocols.v1 import SUBPROTOCOL, read_command
@@ -265,7 +266,7 @@ class V1Session(Session):
             self._refuse(None, exc, command.ident)
 
     def _report_expiry(self, ident: int | None) -> None:
-        self.outbox.put(ExpiresFrame(self.seconds_left, ident=ident))
+        self.outbox.put(ExpiresFrame(seconds_left(self.conn.expires_at), ident=ident))
 
     def _refuse_malformed(self, command: Malformed, call: Call) -> None:
         del call

@@ -176,9 +176,9 @@ export function connect(url, { token, queue: limit = 100 } = {}) {
     clearTimeout(timer); // a sign of life
     const { id, at = null, code, reason, status, name, key, tags, from, joined, left } = object;
     if (object.expires) renewIn(object.expires * (800 + 100 * Math.random())); // seconds; many pages spread out
-    if ("request" in object) return answer(object); // its id is one of the server's
     const isLater = status >= 500 || status === 429; // may be accepted later
     if (isLater && id === sent.id && "refused" in object) renewIn(jitter(sent.retries), sent.retries + 1);
+    if ("request" in object) return answer(object); // its id is one of the server's
     const message = answers.get(id);
     if (message && "refused" in object) message.reject(new SendError(reason, status));
     if (answers.delete(id)) return message.resolve("reply" in object ? content(object, "reply") : { at });
