@@ -73,9 +73,10 @@ export async function publishes_in_order(kit) {
   const [client, subscription] = await kit.subscribed(channel);
   const [, other] = await kit.subscribed(channel);
   const received = [subscription, other].map((each) => events(each, "publication", 50));
-  for (let number = 0; number < 50; number++) client.publish(channel, kit.payload({ number }));
+  const numbers = [...Array(50).keys()];
+  await Promise.all(numbers.map((number) => client.publish(channel, kit.payload({ number }))));
   for (const publications of await Promise.all(received)) {
-    assert.deepEqual(publications.map(({ data }) => kit.value(data).number), [...Array(50).keys()]);
+    assert.deepEqual(publications.map(({ data }) => kit.value(data).number), numbers);
   }
 }
 
@@ -263,11 +264,11 @@ export async function tokens_are_renewed_before_they_expire(kit) {
   const states = [];
   client.on("connecting", () => states.push("connecting"));
   subscription.on("subscribing", () => states.push("subscribing"));
-  await eventually(async () => asked, ({ connection, subscription }) => connection >= 3 && subscription >= 3);
+  await eventually(async () => asked, ({ connection, subscription }) => connection >= 2 && subscription >= 2);
   await subscription.publish(kit.payload({}));
   assert.deepEqual(states, []);
-  assert.ok(asked.connection >= 3);
-  assert.ok(asked.subscription >= 3);
+  assert.ok(asked.connection >= 2);
+  assert.ok(asked.subscription >= 2);
 }
 
 export async function a_bad_token_is_final(kit) {

@@ -1,6 +1,6 @@
 """The kinds of clients that a gateway serves: their protocols, how their messages look, how their connections begin."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,10 +12,12 @@ from wsgateway.logs import GatewayLog
 from wsgateway.messages import WireFormat
 from wsgateway.protocols import lines, plain, sse, v1_session
 from wsgateway.protocols.centrifuge import session as centrifuge
+from wsgateway.protocols.centrifuge import streams
 from wsgateway.protocols.centrifuge.execution import broadcast_channel
 from wsgateway.protocols.centrifuge.formats import CentrifugeEncoding, CentrifugeFrames
 from wsgateway.protocols.centrifuge.json import JsonEncoding
 from wsgateway.protocols.centrifuge.session import PROTOBUF_SUBPROTOCOL, CentrifugeSession
+from wsgateway.protocols.centrifuge.streams import Carrier, stream_kinds
 from wsgateway.protocols.lines import LinesSession
 from wsgateway.protocols.plain import PlainSession
 from wsgateway.protocols.session import Session
@@ -48,7 +50,7 @@ class StreamProtocol:
 
     name: str
     kind: StreamKind
-    session: type[SseSession] | type[LinesSession]
+    session: type[SseSession] | type[LinesSession] | type[CentrifugeSession]
     connect: Callable[[Any, AsgiStream | NativeStream, Scope], Awaitable[None]]
 
 
@@ -72,6 +74,10 @@ class CentrifugeClients:
         channel = broadcast_channel(settings)
         self._json = _socket(JsonEncoding(channel), CentrifugeSession)
         self._protobuf = self._protobuf_socket(channel, log)
+        self.streams: Mapping[Carrier, StreamProtocol] = {
+            carrier: StreamProtocol("centrifuge", kind, CentrifugeSession, streams.connect)
+            for carrier, kind in stream_kinds(JsonEncoding(channel)).items()
+        }
 
     def protocol_of(self, scope: Scope) -> ClientProtocol:
         """Return the protocol that the client of a WebSocket handshake asks for."""

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from wsgateway.auth.claims import SubscriptionOptions
@@ -24,7 +25,7 @@ from wsgateway.listeners.inbox import Inbox
 from wsgateway.messages import NULL, Message, encode
 from wsgateway.protocols.commands import Subscribe
 from wsgateway.protocols.expiry import Expiry
-from wsgateway.protocols.identity import REQUIRED, Identity, token_refusal
+from wsgateway.protocols.identity import Identity
 from wsgateway.protocols.query import NOTHING, Asked
 from wsgateway.protocols.requests import MAX_REQUESTS, Requests
 from wsgateway.transports.peer import MAX_FRAMES, ClientTransport
@@ -114,7 +115,10 @@ class Session:
         self._after = self._parts.channels.revocations.count
         subs: Mapping[str, SubscriptionOptions] = {}
         if self._parts.identity.is_required:
-            introduction, subs = await self._identify(introduction)
+            check_channel = dispatcher.subscriptions.check_token_channel
+            introduction, subs = await self._parts.identity.introduce(
+                self.conn, introduction, check_channel=check_channel, closes=self._is_closed_by_refusal
+            )
         chosen = await dispatcher.handshake(self.conn, self._inbox, scope, introduction)
         if subs:
             chosen = chosen._replace(channels=tuple(dict.fromkeys((*subs, *chosen.channels))))
@@ -125,22 +129,6 @@ class Session:
         if self.outbox.closing is not None:
             raise Refused.of(STOPPING)
         return chosen
-
-    async def _identify(self, introduction: Introduction) -> tuple[Introduction, Mapping[str, SubscriptionOptions]]:
-        """Check the token. Return it with its claims, and the channels to subscribe to. Raise `Refused`."""
-        identity = self._parts.identity
-        try:
-            token, claims = await identity.identify(self.conn, introduction.token)
-        except TokenRefused as exc:
-            raise token_refusal(exc.reason, closes=self._is_closed_by_refusal) from exc
-        if claims is None and not identity.allows_anonymous:
-            raise token_refusal(REQUIRED, closes=self._is_closed_by_refusal)
-        if claims is None:
-            return introduction, {}
-        subs = claims.subscriptions()
-        for name in subs:
-            self._parts.dispatcher.subscriptions.check_token_channel(name)
-        return introduction._replace(token=token, claims=claims.claims), subs
 
     @property
     def _is_closed_by_refusal(self) -> bool:
@@ -191,6 +179,7 @@ class Session:
         self.is_accepted = self.is_open = True
         parts = self._parts
         parts.hub.join(self.conn)
+        self.conn._session = self
         parts.dispatcher.entered(self.conn, self._inbox)
         revocations, conn = parts.channels.revocations, self.conn
         is_old = revocations.count != self._after
@@ -200,7 +189,6 @@ class Session:
             granted, self._granted = self._granted, None
             for wanted, grant, by_code in granted:
                 self._enter(wanted, grant, by_code=by_code)
-        conn._session = self
         if conn.expires_at is not None:
             self.expiry_changed()
         parts.dispatcher.opened(self.conn, self._inbox)
@@ -208,32 +196,20 @@ class Session:
     # Expiry
 
     def expiry_changed(self, *, ident: int | None = None) -> None:
-        """Expire at `conn.expires_at`, which has changed, because of the command `ident` unless it is None."""
-        expires_at = self.conn.expires_at
+        """Expire at `conn.expires_at`, which was set, by the command `ident` unless it is None."""
         if not self.is_open or self.outbox.closing is not None:
             return
         self._report_expiry(ident)
-        if expires_at is not None:
-            if self._expiry is None:
-                self._expiry = Expiry(self._parts.timers, expired=self._expired, ended=self._ended)
-            self._expiry.set(expires_at)
-        elif self._expiry is not None:
-            self._expiry.cancel()
+        if self._expiry is None:
+            expired = partial(self._parts.dispatcher.expired, self.conn, self._inbox)
+            ended = partial(self.outbox.close, EXPIRED, "connection expired")
+            self._expiry = Expiry(self._parts.timers, expired=expired, ended=ended)
+        self._expiry.cancel()
+        if self.conn.expires_at is not None:
+            self._expiry.set(self.conn.expires_at)
 
     def _report_expiry(self, ident: int | None) -> None:
         """Notify the client of when the connection expires, if its protocol can."""
-
-    @property
-    def seconds_left(self) -> int | None:
-        """The whole seconds until the connection expires, at least 1; None if it never does."""
-        expires_at = self.conn.expires_at
-        return None if expires_at is None else max(1, int(expires_at - time.time()))
-
-    def _expired(self) -> None:
-        self._parts.dispatcher.expired(self.conn, self._inbox)
-
-    def _ended(self) -> None:
-        self.outbox.close(EXPIRED, "connection expired")
 
     async def refresh(self, token: str, *, ident: int | None = None) -> bool:
         """Renew the connection with `token`. Return whether it is valid, and close the connection if it is not.
