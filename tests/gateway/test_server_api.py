@@ -397,6 +397,28 @@ async def test_a_user_with_too_many_channels_is_a_limit() -> None:
         assert await backend.error("subscribe", user="ann", channel="two") == 106
 
 
+async def test_a_centrifuge_client_is_subscribed_unsubscribed_and_disconnected() -> None:
+    gateway = Gateway(Listener, api_key="secret", channels=CHANNELS, protocols=["centrifuge"])
+    async with served(gateway) as backend:
+        epoch = (await backend.result("publish", channel="room:1", data=1))["epoch"]
+        await backend.result("publish", channel="room:1", data={"n": 2}, tags={"a": "b"})
+        path = "/connection/websocket?user=ann"
+        async with Client(backend.url, path, protocol="centrifuge") as ann:
+            since = {"offset": 1, "epoch": epoch}
+            fields = {"data": {"state": 5}, "info": {"n": 1}, "recover_since": since}
+            await backend.result("subscribe", user="ann", channel="room:1", **fields)
+            subscribed = {"recoverable": True, "positioned": True, "epoch": epoch, "offset": 1, "data": {"state": 5}}
+            pushes = [(await ann.receive_json())["push"] for _ in range(3)]
+            assert pushes[0] == {"channel": "room:1", "subscribe": subscribed}
+            assert pushes[1] == {"channel": "room:1", "pub": {"data": {"n": 2}, "offset": 2, "tags": {"a": "b"}}}
+            assert pushes[2]["join"]["info"]["chan_info"] == {"n": 1}
+            await backend.result("unsubscribe", user="ann", channel="room:1")
+            ended = {"code": 2000, "reason": "server unsubscribe"}
+            assert (await ann.receive_json())["push"] == {"channel": "room:1", "unsubscribe": ended}
+            await backend.result("disconnect", user="ann")
+            assert await ann.closed() == (3503, "force disconnect")
+
+
 # Channels
 
 
