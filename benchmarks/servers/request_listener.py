@@ -1,4 +1,4 @@
-"""wsgateway: the listener answers each request with its content, and each message of a plain client with the message."""
+"""wsgateway: the listener answers each request with its content, and each message of a plain client with itself."""
 
 from wsgateway import MessageEvent, RequestEvent
 
