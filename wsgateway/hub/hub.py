@@ -315,6 +315,8 @@ class Hub:
         is_sent = self._turn.put_behind(outbox, message)
         if is_sent:
             self._count_out(1, len(message.payload))
+            if not message.is_control and not outbox.wire_format.carries(message):
+                self._metrics.undeliverable += 1
         return is_sent
 
     def delivered_to(self, outbox: Outbox) -> int:
