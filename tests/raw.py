@@ -99,11 +99,11 @@ async def handshake(url: str, *headers: str, path: str = "/ws", buffer: int = 0)
     return raw, head
 
 
-def post(body: object, *headers: str, path: str = "/send") -> bytes:
+def post(body: object, *headers: str, path: str = "/send", host: str = "localhost") -> bytes:
     """A `POST` of `body`, as JSON unless it is bytes."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     lines = [f"POST {path} HTTP/1.1", "Content-Type: application/json", f"Content-Length: {len(data)}"]
-    return head(*lines, *headers) + data
+    return head(*lines, *headers, host=host) + data
 
 
 def masked(first: int, payload: bytes, *, mask: bytes = b"\x01\x02\x03\x04") -> bytes:

@@ -1,11 +1,12 @@
 import logging
 import multiprocessing
+import time
 from pathlib import Path
 
 import pytest
 
 from wsgateway.logfile import SharedFile
-from wsgateway.logs import GatewayLog, LineFormatter, QueryMask, RepeatFilter, Repeats
+from wsgateway.logs import FrameMask, GatewayLog, LineFormatter, QueryMask, RepeatFilter, Repeats
 
 
 def line(message: str, *args: object, **extra: str) -> str:
@@ -59,6 +60,32 @@ def test_the_filter_masks_paths_whatever_they_hold_and_whole_messages(caplog: py
         "cannot read http://h/x?…",
         "50% of %s?",
     ]
+
+
+def test_a_filter_masks_only_what_may_hold_the_token_of_a_centrifuge_client(caplog: pytest.LogCaptureFixture) -> None:
+    log = logging.getLogger("masked.frames.by.a.test")
+    log.addFilter(FrameMask())
+    line = '%s - "%s %s HTTP/%s" %d'
+    log.warning(line, "1.2.3.4:5", "GET", "/connection/sse?a=b&cf_connect=SECRET 'SECRET", "1.1", 200)
+    log.warning(line, "1.2.3.4:5", "GET", "/search?q=hi", "1.1", 200)
+    log.warning("at http://h/connection/sse?cf_connect=SECRET")
+    log.warning("took %(seconds)s s", {"seconds": 1})
+    assert caplog.messages == [
+        '1.2.3.4:5 - "GET /connection/sse?… HTTP/1.1" 200',
+        '1.2.3.4:5 - "GET /search?q=hi HTTP/1.1" 200',
+        "at http://h/connection/sse?…",
+        "took 1 s",
+    ]
+
+
+@pytest.mark.parametrize("text", ["/" * 100_000, "/?" * 50_000, "?" * 100_000, "/a?b=" + "%22" * 30_000, " " * 100_000])
+def test_masking_takes_time_proportional_to_the_length(text: str) -> None:
+    began = time.perf_counter()
+    for path in (text, "cf_connect=" + text):
+        record = logging.LogRecord("uvicorn.access", logging.INFO, "", 1, "%s", (path,), None)
+        assert FrameMask().filter(record)
+        assert QueryMask().filter(record)
+    assert time.perf_counter() - began < 1  # a quadratic expression takes minutes
 
 
 def test_the_filter_masks_a_query_string() -> None:

@@ -291,7 +291,27 @@ class QueryMask(logging.Filter):
         return True
 
 
-_MASK = QueryMask()
+FRAME_PARAMETER = "cf_connect"
+"""The parameter with the first commands of a Centrifuge client, which contain its token."""
+
+
+class FrameMask(QueryMask):
+    """Masks only the lines whose query string contains `FRAME_PARAMETER`."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        parts = (record.msg, *record.args) if isinstance(record.args, tuple) else (record.msg,)
+        if any(isinstance(part, str) and FRAME_PARAMETER in part for part in parts):
+            return super().filter(record)
+        return True
+
+
+_MASK, _FRAME_MASK = QueryMask(), FrameMask()
+
+
+def mask_frames() -> None:
+    """Mask the query strings of Centrifuge clients in the lines of uvicorn, also where an application serves itself."""
+    for name in ("uvicorn.error", "uvicorn.access"):
+        logging.getLogger(name).addFilter(_FRAME_MASK)
 
 
 def mask_queries() -> None:

@@ -96,7 +96,7 @@ class Settings(Declared):
     allowed_hosts: tuple[str, ...] = setting(
         (), "host names that requests may ask for; empty allows all", kind=Kind.HOSTS
     )
-    api_key: tuple[str, ...] = setting((), "keys for `/send`, `/metrics`, and `/info`", secret=True)
+    api_key: tuple[str, ...] = setting((), "keys for `/send`, `/api`, `/metrics`, and `/info`", secret=True)
     local_access: bool = setting(
         False,
         "whether callers on this host need no key while `api_key` is not set; unless you set it, it is false as soon "

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from secrets import token_hex
 from typing import cast
 
 from starlette.types import Receive, Scope, Send
 
 from wsgateway.auth.rules import Rules
+from wsgateway.cluster.envelopes import NODE_ID
 from wsgateway.config.settings import Settings
 from wsgateway.exceptions import Refusal, Refused
 from wsgateway.gateway.clients import (
@@ -39,7 +41,7 @@ from wsgateway.listeners.dispatcher import Dispatcher
 from wsgateway.listeners.event import EventGateway
 from wsgateway.logs import GatewayLog
 from wsgateway.metrics import Metrics
-from wsgateway.protocols.centrifuge.session import FRAME_PINGS
+from wsgateway.protocols.centrifuge.session import FRAME_PINGS, CentrifugeSession
 from wsgateway.protocols.identity import Identity
 from wsgateway.protocols.lines import LinesSession
 from wsgateway.protocols.session import STOPPING, Session, SessionParts
@@ -48,7 +50,8 @@ from wsgateway.protocols.v1 import SUBPROTOCOL
 from wsgateway.transports.asgi import AsgiTransport
 from wsgateway.transports.native import NativeTransport
 from wsgateway.transports.peer import ClientTransport
-from wsgateway.transports.stream import StreamContext, stream_transport
+from wsgateway.transports.posted import Posted, PostedStreams
+from wsgateway.transports.stream import AsgiStream, NativeStream, StreamContext, stream_transport
 from wsgateway.transports.takeover import EXTENSION, Takeover
 
 SPARE_DESCRIPTORS = 64
@@ -108,10 +111,11 @@ class Admission:
         self._streams = StreamContext(
             settings, wheel, log, self._server_stops, watching=StopWatch(self._server_stops).watching
         )
-        self.sessions: dict[str, SseSession | LinesSession] = {}
+        self.sessions: dict[str, SseSession | LinesSession | CentrifugeSession] = {}
         """The sessions of streams, by their secrets."""
 
-        self._centrifuge = CentrifugeClients(settings, log) if "centrifuge" in settings.protocols else None
+        self.centrifuge = CentrifugeClients(settings, log) if "centrifuge" in settings.protocols else None
+        self.posted = PostedStreams(node or token_hex(NODE_ID // 2))
         self._by_address: Counter[str] = Counter()
         self._client_limit = client_limit(settings)
         if settings.max_connections > self._client_limit:
@@ -154,10 +158,12 @@ class Admission:
         path: str,
         protocol: StreamProtocol,
         headers: list[tuple[bytes, bytes]],
+        frame: str | bytes | None = None,
     ) -> None:
         """Admit the client of a stream, or answer with a problem document. `headers` are part of either.
 
-        The rules for its origin have been checked. On plain ASGI, return when the connection has ended.
+        `frame` is what the request contains of a client that posts frames, None for any other. The rules for its origin
+        have been checked. On plain ASGI, return when the connection has ended.
         """
         kind = protocol.kind
         transport = stream_transport(scope, receive, send, kind=kind, headers=headers, context=self._streams)
@@ -169,6 +175,8 @@ class Admission:
         session.secret = new_id(self._node)
         refusal = self._enter(session)
         self.sessions[session.secret] = session
+        if isinstance(session, CentrifugeSession):
+            self._expect_frames(session, transport, frame or "")
         try:
             if refusal is not None:
                 raise Refused.of(refusal)
@@ -183,6 +191,15 @@ class Admission:
             if not session.is_accepted:
                 self._remove_stream(session)
 
+    def _expect_frames(
+        self, session: CentrifugeSession, transport: AsgiStream | NativeStream, first: str | bytes
+    ) -> None:
+        """Pass the frames that the client of `session` posts to it, beginning with `first` once the stream begins."""
+        session.node = self.posted.node
+        posted = self.posted.by_secret[session.secret] = Posted(session)
+        posted.hold(first, len(first if isinstance(first, bytes) else first.encode()))
+        transport.resumed = posted.resume
+
     def _enter(self, session: Session) -> Refusal | None:
         """Count the client of `session`, until `_remove`. Return why it cannot be admitted now, or None."""
         address = session.conn.address
@@ -192,8 +209,8 @@ class Admission:
         return refusal
 
     def _protocol_of(self, scope: Scope, path: str) -> ClientProtocol:
-        if path == CENTRIFUGE_PATH and self._centrifuge is not None:
-            return self._centrifuge.protocol_of(scope)
+        if path == CENTRIFUGE_PATH and self.centrifuge is not None:
+            return self.centrifuge.protocol_of(scope)
         if "v1" in self._settings.protocols and SUBPROTOCOL in scope.get("subprotocols", ()):
             return V1_SOCKET
         return PLAIN_SOCKET
@@ -257,8 +274,11 @@ class Admission:
                 await deny(scope, send, refused.status, refused.reason, refused.refusal.headers)
 
     def _remove_stream(self, session: Session) -> None:
-        assert isinstance(session, (SseSession, LinesSession))
+        assert isinstance(session, (SseSession, LinesSession, CentrifugeSession))
         self.sessions.pop(session.secret, None)
+        posted = self.posted.by_secret.pop(session.secret, None)
+        if posted is not None:
+            posted.end()
         self._remove(session)
 
     def _remove(self, session: Session) -> None:

@@ -28,6 +28,7 @@ from wsgateway.cluster.single import AnyCluster
 from wsgateway.exceptions import EnvelopeError
 from wsgateway.gateway.channels import ChannelAnswers
 from wsgateway.gateway.choosing import Choosing
+from wsgateway.gateway.emulation import Emulation
 from wsgateway.gateway.posts import Posts
 from wsgateway.gateway.registry import GatewayState
 from wsgateway.gateway.relay import Relayed
@@ -66,6 +67,7 @@ class Answers:
         posts: Posts,
         requests: ClientRequests,
         choosing: Choosing,
+        emulation: Emulation,
         channels: ChannelAnswers,
         revocations: Revocations,
     ) -> None:
@@ -84,6 +86,7 @@ class Answers:
             **posts.answering,
             **requests.answering,
             **choosing.answering,
+            **emulation.answering,
             Search: self._answer_search,
             Rows: self._answer_rows,
             Describe: self._answer_describe,
@@ -162,6 +165,7 @@ class Answers:
             path=conn.path,
             transport=conn.transport,
             protocol=conn.protocol,
+            client=conn.client,
             age=round(conn.age, 3),
             queue=Queue(conn.queued_messages, conn.queued_bytes),
             user=None if conn.user is None else str(conn.user),

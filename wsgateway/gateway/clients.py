@@ -12,10 +12,12 @@ from wsgateway.logs import GatewayLog
 from wsgateway.messages import WireFormat
 from wsgateway.protocols import lines, plain, sse, v1_session
 from wsgateway.protocols.centrifuge import session as centrifuge
+from wsgateway.protocols.centrifuge import streams
 from wsgateway.protocols.centrifuge.execution import broadcast_channel
 from wsgateway.protocols.centrifuge.formats import CentrifugeEncoding, CentrifugeFrames
 from wsgateway.protocols.centrifuge.json import JsonEncoding
 from wsgateway.protocols.centrifuge.session import PROTOBUF_SUBPROTOCOL, CentrifugeSession
+from wsgateway.protocols.centrifuge.streams import Carrier, binary_stream, event_stream, line_stream
 from wsgateway.protocols.lines import LinesSession
 from wsgateway.protocols.plain import PlainSession
 from wsgateway.protocols.session import Session
@@ -48,7 +50,7 @@ class StreamProtocol:
 
     name: str
     kind: StreamKind
-    session: type[SseSession] | type[LinesSession]
+    session: type[SseSession] | type[LinesSession] | type[CentrifugeSession]
     connect: Callable[[Any, AsgiStream | NativeStream, Scope], Awaitable[None]]
 
 
@@ -70,8 +72,15 @@ class CentrifugeClients:
 
     def __init__(self, settings: Settings, log: GatewayLog) -> None:
         channel = broadcast_channel(settings)
-        self._json = _socket(JsonEncoding(channel), CentrifugeSession)
-        self._protobuf = self._protobuf_socket(channel, log)
+        encoding = JsonEncoding(channel)
+        self._json = _socket(encoding, CentrifugeSession)
+        self.streams = {
+            Carrier.EVENTS: _stream(event_stream(encoding), CentrifugeSession),
+            Carrier.LINES: _stream(line_stream(encoding), CentrifugeSession),
+        }
+        """The streams of clients that post their frames. `Carrier.BINARY` is missing without Protobuf."""
+
+        self._protobuf = self._add_protobuf(channel, log)
 
     def protocol_of(self, scope: Scope) -> ClientProtocol:
         """Return the protocol that the client of a WebSocket handshake asks for."""
@@ -80,7 +89,8 @@ class CentrifugeClients:
             return self._protobuf
         return self._json
 
-    def _protobuf_socket(self, channel: str, log: GatewayLog) -> ClientProtocol:
+    def _add_protobuf(self, channel: str, log: GatewayLog) -> ClientProtocol:
+        """Add the stream of Protobuf, and return what a client of a WebSocket gets that asks for Protobuf."""
         try:
             from wsgateway.protocols.centrifuge.protobuf import ProtobufEncoding
             from wsgateway.protocols.centrifuge.protobuf_session import ProtobufSession
@@ -88,7 +98,9 @@ class CentrifugeClients:
             text = "Centrifuge clients that speak Protobuf are refused (%s): pip install 'wsgateway[protobuf]'"
             log.warning(text, exc)
             return replace(self._json, connect=_refuse_protobuf)
-        return _socket(ProtobufEncoding(channel), ProtobufSession)
+        encoding = ProtobufEncoding(channel)
+        self.streams[Carrier.BINARY] = _stream(binary_stream(encoding), ProtobufSession)
+        return _socket(encoding, ProtobufSession)
 
 
 def _socket(encoding: CentrifugeEncoding, session: type[CentrifugeSession]) -> ClientProtocol:
@@ -100,6 +112,19 @@ def _socket(encoding: CentrifugeEncoding, session: type[CentrifugeSession]) -> C
         centrifuge.connect,
         has_pings=False,
     )
+
+
+def _stream(kind: StreamKind, session: type[CentrifugeSession]) -> StreamProtocol:
+    return StreamProtocol("centrifuge", kind, session, streams.connect)
+
+
+def emulation_reader() -> Callable[[bytes], tuple[str, str, bytes]] | None:
+    """Return a function that reads a request with a frame of Protobuf: its node, secret, and frame. None without it."""
+    try:
+        from wsgateway.protocols.centrifuge.protobuf import read_emulation
+    except Exception:  # the reason is logged when the gateway starts
+        return None
+    return read_emulation
 
 
 async def _refuse_protobuf(session: CentrifugeSession, transport: ClientTransport, scope: Scope) -> None:

@@ -71,6 +71,7 @@ class Gateway(Messaging):
             send=lambda message, target, data: self.send(message, data=data, **target),
             publish=lambda message, target: self.publish(message, **target),
             sessions=lambda: {} if self._running is None else self._running.admission.sessions,
+            posted=lambda: None if self._running is None else self._running.admission.posted,
         )
         self._hub = self._parts.hub
         self.metrics = self._parts.metrics

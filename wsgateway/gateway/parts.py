@@ -14,6 +14,7 @@ from wsgateway.exceptions import ConfigError
 from wsgateway.gateway.answers import Answers
 from wsgateway.gateway.channels import ChannelAnswers
 from wsgateway.gateway.choosing import Choosing
+from wsgateway.gateway.emulation import Emulation
 from wsgateway.gateway.inspector import Inspector
 from wsgateway.gateway.overview import Overview
 from wsgateway.gateway.posts import Posts
@@ -23,10 +24,11 @@ from wsgateway.gateway.requests import ClientRequests
 from wsgateway.hub.channels import Channels
 from wsgateway.hub.hub import Hub
 from wsgateway.limits import RateLimits
-from wsgateway.logs import GatewayLog, log_to_file
+from wsgateway.logs import GatewayLog, log_to_file, mask_frames
 from wsgateway.metrics import Metrics
-from wsgateway.protocols.posted import PostedSession
+from wsgateway.protocols.session import Session
 from wsgateway.transports.framing import PLAIN
+from wsgateway.transports.posted import PostedStreams
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,7 @@ class Parts:
     requests: ClientRequests
     choosing: Choosing
     overview: Overview
+    emulation: Emulation
 
 
 def create_parts(
@@ -58,12 +61,13 @@ def create_parts(
     cluster: Callable[[], AnyCluster],
     send: SendMessage | None = None,
     publish: PublishMessage | None = None,
-    sessions: Callable[[], Mapping[str, PostedSession]] = dict,
+    sessions: Callable[[], Mapping[str, Session]] = dict,
+    posted: Callable[[], PostedStreams | None] = lambda: None,
 ) -> Parts:
     """Create the parts that exist from the beginning. Raise `ConfigError` if the broker's package is not installed.
 
     `send` and `publish` send messages of other processes. A process that serves no clients has neither. `sessions`
-    returns the sessions of streams by their secrets.
+    returns the sessions of streams by their secrets, and `posted` the streams whose clients post frames.
     """
     metrics, log = Metrics(), GatewayLog(settings.id)
     hub = Hub(metrics, log, plain=PLAIN)
@@ -72,6 +76,7 @@ def create_parts(
     posts = Posts(sessions, cluster, settings)
     requests = ClientRequests(hub.connections, cluster, settings)
     choosing = Choosing(hub, sessions, cluster)
+    emulation = Emulation(posted, state=state, cluster=cluster, settings=settings)
     answers = Answers(
         settings.id,
         version=version,
@@ -85,6 +90,7 @@ def create_parts(
         posts=posts,
         requests=requests,
         choosing=choosing,
+        emulation=emulation,
     )
     return Parts(
         settings=settings,
@@ -102,11 +108,17 @@ def create_parts(
         requests=requests,
         choosing=choosing,
         overview=Overview(answers, cluster, log),
+        emulation=emulation,
     )
 
 
 def open_log(settings: Settings) -> None:
-    """Write the log also to the `log_file` of `settings`. Raise `ConfigError` if it cannot be written."""
+    """Write the log also to the `log_file` of `settings`. Raise `ConfigError` if it cannot be written.
+
+    Mask the tokens of Centrifuge clients in the lines of a server, if there can be such clients.
+    """
+    if "centrifuge" in settings.protocols:
+        mask_frames()
     if settings.log_file:
         try:
             log_to_file(Path(settings.log_file))

@@ -13,6 +13,7 @@ from wsgateway.exceptions import GatewayError, MessageError, NodeError, NodeLate
 from wsgateway.gateway.http.send import refusal_of_send
 from wsgateway.messages import Kind, Message, decode_json
 from wsgateway.protocols.posted import PostedSession
+from wsgateway.protocols.session import Session
 
 NO_SESSION = Refusal(
     404, "session", "there is no such session, its stream has ended; open a stream, whose first event names one"
@@ -30,7 +31,7 @@ class Posts:
     """
 
     def __init__(
-        self, sessions: Callable[[], Mapping[str, PostedSession]], cluster: Callable[[], AnyCluster], settings: Settings
+        self, sessions: Callable[[], Mapping[str, Session]], cluster: Callable[[], AnyCluster], settings: Settings
     ) -> None:
         self._sessions = sessions
         self._cluster = cluster
@@ -39,15 +40,20 @@ class Posts:
 
     def check(self, secret: str) -> None:
         """Raise `Refused` with 404 if there is no such session in this process, and no other node can have it."""
-        session = self._sessions().get(secret)
+        session = self._find(secret)
         is_here = session is not None and session.is_open
         if not is_here and (session is not None or not self._cluster().is_remote(secret)):
             raise Refused.of(NO_SESSION)
 
+    def _find(self, secret: str) -> PostedSession | None:
+        """Return a session of this process. That of a client that posts frames is not one of these."""
+        session = self._sessions().get(secret)
+        return session if isinstance(session, PostedSession) else None
+
     async def feed(self, secret: str, payload: bytes, kind: PostKind, *, channel: str, name: str) -> str | None:
         """Handle a message of the client, and return its position, None if it is in no history. Raise `Refused`."""
         self.check(secret)
-        session = self._sessions().get(secret)
+        session = self._find(secret)
         if session is None:
             return await self._feed_elsewhere(Feed(secret, payload, kind, channel, name))
         try:
@@ -69,7 +75,7 @@ class Posts:
         return report
 
     async def _answer_feed(self, question: Feed) -> str | SendRefusal | None:
-        if question.secret not in self._sessions():
+        if self._find(question.secret) is None:
             return SendRefusal(NO_SESSION.status, NO_SESSION.detail)
         try:
             return await self.feed(
@@ -83,7 +89,7 @@ class Posts:
     async def request(self, secret: str, payload: bytes, kind: PostKind, *, name: str) -> Message:
         """Handle a request of the client, and return the answer. Raise `Refused`."""
         self.check(secret)
-        session = self._sessions().get(secret)
+        session = self._find(secret)
         if session is not None:
             return await session.feed_request(_decoded(payload, kind), len(payload), name=name)
         report = await self._ask_node(secret, FeedRequest(secret, payload, kind, name))
@@ -92,7 +98,7 @@ class Posts:
         return Message(report.payload, Kind(report.kind))
 
     async def _answer_request(self, question: FeedRequest) -> RequestReport:
-        if question.secret not in self._sessions():
+        if self._find(question.secret) is None:
             return RequestReport(error="refused", code=NO_SESSION.status, reason=NO_SESSION.detail)
         try:
             reply = await self.request(question.secret, question.payload, question.kind, name=question.event_name)

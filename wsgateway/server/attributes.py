@@ -50,6 +50,7 @@ NEEDED_STREAM = (
     "chunked_encoding",
     "disconnected",
     "message_event",
+    "more_body",
     "on_response",
     "response_complete",
     "response_started",

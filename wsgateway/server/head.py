@@ -23,6 +23,9 @@ LAST_HEADERS = frozenset({b"upgrade", b"expect"})
 """Headers that make a request the last of its connection, because a proxy and this server may disagree on the bytes
 that follow it: another protocol, or a body that the client sends only after a 100 response."""
 
+STREAM_PATHS = ("/connection/sse", "/connection/http_stream")
+"""The ends of the paths at which a POST may be answered with a stream, so that every other POST costs nothing more."""
+
 _KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")
 """16 bytes in base64 (RFC 6455 4.1, 7)."""
 
@@ -51,6 +54,11 @@ def framing_head(method: bytes, version: str, headers: RawHeaders) -> bytes:
     """Return a head that announces the same body as a request with these headers, and asks for no upgrade."""
     framing = b"".join(b"%b: %b\r\n" % header for header in headers if header[0] in FRAMING_HEADERS)
     return b"%b / HTTP/%b\r\nconnection: close\r\n%b\r\n" % (method, version.encode(), framing)
+
+
+def may_ask_for_stream(method: str, path: str) -> bool:
+    """Return whether the response may be a stream: to any GET, and to a POST to one of `STREAM_PATHS`."""
+    return method == "GET" or (method == "POST" and path.endswith(STREAM_PATHS))
 
 
 def split_target(target: bytes) -> tuple[bytes, bytes] | None:

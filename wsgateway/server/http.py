@@ -21,6 +21,7 @@ from wsgateway.server.head import (
     ends_connection,
     framing_head,
     handshake_mistake,
+    may_ask_for_stream,
     size_of,
     split_target,
     usual_key,
@@ -165,7 +166,7 @@ class HttpProtocol(GuardedHttp):
         self.cycle.transport = self._responses  # type: ignore[assignment]  # all that a cycle uses of a transport
         if self.shared.is_leaving or ends_connection(self.headers):
             self.cycle.keep_alive = False
-        if self.scope["method"] == "GET" and self._may_be_stream():
+        if may_ask_for_stream(self.scope["method"], self.scope["path"]) and self._may_be_stream():
             self.scope["extensions"][STREAM_EXTENSION] = UvicornStream(self, self.cycle)  # type: ignore[assignment]  # an entry of our own
 
     def _may_be_stream(self) -> bool:

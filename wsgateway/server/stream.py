@@ -26,7 +26,8 @@ _USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", None)  # Linux only
 class StreamSocket(TakenSocket):
     """One stream, from the head of its response to the end of its TCP connection.
 
-    Implements `transports.takeover.Wire`. Writes whole chunks, and a heartbeat every `ping_interval` seconds.
+    Implements `transports.takeover.Wire`. Writes whole chunks, and the heartbeat of its kind, if it has one, every
+    `ping_interval` seconds.
     """
 
     __slots__ = ("_ignored", "_kind")
@@ -49,7 +50,8 @@ class StreamSocket(TakenSocket):
         self.is_congested = is_congested
         self._kind = kind
         self._ignored = 0
-        self._wait(settings.ping_interval)
+        if kind.heartbeat:
+            self._wait(settings.ping_interval)
 
     # Called by the gateway
 
@@ -124,7 +126,7 @@ class UvicornStream:
         http, cycle = self._http, self._cycle
         if not (cycle.response_started and cycle.chunked_encoding) or cycle.response_complete or cycle.disconnected:
             return None
-        if http.transport.is_closing() or not _may_be_taken(cycle.scope):
+        if http.transport.is_closing() or not _may_be_taken(cycle):
             return None
         self._http = self._cycle = None
         cycle.disconnected = True  # so that uvicorn expects nothing more of the application
@@ -144,9 +146,17 @@ class UvicornStream:
         return stream
 
 
-def _may_be_taken(scope: Any) -> bool:
-    """Return whether the request allows a response in chunks, and has no body that uvicorn's protocol has to read."""
-    return scope["http_version"] == "1.1" and not any(name in BODY_HEADERS for name, _ in scope["headers"])
+def _may_be_taken(cycle: Any) -> bool:
+    """Return whether the request allows a response in chunks, and uvicorn's protocol has no body to read.
+
+    The application reads the body of a POST before the response. It ignores that of a GET.
+    """
+    scope = cycle.scope
+    if scope["http_version"] != "1.1":
+        return False
+    return not (
+        cycle.more_body if scope["method"] == "POST" else any(name in BODY_HEADERS for name, _ in scope["headers"])
+    )
 
 
 def _limit_silence(transport: Any, seconds: float) -> None:

@@ -154,13 +154,16 @@ class ChunkedFormat(_Format):
 class StreamKind:
     """One kind of stream. `name` is that of its transport, `wire_format` writes its messages as chunks.
 
-    `beat` is the content that shows that the stream is alive, `heartbeat` the same as a chunk.
+    `beat` is the content that shows that the stream is alive, `heartbeat` the same as a chunk. Both are empty if the
+    protocol sends pings. `first` is the content with which the response begins, so that a server or a proxy that holds
+    the head back until then sends it.
     """
 
     name: str
     content_type: bytes
     beat: bytes
     wire_format: ChunkedFormat
+    first: bytes = b""
     heartbeat: bytes = field(init=False)
 
     def __post_init__(self) -> None:

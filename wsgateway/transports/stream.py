@@ -31,6 +31,9 @@ CLOSES = (b"connection", b"close")
 
 Headers = Iterable[tuple[bytes, bytes]]
 
+Resumed = Callable[[], None]
+"""Passes on what the client has posted. A stream whose client posts no frames has none."""
+
 Prefix = Callable[[Message], bytes]
 """Returns the bytes that one client receives before a message that several clients share."""
 
@@ -67,11 +70,15 @@ class StreamEvents:
 
     def __init__(self, kind: StreamKind) -> None:
         self._kind = kind
+        self._first = kind.first
         self.prefix: Prefix | None = None
         self.is_beat_due = False
 
     def take(self, outbox: Outbox) -> list[AsgiMessage] | None:
         parts: list[bytes] = []
+        if self._first:
+            parts.append(self._first)
+            self._first = b""
         size = 0
         while size < MAX_JOINED:
             message = outbox.take()
@@ -119,6 +126,7 @@ class AsgiStream:
         self._context = context
         self._events = StreamEvents(kind)
         self._scope: anyio.CancelScope | None = None
+        self.resumed: Resumed | None = None
 
     def attach(self, peer: Peer, outbox: Outbox) -> None:
         self._peer, self._outbox = peer, outbox
@@ -140,12 +148,16 @@ class AsgiStream:
 
     async def run(self) -> None:
         """Write until either side closes the connection."""
-        self._wait()
+        if self._kind.beat:
+            self._wait()
         try:
             with self._context.watching():
                 async with anyio.create_task_group() as tasks:
                     self._scope = tasks.cancel_scope
                     tasks.start_soon(self._writer.run)
+                    if self.resumed is not None:
+                        await asyncio.sleep(0)  # until the writer waits to be woken
+                        self.resumed()
                     while (await self._receive())["type"] != "http.disconnect":
                         pass  # the body of the request, which has no meaning
                     tasks.cancel_scope.cancel()
@@ -166,7 +178,9 @@ class AsgiStream:
             self._scope.cancel()
 
     def resume(self) -> None:
-        """Do nothing, because bytes of the client are discarded."""
+        """Pass on what the client has posted. Bytes that it sends on this connection are discarded."""
+        if self.resumed is not None:
+            self.resumed()
 
     def wake(self) -> None:
         self._writer.wake()
@@ -189,7 +203,7 @@ class NativeStream(WireTransport):
     over ASGI.
     """
 
-    __slots__ = ("_context", "_kind", "_over_asgi", "_prefix", "_request", "name")
+    __slots__ = ("_context", "_kind", "_over_asgi", "_prefix", "_request", "name", "resumed")
 
     def __init__(
         self,
@@ -209,6 +223,7 @@ class NativeStream(WireTransport):
         self._context = context
         self._prefix: Prefix | None = None
         self._over_asgi: AsgiStream | None = None
+        self.resumed: Resumed | None = None
 
     def number(self, prefix: Prefix) -> None:
         self._prefix = prefix
@@ -228,23 +243,30 @@ class NativeStream(WireTransport):
         wire = takeover.take_over(self, self._settings, self._context.timers, self._kind)
         if wire is not None:
             self._wire = wire
+            if self._kind.first:
+                wire.write(chunk(self._kind.first))
             return True
         takeover.watch(self._server_stops)
         plain = self._over_asgi = AsgiStream(receive, send, kind=self._kind, headers=headers, context=self._context)
         plain.attach(self.peer, self._outbox)
+        plain.resumed = self.resumed
         if self._prefix is not None:
             plain.number(self._prefix)
         return True
 
     async def run(self) -> None:
-        """Write waiting messages. Return immediately, while the connection stays open, if the socket was taken over."""
+        """Write waiting messages, and pass on what the client has posted.
+
+        Return immediately, while the connection stays open, if the socket was taken over.
+        """
         if self._over_asgi is None:
             self.wake()
+            self.resume()
             return
         try:
             await self._over_asgi.run()
         finally:
-            self._over_asgi = None
+            self._over_asgi = self.resumed = None
             del self.peer, self._outbox
 
     async def accept_and_close(self, subprotocol: str | None, code: int, reason: str) -> None:
@@ -256,6 +278,14 @@ class NativeStream(WireTransport):
 
     def release(self) -> None:
         self._request = None
+
+    def resume(self) -> None:
+        if self.resumed is not None:
+            self.resumed()
+
+    def finished(self, code: int, reason: str) -> None:
+        self.resumed = None  # it refers to the session, which refers to this object
+        super().finished(code, reason)
 
     def abort(self) -> None:
         if self._over_asgi is not None:

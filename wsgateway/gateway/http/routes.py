@@ -13,11 +13,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from wsgateway.auth.rules import Rules
 from wsgateway.cluster.single import AnyCluster
 from wsgateway.exceptions import DOCS, GatewayNotFound, GatewayNotRunning, GatewayStopping, Refusal, Refused
-from wsgateway.gateway.admission import Admission
+from wsgateway.gateway.admission import CENTRIFUGE_PATH, Admission
 from wsgateway.gateway.answers import MAX_OFFSET, MAX_PAGE
 from wsgateway.gateway.clients import LINES_STREAM, SSE_STREAM
 from wsgateway.gateway.http import testpage
 from wsgateway.gateway.http.channels import list_channels, show_history, show_presence
+from wsgateway.gateway.http.description import description
+from wsgateway.gateway.http.emulation import EmulationEndpoint, FramedStreamEndpoint
 from wsgateway.gateway.http.paths import escaped_path, sender_of, way_up
 from wsgateway.gateway.http.problems import answer, decode_fields, problem, query_int, read_json, report_refusal
 from wsgateway.gateway.http.script import MEDIA_TYPES, script_response
@@ -29,6 +31,10 @@ from wsgateway.gateway.parts import Parts
 from wsgateway.gateway.registry import GatewayState
 from wsgateway.gateway.shapes import Caller, InfoAnswer, ReadyAnswer, listed
 from wsgateway.metrics import prometheus_text
+from wsgateway.protocols.centrifuge.streams import Carrier
+
+CENTRIFUGE_PATHS = (CENTRIFUGE_PATH, "/connection/sse", "/connection/http_stream", "/emulation")
+"""The paths of Centrifuge clients."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +119,7 @@ def router(context: RouteContext) -> ASGIApp:
         "/ready": Endpoint(context, routes.ready, read, any_host=True),
         "/metrics": Endpoint(context, routes.metrics, read, needs_key=True),
         "/info": Endpoint(context, routes.info, read, needs_key=True),
+        "/openapi.json": Endpoint(context, routes.description, read, needs_key=True),
         **{f"/{name}": Endpoint(context, routes.script, read) for name in MEDIA_TYPES},
         "/channels": Endpoint(context, routes.channels, read, needs_key=True),
         "/channels/{channel}/history": Endpoint(context, routes.channel_history, read, needs_key=True),
@@ -133,6 +140,14 @@ def router(context: RouteContext) -> ASGIApp:
             exact[path] = StreamEndpoint(clients, protocol)
             patterns.append(Route(path + "/{path:path}", exact[path]))
         patterns.append(Route("/session/{secret:path}", SessionEndpoint(clients)))
+    if "centrifuge" in context.parts.settings.protocols:
+        clients = ClientContext(context.parts, context.rules, context.admission)
+        exact[CENTRIFUGE_PATH] = Endpoint(context, routes.upgrade)
+        exact["/connection/sse"] = FramedStreamEndpoint(clients, Carrier.EVENTS)
+        exact["/connection/http_stream"] = FramedStreamEndpoint(clients, Carrier.LINES)
+        exact["/emulation"] = EmulationEndpoint(clients)
+    else:
+        exact |= dict.fromkeys(CENTRIFUGE_PATHS, Endpoint(context, routes.not_open))
     others = Router(patterns, redirect_slashes=False, default=Endpoint(context, routes.unknown))
 
     def route(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
@@ -230,6 +245,10 @@ class Routes:
         )
         return answer(info)
 
+    async def description(self, _: Request) -> Response:
+        """Answer with the OpenAPI description of `/send` and the server API."""
+        return JSONResponse(description(version=self._context.parts.version))
+
     async def script(self, request: Request) -> Response:
         """Answer with `client.js` or its types."""
         return script_response(request, request.scope["path"].removeprefix("/"))
@@ -264,6 +283,15 @@ class Routes:
         detail = (
             f"there is nothing at {request.url.path[:200]}; clients connect to /ws, and messages are posted to /send"
         )
+        if "centrifuge" in self._context.parts.settings.protocols:
+            detail += (
+                "; a Centrifuge client posts to /emulation below the mount, set its emulationEndpoint to that path"
+            )
+        raise Refused.of(Refusal(404, "unknown_path", detail, "wrong-path"))
+
+    async def not_open(self, request: Request) -> Response:
+        """Refuse a path of a protocol that is not open."""
+        detail = 'Centrifuge clients are not served here; to serve them, add "centrifuge" to protocols'
         raise Refused.of(Refusal(404, "unknown_path", detail, "wrong-path"))
 
     # The test page
