@@ -260,7 +260,7 @@ async def test_a_line_at_the_start_says_what_it_means(
 ) -> None:
     caplog.set_level(logging.INFO, "wsgateway")
     async with serve(Gateway(**options)):  # type: ignore[arg-type]  # each is one of its options
-        lines = [record for record in caplog.records if "/send, /metrics and /info" in record.getMessage()]
+        lines = [record for record in caplog.records if "/send, /api, /metrics and /info" in record.getMessage()]
     (line,) = lines
     assert (line.levelno, text in line.getMessage()) == (level, True)
 
@@ -268,7 +268,7 @@ async def test_a_line_at_the_start_says_what_it_means(
 async def test_with_a_key_nothing_is_said(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "wsgateway")
     async with serve(Gateway(local_access=True, api_key="k")):
-        assert "/send, /metrics and /info" not in caplog.text
+        assert "/send, /api, /metrics and /info" not in caplog.text
 
 
 # Strangers behind proxies

@@ -19,6 +19,7 @@ GatewayError
 ├── NodeError            another node did not do what it was asked
 │   └── NodeLate         another node did not answer in time; it may still act on the request
 ├── ChannelError         a channel that does not exist, or that cannot be subscribed to (also a ValueError)
+│   └── TooManyChannels  more channels than a connection may have
 ├── RequestRefused       a client has refused a request
 ├── ConnectionClosed     a connection that closed before its client answered a request
 ├── HistoryError         a history that cannot be read or written; with `is_late`, it may still be written

@@ -10,12 +10,15 @@ from typing import Any
 import anyio
 import httpx
 import pytest
+from openapi_schema_validator import OAS31Validator
+from openapi_spec_validator import validate
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from tests.gateway.test_users import Nodes, nodes
 from wsgateway import Gateway, MessageEvent, Refused
 from wsgateway.admin.rest import OPERATIONS
+from wsgateway.gateway.http.description import FIELDS
 from wsgateway.gateway.http.server_api import METHODS
 from wsgateway.gateway.overview import PAGE, matcher
 from wsgateway.listeners.event import HandshakeEvent
@@ -327,6 +330,20 @@ async def test_refresh_with_expired_closes_a_user(backend: Backend) -> None:
         assert await ann.closed() == (3005, "connection expired")
 
 
+async def test_refresh_changes_when_a_user_expires(backend: Backend) -> None:
+    async with member(backend, "ann") as ann, member(backend, "ann") as other, member(backend, "bob"):
+        first, second, bob = backend.gateway.connections
+        assert await backend.result("refresh", user="ann", expire_at=4e9) == {}
+        assert await backend.result("refresh", user="ann", client=second.id, expire_at=5_000_000_000) == {}
+        assert [conn.expires_at for conn in (first, second, bob)] == [4e9, 5e9, None]
+        for nothing in ({}, {"expire_at": 0}, {"expire_at": None, "expired": False}):
+            assert await backend.result("refresh", user="ann", **nothing) == {}
+            assert [conn.expires_at for conn in (first, second, bob)] == [None, None, None]
+        await backend.result("refresh", user="ann", expire_at=1)
+        assert [(await client.closed())[0] for client in (ann, other)] == [3005, 3005]
+        await reached(backend.gateway, 1)
+
+
 @pytest.mark.parametrize("method", ["subscribe", "unsubscribe", "disconnect", "refresh"])
 async def test_a_user_without_connections_is_no_error_and_an_empty_one_is(backend: Backend, method: str) -> None:
     async with member(backend):
@@ -378,6 +395,28 @@ async def test_a_user_with_too_many_channels_is_a_limit() -> None:
     async with served(gateway) as backend, member(backend, "ann"):
         assert await backend.result("subscribe", user="ann", channel="one") == {}
         assert await backend.error("subscribe", user="ann", channel="two") == 106
+
+
+async def test_a_centrifuge_client_is_subscribed_unsubscribed_and_disconnected() -> None:
+    gateway = Gateway(Listener, api_key="secret", channels=CHANNELS, protocols=["centrifuge"])
+    async with served(gateway) as backend:
+        epoch = (await backend.result("publish", channel="room:1", data=1))["epoch"]
+        await backend.result("publish", channel="room:1", data={"n": 2}, tags={"a": "b"})
+        path = "/connection/websocket?user=ann"
+        async with Client(backend.url, path, protocol="centrifuge") as ann:
+            since = {"offset": 1, "epoch": epoch}
+            fields = {"data": {"state": 5}, "info": {"n": 1}, "recover_since": since}
+            await backend.result("subscribe", user="ann", channel="room:1", **fields)
+            subscribed = {"recoverable": True, "positioned": True, "epoch": epoch, "offset": 1, "data": {"state": 5}}
+            pushes = [(await ann.receive_json())["push"] for _ in range(3)]
+            assert pushes[0] == {"channel": "room:1", "subscribe": subscribed}
+            assert pushes[1] == {"channel": "room:1", "pub": {"data": {"n": 2}, "offset": 2, "tags": {"a": "b"}}}
+            assert pushes[2]["join"]["info"]["chan_info"] == {"n": 1}
+            await backend.result("unsubscribe", user="ann", channel="room:1")
+            ended = {"code": 2000, "reason": "server unsubscribe"}
+            assert (await ann.receive_json())["push"] == {"channel": "room:1", "unsubscribe": ended}
+            await backend.result("disconnect", user="ann")
+            assert await ann.closed() == (3503, "force disconnect")
 
 
 # Channels
@@ -538,6 +577,15 @@ async def test_the_commands_of_a_batch_run_one_after_the_other(api: Backend) -> 
     assert (await api.call("batch", commands=[])) == {"replies": []}
 
 
+async def test_a_batch_whose_replies_are_too_large_stops_running(api: Backend) -> None:
+    await api.gateway.publish("x" * 1_000_000, channel="room:1")
+    commands = [{"history": {"channel": "room:1", "limit": 1}}] * 40 + [{"publish": {"channel": "room:1", "data": 1}}]
+    replies = (await api.call("batch", commands=commands))["replies"]
+    assert [list(reply) for reply in replies] == [["history"]] * 34 + [["error"]] * 7
+    assert replies[-1] == {"error": {"code": 106, "message": "limit exceeded"}}
+    assert (await api.result("history", channel="room:1"))["offset"] == 1
+
+
 @pytest.mark.parametrize("commands", [None, 5, "x", {"publish": {}}])
 async def test_a_batch_without_a_list_is_a_bad_request(api: Backend, commands: object) -> None:
     assert await api.error("batch", commands=commands) == 107
@@ -660,6 +708,32 @@ async def test_the_api_works_below_a_prefix() -> None:
         assert response.status_code == 404
 
 
+async def test_the_description_is_valid_and_complete(api: Backend) -> None:
+    assert (await api.http.get("/openapi.json")).status_code == 401
+    document = (await api.http.get("/openapi.json", headers=KEY)).json()
+    validate(document)
+    assert document["paths"].keys() == {"/send", *(f"/api/{name}" for name in METHODS)}
+    assert {field for method in METHODS.values() for field in method.fields} == FIELDS.keys()
+
+
+async def test_answers_are_as_described(api: Backend) -> None:
+    document = (await api.http.get("/openapi.json", headers=KEY)).json()
+    calls: list[tuple[str, dict[str, Any]]] = [
+        ("publish", {"channel": "room:1", "data": 1}),
+        ("publish", {"channel": "rom:1", "data": 1}),
+        ("broadcast", {"channels": ["room:1", "live:1", "rom:1"], "data": 1}),
+        *[(name, {"user": "nobody", "channel": "live:1"}) for name in ("subscribe", "unsubscribe", "disconnect")],
+        *[(name, {"channel": "room:1", "limit": 5}) for name in ("history", "presence", "presence_stats")],
+        *[(name, {}) for name in ("channels", "info")],
+        ("batch", {"commands": [{"publish": {"channel": "room:1", "data": 1}}, {"rpc": {}}]}),
+        ("batch", {}),
+    ]
+    for name, fields in calls:
+        response = document["paths"][f"/api/{name}"]["post"]["responses"]["200"]
+        schema = response["content"]["application/json"]["schema"]
+        OAS31Validator({**schema, "components": document["components"]}).validate(await api.call(name, **fields))
+
+
 def test_the_api_has_no_path_in_common_with_rest() -> None:
     paths = {f"/api/{name}" for name in METHODS}
     assert not paths & {operation.path for operation in OPERATIONS}
@@ -717,6 +791,9 @@ async def test_a_choice_is_narrowed_in_another_process(cluster: Cluster) -> None
     assert await clients[2].closed() == (3503, "force disconnect")
     await reached(two.gateway, 0)
     assert [conn.id for conn in one.gateway.connections] == [second]
+    await two.result("refresh", user="ann", expire_at=4e9)
+    await two.result("refresh", user="ann", client=first, expire_at=5e9)
+    assert [conn.expires_at for conn in one.gateway.connections] == [4e9]
     await two.result("refresh", user="ann", expired=True)
     assert await clients[1].closed() == (3005, "connection expired")
 

@@ -1,7 +1,7 @@
 """What a Centrifuge client may send that is wrong, and the answer to each: an error, or a close."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
@@ -9,13 +9,14 @@ import anyio
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from tests.guarantees.kinds import PROTOCOLS
+from tests.guarantees.kinds import OWN_SERVER, PROTOCOLS, both_servers
 from tests.guarantees.wire import open_websocket
 from tests.leftovers import assert_nothing_is_left
+from tests.servers import Serve
 from wsgateway import Gateway, Refused, SubscribeEvent
 from wsgateway.client import ClientConnection
 from wsgateway.listeners.event import HandshakeEvent, MessageEvent
-from wsgateway.testing import RecordingListener, serve
+from wsgateway.testing import RecordingListener
 
 Row = dict[str, Any]
 
@@ -82,9 +83,11 @@ async def _converse(socket: ClientConnection, frames: Sequence[str | bytes]) -> 
 
 
 @asynccontextmanager
-async def served(listener: object = Asked, **options: Any) -> Any:
+async def served(
+    listener: object = Asked, server: Serve = OWN_SERVER, **options: Any
+) -> AsyncIterator[tuple[Gateway, str]]:
     gateway = Gateway(listener=listener, channels=CHANNELS, protocols=PROTOCOLS, **options)
-    async with serve(gateway) as url:
+    async with server(gateway) as url:
         yield gateway, url
     assert_nothing_is_left(gateway)
 
@@ -339,14 +342,16 @@ async def test_a_client_that_may_start_over_by_itself_is_not_subscribed() -> Non
 # Many, and often
 
 
-async def test_a_thousand_subscribes_in_one_frame_are_a_thousand_messages() -> None:
+@both_servers
+async def test_a_thousand_subscribes_in_one_frame_are_a_thousand_messages(server: Serve) -> None:
     frame = "\n".join(json.dumps({"id": n, "subscribe": {"channel": f"open:{n}"}}) for n in range(2, 1002))
-    async with served(max_message_size=1 << 20) as (gateway, url):
+    async with served(server=server, max_message_size=1 << 20) as (gateway, url):
         said = await talk(url, CONNECT, frame)
         codes = [row["error"]["code"] if "error" in row else 0 for row in said.rows if row.get("id", LAST) < LAST]
         limit = gateway.settings.max_channels
         assert codes == [0] * (limit + 1) + [106] * (1000 - limit)
-    async with served(max_message_size=1 << 20, message_rate=0.001, message_burst=100) as (_, url):
+    limits = {"max_message_size": 1 << 20, "message_rate": 0.001, "message_burst": 100}
+    async with served(server=server, **limits) as (_, url):
         said = await talk(url, CONNECT + "\n" + frame)
         assert said.close == (3013, "too many requests")
         assert sum("subscribe" in row for row in said.rows) <= 99

@@ -32,6 +32,11 @@ Clients and callers
   foreign pages, foreign Host         test_callers: a_foreign_page
   CR LF, ANSI, script, %s             test_callers: nobody_writes_lines; the panel: tests/test_admin_panel.py
   every route of /api and the panel   tests/test_api.py, tests/test_admin_panel.py
+  Centrifuge: junk, silence           test_centrifuge: junk_of_every_kind, clients_that_never_connect
+  Centrifuge: many subscriptions      test_centrifuge: a_thousand_subscribe_and_unsubscribe
+  Centrifuge: floods, deep nesting    test_centrifuge: frames_of_many_commands, frames_that_are_expensive
+  Centrifuge: no pongs                test_centrifuge: clients_that_answer_no_ping
+  Centrifuge: vanishing               test_centrifuge: clients_that_vanish_while_they_connect
   log-in 20 times a second            tests/test_admin_panel.py, tests/test_admin_passwords.py
 
 Faults

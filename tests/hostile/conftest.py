@@ -21,6 +21,7 @@ OPTIONS = {
     "max_connections_per_address": 300,
     "message_rate": 500.0,
     "message_burst": 1000,
+    "protocols": "plain,v1,sse,centrifuge",
 }
 """Deadlines are shorter than the defaults, so that the tests are: what holds at 1.5 seconds holds at 10."""
 

@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from wsgateway import Event, Refused
+from wsgateway import Event, Refused, SubscribeEvent
 
 
 class Listener:
@@ -27,8 +27,11 @@ class Listener:
             raise Refused(401, "not you")
         if event.conn.path == "/ws/sleeps":
             await asyncio.sleep(60)  # outlasts every limit of a test
-        if event.conn.path == "/ws/waits":
+        if event.conn.path == "/ws/waits" or event.message == "waits":
             await asyncio.sleep(0.3)  # long enough for a client to vanish meanwhile
+
+    async def on_subscribe(self, event: SubscribeEvent) -> None:
+        event.info = event.message or None
 
     async def on_client_open(self, event: Event) -> None:
         assert event.conn

@@ -1,18 +1,24 @@
 """Requests with replies, in both directions: wsgateway.v1, and JSON-RPC 2.0 on the plain protocol. On both servers."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import anyio
 import pytest
 
+from tests.clocks import jumping, pass_time
 from tests.leftovers import assert_nothing_is_left
+from tests.protocols.test_session import Made
 from tests.servers import OwnServer, PlainUvicorn, Serve
 from tests.test_channels import V1
 from wsgateway import Connection, ConnectionClosed, Gateway, MessageEvent, Refused, RequestEvent, RequestRefused
+from wsgateway.gateway.running import Ticker
 from wsgateway.gateway.wheel import Wheel
+from wsgateway.listeners.inbox import INBOX_MESSAGES, OVERFULL_MESSAGES
 from wsgateway.protocols.requests import MAX_REQUESTS, Requests
 from wsgateway.testing import Client, RecordingListener
 
@@ -134,31 +140,32 @@ async def test_a_listener_without_on_request_refuses_with_its_name(server: Serve
         assert "on_request" in answer["reason"]
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        '{"request":1}',
-        '{"request":1,"id":true}',
-        '{"request":1,"id":1.0}',
-        '{"request":1,"id":"1"}',
-        '{"request":1,"id":99999999999999999999}',
-        '{"request":1,"id":1,"name":5}',
-        '{"request":1,"id":1,"name":"two words"}',
-        '{"request":1,"id":1,"channel":"room"}',
-        '{"request":1,"id":1,"message":2}',
-        '{"reply":1}',
-        '{"reply":1,"id":true}',
-        '{"reply":1,"id":1,"name":"x"}',
-        '{"refused":null,"id":1,"status":"x"}',
-        '{"refused":null,"id":1,"reason":5}',
-        '{"reply":1,"refused":null,"id":1}',
-        '{"reply":1,"request":1,"id":1}',
-    ],
-)
-async def test_a_malformed_request_or_answer_is_400(server: Serve, command: str) -> None:
+MALFORMED = [
+    '{"request":1}',
+    '{"request":1,"id":true}',
+    '{"request":1,"id":1.0}',
+    '{"request":1,"id":"1"}',
+    '{"request":1,"id":99999999999999999999}',
+    '{"request":1,"id":1,"name":5}',
+    '{"request":1,"id":1,"name":"two words"}',
+    '{"request":1,"id":1,"channel":"room"}',
+    '{"request":1,"id":1,"message":2}',
+    '{"reply":1}',
+    '{"reply":1,"id":true}',
+    '{"reply":1,"id":1,"name":"x"}',
+    '{"refused":null,"id":1,"status":"x"}',
+    '{"refused":null,"id":1,"reason":5}',
+    '{"reply":1,"refused":null,"id":1}',
+    '{"reply":1,"request":1,"id":1}',
+]
+
+
+async def test_a_malformed_request_or_answer_is_400(server: Serve) -> None:
     async with served(server, listener := Answering()) as (_, url), V1(url) as client:
-        await client.send(command)
-        assert (await client.receive_json())["status"] == 400
+        for command in MALFORMED:
+            await client.send(command)
+            answer = await client.receive_json()
+            assert answer["status"] == 400, command
         assert await client.ask(request="hi", id=1, name="echo") == {"reply": "hi", "id": 1}
         assert listener.count("on_request") == 1
 
@@ -326,12 +333,13 @@ async def test_answers_count_as_messages(server: Serve) -> None:
         assert (await client.closed())[0] == 3013
 
 
-@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf"), 10**9, True, "5", None])
-async def test_a_timeout_that_cannot_be_used(server: Serve, seconds: Any) -> None:
+async def test_a_timeout_that_cannot_be_used(server: Serve) -> None:
+    unusable: list[Any] = [0, -1, float("nan"), float("inf"), 10**9, True, "5", None]
     async with served(server, Silent()) as (gateway, url), V1(url):
         conn = await only(gateway)
-        with pytest.raises((ValueError, TypeError), match="timeout is"):
-            await conn.request("q", timeout=seconds)
+        for seconds in unusable:
+            with pytest.raises((ValueError, TypeError), match="timeout is"):
+                await conn.request("q", timeout=seconds)
 
 
 async def test_what_cannot_be_sent_is_an_error_of_the_caller(server: Serve) -> None:
@@ -390,6 +398,78 @@ def test_a_close_fails_each_request_once_also_if_its_caller_asks_again() -> None
     assert noted == [ConnectionClosed] * 3
 
 
+async def made(listener: object, **options: Any) -> Made:
+    """Return a plain client that has connected, whose timers run."""
+    client = Made(listener, **options)
+    client.session._parts = replace(client.session._parts, timers=Ticker(1.0).wheel)
+    await client.connect()
+    return client
+
+
+def result(ident: int) -> str:
+    return json.dumps({"jsonrpc": "2.0", "result": "late", "id": ident})
+
+
+@jumping
+async def test_a_late_answer_of_a_plain_client_reaches_no_hook() -> None:
+    client = await made(listener := Silent())
+    for _ in range(2):
+        begun = asyncio.get_running_loop().time()
+        with pytest.raises(TimeoutError):
+            await client.conn.request("q", timeout=10)
+        assert 10 <= asyncio.get_running_loop().time() - begun <= 11
+    assert client.session.received(result(1), 50)
+    assert client.session.received(result(3), 50)
+    assert client.session.received(result(1), 50)
+    await listener.wait_for("on_message", 2)
+    assert listener.events[1:] == [("on_message", result(3)), ("on_message", result(1))]
+
+
+class Patient:
+    """Asks for longer than a hook may take."""
+
+    async def on_message(self, event: MessageEvent) -> None:
+        assert event.conn
+        await event.conn.request("q", timeout=60)
+
+
+@jumping
+async def test_a_hook_that_is_abandoned_waits_for_no_answer() -> None:
+    client = await made(Patient(), hook_timeout=5)
+    assert client.session.received("m", 1)
+    assert client.session.requests.is_waiting
+    await pass_time(6)
+    assert not client.session.requests.is_waiting
+    await client.dispatcher.runner.idle()
+    assert client.session.received(result(1), 50)
+    await pass_time(100)
+
+
+@jumping
+async def test_a_full_inbox_accepts_more_while_an_answer_may_follow_but_not_without_limit() -> None:
+    gate = anyio.Event()
+
+    class Gated:
+        async def on_message(self, event: MessageEvent) -> None:
+            assert event.conn
+            await gate.wait()
+            await event.conn.request("q", timeout=30)
+
+    client = await made(Gated(), hook_timeout=60)
+    accepted = 0
+    while client.session.received("m", 1):
+        accepted += 1
+    assert accepted == INBOX_MESSAGES
+    gate.set()
+    await pass_time(0.1)
+    assert "resume" in client.transport.calls
+    while client.session.received("m", 1):
+        accepted += 1
+    assert accepted == OVERFULL_MESSAGES
+    client.session.finished(1000, "")
+    await pass_time(2000)
+
+
 # JSON-RPC on the plain protocol
 
 
@@ -416,29 +496,29 @@ async def test_a_plain_client_asks_with_json_rpc(server: Serve) -> None:
         assert listener.count("on_message") == 0
 
 
-@pytest.mark.parametrize(
-    ("method", "params", "code"),
-    [
-        ("unknown", [], -32601),
-        ("refuse", [404], -32601),
-        ("refuse", [400], -32602),
-        ("refuse", [422], -32602),
-        ("refuse", [403], -32403),
-        ("refuse", [429], -32429),
-        ("refuse", [500], -32500),
-        ("fail", [], -32603),
-        ("unsendable", [], -32603),
-        ("two words", [], -32602),
-    ],
-)
-async def test_an_error_has_the_code_of_json_rpc(server: Serve, method: str, params: Any, code: int) -> None:
+ERRORS: list[tuple[str, Any, int]] = [
+    ("unknown", [], -32601),
+    ("refuse", [404], -32601),
+    ("refuse", [400], -32602),
+    ("refuse", [422], -32602),
+    ("refuse", [403], -32403),
+    ("refuse", [429], -32429),
+    ("refuse", [500], -32500),
+    ("fail", [], -32603),
+    ("unsendable", [], -32603),
+    ("two words", [], -32602),
+]
+
+
+async def test_an_error_has_the_code_of_json_rpc(server: Serve) -> None:
     async with served(server, Answering()) as (_, url), Client(url) as client:
-        answer = await call(client, method, params)
-        assert answer["error"]["code"] == code
-        assert isinstance(answer["error"]["message"], str)
+        for method, params, code in ERRORS:
+            answer = await call(client, method, params)
+            assert answer["error"]["code"] == code
+            assert isinstance(answer["error"]["message"], str)
 
 
-ORDINARY = [
+ORDINARY: list[str | bytes] = [
     "hi",
     '{"a":1}',
     '"jsonrpc"',
@@ -462,12 +542,12 @@ ORDINARY = [
 ]
 
 
-@pytest.mark.parametrize("message", ORDINARY, ids=lambda message: str(message[:70]))
-async def test_anything_else_is_an_ordinary_message(server: Serve, message: str | bytes) -> None:
+async def test_anything_else_is_an_ordinary_message(server: Serve) -> None:
     async with served(server, listener := Answering()) as (_, url), Client(url) as client:
-        await client.send(message)
+        for message in ORDINARY:
+            await client.send(message)
         assert await call(client, "echo", ["after"]) == {"result": ["after"]}
-        assert listener.events[1] == ("on_message", message)
+        assert [value for name, value in listener.events if name == "on_message"] == ORDINARY
 
 
 async def test_without_on_request_a_request_is_an_ordinary_message(server: Serve) -> None:

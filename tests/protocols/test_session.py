@@ -22,9 +22,14 @@ from wsgateway.listeners.loader import Hooks
 from wsgateway.protocols import plain
 from wsgateway.protocols.identity import Identity
 from wsgateway.protocols.plain import PlainSession
+from wsgateway.protocols.posted import PostedSession
 from wsgateway.protocols.session import Session, SessionParts
 from wsgateway.testing import RecordingListener
 from wsgateway.transports.peer import Peer
+
+
+class PostingSession(PostedSession, PlainSession):
+    """A plain client that also posts messages."""
 
 
 class Unconnected:
@@ -86,7 +91,7 @@ class Made:
             Identity(gateway.settings, gateway.log),
             self.ended.append,
         )
-        self.session = PlainSession(self.conn, outbox, self.transport, parts)
+        self.session = PostingSession(self.conn, outbox, self.transport, parts)
 
     async def connect(self) -> None:
         await plain.connect(self.session, self.transport, {})

@@ -10,7 +10,7 @@ import * as scenarios from "./scenarios.mjs";
 
 const plan = JSON.parse(process.argv[2]);
 const problems = [];
-process.on("unhandledRejection", (reason) => problems.push(String(reason?.stack ?? reason)));
+process.on("unhandledRejection", (reason) => problems.push(reason?.stack ?? JSON.stringify(reason)));
 
 async function outcome(name, carrier) {
   const kit = new Kit(plan, carrier);
@@ -19,7 +19,7 @@ async function outcome(name, carrier) {
     await limited(scenarios[name](kit), name, 60_000);
     return null;
   } catch (error) {
-    return String(error?.stack ?? JSON.stringify(error));
+    return error?.stack ?? JSON.stringify(error);
   } finally {
     kit.close();
   }

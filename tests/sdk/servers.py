@@ -21,6 +21,7 @@ from tests.services import broker
 from wsgateway import Gateway, testing
 
 HERE = Path(__file__).parent
+LISTENER = HERE / "personal.py"
 MODULES = HERE / "node_modules"
 PREFIX = "/live"
 
@@ -44,7 +45,9 @@ def node() -> str:
 @contextmanager
 def served(settings: str, kind: str, folder: Path) -> Iterator[str]:
     """`wsgateway serve` with a file of this folder. `kind` is `alone`, or the broker of two processes."""
-    config = ("--config", str(HERE / f"{settings}.toml"), "--admin-port", "0")
+    for file in (*HERE.glob("*.toml"), LISTENER):
+        shutil.copy(file, folder)
+    config = ("--config", f"{settings}.toml", "--admin-port", "0")
     if kind == "alone":
         with serving(*config, cwd=folder) as process:
             yield process.url
@@ -62,7 +65,7 @@ def options(settings: str) -> dict[str, Any]:
     del found["port"]
     if "listener" in found:
         found["listener"] = str(HERE / found["listener"])
-    return found
+    return {"local_access": True, **found}
 
 
 @asynccontextmanager

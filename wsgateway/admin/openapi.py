@@ -13,12 +13,10 @@ from wsgateway.config.channels import MAX_HISTORY
 from wsgateway.config.settings import SPECS
 from wsgateway.config.values import Kind, Startup, kind_of
 from wsgateway.gateway.answers import MAX_OFFSET, MAX_PAGE
+from wsgateway.gateway.http.description import MESSAGE, TEXT, TEXTS
 from wsgateway.gateway.shapes import Problem, schemas_of
 from wsgateway.limits import SlowPolicy
 from wsgateway.logs import LEVELS
-
-TEXT = {"type": "string"}
-TEXTS = {"type": "array", "items": TEXT}
 
 ALWAYS = (400, 401, 403)
 """Errors of every operation: a host that is not allowed, no token or a wrong one, a caller without access."""
@@ -127,23 +125,9 @@ def request_schemas() -> dict[str, Any]:
         "NewGateway": _object({"id": TEXT, **settings}, required=["id"], is_closed=True),
         "Changes": _object(settings, is_closed=True),
         "Close": _object(close),
-        "Message": _object({"message": {}, "connections": TEXTS, **_TARGET}, required=["message"]),
+        "Message": MESSAGE,
         "Unsubscribe": _object(unsubscribe),
     }
-
-
-_TARGET = {
-    "channel": {"type": "string", "minLength": 1, "description": "the subscribers of this channel receive the message"},
-    "user": {"type": "string", "minLength": 1, "description": "all connections of this user receive the message"},
-    "name": {"type": "string", "description": "the name of an event"},
-    "key": {"type": "string", "description": "beside `channel`: a newer message replaces one with the same key"},
-    "tags": {"type": "object", "additionalProperties": TEXT, "description": "beside `channel`"},
-    "ttl": {"type": "number", "exclusiveMinimum": 0, "description": "beside `channel`, in seconds"},
-    "idempotency_key": {
-        "type": "string",
-        "description": "beside `channel`: of several messages with the same key, one is published",
-    },
-}
 
 
 def _object(properties: Mapping[str, object], *, required: list[str] | None = None, is_closed: bool = False) -> object:

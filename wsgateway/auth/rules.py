@@ -68,17 +68,18 @@ class Rules:
         """
         if not self._keys and self._local_access and outside is not None:
             yield Opening(
-                f"local_access is true although {outside}: /send, /metrics and /info answer callers on this host "
-                "without a key, and every client of a proxy on this host that adds no forwarded header counts as one; "
+                f"local_access is true although {outside}: /send, /api, /metrics and /info answer callers on this "
+                "host without a key, and every client of a proxy on this host that adds no forwarded header counts as "
+                "one; "
                 f"set api_key ({DOCS}#not-local)",
                 is_loud=True,
             )
         elif not self._keys and self._local_access:
-            yield Opening("no api_key is set: /send, /metrics and /info answer local callers only (local_access)")
+            yield Opening("no api_key is set: /send, /api, /metrics and /info answer local callers only (local_access)")
         elif not self._keys:
             because = "" if outside is None else f", because {outside}"
             yield Opening(
-                f"no api_key is set: /send, /metrics and /info refuse every caller{because}; "
+                f"no api_key is set: /send, /api, /metrics and /info refuse every caller{because}; "
                 "set api_key, or local_access = true for callers on this host"
             )
         if self._loopback_origins and (self._bound_host is None or is_loopback(self._bound_host)):

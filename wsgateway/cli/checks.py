@@ -195,7 +195,9 @@ def check_access(settings: Settings, *, outside: str | None = None, is_written: 
     `local_access` was set explicitly.
     """
     if settings.local_access and is_written and not settings.api_key:
-        yield _about_local_access("/send, /metrics and /info answer", outside, "set an api_key, or remove local_access")
+        yield _about_local_access(
+            "/send, /api, /metrics and /info answer", outside, "set an api_key, or remove local_access"
+        )
     is_public = settings.uds is None and not is_loopback(settings.host)
     if "*" in settings.allowed_origins:
         text = "allowed_origins is *: the page of any site may connect with its visitors' cookies"

@@ -97,23 +97,6 @@ class Feed(Question[str | SendRefusal | None], frozen=True):
     event_name: str
 
 
-class FeedFrame(Question[bool], frozen=True):
-    """Pass a frame that a client has posted to the stream with this secret, which belongs to the node.
-
-    The frames that one node passes on keep their order. A text is UTF-8. Return whether it was accepted.
-    """
-
-    name = "feed_frame"
-    answer = bool
-
-    secret: str
-    frame: bytes
-    is_binary: bool
-
-    def __repr__(self) -> str:
-        return f"FeedFrame({len(self.frame)} bytes)"
-
-
 PayloadKind = Literal["text", "bytes", "json"]
 
 
@@ -153,3 +136,20 @@ class AskClient(Question[RequestReport], frozen=True):
     kind: PayloadKind
     event_name: str
     seconds: float
+
+
+class FeedFrame(Question[bool], frozen=True):
+    """Pass a frame that a client has posted to the stream with this secret, which belongs to the node.
+
+    The frames that one node passes on keep their order. A text is UTF-8. Return whether it was accepted.
+    """
+
+    name = "feed_frame"
+    answer = bool
+
+    secret: str
+    frame: bytes
+    is_binary: bool
+
+    def __repr__(self) -> str:
+        return f"FeedFrame({len(self.frame)} bytes)"

@@ -3,6 +3,7 @@
 A field that is not set is left out.
 """
 
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import msgspec
@@ -119,7 +120,7 @@ class InfoResult(Struct, frozen=True):
 class BatchResult(Struct, frozen=True):
     """The results of the commands of a batch, each under the name of its method, or as `error`."""
 
-    replies: list[dict[str, Any]]
+    replies: Annotated[list[Any], Meta(extra_json_schema={"items": {"type": "object"}})]
 
 
 class ApiAnswer(Struct, frozen=True):
@@ -159,6 +160,22 @@ def api_publication(publication: Publication) -> ApiPublication | None:
         UNSET if sender is None else client_info(sender),
         tags or UNSET,
     )
+
+
+def first_of(publications: Iterable[Publication], space: int) -> list[ApiPublication]:
+    """Return the first of `publications`, of at most `space` bytes, or the first one, whatever its size.
+
+    A client that recovers receives no more, either. Binary ones are left out.
+    """
+    first: list[ApiPublication] = []
+    for publication in publications:
+        space -= len(publication.payload)
+        if space < 0 and first:
+            break
+        shown = api_publication(publication)
+        if shown is not None:
+            first.append(shown)
+    return first
 
 
 def _raw(info: object) -> Any:

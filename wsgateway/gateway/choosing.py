@@ -7,7 +7,6 @@ from wsgateway.cluster.envelopes import MAX_IDS
 from wsgateway.cluster.owners import ask_owners
 from wsgateway.cluster.questions import Choose, Refresh
 from wsgateway.cluster.single import AnyCluster
-from wsgateway.hub.connection import Connection
 from wsgateway.hub.hub import Hub
 from wsgateway.protocols.session import Session
 
@@ -60,7 +59,10 @@ class Choosing:
         return own + sum(others)
 
     def _refresh(self, question: Refresh) -> int:
-        conns: list[Connection] = self._hub.select(question.ids or (), question.user)
+        conns = self._hub.select(question.ids or (), question.user)
+        for conn in conns:
+            if conn.expires_at != question.expires_at:
+                conn.expires_at = question.expires_at
         return len(conns)
 
     # Questions of other nodes

@@ -1,5 +1,7 @@
 """Reads the keys in the settings with which tokens are checked. Knows no tokens and no claims."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,10 +24,12 @@ MAX_PEM = 65536
 BEGIN = "-----BEGIN "
 
 
-def open_identity(settings: Settings, log: GatewayLog) -> Identity:
-    """Return the identity of a gateway, which checks tokens if the settings have a key. Raise `StartError`."""
+@asynccontextmanager
+async def open_identity(settings: Settings, log: GatewayLog) -> AsyncIterator[Identity]:
+    """Yield the identity of a gateway, which checks tokens if the settings have a key. Raise `StartError`."""
     if not settings.checks_tokens:
-        return Identity(settings, log)
+        yield Identity(settings, log)
+        return
     has_public_key = bool(settings.token_public_key or settings.token_jwks)
     check_packages(needs_cryptography=has_public_key)
     from wsgateway.auth.tokens import Signatures
@@ -34,7 +38,18 @@ def open_identity(settings: Settings, log: GatewayLog) -> Identity:
         has_secret=bool(settings.token_secret), has_public_key=has_public_key
     )
     keys = [*_secrets(settings, log), *_public_keys(settings)]
-    return Identity(settings, log, signatures=Signatures(algorithms), keys=keys)
+    signatures = Signatures(algorithms)
+    if not settings.token_jwks:
+        yield Identity(settings, log, signatures=signatures, keys=keys)
+        return
+    from wsgateway.gateway.jwks import KeySet, fetched
+
+    key_set = KeySet(settings.token_jwks, log, patience=settings.handshake_timeout, fetch=fetched)
+    key_set.start()
+    try:
+        yield Identity(settings, log, signatures=signatures, keys=keys, fetch=key_set.keys)
+    finally:
+        await key_set.aclose()
 
 
 def check_packages(*, needs_cryptography: bool) -> None:

@@ -12,7 +12,7 @@ from wsgateway.config.settings import Settings
 from wsgateway.exceptions import GatewayError, MessageError, NodeError, NodeLate, Refusal, Refused
 from wsgateway.gateway.http.send import refusal_of_send
 from wsgateway.messages import Kind, Message, decode_json
-from wsgateway.protocols.centrifuge.session import CentrifugeSession
+from wsgateway.protocols.posted import PostedSession
 from wsgateway.protocols.session import Session
 
 NO_SESSION = Refusal(
@@ -45,10 +45,10 @@ class Posts:
         if not is_here and (session is not None or not self._cluster().is_remote(secret)):
             raise Refused.of(NO_SESSION)
 
-    def _find(self, secret: str) -> Session | None:
+    def _find(self, secret: str) -> PostedSession | None:
         """Return a session of this process. That of a client that posts frames is not one of these."""
         session = self._sessions().get(secret)
-        return None if isinstance(session, CentrifugeSession) else session
+        return session if isinstance(session, PostedSession) else None
 
     async def feed(self, secret: str, payload: bytes, kind: PostKind, *, channel: str, name: str) -> str | None:
         """Handle a message of the client, and return its position, None if it is in no history. Raise `Refused`."""
@@ -89,7 +89,7 @@ class Posts:
     async def request(self, secret: str, payload: bytes, kind: PostKind, *, name: str) -> Message:
         """Handle a request of the client, and return the answer. Raise `Refused`."""
         self.check(secret)
-        session = self._sessions().get(secret)
+        session = self._find(secret)
         if session is not None:
             return await session.feed_request(_decoded(payload, kind), len(payload), name=name)
         report = await self._ask_node(secret, FeedRequest(secret, payload, kind, name))
@@ -98,7 +98,7 @@ class Posts:
         return Message(report.payload, Kind(report.kind))
 
     async def _answer_request(self, question: FeedRequest) -> RequestReport:
-        if question.secret not in self._sessions():
+        if self._find(question.secret) is None:
             return RequestReport(error="refused", code=NO_SESSION.status, reason=NO_SESSION.detail)
         try:
             reply = await self.request(question.secret, question.payload, question.kind, name=question.event_name)

@@ -135,6 +135,7 @@ async def assemble(
     settings, hub, metrics, log = parts.settings, parts.hub, parts.metrics, parts.log
     async with AsyncExitStack() as stack:
         stack.callback(watchdog.unwatch, metrics)
+        identity = await stack.enter_async_context(open_identity(settings, log))
         hooks = Hooks(settings.listener, settings, log, reload=reload)
         stack.callback(hooks.close)
         cluster = _cluster_of(parts)
@@ -167,7 +168,7 @@ async def assemble(
             metrics=metrics,
             log=log,
             wheel=ticker.wheel,
-            identity=open_identity(settings, log),
+            identity=identity,
             node=cluster.node,
         )
         await cluster.start()

@@ -187,11 +187,7 @@ class Connection:
 
     @property
     def expires_at(self) -> float | None:
-        """When the connection expires, in seconds since the epoch; None for never. It may be set.
-
-        At that time, `on_expire` is called. 25 seconds later, the connection is closed with 3005, unless it was renewed
-        by a new token or by setting `expires_at`. Setting raises `ValueError` for anything but a finite number or None.
-        """
+        """When the connection expires, in seconds since the epoch; None for never. It may be set, also in a thread."""
         return None if self._credentials is None else self._credentials.expires_at
 
     @expires_at.setter
@@ -204,19 +200,17 @@ class Connection:
             self._credentials = Credentials()
         self._credentials.expires_at = when
         session = self._session
-        if session is None:
-            return  # it is read when the connection opens
-        if self._home.is_here():
+        if session is not None and self._home.is_here():
             session.expiry_changed()
-        else:
+        elif session is not None:
             self._home.loop.call_soon_threadsafe(session.expiry_changed)
 
     async def refresh(self, token: str) -> bool:
-        """Renew the connection with a new token of the same user, as its client would. Return whether it is valid.
+        """Renew the connection with a new token of the same user. Return whether it is valid.
 
-        If it is not, the connection is closed: with 3005 if the token has expired, otherwise with 3500. Return False if
-        the connection is closed already. Raise `Refused` if the keys of tokens are unavailable, and `RuntimeError` if
-        no key is configured, before the handshake is accepted, or on an event loop other than the gateway's.
+        If it is not, the connection is closed: with 3005 if the token has expired, otherwise with 3500. Raise `Refused`
+        if the keys are unavailable, and `RuntimeError` without keys, before the handshake is accepted, or on an event
+        loop other than the gateway's.
         """
         self._check_home("refresh")
         if self._session is not None:

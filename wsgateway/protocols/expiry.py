@@ -53,3 +53,8 @@ class Expiry:
             self._is_expired = True
             self._wait_until(self._at + GRACE)
             self._expired()
+
+
+def seconds_left(expires_at: float | None) -> int | None:
+    """Return the whole seconds until `expires_at`, in seconds since the epoch, at least 1. None stands for never."""
+    return None if expires_at is None else max(1, int(expires_at - time.time()))

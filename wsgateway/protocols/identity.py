@@ -4,13 +4,13 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from wsgateway.auth.claims import ClaimRules, ConnectionClaims, SubscriptionClaims
+from wsgateway.auth.claims import ClaimRules, ConnectionClaims, SubscriptionClaims, SubscriptionOptions
 from wsgateway.closing import UNAUTHORIZED
 from wsgateway.config.settings import Settings
 from wsgateway.exceptions import Refusal, Refused, TokenRefused
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.credentials import Credentials
-from wsgateway.listeners.handshake import token_of
+from wsgateway.listeners.handshake import Introduction, token_of
 from wsgateway.logs import GatewayLog
 
 if TYPE_CHECKING:  # imports PyJWT, which is optional
@@ -68,20 +68,32 @@ class Identity:
         self._cookie = settings.token_cookie
         self._log = log
 
-    async def identify(self, conn: Connection, token: str) -> tuple[str, ConnectionClaims | None]:
-        """Give `conn` the user of its token, and what else the token allows. Return the token and its claims.
+    async def introduce(
+        self, conn: Connection, introduction: Introduction, *, check_channel: Callable[[str], None], closes: bool
+    ) -> tuple[Introduction, Mapping[str, SubscriptionOptions]]:
+        """Give `conn` the user of its token, and what else the token allows.
 
-        `token` is what the client has sent on the connection. If it is empty, the one that came with the request
-        counts. Without any, the claims are None. Raise what `check` raises.
+        Return the introduction with the token and its claims, and the channels to subscribe to. A token that came with
+        the request counts only if the introduction has none. Raise `Refused`, whose cause is a `TokenRefused` unless
+        the token is missing; with `closes`, it closes the connection. `check_channel` raises `Refused` for a channel
+        that cannot be.
         """
-        token = token or token_of(conn, self._cookie)
+        token = introduction.token or token_of(conn, self._cookie)
         conn.user = ""
+        if not token and not self.allows_anonymous:
+            raise token_refusal(REQUIRED, closes=closes)
         if not token:
-            return "", None
-        claims = await self.check(token)
+            return introduction, {}
+        try:
+            claims = await self.check(token)
+        except TokenRefused as exc:
+            raise token_refusal(exc.reason, closes=closes) from exc
         conn.user = conn.user_id = claims.user
         _apply(conn, claims)
-        return token, claims
+        subs = claims.subscriptions()
+        for name in subs:
+            check_channel(name)
+        return introduction._replace(token=token, claims=claims.claims), subs
 
     async def renew(self, conn: Connection, token: str) -> None:
         """Give `conn` what a new token of the same user allows. Its `expires_at` changes.

@@ -5,6 +5,7 @@ from typing import Any
 
 from wsgateway.frames import OpenFrame
 from wsgateway.messages import Message
+from wsgateway.protocols.posted import PostedSession
 from wsgateway.protocols.query import read_query
 from wsgateway.protocols.session import Session
 from wsgateway.protocols.v1 import V1Encoding
@@ -32,7 +33,7 @@ LINES = StreamKind(
 )
 
 
-class LinesSession(V1Session):
+class LinesSession(PostedSession, V1Session):
     """One client of such a stream. It sends nothing on its connection."""
 
     __slots__ = ("secret",)

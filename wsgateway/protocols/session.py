@@ -4,29 +4,28 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from wsgateway.auth.claims import SubscriptionOptions
 from wsgateway.closing import EXPIRED, TOO_MANY, TRY_AGAIN, UNAUTHORIZED
 from wsgateway.config.settings import Settings
 from wsgateway.exceptions import ChannelError, ConnectionClosed, HistoryError, Refusal, Refused, TokenRefused
-from wsgateway.frames import Position, check_event_name, check_request_name
+from wsgateway.frames import check_request_name
 from wsgateway.hub.channel import Answer, Grant, Outdated, Wanted
 from wsgateway.hub.channels import Channels
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.hub import Hub
 from wsgateway.hub.outbox import Outbox
-from wsgateway.hub.target import Target
 from wsgateway.limits import Bucket
 from wsgateway.listeners.dispatcher import Dispatcher
 from wsgateway.listeners.event import EventGateway
 from wsgateway.listeners.handshake import NO_INTRODUCTION, Handshake, Introduction
-from wsgateway.listeners.inbox import Call, Inbox, MessageCall, refusal_of
-from wsgateway.listeners.requests import RequestCall
+from wsgateway.listeners.inbox import Inbox
 from wsgateway.messages import NULL, Message, encode
 from wsgateway.protocols.commands import Subscribe
 from wsgateway.protocols.expiry import Expiry
-from wsgateway.protocols.identity import REQUIRED, Identity, token_refusal
+from wsgateway.protocols.identity import Identity
 from wsgateway.protocols.query import NOTHING, Asked
 from wsgateway.protocols.requests import MAX_REQUESTS, Requests
 from wsgateway.transports.peer import MAX_FRAMES, ClientTransport
@@ -116,7 +115,10 @@ class Session:
         self._after = self._parts.channels.revocations.count
         subs: Mapping[str, SubscriptionOptions] = {}
         if self._parts.identity.is_required:
-            introduction, subs = await self._identify(introduction)
+            check_channel = dispatcher.subscriptions.check_token_channel
+            introduction, subs = await self._parts.identity.introduce(
+                self.conn, introduction, check_channel=check_channel, closes=self._is_closed_by_refusal
+            )
         chosen = await dispatcher.handshake(self.conn, self._inbox, scope, introduction)
         if subs:
             chosen = chosen._replace(channels=tuple(dict.fromkeys((*subs, *chosen.channels))))
@@ -127,22 +129,6 @@ class Session:
         if self.outbox.closing is not None:
             raise Refused.of(STOPPING)
         return chosen
-
-    async def _identify(self, introduction: Introduction) -> tuple[Introduction, Mapping[str, SubscriptionOptions]]:
-        """Check the token. Return it with its claims, and the channels to subscribe to. Raise `Refused`."""
-        identity = self._parts.identity
-        try:
-            token, claims = await identity.identify(self.conn, introduction.token)
-        except TokenRefused as exc:
-            raise token_refusal(exc.reason, closes=self._is_closed_by_refusal) from exc
-        if claims is None and not identity.allows_anonymous:
-            raise token_refusal(REQUIRED, closes=self._is_closed_by_refusal)
-        if claims is None:
-            return introduction, {}
-        subs = claims.subscriptions()
-        for name in subs:
-            self._parts.dispatcher.subscriptions.check_token_channel(name)
-        return introduction._replace(token=token, claims=claims.claims), subs
 
     @property
     def _is_closed_by_refusal(self) -> bool:
@@ -193,6 +179,7 @@ class Session:
         self.is_accepted = self.is_open = True
         parts = self._parts
         parts.hub.join(self.conn)
+        self.conn._session = self
         parts.dispatcher.entered(self.conn, self._inbox)
         revocations, conn = parts.channels.revocations, self.conn
         is_old = revocations.count != self._after
@@ -202,7 +189,6 @@ class Session:
             granted, self._granted = self._granted, None
             for wanted, grant, by_code in granted:
                 self._enter(wanted, grant, by_code=by_code)
-        conn._session = self
         if conn.expires_at is not None:
             self.expiry_changed()
         parts.dispatcher.opened(self.conn, self._inbox)
@@ -210,32 +196,20 @@ class Session:
     # Expiry
 
     def expiry_changed(self, *, ident: int | None = None) -> None:
-        """Expire at `conn.expires_at`, which has changed, because of the command `ident` unless it is None."""
-        expires_at = self.conn.expires_at
+        """Expire at `conn.expires_at`, which was set, by the command `ident` unless it is None."""
         if not self.is_open or self.outbox.closing is not None:
             return
         self._report_expiry(ident)
-        if expires_at is not None:
-            if self._expiry is None:
-                self._expiry = Expiry(self._parts.timers, expired=self._expired, ended=self._ended)
-            self._expiry.set(expires_at)
-        elif self._expiry is not None:
-            self._expiry.cancel()
+        if self._expiry is None:
+            expired = partial(self._parts.dispatcher.expired, self.conn, self._inbox)
+            ended = partial(self.outbox.close, EXPIRED, "connection expired")
+            self._expiry = Expiry(self._parts.timers, expired=expired, ended=ended)
+        self._expiry.cancel()
+        if self.conn.expires_at is not None:
+            self._expiry.set(self.conn.expires_at)
 
     def _report_expiry(self, ident: int | None) -> None:
         """Notify the client of when the connection expires, if its protocol can."""
-
-    @property
-    def seconds_left(self) -> int | None:
-        """The whole seconds until the connection expires, at least 1; None if it never does."""
-        expires_at = self.conn.expires_at
-        return None if expires_at is None else max(1, int(expires_at - time.time()))
-
-    def _expired(self) -> None:
-        self._parts.dispatcher.expired(self.conn, self._inbox)
-
-    def _ended(self) -> None:
-        self.outbox.close(EXPIRED, "connection expired")
 
     async def refresh(self, token: str, *, ident: int | None = None) -> bool:
         """Renew the connection with `token`. Return whether it is valid, and close the connection if it is not.
@@ -270,12 +244,12 @@ class Session:
     def finished(self, code: int, reason: str) -> None:
         """Leave the hub, then call `on_client_close`, with `code` and `reason` unless this side has closed first."""
         closing = self.outbox.end(code, reason)
-        self.conn._session = None
         if self._expiry is not None:
             self._expiry.cancel()
         if self.is_open:
             self.is_open = False
-            self._parts.hub.leave(self.outbox)
+            self._parts.hub.leave(self.outbox)  # which calls `closing`
+            self.conn._session = None
             self._parts.dispatcher.closed(self.conn, self._inbox, *closing)
         self._parts.ended(self)
 
@@ -310,62 +284,6 @@ class Session:
         overdraft = MAX_FRAMES if is_fragment else 0
         if self._rate is not None and not self._rate.allows(time.monotonic(), overdraft=overdraft):
             self.outbox.close(TOO_MANY, "too many messages")
-
-    async def feed(self, message: object, size: int, *, channel: str = "", name: str = "") -> Position | None:
-        """Handle a message of `size` bytes that the client has sent in an HTTP request, after `on_message` has run.
-
-        Return its position, None if it is in no history. Raise `Refused`.
-        """
-        self._check_post(size, name, check_event_name)
-        done: asyncio.Future[MessageCall] = asyncio.get_running_loop().create_future()
-
-        def answer(call: Call) -> None:
-            assert isinstance(call, MessageCall)
-            if not done.done():
-                done.set_result(call)
-
-        target = Target(channel=channel, name=name) if channel or name else None
-        self._parts.dispatcher.message(self.conn, self._inbox, message, size, target=target, answer=answer)
-        call = await done
-        if call.error is not None:
-            raise refusal_of(call)
-        if call.receipt is None:
-            return None
-        try:
-            await call.receipt.stored()
-        except HistoryError as exc:
-            raise unstored(exc) from exc
-        return call.receipt.at
-
-    async def feed_request(self, message: object, size: int, *, name: str) -> Message:
-        """Do the same with a request, after `on_request` has run, and return its answer. Raise `Refused`."""
-        self._check_post(size, name, check_request_name)
-        done: asyncio.Future[RequestCall] = asyncio.get_running_loop().create_future()
-
-        def answer(call: RequestCall) -> None:
-            if not done.done():
-                done.set_result(call)
-
-        self._parts.dispatcher.request(self.conn, self._inbox, message, name, size, answer)
-        call = await done
-        if call.error is not None:
-            raise refusal_of(call)
-        return call.reply or NULL
-
-    def _check_post(self, size: int, name: str, check_name: Callable[[object], None]) -> None:
-        """Raise `Refused` if a message of `size` bytes that was sent over HTTP cannot be handled now."""
-        if self.outbox.closing is not None or not self.is_open:
-            raise Refused.of(Refusal(404, "session", "the stream has ended"))
-        if size > self._parts.settings.max_message_size:
-            raise Refused.of(Refusal(413, "session", "the message is larger than max_message_size"))
-        if self._rate is not None and not self._rate.allows(time.monotonic()):
-            raise Refused.of(Refusal(429, "session", "too many messages, try again later (message_rate)"))
-        try:
-            check_name(name)
-        except ValueError as exc:
-            raise Refused.of(Refusal(400, "session", str(exc))) from None
-        if self._inbox.is_full:
-            raise Refused.of(Refusal(429, "session", "too many messages wait for the listener, try again later"))
 
     # Requests
 

@@ -19,8 +19,8 @@ from wsgateway.frames import (
     UnsubscribedFrame,
 )
 from wsgateway.messages import Kind, Message, OnLoss, unquoted
+from wsgateway.protocols.posted import PostedSession
 from wsgateway.protocols.query import read_query
-from wsgateway.protocols.session import Session
 from wsgateway.protocols.v1 import subscribed_of, text_of
 from wsgateway.transports.framing import ChunkedFormat, StreamKind
 from wsgateway.transports.stream import AsgiStream, NativeStream
@@ -145,7 +145,7 @@ WITHOUT_IDS = ChunkedFormat(SseEncoding(has_ids=False), on_loss=OnLoss.CLOSES)
 """The format of a stream whose ids are its own."""
 
 
-class SseSession(Session):
+class SseSession(PostedSession):
     """One client of an event stream. It sends nothing on its connection."""
 
     __slots__ = ("secret",)

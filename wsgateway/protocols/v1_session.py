@@ -7,14 +7,7 @@ from typing import Any, assert_never
 
 from wsgateway.closing import BAD_FIRST, NO_TOKEN, TRY_AGAIN, UNAUTHORIZED
 from wsgateway.exceptions import ChannelError, HistoryError, Refusal, Refused
-from wsgateway.frames import (
-    AcceptedFrame,
-    ExpiresFrame,
-    RefusedFrame,
-    ReplyFrame,
-    RequestFrame,
-    UnsubscribedFrame,
-)
+from wsgateway.frames import AcceptedFrame, ExpiresFrame, RefusedFrame, ReplyFrame, RequestFrame, UnsubscribedFrame
 from wsgateway.hub.channel import Outdated
 from wsgateway.hub.loops import eager_task
 from wsgateway.hub.shared_history import Appended
@@ -35,6 +28,7 @@ from wsgateway.protocols.commands import (
     Subscribe,
     Unsubscribe,
 )
+from wsgateway.protocols.expiry import seconds_left
 from wsgateway.protocols.query import Asked, read_query, read_since
 from wsgateway.protocols.session import STOPPING, TOO_MANY_REQUESTS, Session, unstored
 from wsgateway.protocols.v1 import SUBPROTOCOL, read_command
@@ -272,7 +266,7 @@ class V1Session(Session):
             self._refuse(None, exc, command.ident)
 
     def _report_expiry(self, ident: int | None) -> None:
-        self.outbox.put(ExpiresFrame(self.seconds_left, ident=ident))
+        self.outbox.put(ExpiresFrame(seconds_left(self.conn.expires_at), ident=ident))
 
     def _refuse_malformed(self, command: Malformed, call: Call) -> None:
         del call

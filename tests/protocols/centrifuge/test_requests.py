@@ -93,17 +93,7 @@ async def test_the_server_asks_and_the_client_answers_with_an_rpc() -> None:
                 with pytest.raises(RequestRefused) as refused:
                     await asking.outcome()
                 assert (refused.value.code, refused.value.reason) == (7, "no")
-        malformed: tuple[Any, ...] = (
-            {"id": "1", "data": 1},
-            {"id": 1},
-            {"id": "x"},
-            {"id": -1},
-            {"id": 10**30},
-            {"id": True},
-            {},
-            [],
-            5,
-        )
+        malformed: list[Any] = [{"id": "1", "data": 1}, {"id": 1}, {"id": "x"}, {"id": -1}, {"id": 10**30}, {}, [], 5]
         for data in malformed:
             assert (await client.rpc("$reply", data))["error"]["code"] == 107
 

@@ -7,10 +7,11 @@ import binascii
 import math
 from base64 import b64decode
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from wsgateway.exceptions import MessageError
 from wsgateway.frames import MAX_OFFSET
+from wsgateway.hub.target import TargetOptions
 from wsgateway.messages import decode_json
 from wsgateway.protocols.centrifuge.codes import ErrorCode
 
@@ -25,6 +26,14 @@ class ApiFailure(Exception):  # noqa: N818  it becomes the `error` of an answer
         super().__init__(code, detail)
         self.code = code
         self.detail = detail
+
+
+class PublicationFields(NamedTuple):
+    """The message of a publication, its options, and whether it is left out of the history."""
+
+    message: object
+    target: TargetOptions
+    skip_history: bool
 
 
 class Fields:
@@ -88,15 +97,6 @@ class Fields:
             raise bad(f"{name}: use a list of texts")
         return value
 
-    def tags(self) -> dict[str, str] | None:
-        """Return the tags of a publication, None if there are none."""
-        value = self._values.get("tags")
-        if not value:  # PHP encodes an empty array as `[]`
-            return None
-        if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
-            raise bad("tags: use an object of texts")
-        return value
-
     def inner(self, name: str) -> "Fields | None":
         """Return the fields of an object, None if it is missing."""
         value = self._values.get(name)
@@ -140,6 +140,20 @@ class Fields:
             return decode_json(binary)
         except MessageError:
             raise bad(f"b64{name}: use the base64 of JSON") from None
+
+    def publication(self) -> PublicationFields:
+        """Return a publication, for any channel."""
+        message, tags, key = self.payload("data"), self._values.get("tags"), self.text("idempotency_key")
+        if message is None:
+            raise bad("data: use a value other than null, or b64data")
+        target = TargetOptions()
+        if tags:  # PHP encodes an empty array as `[]`
+            if not isinstance(tags, dict) or not all(isinstance(value, str) for value in tags.values()):
+                raise bad("tags: use an object of texts")
+            target["tags"] = tags
+        if key:
+            target["idempotency_key"] = key
+        return PublicationFields(message, target, self.flag("skip_history"))
 
 
 def bad(detail: str) -> ApiFailure:

@@ -18,6 +18,7 @@ from wsgateway.gateway.answers import MAX_OFFSET, MAX_PAGE
 from wsgateway.gateway.clients import LINES_STREAM, SSE_STREAM
 from wsgateway.gateway.http import testpage
 from wsgateway.gateway.http.channels import list_channels, show_history, show_presence
+from wsgateway.gateway.http.description import description
 from wsgateway.gateway.http.emulation import EmulationEndpoint, FramedStreamEndpoint
 from wsgateway.gateway.http.paths import escaped_path, sender_of, way_up
 from wsgateway.gateway.http.problems import answer, decode_fields, problem, query_int, read_json, report_refusal
@@ -118,6 +119,7 @@ def router(context: RouteContext) -> ASGIApp:
         "/ready": Endpoint(context, routes.ready, read, any_host=True),
         "/metrics": Endpoint(context, routes.metrics, read, needs_key=True),
         "/info": Endpoint(context, routes.info, read, needs_key=True),
+        "/openapi.json": Endpoint(context, routes.description, read, needs_key=True),
         **{f"/{name}": Endpoint(context, routes.script, read) for name in MEDIA_TYPES},
         "/channels": Endpoint(context, routes.channels, read, needs_key=True),
         "/channels/{channel}/history": Endpoint(context, routes.channel_history, read, needs_key=True),
@@ -242,6 +244,10 @@ class Routes:
             nodes=await context.parts.inspector.nodes() if cluster.has_broker else UNSET,
         )
         return answer(info)
+
+    async def description(self, _: Request) -> Response:
+        """Answer with the OpenAPI description of `/send` and the server API."""
+        return JSONResponse(description(version=self._context.parts.version))
 
     async def script(self, request: Request) -> Response:
         """Answer with `client.js` or its types."""

@@ -5,21 +5,21 @@ One table of methods over the gateway. Errors have the codes and texts of the Ce
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from msgspec import Struct
+import msgspec
+from msgspec import Raw, Struct
 
 from wsgateway.closing import DISCONNECTED
 from wsgateway.config.channels import MAX_HISTORY, ChannelSettings
 from wsgateway.config.namespaces import check_name
 from wsgateway.exceptions import ChannelError, GatewayError, MessageError, Refused
-from wsgateway.frames import Position, Publication
+from wsgateway.frames import Position
 from wsgateway.gateway.api_shapes import (
     ApiAnswer,
     ApiError,
-    ApiPublication,
     BatchResult,
     BroadcastResult,
     ChannelResult,
@@ -32,11 +32,11 @@ from wsgateway.gateway.api_shapes import (
     PresenceStatsResult,
     PublishResponse,
     PublishResult,
-    api_publication,
     client_info,
+    first_of,
     publish_result,
 )
-from wsgateway.gateway.http.api_fields import ApiFailure, Fields, bad
+from wsgateway.gateway.http.api_fields import ApiFailure, Fields, PublicationFields, bad
 from wsgateway.gateway.messaging import Messaging
 from wsgateway.gateway.parts import Parts
 from wsgateway.hub.target import TargetOptions
@@ -53,6 +53,9 @@ SLICE = 2_000
 
 MAX_PATTERN = 1_000
 """Characters of a pattern. The name of a channel has at most 255."""
+
+MAX_REPLIES = 32 * 2**20
+"""Bytes of the replies of a batch. Once there are more, its further commands are not run."""
 
 UNSUBSCRIBED = 2000
 """The code of a subscription that the server API has ended. The client does not subscribe again."""
@@ -131,11 +134,11 @@ class ServerApi:
     async def publish(self, fields: Fields, charge: Charge) -> PublishResult:
         """Send a message to the subscribers of a channel, through `on_message`."""
         del charge
-        return await self._publish(fields.text("channel"), *_publication(fields))
+        return await self._publish(fields.text("channel"), fields.publication())
 
     async def broadcast(self, fields: Fields, charge: Charge) -> BroadcastResult:
         """Send a message to the subscribers of each of several channels."""
-        names, (message, target, is_live) = fields.texts("channels"), _publication(fields)
+        names, publication = fields.texts("channels"), fields.publication()
         if not names:
             raise bad("channels: use a list of channels")
 
@@ -143,19 +146,19 @@ class ServerApi:
             try:
                 if number:
                     charge()
-                return PublishResponse(await self._publish(names[number], message, target, is_live))
+                return PublishResponse(await self._publish(names[number], publication))
             except Exception as exc:
                 return PublishResponse(error=self._report("broadcast", exc))
 
         return BroadcastResult(await _each(len(names), publish, most=CONCURRENT))
 
-    async def _publish(self, name: str, message: object, target: TargetOptions, is_live: bool) -> PublishResult:
-        settings = self._settings_of(name)
-        if "idempotency_key" in target and (is_live or not settings.history):
+    async def _publish(self, name: str, publication: PublicationFields) -> PublishResult:
+        is_stored = self._settings_of(name).history > 0 and not publication.skip_history
+        if "idempotency_key" in publication.target and not is_stored:
             raise bad("idempotency_key: only a publication that is added to a history has one")
-        to: TargetOptions = {**target, "channel": name}
+        to: TargetOptions = {**publication.target, "channel": name}
         try:
-            sent = await self._gateway.send(message, skip_history=is_live, **to)
+            sent = await self._gateway.send(publication.message, skip_history=publication.skip_history, **to)
         except MessageError as exc:
             raise bad(str(exc)) from exc
         except ChannelError as exc:  # the hook has chosen a channel that does not exist
@@ -253,20 +256,7 @@ class ServerApi:
         assert at is not None, "the channel has a history"
         if since is not None and since[0] not in ("", at.epoch):
             raise ApiFailure(ErrorCode.UNRECOVERABLE_POSITION, "since: the epoch of the channel is another one")
-        return HistoryResult(self._shown(history.publications), at.offset, at.epoch)
-
-    def _shown(self, publications: Sequence[Publication]) -> list[ApiPublication]:
-        """Return the first of `publications`, of at most `outbox_bytes`, as a client that recovers receives them."""
-        shown: list[ApiPublication] = []
-        space = self._parts.settings.outbox_bytes
-        for publication in publications:
-            space -= len(publication.payload)
-            if space < 0 and shown:
-                break
-            result = api_publication(publication)
-            if result is not None:
-                shown.append(result)
-        return shown
+        return HistoryResult(first_of(history.publications, self._parts.settings.outbox_bytes), at.offset, at.epoch)
 
     async def history_remove(self, fields: Fields, _: Charge) -> EmptyResult:
         """Drop the history of a channel."""
@@ -309,13 +299,21 @@ class ServerApi:
         if not isinstance(commands, list):
             raise bad("commands: use a list of objects")
 
-        async def run(number: int) -> dict[str, Any]:
-            return await self._run_command(commands[number], charge, is_charged=number > 0)
+        space = MAX_REPLIES
+
+        async def run(number: int) -> Raw:
+            nonlocal space
+            reply = await self._run_command(commands[number], charge, is_charged=number > 0, is_full=space <= 0)
+            encoded = msgspec.json.encode(reply)  # now, because its size counts
+            space -= len(encoded)
+            return Raw(encoded)
 
         return BatchResult(await _each(len(commands), run, most=CONCURRENT if is_parallel else 1))
 
-    async def _run_command(self, command: object, charge: Charge, *, is_charged: bool) -> dict[str, Any]:
-        """Run one command of a batch, and return its reply."""
+    async def _run_command(self, command: object, charge: Charge, *, is_charged: bool, is_full: bool) -> dict[str, Any]:
+        """Run one command of a batch, and return its reply. Do not run it if the batch `is_full`."""
+        if is_full:
+            return {"error": self._report("batch", ApiFailure(ErrorCode.LIMIT_EXCEEDED, "the replies are too large"))}
         commands = command if isinstance(command, dict) else {}
         names = [name for name in commands if name in METHODS] or list(commands)
         name = names[0] if len(names) == 1 else ""
@@ -323,19 +321,6 @@ class ServerApi:
             return {"error": self._report("batch", bad("commands: use objects with the name of one method"))}
         result = await self._run("" if name == "batch" else name, commands[name], charge, is_charged=is_charged)
         return {"error": result} if isinstance(result, ApiError) else {name: result}
-
-
-def _publication(fields: Fields) -> tuple[object, TargetOptions, bool]:
-    """Return the message of a publication, its options, and whether it is left out of the history."""
-    message, tags, key = fields.payload("data"), fields.tags(), fields.text("idempotency_key")
-    if message is None:
-        raise bad("data: use a value other than null, or b64data")
-    target = TargetOptions()
-    if tags is not None:
-        target["tags"] = tags
-    if key:
-        target["idempotency_key"] = key
-    return message, target, fields.flag("skip_history")
 
 
 async def _each(count: int, run: Callable[[int], Awaitable[T]], *, most: int) -> list[T]:

@@ -25,16 +25,25 @@ export interface SendOptions {
   name?: string;
 }
 
+export interface RequestOptions {
+  /** The name of the request, such as that of a method. The server's `on_request` finds it in `event.name`. */
+  name?: string;
+  /** Milliseconds to wait for the answer, 10,000 by default. */
+  timeout?: number;
+}
+
 /** The server has accepted the message: `on_message` has run, and the history, if there is one, has it. */
 export interface Accepted {
   at: Position;
 }
 
 /**
- * A message that was not accepted. With a `status`, the server has refused it. With 0, `reason` is one of
- * "unknown" (the connection broke before the answer, so it may have been published), "full", and "closed".
+ * A message or a request that was not accepted. With a `status`, the server has refused it. With 0, `reason` is one of
+ * "unknown" (the connection broke before the answer, so it may have been handled), "full", "closed", and, for a request,
+ * "timeout". A listener for "request" throws one to refuse a request of the server.
  */
 export class SendError extends Error {
+  constructor(reason: string, status?: number);
   readonly status: number;
   readonly reason: string;
 }
@@ -112,8 +121,18 @@ export interface Live {
   on(event: "status", listener: (...status: Status) => void): this;
   on(event: "status", listener: (state: Status[0]) => void): this;
   on<E extends keyof ChannelEvents>(event: E, listener: ChannelEvents[E]): this;
+  /**
+   * Answer requests of the server with a JSON value or a promise of one. The first listener answers. It refuses a
+   * request by throwing `new SendError(reason, status)`.
+   */
+  on(event: "request", listener: (message: any, name: string) => unknown): this;
   /** Send a message, which `on_message` receives. Rejects with `SendError`. */
   send(message: unknown, options?: SendOptions): Promise<Accepted>;
+  /**
+   * Send a request, which `on_request` answers. Rejects with `SendError`. With the reason "unknown", the connection
+   * broke before the answer, so the request may have been handled: a reconnect does not send it again.
+   */
+  request(message: unknown, options?: RequestOptions): Promise<any>;
   /** Subscribe now, and again after every reconnect. */
   channel(name: string, options?: ChannelOptions): Room;
   /** Close the connection for good. */

@@ -7,11 +7,15 @@
  * Add listeners in the task that calls `connect` or `channel`, because nothing arrives before that task has ended.
  */
 const FIRST_LIMIT = 500, LAST_LIMIT = 20_000; // of the random wait before an attempt, in ms
+const REQUEST_TIMEOUT = 10_000; // ms that a request waits for its answer
 const STABLE = 5_000, PATIENCE = 15_000; // ms until a connection is stable; in which it has to open, or show life
 const LONGEST = 2 ** 31 - 1; // ms that a timer can wait
 const EXPIRED = "token expired"; // with the code 3500: another token may be valid
 
-/** A message that was not accepted: `status` and `reason` of the server; or 0 and "unknown", "full" or "closed". */
+/**
+ * A message or request that was not accepted: `status` and `reason` of the server; or 0 and "unknown", "full",
+ * "timeout", or "closed". A listener for "request" throws one to refuse a request of the server.
+ */
 export class SendError extends Error {
   constructor(reason, status = 0) {
     super(status ? `refused with ${status}: ${reason}` : reason);
@@ -24,7 +28,8 @@ export class SendError extends Error {
  * token or a promise of one. It is called before every attempt, and again before the token expires.
  */
 export function connect(url, { token, queue: limit = 100 } = {}) {
-  const live = { channel, send: (message, { name } = {}) => submit({ message, name }), close: () => end() };
+  const send = (message, { name } = {}) => submit({ message: message ?? null, name });
+  const live = { channel, send, request, close: () => end() };
   const emit = emitter(live);
   const rooms = new Map(); // by name
   const queue = []; // messages to send: { command, resolve, reject }
@@ -48,7 +53,7 @@ export function connect(url, { token, queue: limit = 100 } = {}) {
   }
   /** Add a channel. One without `options` was subscribed by the server's own code, and `live` emits its events. */
   function addRoom(name, options) {
-    const publish = (message, { name: event } = {}) => submit({ channel: name, message, name: event });
+    const publish = (message, { name: event } = {}) => submit({ channel: name, message: message ?? null, name: event });
     const unsubscribe = () => { if (rooms.get(name) === room && rooms.delete(name)) put({ unsubscribe: name }); };
     const api = { name, members: new Map(), publish, unsubscribe };
     const room = { name, options, api, emit: options ? emitter(api) : emit, at: null, isActive: false, refusals: 0 };
@@ -56,14 +61,39 @@ export function connect(url, { token, queue: limit = 100 } = {}) {
     return room;
   }
   function subscribe(room) { room.id = put({ ...room.options, subscribe: room.name, since: room.at ?? undefined }); }
-  async function submit(command) {
-    const copy = JSON.parse(JSON.stringify({ ...command, message: command.message ?? null })); // the page may change it
+  async function submit(command, patience = Infinity) {
+    const copy = JSON.parse(JSON.stringify(command)); // the page may change it
     if (signal.aborted) throw new SendError("closed");
     if (!carrier?.isReady() && queue.length >= limit) throw new SendError("full");
+    let late;
     return new Promise((resolve, reject) => {
-      queue.push({ command: copy, resolve, reject });
+      const entry = { command: copy, resolve, reject };
+      const expire = () => {
+        if (queue.includes(entry)) queue.splice(queue.indexOf(entry), 1); // else the server has it
+        reject(new SendError("timeout"));
+      };
+      if (patience <= LONGEST) late = setTimeout(expire, patience);
+      queue.push(entry);
       flush();
-    });
+    }).finally(() => clearTimeout(late));
+  }
+  /** Send a request, and return a promise of the server's answer. `timeout` is in ms. */
+  function request(message, { name, timeout = REQUEST_TIMEOUT } = {}) {
+    return submit({ request: message ?? null, name }, timeout);
+  }
+  /** Answer a request of the server with what the listener returns, on the connection that it came from. */
+  async function answer({ id, name = "", ...object }) {
+    const asked = carrier, listener = emit.first("request");
+    let reply;
+    try {
+      if (!listener) throw new SendError("this client answers no requests", 404);
+      reply = { reply: await listener(content(object, "request"), name) ?? null, id };
+      JSON.stringify(reply); // throws, such as for a BigInt
+    } catch (error) {
+      if (!(error instanceof SendError)) reportError(error);
+      reply = { refused: null, id, status: error.status || 500, reason: error.reason ?? "the client failed" };
+    }
+    if (asked === carrier) asked.put(reply);
   }
   function flush() { while (carrier?.isReady() && queue.length) answers.set(put(queue[0].command), queue.shift()); }
   function put(command, id = ++ids) { carrier?.put({ ...command, id }); return carrier ? id : undefined; }
@@ -148,9 +178,10 @@ export function connect(url, { token, queue: limit = 100 } = {}) {
     if (object.expires) renewIn(object.expires * (800 + 100 * Math.random())); // seconds; many pages spread out
     const isLater = status >= 500 || status === 429; // may be accepted later
     if (isLater && id === sent.id && "refused" in object) renewIn(jitter(sent.retries), sent.retries + 1);
+    if ("request" in object) return answer(object); // its id is one of the server's
     const message = answers.get(id);
     if (message && "refused" in object) message.reject(new SendError(reason, status));
-    if (answers.delete(id)) return message.resolve({ at });
+    if (answers.delete(id)) return message.resolve("reply" in object ? content(object, "reply") : { at });
     const channel = object.channel ?? object.subscribed ?? object.unsubscribed ?? object.refused;
     if ("subscribed" in object && id === undefined && !rooms.has(channel)) addRoom(channel);
     const room = rooms.get(channel), tell = room?.emit ?? emit, isAnswer = room && !room.isActive && room.id === id;
@@ -174,8 +205,7 @@ export function connect(url, { token, queue: limit = 100 } = {}) {
       tell(joined ? "joined" : "left", joined ?? left, { channel });
     } else if (("message" in object || "base64" in object) && (room?.isActive || object.channel === undefined)) {
       if (room) room.at = at ?? room.at;
-      const bytes = "base64" in object && Uint8Array.from(atob(object.base64), (byte) => byte.charCodeAt(0));
-      tell("message", bytes || object.message, { channel, name, at, key, tags, from });
+      tell("message", content(object, "message"), { channel, name, at, key, tags, from });
     }
   }
   function positions(from) { return from.filter(({ at }) => at).map(({ name, at }) => `${name}@${at}`); }
@@ -230,14 +260,21 @@ export function connect(url, { token, queue: limit = 100 } = {}) {
     }
     /** Post a message. If the channels change, another stream follows, after all changes that one task makes. */
     function put(command) {
-      if ("message" in command) return posts = posts.then(() => signal.aborted || post(command)).catch(ended);
+      const isPost = "message" in command || "request" in command;
+      if (isPost) return posts = posts.then(() => signal.aborted || post(command)).catch(ended);
       if (!isLeaving) setTimeout(() => posts.then(() => signal.aborted || attempt()));
       isLeaving = true;
     }
-    async function post({ id, message, ...query }) {
+    async function post({ id, message, request: asked, ...query }) {
+      const isRequest = asked !== undefined; // else it is null at least
+      if (isRequest) query.reply = 1;
       const target = new URL(`${root}/session/${session}?${new URLSearchParams(query)}`, url);
-      const body = new Blob([JSON.stringify(message)], { type: "application/json" });
+      const body = new Blob([JSON.stringify(isRequest ? asked : message)], { type: "application/json" });
       const response = await fetch(target, { method: "POST", body, credentials });
+      if (isRequest && response.ok) {
+        const reply = await valueOf(response);
+        return signal.aborted || receive({ id, reply });
+      }
       const { at, detail: reason = "" } = await response.json().catch(() => ({})); // a 204 has no body
       const answer = response.ok ? { id, at } : { id, refused: null, status: response.status, reason };
       if (!signal.aborted) receive(answer);
@@ -248,11 +285,23 @@ export function connect(url, { token, queue: limit = 100 } = {}) {
 function emitter(target) {
   const listeners = {};
   target.on = (event, listener) => ((listeners[event] ??= []).push(listener), target);
-  return (event, ...values) => {
+  const emit = (event, ...values) => {
     for (const listener of [...listeners[event] ?? []]) {
       try { listener(...values); } catch (error) { reportError(error); } // what follows still arrives
     }
   };
+  return Object.assign(emit, { first: (event) => listeners[event]?.[0] });
+}
+
+/** Return what an object of the server carries under `key`, or the bytes that it carries instead. */
+function content(object, key) {
+  return "base64" in object ? Uint8Array.from(atob(object.base64), (byte) => byte.charCodeAt(0)) : object[key];
+}
+
+async function valueOf(response) {
+  const [kind] = response.headers.get("content-type").split(";");
+  if (kind === "application/json") return response.json();
+  return kind === "text/plain" ? response.text() : new Uint8Array(await response.arrayBuffer());
 }
 
 function move(members, member, hasJoined) {
