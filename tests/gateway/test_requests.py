@@ -121,8 +121,12 @@ async def test_a_client_of_a_stream_cannot_be_asked() -> None:
                     await anyio.sleep(0.001)  # nothing reports that a stream has ended
 
 
-async def test_a_request_is_posted_in_another_process(tmp_path: Path, http: httpx.AsyncClient) -> None:
-    async with nodes(tmp_path) as [(_, url), (_, other)], streaming(url) as stream:
+async def test_a_request_is_posted_in_another_process(tmp_path: Path) -> None:
+    async with (
+        nodes(tmp_path) as [(_, url), (_, other)],
+        streaming(url) as stream,
+        httpx.AsyncClient(timeout=20) as http,
+    ):
         session = f"{other}/session/{await sse_session(stream)}?reply=1&name="
         assert (await http.post(f"{session}sum", json=[2, 3])).json() == {"sum": 5}
         assert (await http.post(f"{session}bytes", json=1)).content == b"\x00\x01"

@@ -12,7 +12,7 @@ from wsgateway import Gateway
 from wsgateway.gateway.http.script import MEDIA_TYPES, SCRIPT, TYPES, script_text
 from wsgateway.testing import serve
 
-MAX_LINES = 320
+MAX_LINES = 330
 
 
 @pytest.mark.parametrize("name", list(MEDIA_TYPES))

@@ -111,6 +111,7 @@ class Hub:
         """Called with a connection that has left, and its audiences besides `everybody`."""
 
         self._users: dict[str, dict[Connection, None]] = {}
+        self._named = 0  # connections with a `user_id`
         self._only_everybody = (self.everybody,)  # one for all connections
         self.connections = Connections(self._open)
 
@@ -122,6 +123,7 @@ class Hub:
         self._open[conn.id] = conn
         if conn.user_id:
             self._users.setdefault(conn.user_id, {})[conn] = None
+            self._named += 1
         outbox.join(self)
         outbox.audiences = self._only_everybody
         self.everybody.add(outbox)
@@ -145,6 +147,7 @@ class Hub:
     def _forget_user(self, conn: Connection) -> None:
         theirs = self._users[conn.user_id]
         del theirs[conn]
+        self._named -= 1
         if not theirs:
             del self._users[conn.user_id]
 
@@ -154,8 +157,7 @@ class Hub:
 
     def count_users(self) -> int:
         """Return the number of users with open connections. All connections without a `user_id` are one user."""
-        named = sum(map(len, self._users.values()))
-        return len(self._users) + (len(self._open) > named)
+        return len(self._users) + (len(self._open) > self._named)
 
     def select(self, ids: Iterable[str] | None, user: str = "") -> list[Connection]:
         """Return the open connections of `user`, or those with `ids`, each once, or, without either, every one."""
@@ -231,6 +233,7 @@ class Hub:
             conn._outbox.end(1006, "")
         self._open.clear()
         self._users.clear()
+        self._named = 0
         self._turn.clear()
 
     # Sending
