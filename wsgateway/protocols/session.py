@@ -46,7 +46,11 @@ def unstored(error: HistoryError) -> Refused:
 
 @dataclass(frozen=True, slots=True)
 class SessionParts:
-    """The parts that all sessions of one gateway share. `ended` is called when an accepted session has finished."""
+    """The parts that all sessions of one gateway share.
+
+    `ended` is called when an accepted session has finished, and `refused` when a client is refused after its handshake
+    was accepted.
+    """
 
     gateway: EventGateway
     hub: Hub
@@ -56,6 +60,7 @@ class SessionParts:
     timers: Timers
     identity: Identity
     ended: "Callable[[Session], None]"
+    refused: Callable[[Mapping[str, Any], Refused, Connection], None]
 
 
 class Session:

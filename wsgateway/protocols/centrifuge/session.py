@@ -214,6 +214,8 @@ class CentrifugeSession(ExecutingSession):
                 connecting.scope, introduction=introduction, asked=Asked((), since), asks_now=False
             )
         except Refused as exc:
+            if not isinstance(exc, Failed):
+                self._parts.refused(connecting.scope, exc, self.conn)
             self._refuse(ident, exc)
         else:
             connecting.timer.cancel()
