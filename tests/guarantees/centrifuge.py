@@ -331,4 +331,5 @@ CENTRIFUGE: tuple[type[Client], ...] = (
     CentrifugeSse,
     CentrifugeLines,
     ProtobufSocket,
+    ProtobufLines,
 )

@@ -469,41 +469,42 @@ async def test_a_bad_token_is_3500_in_each_command_and_in_no_log_line(caplog: py
     assert not [name for name, text in BAD_TOKENS.items() if len(text) > 10 and text[:200] in lines]
 
 
-@pytest.mark.parametrize(
-    ("command", "code"),
-    [
-        ({"subscribe": {"channel": "asked:room", "token": "x"}}, 103),
-        ({"subscribe": {"channel": "asked:room", "token": token(sub="ann", channel="asked:room", exp=PAST)}}, 109),
-        (
-            {"subscribe": {"channel": "asked:room", "token": token(sub="ann", channel="asked:room", expire_at=PAST)}},
-            110,
-        ),
-        ({"subscribe": {"channel": "asked:room", "token": token(sub="ann", channel="asked:2")}}, 3500),
-        ({"subscribe": {"channel": "asked:room", "token": token(sub="bob", channel="asked:room")}}, 3500),
-        ({"subscribe": {"channel": "asked:room", "token": token(sub="ann", channel="asked:room", client="x")}}, 3500),
-        ({"subscribe": {"channel": "asked:room", "token": token(sub="ann", channel="asked:room")}}, None),
-        ({"refresh": {}}, 107),
-        ({"refresh": {"token": token(sub="bob")}}, 3500),
-        ({"refresh": {"token": token(sub="ann", exp=PAST)}}, 3005),
-        ({"refresh": {"token": token(sub="ann", expire_at=PAST)}}, 110),
-        ({"refresh": {"token": token(sub="ann", exp=FUTURE)}}, None),
-        ({"sub_refresh": {"channel": "open:1"}}, 107),
-        ({"sub_refresh": {"channel": "open:1", "token": token(sub="ann", channel="open:1")}}, 103),
-        ({"sub_refresh": {"channel": "open:1", "token": "x", "type": 1}}, 108),
-    ],
-)
-async def test_a_command_with_a_token_has_its_answer(command: dict[str, Any], code: int | None) -> None:
+TOKENS: list[tuple[Row, int | None]] = [
+    ({"subscribe": {"channel": "asked:room", "token": "x"}}, 103),
+    ({"subscribe": {"channel": "asked:room", "token": token(sub="ann", channel="asked:room", exp=PAST)}}, 109),
+    (
+        {"subscribe": {"channel": "asked:room", "token": token(sub="ann", channel="asked:room", expire_at=PAST)}},
+        110,
+    ),
+    ({"subscribe": {"channel": "asked:room", "token": token(sub="ann", channel="asked:2")}}, 3500),
+    ({"subscribe": {"channel": "asked:room", "token": token(sub="bob", channel="asked:room")}}, 3500),
+    ({"subscribe": {"channel": "asked:room", "token": token(sub="ann", channel="asked:room", client="x")}}, 3500),
+    ({"subscribe": {"channel": "asked:room", "token": token(sub="ann", channel="asked:room")}}, None),
+    ({"refresh": {}}, 107),
+    ({"refresh": {"token": token(sub="bob")}}, 3500),
+    ({"refresh": {"token": token(sub="ann", exp=PAST)}}, 3005),
+    ({"refresh": {"token": token(sub="ann", expire_at=PAST)}}, 110),
+    ({"refresh": {"token": token(sub="ann", exp=FUTURE)}}, None),
+    ({"sub_refresh": {"channel": "open:1"}}, 107),
+    ({"sub_refresh": {"channel": "open:1", "token": token(sub="ann", channel="open:1")}}, 103),
+    ({"sub_refresh": {"channel": "open:1", "token": "x", "type": 1}}, 108),
+]
+"""Commands with tokens, and the code of the error or of the close, None for neither."""
+
+
+async def test_a_command_with_a_token_has_its_answer() -> None:
     async with served(**LIMITS) as (_, url):
-        said = await talk(url, connecting(token(sub="ann", exp=FUTURE)), json.dumps({"id": 2, **command}))
-        assert said.reply(1)["connect"]["expires"] is True
-        assert said.reply(1)["connect"]["ttl"] >= 1
-        if code is None:
-            assert set(said.reply(2)) == set(command)
-        elif code < 3000:
-            assert (said.code(2), said.close) == (code, None)
-        else:
-            assert said.close
-            assert said.close[0] == code
+        for command, code in TOKENS:
+            said = await talk(url, connecting(token(sub="ann", exp=FUTURE)), json.dumps({"id": 2, **command}))
+            connected = said.reply(1)["connect"]
+            assert (connected["expires"], connected["ttl"] >= 1) == (True, True)
+            if code is None:
+                assert set(said.reply(2)) == set(command)
+            elif code < 3000:
+                assert (said.code(2), said.close) == (code, None), command
+            else:
+                assert said.close, command
+                assert said.close[0] == code
 
 
 async def test_a_connect_without_a_token_is_101_and_with_an_expired_one_109() -> None:
