@@ -70,6 +70,9 @@ class Session:
     rate of messages are checked here only. (The native server closes a client before it reads a frame that is too
     large.)"""
 
+    too_many = "too many messages"
+    """The reason of a close with 3013."""
+
     __slots__ = (
         "_after",
         "_expiry",
@@ -274,7 +277,7 @@ class Session:
             self._inbox.when_space(self._transport.resume)
             return False
         elif self._rate is not None and not self._rate.allows(time.monotonic()):
-            self.outbox.close(TOO_MANY, "too many messages")
+            self.outbox.close(TOO_MANY, self.too_many)
         else:
             self._handle(message, size)
         return True
@@ -288,7 +291,7 @@ class Session:
         # a client that sends too many fragments is closed with 1008, which is more precise than 3013
         overdraft = MAX_FRAMES if is_fragment else 0
         if self._rate is not None and not self._rate.allows(time.monotonic(), overdraft=overdraft):
-            self.outbox.close(TOO_MANY, "too many messages")
+            self.outbox.close(TOO_MANY, self.too_many)
 
     # Requests
 
