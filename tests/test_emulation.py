@@ -143,47 +143,44 @@ async def test_a_process_that_drains_still_answers_204(service: Service, http: h
         await other.aclose()
 
 
-async def test_workers_on_one_port_and_one_that_is_killed(tmp_path: Path, http: httpx.AsyncClient) -> None:
-    flags = [
-        "--workers",
-        "2",
-        "--admin-port",
-        str(free_port()),
-        "--protocols",
-        "centrifuge",
-        "--handshake-timeout",
-        "2",
-    ]
-    with serving(*flags, cwd=tmp_path) as served:
-        streams: dict[str, Emulated] = {}
-        with anyio.fail_after(30):
-            while len(streams) < 2:
-                stream = await Emulated.open(served.url)
-                if stream.node in streams:
-                    await stream.aclose()
-                else:
-                    streams[stream.node] = stream
-        for stream in streams.values():
-            for number in range(2, 14):  # each on a socket of its own, so that both processes get some
-                async with httpx.AsyncClient(timeout=20) as one:
-                    assert (await stream.post(one, {**RPC, "id": number})).status_code == 204
-            assert [(await stream.reply())["id"] for _ in range(2, 14)] == [*range(2, 14)]
-        async with httpx.AsyncClient(timeout=20) as local:  # without the header, which a proxy adds
-            info = (await local.get(f"http://127.0.0.1:{flags[3]}/api/gateways/default/nodes")).json()
-        pids = {node["id"]: node["pid"] for node in info["nodes"] if node["state"] == "running"}
-        (gone, stream), (_, other) = streams.items()
-        os.kill(pids[gone], signal.SIGKILL)
-        with anyio.fail_after(20):
-            while True:  # the sockets of the process that was killed are reset
-                try:
-                    async with httpx.AsyncClient(timeout=20) as one:
-                        status = (await stream.post(one, RPC)).status_code
-                except httpx.TransportError:
-                    continue
-                assert status in (404, 503)
-                if status == 404:
-                    break
-        assert (await other.post(http, {**RPC, "id": 50})).status_code == 204
-        assert (await other.reply())["id"] == 50
-        for each in streams.values():
-            await each.aclose()
+async def owner_of(http: httpx.AsyncClient, url: str) -> str:
+    """The node that answers on the connection of a client."""
+    node: str = (await http.get(url + "/info")).json()["node"]
+    return node
+
+
+async def test_workers_on_one_port_of_which_one_hangs_and_is_killed(tmp_path: Path) -> None:
+    admin = free_port()
+    flags = ("--protocols", "centrifuge", "--handshake-timeout", "1", "--local-access", "--admin-port", str(admin))
+    with serving("--workers", "2", *flags, cwd=tmp_path) as served:
+        async with AsyncExitStack() as stack:
+            callers: dict[str, httpx.AsyncClient] = {}
+            streams: dict[str, Emulated] = {}
+            with anyio.fail_after(30):
+                while len(callers) < 2:
+                    caller = await stack.enter_async_context(httpx.AsyncClient(timeout=20))
+                    callers.setdefault(await owner_of(caller, served.url), caller)
+                while len(streams) < 2:
+                    stream = await Emulated.open(served.url)
+                    stack.push_async_callback(stream.aclose)
+                    streams.setdefault(stream.node, stream)
+            for stream in streams.values():
+                for number in range(2, 12):
+                    for place, caller in enumerate(callers.values()):
+                        answer = await stream.post(caller, {**RPC, "id": number * 2 + place})
+                        assert answer.status_code == 204
+                assert [(await stream.reply())["id"] for _ in range(4, 24)] == [*range(4, 24)]
+
+            async with httpx.AsyncClient() as http:
+                nodes = (await http.get(f"http://127.0.0.1:{admin}/api/gateways/default/nodes")).json()["nodes"]
+            (gone, stream), (alive, other) = streams.items()
+            (pid,) = (node["pid"] for node in nodes if node["id"] == gone)
+            caller = callers[alive]
+            os.kill(pid, signal.SIGSTOP)
+            assert (await stream.post(caller, RPC)).status_code == 503
+            os.kill(pid, signal.SIGKILL)
+            with anyio.fail_after(20):
+                while (await stream.post(caller, RPC)).status_code != 404:
+                    await anyio.sleep(0.05)  # the other process notices it in its own time
+            assert (await other.post(caller, {**RPC, "id": 50})).status_code == 204
+            assert (await other.reply())["id"] == 50

@@ -54,30 +54,33 @@ async def test_a_first_frame_of_100_kb_in_the_query(target: Target) -> None:
 
 
 async def test_10_000_posts(target: Target) -> None:
-    """Guessed sessions, unknown nodes, garbage, and commands for a client whose hook sleeps."""
-    async with under_attack(target) as attack:
+    """Guessed sessions, unknown nodes, garbage, and commands for a client whose hook never ends."""
+    async with under_attack(target, tracebacks=True) as attack:
         stream = await Emulated.open(target.served.url)
-        sleeping = {"send": {"data": "!sleep 0.2"}}
+        endless = {"send": {"data": "!forever"}}
         requests = [
-            (posted(stream, sleeping), {204, 429}),
-            (posted(stream, sleeping, session="guessed"), {204}),
-            (posted(stream, sleeping, node="unknown"), {404}),
+            (posted(stream, endless, session="guessed"), {204}),
+            (posted(stream, endless, session=stream.session + "x"), {204}),
+            (posted(stream, endless, node="unknown"), {404}),
             (post(b"{" * 1000, path="/emulation"), {400}),
             (post(b"x" * 65_537, path="/emulation"), {413}),
         ]
 
-        async def flood() -> None:
+        async def flood(place: int) -> None:
             peer = await attack.peer()
             peer.patience = 60
-            for _ in range(20):
+            if place < 4:
+                await peer.send(posted(stream, endless))
+                assert (await answer(peer)).status == 204
+            for _ in range(5 if target.is_plain else 20):
                 for request, statuses in requests:
                     await peer.send(request)
                     assert (await answer(peer)).status in statuses
             peer.close()
 
         async with anyio.create_task_group() as tasks:
-            for _ in range(100):
-                tasks.start_soon(flood)
+            for place in range(100):
+                tasks.start_soon(flood, place)
         assert attack.grown() < BOUNDED
         await stream.aclose()
 
