@@ -198,3 +198,31 @@ async def test_the_settings_of_an_identity_provider_are_settings() -> None:
     assert block
     gateway = Gateway(**tomllib.loads(block[1]))
     assert gateway.settings.token_audience == ("chat",)
+
+
+@pytest.mark.parametrize(
+    ("claims", "close"),
+    [
+        (None, None),
+        ({"sub": 7}, (3500, "invalid token")),
+        ({"sub": "eve"}, (3500, "invalid token")),
+        ({"sub": "ann", "exp": 1}, (3005, "connection expired")),
+    ],
+)
+async def test_the_row_of_renewed_tokens(claims: Any, close: tuple[int, str] | None) -> None:
+    async with signed() as (module, url):
+        v1: Any = {"subprotocols": ["wsgateway.v1"], **bearer(module.SECRET, sub="ann", exp=int(time.time()) + 600)}
+        async with Client(url, "/live/ws", **v1) as ann:
+            first = (await ann.receive_json())["expires"]
+            assert 590 <= first <= 600
+            await ann.send_json({"token": jwt.encode(claims, module.SECRET) if claims else "", "id": 1})
+            if close is not None:
+                assert await ann.closed() == close
+                return
+            refused = await ann.receive_json()
+            assert (refused["status"], refused["id"]) == (400, 1)
+            token = jwt.encode({"sub": "ann", "exp": int(time.time()) + 1200}, module.SECRET)
+            await ann.send_json({"token": token, "id": 2})
+            renewed = await ann.receive_json()
+            assert renewed["id"] == 2
+            assert 1190 <= renewed["expires"] <= 1200
