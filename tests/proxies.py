@@ -48,12 +48,13 @@ class Site:
         return Client(self.origin, path, host="127.0.0.1", port=self.port, ssl=self.trust, **options)
 
     @asynccontextmanager
-    async def stream(self, path: str) -> AsyncIterator[Stream]:
-        """A stream that asks for the public name."""
+    async def stream(self, path: str, body: str = "") -> AsyncIterator[Stream]:
+        """A stream that asks for the public name, or posts `body` to it."""
         async with httpx.AsyncClient(verify=self.trust, trust_env=False, timeout=30) as http:
             url = f"https://127.0.0.1:{self.port}{path}"
             headers, extensions = {"host": f"{NAME}:{self.port}"}, {"sni_hostname": NAME}
-            async with http.stream("GET", url, headers=headers, extensions=extensions) as response:
+            options: dict[str, Any] = {"headers": headers, "extensions": extensions}
+            async with http.stream("POST" if body else "GET", url, content=body or None, **options) as response:
                 yield Stream(response)
 
     async def request(self, method: str, path: str, *, key: str | None = None, **options: Any) -> httpx.Response:

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import anyio
 import click
@@ -23,6 +24,7 @@ import uvicorn
 import yaml
 from websockets.exceptions import InvalidStatus
 
+from tests.emulated import CONNECT, KINDS
 from tests.processes import Served, serving
 from tests.proxies import DEPLOY, NAME, PROXIES, Proxy, Site, caddy, haproxy, newest_caddy, nginx, substituted, traefik
 from tests.services import Process, needed, redis
@@ -51,6 +53,7 @@ def gateway(folder: Path, *arguments: str, **variables: str) -> Iterator[Served]
     folder.mkdir(exist_ok=True)
     (folder / "chat.py").write_text(LISTENER)
     env = {"WSGATEWAY_LISTENER": "chat.py:Listener", "WSGATEWAY_ADMIN_PORT": "0", "WSGATEWAY_PING_INTERVAL": "0.2"}
+    env["WSGATEWAY_PROTOCOLS"] = "plain,v1,sse,centrifuge"
     with serving(*arguments, cwd=folder, env={**env, **variables}) as served:
         yield served
 
@@ -144,6 +147,30 @@ async def test_streams_flow_through_without_a_buffer(site: Site) -> None:
     with anyio.fail_after(20):
         while (await site.request("GET", "/info", key=KEY)).json()["total"]:
             await anyio.sleep(0.05)  # until the proxy has closed the streams to the gateway
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_streams_with_posted_commands_flow_through_without_a_buffer(site: Site, kind: str) -> None:
+    await both_count(site)
+    path = "/connection/http_stream" if kind == "lines" else "/connection/sse"
+    if kind == "get":
+        path += f"?cf_connect={quote(CONNECT)}"
+    async with site.stream(path, "" if kind == "get" else CONNECT) as stream:
+
+        async def reply() -> Any:
+            while (content := await stream.line()).strip("\r") in ("", "{}", "data: {}"):
+                pass
+            return json.loads(content.removeprefix("data: "))
+
+        result = (await reply())["connect"]
+        assert (await reply())["push"]["pub"]["data"]["id"] == result["client"]
+        for ident in range(2, 8):  # each on a connection of its own, so that both processes get some
+            commands = f'{{}}\n{{"id":{ident},"rpc":{{}}}}'  # the first one answers a ping
+            body = {"session": result["session"], "node": result["node"], "data": commands}
+            assert (await site.request("POST", "/emulation", json=body)).status_code == 204
+            assert (await reply())["id"] == ident
+        while await stream.line() not in ("{}", "data: {}"):
+            pass
 
 
 async def test_a_page_of_the_public_name_may_connect(site: Site) -> None:

@@ -53,6 +53,7 @@ def test_the_samples_pass_the_type_checker(tmp_path: Path) -> None:
         "docs/tokens.md",
         "docs/centrifuge.md",
         "docs/requests.md",
+        "docs/server-api.md",
         "README.md",
     ):
         for name, code in samples(page, "python").items():

@@ -71,6 +71,11 @@ def test_a_subprotocol_that_may_be_a_token_is_not_shown(word: str, is_shown: boo
     assert shown_subprotocols([word]) == [word if is_shown else f"*** ({len(word)} characters)"]
 
 
+def test_what_follows_bearer_is_a_token_however_short_it_is() -> None:
+    assert shown_subprotocols(["chat", "bearer", "hush"]) == ["chat", "bearer", "*** (4 characters)"]
+    assert shown_subprotocols(["chat", "bearer"]) == ["chat", "bearer"]
+
+
 def test_of_a_query_string_only_names_are_shown() -> None:
     assert shown_parameters(b"token=SECRET&room=a%20b&room=c") == ["room", "token"]
     assert shown_parameters(b"") == []

@@ -577,6 +577,15 @@ async def test_the_commands_of_a_batch_run_one_after_the_other(api: Backend) -> 
     assert (await api.call("batch", commands=[])) == {"replies": []}
 
 
+async def test_a_batch_whose_replies_are_too_large_stops_running(api: Backend) -> None:
+    await api.gateway.publish("x" * 1_000_000, channel="room:1")
+    commands = [{"history": {"channel": "room:1", "limit": 1}}] * 40 + [{"publish": {"channel": "room:1", "data": 1}}]
+    replies = (await api.call("batch", commands=commands))["replies"]
+    assert [list(reply) for reply in replies] == [["history"]] * 34 + [["error"]] * 7
+    assert replies[-1] == {"error": {"code": 106, "message": "limit exceeded"}}
+    assert (await api.result("history", channel="room:1"))["offset"] == 1
+
+
 @pytest.mark.parametrize("commands", [None, 5, "x", {"publish": {}}])
 async def test_a_batch_without_a_list_is_a_bad_request(api: Backend, commands: object) -> None:
     assert await api.error("batch", commands=commands) == 107

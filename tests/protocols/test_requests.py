@@ -250,6 +250,15 @@ async def test_a_hook_that_asks_its_own_client_does_not_wait_for_itself(server: 
         assert answers == [(number, number + 1) for number in range(200)]
 
 
+async def test_from_the_event_loop_it_would_wait_for_itself(server: Serve) -> None:
+    async with served(server, Silent()) as (gateway, url), V1(url):
+        conn = await only(gateway)
+        with pytest.raises(RuntimeError, match="await request"):
+            conn.request_from_thread("q")
+        with pytest.raises(RuntimeError, match="await request"):
+            gateway.request_from_thread(conn.id, "q")
+
+
 class Blocking:
     """A `def` hook, which asks from its thread."""
 

@@ -307,6 +307,12 @@ export async function an_unknown_channel_is_refused(kit) {
   assert.equal(client.state, "connected");
 }
 
+/** Wait until nobody is subscribed: over a stream, a publication may overtake the POST that unsubscribes. */
+async function isEmpty(kit, channel) {
+  const stats = () => kit.api("presence_stats", { channel });
+  assert.equal((await eventually(stats, (answer) => !answer.num_clients)).num_clients, 0);
+}
+
 async function recovers(kit, away, back) {
   const channel = kit.channel("recovery:");
   const [client, subscription] = await kit.subscribed(channel);
@@ -314,6 +320,7 @@ async function recovers(kit, away, back) {
   await kit.publish(channel, { number: 1 });
   assert.deepEqual(kit.value((await first).data), { number: 1 });
   away(client, subscription);
+  await isEmpty(kit, channel);
   await kit.publish(channel, { number: 2 }, { number: 3 }, { number: 4 });
   const subscribed = event(subscription, "subscribed");
   const publications = events(subscription, "publication", 4);
@@ -339,6 +346,7 @@ export async function reports_that_it_cannot_recover(kit) {
   await kit.publish(channel, { number: 1 });
   await first;
   subscription.unsubscribe();
+  await isEmpty(kit, channel);
   await kit.publish(channel, { number: 2 }, { number: 3 }, { number: 4 }, { number: 5 });
   const subscribed = event(subscription, "subscribed");
   const live = event(subscription, "publication");
@@ -353,6 +361,7 @@ async function unsubscribes_while_it_recovers(kit, name, expected) {
   const channel = kit.channel("recovery:");
   const [, subscription] = await kit.subscribed(channel);
   subscription.unsubscribe();
+  await isEmpty(kit, channel);
   await kit.publish(channel, { number: 1 }, { number: 2 }, { number: 3 });
   const received = [];
   subscription.on("publication", ({ data }) => received.push(kit.value(data).number));

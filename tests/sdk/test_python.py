@@ -103,7 +103,7 @@ class Sdk:
             await client.disconnect()
 
 
-@pytest.fixture(params=[False], ids=["json"])
+@pytest.fixture(params=[False, True], ids=["json", "protobuf"])
 async def sdk(url: str, request: pytest.FixtureRequest) -> AsyncIterator[Sdk]:
     sdk = Sdk(url, request.param)
     with anyio.fail_after(60):  # the SDK reconnects for ever

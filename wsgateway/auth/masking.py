@@ -46,7 +46,11 @@ def shown_subprotocols(names: Sequence[str]) -> list[str]:
 
     Browsers cannot send an `Authorization` header with a WebSocket, so applications put tokens among subprotocols.
     """
-    return [_shown_word(name) for name in names[:MAX_NAMES]]
+    shown = [_shown_word(name) for name in names[:MAX_NAMES]]
+    if "bearer" in shown[:-1]:  # the next one is a token, however short it is
+        place = shown.index("bearer") + 1
+        shown[place] = _length_of(names[place])
+    return shown
 
 
 def _shown_word(word: str) -> str:

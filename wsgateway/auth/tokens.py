@@ -21,9 +21,6 @@ MAX_TOKEN = 8192
 MAX_TRIES = 10
 """Keys that one token is checked with, because a check takes up to 0.1 ms."""
 
-MIN_SECRET = 32
-"""Bytes of an HMAC key below which the start logs a warning (RFC 7518 3.2)."""
-
 MAX_KEYS = 100
 """Keys of a key set."""
 
@@ -129,9 +126,9 @@ def _algorithms_of(material: Any) -> frozenset[str]:
 
 
 class _Prepared(Algorithm):
-    """An algorithm of PyJWT whose keys were checked when they were read, so a check of a token does not warn of them.
+    """An algorithm of PyJWT whose keys were checked when they were read.
 
-    PyJWT would warn at each check with an HMAC key of less than `MIN_SECRET` bytes.
+    Without it, PyJWT would read the key again at each check, and warn each time that a key is short.
     """
 
     def __init__(self, algorithm: Algorithm) -> None:

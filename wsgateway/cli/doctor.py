@@ -28,8 +28,9 @@ from wsgateway.config.channels import NATS, histories_in
 from wsgateway.config.exposure import outside_of_environment
 from wsgateway.config.settings import Settings, serves_outside
 from wsgateway.config.sources import Layer, Loaded
-from wsgateway.exceptions import BrokerError, ConfigError, ListenerError
+from wsgateway.exceptions import BrokerError, ConfigError, ListenerError, StartError
 from wsgateway.gateway.descriptors import hard_file_limit
+from wsgateway.gateway.keys import read_keys, warnings_of
 from wsgateway.listeners.loader import Hooks
 from wsgateway.logs import GatewayLog
 from wsgateway.server.serving import missing_of_uvicorn, offers_takeover
@@ -63,6 +64,19 @@ def run(store: Store, surroundings: Surroundings, *, as_json: bool) -> int:
             print("\n".join(escape_controls(line) for line in str(finding).splitlines()))
         print(f"{len(findings)} finding{'' if len(findings) == 1 else 's'}" if findings else "nothing found")
     return 1 if is_serious else 0
+
+
+def _tokens(settings: Settings) -> Iterator[Finding]:
+    """Find what is wrong with the keys of tokens, except those of a key set."""
+    for text in warnings_of(settings):
+        what, _, advice = text.partition(": ")
+        yield checks.warning(what, advice)
+    if settings.checks_tokens:
+        try:
+            read_keys(settings)
+        except StartError as exc:
+            what, _, advice = str(exc).rpartition(": ")
+            yield checks.serious(what or advice, advice)
 
 
 def _fields_of(finding: Finding) -> dict[str, str]:
@@ -253,6 +267,7 @@ def _gateway(loaded: Loaded) -> Iterator[Finding]:
     outside = serves_outside(settings) or outside_of_environment(os.environ)
     is_written = loaded.sources["local_access"].layer is not Layer.DEFAULT
     yield from checks.check_access(settings, outside=outside, is_written=is_written)
+    yield from _tokens(settings)
     yield from checks.check_memory(settings)
     yield from _listener(settings)
     yield from _log_file(settings.log_file)

@@ -2,12 +2,12 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from secrets import token_hex
-from typing import cast
+from typing import Any, cast
 
 from starlette.types import Receive, Scope, Send
 
@@ -94,7 +94,9 @@ class Admission:
     ) -> None:
         """`node` is the id of this node, empty without a broker."""
         self._channels = channels
-        self._parts = SessionParts(gateway, hub, channels, dispatcher, settings, wheel, identity, self._remove)
+        self._parts = SessionParts(
+            gateway, hub, channels, dispatcher, settings, wheel, identity, self._remove, self._report
+        )
         self._drain = drain
         self._rules = rules
         self._settings = settings
@@ -251,7 +253,7 @@ class Admission:
             return Refusal(429, "connect_rate", "too many connects from this address, try again later (connect_rate)")
         return None
 
-    def _report(self, scope: Scope, refused: Refused, conn: Connection) -> None:
+    def _report(self, scope: Mapping[str, Any], refused: Refused, conn: Connection) -> None:
         """Count and log a refused handshake."""
         refusal = refused.refusal
         if refusal.kind != "handshake":

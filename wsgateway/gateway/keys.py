@@ -1,6 +1,6 @@
 """Reads the keys in the settings with which tokens are checked. Knows no tokens and no claims."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,24 +21,24 @@ OLDEST_PYJWT = (2, 13)
 MAX_PEM = 65536
 """Bytes of a file with a public key that are read."""
 
+MIN_SECRET = 32
+"""Bytes of an HMAC key below which the start logs a warning (RFC 7518 3.2)."""
+
 BEGIN = "-----BEGIN "
 
 
 @asynccontextmanager
 async def open_identity(settings: Settings, log: GatewayLog) -> AsyncIterator[Identity]:
     """Yield the identity of a gateway, which checks tokens if the settings have a key. Raise `StartError`."""
+    for text in warnings_of(settings):
+        log.warning("%s", text)
     if not settings.checks_tokens:
         yield Identity(settings, log)
         return
-    has_public_key = bool(settings.token_public_key or settings.token_jwks)
-    check_packages(needs_cryptography=has_public_key)
+    keys = read_keys(settings)
     from wsgateway.auth.tokens import Signatures
 
-    algorithms = settings.token_algorithms or usual_algorithms(
-        has_secret=bool(settings.token_secret), has_public_key=has_public_key
-    )
-    keys = [*_secrets(settings, log), *_public_keys(settings)]
-    signatures = Signatures(algorithms)
+    signatures = Signatures(settings.token_algorithms or usual_algorithms_of(settings))
     if not settings.token_jwks:
         yield Identity(settings, log, signatures=signatures, keys=keys)
         return
@@ -50,6 +50,36 @@ async def open_identity(settings: Settings, log: GatewayLog) -> AsyncIterator[Id
         yield Identity(settings, log, signatures=signatures, keys=keys, fetch=key_set.keys)
     finally:
         await key_set.aclose()
+
+
+def usual_algorithms_of(settings: Settings) -> tuple[str, ...]:
+    """Return the algorithms of the keys in `settings`."""
+    has_public_key = bool(settings.token_public_key or settings.token_jwks)
+    return usual_algorithms(has_secret=bool(settings.token_secret), has_public_key=has_public_key)
+
+
+def warnings_of(settings: Settings) -> Iterator[str]:
+    """Yield a sentence about each setting of tokens that is not secure, or has no effect."""
+    if any(len(secret.encode()) < MIN_SECRET for secret in settings.token_secret):
+        yield (
+            f"token_secret has a key of less than {MIN_SECRET} bytes, which may be guessed: write a longer one, such as"
+            ' that of `python -c "import secrets; print(secrets.token_urlsafe(48))"`'
+        )
+    if not settings.checks_tokens:
+        names = ("token_algorithms", "token_issuer", "token_audience", "anonymous")
+        without_effect = [name for name in names if getattr(settings, name)]
+        if without_effect:
+            are = "is" if len(without_effect) == 1 else "are"
+            yield (
+                f"{', '.join(without_effect)} {are} set, but no token is checked, because no key is configured: set "
+                "token_secret, token_public_key, or token_jwks"
+            )
+
+
+def read_keys(settings: Settings) -> "list[Key]":
+    """Return the keys in `settings`, of which one is set. Raise `StartError`, also if a package is not installed."""
+    check_packages(needs_cryptography=bool(settings.token_public_key or settings.token_jwks))
+    return [*_secrets(settings), *_public_keys(settings)]
 
 
 def check_packages(*, needs_cryptography: bool) -> None:
@@ -67,20 +97,13 @@ def check_packages(*, needs_cryptography: bool) -> None:
         raise StartError(f"PyJWT {installed} has security holes: pip install 'PyJWT>=2.13'")
 
 
-def _secrets(settings: Settings, log: GatewayLog) -> "list[Key]":
-    from wsgateway.auth.tokens import MIN_SECRET, KeyRefused, secret_key
+def _secrets(settings: Settings) -> "list[Key]":
+    from wsgateway.auth.tokens import KeyRefused, secret_key
 
     try:
-        keys = [secret_key(secret) for secret in settings.token_secret]
+        return [secret_key(secret) for secret in settings.token_secret]
     except KeyRefused as exc:
         raise StartError(f"token_secret: {exc}") from None
-    if any(len(secret.encode()) < MIN_SECRET for secret in settings.token_secret):
-        log.warning(
-            "token_secret has a key of less than %d bytes, which can be guessed: write a longer one, such as that of "
-            '`python -c "import secrets; print(secrets.token_urlsafe(48))"`',
-            MIN_SECRET,
-        )
-    return keys
 
 
 def _public_keys(settings: Settings) -> "list[Key]":

@@ -156,7 +156,8 @@ class Messaging(ABC):
 
     def request_from_thread(self, conn_id: str, message: object, name: str = "", timeout: float = 10.0) -> Any:
         """Call `request` from a thread, as `send_from_thread` calls `send`."""
-        return call_from_thread(self._home_for_thread(), lambda: self.request(conn_id, message, name, timeout))
+        home = self._home_for_thread()
+        return call_from_thread(home, lambda: self.request(conn_id, message, name, timeout), "request")
 
     def _home_for_thread(self) -> Home:
         if self._home is None or not self._is_startable():

@@ -335,7 +335,7 @@ class Connection:
 
     def request_from_thread(self, message: object, name: str = "", timeout: float = 10.0) -> Any:
         """Call `request` from a `def` hook or another thread, as `send_from_thread` calls `send`."""
-        return call_from_thread(self._home, lambda: self.request(message, name, timeout))
+        return call_from_thread(self._home, lambda: self.request(message, name, timeout), "request")
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Begin to close. Queued messages are still written, but no more are accepted. A second call does nothing.

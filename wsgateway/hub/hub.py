@@ -9,6 +9,7 @@ in     1. `server.socket`: what one read brought while the inbox was full, at mo
           `protocols.centrifuge.session`: the rest of a frame with several commands meanwhile. `transports.posted`:
           frames that the client of a stream posts meanwhile, MAX_WAITING (1,000) or MAX_WAITING_BYTES (256 KiB); a
           further one is refused.
+          While the server waits for an answer of the client, OVERFULL_MESSAGES (1,024) or OVERFULL_BYTES (512 KiB).
 nodes  3. `cluster.bus`: OUTBOX_MESSAGES (10,000) envelopes or OUTBOX_BYTES (32 MiB); the oldest is
           dropped and counted.
        4. `cluster.history.pipeline`, `cluster.history.ipc`: MAX_WAITING (10,000) publications for a history store or
@@ -318,6 +319,8 @@ class Hub:
         is_sent = self._turn.put_behind(outbox, message)
         if is_sent:
             self._count_out(1, len(message.payload))
+            if not message.is_control and not outbox.wire_format.carries(message):
+                self._metrics.undeliverable += 1
         return is_sent
 
     def delivered_to(self, outbox: Outbox) -> int:

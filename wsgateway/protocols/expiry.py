@@ -30,28 +30,31 @@ class Expiry:
     def set(self, at: float) -> None:
         """Expire at `at`, in seconds since the epoch, instead of an earlier `set`."""
         self._is_expired = False
-        self._wait_until(at)
+        self._at = at
+        self._due = asyncio.get_running_loop().time() + at - time.time()
+        self._wait()
 
     def cancel(self) -> None:
         """Never expire. May be called twice."""
         self._deadline.cancel()
 
-    def _wait_until(self, at: float) -> None:
-        now = asyncio.get_running_loop().time()
-        self._at = at
-        self._due = now + at - time.time()
-        self._deadline.set(min(max(self._due, now), now + HORIZON))
+    def _remaining(self) -> float:
+        """Return the seconds until it is due by one of the two clocks."""
+        return min(self._due - asyncio.get_running_loop().time(), self._at - time.time())
+
+    def _wait(self) -> None:
+        self._deadline.set(asyncio.get_running_loop().time() + min(max(self._remaining(), 0.0), HORIZON))
 
     def _wake(self) -> None:
-        now = asyncio.get_running_loop().time()
-        remaining = min(self._due - now, self._at - time.time())
-        if remaining > 0:
-            self._deadline.set(now + min(remaining, HORIZON))
+        if self._remaining() > 0:
+            self._wait()
         elif self._is_expired:
             self._ended()
         else:
             self._is_expired = True
-            self._wait_until(self._at + GRACE)
+            self._at += GRACE
+            self._due += GRACE
+            self._wait()
             self._expired()
 
 
