@@ -19,6 +19,7 @@ from wsgateway.listeners.handshake import Introduction
 from wsgateway.protocols.centrifuge.codes import (
     BAD_REQUEST,
     CHANNEL_LIMIT,
+    INTERNAL_ERROR,
     INVALID_TOKEN,
     STALE,
     ErrorCode,
@@ -191,8 +192,11 @@ class CentrifugeSession(ExecutingSession):
         """Wait for `connect`, at most `handshake_timeout` seconds."""
         self.is_accepted = True
         timer = Deadline(self._parts.timers, partial(self.outbox.close, STALE, ""))
-        timer.set(asyncio.get_running_loop().time() + self._parts.settings.handshake_timeout)
         self._connecting = Connecting(scope, timer)
+        self._start(timer)
+
+    def _start(self, timer: Deadline) -> None:
+        timer.set(asyncio.get_running_loop().time() + self._parts.settings.handshake_timeout)
 
     def _begin_connect(self, command: Command) -> None:
         request, connecting = command.request, self._connecting
@@ -201,6 +205,7 @@ class CentrifugeSession(ExecutingSession):
             self._refuse_connect(command.ident, Failed(ErrorCode.BAD_REQUEST))
             return
         self._stage = Stage.CONNECTING
+        connecting.timer.cancel()  # from here on, what decides about the client has limits of its own
         self.outbox.transport = HeldTransport(self._transport.name)
         task = self._connect(command.ident, request, connecting)
         connecting.task = eager_task(task, asyncio.get_running_loop())
@@ -214,11 +219,12 @@ class CentrifugeSession(ExecutingSession):
                 connecting.scope, introduction=introduction, asked=Asked((), since), asks_now=False
             )
         except Refused as exc:
-            if not isinstance(exc, Failed):
+            if not isinstance(exc, Failed) and self.outbox.closing is None:
                 self._parts.refused(connecting.scope, exc, self.conn)
             self._refuse_connect(ident, exc)
+            if self.outbox.closing is None:
+                self._start(connecting.timer)
         else:
-            connecting.timer.cancel()
             self._stage = Stage.OPEN
             fields: Fields = {} if chosen.reply is None else {"data": chosen.reply}
             self._open_with(ident, fields, connecting)
@@ -226,6 +232,8 @@ class CentrifugeSession(ExecutingSession):
         finally:
             connecting.task = None
             self.outbox.transport = self._transport
+            if self._stage is Stage.CONNECTING:  # by an error that nothing here expects
+                self.outbox.close(INTERNAL_ERROR, "")
         self._transport.wake()
         self._run_rest()
         self._read_on()
