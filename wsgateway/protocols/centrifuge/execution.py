@@ -261,6 +261,8 @@ class ExecutingSession(ExpiringSession):
         """Return whether a token admits the client. Raise `Refused`."""
         request, channels = asking.request, self._parts.channels
         name = request.channel
+        if request.recover:
+            await asyncio.sleep(0)  # serves others between two recoveries, because one may be long
         try:
             check_name(name)
         except ChannelError:
@@ -348,7 +350,6 @@ class ExecutingSession(ExpiringSession):
         return fields, ()
 
     def _unsubscribe(self, ident: int, channel: str, call: Call) -> None:
-        self.set_expiry(channel, None)
         if not self._parts.channels.unsubscribe(self.conn, channel, 2000, "", ident=ident):
             self._reply(ident, "unsubscribe", call)
 
