@@ -206,12 +206,6 @@ def test_a_presence_is_a_map_of_members() -> None:
     assert fields_of(Reply(2, "presence", {"presence": {}})) == {"id": 2, "presence": {}}
 
 
-def test_a_ttl_that_is_too_large_for_its_field_is_the_largest() -> None:
-    assert (
-        fields_of(Reply(1, "refresh", {"client": "c", "expires": True, "ttl": 10**30}))["refresh"]["ttl"] == 2**32 - 1
-    )
-
-
 @pytest.mark.parametrize(
     ("frame", "channel", "push"),
     [

@@ -234,6 +234,12 @@ async def test_a_subscription_of_the_server_that_expires_closes_the_client(monke
         assert await client.closed() == (3006, "subscription expired")
 
 
+@pytest.mark.parametrize("exp", [1e300, 2**64, 2**32])
+async def test_a_token_for_ages_has_the_largest_ttl(exp: float) -> None:
+    async with serve(served()) as url, centrifuge(url, sub="ann", exp=exp) as client:
+        assert client.connected["ttl"] == 2**31 - 1
+
+
 async def test_a_subscription_that_has_ended_expires_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(expiry, "GRACE", 0.1)
     gateway = served()

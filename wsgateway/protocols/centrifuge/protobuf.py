@@ -49,8 +49,6 @@ _TEXT = Kind.TEXT  # faster to read than an attribute of an enum on Python 3.11
 _PING = b"\x00"
 """An empty reply, with its length."""
 
-MAX_UINT32 = 2**32 - 1
-
 MAX_LENGTH = 5
 """Bytes of the length before a command. Longer ones are refused, because no frame is that large."""
 
@@ -169,8 +167,6 @@ def _fill(target: Any, fields: Mapping[str, Any]) -> None:
             setattr(target, name, data_of(value))
         elif isinstance(value, (dict, list)):
             _fill_inner(getattr(target, name), value)
-        elif isinstance(value, int) and value > MAX_UINT32 and name == "ttl":
-            target.ttl = MAX_UINT32
         else:
             setattr(target, name, value)
 

@@ -20,10 +20,15 @@ from wsgateway.protocols.centrifuge.pings import PingedSession
 from wsgateway.protocols.centrifuge.replies import Fields
 from wsgateway.protocols.expiry import Expiry
 
+MAX_TTL = 2**31 - 1
+"""The largest `ttl`, in seconds, because it is a uint32 of the protocol, and libraries compute with it."""
+
 
 def expiry_fields(expires_at: float | None) -> Fields:
     """Return the fields for something that expires at `expires_at`, in seconds since the epoch; None for never."""
-    return {} if expires_at is None else {"expires": True, "ttl": max(1, ceil(expires_at - time.time()))}
+    if expires_at is None:
+        return {}
+    return {"expires": True, "ttl": min(max(1, ceil(expires_at - time.time())), MAX_TTL)}
 
 
 class ExpiringSession(PingedSession):
