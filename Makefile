@@ -110,9 +110,13 @@ bench: $(VENV)/.bench  ## measure this machine: wsgateway beside what else does 
 bench-brokers: $(VENV)/.bench  ## measure what a broker costs, beside what else sends through Redis
 	$(VENV)-bench/bin/python benchmarks/brokers.py $(ARGS)
 
+.PHONY: bench-sdks
+bench-sdks: $(VENV)/.bench  ## measure what a client of the Centrifuge protocol costs beside a plain one
+	$(VENV)-bench/bin/python benchmarks/sdks.py $(ARGS)
+
 $(VENV)/.bench: $(BIN)/python pyproject.toml benchmarks/requirements.txt
 	$(BIN)/python -m venv $(VENV)-bench
-	$(VENV)-bench/bin/python -m pip install --quiet --disable-pip-version-check -e '.[standard,ipc,redis,nats]' trustme -r benchmarks/requirements.txt
+	$(VENV)-bench/bin/python -m pip install --quiet --disable-pip-version-check -e '.[standard,ipc,redis,nats,jwt]' trustme -r benchmarks/requirements.txt
 	touch $@
 
 .PHONY: autobahn

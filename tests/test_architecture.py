@@ -157,8 +157,8 @@ ROOMS = {
         "centrifuge.tokens",
         "centrifuge.execution",
         "centrifuge.session",
-        "centrifuge.protobuf_session",
         "centrifuge.streams",
+        "centrifuge.protobuf_session",
     ],
     "gateway": [
         "descriptors",

@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import anyio
+import jwt
 import pytest
 from playwright.async_api import Browser, Page
 
@@ -215,3 +216,80 @@ async def test_a_wrong_token_ends_it(browser: Browser) -> None:
         await page.goto(url + "/health")
         await page.evaluate(JOIN, [50, "simsala"])
         await page.wait_for_function("states.at(-1) === 'closed'")
+
+
+SECRET = "a secret of 32 bytes or more for the tests"
+
+
+def token_of(seconds: float) -> str:
+    return jwt.encode({"sub": "ali", "expire_at": time.time() + seconds}, SECRET)
+
+
+@asynccontextmanager
+async def renewing(browser: Browser, url: str, lifetimes: list[float]) -> AsyncIterator[tuple[Page, list[str]]]:
+    """A tab whose tokens have these lifetimes, one after the other; the last one, those that follow, too.
+
+    Yield it, and what the page has logged and requested.
+    """
+    async with await browser.new_context() as context:
+        page = await context.new_page()
+        page.set_default_timeout(20_000)
+        lines: list[str] = []
+        page.on("console", lambda message: lines.append(message.text))
+        page.on("request", lambda request: lines.append(request.url))
+        page.on("websocket", lambda socket: lines.append(socket.url))
+        await page.goto(url + "/health")
+        await page.expose_function("issue", lambda: token_of(lifetimes.pop(0) if len(lifetimes) > 1 else lifetimes[0]))
+        await page.evaluate("window.asked = 0; window.token = async () => { asked++; return issue(); }; 0")
+        await page.evaluate(JOIN.replace("token: () => options", "token"), [50, "a function"])
+        yield page, lines
+        await page.evaluate("live.close()")
+    assert lines
+    assert not any("ey" in line and line.count(".") >= 2 and "ey" in line.split("?", 1)[-1] for line in lines), lines
+
+
+@pytest.mark.parametrize("blocked", [False, True])
+async def test_a_connection_outlives_its_tokens(browser: Browser, blocked: bool) -> None:
+    gateway = Gateway(token_secret=SECRET, channels=CHANNELS, test_page=False)
+    async with (
+        serve(gateway) as url,
+        cutting_proxy(url, refuses_websockets=blocked) as proxy,
+        renewing(browser, proxy.url, [2.0]) as (page, _),
+    ):
+        await page.wait_for_function("states.at(-1) === 'open'")
+        first, states = await page.evaluate("asked"), await page.evaluate("states.length")
+        for number in range(1, 4):
+            await page.wait_for_function("(least) => asked >= least", arg=first + number)
+            await gateway.publish(number, channel="news")
+            await page.wait_for_function("(number) => numbers.at(-1) === number", arg=number)
+        assert await page.evaluate("numbers") == [1, 2, 3]
+        since = (await page.evaluate("states"))[states:]
+        assert set(since) <= ({"connecting", "open"} if blocked else set())
+        (connection,) = gateway.connections
+        assert connection.user == "ali"
+        assert connection.transport == ("stream" if blocked else "websocket")
+        assert connection.expires_at is not None
+        assert 0 < connection.expires_at - time.time() <= 2
+
+
+@pytest.mark.parametrize("blocked", [False, True])
+async def test_an_expired_token_is_replaced_by_another(browser: Browser, blocked: bool) -> None:
+    gateway = Gateway(token_secret=SECRET, channels=CHANNELS, test_page=False)
+    async with (
+        serve(gateway) as url,
+        cutting_proxy(url, refuses_websockets=blocked) as proxy,
+        renewing(browser, proxy.url, [-60.0, -60.0, -60.0, 60.0]) as (page, _),
+    ):
+        await page.wait_for_function("recoveries.length === 1")
+        assert await page.evaluate("asked") >= 4
+        assert "closed" not in await page.evaluate("states")
+
+
+async def test_a_connection_that_the_server_lets_expire_returns_with_a_new_token(browser: Browser) -> None:
+    gateway = Gateway(token_secret=SECRET, channels=CHANNELS, test_page=False)
+    async with serve(gateway) as url, renewing(browser, url, [60.0]) as (page, _):
+        await page.wait_for_function("recoveries.length === 1")
+        await gateway.disconnect(list(gateway.connections), code=3005)
+        await page.wait_for_function("recoveries.length === 2")
+        assert await page.evaluate("recoveries") == [False, True]
+        assert await page.evaluate("asked") == 2

@@ -46,7 +46,16 @@ async def rooms() -> AsyncIterator[tuple[Gateway, str]]:
 
 
 def test_the_samples_pass_the_type_checker(tmp_path: Path) -> None:
-    for page in (CHANNELS, PROTOCOL, PROCESSES, "docs/requests.md", "README.md"):
+    for page in (
+        CHANNELS,
+        PROTOCOL,
+        PROCESSES,
+        "docs/tokens.md",
+        "docs/centrifuge.md",
+        "docs/requests.md",
+        "docs/server-api.md",
+        "README.md",
+    ):
         for name, code in samples(page, "python").items():
             (tmp_path / f"{Path(page).stem}_{name}").write_text(code)
     cache = ROOT / ".mypy_cache"

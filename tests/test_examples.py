@@ -24,7 +24,7 @@ EVIL = "<img src=x onerror=alert(1)>"
 
 
 @asynccontextmanager
-async def example(name: str, port: int) -> AsyncIterator[str]:
+async def example(name: str, port: int, **variables: str) -> AsyncIterator[str]:
     """Run an example as its README does, and yield its URL once it answers. No error may be in its log."""
     command = re.search(r"^(?:python|uvicorn) .*app\S*", (EXAMPLES / name / "README.md").read_text(), re.MULTILINE)
     assert command
@@ -34,7 +34,8 @@ async def example(name: str, port: int) -> AsyncIterator[str]:
     url = f"http://127.0.0.1:{port}/"
     with TemporaryFile() as output:
         try:
-            async with await anyio.open_process(argv, env=environment(), stdout=output, stderr=output) as process:
+            env = environment(variables)
+            async with await anyio.open_process(argv, env=env, stdout=output, stderr=output) as process:
                 try:
                     async with httpx.AsyncClient() as http:
                         with anyio.fail_after(20):
@@ -299,3 +300,141 @@ async def test_fastapi_app_opens_one_connection_for_two_clicks(browser: Browser)
         await write(page, "first")
         await write(page, "last")
         await shows(page, "ann: first", "ann: last")
+
+
+DICE = re.compile(r"has rolled [1-6] and [1-6]$")
+
+
+async def sit_down(page: Page, url: str, name: str) -> None:
+    await page.goto(url)
+    await page.get_by_label("Your name").fill(name)
+    await page.get_by_role("button", name="Join").click()
+    await expect(page.locator("#status")).to_have_text("connected", timeout=20_000)
+
+
+async def write_at_the_table(page: Page, text: str) -> None:
+    await page.get_by_label("Message", exact=True).fill(text)
+    await page.get_by_label("Message", exact=True).press("Enter")
+
+
+async def test_the_page_with_the_centrifuge_sdk(browser: Browser) -> None:
+    port = free_port()
+    async with (
+        example("centrifuge_js", port, LIFETIME="1") as url,
+        cable(port) as network,
+        tabs(browser, url, 2) as (ann, eve),
+    ):
+        tokens: list[str] = []
+        ann.on("request", lambda request: tokens.append(request.url) if request.url.endswith("/token") else None)
+        await sit_down(ann, network.url, "Ann")
+        await write_at_the_table(ann, "is somebody there?")
+        await sit_down(eve, url, EVIL)
+        await expect(ann.locator("#members")).to_have_text(f"{EVIL}, Ann")
+        await shows(eve, "Ann: is somebody there?")
+        await write_at_the_table(eve, EVIL)
+        await ann.get_by_role("button", name="Roll two dice").click()
+        await expect(ann.locator("#rolled")).to_have_text(re.compile(r"^you have rolled \d+$"))
+        for page in (ann, eve):
+            await expect(page.get_by_label("Messages").locator("li").last).to_have_text(DICE)
+            await expect(page.get_by_label("Messages").locator("li").nth(1)).to_have_text(f"{EVIL}: {EVIL}")
+        await check_layout(ann)
+
+        await network.cut()
+        await expect(ann.locator("#status")).to_have_text("connecting…")
+        await write_at_the_table(eve, "you were away")
+        await network.repair()
+        await expect(ann.get_by_label("Messages").locator("li").last).to_have_text(
+            f"{EVIL}: you were away", timeout=30_000
+        )
+        await expect(ann.get_by_label("Messages").locator("li")).to_have_count(4)
+        with anyio.fail_after(20):
+            while len(tokens) < 3:
+                await anyio.sleep(0.05)  # the SDK renews its tokens
+        await expect(ann.locator("#status")).to_have_text("connected")
+        await eve.close()
+        await expect(ann.locator("#members")).to_have_text("Ann")
+
+
+async def check_layout(page: Page) -> None:
+    """Assert that nothing is wider than the window, and that no two elements overlap, on a desktop and on a phone."""
+    for width, height in ((1280, 800), (390, 844)):
+        await page.set_viewport_size({"width": width, "height": height})
+        assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert await page.evaluate(OVERLAPS) == []
+
+
+OVERLAPS = """() => {
+  const boxes = [...document.querySelectorAll("h1, p, label, input, button, #messages, #status, #rolled")]
+    .filter((each) => each.checkVisibility() && each.getBoundingClientRect().width)
+    .map((each) => [each, each.getBoundingClientRect()]);
+  const overlap = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+  return boxes.flatMap(([one, a], index) => boxes.slice(index + 1)
+    .filter(([other, b]) => !one.contains(other) && overlap(a, b))
+    .map(([other]) => `${one.outerHTML} ${other.outerHTML}`));
+}"""
+
+
+async def test_the_page_with_the_centrifuge_sdk_lets_a_refused_name_try_again(browser: Browser) -> None:
+    async with example("centrifuge_js", free_port()) as url, tabs(browser, url, 1) as (page,):
+        await page.get_by_label("Your name").fill("not\u200dprintable")
+        await page.get_by_role("button", name="Join").click()
+        await shows(page, "you have left the table: unauthorized")
+        await sit_down(page, url, "Ann")
+        await write_at_the_table(page, "x" * 500)
+        await shows(page, f"Ann: {'x' * 500}")
+        await check_layout(page)
+
+
+PROGRAM = {"PYTHONWARNINGS": "error,ignore::ResourceWarning"}
+"""The SDK closes its socket in the background, so a program may end earlier."""
+
+
+async def run_program(name: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    argv = [sys.executable, str(EXAMPLES / "centrifuge_python" / name), *arguments]
+    with anyio.fail_after(40):
+        done = await anyio.run_process(argv, env=environment(PROGRAM), check=False)
+    return subprocess.CompletedProcess(argv, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+async def test_programs_with_the_centrifuge_sdk() -> None:
+    async with example("centrifuge_python", free_port()) as url, httpx.AsyncClient(base_url=url) as http:
+        sent = await run_program("sensor.py", "--url", url, "--count", "2")
+        assert (sent.returncode, sent.stderr) == (0, "")
+        celsius = [float(line.removeprefix("reported ")) for line in sent.stdout.splitlines()]
+        assert len(celsius) == 2
+        watched = await run_program("watch.py", "--url", url, "--count", "1")
+        assert (watched.returncode, watched.stdout, watched.stderr) == (0, f"kitchen: {celsius[1]} °C\n", "")
+        assert (await http.get("/")).json() == [{"sensor": "kitchen", "celsius": celsius[1]}]
+
+
+async def test_a_sensor_with_a_wrong_password_ends() -> None:
+    async with example("centrifuge_python", free_port()) as url:
+        sent = await run_program("sensor.py", "cellar", "water", "--url", url)
+        assert sent.returncode == 1
+        assert "unauthorized" in sent.stderr
+        assert "Traceback" not in sent.stderr
+
+
+async def test_a_watcher_goes_on_after_a_restart() -> None:
+    port = free_port()
+    argv = [sys.executable, str(EXAMPLES / "centrifuge_python" / "watch.py"), "--url", f"http://127.0.0.1:{port}"]
+    async with AsyncExitStack() as stack:
+        async with example("centrifuge_python", port) as url:
+            process = await stack.enter_async_context(
+                await anyio.open_process(argv, env=environment(PROGRAM), stderr=subprocess.STDOUT)
+            )
+            stack.callback(process.terminate)
+            sent = await run_program("sensor.py", "--url", url, "--count", "1")
+            assert sent.returncode == 0
+            assert process.stdout
+            received = await process.stdout.receive()
+            assert received.startswith(b"kitchen: ")
+        async with example("centrifuge_python", port) as url:
+            with anyio.fail_after(30):
+                received = b""
+                while b"connected again" not in received:
+                    received += await process.stdout.receive()
+            assert (await run_program("sensor.py", "cellar", "wine", "--url", url, "--count", "1")).returncode == 0
+            with anyio.fail_after(30):
+                while b"cellar: " not in received:
+                    received += await process.stdout.receive()

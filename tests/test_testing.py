@@ -53,7 +53,7 @@ async def test_a_refusal_is_raised_with_its_status() -> None:
 
 class Personal(Rooms):
     async def on_handshake(self, event: HandshakeEvent) -> None:
-        event.conn.user = event.token or "ann"
+        event.conn.user = event.token
         event.channels = [f"room:{event.conn.user}"]
 
 
@@ -113,10 +113,10 @@ async def test_a_client_of_centrifuge_answers_pings() -> None:
             await anyio.sleep(0.01)  # pings are sent by time
 
 
-@pytest.mark.parametrize("protocol", ["plain", "v1"])
+@pytest.mark.parametrize("protocol", ["plain", "v1", "centrifuge"])
 async def test_a_token_is_sent_as_the_protocol_does_it(protocol: Any) -> None:
-    gateway = Gateway(Personal, channels=CHANNELS, protocols=CENTRIFUGE)
-    async with serve(gateway) as url, Client(url, protocol=protocol, token="ann"):
+    gateway = Gateway(token_secret=[SECRET], protocols=CENTRIFUGE)
+    async with serve(gateway) as url, Client(url, protocol=protocol, token=token(sub="ann")):
         assert [conn.user for conn in gateway.connections] == ["ann"]
 
 

@@ -128,6 +128,19 @@ def test_a_key_may_be_any_text_and_each_of_several_opens() -> None:
         assert refusal.status == 401
 
 
+def test_a_key_stands_in_one_of_two_headers_each_given_once() -> None:
+    rules = Rules(Settings(api_key=("one", "two")))
+    assert rules.key_of([(b"x-api-key", b"two")]) == b"two"
+    assert rules.key_of([(b"authorization", b"ApiKey two")]) == b"two"
+    assert rules.key_of([(b"authorization", b"Bearer one"), (b"x-api-key", b"of a proxy")]) == b"one"
+    assert rules.key_of([(b"authorization", b"Bearer of a proxy"), (b"x-api-key", b"two")]) == b"two"
+    for name, value in ((b"x-api-key", b"one"), (b"authorization", b"Bearer one")):
+        assert rules.key_of([(name, value), (name, value)]) is None
+    for value in (b"", b"on", b"onee", b"Bearer one"):
+        assert rules.key_of([(b"x-api-key", value)]) is None
+    assert Rules(Settings()).key_of([(b"x-api-key", b"")]) is None
+
+
 @pytest.mark.parametrize(
     "origin",
     [

@@ -31,6 +31,7 @@ from wsgateway.cluster.questions import (
     CollectSamples,
     CollectTotals,
     Describe,
+    ListChannels,
     Question,
     Rows,
     Search,
@@ -228,6 +229,7 @@ def test_questions_and_rows_have_the_form_that_earlier_versions_know() -> None:
         "totals": (),
         "send": ("payload", "kind", "ids", "data", "event_name"),  # an earlier version ignores the name
     }
+    assert question_of(ListChannels, {"prefix": "a", "limit": 5}) == ListChannels("a", 5, after="")
     asked = decode(encode(Ask(VERSION, "deadbeef", 1, 2, Rows.name, arguments_of(Rows("a", 0, 10)))))
     assert isinstance(asked, Ask)
     assert asked.arguments == {"search": "a", "offset": 0, "limit": 10}

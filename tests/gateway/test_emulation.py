@@ -24,6 +24,8 @@ from tests.servers import Hypercorn, OwnServer, OwnServerTls, PlainUvicorn, Serv
 from wsgateway import Event, Gateway, Refused
 from wsgateway.gateway.http.emulation import first_frame
 from wsgateway.listeners.event import MessageEvent
+from wsgateway.protocols.centrifuge import client_pb2 as schema
+from wsgateway.protocols.centrifuge.protobuf import varint
 from wsgateway.testing import RecordingListener, serve
 
 RPC = {"id": 2, "rpc": {"method": "x"}}
@@ -224,6 +226,57 @@ async def test_a_refusal_of_on_handshake_is_an_error_in_the_stream(kind: str) ->
         assert stream.head.startswith(b"HTTP/1.1 200 ")
         assert await stream.reply() == {"id": 1, "error": {"code": 103, "message": "permission denied"}}
         await stream.aclose()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("server", SERVERS, ids=name_of)
+async def test_the_reply_to_connect_comes_before_what_on_handshake_has_sent(server: Serve, kind: str) -> None:
+    class Greeting:
+        async def on_handshake(self, event: Event) -> None:
+            assert event.conn
+            await event.conn.send("early")
+            await asyncio.sleep(0.05)  # so that a writer would have time to write it
+
+    async with server(Gateway(listener=Greeting, **OPTIONS)) as url:
+        stream = await Emulated.open(url, kind)
+        assert (await stream.reply())["push"]["pub"]["data"] == "early"
+        await stream.aclose()
+
+
+@pytest.mark.parametrize("server", SERVERS, ids=name_of)
+async def test_a_client_of_protobuf_connects_posts_and_receives(server: Serve, http: httpx.AsyncClient) -> None:
+    gateway = Gateway(**OPTIONS)
+    binary = {"content-type": "application/octet-stream"}
+
+    def frame_of(**fields: Any) -> bytes:
+        data: bytes = schema.Command(**fields).SerializeToString()
+        return varint(len(data)) + data
+
+    async with server(gateway) as url:
+        body = frame_of(id=1, connect=schema.ConnectRequest())
+        async with http.stream("POST", url + "/connection/http_stream", content=body, headers=binary) as response:
+            assert response.headers["content-type"] == "application/octet-stream"
+            chunks = response.aiter_bytes()
+
+            async def reply() -> Any:
+                data = await anext(chunks)
+                assert data[0] == len(data) - 1
+                return schema.Reply.FromString(data[1:])
+
+            result = (await reply()).connect
+            frame = frame_of(id=2, rpc=schema.RPCRequest())
+            posted = schema.EmulationRequest(node=result.node, session=result.session, data=frame)
+            for content, status in ((posted.SerializeToString(), 204), (b"\xff", 400), (b"\xff" * 100_000, 413)):
+                answer = await http.post(url + "/emulation", content=content, headers=binary)
+                assert answer.status_code == status
+            answer_to_rpc = await reply()
+            assert (answer_to_rpc.id, answer_to_rpc.error.code) == (2, 108)
+            (conn,) = gateway.connections
+            await conn.close(4000, "enough")
+            end = (await reply()).push.disconnect
+            assert (end.code, end.reason) == (4000, "enough")
+            with pytest.raises(StopAsyncIteration):
+                await anext(chunks)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -397,6 +397,28 @@ async def test_a_user_with_too_many_channels_is_a_limit() -> None:
         assert await backend.error("subscribe", user="ann", channel="two") == 106
 
 
+async def test_a_centrifuge_client_is_subscribed_unsubscribed_and_disconnected() -> None:
+    gateway = Gateway(Listener, api_key="secret", channels=CHANNELS, protocols=["centrifuge"])
+    async with served(gateway) as backend:
+        epoch = (await backend.result("publish", channel="room:1", data=1))["epoch"]
+        await backend.result("publish", channel="room:1", data={"n": 2}, tags={"a": "b"})
+        path = "/connection/websocket?user=ann"
+        async with Client(backend.url, path, protocol="centrifuge") as ann:
+            since = {"offset": 1, "epoch": epoch}
+            fields = {"data": {"state": 5}, "info": {"n": 1}, "recover_since": since}
+            await backend.result("subscribe", user="ann", channel="room:1", **fields)
+            subscribed = {"recoverable": True, "positioned": True, "epoch": epoch, "offset": 1, "data": {"state": 5}}
+            pushes = [(await ann.receive_json())["push"] for _ in range(3)]
+            assert pushes[0] == {"channel": "room:1", "subscribe": subscribed}
+            assert pushes[1] == {"channel": "room:1", "pub": {"data": {"n": 2}, "offset": 2, "tags": {"a": "b"}}}
+            assert pushes[2]["join"]["info"]["chan_info"] == {"n": 1}
+            await backend.result("unsubscribe", user="ann", channel="room:1")
+            ended = {"code": 2000, "reason": "server unsubscribe"}
+            assert (await ann.receive_json())["push"] == {"channel": "room:1", "unsubscribe": ended}
+            await backend.result("disconnect", user="ann")
+            assert await ann.closed() == (3503, "force disconnect")
+
+
 # Channels
 
 
@@ -553,6 +575,15 @@ async def test_the_commands_of_a_batch_run_one_after_the_other(api: Backend) -> 
     replies = (await api.call("batch", commands=commands))["replies"]
     assert [publication["data"] for publication in replies[-1]["history"]["publications"]] == [*range(50)]
     assert (await api.call("batch", commands=[])) == {"replies": []}
+
+
+async def test_a_batch_whose_replies_are_too_large_stops_running(api: Backend) -> None:
+    await api.gateway.publish("x" * 1_000_000, channel="room:1")
+    commands = [{"history": {"channel": "room:1", "limit": 1}}] * 40 + [{"publish": {"channel": "room:1", "data": 1}}]
+    replies = (await api.call("batch", commands=commands))["replies"]
+    assert [list(reply) for reply in replies] == [["history"]] * 34 + [["error"]] * 7
+    assert replies[-1] == {"error": {"code": 106, "message": "limit exceeded"}}
+    assert (await api.result("history", channel="room:1"))["offset"] == 1
 
 
 @pytest.mark.parametrize("commands", [None, 5, "x", {"publish": {}}])

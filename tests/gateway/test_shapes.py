@@ -34,6 +34,7 @@ def test_what_is_unset_is_left_out_and_null_is_not() -> None:
             "age",
             "queue",
             "protocol",
+            "client",
             "user",
             "messages_in",
             "messages_out",

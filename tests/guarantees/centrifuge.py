@@ -251,7 +251,9 @@ class CentrifugeStream(Centrifuge):
         self._data = b""
         self._session = self._node = ""
         self._response = await self._request(frame)
-        assert self._response.status == 200
+        if self._response.status != 200:
+            self._response.abort()
+            raise AssertionError(f"a stream was refused with {self._response.status}")
         while not self._session and not self._events:
             await self._receive()
 
@@ -322,3 +324,11 @@ class ProtobufSocket(CentrifugeSocket):
 class ProtobufLines(CentrifugeLines):
     name = "centrifuge-http_stream-protobuf"
     codec = PROTOBUF
+
+
+CENTRIFUGE: tuple[type[Client], ...] = (
+    CentrifugeSocket,
+    CentrifugeSse,
+    CentrifugeLines,
+    ProtobufSocket,
+)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.guarantees.centrifuge import CentrifugeSocket
+from tests.guarantees.centrifuge import CENTRIFUGE, CentrifugeSocket, CentrifugeSse
 from tests.guarantees.client import Client
 from tests.guarantees.sockets import V1, Plain
 from tests.guarantees.streams import Lines, Sse
@@ -14,8 +14,8 @@ from tests.leftovers import assert_nothing_is_left
 from tests.servers import OwnServer, PlainUvicorn, Serve
 from wsgateway import Gateway
 
-KINDS: tuple[type[Client], ...] = (Plain, V1, Sse, Lines, CentrifugeSocket)
-ON_UVICORN = (V1, Sse, CentrifugeSocket)
+KINDS: tuple[type[Client], ...] = (Plain, V1, Sse, Lines, *CENTRIFUGE)
+ON_UVICORN = (V1, Sse, CentrifugeSocket, CentrifugeSse)
 """A client of each kind of transport. What the protocols do is the same on both servers."""
 
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)

@@ -156,7 +156,8 @@ def write(name: str, row: Row) -> bytes:
     for key, value in row.items():
         number, kind, _, _ = MESSAGES[name][key]
         if kind in ("number", "flag"):
-            data += varint(number << 3 | VARINT) + varint(int(value))
+            value = value if isinstance(value, int) else -1  # no number can be text here
+            data += varint(number << 3 | VARINT) + varint(value)
             continue
         match kind:
             case "text":

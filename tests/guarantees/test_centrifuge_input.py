@@ -1,11 +1,15 @@
 """What a Centrifuge client may send that is wrong, and the answer to each: an error, or a close."""
 
+import hmac
 import json
+import logging
+from base64 import urlsafe_b64encode
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 import anyio
+import jwt
 import pytest
 from websockets.exceptions import ConnectionClosed
 
@@ -16,7 +20,7 @@ from tests.servers import Serve
 from wsgateway import Gateway, Refused, SubscribeEvent
 from wsgateway.client import ClientConnection
 from wsgateway.listeners.event import HandshakeEvent, MessageEvent
-from wsgateway.testing import RecordingListener
+from wsgateway.testing import SECRET, RecordingListener, token
 
 Row = dict[str, Any]
 
@@ -405,3 +409,107 @@ async def test_a_payload_comes_back_unchanged_or_is_refused() -> None:
         for text, line in zip(texts, received, strict=True):
             assert f'"data":{text.replace(chr(13) + chr(10), " ")}' in line
         await socket.close()
+
+
+# Tokens
+
+
+def unsigned(**claims: Any) -> str:
+    """Return a token with the algorithm `none`."""
+    header, _, _ = jwt.encode(claims, SECRET).partition(".")
+    none = urlsafe_b64encode(b'{"alg":"none","typ":"JWT"}').rstrip(b"=").decode()
+    return token(**claims).replace(header, none, 1).rpartition(".")[0] + "."
+
+
+def raw(claims: str) -> str:
+    """Return a token with `claims`, whatever they are, and a signature that fits."""
+    signed = b".".join(urlsafe_b64encode(part).rstrip(b"=") for part in (b'{"alg":"HS256"}', claims.encode()))
+    signature = urlsafe_b64encode(hmac.digest(SECRET.encode(), signed, "sha256")).rstrip(b"=")
+    return (signed + b"." + signature).decode()
+
+
+FUTURE, PAST = 4_000_000_000, 1_000_000_000
+BAD_TOKENS = {
+    "junk": "x",
+    "dots": "...",
+    "another key": jwt.encode({"sub": "ann"}, "another secret of at least 32 bytes"),
+    "none": unsigned(sub="ann"),
+    "no signature": token(sub="ann").rpartition(".")[0] + ".",
+    "not JSON": raw("{"),
+    "not an object": raw('["ann"]'),
+    "exp as text": token(sub="ann", exp=str(FUTURE)),
+    "exp too large": raw('{"sub":"ann","exp":1e400}'),
+    "exp as a boolean": token(sub="ann", exp=True),
+    "not yet valid": token(sub="ann", nbf=FUTURE),
+    "nbf as text": token(sub="ann", nbf=str(PAST)),
+    "sub as a number": token(sub=5),
+    "of a subscription": token(sub="ann", channel="open:1"),
+    "a megabyte": token(sub="ann", x="x" * 1_000_000),
+    "deep": raw('{"sub":"ann","x":' + "[" * 5000 + "]" * 5000 + "}"),
+    "lone surrogate": raw('{"sub":"\\ud800"}'),
+}
+LIMITS: Any = {"token_secret": [SECRET], "max_message_size": 1 << 21}
+
+
+def connecting(text: str) -> str:
+    return json.dumps({"id": 1, "connect": {"token": text}})
+
+
+async def test_a_bad_token_is_3500_in_each_command_and_in_no_log_line(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    listener = Asked()
+    async with served(listener, **LIMITS) as (_, url):
+        for name, text in BAD_TOKENS.items():
+            assert (await talk(url, connecting(text))).close == (3500, "invalid token"), name
+        assert listener.events == []
+        for name, text in BAD_TOKENS.items():
+            refresh = json.dumps({"id": 2, "refresh": {"token": text}})
+            assert (await talk(url, connecting(token(sub="ann")), refresh)).close == (3500, "invalid token"), name
+    lines = "\n".join(record.getMessage() for record in caplog.records if record.name.startswith("wsgateway"))
+    assert not [name for name, text in BAD_TOKENS.items() if len(text) > 10 and text[:200] in lines]
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ({"subscribe": {"channel": "asked:room", "token": "x"}}, 103),
+        ({"subscribe": {"channel": "asked:room", "token": token(sub="ann", channel="asked:room", exp=PAST)}}, 109),
+        (
+            {"subscribe": {"channel": "asked:room", "token": token(sub="ann", channel="asked:room", expire_at=PAST)}},
+            110,
+        ),
+        ({"subscribe": {"channel": "asked:room", "token": token(sub="ann", channel="asked:2")}}, 3500),
+        ({"subscribe": {"channel": "asked:room", "token": token(sub="bob", channel="asked:room")}}, 3500),
+        ({"subscribe": {"channel": "asked:room", "token": token(sub="ann", channel="asked:room", client="x")}}, 3500),
+        ({"subscribe": {"channel": "asked:room", "token": token(sub="ann", channel="asked:room")}}, None),
+        ({"refresh": {}}, 107),
+        ({"refresh": {"token": token(sub="bob")}}, 3500),
+        ({"refresh": {"token": token(sub="ann", exp=PAST)}}, 3005),
+        ({"refresh": {"token": token(sub="ann", expire_at=PAST)}}, 110),
+        ({"refresh": {"token": token(sub="ann", exp=FUTURE)}}, None),
+        ({"sub_refresh": {"channel": "open:1"}}, 107),
+        ({"sub_refresh": {"channel": "open:1", "token": token(sub="ann", channel="open:1")}}, 103),
+        ({"sub_refresh": {"channel": "open:1", "token": "x", "type": 1}}, 108),
+    ],
+)
+async def test_a_command_with_a_token_has_its_answer(command: dict[str, Any], code: int | None) -> None:
+    async with served(**LIMITS) as (_, url):
+        said = await talk(url, connecting(token(sub="ann", exp=FUTURE)), json.dumps({"id": 2, **command}))
+        assert said.reply(1)["connect"]["expires"] is True
+        assert said.reply(1)["connect"]["ttl"] >= 1
+        if code is None:
+            assert set(said.reply(2)) == set(command)
+        elif code < 3000:
+            assert (said.code(2), said.close) == (code, None)
+        else:
+            assert said.close
+            assert said.close[0] == code
+
+
+async def test_a_connect_without_a_token_is_101_and_with_an_expired_one_109() -> None:
+    async with served(**LIMITS) as (_, url):
+        for frame, code in ((CONNECT, 101), (connecting(token(sub="ann", exp=PAST)), 109)):
+            said = await talk(url, frame)
+            assert (said.code(1), said.close) == (code, (3501, "bad request"))
+        said = await talk(url, connecting(token(sub="ann", exp=FUTURE, expire_at=PAST)))
+        assert said.code(1) == 110

@@ -36,6 +36,9 @@ Clients and callers
   Centrifuge: many subscriptions      test_centrifuge: a_thousand_subscribe_and_unsubscribe
   Centrifuge: floods, deep nesting    test_centrifuge: frames_of_many_commands, frames_that_are_expensive
   Centrifuge: no pongs                test_centrifuge: clients_that_answer_no_ping
+  Centrifuge: streams, emulation      test_centrifuge: a_cf_connect, ten_thousand_posts; more: tests/test_emulation.py
+  Centrifuge: foreign origins         test_centrifuge: another_site
+  Centrifuge: CR, LF, data:           test_centrifuge: no_payload_injects
   Centrifuge: vanishing               test_centrifuge: clients_that_vanish_while_they_connect
   log-in 20 times a second            tests/test_admin_panel.py, tests/test_admin_passwords.py
 

@@ -1,12 +1,15 @@
 """Clients of the Centrifuge protocol that keep to nothing."""
 
 import json
+from collections import Counter
+from urllib.parse import quote
 
 import anyio
 import pytest
 
 from tests.hostile.attack import Attack, Target, under_attack
-from tests.hostile.peers import Peer, frame
+from tests.hostile.peers import Peer, answer, frame
+from tests.raw import head, post, upgrade
 
 PATH = "/connection/websocket"
 CONNECT = b'{"id":1,"connect":{}}'
@@ -140,3 +143,84 @@ async def test_clients_that_vanish_while_they_connect_leave_nothing(target: Targ
             if data:
                 await client.send(frame(TEXT, data)[: None if number % 3 else -3])
             client.reset() if how == "rst" else client.close()
+
+
+# Streams
+
+
+def emulation(session: str, node: str, data: str, *headers: str) -> bytes:
+    return post({"session": session, "node": node, "data": data}, *headers, path="/emulation")
+
+
+async def test_a_cf_connect_that_is_huge_or_wrong_opens_nothing(target: Target) -> None:
+    async with under_attack(target) as attack:
+        opened = (await target.report())["opens"]
+        for query in ("x" * 100_000, "", "%7B", "%00", "%ff", quote(CONNECT.decode()[:-1]), "x" * 6_000):
+            peer = await attack.peer()
+            await peer.send(head(f"GET /connection/sse?cf_connect={query} HTTP/1.1"))
+            try:
+                answered = await peer.until(b"\r\n\r\n")
+                if b" 200 " in answered.partition(b"\r\n")[0]:
+                    await peer.until(b'{"code":3501,')  # the push `disconnect`
+            except (EOFError, ConnectionError):
+                pass  # a head that is too long may end the connection
+        assert (await target.report())["opens"] == opened
+
+
+async def test_ten_thousand_posts_at_once_for_sessions_that_do_not_exist_are_answered(target: Target) -> None:
+    async with under_attack(target) as attack:
+        stream = await attack.peer()
+        await stream.send(head(f"GET /connection/sse?cf_connect={quote(CONNECT)} HTTP/1.1"))
+        reply = json.loads((await stream.until(b"}}\n\n")).rpartition(b"data: ")[2])["connect"]
+        statuses: Counter[int] = Counter()
+
+        async def ask(session: str, node: str, count: int) -> None:
+            peer = await attack.peer()
+            request = emulation(session, node, "{}")
+            for _ in range(count // 50):
+                await peer.send(request * 50)
+                for _ in range(50):
+                    statuses[(await answer(peer)).status] += 1
+
+        async with anyio.create_task_group() as tasks:
+            for number in range(20):
+                guessed = reply["session"][:-2] + f"{number:02}"
+                tasks.start_soon(ask, guessed, reply["node"], 250)
+                tasks.start_soon(ask, reply["session"], "another-node", 250)
+        assert statuses == {204: 5000, 404: 5000}
+
+
+@pytest.mark.parametrize(
+    "path", ["/connection/websocket", "/connection/sse?cf_connect=%7B%7D", "/connection/http_stream", "/emulation"]
+)
+async def test_another_site_opens_nothing_and_reads_nothing(target: Target, path: str) -> None:
+    async with under_attack(target):
+        origin = "Origin: https://evil.example"
+        requests = [
+            upgrade(origin, path=path),
+            head(f"GET {path} HTTP/1.1", origin),
+            post({"session": "x", "node": "y", "data": ""}, origin, path=path),
+            head(f"OPTIONS {path} HTTP/1.1", origin, "Access-Control-Request-Method: POST"),
+        ]
+        for request in requests[:1] if path.endswith("websocket") else requests[1:]:
+            answered = await target.call(request)
+            assert answered.status in (403, 405)
+            assert b"access-control-" not in answered.head.lower()
+
+
+async def test_no_payload_injects_an_event_or_a_line(own: Target) -> None:
+    texts = ["\r\ndata: 1\r\n\r\n", "\n\ndata: {}\n\n", "\rid: 5\r", "\u2028data: x", "data: {}"]
+    async with under_attack(own) as attack:
+        stream = await attack.peer()
+        await stream.send(head(f"GET /connection/sse?cf_connect={quote(CONNECT)} HTTP/1.1"))
+        await stream.until(b"}}\n\n")
+        received = []
+        for text in texts:
+            assert (await own.call(post({"message": text}))).status == 200
+            while True:
+                event = await stream.until(b"\n\n")  # the size of a chunk is before it
+                message = json.loads(event.partition(b"data: ")[2])["push"]["pub"]["data"]
+                if not message.startswith("tick "):
+                    received.append(message)
+                    break
+        assert received == texts

@@ -90,6 +90,7 @@ class Made:
             Wheel(0.1, lambda: None),
             Identity(gateway.settings, gateway.log),
             self.ended.append,
+            lambda scope, refused, conn: None,
         )
         self.session = PostingSession(self.conn, outbox, self.transport, parts)
 

@@ -18,7 +18,9 @@ export const CARRIERS = {
 };
 
 const PACKAGES = { newest: "centrifuge", oldest: "centrifuge-oldest" };
-const EVENT_SOURCES = { newest: EventSource, oldest: FormerEventSource };
+
+// Not the other way round: with version 2, which ends before a promise is resolved, SDK 5.5 misses why a stream ends
+const EVENT_SOURCES = { newest: FormerEventSource, oldest: EventSource };
 
 const encode = (value) => Buffer.from(JSON.stringify(value)).toString("base64url");
 

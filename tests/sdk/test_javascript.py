@@ -38,7 +38,7 @@ async def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
 
 
 async def run(sdk: str, url: str) -> Outcomes:
-    plan = {"sdk": sdk, "url": url, "apiKey": "test-api-key", "only": " websocket$"}
+    plan = {"sdk": sdk, "url": url, "apiKey": "test-api-key", "only": " (websocket.*|http_stream|sse)$"}
     process = await asyncio.create_subprocess_exec(
         node(), str(HERE / "run.mjs"), json.dumps(plan), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )

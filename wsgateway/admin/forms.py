@@ -14,7 +14,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Gateway": (
         "id", "host", "port", "startup", "workers", "broker_timeout", "listener", "echo_sender", "test_page", "verbose",
     ),
-    "Access": ("allowed_origins", "allowed_hosts", "api_key", "local_access", "protocols"),
+    "Access": ("allowed_origins", "allowed_hosts", "api_key", "local_access", "protocols", "centrifuge_channel"),
     "Tokens": (
         "token_secret", "token_algorithms", "token_issuer", "token_audience", "token_user_claim", "token_leeway",
         "token_cookie", "anonymous",

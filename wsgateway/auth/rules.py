@@ -23,6 +23,9 @@ MAX_NAMED = 100
 
 _LOOPBACK_ORIGIN = re.compile(r"https?://(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?")
 
+_KEY_SCHEMES = frozenset({b"bearer", b"apikey"})
+"""The schemes of `Authorization` that carry a key, in lower case. Clients of the Centrifugo API use `apikey`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Opening:
@@ -208,11 +211,14 @@ class Rules:
 
         It is in `X-API-Key`, or in `Authorization` with the scheme `Bearer` or `apikey`. A repeated header has none.
         """
-        for key in _offered_keys(headers):
-            matches = [hmac.compare_digest(key, known) for known in self._keys]  # all of them, whichever matches
-            if any(matches):
-                return key
-        return None
+        scheme, _, key = (single_value(headers, b"authorization") or b"").partition(b" ")
+        key = key.strip()
+        matches = [hmac.compare_digest(key, known) for known in self._keys]  # all of them, whichever matches
+        if scheme.lower() in _KEY_SCHEMES and any(matches):
+            return key
+        key = (single_value(headers, b"x-api-key") or b"").strip()  # on its own, because a proxy may add the other one
+        matches = [hmac.compare_digest(key, known) for known in self._keys]
+        return key if any(matches) else None
 
     def why_not_local(self, scope: Mapping[str, Any]) -> str | None:
         """Return why the caller is not local; None for a program on this host or a page of a loopback origin."""
@@ -235,20 +241,6 @@ class Rules:
         server = scope.get("server")
         host = self._bound_host or (server[0] if server else None)
         return bool(host) and is_loopback(str(host))
-
-
-_KEY_SCHEMES = frozenset({b"bearer", b"apikey"})
-"""The schemes of `Authorization` that carry a key, in lower case. Clients of the Centrifugo API use `apikey`."""
-
-
-def _offered_keys(headers: HeaderPairs) -> Iterator[bytes]:
-    """Yield what a request offers as a key. Each header is read on its own, because a proxy may add the other one."""
-    scheme, _, key = (single_value(headers, b"authorization") or b"").partition(b" ")
-    if scheme.lower() in _KEY_SCHEMES:
-        yield key.strip()
-    key = single_value(headers, b"x-api-key") or b""
-    if key:
-        yield key.strip()
 
 
 def _own_origin(scope: Mapping[str, Any]) -> str | None:

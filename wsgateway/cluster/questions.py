@@ -33,7 +33,7 @@ class Queue(msgspec.Struct, frozen=True):
 
 
 class ListedConnection(msgspec.Struct, frozen=True):
-    """An open connection, as `/info` lists it."""
+    """An open connection, as `/info` lists it. `client` is the client library, empty if the client has not named it."""
 
     id: str
     address: str
@@ -42,6 +42,7 @@ class ListedConnection(msgspec.Struct, frozen=True):
     age: Total
     queue: Queue
     protocol: str = "plain"
+    client: str = ""
 
 
 class ConnectionInfo(ListedConnection, frozen=True, kw_only=True):

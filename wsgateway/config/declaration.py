@@ -17,12 +17,15 @@ def setting(
     most: float | None = None,
     choices: tuple[str, ...] = (),
     secret: bool = False,
+    guards: bool = False,
 ) -> Any:
     """Return a field with its default, help text, kind, and range. A `secret` value must never be shown.
 
-    `choices` are the items that a list may contain; empty means any.
+    `choices` are the items that a list may contain; empty means any. If the setting `guards` the gateway, a value that
+    is empty where it is written is a mistake, because it would open the gateway.
     """
     metadata = {"help": text, "kind": kind, "least": least, "most": most, "choices": choices, "secret": secret}
+    metadata["guards"] = guards
     is_hashable = kind is not Kind.CHANNELS
     return field(default=default, hash=None if is_hashable else False, metadata=metadata)
 

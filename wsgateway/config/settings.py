@@ -102,12 +102,14 @@ class Settings(Declared):
         "whether callers on this host need no key while `api_key` is not set; unless you set it, it is false as soon "
         "as `allowed_origins`, `allowed_hosts`, a `host` that is not loopback, or `FORWARDED_ALLOW_IPS` is set",
     )
-    token_secret: tuple[str, ...] = setting((), "HMAC keys that tokens of clients are signed with", secret=True)
+    token_secret: tuple[str, ...] = setting(
+        (), "HMAC keys that tokens of clients are signed with", secret=True, guards=True
+    )
     token_public_key: tuple[str, ...] = setting(
-        (), "public keys that tokens are checked with, as PEM text or paths of PEM files: RSA, EC, Ed25519"
+        (), "public keys that tokens are checked with, as PEM text or paths of PEM files: RSA, EC, Ed25519", guards=True
     )
     token_jwks: str | None = setting(
-        None, "URL of the key set that tokens are checked with; `https://`, or loopback", kind=Kind.URL
+        None, "URL of the key set that tokens are checked with; `https://`, or loopback", kind=Kind.URL, guards=True
     )
     token_algorithms: tuple[str, ...] = setting(
         (),

@@ -232,6 +232,9 @@ def _take_environ(variables: Variables, reading: _Reading) -> None:
             reading.mistakes.append(Mistake(name, source, str(exc)))
         else:
             reading.take(name, value, source, text=True)
+    for name, variable in variables.empty_guards:
+        text = "it is empty, so no token would be checked; set it, or remove the variable"
+        reading.mistakes.append(Mistake(name, variable, text))
     empty = variables.empty_secret(of_admin=False)
     if empty is not None and reading.sources["local_access"].layer is Layer.DEFAULT:
         reading.take("local_access", False, Source(Layer.DEFAULT, f"default, because {empty} is empty"))

@@ -115,7 +115,7 @@ def convert_written(spec: Field[Any], value: object, *, text: bool = False) -> A
 
     There, an empty secret is a mistake, because it could open the gateway.
     """
-    if spec.metadata["secret"] and isinstance(value, str) and not parts_of(value):
+    if (spec.metadata["secret"] or spec.metadata["guards"]) and isinstance(value, str) and not parts_of(value):
         raise ValueError("it is empty, leave it out if you do not need it")
     return convert(spec, value, text=text)
 

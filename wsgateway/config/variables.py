@@ -46,6 +46,8 @@ class Variables:
     """Paths of files that hold a setting."""
     empty_secrets: tuple[str, ...]
     """Variables for a secret that are empty, such as one that a compose file could not fill in."""
+    empty_guards: tuple[tuple[str, str], ...]
+    """Settings without which tokens would not be checked, and the variable of each, which is empty."""
     warnings: tuple[str, ...]
 
     def empty_secret(self, *, of_admin: bool) -> str | None:
@@ -58,6 +60,7 @@ def read_variables(environ: Mapping[str, str]) -> Variables:
     texts: dict[str, str] = {}
     files: dict[str, str] = {}
     empty_secrets: list[str] = []
+    empty_guards: list[tuple[str, str]] = []
     services: list[str] = []
     warnings: list[str] = []
     for variable, text in sorted(environ.items()):
@@ -69,6 +72,8 @@ def read_variables(environ: Mapping[str, str]) -> Variables:
             warnings.append(
                 f"{variable} is not a setting and is ignored{did_you_mean(variable, [*_VARIABLES, *_FILES])}"
             )
+        elif _is_empty(variable, text) and (guard := _guard_of(variable)):
+            empty_guards.append((guard, variable))
         elif _is_empty(variable, text):
             if _is_of_secret(variable):
                 empty_secrets.append(variable)
@@ -81,7 +86,7 @@ def read_variables(environ: Mapping[str, str]) -> Variables:
                 warnings.append(f"{variable} is empty, so the hook is turned off")
     if services:
         warnings.insert(0, _warning_about_services(services))
-    return Variables(texts, files, tuple(empty_secrets), tuple(warnings))
+    return Variables(texts, files, tuple(empty_secrets), tuple(empty_guards), tuple(warnings))
 
 
 def config_of(environ: Mapping[str, str]) -> str | None:
@@ -144,6 +149,12 @@ def _warnings_about_empty(variable: str) -> Iterator[str]:
 
 def _is_of_admin(variable: str) -> bool:
     return _VARIABLES.get(variable) in ADMIN_SPECS
+
+
+def _guard_of(variable: str) -> str:
+    """Return the setting of the variable if it guards the gateway, otherwise an empty text."""
+    name = _FILES.get(variable) or _VARIABLES.get(variable, "")
+    return name if name and _SETTINGS[name].metadata["guards"] else ""
 
 
 def _is_of_secret(variable: str) -> bool:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from secrets import token_hex
-from typing import cast
+from typing import Any, cast
 
 from starlette.types import Receive, Scope, Send
 
@@ -42,7 +42,6 @@ from wsgateway.listeners.event import EventGateway
 from wsgateway.logs import GatewayLog
 from wsgateway.metrics import Metrics
 from wsgateway.protocols.centrifuge.session import FRAME_PINGS, CentrifugeSession
-from wsgateway.protocols.centrifuge.streams import Carrier
 from wsgateway.protocols.identity import Identity
 from wsgateway.protocols.lines import LinesSession
 from wsgateway.protocols.session import STOPPING, Session, SessionParts
@@ -95,7 +94,9 @@ class Admission:
     ) -> None:
         """`node` is the id of this node, empty without a broker."""
         self._channels = channels
-        self._parts = SessionParts(gateway, hub, channels, dispatcher, settings, wheel, identity, self._remove)
+        self._parts = SessionParts(
+            gateway, hub, channels, dispatcher, settings, wheel, identity, self._remove, self._report
+        )
         self._drain = drain
         self._rules = rules
         self._settings = settings
@@ -115,10 +116,7 @@ class Admission:
         self.sessions: dict[str, SseSession | LinesSession | CentrifugeSession] = {}
         """The sessions of streams, by their secrets."""
 
-        self._centrifuge = CentrifugeClients(settings, log) if "centrifuge" in settings.protocols else None
-        self.framed: Mapping[Carrier, StreamProtocol] = {} if self._centrifuge is None else self._centrifuge.streams
-        """The streams of clients that post frames."""
-
+        self.centrifuge = CentrifugeClients(settings, log) if "centrifuge" in settings.protocols else None
         self.posted = PostedStreams(node or token_hex(NODE_ID // 2))
         self._by_address: Counter[str] = Counter()
         self._client_limit = client_limit(settings)
@@ -213,8 +211,8 @@ class Admission:
         return refusal
 
     def _protocol_of(self, scope: Scope, path: str) -> ClientProtocol:
-        if path == CENTRIFUGE_PATH and self._centrifuge is not None:
-            return self._centrifuge.protocol_of(scope)
+        if path == CENTRIFUGE_PATH and self.centrifuge is not None:
+            return self.centrifuge.protocol_of(scope)
         if "v1" in self._settings.protocols and SUBPROTOCOL in scope.get("subprotocols", ()):
             return V1_SOCKET
         return PLAIN_SOCKET
@@ -255,7 +253,7 @@ class Admission:
             return Refusal(429, "connect_rate", "too many connects from this address, try again later (connect_rate)")
         return None
 
-    def _report(self, scope: Scope, refused: Refused, conn: Connection) -> None:
+    def _report(self, scope: Mapping[str, Any], refused: Refused, conn: Connection) -> None:
         """Count and log a refused handshake."""
         refusal = refused.refusal
         if refusal.kind != "handshake":

@@ -165,6 +165,7 @@ class Answers:
             path=conn.path,
             transport=conn.transport,
             protocol=conn.protocol,
+            client=conn.client,
             age=round(conn.age, 3),
             queue=Queue(conn.queued_messages, conn.queued_bytes),
             user=None if conn.user is None else str(conn.user),

@@ -120,7 +120,7 @@ class InfoResult(Struct, frozen=True):
 class BatchResult(Struct, frozen=True):
     """The results of the commands of a batch, each under the name of its method, or as `error`."""
 
-    replies: list[dict[str, Any]]
+    replies: Annotated[list[Any], Meta(extra_json_schema={"items": {"type": "object"}})]
 
 
 class ApiAnswer(Struct, frozen=True):

@@ -1,6 +1,6 @@
 """The kinds of clients that a gateway serves: their protocols, how their messages look, how their connections begin."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from wsgateway.protocols.centrifuge.execution import broadcast_channel
 from wsgateway.protocols.centrifuge.formats import CentrifugeEncoding, CentrifugeFrames
 from wsgateway.protocols.centrifuge.json import JsonEncoding
 from wsgateway.protocols.centrifuge.session import PROTOBUF_SUBPROTOCOL, CentrifugeSession
-from wsgateway.protocols.centrifuge.streams import Carrier, stream_kinds
+from wsgateway.protocols.centrifuge.streams import Carrier, binary_stream, event_stream, line_stream
 from wsgateway.protocols.lines import LinesSession
 from wsgateway.protocols.plain import PlainSession
 from wsgateway.protocols.session import Session
@@ -72,12 +72,15 @@ class CentrifugeClients:
 
     def __init__(self, settings: Settings, log: GatewayLog) -> None:
         channel = broadcast_channel(settings)
-        self._json = _socket(JsonEncoding(channel), CentrifugeSession)
-        self._protobuf = self._protobuf_socket(channel, log)
-        self.streams: Mapping[Carrier, StreamProtocol] = {
-            carrier: StreamProtocol("centrifuge", kind, CentrifugeSession, streams.connect)
-            for carrier, kind in stream_kinds(JsonEncoding(channel)).items()
+        encoding = JsonEncoding(channel)
+        self._json = _socket(encoding, CentrifugeSession)
+        self.streams = {
+            Carrier.EVENTS: _stream(event_stream(encoding), CentrifugeSession),
+            Carrier.LINES: _stream(line_stream(encoding), CentrifugeSession),
         }
+        """The streams of clients that post their frames. `Carrier.BINARY` is missing without Protobuf."""
+
+        self._protobuf = self._add_protobuf(channel, log)
 
     def protocol_of(self, scope: Scope) -> ClientProtocol:
         """Return the protocol that the client of a WebSocket handshake asks for."""
@@ -86,7 +89,8 @@ class CentrifugeClients:
             return self._protobuf
         return self._json
 
-    def _protobuf_socket(self, channel: str, log: GatewayLog) -> ClientProtocol:
+    def _add_protobuf(self, channel: str, log: GatewayLog) -> ClientProtocol:
+        """Add the stream of Protobuf, and return what a client of a WebSocket gets that asks for Protobuf."""
         try:
             from wsgateway.protocols.centrifuge.protobuf import ProtobufEncoding
             from wsgateway.protocols.centrifuge.protobuf_session import ProtobufSession
@@ -94,7 +98,9 @@ class CentrifugeClients:
             text = "Centrifuge clients that speak Protobuf are refused (%s): pip install 'wsgateway[protobuf]'"
             log.warning(text, exc)
             return replace(self._json, connect=_refuse_protobuf)
-        return _socket(ProtobufEncoding(channel), ProtobufSession)
+        encoding = ProtobufEncoding(channel)
+        self.streams[Carrier.BINARY] = _stream(binary_stream(encoding), ProtobufSession)
+        return _socket(encoding, ProtobufSession)
 
 
 def _socket(encoding: CentrifugeEncoding, session: type[CentrifugeSession]) -> ClientProtocol:
@@ -106,6 +112,19 @@ def _socket(encoding: CentrifugeEncoding, session: type[CentrifugeSession]) -> C
         centrifuge.connect,
         has_pings=False,
     )
+
+
+def _stream(kind: StreamKind, session: type[CentrifugeSession]) -> StreamProtocol:
+    return StreamProtocol("centrifuge", kind, session, streams.connect)
+
+
+def emulation_reader() -> Callable[[bytes], tuple[str, str, bytes]] | None:
+    """Return a function that reads a request with a frame of Protobuf: its node, secret, and frame. None without it."""
+    try:
+        from wsgateway.protocols.centrifuge.protobuf import read_emulation
+    except Exception:  # the reason is logged when the gateway starts
+        return None
+    return read_emulation
 
 
 async def _refuse_protobuf(session: CentrifugeSession, transport: ClientTransport, scope: Scope) -> None:

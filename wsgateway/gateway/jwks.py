@@ -4,7 +4,7 @@ import asyncio
 import re
 import time
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from http.client import HTTPException, HTTPMessage
 from threading import Thread
 from typing import IO, NamedTuple, TypeVar
@@ -50,15 +50,19 @@ class Document(NamedTuple):
     lifetime: float
 
 
+Fetch = Callable[[str], Awaitable[Document]]
+"""Returns the document at a URL."""
+
+
 class KeySet:
     """The key set at one URL. Clients whose key is not known wait for the fetch, which is made for all of them."""
 
-    def __init__(self, url: str, log: GatewayLog, *, patience: float, download: Callable[[str], Document]) -> None:
-        """A client waits at most `patience` seconds for the first key set. `download` is called in a thread."""
+    def __init__(self, url: str, log: GatewayLog, *, patience: float, fetch: Fetch) -> None:
+        """A client waits at most `patience` seconds for the first key set. `fetch` raises as `download`."""
         self._url = url
         self._log = log
         self._patience = patience
-        self._download = download
+        self._download = fetch
         self._loop = asyncio.get_running_loop()
         self._keys: tuple[Key, ...] = ()
         self._expires = 0.0  # in the time of the event loop, as all times here
@@ -134,7 +138,7 @@ class KeySet:
     async def _fetch(self) -> None:
         try:
             async with asyncio.timeout(TIMEOUT):
-                document = await in_thread(lambda: self._download(self._url))
+                document = await self._download(self._url)
             keys = keys_of_set(document.body)
         except (OSError, HTTPException, ValueError) as exc:  # a `TimeoutError` is an `OSError`
             self._has_failed = True
@@ -154,6 +158,11 @@ class KeySet:
                 self._log.info("fetched the keys of tokens from %s", mask_url(self._url))
         finally:
             self._fetching = None
+
+
+async def fetched(url: str) -> Document:
+    """Return the document at `url`, without blocking the event loop. Raise as `download`."""
+    return await in_thread(lambda: download(url))
 
 
 async def in_thread(function: Callable[[], T]) -> T:

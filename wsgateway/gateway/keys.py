@@ -42,9 +42,9 @@ async def open_identity(settings: Settings, log: GatewayLog) -> AsyncIterator[Id
     if not settings.token_jwks:
         yield Identity(settings, log, signatures=signatures, keys=keys)
         return
-    from wsgateway.gateway.jwks import KeySet, download
+    from wsgateway.gateway.jwks import KeySet, fetched
 
-    key_set = KeySet(settings.token_jwks, log, patience=settings.handshake_timeout, download=download)
+    key_set = KeySet(settings.token_jwks, log, patience=settings.handshake_timeout, fetch=fetched)
     key_set.start()
     try:
         yield Identity(settings, log, signatures=signatures, keys=keys, fetch=key_set.keys)

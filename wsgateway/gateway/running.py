@@ -21,9 +21,9 @@ from wsgateway.cluster.local import Local
 from wsgateway.cluster.single import AnyCluster, SingleNode
 from wsgateway.config.channels import histories_in
 from wsgateway.config.exposure import outside_of_process, worker_count
-from wsgateway.config.namespaces import warnings_of
+from wsgateway.config.namespaces import Namespaces, warnings_of
 from wsgateway.config.settings import Settings, serves_outside
-from wsgateway.exceptions import HookError, ListenerError, StartError
+from wsgateway.exceptions import ChannelError, HookError, ListenerError, StartError
 from wsgateway.gateway.admission import Admission
 from wsgateway.gateway.drain import Drain
 from wsgateway.gateway.keys import open_identity
@@ -40,6 +40,7 @@ from wsgateway.listeners.event import EventGateway
 from wsgateway.listeners.loader import Hooks
 from wsgateway.logs import GatewayLog
 from wsgateway.metrics import Metrics
+from wsgateway.protocols.centrifuge.execution import broadcast_channel
 from wsgateway.text import mask_url
 
 SLICE = 500
@@ -151,6 +152,7 @@ async def assemble(
             settings.channels, has_on_subscribe=hooks["on_subscribe"] is not None or settings.checks_tokens
         ):
             log.warning("%s", text)
+        _warn_of_broadcast_channel(settings, log)
         if isinstance(cluster, Cluster):
             await stack.enter_async_context(_sharing(parts, cluster, pubsub))
         stack.callback(Sweep(parts.history).stop)
@@ -177,6 +179,23 @@ async def assemble(
         except GeneratorExit:  # the event loop ends before the gateway was stopped, so nothing can be awaited any more
             stack.pop_all()
             raise
+
+
+def _warn_of_broadcast_channel(settings: Settings, log: GatewayLog) -> None:
+    """Warn if clients could not tell the channel of broadcasts from one that the application uses."""
+    name = broadcast_channel(settings)
+    if not name or "centrifuge" not in settings.protocols or not settings.channels:
+        return
+    try:
+        pattern = Namespaces(settings.channels).namespace_of(name)
+    except ChannelError:
+        return
+    log.warning(
+        'Centrifuge clients receive broadcasts in the channel "%s", which [channels."%s"] contains: set '
+        "centrifuge_channel to a name that no namespace contains",
+        name,
+        pattern,
+    )
 
 
 @asynccontextmanager

@@ -253,7 +253,9 @@ def encoded(shape: Struct) -> bytes:
 
 def listed(conn: ConnectionInfo) -> ListedConnection:
     """Return `conn` as `/info` lists it."""
-    return ListedConnection(conn.id, conn.address, conn.path, conn.transport, conn.age, conn.queue, conn.protocol)
+    return ListedConnection(
+        conn.id, conn.address, conn.path, conn.transport, conn.age, conn.queue, conn.protocol, conn.client
+    )
 
 
 def member_info(conn_id: str, user: str, info: str, conn_info: str = "") -> MemberInfo:

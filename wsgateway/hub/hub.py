@@ -7,6 +7,9 @@ in     1. `server.socket`: what one read brought while the inbox was full, at mo
        2. `listeners.inbox`: INBOX_MESSAGES (32) messages or INBOX_BYTES (128 KiB); reading is paused until there is
           space. A message from `gateway.send` or `/send` has its own inbox, so it never waits behind another message.
           While the server waits for an answer of the client, OVERFULL_MESSAGES (1,024) or OVERFULL_BYTES (512 KiB).
+          `protocols.centrifuge.session`: the rest of a frame with several commands meanwhile. `transports.posted`:
+          frames that the client of a stream posts meanwhile, MAX_WAITING (1,000) or MAX_WAITING_BYTES (256 KiB); a
+          further one is refused.
 nodes  3. `cluster.bus`: OUTBOX_MESSAGES (10,000) envelopes or OUTBOX_BYTES (32 MiB); the oldest is
           dropped and counted.
        4. `cluster.history.pipeline`, `cluster.history.ipc`: MAX_WAITING (10,000) publications for a history store or
@@ -112,6 +115,7 @@ class Hub:
         """Called with a connection that has left, and its audiences besides `everybody`."""
 
         self._users: dict[str, dict[Connection, None]] = {}
+        self._named = 0  # connections with a `user_id`
         self._only_everybody = (self.everybody,)  # one for all connections
         self.connections = Connections(self._open)
 
@@ -123,6 +127,7 @@ class Hub:
         self._open[conn.id] = conn
         if conn.user_id:
             self._users.setdefault(conn.user_id, {})[conn] = None
+            self._named += 1
         outbox.join(self)
         outbox.audiences = self._only_everybody
         self.everybody.add(outbox)
@@ -146,6 +151,7 @@ class Hub:
     def _forget_user(self, conn: Connection) -> None:
         theirs = self._users[conn.user_id]
         del theirs[conn]
+        self._named -= 1
         if not theirs:
             del self._users[conn.user_id]
 
@@ -155,8 +161,7 @@ class Hub:
 
     def count_users(self) -> int:
         """Return the number of users with open connections. All connections without a `user_id` are one user."""
-        named = sum(map(len, self._users.values()))
-        return len(self._users) + (len(self._open) > named)
+        return len(self._users) + (len(self._open) > self._named)
 
     def select(self, ids: Iterable[str] | None, user: str = "") -> list[Connection]:
         """Return the open connections of `user`, or those with `ids`, each once, or, without either, every one."""
@@ -232,6 +237,7 @@ class Hub:
             conn._outbox.end(1006, "")
         self._open.clear()
         self._users.clear()
+        self._named = 0
         self._turn.clear()
 
     # Sending
@@ -313,6 +319,8 @@ class Hub:
         is_sent = self._turn.put_behind(outbox, message)
         if is_sent:
             self._count_out(1, len(message.payload))
+            if not message.is_control and not outbox.wire_format.carries(message):
+                self._metrics.undeliverable += 1
         return is_sent
 
     def delivered_to(self, outbox: Outbox) -> int:

@@ -46,7 +46,11 @@ def unstored(error: HistoryError) -> Refused:
 
 @dataclass(frozen=True, slots=True)
 class SessionParts:
-    """The parts that all sessions of one gateway share. `ended` is called when an accepted session has finished."""
+    """The parts that all sessions of one gateway share.
+
+    `ended` is called when an accepted session has finished, and `refused` when a client is refused after its handshake
+    was accepted.
+    """
 
     gateway: EventGateway
     hub: Hub
@@ -56,6 +60,7 @@ class SessionParts:
     timers: Timers
     identity: Identity
     ended: "Callable[[Session], None]"
+    refused: Callable[[Mapping[str, Any], Refused, Connection], None]
 
 
 class Session:
@@ -64,6 +69,9 @@ class Session:
     The protocol calls `handshake` and `open`. `on_client_close` is called exactly once after `open`. The size and the
     rate of messages are checked here only. (The native server closes a client before it reads a frame that is too
     large.)"""
+
+    too_many = "too many messages"
+    """The reason of a close with 3013."""
 
     __slots__ = (
         "_after",
@@ -269,7 +277,7 @@ class Session:
             self._inbox.when_space(self._transport.resume)
             return False
         elif self._rate is not None and not self._rate.allows(time.monotonic()):
-            self.outbox.close(TOO_MANY, "too many messages")
+            self.outbox.close(TOO_MANY, self.too_many)
         else:
             self._handle(message, size)
         return True
@@ -283,7 +291,7 @@ class Session:
         # a client that sends too many fragments is closed with 1008, which is more precise than 3013
         overdraft = MAX_FRAMES if is_fragment else 0
         if self._rate is not None and not self._rate.allows(time.monotonic(), overdraft=overdraft):
-            self.outbox.close(TOO_MANY, "too many messages")
+            self.outbox.close(TOO_MANY, self.too_many)
 
     # Requests
 

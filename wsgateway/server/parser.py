@@ -12,7 +12,8 @@ MAX_FRAGMENTS = 1024
 
 _quiet = logging.getLogger("wsgateway.parser")
 _quiet.addHandler(logging.NullHandler())
-_quiet.propagate = False  # websockets logs every frame at DEBUG
+_quiet.propagate = False
+_quiet.setLevel(logging.WARNING)  # websockets logs every frame at DEBUG, tokens included
 
 
 EXTENDED = {126: 2, 127: 8}

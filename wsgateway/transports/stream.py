@@ -70,15 +70,11 @@ class StreamEvents:
 
     def __init__(self, kind: StreamKind) -> None:
         self._kind = kind
-        self._first = kind.first
         self.prefix: Prefix | None = None
         self.is_beat_due = False
 
     def take(self, outbox: Outbox) -> list[AsgiMessage] | None:
         parts: list[bytes] = []
-        if self._first:
-            parts.append(self._first)
-            self._first = b""
         size = 0
         while size < MAX_JOINED:
             message = outbox.take()
@@ -142,9 +138,15 @@ class AsgiStream:
         del subprotocol
         try:
             await self._send(_head(self._kind, self._headers))
+            await self.begin()
         except OSError:
             return False  # the client has disconnected
         return True
+
+    async def begin(self) -> None:
+        """Send what is before the first message. Nothing else is sent until `run`."""
+        if self._kind.first:
+            await self._send(_body(self._kind.first))
 
     async def run(self) -> None:
         """Write until either side closes the connection."""
@@ -252,6 +254,10 @@ class NativeStream(WireTransport):
         plain.resumed = self.resumed
         if self._prefix is not None:
             plain.number(self._prefix)
+        try:
+            await plain.begin()
+        except OSError:
+            return False  # the client has disconnected
         return True
 
     async def run(self) -> None:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import httpx
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -231,6 +232,70 @@ async def test_compressed_frames_are_read_and_written() -> None:
         assert {len(reply.push.pub.data) for reply in replies} == {0, 10_003}
 
 
+# Over HTTP
+
+BINARY = {"content-type": "application/octet-stream"}
+
+
+def framed(**command: Any) -> bytes:
+    data: bytes = schema.Command(**command).SerializeToString()
+    return varint(len(data)) + data
+
+
+class Replies:
+    """The replies of a stream, which its chunks do not divide as they are."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self._chunks = response.aiter_raw(1)  # by the byte
+        self._left = b""
+
+    async def _take(self, size: int) -> bytes:
+        while len(self._left) < size:
+            self._left += await anext(self._chunks)
+        data, self._left = self._left[:size], self._left[size:]
+        return data
+
+    async def next(self) -> Any:
+        async with asyncio.timeout(10):
+            size = shift = 0
+            while (digit := (await self._take(1))[0]) >= 0x80:
+                size |= (digit & 0x7F) << shift
+                shift += 7
+            return schema.Reply.FromString(await self._take(size | digit << shift))
+
+
+@pytest.mark.parametrize("server", BOTH, ids=lambda server: server.name)
+async def test_a_stream_whose_request_is_binary_is_protobuf(server: Serve) -> None:
+    async with server(created()) as url, httpx.AsyncClient() as http:
+        first = framed(id=1, connect=schema.ConnectRequest()) + framed(
+            id=2, subscribe=schema.SubscribeRequest(channel="room")
+        )
+        async with http.stream("POST", url + "/connection/http_stream", content=first, headers=BINARY) as response:
+            assert (response.status_code, response.headers["content-type"]) == (200, "application/octet-stream")
+            replies = Replies(response)
+            connect = (await replies.next()).connect
+            assert (await replies.next()).HasField("subscribe")
+            assert (await replies.next()).push.HasField("join")
+
+            async def post(frame: bytes, **fields: str) -> int:
+                where = {"node": connect.node, "session": connect.session, **fields}
+                body = schema.EmulationRequest(data=frame, **where).SerializeToString()
+                return (await http.post(url + "/emulation", content=body, headers=BINARY)).status_code
+
+            payload = b"\xff\x00" * 300
+            assert await post(framed(id=3, publish=schema.PublishRequest(channel="room", data=payload))) == 204
+            both = [await replies.next(), await replies.next()]
+            assert {reply.push.pub.data for reply in both} == {b"", payload}
+            assert await post(b"\x00", session="unknown") == 204
+            assert await post(b"\x00", node="unknown") == 404
+            assert (await http.post(url + "/emulation", content=b"{}", headers=BINARY)).status_code == 400
+            assert await post(b"\x80") == 204
+            disconnect = (await replies.next()).push.disconnect
+            assert (disconnect.code, disconnect.reason) == (3501, "bad request")
+            with pytest.raises(StopAsyncIteration):
+                await replies.next()
+
+
 # Without the package
 
 WITHOUT = """
@@ -238,6 +303,7 @@ import asyncio, logging, sys
 
 sys.modules["google.protobuf"] = None  # as if it were not installed
 
+import httpx
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 from wsgateway import Gateway
@@ -247,15 +313,20 @@ logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdo
 
 
 async def main():
-    async with serve(Gateway(protocols=sys.argv[1].split(","))) as url:
-        url = url.replace("http", "ws", 1) + "/connection/websocket"
+    async with serve(Gateway(protocols=sys.argv[1].split(","))) as http_url:
+        url = http_url.replace("http", "ws", 1) + "/connection/websocket"
         for query, subprotocols in (("", ["centrifuge-protobuf"]), ("?cf_protocol=protobuf", None), ("", None)):
             try:
                 async with connect(url + query, subprotocols=subprotocols) as socket:
                     await socket.send('{"id":1,"connect":{}}')
                     print((await socket.recv())[:7])
             except InvalidStatus as exc:
-                print(exc.response.status_code, "pip" if b"wsgateway[protobuf]" in exc.response.body else "")
+                print(exc.response.status_code, b"wsgateway[protobuf]" in exc.response.body)
+        for path in ("/connection/http_stream", "/emulation"):
+            headers = {"content-type": "application/octet-stream"}
+            async with httpx.AsyncClient() as http:
+                answer = await http.post(http_url + path, content=b"", headers=headers)
+            print(answer.status_code, "wsgateway[protobuf]" in answer.text)
 
 
 asyncio.run(main())
@@ -272,7 +343,8 @@ def without_the_package(protocols: str) -> list[str]:
 def test_without_the_package_clients_that_ask_for_protobuf_are_refused_before_the_upgrade() -> None:
     lines = without_the_package("plain,centrifuge")
     assert sum("pip install 'wsgateway[protobuf]'" in line for line in lines) == 1
-    assert [line for line in lines if line.startswith(("501", "{"))] == ["501 pip", "501 pip", '{"id":1']
+    answers = [line for line in lines if line.startswith(("501", "{"))]
+    assert answers == ["501 True", "501 True", '{"id":1', "501 True", "501 True"]
 
 
 def test_without_centrifuge_the_package_is_not_missed() -> None:

@@ -95,6 +95,7 @@ def description(*, version: str) -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {"title": "wsgateway", "version": version, "description": "What backends call on a gateway."},
+        "servers": [{"url": "."}],  # relative to the document, because a proxy may have removed a prefix
         "paths": {path: {"post": operation} for path, operation in paths.items()},
         "components": {
             "schemas": schemas_of([SendAnswer, Problem, ApiError, *results]),

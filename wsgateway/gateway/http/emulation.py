@@ -13,9 +13,11 @@ from starlette.types import Receive, Scope, Send
 from wsgateway.auth.headers import first_value
 from wsgateway.exceptions import Refusal, Refused
 from wsgateway.gateway.admission import Admission
+from wsgateway.gateway.clients import NO_PROTOBUF, StreamProtocol, emulation_reader
 from wsgateway.gateway.http.problems import decode_fields, read_body, too_large
 from wsgateway.gateway.http.streams import ClientContext, Guarded
 from wsgateway.logs import FRAME_PARAMETER
+from wsgateway.protocols.centrifuge.commands import FrameError
 from wsgateway.protocols.centrifuge.streams import Carrier
 
 BINARY = b"application/octet-stream"
@@ -25,8 +27,6 @@ ESCAPED = 2
 
 MAX_AROUND = 1024
 """Bytes of a JSON body besides the frame."""
-
-NO_BINARY = Refusal(501, "protocol", "this gateway has no binary frames, post application/json")
 
 
 class FramedStreamEndpoint(Guarded):
@@ -42,7 +42,8 @@ class FramedStreamEndpoint(Guarded):
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> Response | None:
         admission = await self._context.admission()
         max_size = self._context.parts.settings.max_message_size
-        carrier = self._carrier
+        is_binary = self._carrier is Carrier.LINES and _is_binary(scope)
+        protocol = _protocol_of(admission, Carrier.BINARY if is_binary else self._carrier)
         frame: str | bytes
         if scope["method"] == "GET":
             frame, rest = first_frame(scope["query_string"])
@@ -50,25 +51,23 @@ class FramedStreamEndpoint(Guarded):
                 raise too_large(max_size, "max_message_size")
             scope = {**scope, "query_string": rest}  # nothing else needs the token
         else:
-            if carrier is Carrier.LINES and _is_binary(scope):
-                carrier = Carrier.BINARY
-            _check_carrier(admission, carrier)
             body = await read_body(Request(scope, receive), max_size, "max_message_size")
-            frame = body if carrier is Carrier.BINARY else _decoded(body)
+            frame = body if is_binary else _decoded(body)
         if not frame:
             raise Refused.of(Refusal(400, "body", "there is no first command", "bad-body"))
         cors = self._context.rules.cors_headers(scope)
-        protocol = admission.framed[carrier]
         await admission.admit_stream(
             scope, receive, send, path=scope["path"], protocol=protocol, headers=cors, frame=frame
         )
         return None
 
 
-def _check_carrier(admission: Admission, carrier: Carrier) -> None:
-    """Raise `Refused` if the gateway has no such streams."""
-    if carrier not in admission.framed:
-        raise Refused.of(NO_BINARY)
+def _protocol_of(admission: Admission, carrier: Carrier) -> StreamProtocol:
+    """Return the protocol of such streams. Raise `Refused` if there is none."""
+    clients = admission.centrifuge
+    if clients is None or carrier not in clients.streams:
+        raise Refused.of(NO_PROTOBUF)
+    return clients.streams[carrier]
 
 
 class EmulationEndpoint(Guarded):
@@ -77,31 +76,45 @@ class EmulationEndpoint(Guarded):
     what = "commands for a stream"
     methods = ("POST",)
 
+    def __init__(self, context: ClientContext) -> None:
+        super().__init__(context)
+        self._read_binary = emulation_reader()
+
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> Response:
         del send
         parts = self._context.parts
         max_size = parts.settings.max_message_size
-        if _is_binary(scope):
-            raise Refused.of(NO_BINARY)
+        is_binary = _is_binary(scope)
+        if is_binary and self._read_binary is None:
+            raise Refused.of(NO_PROTOBUF)
         body = await read_body(Request(scope, receive), ESCAPED * max_size + MAX_AROUND, "max_message_size")
         try:
-            secret, node, frame = read_emulation(body)
+            node, secret, frame = self._read(body, is_binary=is_binary)
         except Refused:
             if len(body) > max_size:
                 raise too_large(max_size, "max_message_size") from None
             raise
-        size = len(frame.encode())
+        size = len(frame if isinstance(frame, bytes) else frame.encode())
         if size > max_size:
             raise too_large(max_size, "max_message_size")
         await parts.emulation.post(node, secret, frame, size)
         return Response(status_code=204)
 
+    def _read(self, body: bytes, *, is_binary: bool) -> tuple[str, str, str | bytes]:
+        """Return node, secret, and frame. Raise `Refused`."""
+        if not is_binary or self._read_binary is None:
+            return read_emulation(body)
+        try:
+            return self._read_binary(body)
+        except FrameError as exc:
+            raise Refused.of(Refusal(400, "body", f"the body is not an EmulationRequest: {exc}", "bad-body")) from exc
+
 
 def read_emulation(body: bytes) -> tuple[str, str, str]:
-    """Return the session secret, the node, and the frame in a JSON body. Raise `Refused`."""
+    """Return the node, the session secret, and the frame in a JSON body. Raise `Refused`."""
     fields = decode_fields(body)
-    secret, node, frame = (_text(fields, name) for name in ("session", "node", "data"))
-    return secret, node, frame
+    node, secret, frame = (_text(fields, name) for name in ("node", "session", "data"))
+    return node, secret, frame
 
 
 def _text(fields: Mapping[str, object], name: str) -> str:

@@ -1,6 +1,8 @@
 """Paths and senders of requests, wherever the gateway is mounted and whatever prefix a proxy has removed. Knows no
 routes."""
 
+from collections.abc import Mapping
+from typing import Any
 from urllib.parse import quote, unquote
 
 from starlette.types import Scope
@@ -8,7 +10,7 @@ from starlette.types import Scope
 from wsgateway.config.addresses import plain_address
 
 
-def sender_of(scope: Scope) -> str:
+def sender_of(scope: Mapping[str, Any]) -> str:
     """Return the address of the client for a log line, from forwarded headers if those are trusted."""
     client = scope.get("client")
     return plain_address(client[0]) if client and client[0] else "a Unix socket"

@@ -4,7 +4,7 @@ Knows no gateway.
 """
 
 import asyncio
-from collections.abc import Coroutine, Generator, Iterable
+from collections.abc import Coroutine, Generator, Iterable, Mapping
 from http import HTTPStatus
 from types import coroutine
 from typing import Any, cast
@@ -59,7 +59,9 @@ def problem(refusal: Refusal) -> JsonResponse:
     return JsonResponse(encoded(shape), refusal.status, refusal.headers, "application/problem+json")
 
 
-def report_refusal(scope: Scope, refusal: Refusal, what: str, *, key: str, metrics: Metrics, log: GatewayLog) -> None:
+def report_refusal(
+    scope: Mapping[str, Any], refusal: Refusal, what: str, *, key: str, metrics: Metrics, log: GatewayLog
+) -> None:
     """Count and log the refusal of `what`. Lines with the same `key` and kind are logged once per second."""
     metrics.refusals[refusal.kind] += 1
     log.limited(f"{key} {refusal.kind}").warning("refused %s from %s: %s", what, sender_of(scope), refusal)

@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from msgspec import Struct
+import msgspec
+from msgspec import Raw, Struct
 
 from wsgateway.closing import DISCONNECTED
 from wsgateway.config.channels import MAX_HISTORY, ChannelSettings
@@ -52,6 +53,9 @@ SLICE = 2_000
 
 MAX_PATTERN = 1_000
 """Characters of a pattern. The name of a channel has at most 255."""
+
+MAX_REPLIES = 32 * 2**20
+"""Bytes of the replies of a batch. Once there are more, its further commands are not run."""
 
 UNSUBSCRIBED = 2000
 """The code of a subscription that the server API has ended. The client does not subscribe again."""
@@ -295,13 +299,21 @@ class ServerApi:
         if not isinstance(commands, list):
             raise bad("commands: use a list of objects")
 
-        async def run(number: int) -> dict[str, Any]:
-            return await self._run_command(commands[number], charge, is_charged=number > 0)
+        space = MAX_REPLIES
+
+        async def run(number: int) -> Raw:
+            nonlocal space
+            reply = await self._run_command(commands[number], charge, is_charged=number > 0, is_full=space <= 0)
+            encoded = msgspec.json.encode(reply)  # now, because its size counts
+            space -= len(encoded)
+            return Raw(encoded)
 
         return BatchResult(await _each(len(commands), run, most=CONCURRENT if is_parallel else 1))
 
-    async def _run_command(self, command: object, charge: Charge, *, is_charged: bool) -> dict[str, Any]:
-        """Run one command of a batch, and return its reply."""
+    async def _run_command(self, command: object, charge: Charge, *, is_charged: bool, is_full: bool) -> dict[str, Any]:
+        """Run one command of a batch, and return its reply. Do not run it if the batch `is_full`."""
+        if is_full:
+            return {"error": self._report("batch", ApiFailure(ErrorCode.LIMIT_EXCEEDED, "the replies are too large"))}
         commands = command if isinstance(command, dict) else {}
         names = [name for name in commands if name in METHODS] or list(commands)
         name = names[0] if len(names) == 1 else ""

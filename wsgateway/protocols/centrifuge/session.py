@@ -100,6 +100,8 @@ class CentrifugeSession(ExecutingSession):
     The commands of a frame are handled in order. While `on_handshake` runs, or the inbox is full, the rest waits.
     """
 
+    too_many = ""  # that of the code
+
     __slots__ = ("_connecting", "_is_offered", "_rest", "_stage", "node", "secret")
 
     subprotocol = "centrifuge-json"
@@ -154,7 +156,7 @@ class CentrifugeSession(ExecutingSession):
                 self._inbox.when_space(self._run_rest)
                 return
             if self._rate is not None and not self._rate.allows(time.monotonic()):
-                self.outbox.close(TOO_MANY, "")
+                self.outbox.close(TOO_MANY, self.too_many)
                 break
             self._run(rest.popleft())
         if self._stage is not Stage.CONNECTING or self.outbox.closing is not None:
@@ -212,6 +214,8 @@ class CentrifugeSession(ExecutingSession):
                 connecting.scope, introduction=introduction, asked=Asked((), since), asks_now=False
             )
         except Refused as exc:
+            if not isinstance(exc, Failed):
+                self._parts.refused(connecting.scope, exc, self.conn)
             self._refuse(ident, exc)
         else:
             connecting.timer.cancel()

@@ -18,7 +18,7 @@ class Carrier(enum.Enum):
     EVENTS = enum.auto()
     LINES = enum.auto()
     BINARY = enum.auto()
-    """Replies with their lengths, which an encoding other than JSON writes."""
+    """Messages of Protobuf, each with its length before it."""
 
 
 class _Wrapped:
@@ -65,23 +65,27 @@ class CentrifugeChunks(ChunkedFormat):
         return codes.closing(code, reason)
 
 
-def stream_kinds(encoding: CentrifugeEncoding) -> dict[Carrier, StreamKind]:
-    """Return the streams of JSON. They have no heartbeat, because the session sends pings."""
-    return {
-        Carrier.EVENTS: StreamKind(
-            name="sse",
-            content_type=b"text/event-stream; charset=utf-8",
-            beat=b"",
-            wire_format=CentrifugeChunks(EventsEncoding(encoding)),
-            first=b"\r\n",
-        ),
-        Carrier.LINES: StreamKind(
-            name="http_stream",
-            content_type=b"application/json",
-            beat=b"",
-            wire_format=CentrifugeChunks(LinesEncoding(encoding)),
-        ),
-    }
+def event_stream(encoding: CentrifugeEncoding) -> StreamKind:
+    """Return a stream of events. Like the others, it has no heartbeat, because the session sends pings."""
+    return StreamKind(
+        name="sse",
+        content_type=b"text/event-stream; charset=utf-8",
+        beat=b"",
+        wire_format=CentrifugeChunks(EventsEncoding(encoding)),
+        first=b"\r\n",
+    )
+
+
+def line_stream(encoding: CentrifugeEncoding) -> StreamKind:
+    """Return a stream of lines."""
+    wire_format = CentrifugeChunks(LinesEncoding(encoding))
+    return StreamKind(name="http_stream", content_type=b"application/json", beat=b"", wire_format=wire_format)
+
+
+def binary_stream(encoding: CentrifugeEncoding) -> StreamKind:
+    """Return a stream of what `encoding` writes, in which each reply has its length before it."""
+    wire_format = CentrifugeChunks(encoding)
+    return StreamKind(name="http_stream", content_type=b"application/octet-stream", beat=b"", wire_format=wire_format)
 
 
 async def connect(session: CentrifugeSession, transport: AsgiStream | NativeStream, scope: Mapping[str, Any]) -> None:
