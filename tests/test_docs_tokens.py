@@ -1,21 +1,26 @@
 """The page about tokens is true: each sample runs as written, and each row of the table of refusals holds."""
 
+import asyncio
 import json
 import re
 import time
+import tomllib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
+import centrifuge
 import httpx
 import jwt
 import pytest
+from centrifuge import SubscribedContext, SubscriptionEventHandler, UnsubscribedContext
 from playwright.async_api import Browser, expect
 from starlette.responses import Response
 
 from tests.samples import ROOT, run_sample, samples
 from tests.test_docs_browser import Tab
+from wsgateway import Gateway
 from wsgateway.testing import Client, serve
 
 TOKENS = "docs/tokens.md"
@@ -114,10 +119,6 @@ async def test_a_token_of_one_channel_admits_to_it_and_to_nothing_else() -> None
             assert (await http.get("/live/sse?channel=room:1")).status_code == 401
 
 
-def now() -> int:
-    return int(time.time())
-
-
 BAD = {
     "none": None,
     "invalid": {"sub": 7},
@@ -149,3 +150,79 @@ async def test_the_table_of_refusals(kind: str) -> None:
         async with Client(url, "/live/ws?auth=first", additional_headers=origin, subprotocols=v1) as page:
             await page.send(json.dumps({"token": token or ""}))
             assert await page.closed() == (3500, REASONS[kind])
+
+
+async def test_on_expire_renews_the_connection_of_a_user_that_is_logged_in() -> None:
+    gateway = run_sample(TOKENS, "sessions.py").gateway
+    (secret,) = gateway.settings.token_secret
+    async with serve(gateway) as url, Client(url, **bearer(secret, sub="ann", exp=int(time.time()) + 600)):
+        (connection,) = gateway.connections
+        connection.expires_at = time.time()
+        with anyio.fail_after(20):
+            while connection.expires_at < time.time() + 60:
+                await anyio.sleep(0.02)  # the hook runs
+
+
+class Outcome(SubscriptionEventHandler):
+    """The code with which a subscription was refused, 0 if it was not."""
+
+    def __init__(self) -> None:
+        self.code: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    async def on_subscribed(self, ctx: SubscribedContext) -> None:
+        self.code.set_result(0)
+
+    async def on_unsubscribed(self, ctx: UnsubscribedContext) -> None:
+        if not self.code.done():
+            self.code.set_result(ctx.code)
+
+
+async def test_a_subscription_token_admits_its_user_to_its_channel() -> None:
+    secret = "a text of 32 bytes or more for the tests"
+    room_token = run_sample(TOKENS, "rooms.py").room_token
+    gateway = Gateway(token_secret=secret, protocols=["centrifuge"], channels={"room:*": {}})
+    async with serve(gateway) as url:
+        address = url.replace("http", "ws") + "/connection/websocket"
+        sdk = centrifuge.Client(address, token=jwt.encode({"sub": "ann"}, secret), proxy=None)
+        await sdk.connect()
+        for channel, token, code in (("room:1", room_token("ann", "room:1", secret), 0), ("room:2", "", 103)):
+            outcome = Outcome()
+            await sdk.new_subscription(channel, outcome, token=token).subscribe()
+            with anyio.fail_after(20):
+                assert await outcome.code == code
+        await sdk.disconnect()
+
+
+async def test_the_settings_of_an_identity_provider_are_settings() -> None:
+    block = re.search(r"```toml\n(.*?)```", (ROOT / TOKENS).read_text(), re.DOTALL)
+    assert block
+    gateway = Gateway(**tomllib.loads(block[1]))
+    assert gateway.settings.token_audience == ("chat",)
+
+
+@pytest.mark.parametrize(
+    ("claims", "close"),
+    [
+        (None, None),
+        ({"sub": 7}, (3500, "invalid token")),
+        ({"sub": "eve"}, (3500, "invalid token")),
+        ({"sub": "ann", "exp": 1}, (3005, "connection expired")),
+    ],
+)
+async def test_the_row_of_renewed_tokens(claims: Any, close: tuple[int, str] | None) -> None:
+    async with signed() as (module, url):
+        v1: Any = {"subprotocols": ["wsgateway.v1"], **bearer(module.SECRET, sub="ann", exp=int(time.time()) + 600)}
+        async with Client(url, "/live/ws", **v1) as ann:
+            first = (await ann.receive_json())["expires"]
+            assert 590 <= first <= 600
+            await ann.send_json({"token": jwt.encode(claims, module.SECRET) if claims else "", "id": 1})
+            if close is not None:
+                assert await ann.closed() == close
+                return
+            refused = await ann.receive_json()
+            assert (refused["status"], refused["id"]) == (400, 1)
+            token = jwt.encode({"sub": "ann", "exp": int(time.time()) + 1200}, module.SECRET)
+            await ann.send_json({"token": token, "id": 2})
+            renewed = await ann.receive_json()
+            assert renewed["id"] == 2
+            assert 1190 <= renewed["expires"] <= 1200

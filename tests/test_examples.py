@@ -1,5 +1,6 @@
 """Each example, started with its own command, its page driven in a real browser."""
 
+import hashlib
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import httpx
 from playwright.async_api import Browser, Page, expect
 
 from tests.cable import cable
+from tests.cutting import cutting_proxy
 from tests.ports import free_port
 from tests.processes import environment
 from wsgateway.client import send
@@ -374,15 +376,28 @@ OVERLAPS = """() => {
 }"""
 
 
-async def test_the_page_with_the_centrifuge_sdk_lets_a_refused_name_try_again(browser: Browser) -> None:
-    async with example("centrifuge_js", free_port()) as url, tabs(browser, url, 1) as (page,):
+async def test_the_page_with_the_centrifuge_sdk_works_where_websockets_are_blocked(browser: Browser) -> None:
+    async with (
+        example("centrifuge_js", free_port()) as url,
+        cutting_proxy(url.removesuffix("/"), refuses_websockets=True) as proxy,
+        tabs(browser, proxy.url + "/", 1) as (page,),
+    ):
         await page.get_by_label("Your name").fill("not\u200dprintable")
         await page.get_by_role("button", name="Join").click()
         await shows(page, "you have left the table: unauthorized")
-        await sit_down(page, url, "Ann")
+        await sit_down(page, proxy.url + "/", "Ann")
+        assert proxy.refused > 0
         await write_at_the_table(page, "x" * 500)
         await shows(page, f"Ann: {'x' * 500}")
+        await expect(page.locator("#members")).to_have_text("Ann")
         await check_layout(page)
+
+
+def test_the_centrifuge_sdk_is_the_one_of_its_package() -> None:
+    folder = EXAMPLES / "centrifuge_js" / "vendor"
+    script = (folder / "centrifuge-5.8.0.js").read_bytes()  # dist/centrifuge.js of `npm pack centrifuge@5.8.0`
+    assert hashlib.sha256(script).hexdigest() == "2e9a24e8495900b030008edd8a8d3746a218a213044b5ed15635fbadac24d4b8"
+    assert "MIT License" in (folder / "centrifuge-5.8.0.LICENSE").read_text()
 
 
 PROGRAM = {"PYTHONWARNINGS": "error,ignore::ResourceWarning"}
@@ -405,14 +420,10 @@ async def test_programs_with_the_centrifuge_sdk() -> None:
         watched = await run_program("watch.py", "--url", url, "--count", "1")
         assert (watched.returncode, watched.stdout, watched.stderr) == (0, f"kitchen: {celsius[1]} °C\n", "")
         assert (await http.get("/")).json() == [{"sensor": "kitchen", "celsius": celsius[1]}]
-
-
-async def test_a_sensor_with_a_wrong_password_ends() -> None:
-    async with example("centrifuge_python", free_port()) as url:
-        sent = await run_program("sensor.py", "cellar", "water", "--url", url)
-        assert sent.returncode == 1
-        assert "unauthorized" in sent.stderr
-        assert "Traceback" not in sent.stderr
+        refused = await run_program("sensor.py", "cellar", "water", "--url", url)
+        assert refused.returncode == 1
+        assert "unauthorized" in refused.stderr
+        assert "Traceback" not in refused.stderr
 
 
 async def test_a_watcher_goes_on_after_a_restart() -> None:

@@ -253,6 +253,8 @@ class V1Session(Session):
             reason = "since belongs to the first object, with ?auth=first"
         elif not self._parts.identity.is_required:
             reason = "a token is sent as the first object, with ?auth=first, because the gateway itself checks none"
+        elif not command.token:
+            reason = "token: it is empty, send a new token"
         elif self._task is not None and not self._task.done():
             reason = "an earlier token is still being checked"
         else:
