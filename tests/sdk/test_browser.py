@@ -149,9 +149,12 @@ async def test_over_a_roll_nothing_is_missed(browser: Browser, tmp_path: Path) -
             assert len(recoveries) >= 2
             assert recoveries[1:] == [[True, True]] * (len(recoveries) - 1)
         codes = {name: set(await page.evaluate("codes")) for name, page in pages.items()}
-        # 5.5 may handle the end of an HTTP stream before what arrived with it, and then reports a lost transport
-        codes["centrifuge-oldest", "http_stream"] -= {1, 3001}
-        assert codes == {**dict.fromkeys(pages, {0, 3001}), ("centrifuge-oldest", "http_stream"): {0}}
+        for name, page in pages.items():
+            codes = set(await page.evaluate("codes"))
+            # 5.5 may handle the end of an HTTP stream before what arrived with it, and then reports a lost transport
+            lost = {1} if name == ("centrifuge-oldest", "http_stream") else set[int]()
+            assert codes <= {0, 3001} | lost
+            assert codes > {0}
 
 
 @pytest.mark.parametrize(("blocked", "carrier"), [((), "http_stream"), (("http_stream",), "sse")])
