@@ -92,6 +92,7 @@ async def test_what_a_client_of_centrifuge_is_refused_is_raised() -> None:
             with pytest.raises(Refused, match="404 102 unknown channel"):
                 await ann.call("subscribe", channel="nowhere")
             assert await ann.call("unsubscribe", channel="nowhere") == {}
+            assert await ann.call("subscribe", channel="room:2") == await ann.subscribed("room:2")
 
     class Closed:
         async def on_handshake(self, event: HandshakeEvent) -> None:
@@ -129,3 +130,8 @@ async def test_a_plain_client_has_its_channels_in_the_url() -> None:
     async with serve(gateway) as url, Client(url, protocol="plain", channels=["news"]) as ann:
         await gateway.publish("hi", channel="news")
         assert await ann.receive() == "hi"
+
+
+def test_a_protocol_that_does_not_exist_is_a_value_error() -> None:
+    with pytest.raises(ValueError, match="use one of plain, v1, centrifuge"):
+        Client("http://127.0.0.1:1", protocol="centrifugo")  # type: ignore[arg-type]  # what the test is about

@@ -108,8 +108,8 @@ class Client:
             assert (await ann.receive_json())["message"] == "hi"
 
     `protocol` is by default `v1` with `channels` or `since`, otherwise `plain`. A client of `centrifuge` is connected
-    once the gateway has accepted its `connect`, whose result is `connected`. Its pings are answered. `token` is sent as
-    the protocol does it.
+    once the gateway has accepted its `connect`, whose result is `connected`; `Refused` is raised if the gateway refuses
+    it. It answers pings while it receives. `token` is sent as the protocol does it.
     """
 
     def __init__(
@@ -125,12 +125,15 @@ class Client:
     ) -> None:
         if protocol is None:
             protocol = "plain" if channels is None and since is None else "v1"
+        if protocol not in _PATHS:
+            raise ValueError(f"protocol {protocol!r} does not exist, use one of {', '.join(_PATHS)}")
         self.connected: dict[str, Any] = {}
         """The result of `connect`, for a client of `centrifuge`."""
         self.socket: ClientConnection
         self._first: list[dict[str, Any]] = []
         self._idents = count(1)
         self._subscribing: dict[str, int] = {}
+        self._subs: dict[str, Any] = {}
         self._is_centrifuge = protocol == "centrifuge"
         self._lines: deque[str] = deque()
         self._passed_over: deque[str | bytes] = deque()
@@ -140,7 +143,8 @@ class Client:
         else:
             path = _with_channels(path, channels or (), since or {})
             if token:
-                options.setdefault("additional_headers", {})["Authorization"] = f"Bearer {token}"
+                headers = dict(options.pop("additional_headers", None) or {})
+                options["additional_headers"] = {**headers, "Authorization": f"Bearer {token}"}
         if protocol == "v1":
             options.setdefault("subprotocols", [Subprotocol(SUBPROTOCOL)])
         self._connecting = connect(websocket_url(url) + path, **options)
@@ -166,6 +170,7 @@ class Client:
             try:
                 await self.send("\n".join(map(json.dumps, self._first)))
                 self.connected = await self._result(self._first[0]["id"])
+                self._subs.update(self.connected.get("subs", {}))
             except BaseException:
                 await self.socket.close()
                 raise
@@ -190,10 +195,11 @@ class Client:
         Other messages that arrive meanwhile are kept for `receive`.
         """
         command = self._command(method, **fields)
-        if method == "subscribe":
-            self._subscribing[fields["channel"]] = command["id"]
         await self.send_json(command)
-        return await self._result(command["id"])
+        result = await self._result(command["id"])
+        if method == "subscribe":
+            self._subs[fields["channel"]] = result
+        return result
 
     async def receive(self) -> str | bytes:
         """Return the next message. Raise `TimeoutError`, and `websockets.ConnectionClosed` after the close."""
@@ -231,10 +237,9 @@ class Client:
         return answer
 
     async def _subscribed(self, channel: str) -> Any:
-        subs = self.connected.get("subs", {})
-        if channel in subs:
-            return subs[channel]
-        ident = self._subscribing.get(channel)
+        if channel in self._subs:
+            return self._subs.pop(channel)
+        ident = self._subscribing.pop(channel, None)
         if ident is not None:
             return await self._result(ident)
         push = (await self._wait_for(lambda row: _is_subscribe(row, channel)))["push"]

@@ -96,6 +96,7 @@ export class Kit {
       emulationEndpoint: this.url + "/emulation",
       minReconnectDelay: 50,
       maxReconnectDelay: 1000,
+      timeout: LIMIT,
       ...options,
     });
     this.#clients.push(client);

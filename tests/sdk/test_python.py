@@ -68,7 +68,7 @@ class Sdk:
 
         events = Events()
         handler: Any = events  # it has the methods of a ClientEventHandler, made when they are asked for
-        given = {"get_token": get_token, "min_reconnect_delay": 0.05, "proxy": None, **options}
+        given = {"get_token": get_token, "timeout": LIMIT, "min_reconnect_delay": 0.05, "proxy": None, **options}
         client = centrifuge.Client(self.url, events=handler, use_protobuf=self.use_protobuf, **given)
         self.clients.append(client)
         return client, events
@@ -347,6 +347,7 @@ async def test_its_own_channel(sdk: Sdk) -> None:
     assert events.is_empty("on_subscribed")
 
 
+@pytest.mark.parametrize("url", ["alone"], indirect=True)
 async def test_a_token_is_renewed_before_it_expires(sdk: Sdk, channel: str) -> None:
     renewed = asyncio.Event()
     asked: list[str] = []
@@ -380,6 +381,7 @@ RECONNECTS = (3001, 3004, 3005, 3006, 3008, 3009, 3010, 3011, 3012, 3013, 3014, 
 IS_FINAL = (3500, 3501, 3502, 3503, 3504, 3505, 3507, 3508, 3509, 4500, 4999)
 
 
+@pytest.mark.parametrize("url", ["alone", "redis"], indirect=True)
 async def test_a_code_decides_whether_to_reconnect(sdk: Sdk) -> None:
     async def check(code: int, expected: str) -> None:
         client, events = sdk.client()

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from wsgateway import CloseEvent, Gateway, HandshakeEvent, OpenEvent, Refused, SubscribeEvent
+from wsgateway import CloseEvent, Gateway, HandshakeEvent, MessageEvent, OpenEvent, Refused, SubscribeEvent
 from wsgateway.testing import Client, RecordingListener, serve
 
 ROOM: Any = {"public": True, "clients": ["subscribe", "publish"], "history": 10, "presence": True}
@@ -352,6 +352,20 @@ async def test_members_have_the_info_that_the_hook_has_set() -> None:
         await client.call("publish", channel="room:1", data={"a": 1})
         _, publication = await pushes(client, 2)
         assert publication["pub"]["info"] == {"user": "ann", "client": ident}
+
+
+@pytest.mark.parametrize("command", [{"subscribe": {"channel": "asked:1"}}, {"rpc": {}}, {"send": {"data": 1}},
+                                     {"publish": {"channel": "room:1", "data": 1}}])  # fmt: skip
+async def test_a_hook_may_close_the_client(command: dict[str, Any]) -> None:
+    class Closing:
+        async def on_message(self, event: MessageEvent) -> None:
+            raise Refused(403, "enough", close=4001)
+
+        on_subscribe = on_request = on_message
+
+    async with serve(served(Closing())) as url, centrifuge(url) as client:
+        await client.send_json(command if "send" in command else {"id": 9, **command})
+        assert await client.closed() == (4001, "enough")
 
 
 # The channel of broadcasts

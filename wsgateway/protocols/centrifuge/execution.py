@@ -8,7 +8,7 @@ from typing import Any, assert_never
 from wsgateway.config.namespaces import check_name
 from wsgateway.config.settings import Settings
 from wsgateway.config.values import Keep
-from wsgateway.exceptions import ChannelError, HistoryError, MessageError, TooManyChannels
+from wsgateway.exceptions import ChannelError, HistoryError, MessageError, Refused, TooManyChannels
 from wsgateway.frames import Bundle, Publication, RequestFrame, SubscribedFrame
 from wsgateway.hub.channel import Grant, Outdated, Wanted
 from wsgateway.hub.shared_history import Appended
@@ -97,7 +97,7 @@ class ExecutingSession(ExpiringSession):
                 case Send():
                     payload = payload_of(request.data)
                     if payload is not None:
-                        self._message(payload, size, Target(), None)
+                        self._message(payload, size, Target(), 0)
                 case Rpc():
                     self._invoke(ident, request, size)
                 case Presence() | PresenceStats() | History():
@@ -130,6 +130,13 @@ class ExecutingSession(ExpiringSession):
         if ident:
             self.outbox.put(Reply.error(ident, code))
 
+    def _refuse(self, ident: int, refused: Refused, *, is_request: bool = False) -> None:
+        """Answer a command that was refused with an error, or close the client if the hook has said so."""
+        if refused.close is not None:
+            self.outbox.close(refused.close, refused.reason)
+        elif ident:
+            self.outbox.put(Reply.error(ident, code_of(refused, is_request=is_request)))
+
     # Messages
 
     def _publish(self, ident: int, request: Publish, size: int) -> None:
@@ -146,8 +153,9 @@ class ExecutingSession(ExpiringSession):
         if channel and channel == self.broadcast_channel:
             raise Failed(ErrorCode.UNKNOWN_CHANNEL)
 
-    def _message(self, payload: Payload, size: int, target: Target, ident: int | None) -> None:
-        answer = None if ident is None else partial(self._answer_publish, ident)
+    def _message(self, payload: Payload, size: int, target: Target, ident: int) -> None:
+        """Handle a message. `ident` is 0 if the client expects no reply."""
+        answer = partial(self._answer_publish, ident)
         self._parts.dispatcher.message(
             self.conn,
             self._inbox,
@@ -161,15 +169,17 @@ class ExecutingSession(ExpiringSession):
     def _answer_publish(self, ident: int, call: Call) -> None:
         assert isinstance(call, MessageCall)
         if call.error is not None:
-            self._fail(ident, code_of(refusal_of(call)), call)
+            self._refuse(ident, refusal_of(call))
         elif call.receipt is not None and call.receipt.appending is not None:
             call.receipt.appending.add_done_callback(partial(self._answer_stored, ident))
-        else:
+        elif ident:
             self._reply(ident, "publish", call)
 
     def _answer_stored(self, ident: int, appending: asyncio.Future[Appended]) -> None:
         """Answer a `publish` when a shared history has stored it, or has not."""
         error = HistoryError("the gateway is stopping") if appending.cancelled() else appending.exception()
+        if not ident:
+            return
         if error is None:
             self.outbox.put(Reply(ident, "publish", {}))
         elif isinstance(error, HistoryError):
@@ -193,7 +203,7 @@ class ExecutingSession(ExpiringSession):
     def _answer_invoke(self, ident: int, call: RequestCall) -> None:
         self.requests.end()
         if call.error is not None:
-            self._fail(ident, code_of(refusal_of(call), is_request=True), call)
+            self._refuse(ident, refusal_of(call), is_request=True)
             return
         fields: Fields = {} if call.reply is None else {"data": call.reply}
         self.outbox.put(Reply(ident, "rpc", fields, payload=b"" if call.reply is None else call.reply.payload))
@@ -275,13 +285,13 @@ class ExecutingSession(ExpiringSession):
         channels, wanted, grant = self._parts.channels, call.wanted, call.grant
         try:
             if call.error is not None:
-                raise Failed(code_of(refusal_of(call)))
+                raise refusal_of(call)
             may_fail = asking.request.recover and asking.request.flag & ERROR_IF_LOST and grant.loaded_at is None
             if may_fail and self._has_history(wanted.channel) and not channels.can_recover(wanted, grant.page):
                 raise Failed(ErrorCode.UNRECOVERABLE_POSITION)
             channels.subscribe(self.conn, wanted, grant, answer=partial(self._reply_subscribed, asking, grant))
-        except Failed as exc:
-            self._fail(asking.ident, exc.code, call)
+        except Refused as exc:
+            self._refuse(asking.ident, exc)
         except TooManyChannels:
             self._fail(asking.ident, ErrorCode.LIMIT_EXCEEDED, call)
         except ChannelError:
@@ -351,7 +361,7 @@ class ExecutingSession(ExpiringSession):
     def _answer_query(self, ident: int, method: str, call: Call) -> None:
         assert isinstance(call, QueryCall)
         if call.error is not None:
-            self._fail(ident, code_of(refusal_of(call)), call)
+            self._refuse(ident, refusal_of(call))
         else:
             self.outbox.put(Reply(ident, method, call.result))
 

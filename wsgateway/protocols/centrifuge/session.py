@@ -198,7 +198,7 @@ class CentrifugeSession(ExecutingSession):
         request, connecting = command.request, self._connecting
         assert connecting is not None
         if not isinstance(request, Connect):
-            self._refuse(command.ident, Failed(ErrorCode.BAD_REQUEST))
+            self._refuse_connect(command.ident, Failed(ErrorCode.BAD_REQUEST))
             return
         self._stage = Stage.CONNECTING
         self.outbox.transport = HeldTransport(self._transport.name)
@@ -216,7 +216,7 @@ class CentrifugeSession(ExecutingSession):
         except Refused as exc:
             if not isinstance(exc, Failed):
                 self._parts.refused(connecting.scope, exc, self.conn)
-            self._refuse(ident, exc)
+            self._refuse_connect(ident, exc)
         else:
             connecting.timer.cancel()
             self._stage = Stage.OPEN
@@ -246,7 +246,7 @@ class CentrifugeSession(ExecutingSession):
         connecting.offsets = {name: sub.offset for name, sub in recovering.items()}
         return {name: position_of(sub.epoch, sub.offset) for name, sub in recovering.items()}
 
-    def _refuse(self, ident: int, refused: Refused) -> None:
+    def _refuse_connect(self, ident: int, refused: Refused) -> None:
         """Answer `connect` with an error, or close the client. Any further command closes it."""
         self._stage = Stage.REFUSED
         cause = refused.__cause__
