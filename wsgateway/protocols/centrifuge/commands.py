@@ -177,7 +177,7 @@ def read_frame(data: str | bytes) -> list[Command]:
 
 
 def _lines(frame: bytes) -> Iterable[bytes]:
-    if b"\n" not in frame:
+    if b"\n" not in frame and frame:
         return (frame,)
     return [line for line in frame.split(b"\n") if line and not line.isspace()]
 
