@@ -148,7 +148,6 @@ async def test_over_a_roll_nothing_is_missed(browser: Browser, tmp_path: Path) -
             recoveries = await page.evaluate("recoveries")
             assert len(recoveries) >= 2
             assert recoveries[1:] == [[True, True]] * (len(recoveries) - 1)
-        codes = {name: set(await page.evaluate("codes")) for name, page in pages.items()}
         for name, page in pages.items():
             codes = set(await page.evaluate("codes"))
             # 5.5 may handle the end of an HTTP stream before what arrived with it, and then reports a lost transport
