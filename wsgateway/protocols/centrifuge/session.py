@@ -190,9 +190,11 @@ class CentrifugeSession(ExecutingSession):
     def expect_connect(self, scope: Mapping[str, Any]) -> None:
         """Wait for `connect`, at most `handshake_timeout` seconds."""
         self.is_accepted = True
-        timer = Deadline(self._parts.timers, partial(self.outbox.close, STALE, ""))
-        timer.set(asyncio.get_running_loop().time() + self._parts.settings.handshake_timeout)
-        self._connecting = Connecting(scope, timer)
+        self._connecting = Connecting(scope, Deadline(self._parts.timers, partial(self.outbox.close, STALE, "")))
+        self._limit_wait(self._connecting)
+
+    def _limit_wait(self, connecting: Connecting) -> None:
+        connecting.timer.set(asyncio.get_running_loop().time() + self._parts.settings.handshake_timeout)
 
     def _begin_connect(self, command: Command) -> None:
         request, connecting = command.request, self._connecting
@@ -201,6 +203,7 @@ class CentrifugeSession(ExecutingSession):
             self._refuse_connect(command.ident, Failed(ErrorCode.BAD_REQUEST))
             return
         self._stage = Stage.CONNECTING
+        connecting.timer.cancel()  # `on_handshake` has a time limit of its own
         self.outbox.transport = HeldTransport(self._transport.name)
         task = self._connect(command.ident, request, connecting)
         connecting.task = eager_task(task, asyncio.get_running_loop())
@@ -214,11 +217,12 @@ class CentrifugeSession(ExecutingSession):
                 connecting.scope, introduction=introduction, asked=Asked((), since), asks_now=False
             )
         except Refused as exc:
-            if not isinstance(exc, Failed):
-                self._parts.refused(connecting.scope, exc, self.conn)
+            if self.outbox.closing is None:  # else the client has disconnected, or the gateway stops
+                if not isinstance(exc, Failed):
+                    self._parts.refused(connecting.scope, exc, self.conn)
+                self._limit_wait(connecting)  # for the client to disconnect
             self._refuse_connect(ident, exc)
         else:
-            connecting.timer.cancel()
             self._stage = Stage.OPEN
             fields: Fields = {} if chosen.reply is None else {"data": chosen.reply}
             self._open_with(ident, fields, connecting)
