@@ -9,7 +9,7 @@ from msgspec import Raw, Struct
 
 from wsgateway.exceptions import MessageError
 from wsgateway.frames import MAX_OFFSET, Position
-from wsgateway.messages import decode_json
+from wsgateway.messages import MAX_DEPTH, decode_json
 
 MAX_IDENT = 2**32 - 1
 """The largest id of a command."""
@@ -161,6 +161,7 @@ PONG = Command(0, "", None, 2)
 
 _DECODERS = {method: msgspec.json.Decoder(request) for method, request in METHODS.items()}
 _OBJECT = msgspec.json.Decoder(dict[str, Raw])
+_VALUE = msgspec.json.Decoder()
 _IDENT = msgspec.json.Decoder(int)
 
 _FIRST_KEYS = re.compile(rb'\s*\{\s*(?:"id"\s*:\s*(\d{1,10})\s*,\s*)?"(\w{1,20})"\s*:')
@@ -237,7 +238,7 @@ def payload_of(data: Raw | bytes) -> Payload | None:
     if not text or text == b"null":
         return None
     try:
-        value = decode_json(text)
+        value = _decoded(text)
     except MessageError:
         if isinstance(data, bytes):
             return Payload(data, None)
@@ -245,6 +246,18 @@ def payload_of(data: Raw | bytes) -> Payload | None:
     if b"\n" in text or b"\r" in text:  # in valid JSON only between tokens
         text = text.replace(b"\n", b" ").replace(b"\r", b" ")
     return None if value is None else Payload(value, text)
+
+
+def _decoded(text: bytes) -> Any:
+    """Return the JSON value in `text`, as `decode_json` does.
+
+    msgspec is faster, and accepts less, except that it allows deeper nesting.
+    """
+    try:
+        value = _VALUE.decode(text)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return decode_json(text)
+    return value if text.count(b"[") + text.count(b"{") <= MAX_DEPTH else decode_json(text)
 
 
 def position_of(epoch: str, offset: int) -> Position | None:
