@@ -19,6 +19,7 @@ from wsgateway.listeners.handshake import Introduction
 from wsgateway.protocols.centrifuge.codes import (
     BAD_REQUEST,
     CHANNEL_LIMIT,
+    INTERNAL_ERROR,
     INVALID_TOKEN,
     STALE,
     ErrorCode,
@@ -230,6 +231,8 @@ class CentrifugeSession(ExecutingSession):
         finally:
             connecting.task = None
             self.outbox.transport = self._transport
+            if self._stage is Stage.CONNECTING:  # by an error that nothing here expects
+                self.outbox.close(INTERNAL_ERROR, "")
         self._transport.wake()
         self._run_rest()
         self._read_on()
