@@ -31,9 +31,12 @@ def token_refusal(reason: str, *, closes: bool) -> Refused:
         refused = Refused.of(Refusal(401, "token", reason))
         refused.close = UNAUTHORIZED
         return refused
-    error = "" if reason == REQUIRED else f' error="invalid_token", error_description="{reason}"'
+    if reason == REQUIRED:
+        error, hint = "", "send one as `Authorization: Bearer TOKEN`, or with the option getToken of a Centrifuge SDK"
+    else:
+        error, hint = f' error="invalid_token", error_description="{reason}"', "the log of level INFO says why"
     headers = (("www-authenticate", f"Bearer{error}"),)
-    return Refused.of(Refusal(401, "token", f"{reason}, send one as `Authorization: Bearer TOKEN`", "token", headers))
+    return Refused.of(Refusal(401, "token", f"{reason}, {hint}", "token", headers))
 
 
 FetchKeys = Callable[[str | None], Awaitable["Sequence[Key]"]]
