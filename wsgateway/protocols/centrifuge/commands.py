@@ -1,7 +1,6 @@
 """The commands of a Centrifuge client, and the frames of JSON that contain them. Knows no connections."""
 
 import re
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import msgspec
@@ -174,13 +173,9 @@ def read_frame(data: str | bytes) -> list[Command]:
         frame = data.encode() if isinstance(data, str) else data
     except UnicodeEncodeError as exc:
         raise FrameError("a frame is UTF-8") from exc
-    return [_read(line) for line in _lines(frame)]
-
-
-def _lines(frame: bytes) -> Iterable[bytes]:
     if b"\n" not in frame and frame:
-        return (frame,)
-    return [line for line in frame.split(b"\n") if line and not line.isspace()]
+        return [_read(frame)]
+    return [_read(line) for line in frame.split(b"\n") if line and not line.isspace()]
 
 
 def _read(line: bytes) -> Command:
@@ -192,7 +187,7 @@ def _read(line: bytes) -> Command:
         if command is None:
             raise FrameError("a command is a JSON object") from exc
         return command
-    methods = [name for name in fields if name in METHODS]
+    methods = [*fields] if len(fields) == 1 else [name for name in fields if name in METHODS]
     if not 0 <= ident <= MAX_IDENT:
         raise FrameError("the id of a command is out of range")
     if not ident and not fields:
@@ -204,6 +199,8 @@ def _read(line: bytes) -> Command:
     method = methods[0]
     try:
         request = _DECODERS[method].decode(fields[method])
+    except KeyError:
+        return Command(ident, "", None, len(line))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return Command(ident, method, None, len(line), is_malformed=True)
     return Command(ident, method, request, len(line))
