@@ -72,3 +72,16 @@ async def test_a_client_that_is_closed_meanwhile_is_not_reported_as_refused(is_g
     assert not made.session.is_open
     assert made.refused == []
     pass_by(made, 20)
+
+
+async def test_commands_that_take_long_do_not_run_in_one_iteration(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = connecting(listener := Deciding())
+    listener.is_decided.set()
+    await settled()
+    made.session.outbox.clear()
+    monkeypatch.setattr("wsgateway.protocols.centrifuge.session.TURN", -1)
+    frame = "\n".join(f'{{"id":{number},"ping":{{}}}}' for number in range(2, 5))
+    assert made.session.received(frame, len(frame))
+    assert made.session.outbox.messages == 2  # the first of the frame, and one more
+    await settled()
+    assert made.session.outbox.messages == 3

@@ -35,7 +35,14 @@ from wsgateway.protocols.centrifuge.commands import (
     Subscribe,
     Unsubscribe,
 )
-from wsgateway.protocols.centrifuge.replies import PingFrame, client_info, push_of, reply_of, tags_of
+from wsgateway.protocols.centrifuge.replies import (
+    PingFrame,
+    client_info,
+    publication_fields,
+    push_of,
+    reply_of,
+    tags_of,
+)
 
 _TEXT = Kind.TEXT  # faster to read than an attribute of an enum on Python 3.11
 
@@ -169,13 +176,13 @@ def _fill(target: Any, fields: Mapping[str, Any]) -> None:
 
 
 def _fill_inner(target: Any, value: Any) -> None:
-    """Fill a message, which is present even if it is empty, a list of messages, or a map."""
+    """Fill a message, which is present even if it is empty, a list of publications, or a map."""
     if isinstance(target, Generated):
         target.SetInParent()
         _fill(target, value)
     elif isinstance(value, list):
-        for item in value:
-            _fill(target.add(), item)
+        for publication in value:
+            _fill(target.add(), publication_fields(publication))
     else:
         for key, item in value.items():
             if isinstance(item, dict):

@@ -1,6 +1,7 @@
 """What a Centrifuge client receives besides publications. An encoding writes it as JSON or as Protobuf.
 
-The fields have the names of the protocol, which JSON and Protobuf share. A field for a payload has a `Message`.
+The fields have the names of the protocol, which JSON and Protobuf share. A field for a payload has a `Message`, and
+`publications` is a list of `Publication`.
 """
 
 from collections.abc import Iterable, Mapping

@@ -50,6 +50,9 @@ FRAME_PINGS = b"cf_ws_frame_ping_pong=true"
 MAX_AT_ONCE = 100
 """Commands of a frame that are handled in one iteration of the event loop. The outbox has space for their replies."""
 
+TURN = 0.02
+"""Seconds after which no further command of a frame is handled in the same iteration, because some take long."""
+
 MAX_NAME, MAX_VERSION = 16, 64
 """Characters of the name and the version of a client library that are kept."""
 
@@ -147,12 +150,12 @@ class CentrifugeSession(ExecutingSession):
 
     def _run_rest(self) -> None:
         """Handle the rest of the frame, as far as possible now."""
-        rest, left = self._rest, MAX_AT_ONCE
+        rest, left, began = self._rest, MAX_AT_ONCE, time.monotonic()
         while rest and self.outbox.closing is None and self._stage is not Stage.CONNECTING:
             if not left:  # on plain ASGI, the replies are written between two iterations of the event loop
                 asyncio.get_running_loop().call_soon(self._run_rest)
                 return
-            left -= 1
+            left = 0 if time.monotonic() - began > TURN else left - 1
             if self._inbox.is_full and not self._may_overfill():
                 self._inbox.when_space(self._run_rest)
                 return
