@@ -23,7 +23,7 @@ PAGE = '<!doctype html><link rel=icon href="data:,"><body><script src="/centrifu
 LOGIN: Any = {"username": "ann", "password": "wonderland"}
 
 
-SHOP = re.findall(
+SHOP: str = re.findall(
     r"^```html\n(<!-- shop.html -->\n.*?)^```$", (ROOT / CENTRIFUGE).read_text(), re.DOTALL | re.MULTILINE
 )[0]
 

@@ -253,7 +253,9 @@ class V1Session(Session):
         if command.since:
             reason = "since belongs to the first object, with ?auth=first"
         elif not self._parts.identity.is_required:
-            reason = "a token is sent as the first object, with ?auth=first, because the gateway itself checks none"
+            reason = (
+                "send a token as the first object, with ?auth=first, because the gateway itself does not check tokens"
+            )
         elif not command.token:
             reason = "token: it is empty, send a new token"
         elif self._task is not None and not self._task.done():

@@ -409,7 +409,7 @@ async def test_a_namespace_that_contains_the_channel_of_broadcasts_is_a_warning(
     gateway = Gateway(protocols=["centrifuge"], channels={"*": {"public": True}})
     async with gateway.lifespan():
         pass
-    assert 'in the channel "default", which [channels."*"] contains' in caplog.text
+    assert 'in the channel "default", which [channels."*"] matches' in caplog.text
 
 
 # The end

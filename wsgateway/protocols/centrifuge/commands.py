@@ -139,7 +139,7 @@ class Command(NamedTuple):
     """One command of a frame.
 
     `ident` is 0 for the commands without an id: `send`, and the pong, whose `method` is empty. `request` is None if
-    the method is unknown, or the fields are wrong, which `is_malformed` tells. `size` is its bytes.
+    the method is unknown, or, with `is_malformed`, if the fields are wrong. `size` is in bytes.
     """
 
     ident: int
@@ -209,7 +209,8 @@ def _read(line: bytes) -> Command:
 def _read_without_payload(line: bytes) -> Command | None:
     """Return the command in `line` if only its data cannot be read: it has a lone surrogate, or is nested too deeply.
 
-    Such data costs the client an error, not its connection: a page may cut a text in the middle of an emoji.
+    Such data is answered with an error, and does not close the connection, because a page may cut a text in the middle
+    of an emoji.
     """
     try:
         decode_json(line)

@@ -126,5 +126,5 @@ def tags_of(message: Message) -> Mapping[str, str] | None:
 
 
 def size_of(publications: Iterable[Publication]) -> bytes:
-    """Return bytes as many as the payloads of `publications` have, for the outbox of a client."""
+    """Return as many zero bytes as the payloads of `publications` have, which count in the outbox of a client."""
     return bytes(sum(len(each.payload) for each in publications))

@@ -86,7 +86,7 @@ class HeldTransport:
 
 
 class Connecting:
-    """What is kept of a session until its client is admitted. `subs` are the results of its subscriptions."""
+    """The state of a session until its client is admitted. `subs` are the results of its subscriptions."""
 
     __slots__ = ("offsets", "scope", "subs", "task", "timer")
 
