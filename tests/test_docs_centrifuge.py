@@ -9,6 +9,7 @@ import anyio
 import pytest
 from playwright.async_api import Browser
 from starlette.responses import FileResponse, Response
+from starlette.routing import Route
 
 from tests.cutting import cutting_proxy
 from tests.samples import ROOT, run_sample, samples
@@ -22,11 +23,17 @@ PAGE = '<!doctype html><link rel=icon href="data:,"><body><script src="/centrifu
 LOGIN: Any = {"username": "ann", "password": "wonderland"}
 
 
+SHOP: str = re.findall(
+    r"^```html\n(<!-- shop.html -->\n.*?)^```$", (ROOT / CENTRIFUGE).read_text(), re.DOTALL | re.MULTILINE
+)[0]
+
+
 @asynccontextmanager
-async def served(page: str, name: str) -> AsyncIterator[tuple[Any, str]]:
-    """Serve a sample, and a page that has loaded the SDK. Yield the sample's module, and the URL."""
+async def served(page: str, name: str, html: str = PAGE) -> AsyncIterator[tuple[Any, str]]:
+    """Serve a sample, and `html` as its page. Yield the sample's module, and the URL."""
     module = run_sample(page, name)
-    module.app.add_route("/", lambda request: Response(PAGE, media_type="text/html"))
+    own_page = Route("/", lambda request: Response(html, media_type="text/html"))
+    module.app.router.routes.insert(0, own_page)  # before the sample's, which is a file
     module.app.add_route("/centrifuge.js", lambda request: FileResponse(SDK))
     async with serve(module.app) as url:
         yield module, url
@@ -35,20 +42,23 @@ async def served(page: str, name: str) -> AsyncIterator[tuple[Any, str]]:
 @asynccontextmanager
 async def tab(browser: Browser, url: str) -> AsyncIterator[Tab]:
     async with await browser.new_context(http_credentials=LOGIN) as context:
+        await context.route("https://unpkg.com/centrifuge@5.8.0/**", lambda route: route.fulfill(path=SDK))
         page = await context.new_page()
+        lines = Tab(page)
         await page.goto(url + "/")
-        yield Tab(page)
+        yield lines
 
 
 def sample(name: str) -> str:
+    if name == "shop":
+        return str(SHOP.partition('<script type="module">\n')[2].removesuffix("</script>\n"))
     return samples(CENTRIFUGE, "js")[name]
 
 
 async def test_a_page_in_ten_lines(browser: Browser) -> None:
     lines = [line for line in sample("shop").splitlines() if line.strip()]
     assert len(lines) <= 12
-    async with served(CENTRIFUGE, "shop.py") as (module, url), tab(browser, url) as page:
-        await page.run(sample("shop"))
+    async with served(CENTRIFUGE, "shop.py", SHOP) as (module, url), tab(browser, url) as page:
         await page.shows("received hi 1")
         await page.shows("tea costs 3")
         await module.gateway.disconnect(list(module.gateway.connections), code=3011)

@@ -347,7 +347,7 @@ class MessageError(GatewayError, ValueError):
 
 
 class TokenRefused(GatewayError):  # noqa: N818  named as `Refused` is
-    """A token that does not count. Neither the message nor an attribute contains any part of the token.
+    """A token that is not accepted. Neither the message nor an attribute contains any part of the token.
 
     `reason` is the text for a client: `invalid token` or `token expired`. `detail` is the reason for the log. With
     `is_expired`, its `exp` has passed, and with `is_over`, its `expire_at`. With `is_foreign`, it is a valid token of

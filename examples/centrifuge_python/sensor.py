@@ -8,10 +8,20 @@ import sys
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-from centrifuge import CentrifugeError, Client, ClientEventHandler, DisconnectedContext, UnauthorizedError
+from centrifuge import (
+    CentrifugeError,
+    Client,
+    ClientEventHandler,
+    DisconnectedContext,
+    ErrorContext,
+    UnauthorizedError,
+)
 
 
 class Events(ClientEventHandler):
+    async def on_error(self, ctx: ErrorContext) -> None:
+        print(f"not connected: {ctx.error}", file=sys.stderr)  # the SDK tries again
+
     async def on_disconnected(self, ctx: DisconnectedContext) -> None:
         if ctx.code:  # 0: this program has disconnected
             print(f"disconnected: {ctx.reason}", file=sys.stderr)
@@ -26,7 +36,8 @@ def fetch_token(url: str, name: str, password: str) -> str:
     except HTTPError as exc:
         with exc:
             if exc.code == 401:
-                raise UnauthorizedError("wrong name or password") from None  # the SDK does not try again
+                print("wrong name or password", file=sys.stderr)
+                raise UnauthorizedError from None  # the SDK does not try again
         raise
 
 

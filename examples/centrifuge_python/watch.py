@@ -2,8 +2,21 @@
 
 import argparse
 import asyncio
+import sys
 
-from centrifuge import Client, PublicationContext, SubscribedContext, SubscriptionEventHandler
+from centrifuge import (
+    Client,
+    ClientEventHandler,
+    ErrorContext,
+    PublicationContext,
+    SubscribedContext,
+    SubscriptionEventHandler,
+)
+
+
+class Events(ClientEventHandler):
+    async def on_error(self, ctx: ErrorContext) -> None:
+        print(f"not connected: {ctx.error}", file=sys.stderr)  # the SDK tries again
 
 
 class Temperatures(SubscriptionEventHandler):
@@ -25,7 +38,7 @@ async def main() -> None:
     options = parser.parse_args()
 
     address = f"{options.url.rstrip('/').replace('http', 'ws', 1)}/live/connection/websocket"
-    client, temperatures = Client(address, name="watcher"), Temperatures()
+    client, temperatures = Client(address, Events(), name="watcher"), Temperatures()
     await client.connect()
     await client.new_subscription("temperatures", temperatures).subscribe()
     printed = 0

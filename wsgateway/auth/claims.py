@@ -26,7 +26,8 @@ class SubscriptionOptions:
 class ConnectionClaims:
     """The claims of a valid connection token. `expires_at` is in seconds since the epoch, None if it never expires.
 
-    `channels` has the names to subscribe to, and patterns such as `room:*`, which let in what the client asks for.
+    `channels` has the names to subscribe to, and patterns such as `room:*`, which admit the client to
+    the channels that it asks for.
     """
 
     user: str

@@ -167,7 +167,7 @@ class Signatures:
             self._jws.register_algorithm(name, _Prepared(known.get_algorithm_by_name(name)))
 
     def header(self, token: str) -> Header:
-        """Return the header of `token`, which nothing vouches for yet. Raise `TokenRefused`."""
+        """Return the header of `token`, whose signature is not checked. Raise `TokenRefused`."""
         if len(token) > MAX_TOKEN:
             raise TokenRefused(f"it has more than {MAX_TOKEN} characters")
         encoded, _, _ = token.partition(".")

@@ -119,7 +119,7 @@ class Settings(Declared):
     token_issuer: tuple[str, ...] = setting((), "issuers of tokens (`iss`); empty allows all")
     token_audience: tuple[str, ...] = setting((), "audiences of tokens (`aud`); empty allows all")
     token_user_claim: str = setting("sub", "claim of a token that names the user", kind=Kind.CLAIM)
-    token_leeway: float = setting(5.0, "seconds by which the clocks of issuer and gateway may differ", least=0)
+    token_leeway: float = setting(5.0, "seconds by which the clocks of the issuer and the gateway may differ", least=0)
     token_cookie: str | None = setting(None, "name of a cookie that contains the token", kind=Kind.COOKIE)
     anonymous: bool = setting(False, "whether clients without a token may connect where tokens are checked")
     ping_interval: float = setting(25.0, "seconds between pings", least=0.05)
@@ -144,7 +144,7 @@ class Settings(Declared):
     )
     protocols: tuple[str, ...] = setting(
         USUAL_PROTOCOLS,
-        "protocols that clients may use: plain, v1, sse, which includes all streams, and centrifuge",
+        "protocols that clients may use: plain, v1, sse (which includes `/stream`), centrifuge",
         choices=PROTOCOLS,
     )
     centrifuge_channel: str | None = setting(
@@ -171,7 +171,7 @@ class Settings(Declared):
     )
     message_burst: int = setting(0, "burst size for `message_rate`; 0 means one second's worth", least=0)
     send_rate: float = setting(
-        0.0, "requests to `/send` per second with one key; more get 429; 0 means no limit", least=0
+        0.0, "requests to `/send` and `/api` per second with one key; more get 429; 0 means no limit", least=0
     )
     send_burst: int = setting(0, "burst size for `send_rate`; 0 means one second's worth", least=0)
     handshake_timeout: float = setting(

@@ -90,7 +90,7 @@ class CentrifugeClients:
         return self._json
 
     def _add_protobuf(self, channel: str, log: GatewayLog) -> ClientProtocol:
-        """Add the stream of Protobuf, and return what a client of a WebSocket gets that asks for Protobuf."""
+        """Add the stream in Protobuf, and return the protocol of a WebSocket client that asks for Protobuf."""
         try:
             from wsgateway.protocols.centrifuge.protobuf import ProtobufEncoding
             from wsgateway.protocols.centrifuge.protobuf_session import ProtobufSession
@@ -119,7 +119,7 @@ def _stream(kind: StreamKind, session: type[CentrifugeSession]) -> StreamProtoco
 
 
 def emulation_reader() -> Callable[[bytes], tuple[str, str, bytes]] | None:
-    """Return a function that reads a request with a frame of Protobuf: its node, secret, and frame. None without it."""
+    """Return a function that reads node, secret, and frame of a request in Protobuf, None if it is not available."""
     try:
         from wsgateway.protocols.centrifuge.protobuf import read_emulation
     except Exception:  # the reason is logged when the gateway starts

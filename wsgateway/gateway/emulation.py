@@ -16,7 +16,7 @@ MAX_FORWARDED = 500
 
 BUSY = Refusal(429, "session", "too many commands wait for the listener, try again later")
 
-NO_NODE = Refusal(404, "session", "there is no such node, it has stopped; open a new stream")
+NO_NODE = Refusal(404, "session", "the node of this session is unknown or has stopped; open a new stream")
 
 
 class Emulation:

@@ -338,10 +338,13 @@ class Gateway(Messaging):
     async def _handle_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = relative_path(scope)
         if path == CENTRIFUGE_PATH and "centrifuge" not in self.settings.protocols:
-            text = f"add centrifuge to protocols to serve {path}"
+            text = f'add "centrifuge" to protocols to serve {path}'
             await self._refuse(scope, receive, send, Refusal(404, "unknown_path", text, "wrong-path"))
         elif path not in ("/", "/ws", CENTRIFUGE_PATH) and not path.startswith("/ws/"):
-            text = f"there is no WebSocket at {path[:200]}, it is at /ws"
+            also = (
+                f", or at {CENTRIFUGE_PATH} for Centrifuge clients" if "centrifuge" in self.settings.protocols else ""
+            )
+            text = f"there is no WebSocket at {path[:200]}, it is at /ws{also}"
             await self._refuse(scope, receive, send, Refusal(404, "unknown_path", text, "wrong-path"))
         elif self.state is GatewayState.STARTING:
             async with self._lock:  # held until it has started

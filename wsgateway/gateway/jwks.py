@@ -21,7 +21,7 @@ LIFETIME = 300.0
 """Seconds that a key set is used without fetching it again, unless the response has a `max-age`."""
 
 MAX_LIFETIME = 3600.0
-"""The largest `max-age` that counts, in seconds."""
+"""The maximum of a `max-age`, in seconds."""
 
 STALE = 86400.0
 """Seconds that a key set is used after its lifetime while the issuer is unreachable."""
@@ -195,7 +195,7 @@ async def in_thread(function: Callable[[], T]) -> T:
 
 
 class _SameOrigin(urllib.request.HTTPRedirectHandler):
-    """Follows no redirect to another host, whose keys would then count."""
+    """Refuses redirects to another host, whose keys would then be trusted."""
 
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str

@@ -191,8 +191,8 @@ def _warn_of_broadcast_channel(settings: Settings, log: GatewayLog) -> None:
     except ChannelError:
         return
     log.warning(
-        'Centrifuge clients receive broadcasts in the channel "%s", which [channels."%s"] contains: set '
-        "centrifuge_channel to a name that no namespace contains",
+        'Centrifuge clients receive broadcasts in the channel "%s", which [channels."%s"] matches: set '
+        "centrifuge_channel to a name that no namespace matches",
         name,
         pattern,
     )

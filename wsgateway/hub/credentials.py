@@ -1,4 +1,4 @@
-"""What the token of a connection allows, and until when. Knows neither tokens nor timers."""
+"""The credentials of a connection, which it usually has from its token. Knows neither tokens nor timers."""
 
 import math
 from collections.abc import Iterable
@@ -31,5 +31,5 @@ class Credentials:
         self._prefixes = tuple(name[:-1] for name in names if name.endswith("*"))
 
     def admits(self, channel: str) -> bool:
-        """Return whether the token lets its client into `channel`."""
+        """Return whether the token admits its client to `channel`."""
         return channel in self._names or channel.startswith(self._prefixes)

@@ -38,7 +38,7 @@ Check = Callable[[SubscribeEvent], Awaitable[bool]]
 
 
 def _admits(conn: Connection, name: str) -> bool:
-    """Return whether the token of `conn` lets its client into a channel."""
+    """Return whether the token of `conn` admits its client to a channel."""
     return conn._credentials is not None and conn._credentials.admits(name)
 
 

@@ -1,4 +1,4 @@
-"""When a connection expires: `on_expire` is called, and later the connection is closed. Knows no tokens."""
+"""Calls `on_expire` when a connection expires, and closes the connection later. Knows no tokens."""
 
 import asyncio
 import time

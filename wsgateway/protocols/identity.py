@@ -1,4 +1,4 @@
-"""Who a client is, by its token, in every protocol. Knows neither sockets nor how keys are fetched."""
+"""Identifies clients by their tokens, in every protocol. Knows neither sockets nor how keys are fetched."""
 
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -31,9 +31,15 @@ def token_refusal(reason: str, *, closes: bool) -> Refused:
         refused = Refused.of(Refusal(401, "token", reason))
         refused.close = UNAUTHORIZED
         return refused
-    error = "" if reason == REQUIRED else f' error="invalid_token", error_description="{reason}"'
+    if reason == REQUIRED:
+        error, hint = "", "send one as `Authorization: Bearer TOKEN`, or with the option getToken of a Centrifuge SDK"
+    else:
+        error, hint = (
+            f' error="invalid_token", error_description="{reason}"',
+            "the log has the reason at the level INFO",
+        )
     headers = (("www-authenticate", f"Bearer{error}"),)
-    return Refused.of(Refusal(401, "token", f"{reason}, send one as `Authorization: Bearer TOKEN`", "token", headers))
+    return Refused.of(Refusal(401, "token", f"{reason}, {hint}", "token", headers))
 
 
 FetchKeys = Callable[[str | None], Awaitable["Sequence[Key]"]]
@@ -60,7 +66,7 @@ class Identity:
         self.is_required = signatures is not None
         """Whether tokens are checked at all."""
         self.allows_anonymous = settings.anonymous
-        """Whether a client without a token is let in. A wrong token never is."""
+        """Whether a client without a token is admitted. One whose token is not valid never is."""
         self._rules = ClaimRules(settings)
         self._signatures = signatures
         self._keys = tuple(keys)
@@ -71,12 +77,12 @@ class Identity:
     async def introduce(
         self, conn: Connection, introduction: Introduction, *, check_channel: Callable[[str], None], closes: bool
     ) -> tuple[Introduction, Mapping[str, SubscriptionOptions]]:
-        """Give `conn` the user of its token, and what else the token allows.
+        """Give `conn` the user of its token, and its credentials.
 
         Return the introduction with the token and its claims, and the channels to subscribe to. A token that came with
         the request counts only if the introduction has none. Raise `Refused`, whose cause is a `TokenRefused` unless
         the token is missing; with `closes`, it closes the connection. `check_channel` raises `Refused` for a channel
-        that cannot be.
+        that cannot exist.
         """
         token = introduction.token or token_of(conn, self._cookie)
         conn.user = ""
@@ -96,7 +102,7 @@ class Identity:
         return introduction._replace(token=token, claims=claims.claims), subs
 
     async def renew(self, conn: Connection, token: str) -> None:
-        """Give `conn` what a new token of the same user allows. Its `expires_at` changes.
+        """Renew `conn` with a new token of the same user, which changes its `expires_at`.
 
         Raise what `check` raises, and `RuntimeError` if no key is configured.
         """

@@ -313,7 +313,7 @@ class Session:
         return self._requests is not None and self._requests.is_waiting and not self._inbox.is_overfull
 
     def read_on(self) -> None:
-        """Read on if nothing was read because the inbox is full, which now accepts more."""
+        """Resume reading if it was paused because the inbox was full, and the inbox now accepts more."""
         self._transport.resume()
 
     async def ask(self, message: object, name: str, seconds: float) -> object:

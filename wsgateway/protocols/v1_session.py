@@ -121,7 +121,8 @@ class V1Session(Session):
             if not self.is_accepted or self._waiting is None:
                 raise Refused.of(STOPPING)  # the client has disconnected
         except Refused as exc:
-            self._parts.refused(waiting.scope, exc, self.conn)
+            if self.outbox.closing is None:  # else the client has disconnected, or the gateway stops
+                self._parts.refused(waiting.scope, exc, self.conn)
             self._refuse(None, exc, None)
             may_return = exc.status == 429 or exc.status >= 500
             code = exc.close or (TRY_AGAIN if may_return else UNAUTHORIZED)
@@ -252,7 +253,9 @@ class V1Session(Session):
         if command.since:
             reason = "since belongs to the first object, with ?auth=first"
         elif not self._parts.identity.is_required:
-            reason = "a token is sent as the first object, with ?auth=first, because the gateway itself checks none"
+            reason = (
+                "send a token as the first object, with ?auth=first, because the gateway itself does not check tokens"
+            )
         elif not command.token:
             reason = "token: it is empty, send a new token"
         elif self._task is not None and not self._task.done():

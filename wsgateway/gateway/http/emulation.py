@@ -54,7 +54,7 @@ class FramedStreamEndpoint(Guarded):
             body = await read_body(Request(scope, receive), max_size, "max_message_size")
             frame = body if is_binary else _decoded(body)
         if not frame:
-            raise Refused.of(Refusal(400, "body", "there is no first command", "bad-body"))
+            raise Refused.of(Refusal(400, "body", "send the first commands in the body", "bad-body"))
         cors = self._context.rules.cors_headers(scope)
         await admission.admit_stream(
             scope, receive, send, path=scope["path"], protocol=protocol, headers=cors, frame=frame
@@ -131,7 +131,7 @@ def first_frame(query: bytes) -> tuple[str, bytes]:
     prefix = FRAME_PARAMETER.encode() + b"="
     frames = [pair for pair in pairs if pair.startswith(prefix)]
     if len(frames) != 1:
-        detail = f"the query contains {FRAME_PARAMETER} once, with the first commands; or post them"
+        detail = f"send the first commands in one query parameter {FRAME_PARAMETER}, or in the body of a POST"
         raise Refused.of(Refusal(400, "query", detail))
     rest = b"&".join([pair for pair in pairs if not pair.startswith(prefix)])
     try:

@@ -281,11 +281,12 @@ class Routes:
     async def unknown(self, request: Request) -> Response:
         """Refuse a path that does not exist."""
         detail = (
-            f"there is nothing at {request.url.path[:200]}; clients connect to /ws, and messages are posted to /send"
+            f"there is nothing at {request.url.path[:200]}; clients connect to /ws, and backends post to /send or /api"
         )
         if "centrifuge" in self._context.parts.settings.protocols:
             detail += (
-                "; a Centrifuge client posts to /emulation below the mount, set its emulationEndpoint to that path"
+                "; Centrifuge clients connect to /connection/websocket and post to /emulation, "
+                "so set their option emulationEndpoint to that path below the mount"
             )
         raise Refused.of(Refusal(404, "unknown_path", detail, "wrong-path"))
 

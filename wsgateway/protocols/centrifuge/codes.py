@@ -7,7 +7,7 @@ from wsgateway.exceptions import Refused, TooManyChannels
 
 
 class ErrorCode(enum.IntEnum):
-    """The code of an error reply. Its text is `message_of`."""
+    """The code of an error reply. `error_result` adds its text."""
 
     INTERNAL = 100
     UNAUTHORIZED = 101
@@ -114,7 +114,7 @@ def error_result(code: ErrorCode) -> dict[str, object]:
 
 
 def code_of(refused: Refused, *, is_request: bool = False) -> ErrorCode:
-    """Return the code for what has refused a command. `is_request` is whether that was `on_request`."""
+    """Return the code for a command that was refused. `is_request` is whether `on_request` has refused it."""
     if isinstance(refused, Failed):
         return refused.code
     if isinstance(refused.__cause__, TooManyChannels):
@@ -142,7 +142,7 @@ def unsubscribe_reason(code: int, reason: str) -> str:
 def closing(code: int, reason: str) -> tuple[int, str]:
     """Return the code and the reason with which a client of this protocol is closed.
 
-    A reason is never empty, and never JSON: centrifuge-js parses it, and then ignores the code.
+    A reason is never empty, and never JSON, because centrifuge-js parses JSON and then ignores the code.
     """
     if code == 1012:
         return SHUTDOWN, _CLOSES[SHUTDOWN]

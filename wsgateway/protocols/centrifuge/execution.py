@@ -89,20 +89,20 @@ class ExecutingSession(ExpiringSession):
         ident, request, size = command.ident, command.request, command.size
         try:
             match request:
-                case None:
-                    raise Failed(ErrorCode.BAD_REQUEST if command.is_malformed else ErrorCode.METHOD_NOT_FOUND)
-                case Subscribe():
-                    self._subscribe(ident, request, size)
-                case Unsubscribe():
-                    self._later(size, partial(self._unsubscribe, ident, request.channel))
                 case Publish():
                     self._publish(ident, request, size)
+                case Rpc():
+                    self._invoke(ident, request, size)
                 case Send():
                     payload = payload_of(request.data)
                     if payload is not None:
                         self._message(payload, size, Target(), 0)
-                case Rpc():
-                    self._invoke(ident, request, size)
+                case Subscribe():
+                    self._subscribe(ident, request, size)
+                case Unsubscribe():
+                    self._later(size, partial(self._unsubscribe, ident, request.channel))
+                case None:
+                    raise Failed(ErrorCode.BAD_REQUEST if command.is_malformed else ErrorCode.METHOD_NOT_FOUND)
                 case Presence() | PresenceStats() | History():
                     query = partial(self._query, ident, command.method, request)
                     self._parts.dispatcher.query(self.conn, self._inbox, size, query, partial(self._end_query, ident))

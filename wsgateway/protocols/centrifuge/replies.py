@@ -16,7 +16,7 @@ from wsgateway.frames import (
     SubscribedFrame,
     UnsubscribedFrame,
 )
-from wsgateway.messages import Kind, Message, encode
+from wsgateway.messages import Kind, Message, WireFormat, encode
 from wsgateway.protocols.centrifuge.codes import ErrorCode, error_result, unsubscribe_reason
 
 Fields = dict[str, Any]
@@ -41,9 +41,13 @@ class Reply(Control):
 
 
 class PingFrame(Control):
-    """The ping of the server, an empty reply. One object for all clients."""
+    """The ping of the server, an empty reply. One object for all clients of all gateways."""
 
     __slots__ = ()
+
+    def encoded(self, wire_format: WireFormat) -> bytes:
+        """Return this message in `wire_format`. Nothing is kept, because formats belong to gateways that may end."""
+        return wire_format.wire(self)
 
 
 PING = PingFrame()
@@ -126,5 +130,5 @@ def tags_of(message: Message) -> Mapping[str, str] | None:
 
 
 def size_of(publications: Iterable[Publication]) -> bytes:
-    """Return bytes as many as the payloads of `publications` have, for the outbox of a client."""
+    """Return as many zero bytes as the payloads of `publications` have, which count in the outbox of a client."""
     return bytes(sum(len(each.payload) for each in publications))

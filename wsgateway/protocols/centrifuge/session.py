@@ -86,7 +86,7 @@ class HeldTransport:
 
 
 class Connecting:
-    """What is kept of a session until its client is admitted. `subs` are the results of its subscriptions."""
+    """The state of a session until its client is admitted. `subs` are the results of its subscriptions."""
 
     __slots__ = ("offsets", "scope", "subs", "task", "timer")
 
@@ -194,12 +194,11 @@ class CentrifugeSession(ExecutingSession):
     def expect_connect(self, scope: Mapping[str, Any]) -> None:
         """Wait for `connect`, at most `handshake_timeout` seconds."""
         self.is_accepted = True
-        timer = Deadline(self._parts.timers, partial(self.outbox.close, STALE, ""))
-        self._connecting = Connecting(scope, timer)
-        self._start(timer)
+        self._connecting = Connecting(scope, Deadline(self._parts.timers, partial(self.outbox.close, STALE, "")))
+        self._limit_wait(self._connecting)
 
-    def _start(self, timer: Deadline) -> None:
-        timer.set(asyncio.get_running_loop().time() + self._parts.settings.handshake_timeout)
+    def _limit_wait(self, connecting: Connecting) -> None:
+        connecting.timer.set(asyncio.get_running_loop().time() + self._parts.settings.handshake_timeout)
 
     def _begin_connect(self, command: Command) -> None:
         request, connecting = command.request, self._connecting
@@ -208,7 +207,7 @@ class CentrifugeSession(ExecutingSession):
             self._refuse_connect(command.ident, Failed(ErrorCode.BAD_REQUEST))
             return
         self._stage = Stage.CONNECTING
-        connecting.timer.cancel()  # from here on, what decides about the client has limits of its own
+        connecting.timer.cancel()  # `on_handshake` has a time limit of its own
         self.outbox.transport = HeldTransport(self._transport.name)
         task = self._connect(command.ident, request, connecting)
         connecting.task = eager_task(task, asyncio.get_running_loop())
@@ -222,11 +221,11 @@ class CentrifugeSession(ExecutingSession):
                 connecting.scope, introduction=introduction, asked=Asked((), since), asks_now=False
             )
         except Refused as exc:
-            if not isinstance(exc, Failed) and self.outbox.closing is None:
-                self._parts.refused(connecting.scope, exc, self.conn)
+            if self.outbox.closing is None:  # else the client has disconnected, or the gateway stops
+                if not isinstance(exc, Failed):
+                    self._parts.refused(connecting.scope, exc, self.conn)
+                self._limit_wait(connecting)  # for the client to disconnect
             self._refuse_connect(ident, exc)
-            if self.outbox.closing is None:
-                self._start(connecting.timer)
         else:
             self._stage = Stage.OPEN
             fields: Fields = {} if chosen.reply is None else {"data": chosen.reply}

@@ -86,7 +86,7 @@ export function connect(url, { token, queue: limit = 100 } = {}) {
     const asked = carrier, listener = emit.first("request");
     let reply;
     try {
-      if (!listener) throw new SendError("this client answers no requests", 404);
+      if (!listener) throw new SendError("this client does not answer requests", 404);
       reply = { reply: await listener(content(object, "request"), name) ?? null, id };
       JSON.stringify(reply); // throws, such as for a BigInt
     } catch (error) {
