@@ -34,7 +34,7 @@ class Table:
 gateway = Gateway(
     listener=Table,
     protocols=["centrifuge"],
-    token_secret=SECRET,
+    token_secret=[SECRET],
     channels={"table:*": {"public": True, "clients": "subscribe, publish", "history": 100, "presence": True}},
 )
 app = FastAPI(lifespan=gateway.lifespan)

@@ -30,7 +30,7 @@ class Sensors:
 gateway = Gateway(
     listener=Sensors,
     protocols=["centrifuge"],
-    token_secret=SECRET,
+    token_secret=[SECRET],
     anonymous=True,  # a watcher needs no token
     channels={"temperatures": {"public": True, "history": 100, "keep": "last"}},  # the newest one of each sensor
 )

@@ -1,14 +1,16 @@
 """The settings of tokens."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from wsgateway import ConfigError, Settings
+from wsgateway import ConfigError, Gateway, Settings
 from wsgateway.admin.forms import changes_in
 from wsgateway.config.sources import load
 from wsgateway.config.tokens import HMAC_ALGORITHMS, PUBLIC_ALGORITHMS, usual_algorithms
+from wsgateway.config.values import convert_written
 from wsgateway.exceptions import SettingForbidden
 from wsgateway.supervisor.changes import check_remote_changes
 
@@ -135,3 +137,15 @@ def test_the_form_keeps_a_secret_that_is_left_empty() -> None:
     changes = changes_in(submitted, before)
     assert "token_secret" not in changes
     assert changes["token_user_claim"] == "uid"
+
+
+def test_a_secret_in_code_may_contain_a_comma_which_separates_keys_in_a_variable() -> None:
+    assert Gateway(token_secret="one, two").settings.token_secret == ("one, two",)
+    (spec,) = (spec for spec in fields(Settings) if spec.name == "token_secret")
+    assert convert_written(spec, "one, two", text=True) == ("one", "two")
+
+
+@pytest.mark.parametrize("name", ["token_secret", "token_public_key", "token_jwks"])
+def test_an_empty_text_in_code_does_not_turn_the_check_off(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name}: it is empty, so no token would be checked"):
+        Settings(**{name: ""})  # type: ignore[arg-type]  # each accepts text

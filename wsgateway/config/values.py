@@ -126,6 +126,8 @@ def convert(spec: Field[Any], value: object, *, text: bool = False) -> Any:
     Raise `ValueError`, which never quotes a secret. A listener must be text here, because only code can give another.
     """
     annotated, kind = _type_of(spec), kind_of(spec)
+    if spec.metadata["guards"] and isinstance(value, str) and not value.strip():
+        raise ValueError("it is empty, so no token would be checked; leave it out if you do not need it")
     if text and isinstance(value, str):
         value = _from_text(annotated, value)
     if annotated == tuple[str, ...]:
@@ -189,7 +191,7 @@ def _from_text(annotated: Any, text: str) -> object:
             return annotated(text)
         except ValueError:
             return text
-    return text
+    return parts_of(text) if annotated == tuple[str, ...] else text
 
 
 def _boolean(spec: Field[Any], value: object) -> bool:
@@ -257,7 +259,8 @@ def _string(spec: Field[Any], value: object) -> str:
 
 def _strings(spec: Field[Any], value: object) -> tuple[str, ...]:
     if isinstance(value, str):
-        parts: list[Any] = parts_of(value)
+        is_one_key = is_secret(spec) and spec.metadata["guards"]  # its parts would be easier to guess
+        parts: list[Any] = [value] if is_one_key else parts_of(value)
     elif isinstance(value, Iterable) and not isinstance(value, (Mapping, bytes, bytearray)):
         parts = list(value)
     else:
@@ -266,7 +269,8 @@ def _strings(spec: Field[Any], value: object) -> tuple[str, ...]:
         raise ValueError("it contains an item that is empty or not text")
     parts = [_text(spec, part) for part in parts]
     if is_secret(spec) and any(part != part.strip() or not part.isprintable() for part in parts):
-        raise ValueError("a key with spaces around it or control characters in it cannot be sent in a header")
+        fault = "is not accepted" if spec.metadata["guards"] else "cannot be sent in a header"
+        raise ValueError(f"a key with spaces around it or control characters in it {fault}")
     if kind_of(spec) in (Kind.ORIGINS, Kind.HOSTS):
         return tuple(_address(spec, part.strip()) for part in parts)
     choices = spec.metadata["choices"]

@@ -62,8 +62,8 @@ def warnings_of(settings: Settings) -> Iterator[str]:
     """Yield a sentence about each setting of tokens that is not secure, or has no effect."""
     if any(len(secret.encode()) < MIN_SECRET for secret in settings.token_secret):
         yield (
-            f"token_secret has a key of less than {MIN_SECRET} bytes, which may be guessed: write a longer one, such as"
-            ' that of `python -c "import secrets; print(secrets.token_urlsafe(48))"`'
+            f"token_secret has a key of less than {MIN_SECRET} bytes, which may be guessed (commas separate keys): "
+            'write a longer one, such as that of `python -c "import secrets; print(secrets.token_urlsafe(48))"`'
         )
     if not settings.checks_tokens:
         names = ("token_algorithms", "token_issuer", "token_audience", "anonymous")
