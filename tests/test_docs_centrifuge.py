@@ -51,7 +51,7 @@ async def tab(browser: Browser, url: str) -> AsyncIterator[Tab]:
 
 def sample(name: str) -> str:
     if name == "shop":
-        return SHOP.partition('<script type="module">\n')[2].removesuffix("</script>\n")
+        return str(SHOP.partition('<script type="module">\n')[2].removesuffix("</script>\n"))
     return samples(CENTRIFUGE, "js")[name]
 
 

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -13,28 +12,14 @@ import anyio.to_thread
 import pytest
 
 from tests.emulated import KINDS, Emulated
-from tests.hostile.attack import Target, own_server, plain_server, under_attack
-from tests.hostile.conftest import OPTIONS, flags
+from tests.hostile.attack import Target, under_attack
 from tests.hostile.peers import Peer, answer
 from tests.ports import free_port
 from tests.processes import serving
 from tests.raw import head, post
 
-PROTOCOLS = ["plain", "v1", "sse", "centrifuge"]
-
 BOUNDED = 40.0
 """MB that a server may need for a flood while it lasts."""
-
-
-@pytest.fixture(params=["own", "plain"], scope="module")
-def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
-    folder = tmp_path_factory.mktemp(request.param)
-    if request.param == "own":
-        with own_server(folder, *flags(OPTIONS), "--protocols", ",".join(PROTOCOLS)) as own:
-            yield own
-    else:
-        with plain_server(folder, **OPTIONS, protocols=PROTOCOLS) as plain:
-            yield plain
 
 
 def posted(stream: Emulated, *commands: Any, **fields: str) -> bytes:

@@ -65,9 +65,11 @@ class Unconnected:
 class Made:
     """A session, and what stands around it."""
 
-    def __init__(self, listener: object, **options: Any) -> None:
+    def __init__(self, listener: object, *, kind: type[Session] = PostingSession, **options: Any) -> None:
         gateway = Gateway(**options)
         self.hub = hub_of(gateway)
+        self.wheel = Wheel(0.1, lambda: None)
+        self.refused: list[Refused] = []
         channels = channels_of(gateway, self.hub)
         self.ended: list[Session] = []
         self.transport = Unconnected()
@@ -87,12 +89,12 @@ class Made:
             channels,
             self.dispatcher,
             gateway.settings,
-            Wheel(0.1, lambda: None),
+            self.wheel,
             Identity(gateway.settings, gateway.log),
             self.ended.append,
-            lambda scope, refused, conn: None,
+            lambda scope, refused, conn: self.refused.append(refused),
         )
-        self.session = PostingSession(self.conn, outbox, self.transport, parts)
+        self.session: Any = kind(self.conn, outbox, self.transport, parts)
 
     async def connect(self) -> None:
         await plain.connect(self.session, self.transport, {})

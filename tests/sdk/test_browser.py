@@ -102,7 +102,6 @@ async def test_over_a_restart_nothing_is_missed(browser: Browser, script: Path, 
                 await publish(second, range(7, 10))
                 await has_received(page, range(1, 10))
             assert await page.evaluate("recoveries[1]") == [True, True]
-            assert (await page.evaluate("codes"))[1] == 3001
 
 
 async def test_a_history_that_is_gone_is_reported(browser: Browser, script: Path) -> None:
@@ -129,11 +128,13 @@ async def test_over_a_roll_nothing_is_missed(browser: Browser, tmp_path: Path) -
     async with AsyncExitStack() as stack:
         served = stack.enter_context(serving(*config, cwd=tmp_path))
         http = await stack.enter_async_context(httpx.AsyncClient(base_url=served.url, headers=headers))
-        pages = [
-            await stack.enter_async_context(page_with(browser, served.url, script_of(package), [carrier]))
+        pages = {
+            (package, carrier): await stack.enter_async_context(
+                page_with(browser, served.url, script_of(package), [carrier])
+            )
             for package in PACKAGES
             for carrier in CARRIERS
-        ]
+        }
         roll = asyncio.create_task(asyncio.to_thread(run, "roll", "default", "--admin-url", admin, cwd=tmp_path))
         number = 0
         while not roll.done() or number < 20:
@@ -142,12 +143,17 @@ async def test_over_a_roll_nothing_is_missed(browser: Browser, tmp_path: Path) -
             assert answer.status_code == 200, answer.text
             await asyncio.sleep(0.05)  # the rate is what is tested
         assert roll.result().returncode == 0
-        for page in pages:
+        for page in pages.values():
             await has_received(page, range(1, number + 1))
             recoveries = await page.evaluate("recoveries")
             assert len(recoveries) >= 2
             assert recoveries[1:] == [[True, True]] * (len(recoveries) - 1)
-            assert set(await page.evaluate("codes")) <= {0, 3001}
+        for name, page in pages.items():
+            codes = set(await page.evaluate("codes"))
+            # 5.5 may handle the end of an HTTP stream before what arrived with it, and then reports a lost transport
+            lost = {1} if name == ("centrifuge-oldest", "http_stream") else set[int]()
+            assert codes <= {0, 3001} | lost
+            assert codes > {0}
 
 
 @pytest.mark.parametrize(("blocked", "carrier"), [((), "http_stream"), (("http_stream",), "sse")])

@@ -1,4 +1,4 @@
-"""Decides which callers may connect, send, and manage, also by their tokens. No I/O; knows no connections."""
+"""Decides which callers may connect, send, and manage, and checks tokens. No I/O; knows no connections."""
 
 from wsgateway.auth.admin import Access
 

@@ -326,6 +326,8 @@ class Channels:
 
     def _left(self, conn: Connection, channel: Channel, code: int, reason: str) -> None:
         self._metrics.subscriptions -= 1
+        if conn._session is not None:
+            conn._session.unsubscribed(channel.name)
         is_empty = channel.is_empty and self._by_name.get(channel.name) is channel
         if is_empty:
             del self._by_name[channel.name]

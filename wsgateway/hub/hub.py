@@ -6,10 +6,10 @@ in     1. `server.socket`: what one read brought while the inbox was full, at mo
           `transports.asgi`: one message while the inbox is full; the rest waits in the server.
        2. `listeners.inbox`: INBOX_MESSAGES (32) messages or INBOX_BYTES (128 KiB); reading is paused until there is
           space. A message from `gateway.send` or `/send` has its own inbox, so it never waits behind another message.
+          While the server waits for an answer of the client, OVERFULL_MESSAGES (1,024) or OVERFULL_BYTES (512 KiB).
           `protocols.centrifuge.session`: the rest of a frame with several commands meanwhile. `transports.posted`:
           frames that the client of a stream posts meanwhile, MAX_WAITING (1,000) or MAX_WAITING_BYTES (256 KiB); a
           further one is refused.
-          While the server waits for an answer of the client, OVERFULL_MESSAGES (1,024) or OVERFULL_BYTES (512 KiB).
 nodes  3. `cluster.bus`: OUTBOX_MESSAGES (10,000) envelopes or OUTBOX_BYTES (32 MiB); the oldest is
           dropped and counted.
        4. `cluster.history.pipeline`, `cluster.history.ipc`: MAX_WAITING (10,000) publications for a history store or

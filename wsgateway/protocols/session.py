@@ -219,6 +219,9 @@ class Session:
     def _report_expiry(self, ident: int | None) -> None:
         """Notify the client of when the connection expires, if its protocol can."""
 
+    def unsubscribed(self, channel: str) -> None:
+        """Handle that a subscription of the client has ended. Implements `hub.connection.ConnectionSession`."""
+
     async def refresh(self, token: str, *, ident: int | None = None) -> bool:
         """Renew the connection with `token`. Return whether it is valid, and close the connection if it is not.
 

@@ -121,7 +121,8 @@ class V1Session(Session):
             if not self.is_accepted or self._waiting is None:
                 raise Refused.of(STOPPING)  # the client has disconnected
         except Refused as exc:
-            self._parts.refused(waiting.scope, exc, self.conn)
+            if self.outbox.closing is None:  # else the client has disconnected, or the gateway stops
+                self._parts.refused(waiting.scope, exc, self.conn)
             self._refuse(None, exc, None)
             may_return = exc.status == 429 or exc.status >= 500
             code = exc.close or (TRY_AGAIN if may_return else UNAUTHORIZED)

@@ -447,3 +447,44 @@ async def test_a_client_that_asks_for_pings_of_the_websocket_has_no_others() -> 
             await asyncio.sleep(0.5)  # so that a ping of the protocol would have arrived
             await gateway.send("next")
             assert (await client.receive_json())["push"]["pub"]["data"] == "next"
+
+
+async def test_a_slow_hook_does_not_make_a_client_stale() -> None:
+    class Slow:
+        async def on_handshake(self, event: HandshakeEvent) -> None:
+            await asyncio.sleep(0.7)  # more than what is left of `handshake_timeout` when `connect` arrives
+
+    async with serve(served(Slow(), handshake_timeout=1)) as url, Client(url, "/connection/websocket") as client:
+        await asyncio.sleep(0.5)  # so that only half of `handshake_timeout` is left
+        await client.send_json({"id": 1, "connect": {}})
+        assert "connect" in await client.receive_json()
+
+
+async def test_a_client_that_was_refused_and_stays_is_disconnected() -> None:
+    gateway = served(Refusing(Refused(403)), handshake_timeout=0.3)
+    async with serve(gateway) as url, Client(url, "/connection/websocket") as client:
+        await client.send_json({"id": 1, "connect": {}})
+        assert (await client.receive_json())["error"]["code"] == 103
+        assert await client.closed() == (3502, "stale")
+
+
+async def test_a_client_that_leaves_while_it_connects_is_not_opened() -> None:
+    class Waiting(RecordingListener):
+        def __init__(self) -> None:
+            super().__init__()
+            self.goes_on = asyncio.Event()
+
+        async def on_handshake(self, event: HandshakeEvent) -> None:
+            self.record("handshake", event.conn)
+            await self.goes_on.wait()
+
+    gateway = served(listener := Waiting())
+    async with serve(gateway) as url:
+        async with Client(url, "/connection/websocket") as client:
+            await client.send('{"id":1,"connect":{}}\n{"id":2,"ping":{}}')
+            await listener.wait_for("handshake")
+        listener.goes_on.set()
+        async with centrifuge(url):
+            pass
+        await listener.wait_for("on_client_close")
+    assert listener.count("on_client_open") == listener.count("on_client_close") == 1

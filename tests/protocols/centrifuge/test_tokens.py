@@ -232,3 +232,23 @@ async def test_a_subscription_of_the_server_that_expires_closes_the_client(monke
         given = signed(sub="ann", channel="closed:1", exp=soon(0.5))
         await client.call("sub_refresh", channel="closed:1", token=given)
         assert await client.closed() == (3006, "subscription expired")
+
+
+@pytest.mark.parametrize("exp", [1e300, 2**64, 2**32])
+async def test_a_token_for_ages_has_the_largest_ttl(exp: float) -> None:
+    async with serve(served()) as url, centrifuge(url, sub="ann", exp=exp) as client:
+        assert client.connected["ttl"] == 2**31 - 1
+
+
+async def test_a_subscription_that_has_ended_expires_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(expiry, "GRACE", 0.1)
+    gateway = served()
+    async with serve(gateway) as url, centrifuge(url, sub="ann") as client:
+        (conn,) = gateway.connections
+        for channel, ended in (("closed:1", 2000), ("closed:2", 2500)):
+            given = signed(sub="ann", channel=channel, exp=soon(0.2))
+            await client.call("subscribe", channel=channel, token=given)
+            await conn.unsubscribe(channel, ended)
+            await conn.subscribe(channel)
+        session: Any = conn._session
+        assert session._expiries == {}

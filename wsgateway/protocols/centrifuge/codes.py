@@ -52,6 +52,7 @@ _UNSUBSCRIBES = {
 EXPIRED_SUBSCRIPTION = 2501
 """Ends a subscription whose token has expired. The client subscribes again with a new one."""
 
+INTERNAL_ERROR = 3004
 CONNECTION_EXPIRED = 3005
 SUBSCRIPTION_EXPIRED = 3006
 NO_PONG = 3012
@@ -71,7 +72,7 @@ _CLOSES = {
     1012: "restart",
     1013: "try again later",
     3001: "shutdown",
-    3004: "internal server error",
+    INTERNAL_ERROR: "internal server error",
     CONNECTION_EXPIRED: "connection expired",
     SUBSCRIPTION_EXPIRED: "subscription expired",
     3008: "slow",

@@ -37,8 +37,8 @@ from wsgateway.protocols.centrifuge.commands import (
     payload_of,
     position_of,
 )
-from wsgateway.protocols.centrifuge.queries import Queries
-from wsgateway.protocols.centrifuge.replies import Fields, Reply, publication_fields, size_of, subscribed_fields
+from wsgateway.protocols.centrifuge.queries import Queries, Query
+from wsgateway.protocols.centrifuge.replies import Fields, Reply, size_of, subscribed_fields
 from wsgateway.protocols.centrifuge.tokens import ExpiringSession, expiry_fields
 from wsgateway.protocols.session import unstored
 
@@ -47,6 +47,9 @@ ANSWER_METHOD = "$reply"
 
 MAX_DIGITS = 16
 """Digits of the id of such a request."""
+
+SPACE_PAUSE = 0.05
+"""Seconds between two looks whether an outbox has space for an answer."""
 
 ERROR_IF_LOST = 2
 """The flag of a request to subscribe that asks for an error if the position cannot be recovered."""
@@ -86,24 +89,23 @@ class ExecutingSession(ExpiringSession):
         ident, request, size = command.ident, command.request, command.size
         try:
             match request:
-                case None:
-                    raise Failed(ErrorCode.BAD_REQUEST if command.is_malformed else ErrorCode.METHOD_NOT_FOUND)
-                case Subscribe():
-                    self._subscribe(ident, request, size)
-                case Unsubscribe():
-                    self._later(size, partial(self._unsubscribe, ident, request.channel))
                 case Publish():
                     self._publish(ident, request, size)
+                case Rpc():
+                    self._invoke(ident, request, size)
                 case Send():
                     payload = payload_of(request.data)
                     if payload is not None:
                         self._message(payload, size, Target(), 0)
-                case Rpc():
-                    self._invoke(ident, request, size)
+                case Subscribe():
+                    self._subscribe(ident, request, size)
+                case Unsubscribe():
+                    self._later(size, partial(self._unsubscribe, ident, request.channel))
+                case None:
+                    raise Failed(ErrorCode.BAD_REQUEST if command.is_malformed else ErrorCode.METHOD_NOT_FOUND)
                 case Presence() | PresenceStats() | History():
-                    query = partial(self._own_queries().answer, request)
-                    answer = partial(self._answer_query, ident, command.method)
-                    self._parts.dispatcher.query(self.conn, self._inbox, size, query, answer)
+                    query = partial(self._query, ident, command.method, request)
+                    self._parts.dispatcher.query(self.conn, self._inbox, size, query, partial(self._end_query, ident))
                 case Refresh() | SubRefresh():
                     self._refresh(ident, command.method, request, size)
                 case Ping():
@@ -259,6 +261,8 @@ class ExecutingSession(ExpiringSession):
         """Return whether a token admits the client. Raise `Refused`."""
         request, channels = asking.request, self._parts.channels
         name = request.channel
+        if request.recover:
+            await asyncio.sleep(0)  # serves others between two recoveries, because one may be long
         try:
             check_name(name)
         except ChannelError:
@@ -342,11 +346,10 @@ class ExecutingSession(ExpiringSession):
         else:
             fields["offset"] = self._parts.channels.position(frame.channel).offset
         carries = self.outbox.wire_format.carries
-        fields["publications"] = [publication_fields(each) for each in publications if carries(each)]
+        fields["publications"] = [each for each in publications if carries(each)]
         return fields, ()
 
     def _unsubscribe(self, ident: int, channel: str, call: Call) -> None:
-        self.set_expiry(channel, None)
         if not self._parts.channels.unsubscribe(self.conn, channel, 2000, "", ident=ident):
             self._reply(ident, "unsubscribe", call)
 
@@ -358,7 +361,19 @@ class ExecutingSession(ExpiringSession):
             self._queries = Queries(parts.gateway, parts.channels, self.conn, max_bytes=parts.settings.outbox_bytes)
         return self._queries
 
-    def _answer_query(self, ident: int, method: str, call: Call) -> None:
+    async def _query(self, ident: int, method: str, request: Query) -> None:
+        """Answer a query. Wait for space in the outbox, because the answers of a few queries may fill it."""
+        fields, size = await self._own_queries().answer(request)
+        reply = Reply(ident, method, fields, payload=bytes(size))
+        while not self.outbox.has_space(reply) and self.outbox.closing is None:  # noqa: ASYNC110  nothing notifies
+            await asyncio.sleep(SPACE_PAUSE)
+        self.outbox.put(reply)
+
+    def _end_query(self, ident: int, call: Call) -> None:
+        if call.error is not None:
+            self._refuse(ident, refusal_of(call))
+
+    def _answer_refresh(self, ident: int, method: str, call: Call) -> None:
         assert isinstance(call, QueryCall)
         if call.error is not None:
             self._refuse(ident, refusal_of(call))
@@ -370,4 +385,4 @@ class ExecutingSession(ExpiringSession):
             query = partial(self.renew, request)
         else:
             query = partial(self.renew_subscription, request)
-        self._parts.dispatcher.query(self.conn, self._inbox, size, query, partial(self._answer_query, ident, method))
+        self._parts.dispatcher.query(self.conn, self._inbox, size, query, partial(self._answer_refresh, ident, method))

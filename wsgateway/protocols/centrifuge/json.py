@@ -33,21 +33,24 @@ class JsonEncoding:
         if not isinstance(message, Publication):
             tags = "" if not message.name else f',"tags":{_TEXT({"name": message.name})}'
             return f"{self._broadcast}{json_text(message)}{tags}}}}}}}"
-        parts = [_prefix(message.channel), json_text(message)]
-        if message.sender is not None:
-            parts += ',"info":', msgspec.json.encode(_plain(client_info(message.sender))).decode()
-        if message.position is not None:
-            parts.append(f',"offset":{message.position.offset}')
-        tags_in = tags_of(message)
-        if tags_in:
-            parts += ',"tags":', _TEXT(dict(tags_in))
-        parts.append("}}}")
-        return "".join(parts)
+        return f"{_prefix(message.channel)}{_fields_of(message)}}}}}}}"
 
 
 def _prefix(channel: str) -> str:
     """Return the beginning of the push of a publication, up to its data."""
     return f'{{"push":{{"channel":{_TEXT(channel)},"pub":{{"data":'
+
+
+def _fields_of(publication: Publication) -> str:
+    """Return the fields of a publication, from the value of the first one, `data`."""
+    fields = json_text(publication)
+    if publication.sender is not None:
+        fields += f',"info":{msgspec.json.encode(_plain(client_info(publication.sender))).decode()}'
+    if publication.position is not None:
+        fields += f',"offset":{publication.position.offset}'
+    if publication.name or publication.tags:
+        fields += f',"tags":{_TEXT(dict(tags_of(publication) or {}))}'
+    return fields
 
 
 def json_text(message: Message) -> str:
@@ -61,12 +64,15 @@ def json_text(message: Message) -> str:
 
 
 def _control(message: Message, channel: str) -> str | None:
-    if isinstance(message, PingFrame):
-        return "{}"
     reply = reply_of(message)
     if reply is not None:
         ident, method, result = reply
+        data = result.get("data")
+        if len(result) == 1 and isinstance(data, Message) and data.kind is not _BYTES:  # of a `rpc`, for speed
+            return f'{{"id":{ident},"{method}":{{"data":{json_text(data)}}}}}'
         return _object({"id": ident, method: result})
+    if isinstance(message, PingFrame):
+        return "{}"
     if isinstance(message, CloseFrame):
         return _object({"push": {"disconnect": {"code": message.code, "reason": message.reason}}})
     push = push_of(message, channel)
@@ -86,6 +92,8 @@ def _plain(value: Any) -> Any:
         return {name: _plain(item) for name, item in value.items() if not _is_bytes(item)}
     if isinstance(value, list):
         return [_plain(item) for item in value]
+    if isinstance(value, Publication):
+        return msgspec.Raw(f'{{"data":{_fields_of(value)}}}'.encode())
     if isinstance(value, Message):
         return msgspec.Raw(json_text(value).encode())
     return value

@@ -35,14 +35,19 @@ from wsgateway.protocols.centrifuge.commands import (
     Subscribe,
     Unsubscribe,
 )
-from wsgateway.protocols.centrifuge.replies import PingFrame, client_info, push_of, reply_of, tags_of
+from wsgateway.protocols.centrifuge.replies import (
+    PingFrame,
+    client_info,
+    publication_fields,
+    push_of,
+    reply_of,
+    tags_of,
+)
 
 _TEXT = Kind.TEXT  # faster to read than an attribute of an enum on Python 3.11
 
 _PING = b"\x00"
 """An empty reply, with its length."""
-
-MAX_UINT32 = 2**32 - 1
 
 MAX_LENGTH = 5
 """Bytes of the length before a command. Longer ones are refused, because no frame is that large."""
@@ -162,20 +167,18 @@ def _fill(target: Any, fields: Mapping[str, Any]) -> None:
             setattr(target, name, data_of(value))
         elif isinstance(value, (dict, list)):
             _fill_inner(getattr(target, name), value)
-        elif isinstance(value, int) and value > MAX_UINT32 and name == "ttl":
-            target.ttl = MAX_UINT32
         else:
             setattr(target, name, value)
 
 
 def _fill_inner(target: Any, value: Any) -> None:
-    """Fill a message, which is present even if it is empty, a list of messages, or a map."""
+    """Fill a message, which is present even if it is empty, a list of publications, or a map."""
     if isinstance(target, Generated):
         target.SetInParent()
         _fill(target, value)
     elif isinstance(value, list):
-        for item in value:
-            _fill(target.add(), item)
+        for publication in value:
+            _fill(target.add(), publication_fields(publication))
     else:
         for key, item in value.items():
             if isinstance(item, dict):

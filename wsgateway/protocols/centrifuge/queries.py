@@ -1,5 +1,9 @@
 """Answers what a Centrifuge client asks about a channel: its members, and its history. Knows no sockets."""
 
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
 from wsgateway.config.channels import MAX_HISTORY, ChannelSettings
 from wsgateway.exceptions import HistoryError, Refusal, Refused
 from wsgateway.frames import Position, Publication
@@ -7,13 +11,25 @@ from wsgateway.hub.channels import Channels
 from wsgateway.hub.connection import Connection
 from wsgateway.listeners.event import EventGateway
 from wsgateway.listeners.subscriptions import find_namespace
-from wsgateway.messages import WireFormat
+from wsgateway.messages import Message, WireFormat
 from wsgateway.protocols.centrifuge.codes import ErrorCode, Failed
 from wsgateway.protocols.centrifuge.commands import History, Presence, PresenceStats, position_of
-from wsgateway.protocols.centrifuge.replies import Fields, client_info, publication_fields
+from wsgateway.protocols.centrifuge.replies import Fields, client_info
 from wsgateway.protocols.session import unstored
 
 Query = Presence | PresenceStats | History
+
+SLICE = 500
+"""Members or publications that are converted in one iteration of the event loop."""
+
+FEW = 50
+"""So many are converted without serving others."""
+
+ENTRY = 100
+"""Bytes that a member or a publication takes in an answer besides its payload."""
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Queries:
@@ -28,17 +44,20 @@ class Queries:
         self._conn = conn
         self._max_bytes = max_bytes
 
-    async def answer(self, query: Query) -> Fields:
-        """Return the fields of the reply. Raise `Refused`."""
+    async def answer(self, query: Query) -> tuple[Fields, int]:
+        """Return the fields of the reply, and about how many bytes they take. Raise `Refused`."""
         match query:
             case Presence():
                 self._check(query.channel, needs_presence=True)
                 members = (await self._gateway.presence(query.channel)).members
-                return {"presence": {member.id: client_info(member) for member in members}}
+                infos = await _converted(members, client_info)
+                fields = {member.id: info for member, info in zip(members, infos, strict=True)}
+                size = sum(len(part.payload) for info in infos for part in info.values() if isinstance(part, Message))
+                return {"presence": fields}, size + ENTRY * len(members)
             case PresenceStats():
                 self._check(query.channel, needs_presence=True)
                 counts = await self._gateway.presence_counts(query.channel)
-                return {"num_clients": counts.connections, "num_users": counts.users}
+                return {"num_clients": counts.connections, "num_users": counts.users}, 0
             case History():
                 settings = self._check(query.channel, needs_presence=False)
                 if not settings.history:
@@ -58,7 +77,7 @@ class Queries:
             raise Refused.of(Refusal(403, "query", f"subscribe to {channel} before you query it"))
         return settings
 
-    async def _history(self, query: History) -> Fields:
+    async def _history(self, query: History) -> tuple[Fields, int]:
         since = query.since
         limit = min(query.limit, MAX_HISTORY) if query.limit >= 0 else MAX_HISTORY
         position: Position | None = None
@@ -76,7 +95,10 @@ class Queries:
         if position is not None and position.epoch not in ("", at.epoch):
             raise Failed(ErrorCode.UNRECOVERABLE_POSITION)
         fits = self._fitting(history.publications, self._conn._outbox.wire_format)
-        return {"publications": [publication_fields(each) for each in fits], "epoch": at.epoch, "offset": at.offset}
+        size = sum(len(each.payload) for each in fits) + ENTRY * len(fits)
+        if len(fits) > FEW:
+            await asyncio.sleep(0)  # serves others between two long answers
+        return {"publications": fits, "epoch": at.epoch, "offset": at.offset}, size
 
     def _fitting(self, publications: list[Publication], wire_format: WireFormat) -> list[Publication]:
         """Return the first of `publications` that the client can receive and that fit into one answer."""
@@ -88,3 +110,13 @@ class Queries:
             if wire_format.carries(publication):
                 fits.append(publication)
         return fits
+
+
+async def _converted(items: Sequence[T], convert: Callable[[T], R]) -> list[R]:
+    """Return what `convert` returns for each of `items`, and serve others meanwhile."""
+    converted: list[R] = []
+    for start in range(0, len(items), SLICE):
+        if len(items) > FEW:
+            await asyncio.sleep(0)
+        converted += map(convert, items[start : start + SLICE])
+    return converted

@@ -1,6 +1,7 @@
 """What a Centrifuge client receives besides publications. An encoding writes it as JSON or as Protobuf.
 
-The fields have the names of the protocol, which JSON and Protobuf share. A field for a payload has a `Message`.
+The fields have the names of the protocol, which JSON and Protobuf share. A field for a payload has a `Message`, and
+`publications` is a list of `Publication`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,7 +16,7 @@ from wsgateway.frames import (
     SubscribedFrame,
     UnsubscribedFrame,
 )
-from wsgateway.messages import Kind, Message, encode
+from wsgateway.messages import Kind, Message, WireFormat, encode
 from wsgateway.protocols.centrifuge.codes import ErrorCode, error_result, unsubscribe_reason
 
 Fields = dict[str, Any]
@@ -40,9 +41,13 @@ class Reply(Control):
 
 
 class PingFrame(Control):
-    """The ping of the server, an empty reply. One object for all clients."""
+    """The ping of the server, an empty reply. One object for all clients of all gateways."""
 
     __slots__ = ()
+
+    def encoded(self, wire_format: WireFormat) -> bytes:
+        """Return this message in `wire_format`. Nothing is kept, because formats belong to gateways that may end."""
+        return wire_format.wire(self)
 
 
 PING = PingFrame()

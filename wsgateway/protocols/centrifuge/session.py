@@ -19,6 +19,7 @@ from wsgateway.listeners.handshake import Introduction
 from wsgateway.protocols.centrifuge.codes import (
     BAD_REQUEST,
     CHANNEL_LIMIT,
+    INTERNAL_ERROR,
     INVALID_TOKEN,
     STALE,
     ErrorCode,
@@ -48,6 +49,9 @@ FRAME_PINGS = b"cf_ws_frame_ping_pong=true"
 
 MAX_AT_ONCE = 100
 """Commands of a frame that are handled in one iteration of the event loop. The outbox has space for their replies."""
+
+TURN = 0.02
+"""Seconds after which no further command of a frame is handled in the same iteration, because some take long."""
 
 MAX_NAME, MAX_VERSION = 16, 64
 """Characters of the name and the version of a client library that are kept."""
@@ -146,12 +150,12 @@ class CentrifugeSession(ExecutingSession):
 
     def _run_rest(self) -> None:
         """Handle the rest of the frame, as far as possible now."""
-        rest, left = self._rest, MAX_AT_ONCE
+        rest, left, began = self._rest, MAX_AT_ONCE, time.monotonic()
         while rest and self.outbox.closing is None and self._stage is not Stage.CONNECTING:
             if not left:  # on plain ASGI, the replies are written between two iterations of the event loop
                 asyncio.get_running_loop().call_soon(self._run_rest)
                 return
-            left -= 1
+            left = 0 if time.monotonic() - began > TURN else left - 1
             if self._inbox.is_full and not self._may_overfill():
                 self._inbox.when_space(self._run_rest)
                 return
@@ -190,9 +194,11 @@ class CentrifugeSession(ExecutingSession):
     def expect_connect(self, scope: Mapping[str, Any]) -> None:
         """Wait for `connect`, at most `handshake_timeout` seconds."""
         self.is_accepted = True
-        timer = Deadline(self._parts.timers, partial(self.outbox.close, STALE, ""))
-        timer.set(asyncio.get_running_loop().time() + self._parts.settings.handshake_timeout)
-        self._connecting = Connecting(scope, timer)
+        self._connecting = Connecting(scope, Deadline(self._parts.timers, partial(self.outbox.close, STALE, "")))
+        self._limit_wait(self._connecting)
+
+    def _limit_wait(self, connecting: Connecting) -> None:
+        connecting.timer.set(asyncio.get_running_loop().time() + self._parts.settings.handshake_timeout)
 
     def _begin_connect(self, command: Command) -> None:
         request, connecting = command.request, self._connecting
@@ -201,6 +207,7 @@ class CentrifugeSession(ExecutingSession):
             self._refuse_connect(command.ident, Failed(ErrorCode.BAD_REQUEST))
             return
         self._stage = Stage.CONNECTING
+        connecting.timer.cancel()  # `on_handshake` has a time limit of its own
         self.outbox.transport = HeldTransport(self._transport.name)
         task = self._connect(command.ident, request, connecting)
         connecting.task = eager_task(task, asyncio.get_running_loop())
@@ -214,11 +221,12 @@ class CentrifugeSession(ExecutingSession):
                 connecting.scope, introduction=introduction, asked=Asked((), since), asks_now=False
             )
         except Refused as exc:
-            if not isinstance(exc, Failed):
-                self._parts.refused(connecting.scope, exc, self.conn)
+            if self.outbox.closing is None:  # else the client has disconnected, or the gateway stops
+                if not isinstance(exc, Failed):
+                    self._parts.refused(connecting.scope, exc, self.conn)
+                self._limit_wait(connecting)  # for the client to disconnect
             self._refuse_connect(ident, exc)
         else:
-            connecting.timer.cancel()
             self._stage = Stage.OPEN
             fields: Fields = {} if chosen.reply is None else {"data": chosen.reply}
             self._open_with(ident, fields, connecting)
@@ -226,6 +234,8 @@ class CentrifugeSession(ExecutingSession):
         finally:
             connecting.task = None
             self.outbox.transport = self._transport
+            if self._stage is Stage.CONNECTING:  # by an error that nothing here expects
+                self.outbox.close(INTERNAL_ERROR, "")
         self._transport.wake()
         self._run_rest()
         self._read_on()

@@ -20,10 +20,15 @@ from wsgateway.protocols.centrifuge.pings import PingedSession
 from wsgateway.protocols.centrifuge.replies import Fields
 from wsgateway.protocols.expiry import Expiry
 
+MAX_TTL = 2**31 - 1
+"""The largest `ttl`, in seconds, because it is a uint32 of the protocol, and libraries compute with it."""
+
 
 def expiry_fields(expires_at: float | None) -> Fields:
     """Return the fields for something that expires at `expires_at`, in seconds since the epoch; None for never."""
-    return {} if expires_at is None else {"expires": True, "ttl": max(1, ceil(expires_at - time.time()))}
+    if expires_at is None:
+        return {}
+    return {"expires": True, "ttl": min(max(1, ceil(expires_at - time.time())), MAX_TTL)}
 
 
 class ExpiringSession(PingedSession):
@@ -87,6 +92,8 @@ class ExpiringSession(PingedSession):
                 raise Failed(ErrorCode.PERMISSION_DENIED) from None
             self._end_subscription(channel)
             raise Failed(ErrorCode.EXPIRED) from None
+        if not channels.is_subscribed(self.conn, channel):  # it has ended while the keys were fetched
+            raise Failed(ErrorCode.PERMISSION_DENIED)
         self.set_expiry(channel, claims.expires_at)
         return expiry_fields(claims.expires_at)
 
@@ -109,9 +116,11 @@ class ExpiringSession(PingedSession):
             expiry = self._expiries[channel] = Expiry(self._parts.timers, expired=_wait_for_token, ended=ended)
         expiry.set(expires_at)
 
+    def unsubscribed(self, channel: str) -> None:
+        self.set_expiry(channel, None)  # else a later subscription to the channel would expire
+
     def _end_subscription(self, channel: str) -> None:
         """End a subscription whose token has expired. The client subscribes again, or connects again."""
-        self.set_expiry(channel, None)
         channels = self._parts.channels
         if channels.is_by_code(self.conn, channel):
             self.outbox.close(SUBSCRIPTION_EXPIRED, "")
