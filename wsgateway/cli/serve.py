@@ -9,6 +9,7 @@ from wsgateway.cli.terminal import discard_output
 from wsgateway.config.settings import Settings
 from wsgateway.config.values import Startup
 from wsgateway.exceptions import GatewayError, ListenError, StartError
+from wsgateway.gateway.admission import CENTRIFUGE_PATH
 from wsgateway.gateway.descriptors import raise_file_limit
 from wsgateway.gateway.registry import GatewayState
 from wsgateway.logs import limit_repeats, log_to_terminal, logger, mask_queries
@@ -111,6 +112,8 @@ def _welcome(supervisor: Supervisor, admin: str) -> str:
         lines.append(f"wsgateway {gateway.version}: gateway [{instance.id}] listens on {url}")
         if settings.uds is None:
             lines.append(f"  clients connect to  ws{url.removeprefix('http')}/ws")
+            if "centrifuge" in settings.protocols:
+                lines.append(f"  Centrifuge clients  ws{url.removeprefix('http')}{CENTRIFUGE_PATH}")
             if settings.test_page:
                 lines.append(f"  test page           {url}/")
             lines.append(f"  push with           POST {url}/send")

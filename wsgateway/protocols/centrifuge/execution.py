@@ -49,7 +49,7 @@ MAX_DIGITS = 16
 """Digits of the id of such a request."""
 
 SPACE_PAUSE = 0.05
-"""Seconds between two looks whether an outbox has space for an answer."""
+"""Seconds between two checks of whether an outbox has space for an answer."""
 
 ERROR_IF_LOST = 2
 """The flag of a request to subscribe that asks for an error if the position cannot be recovered."""

@@ -68,7 +68,7 @@ def _control(message: Message, channel: str) -> str | None:
     if reply is not None:
         ident, method, result = reply
         data = result.get("data")
-        if len(result) == 1 and isinstance(data, Message) and data.kind is not _BYTES:  # of a `rpc`, for speed
+        if len(result) == 1 and isinstance(data, Message) and data.kind is not _BYTES:  # of an `rpc`, for speed
             return f'{{"id":{ident},"{method}":{{"data":{json_text(data)}}}}}'
         return _object({"id": ident, method: result})
     if isinstance(message, PingFrame):

@@ -23,7 +23,7 @@ SLICE = 500
 """Members or publications that are converted in one iteration of the event loop."""
 
 FEW = 50
-"""So many are converted without serving others."""
+"""Items of an answer up to which it is converted without serving other clients first."""
 
 ENTRY = 100
 """Bytes that a member or a publication takes in an answer besides its payload."""
