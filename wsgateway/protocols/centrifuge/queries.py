@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from wsgateway.config.channels import MAX_HISTORY, ChannelSettings
 from wsgateway.exceptions import HistoryError, Refusal, Refused
-from wsgateway.frames import Position, Publication
+from wsgateway.frames import MAX_OFFSET, Position, Publication
 from wsgateway.hub.channels import Channels
 from wsgateway.hub.connection import Connection
 from wsgateway.listeners.event import EventGateway
@@ -82,9 +82,11 @@ class Queries:
         limit = min(query.limit, MAX_HISTORY) if query.limit >= 0 else MAX_HISTORY
         position: Position | None = None
         if since is not None:
-            position = position_of(since.epoch, since.offset)
-            if position is None or (query.reverse and not since.offset):
+            if not 0 <= since.offset <= MAX_OFFSET or (query.reverse and not since.offset):
                 raise Failed(ErrorCode.BAD_REQUEST)
+            position = position_of(since.epoch, since.offset)
+            if position is None:  # no history has this epoch
+                raise Failed(ErrorCode.UNRECOVERABLE_POSITION)
         elif not query.reverse:
             position = Position("", 0)  # the oldest first
         history = await self._gateway.history(
