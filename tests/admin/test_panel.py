@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -488,6 +489,18 @@ async def test_every_refusal_is_a_warning(
     (line,) = [record for record in caplog.records if "refused" in record.getMessage()]
     assert line.levelname == "WARNING"
     assert f"panel: refused {method} {path.partition('?')[0]} from 127.0.0.1: " in line.getMessage()
+
+
+async def test_info_and_the_page_of_a_connection_show_when_it_expires() -> None:
+    gateway = Gateway(local_access=True)
+    app = Starlette(routes=[Mount("/panel", Panel([gateway])), Mount("/", gateway)], lifespan=gateway.lifespan)
+    async with serve(app) as url, Client(url), httpx.AsyncClient(base_url=url) as http:
+        (conn,) = gateway.connections
+        page = f"/panel/gateways/default/connections/{conn.id}"
+        assert "<dd>never</dd>" in (await http.get(page)).text
+        conn.expires_at = 4e9
+        assert re.search(r"<dd>in \d+ s</dd>", (await http.get(page)).text)
+        assert (await http.get("/info")).json()["connections"][0]["expires_at"] == 4e9
 
 
 async def test_a_connection_is_recorded_while_a_page_shows_it_and_costs_nothing_else() -> None:

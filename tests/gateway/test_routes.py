@@ -415,7 +415,7 @@ async def test_info_pages_its_connections_and_hides_secrets(http: httpx.AsyncCli
         assert (answer["id"], answer["state"], answer["total"]) == ("default", "running", 3)
         assert KEY not in json.dumps(answer)
         (conn,) = answer["connections"]
-        assert set(conn) == {"id", "address", "path", "transport", "protocol", "age", "queue"}
+        assert set(conn) == {"id", "address", "path", "transport", "protocol", "client", "expires_at", "age", "queue"}
         assert is_problem(await http.get(url + "/info?limit=x", headers=BEARER), 422)
 
 

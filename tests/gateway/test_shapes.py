@@ -35,6 +35,7 @@ def test_what_is_unset_is_left_out_and_null_is_not() -> None:
             "queue",
             "protocol",
             "client",
+            "expires_at",
             "user",
             "messages_in",
             "messages_out",

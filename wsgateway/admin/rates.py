@@ -31,4 +31,5 @@ class MessageRates:
             **fields_of(info),
             "in_rate": (received - before_in) / max(seconds, 1),
             "out_rate": (sent - before_out) / max(seconds, 1),
+            "expires_in": None if info.expires_at is None else max(0, round(info.expires_at - time.time())),
         }

@@ -33,7 +33,10 @@ class Queue(msgspec.Struct, frozen=True):
 
 
 class ListedConnection(msgspec.Struct, frozen=True):
-    """An open connection, as `/info` lists it. `client` is the client library, empty if the client has not named it."""
+    """An open connection, as `/info` lists it. `client` is the client library, empty if the client has not named it.
+
+    `expires_at` is in seconds since the epoch, null for never.
+    """
 
     id: str
     address: str
@@ -43,6 +46,7 @@ class ListedConnection(msgspec.Struct, frozen=True):
     queue: Queue
     protocol: str = "plain"
     client: str = ""
+    expires_at: float | None = None
 
 
 class ConnectionInfo(ListedConnection, frozen=True, kw_only=True):

@@ -166,6 +166,7 @@ class Answers:
             transport=conn.transport,
             protocol=conn.protocol,
             client=conn.client,
+            expires_at=conn.expires_at,
             age=round(conn.age, 3),
             queue=Queue(conn.queued_messages, conn.queued_bytes),
             user=None if conn.user is None else str(conn.user),

@@ -75,7 +75,7 @@ class KeySet:
         self._has_failed = False
 
     def start(self) -> None:
-        """Fetch the key set in the background, until it is there."""
+        """Fetch the key set in the background, until it has arrived."""
         self._first = asyncio.create_task(self._fetch_first())
 
     async def aclose(self) -> None:

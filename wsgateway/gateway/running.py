@@ -182,7 +182,7 @@ async def assemble(
 
 
 def _warn_of_broadcast_channel(settings: Settings, log: GatewayLog) -> None:
-    """Warn if clients could not tell the channel of broadcasts from one that the application uses."""
+    """Warn if the channel of broadcasts has the name of a channel that the application may use."""
     name = broadcast_channel(settings)
     if not name or "centrifuge" not in settings.protocols or not settings.channels:
         return

@@ -254,7 +254,15 @@ def encoded(shape: Struct) -> bytes:
 def listed(conn: ConnectionInfo) -> ListedConnection:
     """Return `conn` as `/info` lists it."""
     return ListedConnection(
-        conn.id, conn.address, conn.path, conn.transport, conn.age, conn.queue, conn.protocol, conn.client
+        conn.id,
+        conn.address,
+        conn.path,
+        conn.transport,
+        conn.age,
+        conn.queue,
+        conn.protocol,
+        conn.client,
+        conn.expires_at,
     )
 
 

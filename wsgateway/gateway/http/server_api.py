@@ -60,7 +60,7 @@ MAX_REPLIES = 32 * 2**20
 UNSUBSCRIBED = 2000
 """The code of a subscription that the server API has ended. The client does not subscribe again."""
 
-TURN = 0.02
+ITERATION = 0.02
 """Seconds for which the commands of a batch run in one iteration of the event loop."""
 
 _CLOSE_REASONS = {DISCONNECTED: "force disconnect", CONNECTION_EXPIRED: "connection expired"}
@@ -324,7 +324,7 @@ async def _each(count: int, run: Callable[[int], Awaitable[T]], *, most: int) ->
             results.append(await run(start))
         else:
             results += await asyncio.gather(*map(run, range(start, min(start + most, count))))
-        if time.monotonic() - began > TURN:
+        if time.monotonic() - began > ITERATION:
             await asyncio.sleep(0)  # serves others between two commands
             began = time.monotonic()
     return results
