@@ -32,7 +32,6 @@ from wsgateway.admin.passwords import hash_password, write_password
 from wsgateway.admin.views import PAGES, Page, Views
 from wsgateway.auth.admin import Access
 from wsgateway.client import connect
-from wsgateway.hub.credentials import Credentials
 from wsgateway.hub.recording import KEPT, Recording
 from wsgateway.testing import Client, serve
 
@@ -339,17 +338,6 @@ async def test_secrets_of_a_request_are_not_shown(tmp_path: Path) -> None:
             text = (await http.get(f"/gateways/chat/connections/{conn.id}")).text
             assert all(f"hidden{number}" not in text for number in range(1, 6))
             assert "token" in text
-
-
-@pytest.mark.parametrize(("at", "shown"), [(None, ""), (0, "1970-01-01 00:00:00 UTC"), (1e300, "")])
-async def test_a_connection_shows_when_it_expires(tmp_path: Path, at: float | None, shown: str) -> None:
-    async with admin(tmp_path, FILE) as (supervisor, url), httpx.AsyncClient(base_url=url) as http:
-        found = supervisor.find("chat")
-        async with connect(f"ws{found.url[4:]}/ws"):
-            conn = next(iter(found.gateway.connections))
-            conn._credentials = Credentials("ann", at)
-            text = (await http.get(f"/gateways/chat/connections/{conn.id}")).text
-    assert (f"<dt>Expires</dt><dd>{shown}</dd>" in text) == ("Expires" in text) == bool(shown)
 
 
 async def test_connections_are_shown_a_page_at_a_time_and_searched(tmp_path: Path) -> None:

@@ -40,7 +40,6 @@ def test_what_is_unset_is_left_out_and_null_is_not() -> None:
             "messages_in",
             "messages_out",
             "dropped",
-            "expires_at",
         ),
         "query",
     ]

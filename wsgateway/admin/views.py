@@ -1,7 +1,6 @@
 """The pages of the panel, and what their forms do. One table at the end lists them, with the access they require."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -50,14 +49,6 @@ LABELS = {"start": "Start", "stop": "Stop", "restart": "Restart", "delete": "Del
 
 OF_EMBEDDED = ("start", "stop", "restart")
 """The actions that a panel without a settings file offers."""
-
-
-def _utc(at: float | None) -> str:
-    """Return a time in seconds since the epoch for people, empty for None, and for a time that has no date."""
-    try:
-        return "" if at is None else time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(at))
-    except (OverflowError, ValueError, OSError):
-        return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +255,6 @@ class Views:
             supervised=supervised,
             row=self._rates.row_of(info),
             node=supervised.gateway.inspector.node_of(info.id),
-            expires=_utc(info.expires_at),
         )
 
     # The log

@@ -50,16 +50,12 @@ class ListedConnection(msgspec.Struct, frozen=True):
 
 
 class ConnectionInfo(ListedConnection, frozen=True, kw_only=True):
-    """An open connection. `headers`, `query`, and `subprotocols` are included only in the answer for a single one.
-
-    `expires_at` is in seconds since the epoch, null if the connection never expires.
-    """
+    """An open connection. `headers`, `query`, and `subprotocols` are included only in the answer for a single one."""
 
     user: str | None
     messages_in: Count
     messages_out: Count
     dropped: Count
-    expires_at: float | None = None
     headers: dict[str, str] | UnsetType = UNSET
     query: list[str] | UnsetType = UNSET
     subprotocols: list[str] | UnsetType = UNSET

@@ -173,7 +173,6 @@ class Answers:
             messages_in=conn.messages_in,
             messages_out=conn.messages_out,
             dropped=conn.dropped,
-            expires_at=conn.expires_at,
         )
 
     def describe(self, conn_id: str) -> ConnectionInfo | None:
