@@ -6,7 +6,7 @@ import anyio
 import jwt
 import pytest
 
-from wsgateway import Gateway, HandshakeEvent, Refused, SubscribeEvent
+from wsgateway import Gateway, HandshakeEvent, Refused, RequestEvent, SubscribeEvent
 from wsgateway.testing import SECRET, Client, serve, token
 
 CHANNELS: Any = {"room:*": {"history": 5, "clients": ["subscribe", "publish"]}, "news": {"public": True}}
@@ -102,6 +102,15 @@ async def test_what_a_client_of_centrifuge_is_refused_is_raised() -> None:
         with pytest.raises(Refused, match="401 101 unauthorized"):
             async with Client(url, protocol="centrifuge"):
                 pass
+
+
+async def test_a_client_of_centrifuge_asks_by_name() -> None:
+    class Named:
+        async def on_request(self, event: RequestEvent) -> None:
+            event.reply = [event.name, event.message]
+
+    async with serve(Gateway(Named, protocols=CENTRIFUGE)) as url, Client(url, protocol="centrifuge") as ann:
+        assert await ann.call("rpc", method="add", data=[1, 2]) == {"data": ["add", [1, 2]]}
 
 
 async def test_a_client_of_centrifuge_answers_pings() -> None:

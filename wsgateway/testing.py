@@ -160,7 +160,7 @@ class Client:
             commands.append(command)
         return commands
 
-    def _command(self, method: str, **fields: Any) -> dict[str, Any]:
+    def _command(self, method: str, /, **fields: Any) -> dict[str, Any]:
         return {"id": next(self._idents), method: fields}
 
     async def __aenter__(self) -> Self:
@@ -189,7 +189,7 @@ class Client:
         """Send `value` as JSON text, such as `{"channel": "room:1", "message": "hi"}`."""
         await self.send(json.dumps(value))
 
-    async def call(self, method: str, **fields: Any) -> Any:
+    async def call(self, method: str, /, **fields: Any) -> Any:
         """Send a command of the Centrifuge protocol, such as `rpc`, and return the result. Raise `Refused`.
 
         Other messages that arrive meanwhile are kept for `receive`.

@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import json
 import os
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -807,7 +806,7 @@ async def test_redis_over_a_unix_socket(tmp_path: Path) -> None:
 )
 def test_a_password_is_never_shown(url: str) -> None:
     assert "secret" not in mask_url(url)
-    assert "secret" not in json.dumps(Settings(broker=url).shown())
+    assert "secret" not in str(Settings(broker=url).shown()["broker"])
     told = ""
     try:
         Gateway(broker=url)

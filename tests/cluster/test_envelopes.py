@@ -236,7 +236,7 @@ def test_questions_and_rows_have_the_form_that_earlier_versions_know() -> None:
     row = answer_of(Rows, [ROW])
     answered = decode(encode(Answer(VERSION, "deadbeef", 1, 2, row)))
     assert isinstance(answered, Answer)
-    assert answered.value == [{**ROW, "protocol": "plain"}]
+    assert answered.value == [{**ROW, "protocol": "plain", "client": "", "expires_at": None}]
 
 
 def test_an_envelope_has_at_most_15_elements() -> None:

@@ -284,6 +284,14 @@ def test_a_document_is_downloaded() -> None:
         assert download(f"{url}/moved") == Document(b"{}", 900)
 
 
+def test_the_keys_of_this_host_come_through_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with web_server({"/jwks": b"{}"}) as url, web_server({f"{url}/jwks": b'{"keys":[]}'}) as proxy:
+        monkeypatch.setenv("http_proxy", proxy)
+        assert download(f"{url}/jwks").body == b"{}"
+
+
 def test_a_redirect_to_another_host_is_not_followed() -> None:
     with web_server({"/jwks": b"{}"}) as other:
         port = other.rpartition(":")[2]

@@ -12,6 +12,7 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
 from wsgateway.auth.tokens import Key, KeyRefused, keys_of_set
+from wsgateway.config.addresses import is_loopback
 from wsgateway.exceptions import Refused
 from wsgateway.logs import GatewayLog
 from wsgateway.protocols.identity import KEYS_UNAVAILABLE
@@ -213,9 +214,12 @@ def _origin_of(url: str) -> tuple[str, str | None, int | None]:
 def download(url: str) -> Document:
     """Return the document at `url`. Raise `OSError`, `ValueError`, or `HTTPException`. Called in a thread."""
     deadline = time.monotonic() + TIMEOUT
+    handlers: list[urllib.request.BaseHandler] = [_SameOrigin()]
+    if is_loopback(urlsplit(url).hostname or ""):  # a proxy would be another host, whose keys would count
+        handlers.append(urllib.request.ProxyHandler({}))
     request = urllib.request.Request(url, headers={"accept": "application/json", "user-agent": "wsgateway"})  # noqa: S310  `fault_of_jwks` has checked it
     try:
-        with urllib.request.build_opener(_SameOrigin).open(request, timeout=TIMEOUT) as response:
+        with urllib.request.build_opener(*handlers).open(request, timeout=TIMEOUT) as response:
             body = bytearray()
             while chunk := response.read1(MAX_BYTES):
                 body += chunk

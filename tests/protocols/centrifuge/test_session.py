@@ -309,6 +309,8 @@ async def test_a_history_is_read_in_pages() -> None:
         assert await read(limit=2, since={"offset": 5, "epoch": epoch}, reverse=True) == ([3, 2], 12)
         for wrong, code in (
             ({"since": {"offset": 1, "epoch": "other"}, "limit": 1}, 112),
+            ({"since": {"offset": 1, "epoch": "_"}, "limit": 1}, 112),
+            ({"since": {"offset": 1, "epoch": "a b"}, "limit": 1}, 112),
             ({"since": {"offset": 0, "epoch": epoch}, "limit": 1, "reverse": True}, 107),
             ({"since": {"offset": -1, "epoch": epoch}, "limit": 1}, 107),
             ({"limit": "2"}, 107),

@@ -13,10 +13,9 @@ import msgspec
 from msgspec import Raw, Struct
 
 from wsgateway.closing import DISCONNECTED
-from wsgateway.config.channels import MAX_HISTORY, ChannelSettings
+from wsgateway.config.channels import ChannelSettings
 from wsgateway.config.namespaces import check_name
 from wsgateway.exceptions import ChannelError, GatewayError, MessageError, Refused
-from wsgateway.frames import Position
 from wsgateway.gateway.api_shapes import (
     ApiAnswer,
     ApiError,
@@ -42,6 +41,7 @@ from wsgateway.gateway.parts import Parts
 from wsgateway.hub.target import TargetOptions
 from wsgateway.messages import encode
 from wsgateway.protocols.centrifuge.codes import CONNECTION_EXPIRED, ErrorCode, code_of, error_result
+from wsgateway.protocols.centrifuge.queries import read_history
 
 T = TypeVar("T")
 
@@ -240,23 +240,15 @@ class ServerApi:
     async def history(self, fields: Fields, _: Charge) -> HistoryResult:
         """Return publications in the history of a channel, and its position."""
         name = self._channel(fields)
-        limit, since, is_backward = fields.whole("limit"), fields.position("since"), fields.flag("reverse")
-        if since is not None and is_backward and not since[1]:
-            raise bad("since: there is nothing before the offset 0")
-        if not self._settings_of(name).history:
-            raise ApiFailure(ErrorCode.NOT_AVAILABLE, f"the channel {name} keeps no history")
-        start = None if since is None else "{}:{}".format(*since)
-        if start is None and not is_backward:
-            start = ":0"  # the oldest publication, with which a reader of pages begins
-        elif start is not None and Position.parse(start) is None:
-            raise ApiFailure(ErrorCode.UNRECOVERABLE_POSITION, "since: no history has this epoch")
-        most = MAX_HISTORY if limit < 0 else min(limit, MAX_HISTORY)
-        history = await self._gateway.history(name, limit=most, since=start, reverse=is_backward)
-        at = Position.parse(history.at or "")
-        assert at is not None, "the channel has a history"
-        if since is not None and since[0] not in ("", at.epoch):
-            raise ApiFailure(ErrorCode.UNRECOVERABLE_POSITION, "since: the epoch of the channel is another one")
-        return HistoryResult(first_of(history.publications, self._parts.settings.outbox_bytes), at.offset, at.epoch)
+        publications, at = await read_history(
+            self._gateway.history,
+            name,
+            self._settings_of(name),
+            limit=fields.whole("limit"),
+            since=fields.position("since"),
+            is_backward=fields.flag("reverse"),
+        )
+        return HistoryResult(first_of(publications, self._parts.settings.outbox_bytes), at.offset, at.epoch)
 
     async def history_remove(self, fields: Fields, _: Charge) -> EmptyResult:
         """Drop the history of a channel."""

@@ -98,10 +98,10 @@ SHUTDOWN = 3001
 
 
 class Failed(Refused):
-    """A command has failed with `code`, for a reason of the protocol itself."""
+    """A command has failed with `code`, for a reason of the protocol itself. `detail` is for the log."""
 
-    def __init__(self, code: ErrorCode) -> None:
-        super().__init__(403, _MESSAGES[code])
+    def __init__(self, code: ErrorCode, detail: str = "") -> None:
+        super().__init__(403, detail or _MESSAGES[code])
         self.code = code
 
 

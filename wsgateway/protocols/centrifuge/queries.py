@@ -1,12 +1,13 @@
 """Answers what a Centrifuge client asks about a channel: its members, and its history. Knows no sockets."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
+from wsgateway import frames
 from wsgateway.config.channels import MAX_HISTORY, ChannelSettings
 from wsgateway.exceptions import HistoryError, Refusal, Refused
-from wsgateway.frames import Position, Publication
+from wsgateway.frames import MAX_OFFSET, Position, Publication
 from wsgateway.hub.channels import Channels
 from wsgateway.hub.connection import Connection
 from wsgateway.listeners.event import EventGateway
@@ -60,10 +61,8 @@ class Queries:
                 return {"num_clients": counts.connections, "num_users": counts.users}, 0
             case History():
                 settings = self._check(query.channel, needs_presence=False)
-                if not settings.history:
-                    raise Failed(ErrorCode.NOT_AVAILABLE)
                 try:
-                    return await self._history(query)
+                    return await self._history(query, settings)
                 except HistoryError as exc:
                     raise unstored(exc) from exc
 
@@ -77,24 +76,12 @@ class Queries:
             raise Refused.of(Refusal(403, "query", f"subscribe to {channel} before you query it"))
         return settings
 
-    async def _history(self, query: History) -> tuple[Fields, int]:
-        since = query.since
-        limit = min(query.limit, MAX_HISTORY) if query.limit >= 0 else MAX_HISTORY
-        position: Position | None = None
-        if since is not None:
-            position = position_of(since.epoch, since.offset)
-            if position is None or (query.reverse and not since.offset):
-                raise Failed(ErrorCode.BAD_REQUEST)
-        elif not query.reverse:
-            position = Position("", 0)  # the oldest first
-        history = await self._gateway.history(
-            query.channel, limit=limit, since=None if position is None else str(position), reverse=query.reverse
+    async def _history(self, query: History, settings: ChannelSettings) -> tuple[Fields, int]:
+        since = None if query.since is None else (query.since.epoch, query.since.offset)
+        publications, at = await read_history(
+            self._gateway.history, query.channel, settings, limit=query.limit, since=since, is_backward=query.reverse
         )
-        at = Position.parse(history.at or "")
-        assert at is not None
-        if position is not None and position.epoch not in ("", at.epoch):
-            raise Failed(ErrorCode.UNRECOVERABLE_POSITION)
-        fits = self._fitting(history.publications, self._conn._outbox.wire_format)
+        fits = self._fitting(publications, self._conn._outbox.wire_format)
         size = sum(len(each.payload) for each in fits) + ENTRY * len(fits)
         if len(fits) > FEW:
             await asyncio.sleep(0)  # serves others between two long answers
@@ -110,6 +97,39 @@ class Queries:
             if wire_format.carries(publication):
                 fits.append(publication)
         return fits
+
+
+async def read_history(
+    read: Callable[..., Awaitable[frames.History]],
+    channel: str,
+    settings: ChannelSettings,
+    *,
+    limit: int,
+    since: tuple[str, int] | None,
+    is_backward: bool,
+) -> tuple[list[Publication], Position]:
+    """Return publications of a channel with `settings`, and its position. `read` is `Gateway.history`. Raise `Failed`.
+
+    `since` is an epoch, of which the empty one is any, and an offset. With a `limit` below 0, there is none.
+    """
+    if not settings.history:
+        raise Failed(ErrorCode.NOT_AVAILABLE, f"the channel {channel} keeps no history")
+    if since is None:
+        position = None if is_backward else Position("", 0)  # the oldest first
+    elif not 0 <= since[1] <= MAX_OFFSET or (is_backward and not since[1]):
+        raise Failed(ErrorCode.BAD_REQUEST, "since: the offset is out of range, or there is nothing before it")
+    else:
+        position = position_of(*since)
+        if position is None:
+            raise Failed(ErrorCode.UNRECOVERABLE_POSITION, "since: no history has this epoch")
+    most = min(limit, MAX_HISTORY) if limit >= 0 else MAX_HISTORY
+    start = None if position is None else str(position)
+    history = await read(channel, limit=most, since=start, reverse=is_backward)
+    at = Position.parse(history.at or "")
+    assert at is not None, "the channel has a history"
+    if position is not None and position.epoch not in ("", at.epoch):
+        raise Failed(ErrorCode.UNRECOVERABLE_POSITION, "since: the epoch of the channel is another one")
+    return history.publications, at
 
 
 async def _converted(items: Sequence[T], convert: Callable[[T], R]) -> list[R]:
