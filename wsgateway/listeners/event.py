@@ -323,12 +323,21 @@ class RequestEvent(Event):
     sets `reply` to the answer, of any type that can be sent.
     """
 
+    # Made for each request, so `__init__` sets every attribute itself, as that of `MessageEvent` does.
+
     __slots__ = ("name", "reply")
 
     conn: Connection
 
     def __init__(self, gateway: EventGateway, conn: Connection, message: Any, name: str) -> None:
-        super().__init__(gateway, conn, message=message)
+        self.gateway = gateway
+        self.conn = conn
+        self.message = message
+        self.connections = None
+        self.data = {}
+        self.code = None
+        self.reason = ""
+        self.subprotocol = None
         self.name = name
         self.reply: Any = None
 
