@@ -39,7 +39,12 @@ class Event(NamedTuple):
 
     @property
     def member(self) -> Member:
-        return Member(**json.loads(self.row))
+        return member_in(self.row)
+
+
+def member_in(row: bytes) -> Member:
+    """Return the member that `encode_member` has written."""
+    return Member(**json.loads(row))
 
 
 def encode_member(member: Member) -> bytes:

@@ -323,21 +323,13 @@ class RequestEvent(Event):
     sets `reply` to the answer, of any type that can be sent.
     """
 
-    # Made for each request, so `__init__` sets every attribute itself, as that of `MessageEvent` does.
-
     __slots__ = ("name", "reply")
 
     conn: Connection
 
     def __init__(self, gateway: EventGateway, conn: Connection, message: Any, name: str) -> None:
-        self.gateway = gateway
-        self.conn = conn
-        self.message = message
-        self.connections = None
-        self.data = {}
-        self.code = None
-        self.reason = ""
-        self.subprotocol = None
+        self.gateway, self.conn, self.message = gateway, conn, message  # each attribute here, for speed
+        self.connections, self.data, self.code, self.reason, self.subprotocol = None, {}, None, "", None
         self.name = name
         self.reply: Any = None
 

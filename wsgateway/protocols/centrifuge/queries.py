@@ -7,9 +7,10 @@ from typing import TypeVar
 from wsgateway import frames
 from wsgateway.config.channels import MAX_HISTORY, ChannelSettings
 from wsgateway.exceptions import HistoryError, Refusal, Refused
-from wsgateway.frames import MAX_OFFSET, Position, Publication
+from wsgateway.frames import MAX_OFFSET, Member, Position, Publication
 from wsgateway.hub.channels import Channels
 from wsgateway.hub.connection import Connection
+from wsgateway.hub.roster import member_in
 from wsgateway.listeners.event import EventGateway
 from wsgateway.listeners.subscriptions import find_namespace
 from wsgateway.messages import Message, WireFormat
@@ -50,21 +51,33 @@ class Queries:
         match query:
             case Presence():
                 self._check(query.channel, needs_presence=True)
-                members = (await self._gateway.presence(query.channel)).members
+                members = await self._members(query.channel)
                 infos = await _converted(members, client_info)
                 fields = {member.id: info for member, info in zip(members, infos, strict=True)}
                 size = sum(len(part.payload) for info in infos for part in info.values() if isinstance(part, Message))
                 return {"presence": fields}, size + ENTRY * len(members)
             case PresenceStats():
                 self._check(query.channel, needs_presence=True)
-                counts = await self._gateway.presence_counts(query.channel)
-                return {"num_clients": counts.connections, "num_users": counts.users}, 0
+                members = await self._members(query.channel)
+                return {"num_clients": len(members), "num_users": len({member.user for member in members})}, 0
             case History():
                 settings = self._check(query.channel, needs_presence=False)
                 try:
                     return await self._history(query, settings)
                 except HistoryError as exc:
                     raise unstored(exc) from exc
+
+    async def _members(self, channel: str) -> list[Member]:
+        """Return the members of a channel in all processes.
+
+        If this process has subscribers, they are those whose joins and leaves it has received, so a member of whom the
+        client was notified is never missing. Otherwise all processes are asked.
+        """
+        following = self._channels.following
+        if following is None or self._channels.find(channel) is None:
+            return (await self._gateway.presence(channel)).members
+        others = await _converted(list(following.presence.rows(channel)), member_in)
+        return [*self._channels.members(channel), *others]
 
     def _check(self, channel: str, *, needs_presence: bool) -> ChannelSettings:
         """Return the settings of `channel`. Raise `Refused` unless the client may query it."""
