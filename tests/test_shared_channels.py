@@ -144,7 +144,8 @@ async def test_positions_and_recovery_are_the_same_in_every_process(history: Ser
         assert (await one.history("room:1")).publications == []
         async with V1(url1) as ann:
             with anyio.fail_after(5):
-                while (await ann.ask(subscribe="room:1", since=first.at))["recovered"]:
+                # meanwhile it may be refused, because the subscribers of the channel are being notified of a loss
+                while (await ann.ask(subscribe="room:1", since=first.at)).get("recovered", True):
                     pass
 
 

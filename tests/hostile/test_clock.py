@@ -21,11 +21,12 @@ SHARED = {
 history keeps it still. If the clocks differ, it is sent for longer or shorter, or read from the history again."""
 
 TOKENS = {
+    "admin/rates.py": 1,
     "protocols/centrifuge/tokens.py": 1,
     "protocols/expiry.py": 3,
     "protocols/identity.py": 2,
 }
-"""The uses where an issuer of tokens has named a time of day, at which it expires."""
+"""The uses where an issuer of tokens has named the time of day at which something expires."""
 
 
 def test_only_a_time_that_is_shown_is_the_time_of_day() -> None:

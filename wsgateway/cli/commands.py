@@ -63,6 +63,10 @@ def _init(folder: str) -> int:
     return 0
 
 
+EXAMPLES = {"token_jwks": '"https://issuer.example/jwks.json"'}
+"""Values in the starter settings for settings whose default cannot be written, because an empty value is a mistake."""
+
+
 def _starter_settings() -> str:
     lines = [
         "# Settings of the gateway. A line that is commented out shows the default.",
@@ -74,6 +78,7 @@ def _starter_settings() -> str:
     for name, spec in SPECS.items():
         if name not in ("listener", "id", "channels"):
             value = json.dumps("" if defaults[name] is None else defaults[name])  # a tuple becomes a list
+            value = EXAMPLES.get(name, value)
             lines += ["", f"# {spec.metadata['help']}", f"# {name} = {value}"]
     lines += ["", f"# {SPECS['channels'].metadata['help']}", '# [channels."room:*"]']
     values = {**ChannelSettings().shown(), "slow_policy": defaults["slow_policy"]}
