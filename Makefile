@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 
 # Test processes at once; 0: one, which `ARGS="--pdb"` needs
-JOBS ?= 3
+JOBS ?= 4
 
 .PHONY: run test check format clean help
 
