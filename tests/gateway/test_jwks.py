@@ -132,7 +132,7 @@ async def test_clients_wait_for_the_first_key_set() -> None:
     source.gate.clear()
     async with key_set_of(source) as key_set:
         waiting = [asyncio.ensure_future(has(key_set, "key 0")) for _ in range(10)]
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # so that all of them wait
         waiting[0].cancel()
         source.gate.set()
         assert all(await asyncio.gather(*waiting[1:]))

@@ -143,16 +143,19 @@ class _Prepared(Algorithm):
     def verify(self, msg: bytes, key: Any, sig: bytes) -> bool:
         return self._algorithm.verify(msg, key, sig)
 
+    # PyJWT requires the rest of the interface, and calls it only to sign tokens and to read key sets, which is done
+    # elsewhere.
+
     def sign(self, msg: bytes, key: Any) -> bytes:
-        raise NotImplementedError
+        raise NotImplementedError("tokens are only checked")
 
     @staticmethod
     def to_jwk(key_obj: Any, as_dict: bool = False) -> Any:
-        raise NotImplementedError
+        raise NotImplementedError("keys are only read")
 
     @staticmethod
     def from_jwk(jwk: Any) -> NoReturn:
-        raise NotImplementedError
+        raise NotImplementedError("the keys of a set are read before")
 
 
 class Signatures:

@@ -127,7 +127,7 @@ class KeySet:
         while not self._keys:
             await self._fetched()
             if not self._keys:
-                await asyncio.sleep(pause)
+                await asyncio.sleep(pause)  # so that an issuer that is down is not asked all the time
                 pause = min(pause * 2, PAUSE)
 
     async def _fetched(self) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -11,12 +12,13 @@ from wsgateway.auth.claims import SubscriptionOptions
 from wsgateway.closing import EXPIRED, TOO_MANY, TRY_AGAIN, UNAUTHORIZED
 from wsgateway.config.settings import Settings
 from wsgateway.exceptions import ChannelError, ConnectionClosed, HistoryError, Refusal, Refused, TokenRefused
-from wsgateway.frames import check_request_name
+from wsgateway.frames import Position, check_request_name
 from wsgateway.hub.channel import Answer, Grant, Outdated, Wanted
 from wsgateway.hub.channels import Channels
 from wsgateway.hub.connection import Connection
 from wsgateway.hub.hub import Hub
 from wsgateway.hub.outbox import Outbox
+from wsgateway.hub.shared_history import Appended
 from wsgateway.limits import Bucket
 from wsgateway.listeners.dispatcher import Dispatcher
 from wsgateway.listeners.event import EventGateway
@@ -42,6 +44,17 @@ def unstored(error: HistoryError) -> Refused:
     """Return the refusal of a message that a shared history has not stored."""
     unknown = ", it may have been stored" if error.is_late else ""
     return Refused.of(Refusal(503, "history", f"the history is unavailable, try again later{unknown}"))
+
+
+def outcome_of(appending: asyncio.Future[Appended]) -> Position | Refused | None:
+    """Return the position of a message that a shared history has stored, or the refusal if it has not.
+
+    Return None for an unexpected error, which the history itself reports.
+    """
+    error = HistoryError("the gateway is stopping") if appending.cancelled() else appending.exception()
+    if isinstance(error, HistoryError):
+        return unstored(error)
+    return None if error is not None else appending.result()[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,9 +298,9 @@ class Session:
             self._handle(message, size)
         return True
 
+    @abstractmethod
     def _handle(self, message: str | bytes, size: int) -> None:
         """Handle a message that the limits allow."""
-        raise NotImplementedError
 
     def counted(self, *, is_fragment: bool = False) -> None:
         """Count a control frame or a fragment as a message, and close a client that exceeds `message_rate`."""

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, assert_never
 
 from wsgateway.closing import BAD_FIRST, NO_TOKEN, TRY_AGAIN, UNAUTHORIZED
-from wsgateway.exceptions import ChannelError, HistoryError, Refusal, Refused
+from wsgateway.exceptions import ChannelError, Refusal, Refused
 from wsgateway.frames import AcceptedFrame, ExpiresFrame, RefusedFrame, ReplyFrame, RequestFrame, UnsubscribedFrame
 from wsgateway.hub.channel import Outdated
 from wsgateway.hub.loops import eager_task
@@ -30,7 +30,7 @@ from wsgateway.protocols.commands import (
 )
 from wsgateway.protocols.expiry import seconds_left
 from wsgateway.protocols.query import Asked, read_query, read_since
-from wsgateway.protocols.session import STOPPING, TOO_MANY_REQUESTS, Session, unstored
+from wsgateway.protocols.session import STOPPING, TOO_MANY_REQUESTS, Session, outcome_of
 from wsgateway.protocols.v1 import SUBPROTOCOL, read_command
 from wsgateway.transports.peer import ClientTransport
 
@@ -192,12 +192,11 @@ class V1Session(Session):
 
     def _answer_stored(self, channel: str | None, ident: int | None, appending: asyncio.Future[Appended]) -> None:
         """Answer a message when a shared history has stored it, or has not."""
-        error = HistoryError("the gateway is stopping") if appending.cancelled() else appending.exception()
-        if isinstance(error, HistoryError):
-            self._refuse(channel, unstored(error), ident)
-        elif error is None and ident is not None:
-            position, _ = appending.result()
-            self.outbox.put(AcceptedFrame(position, ident=ident))
+        outcome = outcome_of(appending)
+        if isinstance(outcome, Refused):
+            self._refuse(channel, outcome, ident)
+        elif outcome is not None and ident is not None:
+            self.outbox.put(AcceptedFrame(outcome, ident=ident))
 
     # Requests, in both directions
 

@@ -26,7 +26,7 @@ class Deciding:
 
 async def settled() -> None:
     for _ in range(5):
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # an iteration of the event loop, in which what is due runs
 
 
 def connecting(listener: Deciding) -> Made:

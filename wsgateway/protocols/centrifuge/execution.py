@@ -8,7 +8,7 @@ from typing import Any, assert_never
 from wsgateway.config.namespaces import check_name
 from wsgateway.config.settings import Settings
 from wsgateway.config.values import Keep
-from wsgateway.exceptions import ChannelError, HistoryError, MessageError, Refused, TooManyChannels
+from wsgateway.exceptions import ChannelError, MessageError, Refused, TooManyChannels
 from wsgateway.frames import Bundle, Publication, RequestFrame, SubscribedFrame
 from wsgateway.hub.channel import Grant, Outdated, Wanted
 from wsgateway.hub.shared_history import Appended
@@ -40,7 +40,7 @@ from wsgateway.protocols.centrifuge.commands import (
 from wsgateway.protocols.centrifuge.queries import Queries, Query
 from wsgateway.protocols.centrifuge.replies import Fields, Reply, size_of, subscribed_fields
 from wsgateway.protocols.centrifuge.tokens import ExpiringSession, expiry_fields
-from wsgateway.protocols.session import unstored
+from wsgateway.protocols.session import outcome_of
 
 ANSWER_METHOD = "$reply"
 """The method with which a client answers a request of the server."""
@@ -179,13 +179,13 @@ class ExecutingSession(ExpiringSession):
 
     def _answer_stored(self, ident: int, appending: asyncio.Future[Appended]) -> None:
         """Answer a `publish` when a shared history has stored it, or has not."""
-        error = HistoryError("the gateway is stopping") if appending.cancelled() else appending.exception()
+        outcome = outcome_of(appending)
         if not ident:
             return
-        if error is None:
+        if isinstance(outcome, Refused):
+            self.outbox.put(Reply.error(ident, code_of(outcome)))
+        elif outcome is not None:
             self.outbox.put(Reply(ident, "publish", {}))
-        elif isinstance(error, HistoryError):
-            self.outbox.put(Reply.error(ident, code_of(unstored(error))))
 
     # Requests of both directions
 
@@ -366,7 +366,7 @@ class ExecutingSession(ExpiringSession):
         fields, size = await self._own_queries().answer(request)
         reply = Reply(ident, method, fields, payload=bytes(size))
         while not self.outbox.has_space(reply) and self.outbox.closing is None:  # noqa: ASYNC110  nothing notifies
-            await asyncio.sleep(SPACE_PAUSE)
+            await asyncio.sleep(SPACE_PAUSE)  # the outbox does not report that it has space
         self.outbox.put(reply)
 
     def _end_query(self, ident: int, call: Call) -> None:

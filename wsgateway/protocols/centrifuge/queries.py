@@ -150,6 +150,6 @@ async def _converted(items: Sequence[T], convert: Callable[[T], R]) -> list[R]:
     converted: list[R] = []
     for start in range(0, len(items), SLICE):
         if len(items) > FEW:
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # serves others between two slices
         converted += map(convert, items[start : start + SLICE])
     return converted
