@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "wsgateway"
-DOCS = PACKAGE.parent / "docs"
+DOCS = PACKAGE.parent / "docs" / "explanation"
 
 ROOMS = {
     "ground": [
@@ -535,7 +535,7 @@ def test_a_function_fits_on_a_screen(module: str) -> None:
 def test_the_picture_of_the_rooms_is_drawn_from_the_imports() -> None:
     script = runpy.run_path(str(DOCS / "draw_architecture.py"))
     drawn = (DOCS / "architecture.svg").read_text(encoding="utf-8")
-    assert drawn == script["drawn"](), "run: python docs/draw_architecture.py"
+    assert drawn == script["drawn"](), "run: python docs/explanation/draw_architecture.py"
 
 
 def names_on_the_page() -> list[str]:

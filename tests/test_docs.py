@@ -16,7 +16,7 @@ from django.urls import path
 from wsgateway.testing import Client, serve
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / name for name in ("README.md", "SECURITY.md", "CHANGELOG.md")] + sorted((ROOT / "docs").glob("*.md"))
+PAGES = [ROOT / name for name in ("README.md", "SECURITY.md", "CHANGELOG.md")] + sorted((ROOT / "docs").rglob("*.md"))
 PAGES.append(ROOT / "deploy" / "README.md")
 
 
@@ -47,7 +47,7 @@ def configured_django() -> None:
 
 @pytest.mark.parametrize("name", ["starlette_app", "fastapi_app", "django_app", "litestar_app"])
 async def test_it_is_mounted_as_written(name: str) -> None:
-    code = block("mounting.md", name).replace("Gateway()", "Gateway(local_access=True)")
+    code = block("how-to/mounting.md", name).replace("Gateway()", "Gateway(local_access=True)")
     if name == "litestar_app":
         code = code.replace("lifespan=[", "logging_config=None, lifespan=[")
     names = run(code)
@@ -71,7 +71,9 @@ async def test_it_is_mounted_as_written(name: str) -> None:
 
 async def test_the_example_of_a_test_passes() -> None:
     found = re.search(
-        r"```python\n(from wsgateway import Gateway\n.*?)```", (ROOT / "docs/listener.md").read_text(), re.DOTALL
+        r"```python\n(from wsgateway import Gateway\n.*?)```",
+        (ROOT / "docs/reference/listener.md").read_text(),
+        re.DOTALL,
     )
     assert found
     await run(found[1])["test_a_message_is_signed"]()
@@ -111,7 +113,7 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 
 def test_the_filter_of_the_docs_masks() -> None:
 
-    run(block("mounting.md", "masked"))
+    run(block("how-to/mounting.md", "masked"))
     logger = logging.getLogger("uvicorn.error")
     record = logger.makeRecord("uvicorn.error", logging.INFO, "", 1, "%s", ("/ws?token=secret",), None)
     logger.filter(record)
@@ -121,13 +123,13 @@ def test_the_filter_of_the_docs_masks() -> None:
 async def test_the_supervisor_of_the_admin_page(tmp_path: Path) -> None:
     file = tmp_path / "wsgateway.toml"
     file.write_text("[gateways.chat]\nport = 0\n[gateways.prices]\nport = 0\n")
-    found = await run(block("admin.md", "supervised.py"))["main"](str(file))
+    found = await run(block("how-to/admin.md", "supervised.py"))["main"](str(file))
     assert found == ["chat stopped", "prices running"]
     assert "hook_timeout = 3.0" in file.read_text()
 
 
 async def test_the_panel_in_an_application() -> None:
-    names = run(block("admin.md", "panel.py"))
+    names = run(block("how-to/admin.md", "panel.py"))
     async with serve(names["app"]) as url, httpx.AsyncClient(base_url=url) as http:
         assert (await http.get("/panel/")).status_code == 403
         shown = await http.get("/panel/", headers={"cookie": "role=admin"})

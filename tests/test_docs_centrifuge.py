@@ -17,7 +17,7 @@ from tests.test_docs_browser import Tab
 from wsgateway.protocols.centrifuge import codes
 from wsgateway.testing import serve
 
-CENTRIFUGE = "docs/centrifuge.md"
+CENTRIFUGE = "docs/how-to/centrifuge.md"
 SDK = ROOT / "examples" / "centrifuge_js" / "vendor" / "centrifuge-5.8.0.js"
 PAGE = '<!doctype html><link rel=icon href="data:,"><body><script src="/centrifuge.js"></script>'
 LOGIN: Any = {"username": "ann", "password": "wonderland"}
@@ -79,7 +79,7 @@ async def test_a_page_falls_back_to_http(browser: Browser) -> None:
 
 
 async def test_a_page_connects_with_a_token(browser: Browser) -> None:
-    async with served("docs/tokens.md", "signed.py") as (module, url), tab(browser, url) as page:
+    async with served("docs/how-to/tokens.md", "signed.py") as (module, url), tab(browser, url) as page:
         await page.run(sample("tokens"))
         await page.shows("connected as .+")
         assert [connection.user for connection in module.gateway.connections] == ["ann"]

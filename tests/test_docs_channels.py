@@ -21,9 +21,9 @@ from wsgateway import Gateway
 from wsgateway.listeners.hooks import HOOKS
 from wsgateway.testing import Client, serve
 
-CHANNELS = "docs/channels.md"
-PROTOCOL = "docs/protocol.md"
-PROCESSES = "docs/processes.md"
+CHANNELS = "docs/how-to/channels.md"
+PROTOCOL = "docs/reference/protocol.md"
+PROCESSES = "docs/how-to/processes.md"
 
 
 class V1(Client):
@@ -50,10 +50,10 @@ def test_the_samples_pass_the_type_checker(tmp_path: Path) -> None:
         CHANNELS,
         PROTOCOL,
         PROCESSES,
-        "docs/tokens.md",
-        "docs/centrifuge.md",
-        "docs/requests.md",
-        "docs/server-api.md",
+        "docs/how-to/tokens.md",
+        "docs/how-to/centrifuge.md",
+        "docs/how-to/requests.md",
+        "docs/reference/server-api.md",
         "README.md",
     ):
         for name, code in samples(page, "python").items():

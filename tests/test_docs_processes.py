@@ -24,7 +24,7 @@ from wsgateway.metrics import FAMILIES
 from wsgateway.publisher import Publisher
 from wsgateway.testing import Client, serve
 
-PAGE = "docs/processes.md"
+PAGE = "docs/how-to/processes.md"
 TEXT = (ROOT / PAGE).read_text()
 
 

@@ -12,7 +12,7 @@ from tests.test_docs_browser import Tab
 from tests.test_docs_channels import V1
 from wsgateway.testing import serve
 
-PAGE = "docs/requests.md"
+PAGE = "docs/how-to/requests.md"
 
 
 async def page_of(browser: Browser, name: str, script: str) -> list[str]:

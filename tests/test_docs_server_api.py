@@ -15,7 +15,7 @@ from wsgateway.gateway.http.server_api import METHODS
 from wsgateway.listeners.event import HandshakeEvent
 from wsgateway.testing import Client, serve
 
-PAGE = "docs/server-api.md"
+PAGE = "docs/reference/server-api.md"
 
 
 class Named:

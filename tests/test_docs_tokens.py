@@ -23,7 +23,7 @@ from tests.test_docs_browser import Tab
 from wsgateway import Gateway
 from wsgateway.testing import Client, serve
 
-TOKENS = "docs/tokens.md"
+TOKENS = "docs/how-to/tokens.md"
 LOGIN = ("ann", "wonderland")
 
 

@@ -348,12 +348,12 @@ async def test_a_mounted_gateway_says_once_that_nobody_has_configured_its_log(tm
             assert (await http.post(url + "/live/send", content=b"x")).status_code == 415
         text = await stderr_has(tmp_path, "[default] ")
     assert text.count("no handler is configured for the logger 'wsgateway'") == 1
-    assert "docs/mounting.md#see-the-log" in text
+    assert "docs/how-to/mounting.md#see-the-log" in text
     assert "started" not in text.replace("Started", "")
 
 
 async def test_the_two_lines_of_the_documentation_show_all(tmp_path: Path) -> None:
-    page = (Path(__file__).parent.parent / "docs" / "mounting.md").read_text()
+    page = (Path(__file__).parent.parent / "docs" / "how-to" / "mounting.md").read_text()
     lines = page.partition("# logged\n")[2].partition("```")[0]
     (tmp_path / "app.py").write_text(lines + MOUNTED)
     with mounted(tmp_path):

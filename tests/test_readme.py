@@ -49,7 +49,7 @@ def _shown(default: object) -> str:
 
 @pytest.mark.parametrize(
     ("page", "name"),
-    [("README.md", "settings"), ("README.md", "channel settings"), ("docs/channels.md", "channel settings")],
+    [("README.md", "settings"), ("README.md", "channel settings"), ("docs/how-to/channels.md", "channel settings")],
 )
 def test_the_tables_of_settings_are_those_of_the_declarations(page: str, name: str) -> None:
     table = settings_table() if name == "settings" else channel_settings_table()

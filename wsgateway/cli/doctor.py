@@ -165,7 +165,9 @@ def _broker(settings: Settings) -> Iterator[Finding]:
         open_link = opener(url)
     except ConfigError as exc:
         for mistake in exc.mistakes:
-            yield checks.serious(mistake, "the gateway does not start with it, see docs/processes.md#which-broker")
+            yield checks.serious(
+                mistake, "the gateway does not start with it, see docs/how-to/processes.md#which-broker"
+            )
         return
     if url.startswith("ipc://"):
         return  # it has no server, because the first process creates the sockets

@@ -175,7 +175,7 @@ class Gateway(Messaging):
 
     async def _start_unasked(self) -> None:
         self.log.warning(
-            "the gateway's lifespan was not run: the gateway starts now and is never stopped (docs/mounting.md)"
+            "the gateway's lifespan was not run: the gateway starts now and is never stopped (docs/how-to/mounting.md)"
         )
         with suppress(StartError):  # it has failed, which every answer reports from now on
             await self.start()

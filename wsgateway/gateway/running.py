@@ -272,7 +272,7 @@ def check_processes(settings: Settings, *, is_served_alone: bool) -> None:
     if histories and count > 1 and not settings.broker and not is_served_alone:  # `wsgateway serve` has no such count
         raise StartError(
             f"{histories} would be kept by each of {count} worker processes alone, so set broker to ipc:// or redis:// "
-            "to keep it for all, or serve with one worker, or set history = 0 (docs/processes.md#which-broker)"
+            "to keep it for all, or serve with one worker, or set history = 0 (docs/how-to/processes.md#which-broker)"
         )
 
 
@@ -284,6 +284,6 @@ def log_exposure(settings: Settings, rules: Rules, log: GatewayLog, *, is_served
     if count > 1 and not settings.broker and not is_served_alone:  # `wsgateway serve` has no such count
         log.warning(
             "%d worker processes and no broker: a message reaches only the clients of the process that receives it, "
-            'set broker = "ipc://" (docs/processes.md)',
+            'set broker = "ipc://" (docs/how-to/processes.md)',
             count,
         )

@@ -301,7 +301,7 @@ class GuardedHttp(HttpToolsProtocol):
         is_own_body = self.phase is Phase.BODY
         self.phase = Phase.REFUSED
         self.cancel_head_timer()
-        line = "refused a request from %s with %d: %s (docs/hardening.md)"
+        line = "refused a request from %s with %d: %s (docs/how-to/hardening.md)"
         self.shared.log.limited(f"http {status}").warning(line, self.remote_end.host or "a Unix socket", status, text)
         if self.is_pending():
             if not is_own_body:

@@ -392,11 +392,11 @@ PERMISSIONS = (
     "+hincrby +hlen +hdel +pexpire +expire +persist +rpush +ltrim +llen +lrange +zadd +zcard +zrange +zrangebyscore "
     "+zpopmin +unlink"
 )
-"""As in docs/processes.md."""
+"""As in docs/how-to/processes.md."""
 
 
 async def test_the_documentation_has_these_permissions() -> None:
-    text = (Path(__file__).parents[3] / "docs" / "processes.md").read_text()
+    text = (Path(__file__).parents[3] / "docs" / "how-to" / "processes.md").read_text()
     assert PERMISSIONS in " ".join(text.replace("\\\n", " ").split())
 
 

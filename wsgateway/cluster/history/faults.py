@@ -118,5 +118,5 @@ def _advice_for(error: str, names: str = "") -> str:
         return "the user of the broker's URL may not use the keys, add ~wsgateway:* to its ACL"
     if "channel" in error:
         return "the user of the broker's URL may not use the channels, add &wsgateway.* to its ACL"
-    names = names or (f"+{match[1]}" if match else "what docs/processes.md lists")
+    names = names or (f"+{match[1]}" if match else "what docs/how-to/processes.md lists")
     return f"the user of the broker's URL may not use all commands, add {names} to its ACL"

@@ -1,6 +1,6 @@
-"""Draws docs/architecture.svg from the imports of the package: the rooms, their modules, and the imports between rooms.
+"""Draws architecture.svg from the imports of the package: the rooms, their modules, and the imports between rooms.
 
-Run it after a module was added, moved, or removed: `python docs/draw_architecture.py`. A test compares the result.
+Run it after a module was added, moved, or removed. A test compares the result.
 """
 
 import ast
@@ -10,7 +10,7 @@ from pathlib import Path
 from textwrap import wrap
 
 DOCS = Path(__file__).parent
-PACKAGE = DOCS.parent / "wsgateway"
+PACKAGE = DOCS.parent.parent / "wsgateway"
 PICTURE = DOCS / "architecture.svg"
 
 ENTRY_POINTS = {"__init__", "__main__", "app", "publisher", "testing"}
