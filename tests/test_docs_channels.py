@@ -54,7 +54,6 @@ def test_the_samples_pass_the_type_checker(tmp_path: Path) -> None:
         "docs/how-to/centrifuge.md",
         "docs/how-to/requests.md",
         "docs/reference/server-api.md",
-        "README.md",
     ):
         for name, code in samples(page, "python").items():
             (tmp_path / f"{Path(page).stem}_{name}").write_text(code)
@@ -82,17 +81,6 @@ async def test_rooms_as_written() -> None:
         assert await ann.receive_json() == {"channel": "user:ann", "message": {"order": 7}, "at": at}
         async with Client(url, "/live/ws") as nobody:
             assert await nobody.closed() == (3500, "log in first")
-
-
-async def test_the_team_of_the_readme_as_written() -> None:
-    module = run_sample("README.md", "team.py")
-    async with serve(module.app) as url, V1(url, "user=ann", "/live/ws") as ann, V1(url, "user=eve", "/live/ws") as eve:
-        assert (await ann.ask(subscribe="room:1"))["members"] == []
-        await ann.receive_json()
-        assert (await eve.ask(subscribe="room:1"))["reason"] == "not your room"
-        async with httpx.AsyncClient(base_url=url) as http:
-            assert (await http.post("/orders/7")).status_code == 200
-        assert (await ann.receive_json())["message"] == "order 7"
 
 
 async def test_a_notice_is_published_once() -> None:
