@@ -25,6 +25,7 @@ from tests.sdk.servers import MODULES, node
 PAGES = "docs/coming-from"
 SOCKETIO = f"{PAGES}/python-socketio.md"
 FASTAPI = f"{PAGES}/fastapi.md"
+DJANGO = f"{PAGES}/django-channels.md"
 
 LIBRARIES = {"https://unpkg.com/socket.io-client@4.8.4/": MODULES / "socket.io-client"}
 """What the samples load from elsewhere, and where npm has put it."""
@@ -134,7 +135,14 @@ async def test_fastapi_and_what_replaces_it(app: str, browser: Browser, tmp_path
         await chat(browser, url)
 
 
-AFTER = {SOCKETIO: {"chat.py"}, FASTAPI: {"chat.py"}}
+@pytest.mark.parametrize("app", ["chat_channels", "chat"])
+async def test_django_channels_and_what_replaces_it(app: str, browser: Browser, tmp_path: Path) -> None:
+    """Before: Channels with its layer in memory, on uvicorn."""
+    async with uvicorn(f"{app}:app", copied(DJANGO, tmp_path)) as url:
+        await chat(browser, url)
+
+
+AFTER = {SOCKETIO: {"chat.py"}, FASTAPI: {"chat.py"}, DJANGO: {"chat.py"}}
 
 
 def test_what_replaces_them_passes_the_type_checker(tmp_path: Path) -> None:
