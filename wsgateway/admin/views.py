@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from wsgateway.admin.authentication import Authentication
 from wsgateway.admin.logins import TooManyTries, Tries, counted_address
+from wsgateway.admin.overview import overview_of
 from wsgateway.admin.pages import channels, connections, editing, gateway, sending
 from wsgateway.admin.site import LABELS, Page, Site, refused
 from wsgateway.admin.visit import Visit
@@ -18,9 +19,6 @@ from wsgateway.supervisor.supervisor import Supervisor
 
 LOG_LINES = 300
 """Lines of the log on its page."""
-
-OF_EMBEDDED = ("start", "stop", "restart")
-"""The actions that a panel without a settings file offers."""
 
 
 class Views(Site):
@@ -34,16 +32,13 @@ class Views(Site):
     # Gateways
 
     async def gateways(self, visit: Visit, *, problems: Iterable[str] = (), status: int = 200) -> Response:
-        gateways = self.supervisor.all()
-        has_store = self.supervisor.has_store
         return visit.page(
-            "gateways.html",
+            "overview.html",
             status=status,
-            gateways=gateways,
-            totals={supervised.id: await supervised.gateway.inspector.totals() for supervised in gateways},
+            overview=await overview_of(self.supervisor.all(), visit.request.scope),
             problems=list(problems),
-            actions={name: label for name, label in LABELS.items() if has_store or name in OF_EMBEDDED},
-            may_create=has_store,
+            actions=LABELS,
+            may_create=self.supervisor.has_store,
         )
 
     async def act(self, visit: Visit) -> Response:

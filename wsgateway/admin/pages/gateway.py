@@ -5,13 +5,15 @@ from collections.abc import Iterable
 
 from starlette.responses import Response
 
+from wsgateway.admin.connect import connect_to
+from wsgateway.admin.overview import offered_actions
 from wsgateway.admin.site import LABELS, Page, Site, count_connections, refused
+from wsgateway.admin.trends import trend_of
 from wsgateway.admin.visit import Visit
 from wsgateway.auth.admin import Access
 from wsgateway.config.values import Startup
-from wsgateway.gateway.registry import GatewayState
 from wsgateway.logs import LEVELS, tail
-from wsgateway.supervisor.instance import Embedded, Instance
+from wsgateway.supervisor.instance import Instance
 
 LOG_LINES = 300
 """Lines of the log on its page."""
@@ -20,19 +22,6 @@ ASKING = ("stop", "restart", "delete")
 """Actions that close connections, so they ask first."""
 
 PATH = "/gateways/{gateway_id}"
-
-
-def offered_actions(supervised: Instance | Embedded) -> list[str]:
-    """Return the actions that change something in the present state of the gateway, in the order of their buttons."""
-    match supervised.state:
-        case GatewayState.RUNNING | GatewayState.STARTING:
-            actions = ["restart", "stop"]
-        case GatewayState.STOPPED | GatewayState.FAILED:
-            may_start = isinstance(supervised, Embedded) or supervised.settings.startup is not Startup.DISABLED
-            actions = ["start"] if may_start else []
-        case _:
-            actions = []
-    return [*actions, "delete"] if supervised.is_editable else actions
 
 
 async def show(site: Site, visit: Visit, *, problems: Iterable[str] = (), status: int = 200) -> Response:
@@ -46,6 +35,8 @@ async def show(site: Site, visit: Visit, *, problems: Iterable[str] = (), status
         supervised=supervised,
         totals=await inspector.totals(),
         nodes=await inspector.nodes(),
+        trend=trend_of([supervised.gateway.trend]),
+        connect=connect_to(supervised, visit.request.scope),
         actions={name: LABELS[name] for name in offered_actions(supervised)},
         may_roll=isinstance(supervised, Instance) and supervised.workers is not None,
         is_disabled=isinstance(supervised, Instance) and supervised.settings.startup is Startup.DISABLED,
