@@ -54,12 +54,13 @@ class Chat:
         pass  # every client may subscribe
 
     def on_message(self, event: MessageEvent) -> None:
-        event.message = {"from": event.conn.user_id, "text": event.message} if event.conn else event.message
+        event.connections = event.gateway.connections  # every client receives it
 """
 
 FILE = """\
 log_file = "WebSocket.log"
 pong_timeout = 20
+local_access = true
 
 [gateways.chat]
 port = 10125
