@@ -67,22 +67,6 @@ function showGateway(pushed) {
   if (now) for (const name of ["connections", "in", "out", "dropped"]) text(`[data-total=${name}]`, document, now[name]);
 }
 
-function showConnection(own) {
-  for (const [name, value] of Object.entries(own)) {
-    if (name !== "events" && name !== "open") text(`[data-own=${name}]`, document, name === "age" ? clock(value) : value);
-  }
-  const open = document.getElementById("open");
-  open.dataset.state = own.open ? "running" : "stopped";
-  if (open.lastElementChild.textContent !== (own.open ? "open" : "closed")) open.lastElementChild.textContent = own.open ? "open" : "closed";
-  const body = document.querySelector("#events tbody");
-  for (const [at, what, size, note] of own.events) {
-    const row = body.insertRow(0);
-    for (const value of [new Date(at * 1000).toISOString().slice(11, 23), what, size ?? "", note]) row.insertCell().textContent = value;
-    row.cells[2].className = "number";
-  }
-  while (body.rows.length > 100) body.deleteRow(-1);
-}
-
 let refreshes = 0;
 
 function take(pushed) {
@@ -93,7 +77,7 @@ function take(pushed) {
   }
   if (gateway) showGateway(pushed);
   drawCharts(gateway ? pushed.gateways.filter(({ id }) => id === gateway) : pushed.gateways);
-  if (connection && pushed.connection) showConnection(pushed.connection);
+  if (connection && pushed.connection) showConnection(pushed.connection); // of gateway.js
   const current = JSON.stringify(pushed.gateways.map(({ id, state, failure }) => [id, state, failure]));
   if (states !== current) htmx.trigger(document.body, "changed");
   states = current;
