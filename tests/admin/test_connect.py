@@ -88,14 +88,14 @@ def test_the_sample_for_a_browser_speaks_a_protocol_of_the_gateway(settings: dic
     assert part in connect(settings).samples[0].text
 
 
-async def test_the_sample_for_python_runs(tmp_path: Path) -> None:
+async def test_the_page_shows_the_address_at_which_the_gateway_serves(tmp_path: Path) -> None:
     async with admin(tmp_path, "[gateways.chat]\nport = 0\n") as (supervisor, url), visitor(url) as reader:
         text = (await reader.get("/")).text
         page = re.search(r'href="(http[^"]+)">Open test page', text)
         assert page
         assert page[1] == f"{supervisor.find('chat').url}/"
         assert f"connect(&#34;ws{page[1][4:]}ws&#34;)" in text
-        async with Client(page[1]) as ann:
+        async with Client(page[1].rstrip("/")) as ann:
             await ann.send("hello")
             assert await ann.receive() == "hello"
 

@@ -33,7 +33,9 @@ def test_every_setting_is_in_one_topic_and_in_the_form_once() -> None:
 
 
 def test_what_differs_from_the_default_is_marked_and_what_only_the_file_can_change_is_fixed() -> None:
-    settings = Settings(ping_interval=20, api_key=("hidden",), broker="redis://:hidden@h/0", channels={"room:*": ChannelSettings()})
+    settings = Settings(
+        ping_interval=20, api_key=("hidden",), broker="redis://:hidden@h/0", channels={"room:*": ChannelSettings()}
+    )
     for topics in (form_of(settings), values_of(settings)):
         fields = fields_of(topics)
         changed = {name for name, field in fields.items() if field.is_changed}
