@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, assert_never
 
 from starlette.responses import Response
 
@@ -11,7 +11,9 @@ from wsgateway.admin.authentication import Authentication
 from wsgateway.admin.rates import MessageRates
 from wsgateway.admin.visit import Visit
 from wsgateway.auth.admin import Access
+from wsgateway.config.values import Startup
 from wsgateway.exceptions import GatewayNotFound, Refusal, Refused, StartError
+from wsgateway.gateway.registry import GatewayState
 from wsgateway.supervisor.instance import Embedded, Instance
 from wsgateway.supervisor.supervisor import Supervisor
 
@@ -75,6 +77,21 @@ class Site:
         await asyncio.wait(tasks, timeout=WAIT)
         errors = [task.exception() for task in tasks if task.done()]
         return [str(error) for error in errors if error is not None and not isinstance(error, StartError)]
+
+
+def offered_actions(supervised: Instance | Embedded) -> list[str]:
+    """Return the actions that change something in the present state of the gateway, in the order of their buttons."""
+    match supervised.state:
+        case GatewayState.RUNNING | GatewayState.STARTING:
+            actions = ["restart", "stop"]
+        case GatewayState.STOPPED | GatewayState.FAILED:
+            may_start = isinstance(supervised, Embedded) or supervised.settings.startup is not Startup.DISABLED
+            actions = ["start"] if may_start else []
+        case GatewayState.STOPPING:
+            actions = []
+        case _:
+            assert_never(supervised.state)
+    return [*actions, "delete"] if supervised.is_editable else actions
 
 
 async def count_connections(gateways: Iterable[Instance | Embedded]) -> int:

@@ -1,16 +1,13 @@
 """The pages of the panel, and what their forms do. One table at the end lists them, with the access they require."""
 
 import asyncio
-from collections.abc import Coroutine, Iterable
-from typing import Any
 
 from starlette.responses import Response
 
 from wsgateway.admin.authentication import Authentication
 from wsgateway.admin.logins import TooManyTries, Tries, counted_address
-from wsgateway.admin.overview import overview_of
-from wsgateway.admin.pages import channels, connections, editing, gateway, sending
-from wsgateway.admin.site import LABELS, Page, Site, refused
+from wsgateway.admin.pages import channels, connections, editing, gateway, overview, sending
+from wsgateway.admin.site import Page, Site, refused
 from wsgateway.admin.visit import Visit
 from wsgateway.auth.admin import Access
 from wsgateway.gateway.http.paths import sender_of
@@ -22,46 +19,12 @@ LOG_LINES = 300
 
 
 class Views(Site):
-    """The pages about all gateways, the log, and the login: a method for each."""
+    """The log, the login, and what all pages share."""
 
     def __init__(self, supervisor: Supervisor, authentication: Authentication) -> None:
         super().__init__(supervisor, authentication)
         self._tries = Tries()
         self._log = Log()
-
-    # Gateways
-
-    async def gateways(self, visit: Visit, *, problems: Iterable[str] = (), status: int = 200) -> Response:
-        return visit.page(
-            "overview.html",
-            status=status,
-            overview=await overview_of(self.supervisor.all(), visit.request.scope),
-            problems=list(problems),
-            actions=LABELS,
-            may_create=self.supervisor.has_store,
-        )
-
-    async def act(self, visit: Visit) -> Response:
-        """Run an action on the selected gateways, or reload the settings file. Stop and delete ask for confirmation."""
-        name, ids = visit.field("action"), visit.form.get("id", [])
-        if name == "reload":
-            return await self._run_actions(visit, [self.supervisor.reload()])
-        action = self.actions.get(name)
-        if action is None:
-            raise refused(422, "This action is not known.")
-        if not ids:
-            return await self.gateways(visit, problems=["Select the gateways first."], status=422)
-        selected = [self.find(gateway_id) for gateway_id in ids]
-        if name in ("stop", "delete") and visit.field("sure") != "yes":
-            totals = [await supervised.gateway.inspector.totals() for supervised in selected]
-            count = sum(int(counts["connections"]) for counts in totals)
-            return visit.page("confirm.html", action=name, label=LABELS[name], gateways=selected, count=count)
-        return await self._run_actions(visit, [action(supervised.id) for supervised in selected])
-
-    async def _run_actions(self, visit: Visit, actions: list[Coroutine[Any, Any, None]]) -> Response:
-        """Begin all `actions`. Show the gateways, with the reason of each refused action."""
-        problems = await self.run(actions)
-        return await self.gateways(visit, problems=problems, status=409) if problems else visit.redirect("/")
 
     # The log
 
@@ -114,8 +77,7 @@ class Views(Site):
 
 
 PAGES = (
-    Page("GET", "/", Views.gateways, Access.READ),
-    Page("POST", "/", Views.act, Access.FULL),
+    *overview.PAGES,
     Page("GET", "/log", Views.log, Access.READ),
     Page("GET", "/login", Views.login, Access.NONE),
     Page("POST", "/login", Views.log_in, Access.NONE),

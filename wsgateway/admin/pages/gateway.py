@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from starlette.responses import Response
 
 from wsgateway.admin.connect import connect_to
-from wsgateway.admin.overview import offered_actions
-from wsgateway.admin.site import LABELS, Page, Site, count_connections, refused
+from wsgateway.admin.site import LABELS, Page, Site, count_connections, offered_actions, refused
 from wsgateway.admin.trends import trend_of
 from wsgateway.admin.visit import Visit
 from wsgateway.auth.admin import Access

@@ -111,22 +111,35 @@ function watch() {
 // A refresh replaces the content of an element and not the element, so a change that arrives meanwhile waits for it.
 // Selected boxes and the position in the log survive a refresh
 let selected = new Set();
+let folded = new Map();
 let scrolled = null;
 let focused = null;
 const nameOf = (element) => [element.tagName, element.id, element.name, element.value, element.href, element.formAction].join();
 document.addEventListener("htmx:beforeSwap", (event) => {
   const target = event.detail.target;
-  selected = new Set(Array.from(target.querySelectorAll("input:checked"), (box) => box.value));
+  selected = new Set(Array.from(target.querySelectorAll("input:checked"), (box) => box.id || box.value));
+  folded = new Map(Array.from(target.querySelectorAll("details[id]"), (details) => [details.id, details.open]));
   scrolled = target.id === "log" ? target.scrollTop + target.clientHeight > target.scrollHeight - 20 ? Infinity : target.scrollTop : null;
   focused = target.contains(document.activeElement) ? nameOf(document.activeElement) : null;
 });
 document.addEventListener("htmx:afterSwap", () => {
-  for (const box of document.querySelectorAll("tbody input[type=checkbox]")) if (selected.has(box.value)) box.checked = true;
+  for (const box of document.querySelectorAll("tbody input[type=checkbox], #connect input")) if (selected.has(box.id || box.value)) box.checked = true;
+  for (const details of document.querySelectorAll("details[id]")) details.open = folded.get(details.id) ?? details.open;
   const again = focused && Array.from(document.querySelectorAll("main a, main button, main input, #log")).find((element) => nameOf(element) === focused);
   if (again) again.focus({ preventScroll: true });
   const log = document.getElementById("log");
   if (log && scrolled !== null) log.scrollTop = Math.min(scrolled, log.scrollHeight);
 });
+
+// An action that does nothing for the selected gateways cannot be pressed
+function offerActions() {
+  const rows = Array.from(document.querySelectorAll("tr[data-actions]")).filter((row) => row.querySelector("input:checked"));
+  for (const button of document.querySelectorAll("#gateways button[name=action]")) {
+    button.disabled = rows.length > 0 && !rows.some((row) => row.dataset.actions.split(" ").includes(button.value));
+  }
+}
+document.addEventListener("change", offerActions);
+document.addEventListener("htmx:afterSwap", offerActions);
 
 // Buttons that copy a text, also those that a refresh brings
 function showCopies() {
