@@ -137,9 +137,7 @@ def redis_url() -> Iterator[str]:
         yield service.url
 
 
-async def test_a_push_from_everywhere_arrives(
-    tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_push_from_everywhere_arrives(tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WSGATEWAY_API_KEY", KEY)
     monkeypatch.setenv("BROKER", redis_url)
     module = run_sample(PUSH, "shop.py")

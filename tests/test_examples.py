@@ -169,6 +169,49 @@ async def test_both_tabs_reconnect_after_a_restart(browser: Browser) -> None:
                 await expect(other.get_by_label("Messages")).to_contain_text(re.compile(r"\d\d again"))
 
 
+NUMBERS = " ".join(map(str, range(1, 131)))
+"""A prompt that the fake model repeats. A number that is missing or doubled shows a gap or a repetition."""
+
+
+async def numbers(page: Page) -> list[int]:
+    text = await page.get_by_label("Messages").locator("li:nth-child(2) p").inner_text()
+    return [int(number) for number in re.findall(r"\d+\b", text)]
+
+
+async def wait_for_numbers(page: Page, count: int) -> None:
+    with anyio.fail_after(30):
+        while len(await numbers(page)) < count:
+            await anyio.sleep(0.02)  # between two looks at a page that changes by itself
+
+
+async def test_tokens_survive_a_reload(browser: Browser) -> None:
+    async with example("tokens", free_port(), DELAY="0.05") as url, tabs(browser, url) as (asking, viewer):
+        prompt, cancel = asking.get_by_label("Prompt"), asking.get_by_role("button", name="Cancel")
+        await prompt.fill(NUMBERS)
+        await prompt.press("Enter")
+        await wait_for_numbers(viewer, 3)
+        await asking.reload()
+        await expect(cancel).to_be_enabled()  # so the answer is still being written
+        late = await viewer.context.new_page()
+        await late.goto(url)
+        await wait_for_numbers(late, len(await numbers(viewer)) + 3)
+        await cancel.click()
+        for page in (asking, viewer, late):
+            await expect(page.get_by_label("Messages").locator("small")).to_have_text("canceled")
+            shown = await numbers(page)
+            assert shown == list(range(1, len(shown) + 1))
+            assert shown == await numbers(viewer)
+
+        await prompt.fill(EVIL)
+        await prompt.press("Enter")
+        for page in (asking, viewer, late):
+            last = page.get_by_label("Messages").locator("li").last
+            await expect(last).to_have_text(re.compile(f"prompt: {re.escape(EVIL)}$"), timeout=20_000)
+            await expect(page.locator(".writing")).to_have_count(0)
+        await expect(asking.get_by_label("Messages").locator("li")).to_have_count(4)
+        await check_page(asking)
+
+
 def push_prices(url: str, *options: str) -> "subprocess.CompletedProcess[str]":
     argv = [sys.executable, str(EXAMPLES / "data_push" / "push_prices.py"), "--url", f"{url}live/send", *options]
     return subprocess.run(argv, env=environment(), capture_output=True, text=True, timeout=30, check=False)
