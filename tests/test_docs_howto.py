@@ -336,7 +336,7 @@ def test_the_tests_of_an_application_pass(tmp_path: Path) -> None:
     for_asyncio = written["test_chat.py"].replace("pytest.mark.anyio", "pytest.mark.asyncio")
     for_asyncio = for_asyncio.replace("@pytest.fixture\nasync", "@pytest_asyncio.fixture\nasync")
     (tmp_path / "test_with_asyncio.py").write_text("import pytest_asyncio\n" + for_asyncio)
-    plugins = ("-p", "anyio", "-p", "pytest_asyncio", "-p", "no:cacheprovider")  # those of schemathesis take seconds
+    plugins = ("-p", "anyio", "-p", "asyncio", "-p", "no:cacheprovider")  # those of schemathesis take seconds
     command = [sys.executable, "-m", "pytest", "-q", *plugins, "."]
     run = subprocess.run(
         command,
