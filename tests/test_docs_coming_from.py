@@ -31,6 +31,7 @@ SOCKETIO = f"{PAGES}/python-socketio.md"
 FASTAPI = f"{PAGES}/fastapi.md"
 DJANGO = f"{PAGES}/django-channels.md"
 CENTRIFUGO = f"{PAGES}/centrifugo.md"
+PUSHER = f"{PAGES}/pusher.md"
 
 LIBRARIES = {
     "https://unpkg.com/socket.io-client@4.8.4/": MODULES / "socket.io-client",
@@ -197,4 +198,11 @@ async def test_what_used_centrifugo_works_with_wsgateway_unchanged(browser: Brow
 async def test_the_sdk_of_centrifuge_with_a_gateway_in_the_application(browser: Browser, tmp_path: Path) -> None:
     node()
     async with served(CENTRIFUGO, "team", tmp_path) as url:
+        await chat(browser, url)
+
+
+async def test_what_replaces_pusher(browser: Browser, tmp_path: Path) -> None:
+    """Pusher is a service, and the registries have no server that speaks its protocol. So its half is only compiled."""
+    compile(samples(PUSHER, "python")["chat_pusher.py"], "chat_pusher.py", "exec")
+    async with served(PUSHER, "chat", tmp_path) as url:
         await chat(browser, url)
