@@ -32,10 +32,14 @@ format: $(VENV)/.test  ## format the code
 	$(BIN)/ruff check --fix .
 
 docs: $(VENV)/.docs  ## build the documentation into build/site, with warnings as errors
-	$(BIN)/python tools/docs.py build
+	$(BIN)/python -m tools.docs build
 
 docs-serve: $(VENV)/.docs  ## serve the documentation at http://localhost:8000/, and rebuild each page that changes
-	$(BIN)/python tools/docs.py serve $(ARGS)
+	$(BIN)/python -m tools.docs serve $(ARGS)
+
+.PHONY: reference
+reference: $(VENV)/.docs  ## write the generated parts of the documentation, such as the table of settings
+	$(BIN)/python tools/reference.py
 
 clean:           ## remove the virtual environment
 	rm -rf $(VENV) $(VENV)-lowest tests/sdk/node_modules

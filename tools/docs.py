@@ -1,4 +1,4 @@
-"""Builds the documentation site, or serves it: `python tools/docs.py build`, `python tools/docs.py serve`.
+"""Builds the documentation site, or serves it: `python -m tools.docs build`, `python -m tools.docs serve`.
 
 Zensical reads a copy of docs/ in build/docs. In the copy, each link to a file outside docs/ leads to a page that shows
 that file, because such a link works on a Git host but not in a site.
@@ -13,8 +13,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tools import llms
+
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
+CONFIG = ROOT / "mkdocs.yml"
 STAGE = ROOT / "build" / "docs"
 SITE = ROOT / "build" / "site"
 FILES = "files"
@@ -25,6 +28,9 @@ LANGUAGES |= {".toml": "toml", ".yaml": "yaml", ".yml": "yaml"}
 IMAGES = {".png", ".svg"}
 LINK = re.compile(r"(\]\()([^)\s]+)(\))")
 FENCE = re.compile(r"^ *(`{3,}|~{3,})")
+COLOR = re.compile(r"\x1b\[[0-9;]*m")
+MAX_LINE = 160
+"""Characters of a line of Zensical's warnings, which contain whole paragraphs."""
 POLL = 0.5
 """Seconds between two looks at the files, while the site is served."""
 
@@ -38,11 +44,14 @@ class Stage:
         """Text of each page, by its path in the copy."""
         self.assets: dict[Path, Path] = {}
         """Original of each picture, by its path in the copy."""
+        self.broken: list[str] = []
+        """A sentence about each link to a file that does not exist."""
 
     def fill(self) -> None:
         """Copy docs/ and all files that it links to. Write only what differs; remove what is left over."""
         self.pages.clear()
         self.assets.clear()
+        self.broken.clear()
         for path in sorted(DOCS.rglob("*")):
             if path.is_file():
                 self.add(path)
@@ -79,7 +88,11 @@ class Stage:
             address, hash_mark, anchor = match[2].partition("#")
             if not address or ":" in address:
                 return match[0]
-            page = self.add((original.parent / address).resolve())
+            linked = (original.parent / address).resolve()
+            if not linked.exists():
+                self.broken.append(f"{original.relative_to(ROOT)}: {address} does not exist")
+                return match[0]
+            page = self.add(DOCS / "index.md" if linked == ROOT / "README.md" else linked)  # they say the same
             return f"{match[1]}{_relative(page, target)}{hash_mark}{anchor}{match[3]}"
 
         return _outside_code(original.read_text(), lambda line: LINK.sub(relink, line))
@@ -96,12 +109,12 @@ def _target(original: Path) -> Path:
     """Return where the copy shows `original`."""
     if original.is_relative_to(DOCS):
         return original.relative_to(DOCS)
-    if original.name == "README.md" and original.parent != ROOT:
+    if original.name == "README.md":
         original = original.parent
     path = FILES / original.relative_to(ROOT)
     if original.is_dir():
         return path / "index.md"
-    return path if original.suffix in IMAGES | {".md"} else path.with_name(path.name + ".md")
+    return path if original.suffix in IMAGES | {".md"} else path.with_name(path.name.replace(".", "-") + ".md")
 
 
 def _relative(page: Path, target: Path) -> str:
@@ -131,14 +144,23 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def zensical(command: str, *options: str) -> list[str]:
-    return [sys.executable, "-m", "zensical", command, "--config-file", str(ROOT / "mkdocs.yml"), *options]
+    return [sys.executable, "-m", "zensical", command, "--config-file", str(CONFIG), *options]
 
 
 def build() -> None:
-    """Build the site into build/site. Raise `CalledProcessError` after a warning."""
-    Stage().fill()
+    """Build the site into build/site. End the process with 1 after a warning."""
+    stage = Stage()
+    stage.fill()
     shutil.rmtree(SITE, ignore_errors=True)
-    subprocess.run(zensical("build", "--strict", "--clean"), check=True, cwd=ROOT)
+    command = zensical("build", "--strict", "--clean")
+    built = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    for line in COLOR.sub("", built.stdout).partition("Traceback")[0].splitlines():
+        print(line[:MAX_LINE])
+    for sentence in stage.broken:
+        print(sentence)
+    if built.returncode or stage.broken:
+        raise SystemExit(1)
+    llms.write(CONFIG, STAGE, SITE)
 
 
 def serve(*options: str) -> None:
@@ -161,4 +183,4 @@ if __name__ == "__main__":
         case ["serve", *options]:
             serve(*options)
         case _:
-            raise SystemExit("usage: python tools/docs.py build | serve [--dev-addr HOST:PORT]")
+            raise SystemExit("usage: python -m tools.docs build | serve [--dev-addr HOST:PORT]")

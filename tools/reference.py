@@ -3,8 +3,9 @@
 A part stands between `<!-- name -->` and `<!-- /name -->` in its page. A test compares each part with its source.
 """
 
+import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -94,50 +95,23 @@ def _command(name: str, command: click.Command, parent: click.Context) -> str:
 
 def gateway_routes() -> str:
     """Return the table of the operations in the OpenAPI document of a gateway."""
-    return _routes(description.description(version=""))
+    return _OpenApi(description.description(version="")).routes()
 
 
 def gateway_objects() -> str:
     """Return a section for each object in the answers of a gateway."""
-    return _objects(description.description(version=""))
+    return _OpenApi(description.description(version="")).objects()
 
 
 def admin_routes() -> str:
     """Return the table of the operations in the OpenAPI document of the admin interface."""
-    return _routes(openapi.description(OPERATIONS, version=""))
+    return _OpenApi(openapi.description(OPERATIONS, version="")).routes()
 
 
 def admin_objects() -> str:
     """Return a section for each object in the answers of the admin interface that no answer of a gateway contains."""
     shown = description.description(version="")["components"]["schemas"]
-    return _objects(openapi.description(OPERATIONS, version=""), without={*shown, "NewGateway", "Changes", "Message"})
-
-
-def _routes(document: Schema) -> str:
-    rows = []
-    for path, operations in document["paths"].items():
-        for method, operation in operations.items():
-            answers = {int(status): answer for status, answer in operation["responses"].items()}
-            good = [f"{status}{_content(answer)}" for status, answer in answers.items() if status < 300]
-            bad = ", ".join(str(status) for status in answers if status >= 300)
-            rows.append(
-                (f"`{method.upper()} {path}`", operation["summary"], _inputs(operation), "; ".join(good), bad),
-            )
-    return _table(("route", "what it does", "query and body", "answer", "errors"), rows)
-
-
-def _inputs(operation: Schema) -> str:
-    """Return the parameters of the query and the fields of the body. A field in brackets is optional."""
-    words = [f"`?{field['name']}=`" for field in operation.get("parameters", ()) if field["in"] == "query"]
-    if "requestBody" in operation:
-        schema = operation["requestBody"]["content"]["application/json"]["schema"]
-        if "$ref" in schema:
-            words.append(_BODIES.get(_name_of(schema), _type(schema)))
-        else:
-            required = schema.get("required", ())
-            names = sorted(schema["properties"], key=lambda name: name not in required)
-            words += [f"`{name}`" if name in required else f"[`{name}`]" for name in names]
-    return " ".join(words)
+    return _OpenApi(openapi.description(OPERATIONS, version="")).objects(without={*shown, *_BODIES})
 
 
 _BODIES = {
@@ -148,53 +122,80 @@ _BODIES = {
 """How the bodies are described that have no section of their own."""
 
 
-def _content(answer: Schema) -> str:
-    for media_type, content in answer.get("content", {}).items():
-        if media_type != "application/json":
-            return f" `{media_type}`"
-        schema = content["schema"]
-        for choice in schema.get("oneOf", ()):
-            wrapped = choice.get("properties", {}).get("result", choice)
-            if "$ref" in wrapped:
-                return f" {_type(wrapped)}"
-        return f" {_type(schema)}" if "$ref" in schema else ""
-    return ""
+class _OpenApi:
+    """An OpenAPI document, as tables in Markdown."""
 
+    def __init__(self, document: Schema) -> None:
+        self._paths = document["paths"]
+        self._schemas = document["components"]["schemas"]
 
-def _objects(document: Schema, without: Iterable[str] = ()) -> str:
-    sections = []
-    for name, schema in sorted(document["components"]["schemas"].items()):
-        if "properties" in schema and name not in without:
-            required = schema.get("required", ())
-            rows = [
-                (f"`{field}`" + ("" if field in required else " (may be missing)"), _field(field_schema))
-                for field, field_schema in schema["properties"].items()
-            ]
-            text = schema.get("description", "").replace("\n", " ")
-            sections.append(f"### {name}\n\n{text}\n\n" + (_table(("field", "type"), rows) if rows else ""))
-    return "\n" + "\n".join(sections) + "\n"
+    def routes(self) -> str:
+        rows = []
+        for path, operations in self._paths.items():
+            for method, operation in operations.items():
+                answers = {int(status): answer for status, answer in operation["responses"].items()}
+                good = [f"{status}{self._content(answer)}" for status, answer in answers.items() if status < 300]
+                bad = ", ".join(str(status) for status in answers if status >= 300)
+                route = f"`{method.upper()} {path}`"
+                rows.append((route, operation["summary"], self._inputs(operation), "; ".join(good), bad))
+        return _table(("route", "what it does", "query and body", "answer", "errors"), rows)
 
+    def objects(self, without: Collection[str] = ()) -> str:
+        sections = []
+        for name, schema in sorted(self._schemas.items()):
+            if "properties" in schema and name not in without:
+                text = schema.get("description", "").replace("\n", " ")
+                sections.append(f"### {name}\n\n{text}\n\n{self._fields(schema)}".rstrip("\n") + "\n")
+        return "\n" + "\n".join(sections) + "\n"
 
-def _field(schema: Schema) -> str:
-    text = schema.get("description", "")
-    return f"{_type(schema)}; {text}" if text and "$ref" not in schema else _type(schema)
+    def _fields(self, schema: Schema) -> str:
+        required = schema.get("required", ())
+        rows = []
+        for name, field in schema["properties"].items():
+            text = field.get("description", "") if "$ref" not in field else ""
+            rows.append((f"`{name}`" if name in required else f"[`{name}`]", self._type(field), text))
+        if not rows:
+            return ""
+        if any(text for _, _, text in rows):
+            return _table(("field", "type", "what it is"), rows)
+        return _table(("field", "type"), [row[:2] for row in rows])
 
+    def _inputs(self, operation: Schema) -> str:
+        """Return the parameters of the query and the fields of the body."""
+        words = [f"`?{field['name']}=`" for field in operation.get("parameters", ()) if field["in"] == "query"]
+        if "requestBody" in operation:
+            schema = operation["requestBody"]["content"]["application/json"]["schema"]
+            if "$ref" in schema:
+                words.append(_BODIES.get(_name_of(schema), self._type(schema)))
+            else:
+                required = schema.get("required", ())
+                names = sorted(schema["properties"], key=lambda name: name not in required)
+                words += [f"`{name}`" if name in required else f"[`{name}`]" for name in names]
+        return " ".join(words)
 
-def _type(schema: Schema) -> str:
-    if "$ref" in schema:
-        name = _name_of(schema)
-        return f"[{name}](#{name.lower()})"
-    if "enum" in schema:
-        return ", ".join(f"`{value}`" for value in schema["enum"])
-    choices = schema.get("anyOf") or schema.get("oneOf")
-    if choices:
-        return " or ".join(_type(choice) for choice in choices)
-    kind = schema.get("type", "any JSON value")
-    if isinstance(kind, list):
-        return " or ".join(kind)
-    if kind == "array":
-        return f"array of {_type(schema.get('items', {}))}"
-    return str(kind)
+    def _content(self, answer: Schema) -> str:
+        for media_type, content in answer.get("content", {}).items():
+            if media_type != "application/json":
+                return f" `{media_type}`"
+            schema = content["schema"]
+            choices = [choice.get("properties", {}).get("result", choice) for choice in schema.get("oneOf", [schema])]
+            return next((f" {self._type(choice)}" for choice in choices if "$ref" in choice), "")
+        return ""
+
+    def _type(self, schema: Schema) -> str:
+        if "$ref" in schema:
+            name = _name_of(schema)
+            return (
+                f"[{name}](#{name.lower()})" if "properties" in self._schemas[name] else self._type(self._schemas[name])
+            )
+        if "enum" in schema:
+            return ", ".join(f"`{json.dumps(value)}`" for value in schema["enum"])
+        if choices := schema.get("anyOf") or schema.get("oneOf"):
+            return " or ".join(self._type(choice) for choice in choices)
+        kind = schema.get("type", "any JSON value")
+        if kind == "array":
+            return f"array of {self._type(schema.get('items', {}))}"
+        return kind if isinstance(kind, str) else " or ".join(kind)
 
 
 def _name_of(schema: Schema) -> str:

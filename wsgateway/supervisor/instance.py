@@ -86,7 +86,8 @@ class Instance(_Supervised):
         async with self._lock:
             was_running = self.state is GatewayState.RUNNING
             await self._stop()
-            self.gateway = self._create_gateway(settings)
+            trend, self.gateway = self.gateway.trend, self._create_gateway(settings)
+            self.gateway.trend.continue_from(trend)
             if was_running and settings.startup is not Startup.DISABLED:
                 await self._start()
 
