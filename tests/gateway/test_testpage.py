@@ -381,6 +381,7 @@ async def test_a_client_disconnects_and_connects_again_under_a_new_id(page: Page
         before = await shown.text_content()
         await page.get_by_role("button", name="Disconnect client A").click()
         await expect(notice(page, "A")).to_contain_text("Closed with 1000")
+        await expect(notice(page, "A")).to_have_class("notice calm")
         await page.get_by_role("button", name="Connect client A", exact=True).click()
         await expect(shown).not_to_have_text(re.compile(f"^(none|unknown|{before})$"))
         await expect(notice(page, "A")).to_be_hidden()

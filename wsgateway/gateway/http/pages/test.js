@@ -116,7 +116,7 @@ class Client {
     this.show("closed");
   }
 
-  show(state, notice = "") {
+  show(state, notice = "", isWrong = true) {
     const parts = this.parts;
     parts.root.dataset.state = state;
     parts.state.textContent = state;
@@ -125,6 +125,7 @@ class Client {
     parts.send.disabled = state !== "open";
     parts.notice.textContent = notice;
     parts.notice.hidden = notice === "";
+    parts.notice.classList.toggle("calm", !isWrong);
   }
 
   connect() {
@@ -153,7 +154,7 @@ class Client {
     this.socket = null;
     this.parts.id.textContent = "none";
     this.row("note", `${opened ? "closed" : "refused"} with ${code} ${reason}`.trim());
-    if (opened) this.show("closed", explainClose(code, reason));
+    if (opened) this.show("closed", explainClose(code, reason), code !== 1000);
     else this.show("refused", "Refused before it was open. Asking the server for the reason…");
     const why = opened ? null : await explainRefusal();
     if (why !== null && this.socket === null) this.show("refused", why);
