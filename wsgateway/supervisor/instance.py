@@ -11,7 +11,7 @@ from wsgateway.gateway.gateway import Gateway
 from wsgateway.gateway.registry import GatewayState
 from wsgateway.server.serving import serving
 from wsgateway.supervisor.observer import Observer
-from wsgateway.supervisor.workers import Workers, serving_workers
+from wsgateway.supervisor.workers import Roll, Workers, serving_workers
 
 
 class _Supervised:
@@ -42,6 +42,9 @@ class Instance(_Supervised):
         """`on_failure` is called when the gateway has failed because its workers die one after the other."""
         self.gateway = _gateway_of(settings)
         self.workers: Workers | None = None
+        self.last_roll: Roll | None = None
+        """The roll that runs, or the last one."""
+        self._rolls = 0
         self._on_failure = on_failure
         self._lock = asyncio.Lock()
         self._stack: AsyncExitStack | None = None
@@ -86,10 +89,21 @@ class Instance(_Supervised):
 
     async def roll(self) -> None:
         """Replace the workers one after the other. Raise `StartError`, and `GatewayConflict` without workers."""
-        async with self._lock:
-            if self.workers is None:
-                raise GatewayConflict(f"gateway [{self.id}] has no workers to replace: restart it, or set workers")
-            await self.workers.roll()
+        self._rolls += 1
+        try:
+            async with self._lock:
+                self.last_roll = None
+                if self.workers is None:
+                    raise GatewayConflict(f"gateway [{self.id}] has no workers to replace: restart it, or set workers")
+                self.last_roll = Roll(self.settings.workers)
+                await self.workers.roll(self.last_roll)
+        finally:
+            self._rolls -= 1
+
+    @property
+    def is_rolling(self) -> bool:
+        """Whether a roll runs, or waits until another action on this gateway has ended."""
+        return self._rolls > 0
 
     def _check_enabled(self) -> None:
         if self.settings.startup is Startup.DISABLED:
