@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 # Test processes at once; 0: one, which `ARGS="--pdb"` needs
 JOBS ?= 4
 
-.PHONY: run test check format clean help
+.PHONY: run test check format docs docs-serve clean help
 
 help:            ## show what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -31,6 +31,16 @@ format: $(VENV)/.test  ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: $(VENV)/.docs  ## build the documentation into build/site, with warnings as errors
+	$(BIN)/python -m tools.docs build
+
+docs-serve: $(VENV)/.docs  ## serve the documentation at http://localhost:8000/, and rebuild each page that changes
+	$(BIN)/python -m tools.docs serve $(ARGS)
+
+.PHONY: reference
+reference: $(VENV)/.docs  ## write the generated parts of the documentation, such as the table of settings
+	$(BIN)/python tools/reference.py
+
 clean:           ## remove the virtual environment
 	rm -rf $(VENV) $(VENV)-lowest tests/sdk/node_modules
 
@@ -43,14 +53,18 @@ $(VENV)/.run: $(BIN)/python pyproject.toml
 	touch $@
 
 $(VENV)/.test: $(BIN)/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[standard,test]'
-	touch $@ $(VENV)/.run
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[standard,test,docs]'
+	touch $@ $(VENV)/.run $(VENV)/.docs
+
+$(VENV)/.docs: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	touch $@
 
 # uv finds out which versions those are: of what pyproject.toml names the least, of what these need the newest
 $(VENV)-lowest/.test: $(BIN)/python pyproject.toml
 	$(BIN)/python -m venv --clear $(VENV)-lowest
 	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check uv
-	$(VENV)-lowest/bin/uv pip install --quiet --python $(VENV)-lowest/bin/python --resolution lowest-direct -e '.[standard,ipc,redis,nats,test]'
+	$(VENV)-lowest/bin/uv pip install --quiet --python $(VENV)-lowest/bin/python --resolution lowest-direct -e '.[standard,ipc,redis,nats,test,docs]'
 	touch $@
 
 # Debian packages that some tests need: a browser, proxies, brokers, Node. Where one is missing and cannot be installed, its

@@ -187,6 +187,7 @@ ROOMS = {
         "inspector",
         "api_shapes",
         "overview",
+        "trend",
         "parts",
         "running",
         "messaging",
@@ -246,6 +247,9 @@ ROOMS = {
         "authentication",
         "forms",
         "rates",
+        "trends",
+        "connect",
+        "overview",
         "live",
         "views",
         "panel",
@@ -315,6 +319,7 @@ DOORWAYS = {
         "admin.handlers",
         "admin.rest",
         "admin.api",
+        "admin.connect",
         "admin.live",
         "admin.visit",
         "admin.authentication",
@@ -544,9 +549,9 @@ def test_a_function_fits_on_a_screen(module: str) -> None:
 
 
 def test_the_picture_of_the_rooms_is_drawn_from_the_imports() -> None:
-    script = runpy.run_path(str(DOCS / "draw_architecture.py"))
+    script = runpy.run_path(str(DOCS.parent.parent / "tools" / "draw_architecture.py"))
     drawn = (DOCS / "architecture.svg").read_text(encoding="utf-8")
-    assert drawn == script["drawn"](), "run: python docs/explanation/draw_architecture.py"
+    assert drawn == script["drawn"](), "run: python tools/draw_architecture.py"
 
 
 def names_on_the_page() -> list[str]:

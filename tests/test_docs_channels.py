@@ -6,17 +6,15 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import anyio
 import anyio.to_thread
 import httpx
-import mypy.api
 import pytest
 from websockets.typing import Subprotocol
 
-from tests.samples import ROOT, run_sample, samples
+from tests.samples import ROOT, run_sample
 from wsgateway import Gateway
 from wsgateway.listeners.hooks import HOOKS
 from wsgateway.testing import Client, serve
@@ -45,27 +43,6 @@ async def rooms() -> AsyncIterator[tuple[Gateway, str]]:
         yield module.gateway, url
 
 
-def test_the_samples_pass_the_type_checker(tmp_path: Path) -> None:
-    for page in (
-        CHANNELS,
-        PROTOCOL,
-        PROCESSES,
-        "docs/how-to/tokens.md",
-        "docs/how-to/centrifuge.md",
-        "docs/how-to/requests.md",
-        "docs/reference/server-api.md",
-        "README.md",
-    ):
-        for name, code in samples(page, "python").items():
-            (tmp_path / f"{Path(page).stem}_{name}").write_text(code)
-    cache = ROOT / ".mypy_cache"
-    config = ROOT / "pyproject.toml"
-    files = sorted(str(file) for file in tmp_path.iterdir())
-    assert len(files) >= 9
-    output, errors, status = mypy.api.run(["--config-file", str(config), "--cache-dir", str(cache), *files])
-    assert status == 0, output + errors
-
-
 async def test_rooms_as_written() -> None:
     async with rooms() as (_, url), V1(url, "user=ann", "/live/ws") as ann, V1(url, "user=eve", "/live/ws") as eve:
         assert (await ann.ask(subscribe="room:1"))["subscribed"] == "room:1"
@@ -82,17 +59,6 @@ async def test_rooms_as_written() -> None:
         assert await ann.receive_json() == {"channel": "user:ann", "message": {"order": 7}, "at": at}
         async with Client(url, "/live/ws") as nobody:
             assert await nobody.closed() == (3500, "log in first")
-
-
-async def test_the_team_of_the_readme_as_written() -> None:
-    module = run_sample("README.md", "team.py")
-    async with serve(module.app) as url, V1(url, "user=ann", "/live/ws") as ann, V1(url, "user=eve", "/live/ws") as eve:
-        assert (await ann.ask(subscribe="room:1"))["members"] == []
-        await ann.receive_json()
-        assert (await eve.ask(subscribe="room:1"))["reason"] == "not your room"
-        async with httpx.AsyncClient(base_url=url) as http:
-            assert (await http.post("/orders/7")).status_code == 200
-        assert (await ann.receive_json())["message"] == "order 7"
 
 
 async def test_a_notice_is_published_once() -> None:
@@ -180,11 +146,6 @@ async def test_a_moderator_ends_subscriptions_and_sessions() -> None:
         assert (await bob.receive_json())["code"] == 2000
         assert await module.log_out("bob") == 1
         assert await bob.closed() == (3503, "logged out")
-
-
-async def test_the_tests_of_the_documentation_pass() -> None:
-    await run_sample(CHANNELS, "testing.py").test_a_client_recovers_what_it_has_missed()
-    await run_sample(CHANNELS, "testing_centrifuge.py").test_a_client_of_centrifuge_publishes()
 
 
 def test_the_commands_accept_the_options_that_are_written() -> None:

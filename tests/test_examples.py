@@ -12,6 +12,7 @@ from tempfile import TemporaryFile
 import anyio
 import anyio.to_thread
 import httpx
+from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, Page, expect
 
 from tests.cable import cable
@@ -23,6 +24,8 @@ from wsgateway.testing import Client
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 EVIL = "<img src=x onerror=alert(1)>"
+LINE = r"^({0}{1}|{0} \d\d:\d\d ){2}( \d\d:\d\d)?$"
+"""What a line of a page looks like, with a name, a colon, and a text. The time is behind the name, or at the end."""
 
 
 @asynccontextmanager
@@ -92,7 +95,36 @@ async def write(page: Page, text: str) -> None:
 
 
 async def shows(page: Page, *messages: str) -> None:
-    await expect(page.get_by_label("Messages").locator("li")).to_have_text(list(messages))
+    """Assert that the page lists `messages`: notices, and `NAME: TEXT` for what a user has written. Each has a time."""
+    await expect(page.get_by_label("Messages").locator("li")).to_have_text([line(message) for message in messages])
+
+
+def line(message: str) -> re.Pattern[str]:
+    return re.compile(LINE.format(*map(re.escape, message.rpartition(": "))))
+
+
+async def check_page(page: Page) -> None:
+    """Assert, on a desktop and on a phone, that nothing is too wide, that nothing overlaps, and that axe agrees."""
+    for width, height in ((1280, 800), (390, 844)):
+        await page.set_viewport_size({"width": width, "height": height})
+        assert await page.evaluate(MISPLACED) == []
+    found = (await Axe().run(page)).response["violations"]
+    assert [(each["id"], [node["html"] for node in each["nodes"]]) for each in found] == []
+
+
+MISPLACED = """() => {
+  const boxes = [...document.querySelectorAll("h1, p, label, input, select, button, output, table, #messages")]
+    .filter((each) => each.checkVisibility() && each.getBoundingClientRect().width && !each.closest("li"))
+    .map((each) => [each, each.getBoundingClientRect()]);
+  const overlap = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+  const isOutside = ({ left, right }) => left < 0 || right > innerWidth;
+  const outside = boxes.filter(([, box]) => isOutside(box)).map(([each]) => `outside: ${each.outerHTML}`);
+  const overlapping = boxes.flatMap(([one, a], index) => boxes.slice(index + 1)
+    .filter(([other, b]) => !one.contains(other) && overlap(a, b))
+    .map(([other]) => `overlap: ${one.outerHTML} ${other.outerHTML}`));
+  const wide = document.documentElement.scrollWidth > innerWidth ? ["the page scrolls sideways"] : [];
+  return [...wide, ...outside, ...overlapping];
+}"""
 
 
 async def test_simple_chat(browser: Browser) -> None:
@@ -104,6 +136,9 @@ async def test_simple_chat(browser: Browser) -> None:
         await write(eve, EVIL)
         said = ["Ann: hi", f"{EVIL}: {EVIL}"]
         await expect(ann.locator("img")).to_have_count(0)
+        await expect(ann.locator("li.own")).to_have_count(1)
+        await expect(ann.locator("li.own p")).to_have_text("hi")
+        await check_page(ann)
         await shows(eve, f"{EVIL} joined", *said)
         await eve.close()
         await shows(ann, "Ann joined", f"{EVIL} joined", *said, f"{EVIL} left")
@@ -113,7 +148,8 @@ async def test_simple_chat_lets_a_refused_name_try_again(browser: Browser) -> No
     async with example("simple_chat", free_port()) as url, tabs(browser, url, 1) as (page,):
         await page.get_by_label("Your name").fill("not\u200dprintable")
         await page.get_by_role("button", name="Join").click()
-        await shows(page, "a name has at most 30 characters, all of them printable")
+        await expect(page.get_by_role("alert")).to_have_text("a name has at most 30 characters, all of them printable")
+        await check_page(page)
         await join(page, "Ann")
 
 
@@ -130,18 +166,61 @@ async def test_both_tabs_reconnect_after_a_restart(browser: Browser) -> None:
             for page, other in ((ann, bob), (bob, ann)):
                 await expect(page.get_by_role("status")).to_have_text("connected, 2 online", timeout=30_000)
                 await write(page, "again")
-                await expect(other.get_by_label("Messages")).to_contain_text(": again")
+                await expect(other.get_by_label("Messages")).to_contain_text(re.compile(r"\d\d again"))
+
+
+NUMBERS = " ".join(map(str, range(1, 131)))
+"""A prompt that the fake model repeats. A number that is missing or doubled shows a gap or a repetition."""
+
+
+async def numbers(page: Page) -> list[int]:
+    text = await page.get_by_label("Messages").locator("li:nth-child(2) p").inner_text()
+    return [int(number) for number in re.findall(r"\d+\b", text)]
+
+
+async def wait_for_numbers(page: Page, count: int) -> None:
+    with anyio.fail_after(30):
+        while len(await numbers(page)) < count:
+            await anyio.sleep(0.02)  # between two looks at a page that changes by itself
+
+
+async def test_tokens_survive_a_reload(browser: Browser) -> None:
+    async with example("tokens", free_port(), DELAY="0.05") as url, tabs(browser, url) as (asking, viewer):
+        prompt, cancel = asking.get_by_label("Prompt"), asking.get_by_role("button", name="Cancel")
+        await prompt.fill(NUMBERS)
+        await prompt.press("Enter")
+        await wait_for_numbers(viewer, 3)
+        await asking.reload()
+        await expect(cancel).to_be_enabled()  # so the answer is still being written
+        late = await viewer.context.new_page()
+        await late.goto(url)
+        await wait_for_numbers(late, len(await numbers(viewer)) + 3)
+        await cancel.click()
+        for page in (asking, viewer, late):
+            await expect(page.get_by_label("Messages").locator("small")).to_have_text("canceled")
+            shown = await numbers(page)
+            assert shown == list(range(1, len(shown) + 1))
+            assert shown == await numbers(viewer)
+
+        await prompt.fill(EVIL)
+        await prompt.press("Enter")
+        for page in (asking, viewer, late):
+            last = page.get_by_label("Messages").locator("li").last
+            await expect(last).to_have_text(re.compile(f"prompt: {re.escape(EVIL)}$"), timeout=20_000)
+            await expect(page.locator(".writing")).to_have_count(0)
+        await expect(asking.get_by_label("Messages").locator("li")).to_have_count(4)
+        await check_page(asking)
 
 
 def push_prices(url: str, *options: str) -> "subprocess.CompletedProcess[str]":
-    argv = [sys.executable, str(EXAMPLES / "data_push" / "push_prices.py"), "--url", f"{url}send", *options]
+    argv = [sys.executable, str(EXAMPLES / "data_push" / "push_prices.py"), "--url", f"{url}live/send", *options]
     return subprocess.run(argv, env=environment(), capture_output=True, text=True, timeout=30, check=False)
 
 
 async def test_data_push(browser: Browser) -> None:
     async with example("data_push", free_port()) as url, tabs(browser, url) as (first, second):
         for page in (first, second):
-            await expect(page.get_by_role("status")).to_have_text("live")
+            await expect(page.get_by_role("status")).to_have_text("connected")
             await page.add_style_tag(content="tr.flash { animation-duration: 100s }")  # so that it is there to be seen
         pushed = await anyio.to_thread.run_sync(push_prices, url, "--count", "1")
         assert pushed.returncode == 0, pushed.stderr
@@ -150,7 +229,7 @@ async def test_data_push(browser: Browser) -> None:
             await expect(page.locator("tr.flash")).to_have_count(5)
             await page.evaluate("document.querySelectorAll('tr').forEach((row) => row.classList.remove('flash'))")
 
-        await anyio.to_thread.run_sync(send, f"{url}send", {"ACME": 1, EVIL: 2})
+        await anyio.to_thread.run_sync(send, f"{url}live/send", {"ACME": 1, EVIL: 2})
         for page in (first, second):
             changed = page.locator("tr.flash")
             await expect(changed).to_have_count(2)
@@ -158,6 +237,7 @@ async def test_data_push(browser: Browser) -> None:
             await expect(changed.last.locator("th, td")).to_have_text([EVIL, "2.00", ""])
         assert await first.evaluate("getComputedStyle(document.querySelector('.flash')).animationName") == "flash"
 
+        await check_page(first)
         await first.reload()
         await expect(first.locator("tbody tr")).to_have_count(6)
         await expect(first.locator("tr[data-symbol=ACME]")).to_contain_text("1.00")
@@ -180,12 +260,15 @@ async def test_private_groups(browser: Browser) -> None:
             await to.select_option(label=chosen)
             await write(ann, text)
         alone, group, private, everybody = (
-            f"Ann → {EVIL} only you",
-            "Ann → group red only us",
-            f"Ann → Bob {EVIL}",
-            ("Ann → everybody all"),
+            f"Ann → {EVIL}: only you",
+            "Ann → group red: only us",
+            f"Ann → Bob: {EVIL}",
+            "Ann → everybody: all",
         )
         await shows(ann, alone, group, private, everybody)
+        await expect(ann.locator("li.own")).to_have_count(4)
+        await expect(bob.locator("li.own")).to_have_count(0)
+        await check_page(ann)
         await shows(bob, group, private, everybody)
         await shows(eve, alone, everybody)
 
@@ -195,96 +278,28 @@ async def test_private_groups(browser: Browser) -> None:
         )
 
 
-@asynccontextmanager
-async def device(browser: Browser, url: str, user: str, password: str) -> AsyncIterator[Page]:
-    """A browser of its own, as narrow as a phone, in which `user` is logged in to the team rooms."""
-    async with await browser.new_context(viewport={"width": 390, "height": 844}) as context:
-        page = await context.new_page()
-        problems: list[str] = []
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("dialog", lambda dialog: problems.append(dialog.message))
-        await page.goto(url)
-        await page.get_by_label("Name").fill(user)
-        await page.get_by_label("Password").fill(password)
-        await page.get_by_role("button", name="Log in").click()
-        await expect(page.locator("#status")).to_have_text("open")
-        assert await page.evaluate("document.documentElement.scrollWidth") <= 390
-        yield page
-        assert problems == []
-
-
-async def test_team_rooms(browser: Browser) -> None:
-    port = free_port()
-    async with (
-        example("team_rooms", port) as url,
-        cable(port) as network,
-        device(browser, url, "ann", "wonderland") as tablet,
-        device(browser, network.url, "ann", "wonderland") as phone,
-        device(browser, url, "eve", "apple") as eve,
-    ):
-        await shows(eve, "room:tea is not yours")
-        async with device(browser, url, "bob", "builder") as bob:
-            for page in (tablet, phone, bob):
-                await expect(page.locator("#members")).to_have_text("ann, bob")
-            await write(tablet, EVIL)
-            for page in (tablet, phone, bob):
-                await shows(page, f"ann: {EVIL}")
-
-            await network.cut()
-            await expect(phone.locator("#status")).not_to_have_text("open")
-            await write(bob, "you were away")
-            await tablet.get_by_role("button", name="Order").click()
-            await shows(bob, f"ann: {EVIL}", "bob: you were away")
-            await shows(tablet, f"ann: {EVIL}", "bob: you were away", "you have ordered tea")
-            await shows(phone, f"ann: {EVIL}")
-            await network.repair()
-            await expect(phone.locator("#status")).to_have_text("open", timeout=30_000)
-            await shows(phone, f"ann: {EVIL}", "you have ordered tea", "bob: you were away")
-        await expect(phone.locator("#members")).to_have_text("ann")
-        await shows(eve, "room:tea is not yours")
-
-
-async def test_team_rooms_lets_a_wrong_password_try_again(browser: Browser) -> None:
-    async with example("team_rooms", free_port()) as url, tabs(browser, url, 1) as (page,):
-        await page.get_by_label("Name").fill("ann")
-        await page.get_by_label("Password").fill("wrong")
-        await page.get_by_role("button", name="Log in").click()
-        await shows(page, "wrong name or password")
-        async with httpx.AsyncClient(base_url=url) as http:
-            assert (await http.post("orders/tea")).status_code == 401
-
-
-def test_the_team_rooms_are_as_short_as_the_documentation_tells() -> None:
-    folder = EXAMPLES / "team_rooms"
-    script = (folder / "index.html").read_text().partition('<script type="module">')[2].partition("</script>")[0]
-    assert sum(bool(line.strip()) for line in (folder / "app.py").read_text().splitlines()) <= 40
-    assert sum(bool(line.strip()) for line in script.splitlines()) <= 15
-
-
 async def test_fastapi_app(browser: Browser) -> None:
     async with example("fastapi_app", free_port()) as url, tabs(browser, url) as (ann, second):
-        status, log_in = ann.get_by_role("status"), ann.get_by_role("button", name="Log in")
-        await expect(status).to_have_text("log in first")
+        await expect(ann.get_by_label("Messages")).to_have_count(0)  # the log-in comes first
         await ann.get_by_label("Name").fill("ann")
         await ann.get_by_label("Password").fill("wrong")
-        await log_in.click()
-        await shows(ann, "error: wrong name or password")
+        await ann.get_by_role("button", name="Log in").click()
+        await expect(ann.get_by_role("alert")).to_have_text("wrong name or password")
+        await check_page(ann)
         await ann.get_by_label("Password").fill("wonderland")
-        await log_in.click()
-        await expect(status).to_have_text("connected")
-        await expect(log_in).to_be_hidden()
-
+        await ann.get_by_role("button", name="Log in").dblclick()
         await second.reload()  # the tabs share the cookie
-        await expect(second.get_by_role("status")).to_have_text("connected")
+        for page in (ann, second):
+            await expect(page.get_by_role("status")).to_have_text("connected as ann")
         await write(second, EVIL)
-        await shows(second, f"ann: {EVIL}")
         await ann.get_by_role("button", name="Order").click()
-        await shows(second, f"ann: {EVIL}", "shop: ann has ordered tea")
-        await shows(ann, "error: wrong name or password", f"ann: {EVIL}", "shop: ann has ordered tea")
+        for page in (ann, second):
+            await shows(page, f"ann: {EVIL}", "shop: ann has ordered tea")
+            await expect(page.locator("li.own")).to_have_count(1)
+        await check_page(ann)
 
         await second.get_by_role("button", name="Log out").click()
         for page in (ann, second):
-            await expect(page.get_by_role("status")).to_have_text("logged out")
             await expect(page.get_by_role("button", name="Log in")).to_be_visible()
         async with httpx.AsyncClient(base_url=url, cookies={"session": "forged"}) as http:
             assert (await http.post("orders", json={"item": "tea"})).status_code == 401
@@ -292,19 +307,7 @@ async def test_fastapi_app(browser: Browser) -> None:
             assert await forged.closed() == (3500, "log in first")
 
 
-async def test_fastapi_app_opens_one_connection_for_two_clicks(browser: Browser) -> None:
-    async with example("fastapi_app", free_port()) as url, tabs(browser, url, 1) as (page,):
-        await expect(page.get_by_role("status")).to_have_text("log in first")
-        await page.get_by_label("Name").fill("ann")
-        await page.get_by_label("Password").fill("wonderland")
-        await page.get_by_role("button", name="Log in").dblclick()
-        await expect(page.get_by_role("status")).to_have_text("connected")
-        await write(page, "first")
-        await write(page, "last")
-        await shows(page, "ann: first", "ann: last")
-
-
-DICE = re.compile(r"has rolled [1-6] and [1-6]$")
+DICE = re.compile(r"has rolled [1-6] and [1-6] \d\d:\d\d$")
 
 
 async def sit_down(page: Page, url: str, name: str) -> None:
@@ -338,16 +341,16 @@ async def test_the_page_with_the_centrifuge_sdk(browser: Browser) -> None:
         await expect(ann.locator("#rolled")).to_have_text(re.compile(r"^you have rolled \d+$"))
         for page in (ann, eve):
             await expect(page.get_by_label("Messages").locator("li").last).to_have_text(DICE)
-            await expect(page.get_by_label("Messages").locator("li").nth(1)).to_have_text(f"{EVIL}: {EVIL}")
-        await check_layout(ann)
+            await expect(page.get_by_label("Messages").locator("li").nth(1)).to_have_text(line(f"{EVIL}: {EVIL}"))
+        await expect(ann.locator("li.own")).to_have_count(1)
+        await check_page(ann)
 
         await network.cut()
         await expect(ann.locator("#status")).to_have_text("connecting…")
         await write_at_the_table(eve, "you were away")
         await network.repair()
-        await expect(ann.get_by_label("Messages").locator("li").last).to_have_text(
-            f"{EVIL}: you were away", timeout=30_000
-        )
+        newest = ann.get_by_label("Messages").locator("li").last
+        await expect(newest).to_have_text(line(f"{EVIL}: you were away"), timeout=30_000)
         await expect(ann.get_by_label("Messages").locator("li")).to_have_count(4)
         with anyio.fail_after(20):
             while len(tokens) < 3:
@@ -355,25 +358,6 @@ async def test_the_page_with_the_centrifuge_sdk(browser: Browser) -> None:
         await expect(ann.locator("#status")).to_have_text("connected")
         await eve.close()
         await expect(ann.locator("#members")).to_have_text("Ann")
-
-
-async def check_layout(page: Page) -> None:
-    """Assert that nothing is wider than the window, and that no two elements overlap, on a desktop and on a phone."""
-    for width, height in ((1280, 800), (390, 844)):
-        await page.set_viewport_size({"width": width, "height": height})
-        assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        assert await page.evaluate(OVERLAPS) == []
-
-
-OVERLAPS = """() => {
-  const boxes = [...document.querySelectorAll("h1, p, label, input, button, #messages, #status, #rolled")]
-    .filter((each) => each.checkVisibility() && each.getBoundingClientRect().width)
-    .map((each) => [each, each.getBoundingClientRect()]);
-  const overlap = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
-  return boxes.flatMap(([one, a], index) => boxes.slice(index + 1)
-    .filter(([other, b]) => !one.contains(other) && overlap(a, b))
-    .map(([other]) => `${one.outerHTML} ${other.outerHTML}`));
-}"""
 
 
 async def test_the_page_with_the_centrifuge_sdk_works_where_websockets_are_blocked(browser: Browser) -> None:
@@ -384,13 +368,13 @@ async def test_the_page_with_the_centrifuge_sdk_works_where_websockets_are_block
     ):
         await page.get_by_label("Your name").fill("not\u200dprintable")
         await page.get_by_role("button", name="Join").click()
-        await shows(page, "you have left the table: unauthorized")
+        await expect(page.get_by_role("alert")).to_have_text("unauthorized")
         await sit_down(page, proxy.url + "/", "Ann")
         assert proxy.refused > 0
         await write_at_the_table(page, "x" * 500)
         await shows(page, f"Ann: {'x' * 500}")
         await expect(page.locator("#members")).to_have_text("Ann")
-        await check_layout(page)
+        await check_page(page)
 
 
 def test_the_centrifuge_sdk_is_the_one_of_its_package() -> None:

@@ -209,7 +209,7 @@ def warn_if_unseen() -> None:
 def _warn_unseen() -> None:
     logger.warning(
         "no handler is configured for the logger 'wsgateway', so only warnings and errors are shown; two lines show "
-        "all (docs/how-to/mounting.md#see-the-log)"
+        "all (docs/how-to/logging.md#see-the-log)"
     )
 
 

@@ -22,13 +22,14 @@ class Table:
     async def on_message(self, event: MessageEvent) -> None:
         if not isinstance(event.message, str) or not 1 <= len(event.message) <= 500:
             raise Refused(422, "a message is a text of at most 500 characters")
+        event.message = {"text": event.message, "time": time.time()}
 
     async def on_request(self, event: RequestEvent) -> None:
         if event.name != "roll":
             raise Refused(404, "there is no such method")
         dice = [1 + secrets.randbelow(6) for _ in range(2)]
-        await event.gateway.publish({"user": event.conn.user, "dice": dice}, channel="table:1")
-        event.reply = sum(dice)  # for the client that has asked
+        await event.gateway.publish({"user": event.conn.user, "dice": dice, "time": time.time()}, channel="table:1")
+        event.reply = sum(dice)  # for the client that has sent the request
 
 
 gateway = Gateway(
@@ -39,6 +40,7 @@ gateway = Gateway(
 )
 app = FastAPI(lifespan=gateway.lifespan)
 app.mount("/live", gateway)
+app.mount("/shared", StaticFiles(directory=HERE.parent / "shared"))
 app.mount("/vendor", StaticFiles(directory=HERE / "vendor"))
 
 

@@ -1,13 +1,11 @@
 """Prices that a backend script, push_prices.py, pushes to every open page."""
 
-import argparse
 from pathlib import Path
 
-import uvicorn
 from starlette.applications import Starlette
-from starlette.requests import Request
 from starlette.responses import FileResponse
 from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
 
 from wsgateway import Gateway, MessageEvent, OpenEvent
 
@@ -29,24 +27,16 @@ class Prices:
             return
         prices = event.message
         if not isinstance(prices, dict) or not all(isinstance(price, int | float) for price in prices.values()):
-            raise TypeError(f"prices look like {{'ACME': 12.5}}, not {prices!r}")  # POST /send answers 500
+            raise TypeError(f"prices look like {{'ACME': 12.5}}, not {prices!r}")  # POST /live/send answers 500
         self.latest.update(prices)
 
 
-gateway = Gateway(listener=Prices, id="stocks", local_access=True, test_page=False)
-
-
-async def page(request: Request) -> FileResponse:
-    return FileResponse(HERE / "index.html")
-
-
+gateway = Gateway(listener=Prices, id="stocks", local_access=True)
 app = Starlette(
-    routes=[Route("/", page), Mount("/", gateway)],
+    routes=[
+        Route("/", lambda _: FileResponse(HERE / "index.html")),
+        Mount("/shared", StaticFiles(directory=HERE.parent / "shared")),
+        Mount("/live", gateway),
+    ],
     lifespan=gateway.lifespan,
 )
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--port", type=int, default=10126)
-    port = parser.parse_args().port
-    uvicorn.run(app, host="127.0.0.1", port=port, ws="wsgateway.server:WebSocketProtocol")

@@ -13,7 +13,7 @@ START = {"ACME": 128.40, "Globex": 64.15, "Initech": 9.87, "Umbrella": 311.02, "
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--url", default="http://127.0.0.1:10126/send")
+    parser.add_argument("--url", default="http://127.0.0.1:10126/live/send")
     parser.add_argument("--count", type=int, default=0, help="how often to push; 0, the default, means until Ctrl-C")
     parser.add_argument("--interval", type=float, default=1.0, help="seconds between two pushes")
     options = parser.parse_args()

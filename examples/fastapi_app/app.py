@@ -1,91 +1,77 @@
 """A gateway in a FastAPI application. Only logged-in users may connect, and a route pushes to all of them."""
 
-import argparse
 import os
 import secrets
+import time
 from pathlib import Path
 from typing import Annotated
 
-import uvicorn
-from fastapi import Body, Depends, FastAPI, HTTPException, Request, Response
+from fastapi import BackgroundTasks, Body, Depends, FastAPI, HTTPException, Request
 from fastapi.responses import FileResponse
-from itsdangerous import BadSignature, URLSafeTimedSerializer
+from fastapi.staticfiles import StaticFiles
+from starlette.middleware.sessions import SessionMiddleware
 
-from wsgateway import Gateway, HandshakeEvent, MessageEvent, Refused
+from wsgateway import Gateway, HandshakeEvent, MessageEvent, OpenEvent, Refused
 
 HERE = Path(__file__).parent
-COOKIE = "session"
-MAX_AGE = 8 * 60 * 60
 PASSWORDS = {"ann": "wonderland", "bob": "builder"}  # an application has hashes, in a database
-serializer = URLSafeTimedSerializer(os.environ.get("SECRET_KEY") or secrets.token_hex(), salt=COOKIE)
-
-
-def user_of(cookie: str) -> str | None:
-    """Return the user of a cookie; None if it was not signed here or is too old."""
-    try:
-        return str(serializer.loads(cookie, max_age=MAX_AGE))
-    except BadSignature:
-        return None
+SECRET_KEY = os.environ.get("SECRET_KEY") or secrets.token_hex()  # a random one ends every session at a restart
 
 
 class LoggedIn:
     """Browsers send the page's cookies with the WebSocket's handshake."""
 
     async def on_handshake(self, event: HandshakeEvent) -> None:
-        event.conn.user = user_of(event.conn.cookies.get(COOKIE, ""))
+        event.conn.user = event.scope["session"].get("user")
         if event.conn.user is None:
-            raise Refused(401, "log in first", close=3500)
+            raise Refused(401, "log in first", close=3500)  # 3500 to 3999: do not reconnect
+
+    async def on_client_open(self, event: OpenEvent) -> None:
+        await event.conn.send({"you": event.conn.user})
 
     async def on_message(self, event: MessageEvent) -> None:
         if event.conn is not None:
-            event.message = {"from": event.conn.user, "text": str(event.message)}
+            event.message = {"from": event.conn.user, "text": str(event.message), "time": time.time()}
 
 
-gateway = Gateway(listener=LoggedIn, id="live", local_access=True, test_page=False)
+gateway = Gateway(listener=LoggedIn, id="live")
 app = FastAPI(lifespan=gateway.lifespan)
+app.add_middleware(SessionMiddleware, secret_key=SECRET_KEY, max_age=8 * 60 * 60)  # with HTTPS: https_only=True
+app.mount("/shared", StaticFiles(directory=HERE.parent / "shared"))
+app.mount("/live", gateway)  # clients connect to /live/ws
 
 
 def logged_in(request: Request) -> str:
-    user = user_of(request.cookies.get(COOKIE, ""))
-    if user is None:
+    if "user" not in request.session:
         raise HTTPException(401, "log in first")
-    return user
+    return str(request.session["user"])
+
+
+User = Annotated[str, Depends(logged_in)]
 
 
 @app.get("/")
-async def page() -> FileResponse:
-    return FileResponse(HERE / "index.html")
+def page(request: Request) -> FileResponse:
+    name = "index.html" if "user" in request.session else "login.html"
+    return FileResponse(HERE / name, headers={"cache-control": "no-store"})
 
 
 @app.post("/login", status_code=204)
-async def login(
-    request: Request, response: Response, name: Annotated[str, Body()], password: Annotated[str, Body()]
-) -> None:
-    expected = PASSWORDS.get(name, "")
-    if not secrets.compare_digest(password.encode(), expected.encode()) or not expected:
+def log_in(request: Request, name: Annotated[str, Body()], password: Annotated[str, Body()]) -> None:
+    expected = PASSWORDS.get(name, secrets.token_hex())
+    if not secrets.compare_digest(password.encode(), expected.encode()):
         raise HTTPException(401, "wrong name or password")
-    secure = request.url.scheme == "https"
-    response.set_cookie(COOKIE, serializer.dumps(name), max_age=MAX_AGE, httponly=True, samesite="lax", secure=secure)
+    request.session["user"] = name
 
 
 @app.post("/logout", status_code=204)
-async def logout(response: Response, user: Annotated[str, Depends(logged_in)]) -> None:
-    response.delete_cookie(COOKIE)
-    for conn in [conn for conn in gateway.connections if conn.user == user]:
-        await conn.close(3500, "logged out")  # 3500 to 3999: do not reconnect
+def log_out(request: Request, user: User, after: BackgroundTasks) -> None:
+    request.session.clear()
+    after.add_task(gateway.disconnect, user=user, reason="logged out")  # every tab, once this one has lost its cookie
 
 
 @app.post("/orders")
-async def order(item: Annotated[str, Body(embed=True)], user: Annotated[str, Depends(logged_in)]) -> dict[str, int]:
+async def order(item: Annotated[str, Body(embed=True)], user: User) -> dict[str, int]:
     """Handle an ordinary request, and notify every connected client."""
-    sent = await gateway.send({"from": "shop", "text": f"{user} has ordered {item}"})
-    return {"told": sent.recipients}
-
-
-app.mount("/live", gateway)  # clients connect to /live/ws
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--port", type=int, default=10128)
-    port = parser.parse_args().port
-    uvicorn.run(app, host="127.0.0.1", port=port, ws="wsgateway.server:WebSocketProtocol")
+    sent = await gateway.send({"from": "shop", "text": f"{user} has ordered {item}", "time": time.time()})
+    return {"recipients": sent.recipients}

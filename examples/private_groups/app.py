@@ -1,13 +1,12 @@
 """Messages to everybody, to one group, or to one person, with channels. The listener decides who receives them."""
 
-import argparse
+import time
 from pathlib import Path
 
-import uvicorn
 from starlette.applications import Starlette
-from starlette.requests import Request
 from starlette.responses import FileResponse
 from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
 
 from wsgateway import Gateway, HandshakeEvent, MessageEvent, Refused
 
@@ -35,10 +34,10 @@ class Groups:
 
     async def on_message(self, event: MessageEvent) -> None:
         sender = event.conn
-        if sender is None:  # from /send or the test page: to every connection
+        if sender is None:  # from /live/send or the test page: to every connection
             return
         to, text = parse(event.message)
-        event.message = {"from": sender.user_id, "to": to, "text": text}
+        event.message = {"from": sender.user_id, "to": to, "text": text, "time": time.time()}
         if to.startswith("person:"):
             event.to_user = to.removeprefix("person:")
         else:
@@ -59,19 +58,13 @@ gateway = Gateway(
     listener=Groups,
     id="groups",
     local_access=True,
-    test_page=False,
     channels={LOBBY: {"presence": True, "history": 100}, "group:*": {"history": 100}},
 )
-
-
-async def page(request: Request) -> FileResponse:
-    return FileResponse(HERE / "index.html")
-
-
-app = Starlette(routes=[Route("/", page), Mount("/", gateway)], lifespan=gateway.lifespan)
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--port", type=int, default=10127)
-    port = parser.parse_args().port
-    uvicorn.run(app, host="127.0.0.1", port=port, ws="wsgateway.server:WebSocketProtocol")
+app = Starlette(
+    routes=[
+        Route("/", lambda _: FileResponse(HERE / "index.html")),
+        Mount("/shared", StaticFiles(directory=HERE.parent / "shared")),
+        Mount("/live", gateway),
+    ],
+    lifespan=gateway.lifespan,
+)

@@ -1,13 +1,12 @@
 """A chat. Every client receives every message, and a notice when a client joins or leaves."""
 
-import argparse
+import time
 from pathlib import Path
 
-import uvicorn
 from starlette.applications import Starlette
-from starlette.requests import Request
 from starlette.responses import FileResponse
 from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
 
 from wsgateway import CloseEvent, Gateway, HandshakeEvent, MessageEvent, OpenEvent, Refused
 
@@ -26,13 +25,15 @@ class Chat:
         event.conn.user = name
 
     async def on_client_open(self, event: OpenEvent) -> None:
+        await event.conn.send({"you": event.conn.id})  # so the page recognizes its own messages
         await event.gateway.send(f"{event.conn.user} joined")
 
     async def on_message(self, event: MessageEvent) -> None:
-        if event.conn is None:  # from the server: a notice of this class, or a message of POST /send
-            event.message = {"type": "notice", "text": event.message, "online": len(event.gateway.connections)}
+        if event.conn is None:  # from the server: a notice of this class, or a message of POST /live/send
+            event.message = {"text": event.message, "time": time.time(), "online": len(event.gateway.connections)}
         elif isinstance(event.message, str) and event.message.strip():
-            event.message = {"type": "message", "from": event.conn.user, "text": event.message[:MAX_TEXT]}
+            text = event.message[:MAX_TEXT]
+            event.message = {"from": event.conn.user, "id": event.conn.id, "text": text, "time": time.time()}
         else:
             event.connections = []  # not text, or empty, so it is not sent
 
@@ -40,20 +41,12 @@ class Chat:
         await event.gateway.send(f"{event.conn.user} left")
 
 
-gateway = Gateway(listener=Chat, id="chat", local_access=True, test_page=False)
-
-
-async def page(request: Request) -> FileResponse:
-    return FileResponse(HERE / "index.html")
-
-
+gateway = Gateway(listener=Chat, id="chat", local_access=True)
 app = Starlette(
-    routes=[Route("/", page), Mount("/", gateway)],
+    routes=[
+        Route("/", lambda _: FileResponse(HERE / "index.html")),
+        Mount("/shared", StaticFiles(directory=HERE.parent / "shared")),
+        Mount("/live", gateway),
+    ],
     lifespan=gateway.lifespan,
 )
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--port", type=int, default=10125)
-    port = parser.parse_args().port
-    uvicorn.run(app, host="127.0.0.1", port=port, ws="wsgateway.server:WebSocketProtocol")

@@ -555,6 +555,20 @@ async def test_the_user_id_is_text_and_fixed(user: Any, user_id: str) -> None:
             assert await client.receive() == "yours"
 
 
+async def test_the_hook_may_read_the_user_id_as_soon_as_it_has_set_the_user() -> None:
+    def check(event: HandshakeEvent) -> None:
+        assert event.conn.user_id == ""
+        event.conn.user = 7
+        event.channels = [f"user:{event.conn.user_id}"]
+
+    gateway = made(handshaking(check))
+    async with testing.serve(gateway) as url, Client(url):
+        (conn,) = gateway.connections
+        assert conn.channels == ("user:7",)
+        conn.user = "other"
+        assert conn.user_id == "7"
+
+
 async def test_the_hook_finds_the_token_and_the_scope_and_names_channels() -> None:
     def check(event: HandshakeEvent) -> None:
         assert event.token == "secret"

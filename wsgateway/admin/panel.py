@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from wsgateway.admin.authentication import Authentication, HostGuard
+from wsgateway.admin.connect import Surroundings
 from wsgateway.admin.credentials import Credentials
 from wsgateway.admin.live import MAX_VIEWERS, push_figures
 from wsgateway.admin.logins import cookie_name
@@ -119,7 +120,12 @@ class Panel:
             await send(message)
 
         cookie = cookie_name(scope.get("root_path", "").rstrip("/"))
-        scope = {**relative_scope(scope), "wsgateway.base": way_up(scope), "wsgateway.cookie": cookie}
+        scope = {
+            **relative_scope(scope),
+            "wsgateway.base": way_up(scope),
+            "wsgateway.cookie": cookie,
+            "wsgateway.surroundings": Surroundings(scope.get("app"), self, scope.get("root_path", "").rstrip("/")),
+        }
         await self._app(scope, receive, with_headers)
 
     # Pages

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from wsgateway.admin.authentication import Authentication
 from wsgateway.admin.forms import by_field, changes_in, form_of, settings_in
 from wsgateway.admin.logins import TooManyTries, Tries, counted_address
+from wsgateway.admin.overview import overview_of
 from wsgateway.admin.rates import MessageRates
 from wsgateway.admin.visit import Visit
 from wsgateway.auth.admin import Access
@@ -47,9 +48,6 @@ WAIT = 2.0
 LABELS = {"start": "Start", "stop": "Stop", "restart": "Restart", "delete": "Delete", "reload": "Reload configuration"}
 """The buttons of the list of gateways, by action."""
 
-OF_EMBEDDED = ("start", "stop", "restart")
-"""The actions that a panel without a settings file offers."""
-
 
 @dataclass(frozen=True, slots=True)
 class Page:
@@ -81,16 +79,13 @@ class Views:
     # Gateways
 
     async def gateways(self, visit: Visit, *, problems: Iterable[str] = (), status: int = 200) -> Response:
-        gateways = self._supervisor.all()
-        has_store = self._supervisor.has_store
         return visit.page(
-            "gateways.html",
+            "overview.html",
             status=status,
-            gateways=gateways,
-            totals={supervised.id: await supervised.gateway.inspector.totals() for supervised in gateways},
+            overview=await overview_of(self._supervisor.all(), visit.request.scope),
             problems=list(problems),
-            actions={name: label for name, label in LABELS.items() if has_store or name in OF_EMBEDDED},
-            may_create=has_store,
+            actions=LABELS,
+            may_create=self._supervisor.has_store,
         )
 
     async def act(self, visit: Visit) -> Response:

@@ -77,6 +77,7 @@ class Gateway(Messaging):
         self.metrics = self._parts.metrics
         self.log = self._parts.log
         self.inspector = self._parts.inspector
+        self.trend = self._parts.trend
         self._apply(Rules(self.settings, uid=own_uid()))
         open_log(self.settings)
         if is_development(verbose=self.settings.verbose):

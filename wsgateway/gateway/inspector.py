@@ -71,6 +71,17 @@ class Inspector:
         others = (await self._count_others(self._cluster)).values()
         return {name: value + sum(totals.get(name, 0) for totals in others) for name, value in own.items()}
 
+    def reported_totals(self) -> dict[str, float]:
+        """Return the totals as the other nodes have last reported them. Times of hooks are those of this node alone."""
+        totals = self._answers.totals()
+        for node in self._cluster.nodes.alive():
+            info = node.info
+            totals["connections"] += info.connections
+            totals["in"] += info.messages_in
+            totals["out"] += info.messages_out
+            totals["dropped"] += info.dropped
+        return totals
+
     async def _count_others(self, cluster: AnyCluster) -> dict[str, dict[str, float]]:
         """Return the totals of every other node. Concurrent callers share one request."""
         if not cluster.has_broker:

@@ -21,6 +21,7 @@ from wsgateway.gateway.posts import Posts
 from wsgateway.gateway.registry import GatewayState
 from wsgateway.gateway.relay import PublishMessage, Relayed, SendMessage
 from wsgateway.gateway.requests import ClientRequests
+from wsgateway.gateway.trend import Trend
 from wsgateway.hub.channels import Channels
 from wsgateway.hub.hub import Hub
 from wsgateway.limits import RateLimits
@@ -44,6 +45,7 @@ class Parts:
     channels: Channels
     answers: Answers
     inspector: Inspector
+    trend: Trend
     rates: RateLimits
     open_link: Open | None
     posts: Posts
@@ -102,6 +104,7 @@ def create_parts(
         channels=channels,
         answers=answers,
         inspector=Inspector(answers, cluster, log),
+        trend=Trend(),
         rates=RateLimits(settings.send_rate, settings.send_burst),
         open_link=opener(settings.broker) if settings.broker else None,
         posts=posts,

@@ -28,6 +28,7 @@ from wsgateway.gateway.admission import Admission
 from wsgateway.gateway.drain import Drain
 from wsgateway.gateway.keys import open_identity
 from wsgateway.gateway.parts import Parts
+from wsgateway.gateway.trend import Sampler
 from wsgateway.gateway.watchdog import Calls, Watchdog
 from wsgateway.gateway.wheel import Wheel, tick_for
 from wsgateway.hub.following import Following
@@ -156,6 +157,7 @@ async def assemble(
         if isinstance(cluster, Cluster):
             await stack.enter_async_context(_sharing(parts, cluster, pubsub))
         stack.callback(Sweep(parts.history).stop)
+        stack.callback(Sampler(parts.trend, parts.inspector.reported_totals).stop)
         ticker = Ticker(tick_for(min(settings.ping_interval, settings.pong_timeout)))
         stack.callback(ticker.stop)
         drain = Drain(dispatcher.runner, settings, log)

@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping
 from threading import get_ident
 from typing import Any, Protocol
+from uuid import UUID
 
 from starlette.datastructures import QueryParams, State
 
@@ -131,7 +132,9 @@ class Connection:
         `on_handshake` may set it. Otherwise it is `conn.user`, if that is text, an int, or a UUID. It cannot change
         after `on_handshake` has returned. Setting it then raises `AttributeError`.
         """
-        return self._user_id
+        if self._outbox.has_joined or not self._is_named_by_user():
+            return self._user_id
+        return "" if self.user is None else str(self.user)
 
     @user_id.setter
     def user_id(self, value: str) -> None:
@@ -141,6 +144,13 @@ class Connection:
             raise TypeError(f"user_id is {short(value)}, use a str")
         check_utf8("user_id", value)
         self._user_id = value
+
+    def _is_named_by_user(self) -> bool:
+        """Whether `user` names the user, because neither `on_handshake` nor a token has set another `user_id`."""
+        of_token = self._credentials.user if self._credentials is not None else ""
+        if self._user_id and self._user_id != of_token:
+            return False
+        return self.user is None or (isinstance(self.user, (str, int, UUID)) and not isinstance(self.user, bool))
 
     # The request
 

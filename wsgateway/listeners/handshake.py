@@ -1,6 +1,5 @@
 """Checks and returns the values that `on_handshake` has set in its event. No I/O."""
 
-import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -58,18 +57,12 @@ def chosen_in(event: HandshakeEvent, channels: Channels) -> Handshake:
 
 
 def _name_user(conn: Connection) -> None:
-    """Set `conn.user_id` to the user that `on_handshake` has set. Raise `ValueError` if that is not possible."""
-    is_named = isinstance(conn.user, (str, int, uuid.UUID)) and not isinstance(conn.user, bool)
-    credentials = conn._credentials
-    if credentials is not None and credentials.user and conn.user_id == credentials.user:
-        if not is_named and conn.user is not None:
-            return  # an object of the application, for the user of the token
-        conn.user_id = ""
-    if not conn.user_id and conn.user is not None:
-        if not is_named:
-            kind = type(conn.user).__qualname__
-            raise ValueError(f"conn.user has type {kind}, set conn.user_id to text that names the user")
-        conn.user_id = str(conn.user)
+    """Fix `conn.user_id`. Raise `ValueError` if `on_handshake` has set a user without text that names it."""
+    user_id = conn.user_id
+    if not user_id and conn.user is not None and not isinstance(conn.user, str):
+        kind = type(conn.user).__qualname__
+        raise ValueError(f"conn.user has type {kind}, set conn.user_id to text that names the user")
+    conn.user_id = user_id
 
 
 BEARER = "bearer"

@@ -83,7 +83,8 @@ class Instance(_Supervised):
         async with self._lock:
             was_running = self.state is GatewayState.RUNNING
             await self._stop()
-            self.gateway = _gateway_of(settings)
+            trend, self.gateway = self.gateway.trend, _gateway_of(settings)
+            self.gateway.trend.continue_from(trend)
             if was_running and settings.startup is not Startup.DISABLED:
                 await self._start()
 

@@ -11,6 +11,7 @@ from wsgateway.exceptions import GatewayNotRunning
 from wsgateway.gateway.parts import create_parts, open_log
 from wsgateway.gateway.registry import GatewayState
 from wsgateway.gateway.relay import Relay, encoded
+from wsgateway.gateway.trend import Sampler
 from wsgateway.hub.target import Target, TargetOptions, target_of
 from wsgateway.messages import Sent
 from wsgateway.text import mask_url
@@ -36,6 +37,8 @@ class Observer:
         self.metrics = parts.metrics
         self.log = parts.log
         self.inspector = parts.inspector
+        self.trend = parts.trend
+        self._sampler: Sampler | None = None
         self.connections = parts.hub.connections
         """Always empty."""
         open_log(settings)
@@ -63,9 +66,12 @@ class Observer:
     def mark_running(self) -> None:
         """Become RUNNING, because the workers serve."""
         self.state = GatewayState.RUNNING
+        self._sampler = Sampler(self.trend, self.inspector.reported_totals)
 
     async def stop(self) -> None:
         """Leave the cluster. If the gateway has failed meanwhile, it stays FAILED until it is stopped again."""
+        if self._sampler is not None:
+            self._sampler.stop()
         cluster, self.cluster = self.cluster, SingleNode()
         await cluster.aclose()
         has_failed = cluster.has_broker and self.failure

@@ -2,9 +2,7 @@
 "use strict";
 
 const { gateway, connection } = document.body.dataset;
-const KEPT = 120; // seconds in a chart
-const series = new Map(); // by gateway: times and rates
-let before = null;
+let before = null; // the push before, from which rates are computed
 let states = null; // unknown until the first push, because the page may be older
 
 function text(selector, root, value) {
@@ -17,79 +15,56 @@ function clock(seconds) {
   return (days ? `${days}d ` : "") + `${pair((seconds % 86400) / 3600)}:${pair((seconds % 3600) / 60)}:${pair(seconds % 60)}`;
 }
 
-// Computes the rates of each gateway since the previous push. A restarted gateway begins at zero
-function measured(pushed) {
-  const seconds = before ? pushed.now - before.now : 0;
-  if (before && seconds < 0.9) return false; // a push because of a change, too early for a rate
-  for (const now of pushed.gateways) {
-    const last = before && before.gateways.find((each) => each.id === now.id);
-    const rate = (name) => (last && seconds ? Math.max(0, now[name] - last[name]) / seconds : null);
-    const hooks = last ? now.hooks - last.hooks : 0;
-    const points = series.get(now.id) || { time: [], connections: [], in: [], out: [], dropped: [], hook: [] };
-    series.set(now.id, points);
-    const values = {
-      time: Date.now() / 1000, connections: now.connections, in: rate("in"), out: rate("out"), dropped: rate("dropped"),
-      hook: hooks > 0 ? ((now.hook_seconds - last.hook_seconds) / hooks) * 1000 : null,
-    };
-    for (const name of Object.keys(points)) {
-      points[name].push(values[name]);
-      if (points[name].length > KEPT) points[name].shift();
-    }
-  }
-  before = pushed;
-  return true;
-}
-
-const shown = (rate) => (rate == null ? "–" : rate < 10 && rate > 0 ? rate.toFixed(1) : String(Math.round(rate)));
-const newest = (points, name) => (points && points[name].length ? points[name][points[name].length - 1] : null);
-
+// Shows the figures of each gateway in its row, and the sums over all
 function showList(pushed) {
-  for (const row of document.querySelectorAll("tr[data-gateway]")) {
-    const now = pushed.gateways.find((each) => each.id === row.dataset.gateway);
-    if (!now) continue;
-    const points = series.get(now.id);
+  const sums = { connections: 0, in: 0, out: 0, dropped: 0, running: 0 };
+  for (const now of pushed.gateways) {
+    sums.connections += now.connections;
+    sums.running += Number(now.state === "running");
+    const rates = ratesOf(now, pushed);
+    for (const name of ["in", "out", "dropped"]) sums[name] += rates[name] || 0;
+    const row = document.querySelector(`tr[data-gateway="${CSS.escape(now.id)}"]`);
+    if (!row) continue;
     text("[data-total=connections]", row, now.connections);
-    for (const name of ["in", "out"]) text(`[data-rate=${name}]`, row, shown(newest(points, name)));
-    const rates = points.in.map((value, place) => (value || 0) + (points.out[place] || 0));
-    const most = Math.max(1, ...rates);
-    const drawn = rates.map((rate, place) => `${120 - (rates.length - 1 - place)},${(23 - (22 * rate) / most).toFixed(1)}`);
-    row.querySelector("polyline").setAttribute("points", drawn.join(" "));
+    for (const name of ["in", "out"]) text(`[data-rate=${name}]`, row, shown(rates[name]));
+    if (rates.in != null) drawCurve(row.querySelector(".spark"), now.id, rates.in + rates.out);
   }
+  text("[data-sum=connections]", document, sums.connections);
+  text("[data-sum=running]", document, sums.running);
+  if (before) for (const name of ["in", "out", "dropped"]) text(`[data-sum=${name}]`, document, shown(sums[name]));
 }
 
-let charts = null;
+// Returns the rates of a gateway since the previous push. A restarted gateway begins at zero
+function ratesOf(now, pushed) {
+  const last = before && before.gateways.find((each) => each.id === now.id);
+  const rate = (name) => (last ? Math.max(0, now[name] - last[name]) / (pushed.now - before.now) : null);
+  return { in: rate("in"), out: rate("out"), dropped: rate("dropped") };
+}
 
-function drawCharts() {
-  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-  const axis = () => ({ stroke: colour("--quiet"), grid: { stroke: colour("--line"), width: 1 }, ticks: { stroke: colour("--line") } });
-  const make = (title, names, labels) => {
-    const box = document.createElement("div");
-    box.className = "chart";
-    document.getElementById("charts").append(box);
-    const colours = [colour("--accent"), colour("--wait")];
-    const line = (label, place) => ({ label, stroke: colours[place], width: 2, points: { show: false } });
-    const chart = new uPlot(
-      { title, width: box.clientWidth - 16, height: 150, scales: { y: { range: (_, low, high) => [0, Math.max(1, high || 0)] } },
-        axes: [axis(), { ...axis(), size: 50 }], series: [{}, ...labels.map(line)], cursor: { y: false }, legend: { show: labels.length > 1, live: false } },
-      [[], ...names.map(() => [])], box);
-    addEventListener("resize", () => chart.setSize({ width: box.clientWidth - 16, height: 150 }));
-    return { chart, names };
-  };
-  return [
-    make("Connections", ["connections"], ["open"]),
-    make("Messages per second", ["in", "out"], ["in", "out"]),
-    make("Dropped per second", ["dropped"], ["dropped"]),
-    make("Time of a hook, ms", ["hook"], ["mean"]),
-  ];
+const curves = new Map(); // by gateway: messages per second in each step of the last ten minutes
+
+function drawCurve(svg, id, rate) {
+  const curve = curves.get(id) || { values: JSON.parse(svg.dataset.curve), step: null, sum: 0, count: 0 };
+  curves.set(id, curve);
+  const step = Math.floor(Date.now() / 1000 / STEP);
+  if (curve.step !== step) {
+    curve.values.push(0);
+    curve.values.shift();
+    Object.assign(curve, { step, sum: 0, count: 0 });
+  }
+  curve.sum += rate;
+  curve.count += 1;
+  curve.values[curve.values.length - 1] = curve.sum / curve.count;
+  const highest = Math.max(1, ...curve.values);
+  const { width, height } = svg.viewBox.baseVal;
+  const across = width / (curve.values.length - 1);
+  const points = curve.values.map((value, place) => `${(place * across).toFixed(1)},${(height - 1 - ((height - 2) * value) / highest).toFixed(1)}`);
+  svg.firstElementChild.setAttribute("points", points.join(" "));
 }
 
 function showGateway(pushed) {
   const now = pushed.gateways.find((each) => each.id === gateway);
-  if (!now) return;
-  for (const name of ["connections", "in", "out", "dropped"]) text(`[data-total=${name}]`, document, now[name]);
-  charts = charts || drawCharts();
-  const points = series.get(gateway);
-  for (const { chart, names } of charts) chart.setData([points.time, ...names.map((name) => points[name])]);
+  if (now) for (const name of ["connections", "in", "out", "dropped"]) text(`[data-total=${name}]`, document, now[name]);
 }
 
 function showConnection(own) {
@@ -111,9 +86,13 @@ function showConnection(own) {
 let refreshes = 0;
 
 function take(pushed) {
-  const isMeasured = measured(pushed);
-  if (document.querySelector("tr[data-gateway]")) showList(pushed);
-  if (document.getElementById("charts")) showGateway(pushed);
+  const isMeasured = !before || pushed.now - before.now >= 0.9; // else a push because of a change, too early for a rate
+  if (isMeasured) {
+    if (document.querySelector("tr[data-gateway]")) showList(pushed);
+    before = pushed;
+  }
+  if (gateway) showGateway(pushed);
+  drawCharts(gateway ? pushed.gateways.filter(({ id }) => id === gateway) : pushed.gateways);
   if (connection && pushed.connection) showConnection(pushed.connection);
   const current = JSON.stringify(pushed.gateways.map(({ id, state, failure }) => [id, state, failure]));
   if (states !== current) htmx.trigger(document.body, "changed");
@@ -164,6 +143,21 @@ document.addEventListener("htmx:afterSwap", () => {
   const log = document.getElementById("log");
   if (log && scrolled !== null) log.scrollTop = Math.min(scrolled, log.scrollHeight);
 });
+
+// Buttons that copy a text, also those that a refresh brings
+function showCopies() {
+  for (const button of document.querySelectorAll(".copy[hidden]")) button.hidden = !navigator.clipboard;
+}
+document.addEventListener("click", async (event) => {
+  const button = event.target.closest(".copy");
+  if (!button) return;
+  await navigator.clipboard.writeText(button.dataset.copy || button.parentElement.querySelector(".code").textContent.trimEnd());
+  const label = button.textContent;
+  button.textContent = "Copied";
+  setTimeout(() => (button.textContent = label), 1500);
+});
+document.addEventListener("htmx:afterSwap", showCopies);
+showCopies();
 
 const log = document.getElementById("log");
 if (log) log.scrollTop = log.scrollHeight;

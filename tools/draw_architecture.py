@@ -1,4 +1,4 @@
-"""Draws architecture.svg from the imports of the package: the rooms, their modules, and the imports between rooms.
+"""Draws docs/explanation/architecture.svg from the imports of the package: the rooms, their modules, their imports.
 
 Run it after a module was added, moved, or removed. A test compares the result.
 """
@@ -9,9 +9,9 @@ from html import escape
 from pathlib import Path
 from textwrap import wrap
 
-DOCS = Path(__file__).parent
-PACKAGE = DOCS.parent.parent / "wsgateway"
-PICTURE = DOCS / "architecture.svg"
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "wsgateway"
+PICTURE = ROOT / "docs" / "explanation" / "architecture.svg"
 
 ENTRY_POINTS = {"__init__", "__main__", "app", "publisher", "testing"}
 """Files at the top level that use the rooms. The other files there are the ground, and the client."""

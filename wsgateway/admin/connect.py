@@ -1,0 +1,202 @@
+"""How a client reaches a gateway: its addresses as the reader of the panel sees them, and samples to copy.
+
+Does not know pages.
+"""
+
+import json
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.routing import BaseRoute, Mount
+
+from wsgateway.config.addresses import is_loopback, url_host
+from wsgateway.config.settings import Settings
+from wsgateway.gateway.admission import CENTRIFUGE_PATH
+from wsgateway.gateway.gateway import Gateway
+from wsgateway.gateway.registry import GatewayState
+from wsgateway.supervisor.instance import Embedded, Instance
+
+ANY_ADDRESS = ("0.0.0.0", "::", "")
+"""Values of `host` with which a gateway listens on every address of its host."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One way to connect, ready to copy. `label` is the heading of its tab."""
+
+    label: str
+    text: str
+
+    @property
+    def lines(self) -> list[str]:
+        return self.text.split("\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Connect:
+    """How to connect to one gateway. `url` is where its clients connect, empty if it is not known."""
+
+    supervised: Instance | Embedded
+    url: str = ""
+    samples: Sequence[Sample] = ()
+    test_page: str = ""
+    notes: Sequence[str] = ()
+
+    @property
+    def id(self) -> str:
+        return self.supervised.id
+
+    @property
+    def is_running(self) -> bool:
+        return self.supervised.state is GatewayState.RUNNING
+
+
+def connect_to(supervised: Instance | Embedded, scope: Mapping[str, Any]) -> Connect:
+    """Return how the sender of `scope`, a request to the panel, connects to a gateway."""
+    settings = supervised.settings
+    if isinstance(supervised, Instance) and settings.uds:
+        return _over_uds(supervised, settings.uds)
+    base = _base_of(supervised, scope)
+    if not base:
+        text = (
+            "The gateway gets a free port when it starts."
+            if isinstance(supervised, Instance)
+            else "The application decides at which path this gateway is mounted."
+        )
+        return Connect(supervised, notes=(text,))
+    socket = "ws" + base.removeprefix("http")
+    return Connect(
+        supervised,
+        f"{socket}{_path_of(settings)}",
+        _samples(settings, base, socket),
+        f"{base}/" if settings.test_page and supervised.state is GatewayState.RUNNING else "",
+        tuple(_notes(supervised, urlsplit(base).hostname or "")),
+    )
+
+
+def _path_of(settings: Settings) -> str:
+    return CENTRIFUGE_PATH if settings.protocols == ("centrifuge",) else "/ws"
+
+
+def _samples(settings: Settings, base: str, socket: str) -> tuple[Sample, ...]:
+    samples = [Sample("Browser", _in_browser(settings, base, socket))]
+    if "plain" in settings.protocols:
+        samples.append(Sample("Python", _in_python(f"{socket}/ws")))
+    return (*samples, Sample("Push with curl", _with_curl(settings, f"{base}/send")))
+
+
+def _in_browser(settings: Settings, base: str, socket: str) -> str:
+    if "plain" in settings.protocols:
+        token = ', ["bearer", token]' if settings.checks_tokens else ""
+        return (
+            f"const socket = new WebSocket({json.dumps(f'{socket}/ws')}{token});\n"
+            'socket.onopen = () => socket.send("hello");\n'
+            "socket.onmessage = (event) => console.log(event.data);"
+        )
+    if "v1" in settings.protocols:
+        token = ", { token }" if settings.checks_tokens else ""
+        return (
+            f"import {{ connect }} from {json.dumps(f'{base}/client.js')};\n\n"
+            f"const client = connect({json.dumps(f'{socket}/ws')}{token});\n"
+            'client.on("message", (message) => console.log(message));'
+        )
+    if "centrifuge" in settings.protocols:
+        return (
+            'import { Centrifuge } from "centrifuge";\n\n'
+            f"const client = new Centrifuge({json.dumps(socket + CENTRIFUGE_PATH)});\n"
+            "client.connect();"
+        )
+    return (
+        f"const source = new EventSource({json.dumps(f'{base}/sse')});\n"
+        "source.onmessage = (event) => console.log(event.data);"
+    )
+
+
+def _in_python(url: str) -> str:
+    return (
+        "import asyncio\n\nfrom wsgateway.client import connect\n\n\n"
+        "async def main() -> None:\n"
+        f"    async with connect({json.dumps(url)}) as socket:\n"
+        '        await socket.send("hello")\n'
+        "        async for message in socket:\n"
+        "            print(message)\n\n\n"
+        "asyncio.run(main())"
+    )
+
+
+def _with_curl(settings: Settings, url: str, options: str = "") -> str:
+    key = "-H 'authorization: Bearer YOUR_API_KEY' " if settings.api_key else ""
+    return f"curl {options}{key}-H 'content-type: application/json' -d '{{\"message\": \"hello\"}}' {shlex.quote(url)}"
+
+
+def _over_uds(supervised: Instance, path: str) -> Connect:
+    push = _with_curl(supervised.settings, "http://localhost/send", f"--unix-socket {shlex.quote(path)} ")
+    return Connect(
+        supervised,
+        samples=(Sample("Push with curl", push),),
+        notes=(f"The gateway listens on the Unix socket {path}. A proxy serves it to browsers.",),
+    )
+
+
+def _notes(supervised: Instance | Embedded, host: str) -> Iterable[str]:
+    settings = supervised.settings
+    if supervised.state is not GatewayState.RUNNING:
+        yield "The gateway does not run, so clients cannot connect."
+    if settings.checks_tokens and not settings.anonymous:
+        yield "Clients need a token."
+    if isinstance(supervised, Instance) and is_loopback(settings.host) and is_loopback(host):
+        yield "The gateway listens on a loopback address, so only programs on its host reach it."
+
+
+def _base_of(supervised: Instance | Embedded, scope: Mapping[str, Any]) -> str:
+    """Return the URL of a gateway without a slash at its end; empty if it is not known."""
+    scheme, host, port = _origin_of(scope)
+    if isinstance(supervised, Embedded):
+        path = scope["wsgateway.surroundings"].path_of(supervised.gateway)
+        return "" if path is None else f"{scheme}://{host}{port}{path}"
+    settings = supervised.settings
+    own_port = urlsplit(supervised.url).port if supervised.url else settings.port
+    if not own_port:
+        return ""
+    scheme = "https" if settings.ssl_certfile else "http"
+    is_same = settings.host in ANY_ADDRESS or (is_loopback(settings.host) and is_loopback(host))
+    return f"{scheme}://{host if is_same else url_host(settings.host)}:{own_port}"
+
+
+def _origin_of(scope: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return scheme, host, and port (with a colon) of the panel, as the request names them."""
+    named = next((value for name, value in scope["headers"] if name == b"host"), b"").decode("latin-1")
+    server = scope.get("server") or ("127.0.0.1", None)
+    try:
+        parts = urlsplit(f"//{named}")
+        host, port = parts.hostname or str(server[0]), parts.port
+    except ValueError:  # not a host
+        host, port = str(server[0]), server[1]
+    return scope.get("scheme", "http"), f"[{host}]" if ":" in host else host, f":{port}" if port else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """Where a panel is mounted: the application that it was called by, if that has routes, and its own `root_path`."""
+
+    app: object
+    panel: object
+    root_path: str
+
+    def path_of(self, gateway: Gateway) -> str | None:
+        """Return the path at which the same application mounts `gateway`; None if it does not mount it with `Mount`."""
+        routes = getattr(self.app, "routes", ())
+        own, path = _find_mount(routes, self.panel), _find_mount(routes, gateway)
+        return None if own is None or path is None else self.root_path.removesuffix(own) + path
+
+
+def _find_mount(routes: Iterable[BaseRoute], app: object) -> str | None:
+    for route in routes:
+        if isinstance(route, Mount):
+            below = "" if route.app is app else _find_mount(route.routes, app)
+            if below is not None:
+                return route.path + below
+    return None
