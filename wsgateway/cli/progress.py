@@ -9,7 +9,7 @@ from typing import Self, TextIO
 import click
 
 LINE_SECONDS = 2.0
-"""Seconds between two lines, so that a log of a long command stays short."""
+"""Seconds between two lines by default, so that the log of a long command stays short."""
 
 
 class Progress:
@@ -25,12 +25,14 @@ class Progress:
         total: int,
         unit: str,
         *,
+        line_seconds: float = LINE_SECONDS,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._text = f"{label}: {{}} of {total} {unit}"
         self._stream = stream or sys.stderr
         self._clock = clock
+        self._line_seconds = line_seconds
         self._shown = 0
         self._next_line = 0.0
         self._bar = None
@@ -63,6 +65,6 @@ class Progress:
         if self._bar is not None:
             self._bar.update(done - self._shown)
         elif self._clock() >= self._next_line:
-            self._next_line = self._clock() + LINE_SECONDS
+            self._next_line = self._clock() + self._line_seconds
             print(self._text.format(done), file=self._stream, flush=True)
         self._shown = done
