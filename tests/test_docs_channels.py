@@ -148,11 +148,6 @@ async def test_a_moderator_ends_subscriptions_and_sessions() -> None:
         assert await bob.closed() == (3503, "logged out")
 
 
-async def test_the_tests_of_the_documentation_pass() -> None:
-    await run_sample(CHANNELS, "testing.py").test_a_client_recovers_what_it_has_missed()
-    await run_sample(CHANNELS, "testing_centrifuge.py").test_a_client_of_centrifuge_publishes()
-
-
 def test_the_commands_accept_the_options_that_are_written() -> None:
     lines = re.findall(r"^(wsgateway .*?) *#", (ROOT / CHANNELS).read_text(), re.MULTILINE)
     assert len(lines) >= 5

@@ -1,11 +1,12 @@
 """The How-to pages are true: each sample runs as written, against the application of its page."""
 
+import json
 import os
 import re
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ import anyio
 import anyio.to_thread
 import httpx
 import pytest
-from playwright.async_api import Browser
+from anyio.streams.text import TextReceiveStream
+from playwright.async_api import Browser, expect
+from redis import Redis
+from rq import Queue
 from starlette.responses import Response
 
 from tests.processes import environment
@@ -27,6 +31,12 @@ HOWTO = "docs/how-to/"
 SESSION = HOWTO + "session-login.md"
 USERS = HOWTO + "users.md"
 PUSH = HOWTO + "push.md"
+RECONNECTING = HOWTO + "reconnecting.md"
+JOBS = HOWTO + "background-jobs.md"
+VALIDATION = HOWTO + "validation.md"
+LOGGING = HOWTO + "logging.md"
+TESTING = HOWTO + "testing.md"
+DJANGO_PAGE = HOWTO + "django.md"
 KEY = "secret"
 
 
@@ -150,35 +160,21 @@ async def test_a_push_from_everywhere_arrives(tmp_path: Path, redis_url: str, mo
         for name in ("tasks.py", "jobs.py"):
             code = samples(PUSH, "python")[name].replace("http://127.0.0.1:8000", url)
             (tmp_path / name).write_text(code.replace("redis://127.0.0.1:6379", redis_url))
-        variables = {"WSGATEWAY_API_KEY": KEY, "PYTHONWARNINGS": "ignore"}  # celery's own are not ours to fix
-        async with anyio.create_task_group() as tasks:
-            for command in (CELERY, RQ):
-                argv = [sys.executable, "-c", command, redis_url]
-                run = partial(anyio.run_process, argv, cwd=tmp_path, env=environment(variables), stderr=sys.stderr)
-                tasks.start_soon(run)
-        assert [(await client.receive_json())["message"] for _ in range(2)] == [{"shipped": 7}] * 2
+        tasks = run_sample(PUSH, "tasks.py", {"http://127.0.0.1:8000": url})
+        tasks.app.conf.task_always_eager = True  # in this process
+        for _ in range(2):
+            await anyio.to_thread.run_sync(lambda: tasks.ship.delay(7).get())
+        assert await anyio.to_thread.run_sync(work_off, tmp_path, redis_url) == 1
+        assert [(await client.receive_json())["message"] for _ in range(2)] == [{"shipped": 7}, {"shipped": 8}]
 
 
-CELERY = """
-from celery.contrib.testing.worker import start_worker
-import tasks
-
-tasks.app.conf.result_backend = tasks.app.conf.broker_url
-with start_worker(tasks.app, pool="solo", perform_ping_check=False):
-    assert tasks.ship.delay(7).get(timeout=20) == 1
-    tasks.ship.delay(7).get(timeout=20)
-"""
-
-RQ = """
-import sys
-from redis import Redis
-from rq import Queue, Worker
-
-connection = Redis.from_url(sys.argv[1])
-job = Queue(connection=connection).enqueue("jobs.ship", 7)
-Worker(["default"], connection=connection).work(burst=True)
-assert job.return_value() == 1
-"""
+def work_off(folder: Path, redis_url: str) -> object:
+    """Run a job with RQ. Return its result."""
+    code = samples(PUSH, "python")["jobs.py"].replace("redis://127.0.0.1:6379", redis_url)
+    (folder / "jobs.py").write_text(code)
+    with Redis.from_url(redis_url) as connection, pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        return Queue(connection=connection, is_async=False).enqueue("jobs.ship", 8).return_value()
 
 
 async def http_routes(url: str, client: Client) -> None:
@@ -192,3 +188,217 @@ async def http_routes(url: str, client: Client) -> None:
         assert received == [{"temperature": 20.5}, {"temperature": 21.0}]
         refused = await http.post("/live/send", json={"message": "x"})
         assert refused.status_code == 401
+
+
+# reconnecting.md
+
+
+async def test_a_page_recovers_what_was_published_while_it_was_away(browser: Browser, tmp_path: Path) -> None:
+    module = run_sample(RECONNECTING, "news.py")
+    scripts = samples(RECONNECTING, "js")
+    async with page_beside(browser, module.app, scripts["news"]) as (tab, url):
+        await tab.shows("recovered false")
+        await shell(block(RECONNECTING, "sh", "curl -X POST"), tmp_path, url)
+        await tab.shows("recovered true")
+        await expect(tab.page.locator("body")).to_have_text("one two")
+        await tab.page.goto(url + "/")  # as a new page
+        await tab.run(scripts["plain"])
+        await expect(tab.page.locator("body")).to_have_text("one two")
+        await shell(block(RECONNECTING, "sh", "curl -X POST"), tmp_path, url)
+        await expect(tab.page.locator("body")).to_have_text("one two one two")
+
+
+# background-jobs.md
+
+
+async def test_a_ticker_runs_from_the_start_to_the_stop() -> None:
+    module = run_sample(JOBS, "ticker.py")
+    async with serve(module.app) as url, Client(url, "/live/ws", channels=["ticks"]) as client:
+        await client.subscribed("ticks")
+        assert (await client.receive_json())["message"]["tick"] >= 1
+        async with httpx.AsyncClient(base_url=url) as http:
+            assert (await http.get("/visits")).json() == 1
+    assert module.ticker.task.cancelled()
+
+
+async def test_a_task_of_the_lifespan_publishes() -> None:
+    module = run_sample(JOBS, "lifespan.py")
+    async with serve(module.app) as url, Client(url, "/live/ws", channels=["ticks"]) as client:
+        await client.subscribed("ticks")
+        assert (await client.receive_json())["message"] == "tick"
+
+
+async def test_a_thread_runs_code_on_the_event_loop() -> None:
+    module = run_sample(JOBS, "sensor.py")
+    async with serve(module.gateway), anyio.create_task_group() as tasks:
+        with anyio.fail_after(20):
+            while len((await module.gateway.history("sensor")).publications) < 2:
+                await anyio.sleep(0.01)  # the thread
+        tasks.cancel_scope.cancel()
+
+
+# validation.md
+
+
+@pytest.mark.parametrize(
+    ("name", "listener", "refused", "moved"),
+    [
+        ("chat.py", "Chat", "move.x: Input should be less than 8", {"moved": [1, 2]}),
+        ("board.py", "Board", "Expected `int` <= 7 - at `$.x`", {"type": "move", "x": 1, "y": 2}),
+    ],
+)
+async def test_messages_are_validated(name: str, listener: str, refused: str, moved: Any) -> None:
+    assert refused in (ROOT / VALIDATION).read_text()
+    gateway = run_sample(VALIDATION, name).gateway
+    async with serve(gateway) as url, Client(url) as plain, Client(url, channels=[]) as v1:
+        await v1.send_json({"message": {"type": "move", "x": 9, "y": 2}, "id": 1})
+        answer = await v1.receive_json()
+        assert (answer["status"], answer["reason"]) == (422, refused)
+        for sender in (plain, v1):
+            move = {"type": "move", "x": 1, "y": 2}
+            await sender.send(json.dumps(move if sender is plain else {"message": move}))
+            assert await plain.receive_json() == moved
+            assert (await v1.receive_json())["message"] == moved
+        await plain.send("no JSON")
+        await plain.send(json.dumps({"type": "say", "text": "hi"}))
+        assert await plain.receive_json() == {"type": "say", "text": "hi"}
+
+
+# logging.md
+
+
+async def test_the_log_of_an_application_as_written(tmp_path: Path) -> None:
+    (tmp_path / "run.py").write_text(samples(LOGGING, "python")["run.py"].replace('app", log', 'app", port=0, log'))
+    (tmp_path / "chat.py").write_text(APPLICATION)
+    command = re.search(r'python -c "(import json, run; .*?)"', (ROOT / LOGGING).read_text())
+    assert command
+    dumped = await anyio.run_process([sys.executable, "-c", command[1]], cwd=tmp_path, stderr=sys.stderr)
+    assert json.loads(dumped.stdout)["loggers"]["wsgateway"]["level"] == "INFO"
+    async with await anyio.open_process([sys.executable, "run.py"], cwd=tmp_path, env=environment()) as process:
+        lines = Lines(process.stderr)
+        await lines.wait_for("INFO:     [default] started")
+        url = (await lines.wait_for("Uvicorn running on")).split()[4]
+        async with Client(url, "/live/ws?token=secret"):
+            assert "/live/ws?…" in await lines.wait_for('"WebSocket /live')
+        process.terminate()
+
+
+APPLICATION = """
+from fastapi import FastAPI
+from wsgateway import Gateway
+
+gateway = Gateway()
+app = FastAPI(lifespan=gateway.lifespan)
+app.mount("/live", gateway)
+"""
+
+
+class Lines:
+    """The lines that a process prints."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = TextReceiveStream(stream)
+        self._text = ""
+
+    async def wait_for(self, part: str) -> str:
+        """Return the next line that contains `part`."""
+        with anyio.fail_after(20):
+            while True:
+                line, newline, self._text = self._text.partition("\n")
+                if newline and part in line:
+                    return line
+                if not newline:
+                    self._text = line + await self._stream.receive()
+
+
+def test_two_lines_show_the_log_and_two_mask_it(tmp_path: Path) -> None:
+    code = samples(LOGGING, "python")["logged.py"] + samples(LOGGING, "python")["masked.py"] + MASKED
+    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    first, second = run.stderr.splitlines()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} INFO \[default\] initialized", first)
+    assert second.endswith("/ws?…")
+
+
+MASKED = """
+from wsgateway import Gateway
+Gateway()
+logging.getLogger("uvicorn.error").warning("%s", "/ws?token=secret")
+"""
+
+
+# testing.md
+
+
+def test_the_tests_of_an_application_pass(tmp_path: Path) -> None:
+    written = samples(TESTING, "python")
+    for name, code in written.items():
+        (tmp_path / name).write_text(code)
+    for_asyncio = written["test_chat.py"].replace("pytest.mark.anyio", "pytest.mark.asyncio")
+    for_asyncio = for_asyncio.replace("@pytest.fixture\nasync", "@pytest_asyncio.fixture\nasync")
+    (tmp_path / "test_with_asyncio.py").write_text("import pytest_asyncio\n" + for_asyncio)
+    plugins = ("-p", "anyio", "-p", "asyncio", "-p", "no:cacheprovider")  # those of schemathesis take seconds
+    command = [sys.executable, "-m", "pytest", "-q", *plugins, "."]
+    run = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=environment({"PYTHONWARNINGS": "", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}),
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert " passed" in run.stdout
+
+
+# django.md
+
+
+def test_a_django_project_as_written(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "django", "startproject", "shop", "."], cwd=tmp_path, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", DJANGO],
+        cwd=tmp_path,
+        env=environment({"PYTHONPATH": str(ROOT)}),
+        input=json.dumps(samples(DJANGO_PAGE, "python")),
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+DJANGO = """
+import json, os, sys
+from pathlib import Path
+import anyio, httpx
+from django.core.management import call_command
+from wsgateway.testing import Client, serve
+
+for name, code in json.load(sys.stdin).items():
+    Path(name).write_text(code)
+sys.path.insert(0, ".")
+with open("shop/settings.py", "a") as file:
+    file.write('PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]')  # fast
+from shop.asgi import application, gateway
+
+call_command("migrate", verbosity=0)
+os.environ["DJANGO_SUPERUSER_PASSWORD"] = "wonderland"
+call_command("createsuperuser", interactive=False, username="ann", email="ann@example.com", verbosity=0)
+
+async def main():
+    async with serve(application) as url, httpx.AsyncClient(base_url=url) as http:
+        page = (await http.get("/admin/login/")).text
+        form = {"username": "ann", "password": "wonderland", "csrfmiddlewaretoken": http.cookies["csrftoken"]}
+        assert (await http.post("/admin/login/", data=form)).status_code == 302
+        cookie = {"cookie": "sessionid=" + http.cookies["sessionid"]}
+        async with Client(url, "/live/ws", additional_headers=cookie) as ann:
+            await ann.send("hi")
+            assert await ann.receive() == "ann: hi"
+            assert (await http.get("/orders/7/")).status_code == 204
+            assert await ann.receive_json() == {"order": 7}
+            assert (await http.get("/payments/8/")).json() == {"recipients": 1}
+            assert await ann.receive_json() == {"paid": 8}
+            assert [conn.user_id for conn in gateway.connections] == ["1"]
+        async with Client(url, "/live/ws", additional_headers={"origin": url}) as nobody:
+            assert await nobody.closed() == (3500, "log in first")
+
+anyio.run(main)
+"""

@@ -348,7 +348,7 @@ async def test_a_mounted_gateway_says_once_that_nobody_has_configured_its_log(tm
             assert (await http.post(url + "/live/send", content=b"x")).status_code == 415
         text = await stderr_has(tmp_path, "[default] ")
     assert text.count("no handler is configured for the logger 'wsgateway'") == 1
-    assert "docs/how-to/mounting.md#see-the-log" in text
+    assert "docs/how-to/logging.md#see-the-log" in text
     assert "started" not in text.replace("Started", "")
 
 

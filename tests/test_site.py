@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib import import_module
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -95,6 +96,18 @@ def test_every_link_anchor_and_file_exists() -> None:
             if not is_found and path.name != "404.html":  # whose links are absolute, for a site at the root
                 broken.append((base, link))
     assert broken == []
+
+
+EXPORTING = ["wsgateway"] + [
+    f"wsgateway.{room}" for room in ("admin", "auth", "client", "config", "server", "supervisor")
+]
+
+
+@pytest.mark.parametrize("module", EXPORTING)
+def test_every_exported_name_is_on_the_page_of_the_api(module: str) -> None:
+    anchors = Page(SITE / "reference" / "api" / "index.html").anchors
+    elsewhere = {"wsgateway.client.ClientConnection", "wsgateway.client.Subprotocol", "wsgateway.config.Settings"}
+    assert {f"{module}.{name}" for name in import_module(module).__all__} - anchors <= elsewhere
 
 
 def test_no_page_shows_markdown_as_text() -> None:

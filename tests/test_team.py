@@ -5,14 +5,22 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import httpx
+import pytest
 from playwright.async_api import Browser, Page, expect
 
 from tests.cable import cable
 from tests.ports import free_port
-from tests.test_examples import EVIL, EXAMPLES, example
+from tests.test_examples import EVIL, EXAMPLES, check_page, example
 from wsgateway.testing import Client
 
 FOLDER = EXAMPLES / "team"
+
+
+@pytest.fixture(scope="module")
+async def port() -> AsyncIterator[int]:
+    """The port of the example, which the tests of this module share."""
+    async with example("team", port := free_port()):
+        yield port
 
 
 @asynccontextmanager
@@ -44,10 +52,9 @@ async def shows(page: Page, *texts: str) -> None:
     await expect(page.get_by_label("Messages").locator("p")).to_have_text(list(texts))
 
 
-async def test_two_users_on_three_devices_lose_nothing(browser: Browser) -> None:
-    port = free_port()
+async def test_two_users_on_three_devices_lose_nothing(browser: Browser, port: int) -> None:
+    url = f"http://127.0.0.1:{port}/"
     async with (
-        example("team", port) as url,
         cable(port) as network,
         device(browser, url) as tablet,
         device(browser, network.url) as phone,
@@ -83,25 +90,32 @@ async def test_two_users_on_three_devices_lose_nothing(browser: Browser) -> None
 
         await bob.reload()  # what was typed is not in the history
         await shows(bob, "hi", EVIL, "missed")
+        await expect(bob.locator("li.own p")).to_have_text(["hi", "missed"])
         await expect(bob.locator("#typing")).to_be_empty()
 
 
-async def test_a_visitor_needs_the_password_and_a_room_its_members(browser: Browser) -> None:
-    async with example("team", free_port()) as url, device(browser, url) as eve:
+async def test_a_visitor_needs_the_password_and_a_room_its_members(browser: Browser, port: int) -> None:
+    url = f"http://127.0.0.1:{port}/"
+    async with device(browser, url) as eve:
+        await expect(eve.get_by_role("button", name="Log in")).to_be_visible()  # the gateway has refused the visitor
         await log_in(eve, "eve", "wrong")
         await expect(eve.get_by_role("alert")).to_have_text("Wrong name or password")
         async with Client(url, "live/ws") as visitor:
             assert await visitor.closed() == (3500, "log in first")
         async with httpx.AsyncClient(base_url=url) as http:
             assert (await http.post("reports")).status_code == 401
+        await check_page(eve)
         await log_in(eve, "eve", "apple")
         await shows(eve, "eve is not a member of room:tea")
         await eve.get_by_role("link", name="chess").click()
         await expect(eve.locator("#members")).to_have_text("eve in room:chess")
+        await check_page(eve)
 
 
 def test_it_is_as_short_as_its_readme_says() -> None:
-    script = (FOLDER / "index.html").read_text().partition('<script type="module">')[2].partition("</script>")[0]
+    script = (
+        (FOLDER / "static" / "index.html").read_text().partition('<script type="module">')[2].partition("</script>")[0]
+    )
     for code, most in (((FOLDER / "app.py").read_text(), 60), (script, 30)):
         lines = [line for line in code.splitlines() if line.strip()]
         assert len(lines) <= most

@@ -44,11 +44,14 @@ class Stage:
         """Text of each page, by its path in the copy."""
         self.assets: dict[Path, Path] = {}
         """Original of each picture, by its path in the copy."""
+        self.broken: list[str] = []
+        """A sentence about each link to a file that does not exist."""
 
     def fill(self) -> None:
         """Copy docs/ and all files that it links to. Write only what differs; remove what is left over."""
         self.pages.clear()
         self.assets.clear()
+        self.broken.clear()
         for path in sorted(DOCS.rglob("*")):
             if path.is_file():
                 self.add(path)
@@ -87,7 +90,8 @@ class Stage:
                 return match[0]
             linked = (original.parent / address).resolve()
             if not linked.exists():
-                raise SystemExit(f"{original.relative_to(ROOT)}: {address} does not exist")
+                self.broken.append(f"{original.relative_to(ROOT)}: {address} does not exist")
+                return match[0]
             page = self.add(DOCS / "index.md" if linked == ROOT / "README.md" else linked)  # they say the same
             return f"{match[1]}{_relative(page, target)}{hash_mark}{anchor}{match[3]}"
 
@@ -145,13 +149,16 @@ def zensical(command: str, *options: str) -> list[str]:
 
 def build() -> None:
     """Build the site into build/site. End the process with 1 after a warning."""
-    Stage().fill()
+    stage = Stage()
+    stage.fill()
     shutil.rmtree(SITE, ignore_errors=True)
     command = zensical("build", "--strict", "--clean")
     built = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     for line in COLOR.sub("", built.stdout).partition("Traceback")[0].splitlines():
         print(line[:MAX_LINE])
-    if built.returncode:
+    for sentence in stage.broken:
+        print(sentence)
+    if built.returncode or stage.broken:
         raise SystemExit(1)
     llms.write(CONFIG, STAGE, SITE)
 

@@ -1,7 +1,7 @@
 """Takes a picture of every page of the panel, from a server with a prepared state: `make screenshots`.
 
-Each page is taken at 1280 and 390 pixels, light and dark and put into build/screenshots. With `--docs`, those that the
-documentation has are written to this folder, too.
+Each page is taken at 1280 and 390 pixels, light and dark, and written to build/screenshots. With `--docs`, those of
+the documentation are written to this folder, too.
 """
 
 import argparse

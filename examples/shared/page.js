@@ -1,9 +1,9 @@
 /** What the pages of the examples share: the state of a connection, and the list of messages. */
 
-/** Show the state of a connection of `client.js` in the element `#status`. */
+/** Show the state of a connection of `client.js` in the element `#status`, and return the connection. */
 export function showStatus(live) {
   const output = document.getElementById("status");
-  live.on("status", (state, detail) => {
+  return live.on("status", (state, detail) => {
     output.dataset.state = state;
     output.textContent = { connecting: "connecting…", open: "connected", closed: "not connected" }[state]
       ?? `connection lost, next attempt in ${Math.ceil(detail / 1000)} s`;

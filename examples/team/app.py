@@ -4,9 +4,10 @@ import asyncio
 import secrets
 import time
 from pathlib import Path
+from typing import Annotated
 
 from fastapi import BackgroundTasks, FastAPI, Form, HTTPException, Request
-from fastapi.responses import FileResponse, RedirectResponse
+from fastapi.responses import RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.middleware.sessions import SessionMiddleware
 
@@ -58,16 +59,12 @@ async def count_orders() -> None:
         await asyncio.sleep(2)
 
 
-@app.get("/")
-def page(request: Request) -> FileResponse:
-    return FileResponse(Path(__file__).with_name("index.html" if "user" in request.session else "login.html"))
-
-
 @app.post("/login")
-def log_in(request: Request, name: str = Form(), password: str = Form()) -> RedirectResponse:
-    if PASSWORDS.get(name) == password:
-        request.session["user"] = name
-    return RedirectResponse("/" if PASSWORDS.get(name) == password else "/#wrong", 303)
+def log_in(request: Request, name: Annotated[str, Form()], password: Annotated[str, Form()]) -> RedirectResponse:
+    if PASSWORDS.get(name) != password:
+        return RedirectResponse("/login.html#wrong", 303)
+    request.session["user"] = name
+    return RedirectResponse("/", 303)
 
 
 @app.post("/reports", status_code=204)
@@ -80,3 +77,6 @@ def order_report(request: Request, jobs: BackgroundTasks) -> None:
 def make_report(user: str) -> None:  # FastAPI runs it in a thread
     time.sleep(1)
     gateway.publish_from_thread("Your report is ready", channel=f"user:{user}")
+
+
+app.mount("/", StaticFiles(directory=Path(__file__).with_name("static"), html=True))

@@ -43,13 +43,21 @@ class TargetOptions(TypedDict, total=False):
     """The keyword arguments of `send` and `publish` except `message`: the recipients and options of the publication."""
 
     channel: str
+    """The subscribers of this channel receive the message."""
     user: str
+    """Every connection whose `user_id` is this receives the message."""
     connections: Recipients
+    """These connections, or those with these ids, receive the message."""
     name: str
+    """The name of an event, for client protocols that show one."""
     key: str
+    """A newer publication replaces one with the same key, if the channel keeps the last of each."""
     tags: Mapping[str, str] | None
+    """Texts of the application, which clients receive beside the message."""
     ttl: float | None
+    """Seconds after which the publication is no longer sent."""
     idempotency_key: str
+    """Of several publications to a channel with the same key, one is published."""
 
 
 MAX_TTL = 1e300
