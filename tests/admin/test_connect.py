@@ -19,7 +19,7 @@ from wsgateway.testing import Client, serve
 
 
 def connect(settings: dict[str, object], *, asked: str = "127.0.0.1:10120") -> Connect:
-    instance = Instance(Settings(id="chat", **settings), lambda _: None)  # type: ignore[arg-type]  # any settings
+    instance = Instance(Settings(id="chat", **settings), lambda _: None, lambda: "")  # type: ignore[arg-type]  # any settings
     return connect_to(instance, {"headers": [(b"host", asked.encode())], "scheme": "http", "server": ("10.0.0.1", 1)})
 
 
