@@ -397,6 +397,9 @@ async def main():
             assert (await http.get("/payments/8/")).json() == {"recipients": 1}
             assert await ann.receive_json() == {"paid": 8}
             assert [conn.user_id for conn in gateway.connections] == ["1"]
+            await http.get("/admin/")
+            await http.post("/admin/logout/", data={"csrfmiddlewaretoken": http.cookies["csrftoken"]})
+            assert await ann.closed() == (3503, "logged out")
         async with Client(url, "/live/ws", additional_headers={"origin": url}) as nobody:
             assert await nobody.closed() == (3500, "log in first")
 
