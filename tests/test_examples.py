@@ -142,6 +142,7 @@ async def test_simple_chat(browser: Browser) -> None:
         await expect(ann.locator("img")).to_have_count(0)
         await expect(ann.locator("li.own")).to_have_count(1)
         await expect(ann.locator("li.own p")).to_have_text("hi")
+        await ann.emulate_media(color_scheme="dark")
         await check_page(ann)
         await shows(eve, f"{EVIL} joined", *said)
         await eve.close()
