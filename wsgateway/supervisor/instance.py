@@ -11,7 +11,7 @@ from wsgateway.gateway.gateway import Gateway
 from wsgateway.gateway.registry import GatewayState
 from wsgateway.server.serving import serving
 from wsgateway.supervisor.observer import Observer
-from wsgateway.supervisor.workers import Workers, serving_workers
+from wsgateway.supervisor.workers import Roll, Workers, serving_workers
 
 
 class _Supervised:
@@ -48,6 +48,9 @@ class Instance(_Supervised):
         self._find_panel = find_panel
         self.gateway = self._create_gateway(settings)
         self.workers: Workers | None = None
+        self.last_roll: Roll | None = None
+        """The roll that runs, or the last one."""
+        self._rolls = 0
         self._on_failure = on_failure
         self._lock = asyncio.Lock()
         self._stack: AsyncExitStack | None = None
@@ -93,10 +96,21 @@ class Instance(_Supervised):
 
     async def roll(self) -> None:
         """Replace the workers one after the other. Raise `StartError`, and `GatewayConflict` without workers."""
-        async with self._lock:
-            if self.workers is None:
-                raise GatewayConflict(f"gateway [{self.id}] has no workers to replace: restart it, or set workers")
-            await self.workers.roll()
+        self._rolls += 1
+        try:
+            async with self._lock:
+                self.last_roll = None
+                if self.workers is None:
+                    raise GatewayConflict(f"gateway [{self.id}] has no workers to replace: restart it, or set workers")
+                self.last_roll = Roll(self.settings.workers)
+                await self.workers.roll(self.last_roll)
+        finally:
+            self._rolls -= 1
+
+    @property
+    def is_rolling(self) -> bool:
+        """Whether a roll runs, or waits until another action on this gateway has ended."""
+        return self._rolls > 0
 
     def _create_gateway(self, settings: Settings) -> Gateway | Observer:
         """Return the gateway with `settings`, or the observer of its workers."""
