@@ -165,7 +165,7 @@ async def test_both_tabs_reconnect_after_a_restart(browser: Browser) -> None:
                 await expect(other.get_by_label("Messages")).to_contain_text(re.compile(r"\d\d again"))
 
 
-NUMBERS = " ".join(map(str, range(1, 131)))
+NUMBERS = " ".join(map(str, range(1, 451)))
 """A prompt that the fake model repeats. A number that is missing or doubled shows a gap or a repetition."""
 
 
