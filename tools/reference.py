@@ -230,6 +230,22 @@ def _labels() -> dict[str, list[str]]:
     }
 
 
+# Figures
+
+
+def figures(file: str, heading: str) -> Callable[[], str]:
+    """Return a function that returns the table below a heading of a page of results, without its explanations."""
+
+    def copied() -> str:
+        text = (ROOT / "benchmarks" / file).read_text(encoding="utf-8")
+        _, _, below = text.partition(f"\n## {heading}\n")
+        match = re.search(r"(?:^\|.*\n)+", below, re.MULTILINE)
+        assert match, f"{file} has no table below {heading!r}"
+        return match[0]
+
+    return copied
+
+
 # The parts in their pages
 
 PARTS: dict[tuple[str, str], Callable[[], str]] = {
@@ -243,6 +259,13 @@ PARTS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/reference/http.md", "admin routes"): admin_routes,
     ("docs/reference/http.md", "admin objects"): admin_objects,
     ("docs/reference/metrics.md", "metrics"): metrics,
+    ("docs/explanation/performance.md", "fan-out"): figures("RESULTS.md", "Fan-out, 64 bytes, 1, 4 and 16 on the way"),
+    ("docs/explanation/performance.md", "connect"): figures("RESULTS.md", "Connect: 1,000 clients"),
+    ("docs/explanation/performance.md", "publish"): figures("RESULTS.md", "`gateway.publish`"),
+    ("docs/explanation/performance.md", "send"): figures("RESULTS.md", "`POST /send` with nobody connected"),
+    ("docs/explanation/performance.md", "broker"): figures(
+        "BROKERS.md", "From `gateway.publish` to a client, p50 in ms"
+    ),
 }
 """The function that makes each part, by the page and the name of the part."""
 

@@ -64,6 +64,10 @@ async def test_init_serve_listen_send(tmp_path: Path) -> None:
             sent = run("send", "--url", served.url + "/send", "--json", '{"n": 1}', cwd=tmp_path)
             assert (sent.returncode, sent.stdout) == (0, "recipients 1, queued 1, dropped 0\n")
             assert await ann.receive_json() == {"n": 1}
+        async with httpx.AsyncClient() as http:
+            panel = re.search(r'"panel": "([^"]+)"', (await http.get(served.url)).text)
+            assert panel
+            assert (await http.get(panel[1])).status_code == 200
         assert served.terminate() == 0
     log = (tmp_path / "WebSocket.log").read_text()
     for word in ("initialized", "starting on http://127.0.0.1:", "started on ", "stopping on ", "stopped on "):

@@ -61,7 +61,7 @@ async def _run(store: Store) -> int:
         states = [instance.state for instance in supervisor.all() if instance.settings.startup is Startup.AUTOMATIC]
         if states and GatewayState.RUNNING not in states:
             return 3  # the log has the reasons
-        admin = await _serve_admin(supervisor, store, stack)
+        admin = supervisor.panel_url = await _serve_admin(supervisor, store, stack)
         try:
             print("\n".join(map(escape_controls, _welcome(supervisor, admin).splitlines())), flush=True)
         except OSError:

@@ -38,9 +38,15 @@ class Instance(_Supervised):
 
     is_editable = True
 
-    def __init__(self, settings: Settings, on_failure: "Callable[[Instance], None]") -> None:
-        """`on_failure` is called when the gateway has failed because its workers die one after the other."""
-        self.gateway = _gateway_of(settings)
+    def __init__(
+        self, settings: Settings, on_failure: "Callable[[Instance], None]", find_panel: Callable[[], str]
+    ) -> None:
+        """`on_failure` is called when the gateway has failed because its workers die one after the other.
+
+        `find_panel` returns the URL of the panel, or an empty text. The test page links to it.
+        """
+        self._find_panel = find_panel
+        self.gateway = self._create_gateway(settings)
         self.workers: Workers | None = None
         self.last_roll: Roll | None = None
         """The roll that runs, or the last one."""
@@ -83,7 +89,7 @@ class Instance(_Supervised):
         async with self._lock:
             was_running = self.state is GatewayState.RUNNING
             await self._stop()
-            trend, self.gateway = self.gateway.trend, _gateway_of(settings)
+            trend, self.gateway = self.gateway.trend, self._create_gateway(settings)
             self.gateway.trend.continue_from(trend)
             if was_running and settings.startup is not Startup.DISABLED:
                 await self._start()
@@ -105,6 +111,14 @@ class Instance(_Supervised):
     def is_rolling(self) -> bool:
         """Whether a roll runs, or waits until another action on this gateway has ended."""
         return self._rolls > 0
+
+    def _create_gateway(self, settings: Settings) -> Gateway | Observer:
+        """Return the gateway with `settings`, or the observer of its workers."""
+        if settings.workers > 1:
+            return Observer(settings)
+        gateway = Gateway(settings=settings)
+        gateway.find_panel = self._find_panel
+        return gateway
 
     def _check_enabled(self) -> None:
         if self.settings.startup is Startup.DISABLED:
@@ -171,11 +185,6 @@ class Embedded(_Supervised):
 
     async def restart(self) -> None:
         await self.gateway.restart()
-
-
-def _gateway_of(settings: Settings) -> Gateway | Observer:
-    """Return the gateway with `settings`, or the observer of its workers."""
-    return Observer(settings) if settings.workers > 1 else Gateway(settings=settings)
 
 
 async def _drain(gateway: Gateway | Observer) -> None:
