@@ -230,9 +230,8 @@ def test_an_unknown_flag_is_reported_with_the_nearest_and_all_other_mistakes(tmp
     ("arguments", "sentence"),
     [
         (
-            ["serve", "chat.py"],
-            "`wsgateway serve` takes no arguments, so chat.py is not expected; "
-            "a listener is given as --listener chat.py",
+            ["serve", "a.py"],
+            "`wsgateway serve` takes no arguments, so a.py is not expected; a listener is given as --listener a.py",
         ),
         (["check", "port=1"], "port=… is not expected; write it as an option: --port=…"),
         (["init", "a", "b"], "b is one word too many; see `wsgateway init --help`"),
