@@ -116,6 +116,10 @@ protobuf:        ## generate the module for the messages of client.proto
 	$(VENV)-protobuf/bin/python -m grpc_tools.protoc -I. --python_out=. wsgateway/protocols/centrifuge/client.proto
 	rm -rf $(VENV)-protobuf
 
+.PHONY: screenshots
+screenshots: $(VENV)/.test programs  ## take a picture of every page of the panel; ARGS="--docs" also those in docs/panel
+	$(BIN)/python docs/panel/make_screenshots.py $(ARGS)
+
 .PHONY: bench
 bench: $(VENV)/.bench  ## measure this machine: wsgateway beside what else does the job, in about two hours
 	$(VENV)-bench/bin/python benchmarks/run.py $(ARGS)

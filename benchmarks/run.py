@@ -20,6 +20,8 @@ from measure import Bench, Step
 from report import report
 from tables import GROUPS, STEPS, TARGETS, chosen
 
+from wsgateway.cli.progress import Progress
+
 HERE = Path(__file__).parent
 KEPT = BUILD / "figures.json"
 
@@ -47,18 +49,18 @@ def arguments() -> argparse.Namespace:
 
 def measure(bench: Bench, steps: dict[str, Step], rounds: range, kept: Path | None) -> None:
     """Measure all steps in each round. A step that fails is left out of that round, and the report says so."""
-    for number in rounds:
-        bench.figures.round = number
-        for name, step in steps.items():
-            if number - rounds.start >= step.rounds:
-                continue
+    planned = [(number, name) for number in rounds for name in steps if number - rounds.start < steps[name].rounds]
+    with Progress("bench", len(planned), "measurements") as progress:
+        for place, (number, name) in enumerate(planned):
+            bench.figures.round = number
             began = time.monotonic()
             try:
-                step.measure(bench)
+                steps[name].measure(bench)
             except (RuntimeError, OSError, subprocess.CalledProcessError) as exc:
                 bench.figures.failed[f"{name} in round {number + 1}"] = str(exc)
                 print(f"  left out: {exc}", flush=True)
             print(f"round {number + 1} of {rounds.stop}: {name}, {time.monotonic() - began:.0f} s", flush=True)
+            progress.update(place + 1)
             if kept:
                 bench.figures.save(kept)
 

@@ -12,6 +12,7 @@ on the first core, the load on the last; both use 127.0.0.1 only.
 import argparse
 import asyncio
 import json
+import math
 import os
 import resource
 import shutil
@@ -28,6 +29,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from wsgateway.cli.progress import Progress
+
 LISTENER = Path(__file__).parent / "servers" / "soak_listener.py"
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
@@ -36,6 +39,9 @@ HANDSHAKE = (
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
 ASK_ID = b"\x81\x82\x00\x00\x00\x00id"
+
+LINE_SECONDS = 15.0
+"""Seconds between two lines about the progress of a row, where standard error is not a terminal."""
 
 AT_ONCE = 200
 """Concurrent connects, in rows that do not measure a crowd."""
@@ -268,6 +274,10 @@ class Plan:
     large: int
     churning: int
     seconds: int
+
+    def seconds_of(self, row: str) -> float:
+        """Return about how long `row` lasts."""
+        return {"idle": min(self.minutes, IDLE) * 60, "churn": self.minutes * 60}.get(row, self.seconds)
 
 
 FULL = Plan(minutes=2, idle=10_000, many=1000, crowd=5000, large=5000, churning=500, seconds=20)
@@ -527,14 +537,30 @@ def prepare() -> None:
         os.sched_setaffinity(0, {CORES[-1]})
 
 
+async def _show_progress(label: str, row: Awaitable[Any], seconds: float) -> Any:
+    """Await `row`, and show the time that it has taken, of about `seconds`. Its setup and its end are not counted."""
+    running = asyncio.ensure_future(row)
+    begun = time.monotonic()
+    try:
+        with Progress(label, math.ceil(seconds), "s", line_seconds=LINE_SECONDS) as progress:
+            while not running.done():
+                progress.update(min(math.ceil(seconds), int(time.monotonic() - begun)))
+                await asyncio.wait({running}, timeout=1)
+    finally:
+        if not running.done():
+            running.cancel()
+            await asyncio.wait({running})
+    return running.result()
+
+
 async def run(plan: Plan, rows: list[str], *, lenient: bool) -> bool:
     """Run and print `rows`. Return whether nothing was lost and, unless `lenient`, no limit was exceeded."""
     own = asyncio.current_task()
     assert own is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, own.cancel)  # so the server is stopped too
     passed = True
-    for row in rows:
-        result = await ROWS[row](plan)
+    for place, row in enumerate(rows):
+        result = await _show_progress(f"row {place + 1} of {len(rows)}, {row}", ROWS[row](plan), plan.seconds_of(row))
         judged = not lenient and result.is_judged
         failed = bool(result.lost or (judged and result.missed))
         passed = passed and not failed
@@ -581,13 +607,16 @@ def run_wifi(options: argparse.Namespace) -> int:
 
     prepare()
     profile = wifi.Profile(options.clients, options.minutes or WIFI_MINUTES, options.seed)
+    label, seconds = f"wifi {options.peer or options.broker}", profile.minutes * 60
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         if options.peer:
             with peers.serving(options.peer) as (server, publishing_at):
-                report = runner.run(peers.run(options.peer, profile, server, publishing_at))
+                report = runner.run(
+                    _show_progress(label, peers.run(options.peer, profile, server, publishing_at), seconds)
+                )
         else:
             with wifi.gateway(options.broker) as server:
-                report = runner.run(wifi.run(profile, server))
+                report = runner.run(_show_progress(label, wifi.run(profile, server), seconds))
     verdict = "FAIL" if report.wrong else "counted" if options.peer else "PASS"
     print(f"wifi {verdict} {options.peer or options.broker}: {report.figures}")
     for text in report.wrong:

@@ -63,7 +63,7 @@ async def test_it_is_mounted_as_written(name: str) -> None:
             assert (await http.get(url + "/")).text == "Django's page"
         if name == "fastapi_app":
             for route in ("orders", "threads"):
-                assert (await http.post(f"{url}/{route}/7")).json() == {"told": 1}
+                assert (await http.post(f"{url}/{route}/7")).json() == {"recipients": 1}
                 assert await ann.receive_json() == {"order": 7}
     assert names["gateway"].state == "stopped"
 

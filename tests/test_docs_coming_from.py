@@ -19,6 +19,9 @@ import anyio.abc
 import httpx
 import pytest
 from playwright.async_api import Browser, Page, Route, expect
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from starlette.staticfiles import StaticFiles
 
 from tests.ports import free_port
 from tests.processes import environment, serving
@@ -31,6 +34,8 @@ SOCKETIO = f"{PAGES}/python-socketio.md"
 FASTAPI = f"{PAGES}/fastapi.md"
 DJANGO = f"{PAGES}/django-channels.md"
 CENTRIFUGO = f"{PAGES}/centrifugo.md"
+PUSHER = f"{PAGES}/pusher.md"
+LUCEE = f"{PAGES}/lucee.md"
 
 LIBRARIES = {
     "https://unpkg.com/socket.io-client@4.8.4/": MODULES / "socket.io-client",
@@ -39,11 +44,16 @@ LIBRARIES = {
 """What the samples load from elsewhere, and where npm has put it."""
 
 
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / page).read_text(), re.S | re.M)
+
+
 def copied(page: str, folder: Path) -> Path:
     """Copy the samples of `page` to files in `folder`, as a reader does."""
     for name, code in samples(page, "python").items():
         (folder / name).write_text(code)
-    for name, text in re.findall(r"^```html\n<!-- (\S+) -->\n(.*?)^```$", (ROOT / page).read_text(), re.S | re.M):
+    for html in blocks(page, "html"):
+        name, _, text = html.removeprefix("<!-- ").partition(" -->\n")
         (folder / name).write_text(text)
     return folder
 
@@ -177,8 +187,7 @@ async def test_what_used_centrifugo_works_with_wsgateway_unchanged(browser: Brow
     """
     node()
     folder = copied(CENTRIFUGO, tmp_path)
-    text = (ROOT / CENTRIFUGO).read_text()
-    before, settings = (re.findall(rf"^```{kind}\n(.*?)^```$", text, re.S | re.M)[0] for kind in ("json", "toml"))
+    before, settings = blocks(CENTRIFUGO, "json")[0], blocks(CENTRIFUGO, "toml")[0]
     port = free_port()
     (folder / "wsgateway.toml").write_text(settings.replace("127.0.0.1:8000", f"127.0.0.1:{port}"))
     with serving("--admin-port", "0", cwd=folder) as gateway:
@@ -198,3 +207,33 @@ async def test_the_sdk_of_centrifuge_with_a_gateway_in_the_application(browser: 
     node()
     async with served(CENTRIFUGO, "team", tmp_path) as url:
         await chat(browser, url)
+
+
+async def test_what_replaces_pusher(browser: Browser, tmp_path: Path) -> None:
+    """Pusher is a service, and the registries have no server that speaks its protocol. So its half is only compiled."""
+    compile(samples(PUSHER, "python")["chat_pusher.py"], "chat_pusher.py", "exec")
+    async with served(PUSHER, "chat", tmp_path) as url:
+        await chat(browser, url)
+
+
+async def test_what_replaces_lucee(browser: Browser, tmp_path: Path) -> None:
+    """The registries have no server of CFML, so that half does not run. The page is the same for both."""
+    folder = copied(LUCEE, tmp_path)
+    site = Starlette(routes=[Mount("/", StaticFiles(directory=folder))])
+    async with serve(site) as url:
+        settings = blocks(LUCEE, "toml")[0].replace("http://localhost:8888", url)
+        (folder / "wsgateway.toml").write_text(settings)
+        with serving("--admin-port", "0", cwd=folder) as gateway:
+            page = folder / "chat.html"
+            page.write_text(page.read_text().replace("ws://localhost:10125", gateway.url.replace("http", "ws")))
+            async with visitors(browser) as (ann, nobody):
+                await ann.goto(f"{url}/chat.html?name=ann")
+                await nobody.goto(f"{url}/chat.html")
+                await expect(ann.get_by_role("button")).to_be_enabled()
+                await write(nobody, "hi")
+                await lines(nobody, "log in first")
+                await write(ann, "hello")
+                await lines(nobody, "log in first", "ann: hello")
+                curl = blocks(LUCEE, "sh")[0].replace("http://localhost:10125", gateway.url)
+                assert b'"queued":2' in (await anyio.run_process(["sh", "-c", curl])).stdout
+                await lines(ann, "ann: hello", "shop: order 7")

@@ -20,6 +20,8 @@ def modules(page: Path) -> dict[str, str]:
     names: dict[str, str] = {}
     codes: dict[str, str] = {}
     for number, code in enumerate(_BLOCK.findall(page.read_text())):
+        if page.parent.name == "coming-from" and "wsgateway" not in code:
+            continue  # shows another library
         found = _NAME.match(code)
         own = found[1].removesuffix(".py").replace("/", ".") if found else f"block_{number}"
         if page.parent.name == "coming-from" and own.startswith("chat_"):

@@ -50,6 +50,10 @@ class Server:
             answer.raise_for_status()
             return answer.json()
 
+    def lines_of_workers(self) -> set[int]:
+        """The processes whose lines are in the log."""
+        return set(map(int, re.findall(r"^\S+Z INFO +pid (\d+) \[default\] started on", self.served.stderr, re.M)))
+
     async def workers(self) -> list[dict[str, Any]]:
         """The nodes that run."""
         found = await self.ask("GET", "/gateways/default/nodes")
@@ -278,8 +282,11 @@ async def test_a_roll_replaces_each_and_all_clients_come_back(start: Any, people
 
     staying = [asyncio.create_task(stay(client)) for client in clients]
     if how == "command":
-        code = (await asyncio.to_thread(run, "roll", "default", "--admin-url", server.admin, cwd=Path.cwd())).returncode
-        assert code == 0
+        done = await asyncio.to_thread(run, "roll", "default", "--admin-url", server.admin, cwd=Path.cwd())
+        assert done.stdout == "gateway [default] is running: 2 of 2 workers replaced\n"
+        assert done.returncode == 0
+        assert set(done.stderr.splitlines()) <= {f"roll: {count} of 2 workers replaced" for count in (1, 2)}
+        assert server.lines_of_workers() == {node["pid"] for node in before + await server.workers()}
     else:
         server.served.process.send_signal(signal.SIGUSR2)
     with anyio.fail_after(60):

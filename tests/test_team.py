@@ -90,6 +90,7 @@ async def test_two_users_on_three_devices_lose_nothing(browser: Browser, port: i
 
         await bob.reload()  # what was typed is not in the history
         await shows(bob, "hi", EVIL, "missed")
+        await expect(bob.locator("li.own p")).to_have_text(["hi", "missed"])
         await expect(bob.locator("#typing")).to_be_empty()
 
 

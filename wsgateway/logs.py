@@ -38,7 +38,7 @@ GONE = "the handler is closed"
 HEADER_LINES = ("< %s: %s", "> %s: %s")
 """Messages that websockets logs at DEBUG for each header of a handshake, through uvicorn's logger."""
 
-_LINE = re.compile(r"\S+Z (?P<level>[A-Z]+) +(?:\[(?P<gateway>[^\]]+)\] )?")
+_LINE = re.compile(r"\S+Z (?P<level>[A-Z]+) +(?:pid \d+ )?(?:\[(?P<gateway>[^\]]+)\] )?")
 
 
 class Repeats:
@@ -131,15 +131,16 @@ class GatewayLog(Log):
 class LineFormatter(logging.Formatter):
     """Writes time, level, ids, and message on one line, with a traceback indented below it.
 
-    Control characters are escaped, so no client can write a line of its own or color a terminal.
+    Control characters are escaped, so no client can write a line of its own or color a terminal. With `has_pid`, the id
+    of the process stands before the message, because several processes write to the same terminal and file.
     """
 
     converter = staticmethod(time.gmtime)
     default_time_format = "%Y-%m-%dT%H:%M:%S"
     default_msec_format = "%s.%03dZ"
 
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)-7s %(message)s")
+    def __init__(self, *, has_pid: bool = False) -> None:
+        super().__init__(f"%(asctime)s %(levelname)-7s {'pid %(process)d ' if has_pid else ''}%(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  logging's name
         record.message = escape_controls(cut(record.message, MAX_TEXT))
@@ -156,10 +157,13 @@ def _indented(text: str) -> str:
     return "\n".join("    " + escape_controls(cut(line, MAX_TEXT)) for line in text.splitlines())
 
 
-def log_to_terminal() -> None:
-    """Print the lines of gateways, and warnings of uvicorn and asyncio, on standard error."""
+def log_to_terminal(*, has_pid: bool = False) -> None:
+    """Print the lines of gateways, and warnings of uvicorn and asyncio, on standard error.
+
+    With `has_pid`, each line contains the id of this process, also in a file that `log_to_file` adds later.
+    """
     console = logging.StreamHandler()
-    console.setFormatter(LineFormatter())
+    console.setFormatter(LineFormatter(has_pid=has_pid))
     _add_handler(console)
 
 
@@ -174,8 +178,14 @@ def log_to_file(path: Path) -> None:
         file.close()
     else:
         handler = LogThread(file)
-        handler.setFormatter(LineFormatter())
+        handler.setFormatter(_formatter())
         _add_handler(handler)
+
+
+def _formatter() -> logging.Formatter:
+    """Return the formatter of the terminal, so that a file has the same lines."""
+    formatters = [handler.formatter for handler in logger.handlers]
+    return next((known for known in formatters if isinstance(known, LineFormatter)), LineFormatter())
 
 
 def log_failures() -> int:

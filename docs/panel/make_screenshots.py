@@ -1,6 +1,6 @@
 """Takes a picture of every page of the panel, from a server with a prepared state: `make screenshots`.
 
-Each page is taken at 1280 and at 390 pixels, light and dark, and written to build/screenshots. With `--docs`, those of
+Each page is taken at 1280 and 390 pixels, light and dark, and written to build/screenshots. With `--docs`, those of
 the documentation are written to this folder, too.
 """
 
@@ -54,12 +54,13 @@ class Chat:
         pass  # every client may subscribe
 
     def on_message(self, event: MessageEvent) -> None:
-        event.message = {"from": event.conn.user_id, "text": event.message} if event.conn else event.message
+        event.connections = event.gateway.connections  # every client receives it
 """
 
 FILE = """\
 log_file = "WebSocket.log"
 pong_timeout = 20
+local_access = true
 
 [gateways.chat]
 port = 10125
@@ -194,8 +195,14 @@ def pages(state: State) -> Mapping[str, str]:
     return {
         "overview": "",
         "gateway": one,
+        "connections": f"{one}/connections",
         "connection": f"{one}/connections/{state.connection}",
-        "settings": f"{one}/edit",
+        "channels": f"{one}/channels",
+        "channel": f"{one}/channel?name=room:1",
+        "send": f"{one}/send",
+        "settings": f"{one}/settings",
+        "gateway-log": f"{one}/log",
+        "failed": "gateways/support",
         "new": "new",
         "log": "log",
         "missing": "nowhere",

@@ -5,22 +5,59 @@ from dataclasses import replace
 import pytest
 
 from wsgateway import Settings
-from wsgateway.admin.forms import GROUPS, by_field, changes_in, form_of
+from wsgateway.admin.forms import EDITABLE, FormField, Topic, by_field, changes_in, form_of, settings_in, values_of
+from wsgateway.config.channels import ChannelSettings
 from wsgateway.config.settings import SPECS
+from wsgateway.config.topics import ESSENTIALS, TOPICS
 from wsgateway.exceptions import ConfigError, Mistake
 from wsgateway.limits import SlowPolicy
 from wsgateway.supervisor.changes import HOST_ONLY
 
 
+def fields_of(topics: list[Topic]) -> dict[str, FormField]:
+    return {field.name: field for topic in topics for field in topic.fields}
+
+
 def submitted_of(settings: Settings) -> dict[str, str]:
     """The form as a browser sends it when nobody has touched it."""
-    fields = [field for group in form_of(settings).values() for field in group]
+    fields = [field for field in fields_of(form_of(settings)).values() if field.kind != "fixed"]
     return {field.name: field.value for field in fields if field.kind != "check" or field.value == "true"}
 
 
-def test_every_setting_that_may_be_changed_from_afar_is_in_one_group() -> None:
-    names = [name for group in GROUPS.values() for name in group]
-    assert sorted(names) == sorted(SPECS.keys() - HOST_ONLY)
+def test_every_setting_is_in_one_topic_and_in_the_form_once() -> None:
+    assert sorted(name for names in TOPICS.values() for name in names) == sorted(SPECS)
+    assert sorted(EDITABLE) == sorted(SPECS.keys() - HOST_ONLY - {"id"})
+    topics = form_of(Settings())
+    assert sorted(field.name for topic in topics for field in topic.fields) == sorted(SPECS.keys() - {"id"})
+    assert [field.name for field in topics[0].fields] == list(ESSENTIALS)
+
+
+def test_what_differs_from_the_default_is_marked_and_what_only_the_file_can_change_is_fixed() -> None:
+    settings = Settings(
+        ping_interval=20, api_key=("hidden",), broker="redis://:hidden@h/0", channels={"room:*": ChannelSettings()}
+    )
+    for topics in (form_of(settings), values_of(settings)):
+        fields = fields_of(topics)
+        changed = {name for name, field in fields.items() if field.is_changed}
+        assert changed == {"ping_interval", "api_key", "broker", "channels"}
+        assert {name for name in HOST_ONLY if fields[name].kind != "fixed"} == set()
+        assert "hidden" not in repr(topics)
+
+
+def test_a_search_finds_names_and_explanations() -> None:
+    topics = form_of(Settings())
+    assert [topic.name for topic in topics if topic.matches("PONG")] == ["Slow and silent clients"]
+    assert "Limits" in [topic.name for topic in topics if topic.matches("get 429")]
+    assert not any(topic.matches("") for topic in topics)
+
+
+def test_a_new_gateway_has_only_the_settings_of_its_form() -> None:
+    before = Settings(listener="app:Listener", port=10126)
+    submitted = {"id": "game", "port": "10200", "listener": "app:Game", "echo_sender": "false", "verbose": "true"}
+    assert settings_in(submitted, before) == {"listener": "app:Game", "port": 10200}
+    with pytest.raises(ConfigError) as caught:
+        settings_in({"id": "a b", "port": "much"}, before)
+    assert [mistake.setting for mistake in caught.value.mistakes] == ["id", "port"]
 
 
 @pytest.mark.parametrize(
@@ -60,7 +97,7 @@ def test_an_empty_field_takes_a_setting_back_and_an_empty_hook_turns_it_off() ->
 
 def test_a_secret_is_never_shown_and_stays_unless_it_is_taken_away() -> None:
     before = Settings(api_key=("secret",))
-    assert "secret" not in repr([field.value for group in form_of(before).values() for field in group])
+    assert "secret" not in [field.value for field in fields_of(form_of(before)).values()]
     assert changes_in({**submitted_of(before), "api_key": "new"}, before) == {"api_key": ("new",)}
     assert changes_in({**submitted_of(before), "api_key.remove": "yes"}, before) == {"api_key": None}
 
@@ -73,7 +110,7 @@ def test_all_mistakes_are_reported_together_each_at_its_field() -> None:
     assert sorted(mistakes) == ["drain", "port", "slow_policy"]
     assert others == []
     shown = form_of(Settings(), submitted=form, mistakes=mistakes)
-    port = next(field for field in shown["Gateway"] if field.name == "port")
+    port = fields_of(shown)["port"]
     assert (port.value, len(port.mistakes)) == ("much", 1)
 
 

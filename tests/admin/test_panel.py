@@ -29,62 +29,69 @@ from wsgateway import Event, Gateway
 from wsgateway.admin import Panel
 from wsgateway.admin.logins import COOKIE, TRIES
 from wsgateway.admin.passwords import hash_password, write_password
-from wsgateway.admin.views import PAGES, Page, Views
+from wsgateway.admin.site import Page
+from wsgateway.admin.views import PAGES, Views
 from wsgateway.auth.admin import Access
 from wsgateway.client import connect
 from wsgateway.hub.recording import KEPT, Recording
 from wsgateway.testing import Client, serve
 
 FILE = "[gateways.chat]\nport = 0\n"
+TABS = ("", "/connections", "/channels", "/channel?name=a", "/send", "/settings", "/log")
 HTML = "<script>alert(1)</script>\x1b[31m%s"
 
 
 def address_of(page: Page) -> str:
-    return page.path.format(gateway_id="chat", connection_id="none")
+    path = page.path.format(gateway_id="chat", connection_id="none")
+    return f"{path}?name=room" if page.path.endswith("/channel") else path
 
 
 async def answer(http: httpx.AsyncClient, page: Page) -> httpx.Response:
     return await http.request(page.method, address_of(page), data={"csrf": "x"} if page.method == "POST" else None)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.method} {page.path}")
-async def test_without_logging_in_only_the_log_in_is_shown(tmp_path: Path, page: Page) -> None:
+async def test_without_logging_in_only_the_log_in_is_shown(tmp_path: Path) -> None:
     write_password(tmp_path / "wsgateway.password", "correct horse", Access.FULL)
     async with admin(tmp_path, FILE) as (supervisor, url), httpx.AsyncClient(base_url=url) as http:
-        response = await answer(http, page)
-        if page.view is Views.login:
-            assert response.status_code == 200
-        elif page.access is Access.NONE:
-            assert response.status_code == 403  # a form without its token
-        else:
-            assert response.status_code == 303
-            assert response.url.join(response.headers["location"]).path == "/login"
+        for page in PAGES:
+            response = await answer(http, page)
+            if page.view is Views.login:
+                assert response.status_code == 200
+            elif page.access is Access.NONE:
+                assert response.status_code == 403, page  # a form without its token
+            else:
+                assert response.status_code == 303, page
+                assert response.url.join(response.headers["location"]).path == "/login"
         assert supervisor.state("chat") == "running"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.method} {page.path}")
-async def test_who_may_only_look_changes_nothing(tmp_path: Path, page: Page) -> None:
+async def test_who_may_only_look_changes_nothing(tmp_path: Path) -> None:
     write_password(tmp_path / "wsgateway.password", "only looking", Access.READ)
-    async with admin(tmp_path, FILE) as (_, url), visitor(url) as reader:
+    async with admin(tmp_path, FILE) as (supervisor, url), visitor(url) as reader:
         assert (await reader.submit("/login", {"password": "only looking"})).status_code == 200
         token = TOKEN.search((await reader.get("/")).text)
         assert token
-        response = await reader.http.request(page.method, address_of(page), data={"csrf": token[1]})
-        if page.access is Access.FULL:
-            assert response.status_code == 403
-            assert "read-only access" in response.text
-        elif page.view is not Views.log_out:
-            assert response.status_code in (200, 401, 404)
+        for page in (page for page in PAGES if page.access is not Access.NONE):
+            response = await reader.http.request(page.method, address_of(page), data={"csrf": token[1]})
+            if page.access is Access.FULL:
+                assert response.status_code == 403, page
+                assert "read-only access" in response.text
+            else:
+                assert response.status_code in (200, 404), page
+        assert supervisor.state("chat") == "running"
 
 
 async def test_a_reader_sees_no_buttons(tmp_path: Path) -> None:
     write_password(tmp_path / "wsgateway.password", "only looking", Access.READ)
     async with admin(tmp_path, FILE) as (_, url), visitor(url) as reader:
         await reader.submit("/login", {"password": "only looking"})
-        for path in ("/", "/gateways/chat"):
-            text = (await reader.get(path)).text
-            assert "read only" in text
-            assert 'name="action"' not in text
+        for page in PAGES:
+            if page.method == "GET" and page.access is Access.READ and "{connection_id}" not in page.path:
+                text = (await reader.get(address_of(page))).text
+                assert "read only" in text
+                assert 'name="action"' not in text, page.path
+                assert "<textarea" not in text
+                assert "chat/send" not in text
 
 
 async def test_the_cookie_is_for_this_site_and_no_script(tmp_path: Path) -> None:
@@ -292,7 +299,7 @@ async def test_every_answer_has_the_policy_and_is_not_kept(tmp_path: Path) -> No
 
 async def test_no_page_has_inline_script_or_style(tmp_path: Path) -> None:
     async with admin(tmp_path, FILE) as (_, url), httpx.AsyncClient(base_url=url) as http:
-        for path in ("/", "/new", "/gateways/chat", "/gateways/chat/edit", "/log", "/nowhere"):
+        for path in ("/", "/new", "/log", "/nowhere", *(f"/gateways/chat{tab}" for tab in TABS)):
             text = (await http.get(path)).text
             assert text.count("<script") == text.count('<script src="')
             assert "<style" not in text
@@ -310,9 +317,10 @@ async def test_what_clients_say_is_text_on_every_page(tmp_path: Path) -> None:
         async with connect(f"ws{found.url[4:]}/ws?{name}", user_agent_header="<script>alert(2)</script>") as socket:
             conn = next(iter(found.gateway.connections))
             pages = [
-                "/gateways/chat",
+                "/gateways/chat/connections",
                 f"/gateways/chat/connections/{conn.id}",
-                "/gateways/chat?search=<script>",
+                "/gateways/chat/connections?search=<script>",
+                "/gateways/chat/log",
                 "/log",
             ]
             for path in pages:
@@ -347,11 +355,17 @@ async def test_connections_are_shown_a_page_at_a_time_and_searched(tmp_path: Pat
         found = supervisor.find("chat")
         async with httpx.AsyncClient(base_url=url) as http:
             sockets = [await connect(f"ws{found.url[4:]}/ws?name=user{number}") for number in range(120)]
-            first = (await http.get("/gateways/chat")).text
+            list_of = "/gateways/chat/connections"
+            first = (await http.get(list_of)).text
             assert "1 to 50 of 120" in first
-            assert "101 to 120 of 120" in (await http.get("/gateways/chat?offset=100")).text
-            assert "1 to 1 of 1" in (await http.get("/gateways/chat?search=USER117")).text
-            assert (await http.get("/gateways/chat?offset=-1")).status_code == 422
+            assert re.findall(r'offset=(\d+)">(\w+)<', first) == [("50", "Next"), ("100", "Last")]
+            middle = (await http.get(f"{list_of}?offset=50")).text
+            places = [("0", "First"), ("0", "Previous"), ("100", "Next"), ("100", "Last")]
+            assert re.findall(r'offset=(\d+)">(\w+)<', middle) == places
+            assert "101 to 120 of 120" in (await http.get(f"{list_of}?offset=100")).text
+            assert "1 to 1 of 1" in (await http.get(f"{list_of}?search=USER117")).text
+            assert "No connection matches “nobody”." in (await http.get(f"{list_of}?search=nobody")).text
+            assert (await http.get(f"{list_of}?offset=-1")).status_code == 422
             for socket in sockets:
                 await socket.close()
 
@@ -363,12 +377,15 @@ async def test_a_panel_is_mounted_for_gateways_made_in_code() -> None:
     async with serve(app) as url, visitor(url) as somebody:
         text = (await somebody.get("/panel/")).text
         assert 'href="./gateways/live"' in text
-        assert 'href="./gateways/live/edit"' not in text
         assert (await somebody.get("/panel/static/panel.css")).status_code == 200
-        assert (await somebody.get("/panel/gateways/live/edit")).status_code == 409
+        settings = await somebody.get("/panel/gateways/live/settings")
+        assert "created in code" in settings.text
+        assert 'name="port"' not in settings.text
+        page = "/panel/gateways/live/send"
+        assert (await somebody.submit(page, {}, action="/panel/gateways/live/settings")).status_code == 409
         async with Client(f"{url}/live") as client:
-            sent = await somebody.submit("/panel/gateways/live", {"message": "hi"}, action="/panel/gateways/live/send")
-            assert "Recipients 1, queued 1, dropped 0." in sent.text
+            sent = await somebody.submit(page, {"message": "hi"})
+            assert "Sent to 1 connection." in sent.text
             assert await client.receive() == "hi"
         assert "./new" not in text
         refused = await somebody.submit("/panel/", {"action": "reload"})
@@ -458,7 +475,7 @@ async def test_a_websocket_that_is_not_there_is_404_and_a_line(
         ("POST", "/static/panel.css", {}, 405),
         ("PUT", "/", {}, 405),
         ("GET", "/gateways/none", {}, 404),
-        ("GET", "/gateways/chat?offset=-1", {}, 422),
+        ("GET", "/gateways/chat/connections?offset=-1", {}, 422),
         ("GET", "/", {"via": "x"}, 403),
         ("GET", "/", {"origin": "http://localhost:3000"}, 403),
         ("POST", "/", {"content-type": "text/plain"}, 415),
@@ -485,9 +502,9 @@ async def test_info_and_the_page_of_a_connection_show_when_it_expires() -> None:
     async with serve(app) as url, Client(url), httpx.AsyncClient(base_url=url) as http:
         (conn,) = gateway.connections
         page = f"/panel/gateways/default/connections/{conn.id}"
-        assert "<dd>never</dd>" in (await http.get(page)).text
+        assert "<dt>Expires</dt>" not in (await http.get(page)).text
         conn.expires_at = 4e9
-        assert re.search(r"<dd>in \d+ s</dd>", (await http.get(page)).text)
+        assert re.search(r"<dt>Expires</dt><dd><small.*>in</small> \d+d [\d:]+</dd>", (await http.get(page)).text)
         assert (await http.get("/info")).json()["connections"][0]["expires_at"] == 4e9
 
 
@@ -580,9 +597,9 @@ def watching(url: str) -> Iterator[ClientConnection]:
 async def test_channels_are_shown_and_survive_a_change_but_are_not_in_the_form(tmp_path: Path) -> None:
     text = FILE + '[gateways.chat.channels."room:<b>*"]\nhistory = 100\nclients = "subscribe, publish"\n'
     async with admin(tmp_path, text) as (supervisor, url), visitor(url) as somebody:
-        page = (await somebody.get("/gateways/chat")).text
+        page = (await somebody.get("/gateways/chat/settings")).text
         assert "room:&lt;b&gt;* (clients subscribe+publish, public False, history 100, history_ttl 86400.0" in page
-        assert 'name="channels"' not in (await somebody.get("/gateways/chat/edit")).text
+        assert 'name="channels"' not in page
         before = supervisor.find("chat").settings.channels
         await supervisor.edit("chat", {"drain": 5.0})
         assert supervisor.find("chat").settings.channels == before

@@ -119,7 +119,7 @@ def test_every_mistake_in_the_settings_is_a_finding(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "serious: prot (wsgateway.toml): there is no such setting, did you mean port?" in done.stdout
     assert "drain (wsgateway.toml)" in done.stdout
-    assert done.stdout.endswith("2 findings\n")
+    assert done.stdout.endswith("2 problems found\n")
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,8 @@ from websockets.exceptions import ConnectionClosed
 
 from tests.hub.test_connection import stalled
 from tests.processes import COMMAND, environment, run, serving
+from wsgateway.cli.commands import COMMANDS
+from wsgateway.cli.main import TOPICS, main
 from wsgateway.config.channels import ChannelOptions
 from wsgateway.config.settings import SPECS
 from wsgateway.listeners.runner import MAX_CLOSE_HOOKS
@@ -62,6 +64,10 @@ async def test_init_serve_listen_send(tmp_path: Path) -> None:
             sent = run("send", "--url", served.url + "/send", "--json", '{"n": 1}', cwd=tmp_path)
             assert (sent.returncode, sent.stdout) == (0, "recipients 1, queued 1, dropped 0\n")
             assert await ann.receive_json() == {"n": 1}
+        async with httpx.AsyncClient() as http:
+            panel = re.search(r'"panel": "([^"]+)"', (await http.get(served.url)).text)
+            assert panel
+            assert (await http.get(panel[1])).status_code == 200
         assert served.terminate() == 0
     log = (tmp_path / "WebSocket.log").read_text()
     for word in ("initialized", "starting on http://127.0.0.1:", "started on ", "stopping on ", "stopped on "):
@@ -319,10 +325,34 @@ async def test_a_unix_socket_and_its_stale_file(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_version_and_help(tmp_path: Path) -> None:
-    assert run("--version", cwd=tmp_path).stdout.startswith("wsgateway 0.")
-    shown = run("serve", "--help", cwd=tmp_path).stdout
+def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("wsgateway 0.")
+    assert main(["serve", "--help"]) == 0
+    shown = capsys.readouterr().out
     assert all("--" + name.replace("_", "-") in shown for name in SPECS if name != "channels")
+
+
+def test_without_a_command_it_lists_all_by_topic_and_the_next_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main([]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert sorted(name for names in TOPICS.values() for name in names) == sorted(
+        command.name or "" for command in COMMANDS
+    )
+    lines = shown.err.splitlines()
+    for topic, names in TOPICS.items():
+        at = lines.index(f"{topic}:")
+        for name, line in zip(names, lines[at + 1 :], strict=False):
+            assert re.fullmatch(rf"  {name} +[A-Z].*\.", line), "one line for each command"
+    assert lines[-1] == "Next: `wsgateway init` writes a listener, and `wsgateway serve` runs it."
+    (tmp_path / "wsgateway.toml").touch()
+    assert main(["--help"]) == 0
+    assert capsys.readouterr().out.endswith("Next: `wsgateway serve` runs the gateways of wsgateway.toml.\n")
 
 
 BLOCKING = """

@@ -9,6 +9,7 @@ from importlib.resources import files
 
 import anyio
 import pytest
+from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, Locator, Page, expect
 from starlette.applications import Starlette
 from starlette.routing import Mount
@@ -49,7 +50,7 @@ async def type_and_send(page: Page, name: str, text: str) -> None:
 
 
 def push_box(page: Page) -> Locator:
-    return page.get_by_role("region", name="Push through")
+    return page.get_by_role("region", name="Push from a backend")
 
 
 async def push(page: Page, message: str, *, to: str = "all connections") -> None:
@@ -89,17 +90,38 @@ async def test_it_opens_with_two_connected_clients_and_shows_their_ids(page: Pag
         assert len(shown) == 2
 
 
-async def test_it_says_that_the_browser_has_websockets(page: Page) -> None:
-    async with serve(Gateway()) as url:
-        await page.goto(url)
-        await expect(page.locator("#browser")).to_have_text("This browser has WebSockets.")
+async def test_it_shows_the_addresses_and_the_panel_and_fits_on_a_telephone(page: Page) -> None:
+    gateway = Gateway(id="chat", local_access=True)
+    gateway.find_panel = lambda: "http://127.0.0.1:10120"
+    async with serve(gateway) as url:
+        await visit(page, url)
+        await expect(page.locator("#browser")).to_have_text("This browser supports WebSockets.")
+        for name, address in (("address", f"ws{url[4:]}/ws"), ("send", f"{url}/send"), ("script", f"{url}/client.js")):
+            await expect(page.locator(f"#{name}")).to_have_text(address)
+        panel = page.get_by_role("link", name="panel")
+        await expect(panel).to_have_attribute("href", "http://127.0.0.1:10120/gateways/chat")
+        await push(page, "hi")
+        for width in (1280, 390):
+            await page.set_viewport_size({"width": width, "height": 800})
+            assert await page.evaluate(OUTSIDE) == []
+            assert (await Axe().run(page)).response["violations"] == []
+        await page.set_extra_http_headers({"X-Forwarded-For": "203.0.113.9"})
+        await visit(page, url)
+        await expect(panel).to_be_hidden()
+        assert "10120" not in await page.content()
+
+
+OUTSIDE = """() => [...document.querySelectorAll("h1, h2, p, a, code, input, select, button, pre, .log, html")]
+  .filter((each) => each.checkVisibility() && each.id !== "copied")
+  .filter((each) => each.getBoundingClientRect().left < 0 || each.getBoundingClientRect().right > innerWidth)
+  .map((each) => each.outerHTML)"""
 
 
 async def test_it_says_when_the_browser_has_no_websockets(page: Page) -> None:
     await page.add_init_script("delete window.WebSocket")
     async with serve(Gateway()) as url:
         await page.goto(url)
-        await expect(page.locator("#browser")).to_contain_text("has no WebSockets")
+        await expect(page.locator("#browser")).to_contain_text("does not support WebSockets")
 
 
 async def test_it_keeps_to_its_content_security_policy(page: Page) -> None:
@@ -109,7 +131,7 @@ async def test_it_keeps_to_its_content_security_policy(page: Page) -> None:
     async with serve(Gateway(local_access=True)) as url:
         await visit(page, url)
         await push(page, "hi")
-        await expect(result(page)).to_contain_text("recipients 2")
+        await expect(result(page)).to_contain_text("to 2 connections")
     assert complaints == []
 
 
@@ -147,7 +169,7 @@ async def test_the_log_keeps_the_newest_200_rows_and_can_be_cleared(page: Page) 
         rows = client(page, "A").get_by_role("listitem")
         await expect(rows.last).to_contain_text("message 249")
         await expect(rows).to_have_count(200)
-        await client(page, "A").get_by_role("button", name="Clear log").click()
+        await client(page, "A").get_by_role("button", name="Clear").click()
         await expect(rows).to_have_count(0)
 
 
@@ -157,14 +179,14 @@ async def test_a_push_reaches_both_clients_and_shows_the_counts(page: Page) -> N
         await push(page, "pushed")
         await expect(received(page, "A")).to_have_text(["pushed"])
         await expect(received(page, "B")).to_have_text(["pushed"])
-        await expect(result(page)).to_have_text("Gateway default: recipients 2, queued 2, dropped 0.")
+        await expect(result(page)).to_have_text("Sent to 2 connections of default: 2 queued, 0 dropped.")
 
 
 async def test_a_push_to_one_client_reaches_only_that_one(page: Page) -> None:
     async with serve(Gateway(local_access=True)) as url:
         await visit(page, url)
         await push(page, "for A", to="client A only")
-        await expect(result(page)).to_contain_text("recipients 1")
+        await expect(result(page)).to_contain_text("to 1 connection ")
         await push(page, "for all")
         await expect(received(page, "A")).to_have_text(["for A", "for all"])
         await expect(received(page, "B")).to_have_text(["for all"])
@@ -181,7 +203,7 @@ async def test_json_is_pushed_as_it_was_typed(page: Page) -> None:
         await visit(page, url)
         await page.get_by_label("The message is JSON").check()
         await push(page, '{"n": 12345678901234567890}')
-        await expect(result(page)).to_contain_text("recipients 2")
+        await expect(result(page)).to_contain_text("to 2 connections")
     assert messages == [{"n": 12345678901234567890}]
 
 
@@ -190,7 +212,7 @@ async def test_what_is_not_json_cannot_be_pushed_as_json(page: Page) -> None:
         await visit(page, url)
         await page.get_by_label("The message is JSON").check()
         await expect(page.locator("#curl")).to_contain_text("The message is not JSON")
-        await expect(page.get_by_role("button", name="Push with")).to_be_disabled()
+        await expect(page.get_by_role("button", name="Push")).to_be_disabled()
 
 
 async def test_the_curl_line_works_as_it_stands(page: Page) -> None:
@@ -220,7 +242,7 @@ async def test_the_copy_button_copies_the_curl_line(page: Page, where: str) -> N
         await visit(page, url)
         line = await page.locator("#curl").text_content()
         assert line is not None
-        await page.get_by_role("button", name="Copy").click()
+        await page.get_by_role("button", name="Copy the command").click()
         await expect(page.locator("#copied")).to_have_text("Copied.")
         field = client(page, "A").get_by_role("textbox")
         await field.press("Control+V")
@@ -324,7 +346,7 @@ async def test_after_a_refused_origin_it_names_the_setting_that_would_allow_it(p
 @pytest.mark.parametrize(
     ("code", "reason", "said"),
     [
-        (3008, "slow", "Closed with 3008 “slow”: this client read too slowly: .*send_timeout.* may reconnect"),
+        (3008, "slow", "Closed with 3008 “slow”: the client is too slow, .*send_timeout.* may reconnect"),
         (3500, "banned", "Closed with 3500 “banned”: .*must not reconnect by itself"),
         (4000, '{"reason":"full","reconnect":false}', "Closed with 4000 “full”: .*must not reconnect"),
         (4500, '{"reconnect":true,"retry_after_ms":50}', "Closed with 4500.* may reconnect after 50 ms"),
@@ -359,6 +381,7 @@ async def test_a_client_disconnects_and_connects_again_under_a_new_id(page: Page
         before = await shown.text_content()
         await page.get_by_role("button", name="Disconnect client A").click()
         await expect(notice(page, "A")).to_contain_text("Closed with 1000")
+        await expect(notice(page, "A")).to_have_class("notice calm")
         await page.get_by_role("button", name="Connect client A", exact=True).click()
         await expect(shown).not_to_have_text(re.compile(f"^(none|unknown|{before})$"))
         await expect(notice(page, "A")).to_be_hidden()

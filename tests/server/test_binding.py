@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from wsgateway import Gateway, Settings, StartError
-from wsgateway.server.binding import bind, unbind, url_of
+from wsgateway.config.addresses import is_loopback
+from wsgateway.server.binding import bind, network_url, unbind, url_of
 from wsgateway.server.serving import serving
 from wsgateway.testing import Client
 
@@ -92,3 +93,26 @@ def _mistake(**options: Any) -> Exception:
     except Exception as exc:
         return exc
     raise AssertionError(f"{options} passed")
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (Settings(), None),
+        (Settings(host="localhost"), None),
+        (Settings(uds="/tmp/x.sock", host="0.0.0.0"), None),
+        (Settings(host="192.0.2.7"), "http://192.0.2.7:8000"),
+        (Settings(host="gateway.example"), "http://gateway.example:8000"),
+    ],
+)
+def test_the_url_for_other_machines(settings: Settings, expected: str | None) -> None:
+    assert network_url(settings, "http://127.0.0.1:8000") == expected
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_the_url_for_other_machines_is_none_of_this_machine_alone(host: str) -> None:
+    url = network_url(Settings(host=host), "https://127.0.0.1:8000")
+    if url is not None:  # a machine without a network has none
+        assert url.startswith("https://")
+        assert url.endswith(":8000")
+        assert not is_loopback(url.removeprefix("https://").removesuffix(":8000"))

@@ -25,10 +25,11 @@ ANY_ADDRESS = ("0.0.0.0", "::", "")
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One way to connect, ready to copy. `label` is the heading of its tab."""
+    """One way to connect, ready to copy. `label` is the heading of its tab, and `hint` a sentence above it."""
 
     label: str
     text: str
+    hint: str = ""
 
     @property
     def lines(self) -> list[str]:
@@ -85,7 +86,7 @@ def _samples(settings: Settings, base: str, socket: str) -> tuple[Sample, ...]:
     samples = [Sample("Browser", _in_browser(settings, base, socket))]
     if "plain" in settings.protocols:
         samples.append(Sample("Python", _in_python(f"{socket}/ws")))
-    return (*samples, Sample("Push with curl", _with_curl(settings, f"{base}/send")))
+    return (*samples, _with_curl(settings, f"{base}/send"))
 
 
 def _in_browser(settings: Settings, base: str, socket: str) -> str:
@@ -127,16 +128,27 @@ def _in_python(url: str) -> str:
     )
 
 
-def _with_curl(settings: Settings, url: str, options: str = "") -> str:
-    key = "-H 'authorization: Bearer YOUR_API_KEY' " if settings.api_key else ""
-    return f"curl {options}{key}-H 'content-type: application/json' -d '{{\"message\": \"hello\"}}' {shlex.quote(url)}"
+def _with_curl(settings: Settings, url: str, options: str = "") -> Sample:
+    needs_key = bool(settings.api_key) or not settings.local_access
+    key = "-H 'authorization: Bearer YOUR_API_KEY' " if needs_key else ""
+    json_type = "-H 'content-type: application/json'"
+    hint = "Without an api_key, only callers on the host of the gateway may push."
+    if settings.api_key:
+        hint = "Replace YOUR_API_KEY by one of the keys in api_key."
+    elif needs_key:
+        hint = "Set api_key in the settings first, because without one nobody may push."
+    return Sample(
+        "Push with curl",
+        f'curl {options}{key}{json_type} -d \'{{"message": "hello"}}\' {shlex.quote(url)}',
+        hint,
+    )
 
 
 def _over_uds(supervised: Instance, path: str) -> Connect:
     push = _with_curl(supervised.settings, "http://localhost/send", f"--unix-socket {shlex.quote(path)} ")
     return Connect(
         supervised,
-        samples=(Sample("Push with curl", push),),
+        samples=(push,),
         notes=(f"The gateway listens on the Unix socket {path}. A proxy serves it to browsers.",),
     )
 

@@ -5,47 +5,60 @@ from dataclasses import dataclass
 from typing import Any
 
 from wsgateway.config.settings import SPECS, Settings
+from wsgateway.config.topics import ESSENTIALS, TOPICS
 from wsgateway.config.values import Kind, Startup, convert, kind_of
 from wsgateway.exceptions import ConfigError, Mistake
 from wsgateway.limits import SlowPolicy
 from wsgateway.supervisor.changes import HOST_ONLY
 
-GROUPS: Mapping[str, tuple[str, ...]] = {
-    "Gateway": (
-        "id", "host", "port", "startup", "workers", "broker_timeout", "listener", "echo_sender", "test_page", "verbose",
-    ),
-    "Access": ("allowed_origins", "allowed_hosts", "api_key", "local_access", "protocols", "centrifuge_channel"),
-    "Tokens": (
-        "token_secret", "token_algorithms", "token_issuer", "token_audience", "token_user_claim", "token_leeway",
-        "token_cookie", "anonymous",
-    ),
-    "Clients that do not read or answer": (
-        "ping_interval", "pong_timeout", "outbox_bytes", "outbox_messages", "send_timeout", "slow_policy", "drain",
-    ),
-    "Limits": (
-        "max_message_size", "max_send_size", "max_connections", "max_connections_per_address", "max_channels",
-        "history_bytes", "message_rate",
-        "message_burst", "connect_rate", "connect_burst", "send_rate", "send_burst",
-        "handshake_timeout", "hook_timeout", "compression",
-    ),
-    "Names of hooks": tuple(name for name, spec in SPECS.items() if kind_of(spec) is Kind.HOOK),
-}  # fmt: skip
-"""Every setting that can be changed remotely, as the form groups them."""
+EDITABLE = tuple(name for names in TOPICS.values() for name in names if name != "id" and name not in HOST_ONLY)
+"""The settings in the form of a gateway."""
+
+OF_NEW = ("listener", "port")
+"""The settings in the form of a new gateway, besides its id."""
 
 CHOICES: Mapping[str, tuple[str, ...]] = {"startup": tuple(Startup), "slow_policy": tuple(SlowPolicy)}
 
 
 @dataclass(frozen=True, slots=True)
 class FormField:
-    """One setting in the form. `kind` is its control: text, number, check, choice, or secret."""
+    """One setting in the form. `kind` is its control: text, number, check, choice, or secret; fixed without one.
+
+    `reason` is why a fixed setting cannot be changed in a form.
+    """
 
     name: str
     kind: str
     value: str
     help: str
     default: str
-    mistakes: tuple[str, ...]
+    is_changed: bool
+    """Whether the gateway's value differs from the default."""
+    mistakes: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """Fields about one subject."""
+
+    name: str
+    fields: Sequence[FormField]
+
+    @property
+    def changed(self) -> int:
+        """The number of settings that differ from their defaults."""
+        return sum(field.is_changed for field in self.fields)
+
+    @property
+    def is_wrong(self) -> bool:
+        return any(field.mistakes for field in self.fields)
+
+    def matches(self, search: str) -> bool:
+        """Return whether a name or a help text contains `search`, in any case. Nothing contains an empty text."""
+        text = "\n".join(f"{field.name} {field.help}" for field in self.fields)
+        return bool(search) and search.casefold() in text.casefold()
 
 
 def form_of(
@@ -53,24 +66,43 @@ def form_of(
     *,
     submitted: Mapping[str, str] | None = None,
     mistakes: Mapping[str, Sequence[str]] | None = None,
-) -> dict[str, list[FormField]]:
-    """Return the fields by group: as `settings` are or, if the form was sent, as `submitted`, with its `mistakes`."""
+) -> list[Topic]:
+    """Return the settings that are changed first, then all others by topic.
+
+    The values are those of `settings` or, if the form was sent, those `submitted`, with their `mistakes`.
+    """
     mistakes = mistakes or {}
-    return {
-        group: [_field(name, settings, submitted, mistakes.get(name, ())) for name in names]
-        for group, names in GROUPS.items()
-    }
+
+    def topic(title: str, names: Iterable[str]) -> Topic:
+        return Topic(title, [field_of(name, settings, submitted, mistakes.get(name, ())) for name in names])
+
+    others = {title: [name for name in names if name not in (*ESSENTIALS, "id")] for title, names in TOPICS.items()}
+    return [topic("First", ESSENTIALS), *(topic(title, names) for title, names in others.items())]
 
 
-def _field(name: str, settings: Settings, submitted: Mapping[str, str] | None, mistakes: Iterable[str]) -> FormField:
+def field_of(
+    name: str, settings: Settings, submitted: Mapping[str, str] | None = None, mistakes: Iterable[str] = ()
+) -> FormField:
+    """Return one setting as its form shows it."""
     spec = SPECS[name]
-    kind = _kind(name)
-    value = "" if kind == "secret" else _text(getattr(settings, name))
-    if submitted is not None and kind != "secret":
+    kind = "fixed" if name in HOST_ONLY else _kind(name)
+    current = getattr(settings, name)
+    is_changed = current != (settings.channels.__class__() if name == "channels" else convert(spec, spec.default))
+    value = _shown(name, settings) if kind == "fixed" else "" if kind == "secret" else _text(current)
+    if submitted is not None and kind not in ("secret", "fixed"):
         value = submitted.get(name, "false" if kind == "check" else "")
-    text = spec.metadata["help"].replace("`", "")
-    default = "" if kind == "secret" else _text(convert(spec, spec.default))
-    return FormField(name, kind, value, text, default, tuple(mistakes), CHOICES.get(name, ()))
+    default = "" if kind == "secret" or name == "channels" else _text(convert(spec, spec.default))
+    return FormField(
+        name=name,
+        kind=kind,
+        value=value,
+        help=spec.metadata["help"].replace("`", ""),
+        default=default,
+        is_changed=is_changed,
+        mistakes=tuple(mistakes),
+        choices=CHOICES.get(name, ()),
+        reason=HOST_ONLY.get(name, ""),
+    )
 
 
 def _kind(name: str) -> str:
@@ -94,11 +126,44 @@ def _text(value: object) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
+def _shown(name: str, settings: Settings) -> str:
+    """Return the value of a setting without secrets."""
+    value = settings.shown()[name]
+    if isinstance(value, dict):
+        return "\n".join(f"{pattern} ({_options(options)})" for pattern, options in value.items())
+    return _text(tuple(value) if isinstance(value, list) else value)
+
+
+def _options(options: Mapping[str, object]) -> str:
+    parts = []
+    for name, value in options.items():
+        if value is not None:
+            text = "+".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+            parts.append(f"{name} {text}")
+    return ", ".join(parts)
+
+
+def values_of(settings: Settings) -> list[Topic]:
+    """Return the settings by topic for a reader, without secrets."""
+    fields = {
+        name: FormField(
+            name=name,
+            kind="fixed",
+            value=_shown(name, settings),
+            help=SPECS[name].metadata["help"].replace("`", ""),
+            default="",
+            is_changed=field_of(name, settings).is_changed,
+        )
+        for name in SPECS
+    }
+    return [Topic(title, [fields[name] for name in names if name != "id"]) for title, names in TOPICS.items()]
+
+
 def settings_in(submitted: Mapping[str, str], before: Settings) -> dict[str, Any]:
-    """Return the settings of a new gateway from the form, which has shown `before`. Raise `ConfigError`."""
+    """Return the settings of a new gateway from its form, which has shown `before`. Raise `ConfigError`."""
     mistakes = _mistakes_of_id(submitted.get("id", "").strip())
     try:
-        changes = changes_in(submitted, before)
+        changes = changes_in(submitted, before, OF_NEW)
     except ConfigError as exc:
         raise ConfigError([*mistakes, *exc.mistakes]) from exc
     if mistakes:
@@ -119,11 +184,14 @@ KEEP = object()
 """The value of a secret that was left empty, which does not change it."""
 
 
-def changes_in(submitted: Mapping[str, str], before: Settings) -> dict[str, Any]:
-    """Return the settings that the form changes. None resets a setting to its default. Raise `ConfigError`."""
+def changes_in(submitted: Mapping[str, str], before: Settings, names: Iterable[str] = EDITABLE) -> dict[str, Any]:
+    """Return which of the settings `names` the form changes. None resets a setting to its default.
+
+    Raise `ConfigError`.
+    """
     changes: dict[str, Any] = {}
     mistakes: list[Mistake] = []
-    for name in (name for names in GROUPS.values() for name in names if name != "id"):
+    for name in names:
         try:
             value = _submitted(name, submitted)
         except ValueError as exc:

@@ -23,6 +23,7 @@ from wsgateway.gateway.shapes import (
     GatewayList,
     LogLines,
     NodeList,
+    RollInfo,
     encoded,
 )
 from wsgateway.logs import LEVELS, tail
@@ -262,7 +263,15 @@ async def gateway_info(supervised: Instance | Embedded, *, has_settings: bool = 
         messages_out=int(totals["out"]),
         dropped=int(totals["dropped"]),
         settings=settings.shown() if has_settings else UNSET,
+        roll=_roll_info(supervised) if has_settings else UNSET,
     )
+
+
+def _roll_info(supervised: Instance | Embedded) -> RollInfo | None:
+    """Return the latest roll of the gateway, None if there was none."""
+    if isinstance(supervised, Embedded) or (roll := supervised.last_roll) is None:
+        return None
+    return RollInfo(roll.workers, roll.replaced, supervised.is_rolling, roll.failure or None)
 
 
 def _read_whom(fields: Mapping[str, Any], default: int) -> tuple[list[str] | None, str, int, str]:

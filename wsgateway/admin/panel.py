@@ -22,7 +22,8 @@ from wsgateway.admin.connect import Surroundings
 from wsgateway.admin.credentials import Credentials
 from wsgateway.admin.live import MAX_VIEWERS, push_figures
 from wsgateway.admin.logins import cookie_name
-from wsgateway.admin.views import PAGES, Page, Views, refused
+from wsgateway.admin.site import Page, refused
+from wsgateway.admin.views import PAGES, Views
 from wsgateway.admin.visit import Visit
 from wsgateway.auth.admin import Access
 from wsgateway.config.settings import AdminSettings

@@ -6,7 +6,7 @@ Without this module, click takes `-5` for an option, stops at the first mistake,
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import Field, dataclass, field
 from typing import Any
 
 import click
@@ -47,13 +47,16 @@ def seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> fl
 
 
 class Command(click.Command):
-    """A command that reports all its unknown words together, after its options have been read."""
+    """A command that reports all its unknown words together, after its options have been read.
+
+    The first sentence of its help stands in the list of all commands.
+    """
 
     def __init__(self, name: str, text: str, callback: Callable[..., int], params: Sequence[click.Parameter]) -> None:
         super().__init__(
             name,
             help=text,
-            short_help=text,  # not cut by click
+            short_help=f"{text.partition('. ')[0].removesuffix('.')}.",  # not cut by click
             callback=callback,
             params=list(params),
             context_settings={**HELP, "allow_extra_args": True},
@@ -173,5 +176,14 @@ def setting_options() -> list[click.Option]:
             switch = f"{flag(name)}/--no-{flag(name).removeprefix('--')}"
             options.append(click.Option([switch, name], default=None, help=text))
         else:
-            options.append(click.Option([flag(name), name], metavar=name.upper(), type=click.UNPROCESSED, help=text))
+            options.append(click.Option([flag(name), name], metavar=_metavar(spec), type=click.UNPROCESSED, help=text))
     return options
+
+
+def _metavar(spec: Field[Any]) -> str:
+    """Return a word for the value of a setting, which is short, so that its help has space beside it."""
+    if kind_of(spec) in (Kind.HOOK, Kind.PATH):
+        return "HOOK" if kind_of(spec) is Kind.HOOK else "FILE"
+    if spec.type is float and not spec.name.endswith("_rate"):
+        return "SECONDS"
+    return "NUMBER" if spec.type in (int, float) else spec.name.rpartition("_")[2].upper()

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import click
 
 from wsgateway.cli.arguments import Argument
-from wsgateway.cli.remote import GATEWAY_ID, Remote, command, fields_of, path_of, table
+from wsgateway.cli.connections import fields_of
+from wsgateway.cli.remote import GATEWAY_ID, Remote, command, path_of, table
 from wsgateway.cli.terminal import to_json
 from wsgateway.text import cut
 
@@ -33,7 +34,7 @@ CHANNELS = {
 
 @command(
     "channels",
-    "List the channels of a gateway that have subscribers, or a history in memory.",
+    "List the channels of a gateway. A channel is listed if it has subscribers, or a history in memory.",
     GATEWAY_ID,
     click.Option(["--prefix"], metavar="TEXT", default="", help="only channels whose name begins with this text"),
     _LIMIT,
@@ -108,12 +109,16 @@ def _forget(remote: Remote, gateway_id: str, channel: str) -> int:
     GATEWAY_ID,
     _CHANNEL,
     Argument("connections", "ids of connections", metavar="[CONNECTION]...", nargs=-1),
-    click.Option(["--all", "all_of_them"], is_flag=True, help="end all subscriptions to the channel"),
-    click.Option(["--user"], metavar="USER", help="end those of this user"),
+    click.Option(["--all", "all_of_them"], is_flag=True, help="end the subscriptions of all connections"),
+    click.Option(["--user"], metavar="USER", help="end the subscriptions of this user"),
     click.Option(
-        ["--code"], type=int, metavar="CODE", default=2000, help="code (2000); from 2500 on, clients subscribe again"
+        ["--code"],
+        type=int,
+        metavar="CODE",
+        default=2000,
+        help="code that clients receive (2000); from 2500 on, they subscribe again",
     ),
-    click.Option(["--reason"], metavar="TEXT", default="", help="reason"),
+    click.Option(["--reason"], metavar="TEXT", default="", help="reason that clients receive"),
 )
 def _unsubscribe(
     remote: Remote,
@@ -132,4 +137,4 @@ def _unsubscribe(
 
 
 COMMANDS = [_channels, _presence, _history, _forget, _unsubscribe]
-"""The commands of this module, in the order in which `wsgateway --help` lists them."""
+"""The commands of this module."""

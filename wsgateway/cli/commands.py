@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from wsgateway.cli import channels, remote
+from wsgateway.cli import channels, connections, remote
 from wsgateway.cli.arguments import Argument, Command, seconds, setting_options
-from wsgateway.cli.terminal import complain, decode_argument, read_line, read_text, to_json
+from wsgateway.cli.terminal import complain, decode_argument, read_line, read_text
 from wsgateway.config.channels import ChannelSettings
 from wsgateway.config.settings import ADMIN_SPECS, CONFIG_FILE, ENV, SPECS
-from wsgateway.exceptions import ConfigError, ListenerError, SendError
-from wsgateway.logs import GatewayLog
+from wsgateway.exceptions import SendError
 from wsgateway.text import escape_controls, mask_url
 
 if TYPE_CHECKING:
@@ -97,42 +96,9 @@ def _serve(**options: Any) -> int:
 
 
 def _check(**options: Any) -> int:
-    from wsgateway.server.process import end_process
+    from wsgateway.cli import check
 
-    try:
-        _print_settings(store_of(options))
-    except ConfigError as exc:
-        complain(exc)
-        return end_process(1)
-    return 0
-
-
-def _print_settings(store: "Store") -> None:
-    """Print every setting and its source. Raise `ConfigError` with every mistake that would prevent the start."""
-    from wsgateway.cluster.brokers import opener
-    from wsgateway.listeners.loader import Hooks
-
-    described = store.read()
-    mistakes: list[str] = []
-    for gateway_id, loaded in described.gateways.items():
-        settings = loaded.settings
-        try:
-            if settings.broker or settings.workers > 1:
-                opener(settings.broker or "ipc://")
-        except ConfigError as exc:
-            mistakes += exc.mistakes
-        try:
-            Hooks(settings.listener, settings, GatewayLog(gateway_id)).close()
-        except ListenerError as exc:
-            mistakes.append(f"[{gateway_id}] {exc}" if len(described.gateways) > 1 else str(exc))
-        if len(described.gateways) > 1:
-            print(f"[gateways.{gateway_id}]")
-        for name, value in settings.shown().items():
-            print(f"{name} = {to_json(value)}  # {escape_controls(loaded.sources[name])}")
-    for line in described.warnings:
-        complain(line)
-    if mistakes:
-        raise ConfigError(mistakes)
+    return check.run(store_of(options))
 
 
 def _doctor(
@@ -348,37 +314,43 @@ COMMANDS = [
     ),
     Command(
         "serve",
-        "Run the gateways of the settings file, or one gateway without a file, and the admin interface.",
+        "Run the gateways of the settings file, and the admin interface. Without a file, run one gateway.",
         _serve,
         _SETTINGS,
     ),
-    Command("check", "Print the effective settings, and where each comes from.", _check, _SETTINGS),
+    Command(
+        "check",
+        "Print the settings, and load the listener. The settings that differ from their defaults come first.",
+        _check,
+        _SETTINGS,
+    ),
     Command(
         "doctor",
-        "Find problems of this installation, and print what to do about them.",
+        "Find problems of this installation, and print how to fix each.",
         _doctor,
         [*_SETTINGS, *_DOCTOR],
     ),
     Command("send", "Push a message, and print how many clients receive it.", _send, _SEND),
     Command(
         "listen",
-        "Print the messages that a WebSocket or a channel receives; every line that you type is sent.",
+        "Print the messages of a WebSocket or of channels. Every line that you type is sent.",
         _listen,
         _LISTEN,
     ),
     Command(
         "client-js",
-        "Print client.js, which a running gateway serves at /client.js, for a bundler.",
+        "Print client.js, the client for browsers, for a bundler. A gateway also serves it at /client.js.",
         _client_js,
         [click.Option(["--types"], is_flag=True, help="print client.d.ts, its types for TypeScript")],
     ),
     Command(
         "password",
-        "Set the password of the admin panel, which is saved as a hash in a file of mode 600.",
+        "Set the password of the admin panel. It is saved as a hash, in a file that only you can read.",
         _password,
         _PASSWORD,
     ),
     *remote.COMMANDS,
+    *connections.COMMANDS,
     *channels.COMMANDS,
 ]
-"""Every command, in the order in which `wsgateway --help` lists them."""
+"""Every command. `TOPICS` of `main` gives their order."""

@@ -11,7 +11,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -62,8 +62,16 @@ def run(store: Store, surroundings: Surroundings, *, as_json: bool) -> int:
     else:
         for finding in findings:
             print("\n".join(escape_controls(line) for line in str(finding).splitlines()))
-        print(f"{len(findings)} finding{'' if len(findings) == 1 else 's'}" if findings else "nothing found")
+        print(_summary(findings))
     return 1 if is_serious else 0
+
+
+def _summary(findings: Sequence[Finding]) -> str:
+    """Return the last line of the output. A hint is not a problem."""
+    hints = sum(finding.severity is Severity.HINT for finding in findings)
+    problems = len(findings) - hints
+    text = f"{problems or 'no'} problem{'' if problems == 1 else 's'} found"
+    return f"{text}, {hints} hint{'' if hints == 1 else 's'}" if hints else text
 
 
 def _tokens(settings: Settings) -> Iterator[Finding]:

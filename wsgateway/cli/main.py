@@ -1,22 +1,44 @@
 """The command `wsgateway`. Exit codes: 0 success, 1 failure, 2 wrong usage, 3 a start that failed."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import click
 
 from wsgateway.cli.arguments import HELP, UnknownWords, usage_sentence
 from wsgateway.cli.commands import COMMANDS, store_of
 from wsgateway.cli.terminal import complain, discard_output, prepare_output
+from wsgateway.config.settings import CONFIG_FILE
 from wsgateway.config.values import did_you_mean
 from wsgateway.exceptions import ConfigError, StartError
 
+TOPICS: Mapping[str, Sequence[str]] = {
+    "Begin": ("init", "serve", "check", "doctor", "password"),
+    "Messages": ("send", "listen", "client-js"),
+    "A running server": ("list", "reload", "drain", "logs"),
+    "A gateway": ("show", "start", "stop", "restart", "roll", "nodes", "create", "edit", "delete"),
+    "Connections": ("connections", "close"),
+    "Channels": ("channels", "presence", "history", "forget", "unsubscribe"),
+}
+"""The commands by topic, in the order in which the help lists them."""
+
 
 class CommandLine(click.Group):
-    """The group of all commands, in the order of `COMMANDS`."""
+    """The group of all commands, listed by topic."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
+        return [name for names in TOPICS.values() for name in names]
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        width = max(map(len, self.commands))
+        for topic, names in TOPICS.items():
+            with formatter.section(topic):
+                formatter.write_dl([(name.ljust(width), self.commands[name].get_short_help_str(99)) for name in names])
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write_paragraph()
+        formatter.write_text(_next_step())
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -26,6 +48,13 @@ class CommandLine(click.Group):
             hint = did_you_mean(name, self.commands)
             raise click.UsageError(f"{name!r} is not a command{hint or '; see `wsgateway --help`'}", ctx)
         return super().resolve_command(ctx, args)
+
+
+def _next_step() -> str:
+    """Return the sentence that ends the list of commands."""
+    if Path(CONFIG_FILE).is_file():
+        return f"Next: `wsgateway serve` runs the gateways of {CONFIG_FILE}."
+    return "Next: `wsgateway init` writes a listener, and `wsgateway serve` runs it."
 
 
 @click.group(
@@ -39,11 +68,12 @@ class CommandLine(click.Group):
 )
 @click.version_option(package_name="wsgateway", message="wsgateway %(version)s")
 @click.pass_context
-def command_line(ctx: click.Context) -> None:
+def command_line(ctx: click.Context) -> int:
+    """Print the help if the command is missing. Return the exit code."""
     if ctx.invoked_subcommand is None:
-        raise click.UsageError(
-            f"a command is missing, one of {', '.join(command_line.commands)}; see `wsgateway --help`", ctx
-        )
+        print(ctx.get_help(), file=sys.stderr)  # as click and uvicorn do
+        return 2
+    return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,6 +11,7 @@ from urllib.parse import quote, urlencode
 import click
 
 from wsgateway.cli.arguments import Argument, Command, seconds
+from wsgateway.cli.progress import Progress
 from wsgateway.cli.terminal import complain, to_json
 from wsgateway.config.addresses import url_host
 from wsgateway.config.settings import ENV, SPECS
@@ -141,11 +142,14 @@ def _list(remote: Remote) -> int:
     return remote.show(answer, table(answer["gateways"], GATEWAYS))
 
 
-@command("reload", "Reload the settings file of the server.")
+@command("reload", "Reload the settings file of a running server. Gateways whose settings have changed restart.")
 def _reload(remote: Remote) -> int:
     answer = remote.ask("POST", "/reload", wait=60)
     return remote.show(answer, table(answer["gateways"], GATEWAYS))
 
+
+POLL_SECONDS = 1.0
+"""Seconds between two looks at an action that takes long."""
 
 BUSY = frozenset({GatewayState.STARTING, GatewayState.RUNNING, GatewayState.STOPPING})
 """States of a gateway that is not drained."""
@@ -153,7 +157,7 @@ BUSY = frozenset({GatewayState.STARTING, GatewayState.RUNNING, GatewayState.STOP
 
 @command(
     "drain",
-    "Refuse new clients, close every connection, and wait until all are closed.",
+    "Refuse new clients, and close all connections of a server. Return when all are closed.",
     click.Option(
         ["--timeout"],
         callback=seconds,
@@ -164,22 +168,28 @@ BUSY = frozenset({GatewayState.STARTING, GatewayState.RUNNING, GatewayState.STOP
 def _drain(remote: Remote, timeout: float | None) -> int:
     """Drain the server. Return 1 if clients are left after `timeout`; the server then continues to drain."""
     until = math.inf if timeout is None else time.monotonic() + timeout
-    closed = 0
-    while True:
-        left = max(0.0, until - time.monotonic())
-        answer = remote.ask("POST", "/drain", wait=min(60.0, left))
-        closed += answer["closed"]
-        busy = [gateway["id"] for gateway in answer["gateways"] if gateway["state"] in BUSY]
-        if not busy or not left:
-            break
+    before = _open_connections(remote.ask("GET", "/gateways"))
+    with Progress("drain", before, "connections closed") as progress:
+        while True:
+            left = max(0.0, until - time.monotonic())
+            answer = remote.ask("POST", "/drain", wait=min(POLL_SECONDS, left))
+            closed = max(0, before - _open_connections(answer))
+            busy = [gateway["id"] for gateway in answer["gateways"] if gateway["state"] in BUSY]
+            if not busy or not left:
+                break
+            progress.update(closed)
     waiting = f"; gateway [{']['.join(busy)}] is still draining" if busy else ""
     remote.show({**answer, "closed": closed}, f"{closed} connection{'' if closed == 1 else 's'} closed{waiting}")
     return 1 if busy else 0
 
 
+def _open_connections(answer: Any) -> int:
+    return sum(gateway["connections"] for gateway in answer["gateways"])
+
+
 @command(
     "logs",
-    "Print the end of the log.",
+    "Print the last lines of the log.",
     click.Option(["--gateway"], metavar="ID", help="only lines of the gateway with this id"),
     click.Option(["--level"], metavar="LEVEL", default="INFO", help="lowest level that is printed (INFO)"),
     click.Option(["--lines"], type=int, metavar="LINES", default=100, help="number of lines (100)"),
@@ -218,9 +228,22 @@ def _restart(remote: Remote, gateway_id: str) -> int:
     return _change(remote, "POST", path_of(gateway_id) + "/restart")
 
 
-@command("roll", "Replace the workers of a gateway one after the other.", GATEWAY_ID)
+@command("roll", "Replace the workers of a gateway one after the other. Print how many were replaced.", GATEWAY_ID)
 def _roll(remote: Remote, gateway_id: str) -> int:
-    return _change(remote, "POST", path_of(gateway_id) + "/roll")
+    """Roll a gateway. Return 1 if not all of its workers were replaced."""
+    answer = remote.ask("POST", path_of(gateway_id) + "/roll", wait=POLL_SECONDS)
+    workers = answer["settings"]["workers"]
+    with Progress("roll", workers, "workers replaced") as progress:
+        while answer["roll"] is None or answer["roll"]["running"]:
+            if answer["state"] not in BUSY:
+                break  # it was stopped meanwhile
+            progress.update(answer["roll"]["replaced"] if answer["roll"] else 0)
+            time.sleep(POLL_SECONDS)
+            answer = remote.ask("GET", path_of(gateway_id))
+    roll = answer["roll"] or {"workers": workers, "replaced": 0, "failure": None}
+    text = f"gateway [{answer['id']}] is {answer['state']}: {roll['replaced']} of {roll['workers']} workers replaced"
+    remote.show(answer, text + (f"; {roll['failure']}" if roll["failure"] else ""))
+    return 0 if roll["replaced"] == roll["workers"] else 1
 
 
 def _confirm(remote: Remote, gateway_id: str, action: str, *, is_sure: bool) -> bool:
@@ -284,89 +307,6 @@ def _settings_of(changes: Sequence[str]) -> dict[str, Any]:
     return values
 
 
-# Its nodes and connections
-
-
-NODES = {
-    "id": "ID",
-    "state": "STATE",
-    "host": "HOST",
-    "pid": "PID",
-    "connections": "CONNECTIONS",
-    "silent": "SILENT FOR",
-}
-
-
-@command("nodes", "List the nodes of a gateway, the processes that it runs in.", GATEWAY_ID)
-def _nodes(remote: Remote, gateway_id: str) -> int:
-    answer = remote.ask("GET", path_of(gateway_id) + "/nodes")
-    text = (
-        table(answer["nodes"], NODES)
-        if answer["nodes"]
-        else "the gateway runs in one process, because no broker is set"
-    )
-    return remote.show(answer, text)
-
-
-CONNECTIONS = {"id": "ID", "address": "ADDRESS", "path": "PATH", "user": "USER", "age": "AGE"}
-
-
-@command(
-    "connections",
-    "List the connections of a gateway.",
-    GATEWAY_ID,
-    click.Option(
-        ["--search"],
-        metavar="TEXT",
-        default="",
-        help="only connections whose id, address, path, or user contains this text",
-    ),
-    click.Option(["--limit"], type=int, metavar="LIMIT", default=100, help="maximum number of connections (100)"),
-)
-def _connections(remote: Remote, gateway_id: str, search: str, limit: int) -> int:
-    answer = remote.ask("GET", path_of(gateway_id) + "/connections", limit=limit, search=search)
-    more = answer["total"] - len(answer["connections"])
-    text = table(answer["connections"], CONNECTIONS) + (f"\n… and {more} more" if more > 0 else "")
-    return remote.show(answer, text)
-
-
-def fields_of(connections: Sequence[str], user: str | None, *, all_of_them: bool) -> dict[str, object]:
-    """Return the fields of a request that names connections. Raise `ValueError` unless exactly one way is used."""
-    if bool(connections) + all_of_them + bool(user) != 1:
-        raise ValueError("name the connections: their ids, or --user USER, or --all")
-    return {"all": True} if all_of_them else {"user": user} if user else {"connections": list(connections)}
-
-
-@command(
-    "close",
-    "Close connections of a gateway.",
-    GATEWAY_ID,
-    Argument("connections", "ids of connections", metavar="[CONNECTION]...", nargs=-1),
-    click.Option(["--all", "all_of_them"], is_flag=True, help="close all connections"),
-    click.Option(["--user"], metavar="USER", help="close all connections of this user"),
-    click.Option(["--code"], type=int, metavar="CODE", default=1000, help="close code (1000)"),
-    click.Option(["--reason"], metavar="TEXT", default="", help="close reason"),
-)
-def _close(
-    remote: Remote,
-    gateway_id: str,
-    connections: Sequence[str],
-    all_of_them: bool,
-    user: str | None,
-    code: int,
-    reason: str,
-) -> int:
-    body = {"code": code, "reason": reason, **fields_of(connections, user, all_of_them=all_of_them)}
-    answer = remote.ask("POST", path_of(gateway_id) + "/connections/close", body)
-    rest = "" if answer["complete"] else ", but not every node has answered; run the command again"
-    remote.show(answer, f"{answer['closed']} closed{rest}")
-    if all_of_them or answer["closed"]:
-        return 0
-    what = "user" if user else "id"
-    complain(f"no open connection has that {what}; `wsgateway connections` lists the connections")
-    return 1
-
-
 COMMANDS = [
     _list,
     _reload,
@@ -374,14 +314,11 @@ COMMANDS = [
     _start,
     _restart,
     _roll,
-    _nodes,
     _stop,
     _delete,
     _create,
     _edit,
     _drain,
-    _connections,
-    _close,
     _logs,
 ]
-"""The commands of this module, in the order in which `wsgateway --help` lists them."""
+"""The commands of this module."""

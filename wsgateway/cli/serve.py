@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 
 from wsgateway.admin.app import AdminApp
 from wsgateway.cli.terminal import discard_output
+from wsgateway.config.addresses import is_loopback
 from wsgateway.config.settings import Settings
 from wsgateway.config.values import Startup
 from wsgateway.exceptions import GatewayError, ListenError, StartError
@@ -13,8 +14,10 @@ from wsgateway.gateway.admission import CENTRIFUGE_PATH
 from wsgateway.gateway.descriptors import raise_file_limit
 from wsgateway.gateway.registry import GatewayState
 from wsgateway.logs import limit_repeats, log_to_terminal, logger, mask_queries
+from wsgateway.server.binding import network_url
 from wsgateway.server.process import end_process, loop_factory, stop_at_signals
 from wsgateway.server.serving import serving
+from wsgateway.supervisor.instance import Instance
 from wsgateway.supervisor.store import Store
 from wsgateway.supervisor.supervisor import Supervisor
 from wsgateway.text import escape_controls
@@ -58,7 +61,7 @@ async def _run(store: Store) -> int:
         states = [instance.state for instance in supervisor.all() if instance.settings.startup is Startup.AUTOMATIC]
         if states and GatewayState.RUNNING not in states:
             return 3  # the log has the reasons
-        admin = await _serve_admin(supervisor, store, stack)
+        admin = supervisor.panel_url = await _serve_admin(supervisor, store, stack)
         try:
             print("\n".join(map(escape_controls, _welcome(supervisor, admin).splitlines())), flush=True)
         except OSError:
@@ -110,6 +113,8 @@ def _welcome(supervisor: Supervisor, admin: str) -> str:
             lines.append(f"wsgateway {gateway.version}: gateway [{instance.id}] is {instance.state}{reason}")
             continue
         lines.append(f"wsgateway {gateway.version}: gateway [{instance.id}] listens on {url}")
+        if settings.uds is None and not is_loopback(settings.host):
+            lines.append(f"  other machines      {_reached_by_others(settings, url)}")
         if settings.uds is None:
             lines.append(f"  clients connect to  ws{url.removeprefix('http')}/ws")
             if "centrifuge" in settings.protocols:
@@ -117,8 +122,20 @@ def _welcome(supervisor: Supervisor, admin: str) -> str:
             if settings.test_page:
                 lines.append(f"  test page           {url}/")
             lines.append(f"  push with           POST {url}/send")
+        if isinstance(instance, Instance) and instance.workers is not None:
+            pids = ", ".join(map(str, instance.workers.pids))
+            lines.append(f"  workers             {settings.workers} (pid {pids})")
         if settings.log_file:
             lines.append(f"  log                 {settings.log_file}")
     if admin:
         lines.append(f"admin panel           {admin}/ (REST below {admin}/api)")
+        if not is_loopback(supervisor.admin.host):
+            bound = Settings(host=supervisor.admin.host)
+            lines.append(f"  other machines      {_reached_by_others(bound, admin)}")
     return "\n".join(lines)
+
+
+def _reached_by_others(settings: Settings, url: str) -> str:
+    """Return where other machines reach what is served at `url`, and why they can."""
+    address = network_url(settings, url)
+    return f"{f'{address}, ' if address else ''}the network can reach it, because host is {settings.host}"

@@ -50,7 +50,10 @@ class ListedConnection(msgspec.Struct, frozen=True):
 
 
 class ConnectionInfo(ListedConnection, frozen=True, kw_only=True):
-    """An open connection. `headers`, `query`, and `subprotocols` are included only in the answer for a single one."""
+    """An open connection. The fields from `headers` on are included only in the answer for a single one.
+
+    `channels` are the first ones that it is subscribed to.
+    """
 
     user: str | None
     messages_in: Count
@@ -59,6 +62,7 @@ class ConnectionInfo(ListedConnection, frozen=True, kw_only=True):
     headers: dict[str, str] | UnsetType = UNSET
     query: list[str] | UnsetType = UNSET
     subprotocols: list[str] | UnsetType = UNSET
+    channels: list[str] | UnsetType = UNSET
 
 
 # The channels in answers and in REST

@@ -45,6 +45,9 @@ CHUNK = 2000
 MAX_PAGE = 1000
 """Connections in one page, and in one answer to another node."""
 
+MAX_CHANNELS = 1000
+"""Channels of a connection that are shown."""
+
 MAX_OFFSET = 2**31
 """Connections that may be skipped before a page."""
 
@@ -185,6 +188,7 @@ class Answers:
             headers=shown_headers(conn.headers),
             query=shown_parameters(conn.query_string),
             subprotocols=shown_subprotocols(conn.subprotocols),
+            channels=list(conn.channels[:MAX_CHANNELS]),
         )
 
     def close(self, question: Close | CloseUser) -> int:

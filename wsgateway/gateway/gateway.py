@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from importlib.metadata import version
 from typing import Any, Unpack
@@ -53,6 +53,8 @@ class Gateway(Messaging):
         self.settings = settings or Settings(listener=listener, **options)  # type: ignore[arg-type]
         self.version = version("wsgateway")
         self.failure = ""
+        self.find_panel: Callable[[], str] = lambda: ""
+        """Returns the URL of the panel if the server of this gateway has one, otherwise an empty text."""
         self._state = GatewayState.STOPPED
         self._url = ""
         self._is_new = True
@@ -204,6 +206,7 @@ class Gateway(Messaging):
                 send_guard=self.send_guard,
                 find_guard=lambda gateway_id: self.find(gateway_id).send_guard,
                 admission=self._admission,
+                find_panel=lambda: self.find_panel(),
             )
         )
 

@@ -168,8 +168,17 @@ class Problem(Struct, frozen=True):
 # Of REST only
 
 
+class RollInfo(Struct, frozen=True):
+    """The latest roll of a gateway: how many of its `workers` it has replaced. A `failure` has ended it early."""
+
+    workers: Count
+    replaced: Count
+    running: bool
+    failure: str | None
+
+
 class GatewayInfo(Struct, frozen=True, kw_only=True):
-    """A gateway, with totals over all its nodes. Only the answer for a single one has `settings`."""
+    """A gateway, with totals over all its nodes. Only the answer for a single one has `settings` and `roll`."""
 
     id: str
     state: GatewayState
@@ -183,6 +192,7 @@ class GatewayInfo(Struct, frozen=True, kw_only=True):
     messages_out: Count
     dropped: Count
     settings: dict[str, Any] | UnsetType = UNSET
+    roll: RollInfo | UnsetType | None = UNSET
 
 
 class GatewayList(Struct, frozen=True):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from wsgateway.config.addresses import url_host
+from wsgateway.config.addresses import is_loopback, url_host
 from wsgateway.config.settings import Settings
 from wsgateway.exceptions import ListenError, StartError
 
@@ -118,6 +118,34 @@ def _is_served(path: Path) -> bool:
         except OSError:
             return False
     return True
+
+
+def network_url(settings: Settings, url: str) -> str | None:
+    """Return the URL at which other machines reach a server at `url`; None if they cannot, or have no address for it.
+
+    Asks the system for the address of this machine that its default route uses. Sends nothing, and asks no name server.
+    """
+    if settings.uds or is_loopback(settings.host):
+        return None
+    host, port = settings.host, url.rpartition(":")[2]
+    if host in ("0.0.0.0", "::"):
+        families = [socket.AF_INET] if host == "0.0.0.0" else [socket.AF_INET, socket.AF_INET6]
+        host = next(filter(None, map(_own_address, families)), "")
+    return f"{url.partition(':')[0]}://{url_host(host)}:{port}" if host and not is_loopback(host) else None
+
+
+_SOMEWHERE = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
+"""An address that no machine has, by family (RFC 5737, RFC 3849)."""
+
+
+def _own_address(family: socket.AddressFamily) -> str:
+    """Return the address that this machine has on its default route; empty without one."""
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((_SOMEWHERE[family], 9))  # of UDP: only chooses the route
+            return str(probe.getsockname()[0])
+    except OSError:
+        return ""
 
 
 def url_of(settings: Settings, listening: Sequence[socket.socket]) -> str:

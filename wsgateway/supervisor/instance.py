@@ -11,7 +11,7 @@ from wsgateway.gateway.gateway import Gateway
 from wsgateway.gateway.registry import GatewayState
 from wsgateway.server.serving import serving
 from wsgateway.supervisor.observer import Observer
-from wsgateway.supervisor.workers import Workers, serving_workers
+from wsgateway.supervisor.workers import Roll, Workers, serving_workers
 
 
 class _Supervised:
@@ -38,10 +38,19 @@ class Instance(_Supervised):
 
     is_editable = True
 
-    def __init__(self, settings: Settings, on_failure: "Callable[[Instance], None]") -> None:
-        """`on_failure` is called when the gateway has failed because its workers die one after the other."""
-        self.gateway = _gateway_of(settings)
+    def __init__(
+        self, settings: Settings, on_failure: "Callable[[Instance], None]", find_panel: Callable[[], str]
+    ) -> None:
+        """`on_failure` is called when the gateway has failed because its workers die one after the other.
+
+        `find_panel` returns the URL of the panel, or an empty text. The test page links to it.
+        """
+        self._find_panel = find_panel
+        self.gateway = self._create_gateway(settings)
         self.workers: Workers | None = None
+        self.last_roll: Roll | None = None
+        """The roll that runs, or the last one."""
+        self._rolls = 0
         self._on_failure = on_failure
         self._lock = asyncio.Lock()
         self._stack: AsyncExitStack | None = None
@@ -80,17 +89,36 @@ class Instance(_Supervised):
         async with self._lock:
             was_running = self.state is GatewayState.RUNNING
             await self._stop()
-            trend, self.gateway = self.gateway.trend, _gateway_of(settings)
+            trend, self.gateway = self.gateway.trend, self._create_gateway(settings)
             self.gateway.trend.continue_from(trend)
             if was_running and settings.startup is not Startup.DISABLED:
                 await self._start()
 
     async def roll(self) -> None:
         """Replace the workers one after the other. Raise `StartError`, and `GatewayConflict` without workers."""
-        async with self._lock:
-            if self.workers is None:
-                raise GatewayConflict(f"gateway [{self.id}] has no workers to replace: restart it, or set workers")
-            await self.workers.roll()
+        self._rolls += 1
+        try:
+            async with self._lock:
+                self.last_roll = None
+                if self.workers is None:
+                    raise GatewayConflict(f"gateway [{self.id}] has no workers to replace: restart it, or set workers")
+                self.last_roll = Roll(self.settings.workers)
+                await self.workers.roll(self.last_roll)
+        finally:
+            self._rolls -= 1
+
+    @property
+    def is_rolling(self) -> bool:
+        """Whether a roll runs, or waits until another action on this gateway has ended."""
+        return self._rolls > 0
+
+    def _create_gateway(self, settings: Settings) -> Gateway | Observer:
+        """Return the gateway with `settings`, or the observer of its workers."""
+        if settings.workers > 1:
+            return Observer(settings)
+        gateway = Gateway(settings=settings)
+        gateway.find_panel = self._find_panel
+        return gateway
 
     def _check_enabled(self) -> None:
         if self.settings.startup is Startup.DISABLED:
@@ -157,11 +185,6 @@ class Embedded(_Supervised):
 
     async def restart(self) -> None:
         await self.gateway.restart()
-
-
-def _gateway_of(settings: Settings) -> Gateway | Observer:
-    """Return the gateway with `settings`, or the observer of its workers."""
-    return Observer(settings) if settings.workers > 1 else Gateway(settings=settings)
 
 
 async def _drain(gateway: Gateway | Observer) -> None:

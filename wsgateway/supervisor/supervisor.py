@@ -61,6 +61,8 @@ class Supervisor:
         self._actions: set[asyncio.Task[None]] = set()
         self._home: Home | None = None
         self.admin = admin or AdminSettings()
+        self.panel_url = ""
+        """URL of the panel, if it is served. The test pages of the gateways link to it."""
         self.all_failed = asyncio.Event()
         """Set when the last running gateway has failed because its workers died one after the other."""
         self.closing = asyncio.Event()
@@ -195,11 +197,14 @@ class Supervisor:
                 raise GatewayConflict(f"there is a gateway with id [{gateway_id}] already")
             Settings(id=gateway_id)  # raises `ConfigError` if it is not an id
             described = await asyncio.to_thread(store.put, gateway_id, settings)
-            created = Instance(described.gateways[gateway_id].settings, self._handle_failure)
+            created = self._create_instance(described.gateways[gateway_id].settings)
             self._instances[gateway_id] = created
             logger.info("[%s] created", gateway_id)
         self._notify()
         return created
+
+    def _create_instance(self, settings: Settings) -> Instance:
+        return Instance(settings, self._handle_failure, lambda: self.panel_url)
 
     async def edit(self, gateway_id: str, changes: Mapping[str, Any]) -> None:
         """Write `changes` into the file, and restart the gateway if it runs. None resets a setting to its default.
@@ -252,7 +257,7 @@ class Supervisor:
         for gateway_id, loaded in described.gateways.items():
             known = self._instances.get(gateway_id)
             if known is None:
-                self._instances[gateway_id] = added = Instance(loaded.settings, self._handle_failure)
+                self._instances[gateway_id] = added = self._create_instance(loaded.settings)
                 if loaded.settings.startup is Startup.AUTOMATIC:
                     actions.append(added.start())
             elif known.settings != loaded.settings:

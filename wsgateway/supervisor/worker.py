@@ -29,7 +29,7 @@ def main(tell: int, *listening: int) -> int:
     for descriptor in (tell, *listening):
         os.set_inheritable(descriptor, False)  # a process that the listener starts must not hold them open
     sys.path.insert(0, str(Path.cwd()))  # listeners are imported from the working folder
-    log_to_terminal()
+    log_to_terminal(has_pid=True)
     mask_queries()
     limit_repeats()
     try:

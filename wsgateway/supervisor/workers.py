@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from socket import socket
 from tempfile import TemporaryDirectory
@@ -42,6 +42,15 @@ BACKOFF = 0.25
 
 MAX_BACKOFF = 5.0
 """The maximum of `BACKOFF` after it has doubled."""
+
+
+@dataclass(slots=True)
+class Roll:
+    """A roll that runs or has ended: how many of the `workers` are replaced, and the `failure` that ended it early."""
+
+    workers: int
+    replaced: int = 0
+    failure: str = ""
 
 
 class Worker:
@@ -155,6 +164,11 @@ class Workers:
         self._quick = 0
         self._is_ending = False
 
+    @property
+    def pids(self) -> list[int]:
+        """The ids of the processes."""
+        return [worker.process.pid for worker in self._workers]
+
     async def start(self) -> None:
         """Start all workers. Raise `StartError`, and end all, if one cannot start."""
         starting = [start_worker(self._settings, self._listening) for _ in range(self._settings.workers)]
@@ -167,21 +181,34 @@ class Workers:
                 await self.aclose()
                 raise error
 
-    async def roll(self) -> None:
-        """Replace the workers one after the other: each new one serves before the old one ends. Raise `StartError`."""
-        for old in tuple(self._workers):
-            if self._is_ending:
-                return
-            if old not in self._workers:
-                continue  # it has died, and `_watch` replaces it
-            new = await start_worker(self._settings, self._listening)
-            if old not in self._workers or self._is_ending:  # since the new one was started
-                await new.stop()
-                continue
-            self._add(new)
-            self._workers.remove(old)
-            self._log.info("worker %d replaces worker %d", new.process.pid, old.process.pid)
-            await old.stop()
+    async def roll(self, roll: Roll) -> None:
+        """Replace the workers one after the other, and count them in `roll`. Raise `StartError`.
+
+        Each new worker serves before the old one ends.
+        """
+        roll.replaced = roll.workers - len(self._workers)  # those have died, and `_watch` replaces them
+        try:
+            for old in tuple(self._workers):
+                if self._is_ending:
+                    return
+                await self._replace(old)
+                roll.replaced += 1
+        except StartError as exc:
+            roll.failure = str(exc)
+            raise
+
+    async def _replace(self, old: Worker) -> None:
+        """Replace a worker, unless it has died, because then `_watch` replaces it."""
+        if old not in self._workers:
+            return
+        new = await start_worker(self._settings, self._listening)
+        if old not in self._workers or self._is_ending:  # since the new one was started
+            await new.stop()
+            return
+        self._add(new)
+        self._workers.remove(old)
+        self._log.info("worker %d replaces worker %d", new.process.pid, old.process.pid)
+        await old.stop()
 
     async def drain(self) -> None:
         """Let all workers close their connections, but not end. Wait until their nodes have left."""

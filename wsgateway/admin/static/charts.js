@@ -145,7 +145,7 @@ class Chart {
       element(this.svg, "text", { x: LEFT - 8, y: y + 4, "text-anchor": "end" }, shown(Number((step * tick).toPrecision(3))));
     }
     const span = this.end - this.start;
-    const most = Math.max(2, Math.floor((this.width - LEFT) / 90));
+    const most = Math.max(2, Math.floor((this.width - LEFT) / 75)); // labels
     const step = TIMES.find((seconds) => span / seconds <= most) || HOUR;
     const zone = new Date().getTimezoneOffset() * 60;
     for (let time = Math.ceil((this.start - zone) / step) * step + zone; time <= this.end; time += step) {

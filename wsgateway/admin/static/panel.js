@@ -67,22 +67,6 @@ function showGateway(pushed) {
   if (now) for (const name of ["connections", "in", "out", "dropped"]) text(`[data-total=${name}]`, document, now[name]);
 }
 
-function showConnection(own) {
-  for (const [name, value] of Object.entries(own)) {
-    if (name !== "events" && name !== "open") text(`[data-own=${name}]`, document, name === "age" ? clock(value) : value);
-  }
-  const open = document.getElementById("open");
-  open.dataset.state = own.open ? "running" : "stopped";
-  if (open.lastElementChild.textContent !== (own.open ? "open" : "closed")) open.lastElementChild.textContent = own.open ? "open" : "closed";
-  const body = document.querySelector("#events tbody");
-  for (const [at, what, size, note] of own.events) {
-    const row = body.insertRow(0);
-    for (const value of [new Date(at * 1000).toISOString().slice(11, 23), what, size ?? "", note]) row.insertCell().textContent = value;
-    row.cells[2].className = "number";
-  }
-  while (body.rows.length > 100) body.deleteRow(-1);
-}
-
 let refreshes = 0;
 
 function take(pushed) {
@@ -93,7 +77,7 @@ function take(pushed) {
   }
   if (gateway) showGateway(pushed);
   drawCharts(gateway ? pushed.gateways.filter(({ id }) => id === gateway) : pushed.gateways);
-  if (connection && pushed.connection) showConnection(pushed.connection);
+  if (connection && pushed.connection) showConnection(pushed.connection); // of gateway.js
   const current = JSON.stringify(pushed.gateways.map(({ id, state, failure }) => [id, state, failure]));
   if (states !== current) htmx.trigger(document.body, "changed");
   states = current;
@@ -127,22 +111,35 @@ function watch() {
 // A refresh replaces the content of an element and not the element, so a change that arrives meanwhile waits for it.
 // Selected boxes and the position in the log survive a refresh
 let selected = new Set();
+let folded = new Map();
 let scrolled = null;
 let focused = null;
 const nameOf = (element) => [element.tagName, element.id, element.name, element.value, element.href, element.formAction].join();
 document.addEventListener("htmx:beforeSwap", (event) => {
   const target = event.detail.target;
-  selected = new Set(Array.from(target.querySelectorAll("input:checked"), (box) => box.value));
+  selected = new Set(Array.from(target.querySelectorAll("input:checked"), (box) => box.id || box.value));
+  folded = new Map(Array.from(target.querySelectorAll("details[id]"), (details) => [details.id, details.open]));
   scrolled = target.id === "log" ? target.scrollTop + target.clientHeight > target.scrollHeight - 20 ? Infinity : target.scrollTop : null;
   focused = target.contains(document.activeElement) ? nameOf(document.activeElement) : null;
 });
 document.addEventListener("htmx:afterSwap", () => {
-  for (const box of document.querySelectorAll("tbody input[type=checkbox]")) if (selected.has(box.value)) box.checked = true;
+  for (const box of document.querySelectorAll("tbody input[type=checkbox], #connect input")) if (selected.has(box.id || box.value)) box.checked = true;
+  for (const details of document.querySelectorAll("details[id]")) details.open = folded.get(details.id) ?? details.open;
   const again = focused && Array.from(document.querySelectorAll("main a, main button, main input, #log")).find((element) => nameOf(element) === focused);
   if (again) again.focus({ preventScroll: true });
   const log = document.getElementById("log");
   if (log && scrolled !== null) log.scrollTop = Math.min(scrolled, log.scrollHeight);
 });
+
+// An action that does nothing for the selected gateways cannot be pressed
+function offerActions() {
+  const rows = Array.from(document.querySelectorAll("tr[data-actions]")).filter((row) => row.querySelector("input:checked"));
+  for (const button of document.querySelectorAll("#gateways button[name=action]")) {
+    button.disabled = rows.length > 0 && !rows.some((row) => row.dataset.actions.split(" ").includes(button.value));
+  }
+}
+document.addEventListener("change", offerActions);
+document.addEventListener("htmx:afterSwap", offerActions);
 
 // Buttons that copy a text, also those that a refresh brings
 function showCopies() {

@@ -49,6 +49,7 @@ class RouteContext:
     send_guard: SendGuard
     find_guard: Callable[[str], SendGuard]
     admission: Callable[[], Awaitable[Admission]]
+    find_panel: Callable[[], str]
 
     @property
     def id(self) -> str:
@@ -298,9 +299,10 @@ class Routes:
     # The test page
 
     async def page(self, request: Request) -> Response:
-        """Answer with the test page. It never contains a key, but asks for one."""
+        """Answer with the test page, which never contains a key, and for local callers links to the panel."""
         context = self._context
         needs_key = bool(context.parts.settings.api_key)
+        panel = context.find_panel() if context.rules.why_not_local(request.scope) is None else ""
         refusal = None if needs_key else context.rules.check_caller(request.scope)
         facts: dict[str, object] = {
             "id": context.id,
@@ -309,6 +311,7 @@ class Routes:
             "push_refusal": None if refusal is None else refusal.detail,
             "connections": len(context.parts.hub.connections),
             "docs": DOCS,
+            "panel": f"{panel}/gateways/{context.id}" if panel else "",
         }
         return testpage.page(facts, base=way_up(request.scope) + "/")
 

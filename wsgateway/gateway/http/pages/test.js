@@ -8,22 +8,22 @@ const page = JSON.parse(document.getElementById("page").textContent);
 const byId = (id) => document.getElementById(id);
 const address = new URL("ws", document.baseURI);
 address.protocol = address.protocol === "https:" ? "wss:" : "ws:";
-const UNREACHABLE = "The server does not answer: is it running?";
+const UNREACHABLE = "The server does not answer. Check that it is running.";
 const MEANINGS = {
   1000: "normal closure",
-  1001: "the other side is going away",
-  1002: "something that is not the WebSocket protocol arrived",
-  1003: "this kind of data is not accepted",
+  1001: "the server or the page has ended",
+  1002: "data that violates the WebSocket protocol",
+  1003: "a type of message that is not accepted",
   1005: "closed without a code",
-  1006: "the connection broke without a close frame: the network, a proxy, or the server's process ended",
-  1007: "text that is not UTF-8 arrived",
-  1008: "against the server's rules",
-  1009: "a message was too big: max_message_size sets the limit",
-  1011: "the server failed: its log has the reason",
+  1006: "the connection broke without a close frame, because the network failed, or a proxy or the server has ended",
+  1007: "text that is not UTF-8",
+  1008: "a violation of the server's rules",
+  1009: "a message is larger than max_message_size",
+  1011: "the server has failed, and its log contains the reason",
   1012: "the gateway restarts or stops",
-  1013: "the server is too busy: try again later",
-  3008: "this client read too slowly: outbox_bytes, outbox_messages, send_timeout and slow_policy set the limit",
-  3013: "this client sent too many messages",
+  1013: "the server is too busy, try again later",
+  3008: "the client is too slow, as limited by outbox_bytes, outbox_messages, send_timeout, and slow_policy",
+  3013: "the client has sent too many messages",
 };
 
 function mayComeBack(code) {
@@ -41,7 +41,7 @@ function explainClose(code, reason) {
   } catch {
     // most reasons are plain text
   }
-  const meaning = MEANINGS[code] ?? (code < 3000 ? "a code of the WebSocket protocol" : "a code of the application's own");
+  const meaning = MEANINGS[code] ?? (code < 3000 ? "a code of the WebSocket protocol" : "a code of the application");
   const rule = back ? `A client may reconnect${wait}.` : "A client must not reconnect by itself.";
   return `Closed with ${code}${text ? ` “${text}”` : ""}: ${meaning}. ${rule}`;
 }
@@ -49,9 +49,9 @@ function explainClose(code, reason) {
 async function problemOf(response) {
   const type = response.headers.get("content-type") ?? "";
   const problem = type.startsWith("application/problem+json") ? await response.json().catch(() => null) : null;
-  if (!problem) return `HTTP ${response.status}, but not from the gateway: a proxy in between may have answered.`;
+  if (!problem) return `HTTP ${response.status}, but not from the gateway: a proxy between may have answered.`;
   const detail = (problem.detail ?? "no reason given").replace(/[^.!?]$/, "$&.");
-  return `${problem.status} ${problem.title}: ${detail} More in ${problem.help ?? page.docs}.`;
+  return `${problem.status} ${problem.title}: ${detail} See ${problem.help ?? page.docs}.`;
 }
 
 // A browser hides the answer to a refused handshake, so the page sends the same request over plain HTTP.
@@ -64,8 +64,8 @@ async function explainRefusal() {
   } catch {
     return UNREACHABLE;
   }
-  return "Refused, although allowed_origins and allowed_hosts allow this page. The reason is the listener's on_handshake, "
-    + `a limit, or a proxy in between that does not pass WebSockets on. The gateway's log has it; more in ${page.docs}.`;
+  return "Refused, although allowed_origins and allowed_hosts allow this page. Either the listener's on_handshake or a limit has "
+    + `refused it, or a proxy does not forward WebSockets. The gateway's log contains the reason. See ${page.docs}.`;
 }
 
 function hex(bytes, separator) {
@@ -105,6 +105,7 @@ class Client {
     root.setAttribute("aria-labelledby", title.id);
     this.parts.log.setAttribute("aria-label", `Messages of client ${name}`);
     this.parts.toggle.addEventListener("click", () => (this.socket ? this.disconnect() : this.connect()));
+    find(".clear").setAttribute("aria-label", `Clear the messages of client ${name}`);
     find(".clear").addEventListener("click", () => this.parts.rows.replaceChildren());
     this.parts.form.addEventListener("submit", (event) => {
       event.preventDefault();
@@ -115,7 +116,7 @@ class Client {
     this.show("closed");
   }
 
-  show(state, notice = "") {
+  show(state, notice = "", isWrong = true) {
     const parts = this.parts;
     parts.root.dataset.state = state;
     parts.state.textContent = state;
@@ -124,6 +125,7 @@ class Client {
     parts.send.disabled = state !== "open";
     parts.notice.textContent = notice;
     parts.notice.hidden = notice === "";
+    parts.notice.classList.toggle("calm", !isWrong);
   }
 
   connect() {
@@ -152,8 +154,8 @@ class Client {
     this.socket = null;
     this.parts.id.textContent = "none";
     this.row("note", `${opened ? "closed" : "refused"} with ${code} ${reason}`.trim());
-    if (opened) this.show("closed", explainClose(code, reason));
-    else this.show("refused", "Refused before it was open. Asking the server why…");
+    if (opened) this.show("closed", explainClose(code, reason), code !== 1000);
+    else this.show("refused", "Refused before it was open. Asking the server for the reason…");
     const why = opened ? null : await explainRefusal();
     if (why !== null && this.socket === null) this.show("refused", why);
   }
@@ -228,6 +230,7 @@ function curlLine() {
 function showCurl() {
   const submit = pushForm.querySelector("[type=submit]");
   byId("copied").textContent = "";
+  const copy = document.querySelector("[data-of=curl]");
   try {
     byId("curl").textContent = curlLine();
     submit.disabled = false;
@@ -235,7 +238,7 @@ function showCurl() {
     byId("curl").textContent = `The message is not JSON: ${error.message}`;
     submit.disabled = true;
   }
-  byId("copy").disabled = submit.disabled;
+  copy.disabled = submit.disabled;
 }
 
 async function push() {
@@ -247,29 +250,40 @@ async function push() {
     const response = await fetch("send", { method: "POST", headers, body: pushBody(), cache: "no-store" });
     if (!response.ok) return { good: false, text: await problemOf(response) };
     const { id, recipients, queued, dropped } = await response.json();
-    return { good: true, text: `Gateway ${id}: recipients ${recipients}, queued ${queued}, dropped ${dropped}.` };
+    return { good: true, text: `Sent to ${plural(recipients, "connection")} of ${id}: ${queued} queued, ${dropped} dropped.` };
   } catch {
     return { good: false, text: UNREACHABLE };
   }
 }
 
-async function copyCurl() {
-  let notice = "Copied.";
+async function copyText({ currentTarget: button }) {
+  const source = byId(button.dataset.of);
+  let [label, notice] = ["Copied", "Copied."];
   try {
-    await navigator.clipboard.writeText(byId("curl").textContent);
+    await navigator.clipboard.writeText(source.textContent);
   } catch {
     // Over plain http a page has no clipboard, except on localhost.
-    getSelection().selectAllChildren(byId("curl"));
-    if (!document.execCommand("copy")) notice = "Selected: copy it with the keyboard.";
+    getSelection().selectAllChildren(source);
+    if (!document.execCommand("copy")) [label, notice] = ["Selected", "Selected. Copy it with the keyboard."];
   }
   byId("copied").textContent = notice;
+  button.textContent = label;
+  setTimeout(() => { button.textContent = "Copy"; }, 2000);
+}
+
+function plural(count, noun) {
+  return `${count} ${noun}${count === 1 ? "" : "s"}`;
 }
 
 function start() {
   for (const part of document.querySelectorAll("[data-scripted]")) part.hidden = false;
-  const connections = `${page.connections} connected before this page`;
-  const texts = { gateway: page.id, version: page.version, connections, address: address.href, docs: page.docs };
+  const texts = {
+    gateway: page.id, version: page.version, connections: plural(page.connections, "other connection"), docs: page.docs,
+    address: address.href, send: new URL("send", document.baseURI).href, script: new URL("client.js", document.baseURI).href,
+  };
   for (const [id, text] of Object.entries(texts)) byId(id).textContent = text;
+  byId("panel").href = page.panel;
+  byId("panel").hidden = !page.panel;
   byId("push-refusal").textContent = page.push_refusal ?? "";
   byId("push-refusal").hidden = page.push_refusal === null;
   for (const id of ["key", "curl-hint"]) byId(id).hidden = !asksForKey;
@@ -280,14 +294,14 @@ function start() {
     byId("push-result").textContent = text;
     byId("push-result").className = good ? "good" : "bad";
   });
-  byId("copy").addEventListener("click", copyCurl);
+  for (const button of document.querySelectorAll(".copy")) button.addEventListener("click", copyText);
   showCurl();
   const browser = byId("browser");
   if (typeof WebSocket === "undefined") {
-    browser.textContent = "This browser has no WebSockets, or a policy or extension has switched them off.";
+    browser.textContent = "This browser does not support WebSockets, or a policy or an extension has turned them off.";
     return;
   }
-  browser.textContent = "This browser has WebSockets.";
+  browser.textContent = "This browser supports WebSockets.";
   browser.className = "good";
   for (const name of ["A", "B"]) {
     clients[name] = new Client(name);

@@ -1,0 +1,207 @@
+"""The channels of a gateway, and one of them: its members, its history, and what can be done with it.
+
+Knows no more of channels than the inspector, which REST uses, too.
+"""
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+from urllib.parse import urlencode
+
+import msgspec
+from msgspec import Struct
+from starlette.responses import Response
+
+from wsgateway.admin.pages.connections import Pager
+from wsgateway.admin.pages.gateway import PATH
+from wsgateway.admin.pages.sending import Draft, deliver
+from wsgateway.admin.site import Page, Site, refused
+from wsgateway.admin.visit import Visit
+from wsgateway.auth.admin import Access
+from wsgateway.exceptions import ChannelError, HistoryError, NodeError
+from wsgateway.gateway.answers import MAX_OFFSET
+from wsgateway.gateway.channels import ChannelInspector
+from wsgateway.gateway.http.problems import query_int
+from wsgateway.gateway.shapes import ChannelInfo, HistoryAnswer, encoded
+from wsgateway.logs import logger
+from wsgateway.text import cut
+
+ROWS = 50
+"""Channels on one page, members of a channel on one page, and publications that are shown."""
+
+MAX_LISTED = 10_000
+"""Members of a channel whose list is shown. The list of a larger one takes too long to put in order."""
+
+MAX_SHOWN = 1000
+"""Characters of a publication that are shown."""
+
+LATEST = 2**32
+"""The latest time that is shown, in seconds since the epoch."""
+
+MAX_NAME = 255
+"""Characters of a prefix, and of the name of a channel."""
+
+
+class _Sender(Struct):
+    user: str
+    id: str
+
+
+class _Publication(Struct):
+    """A publication in the JSON of a history. The message stays JSON text, because integers in it may have any size."""
+
+    at: str | None
+    time: float
+    message: msgspec.Raw = msgspec.Raw()
+    base64: str = ""
+    name: str = ""
+    key: str = ""
+    sender: _Sender | None = msgspec.field(name="from", default=None)
+
+
+class _History(Struct):
+    publications: list[_Publication]
+
+
+async def show_all(site: Site, visit: Visit) -> Response:
+    """Show a page of the channels of all processes whose names begin with a prefix."""
+    supervised = site.find_here(visit)
+    offset = query_int(visit.request, "offset", 0, 0, MAX_OFFSET)
+    prefix = visit.request.query_params.get("prefix", "")[:MAX_NAME]
+    listed = await supervised.gateway.inspector.channels.page(prefix, offset, ROWS)
+    return visit.page(
+        "channels.html",
+        tab="channels",
+        supervised=supervised,
+        rows=listed.channels,
+        pager=Pager(offset, ROWS, listed.total),
+        prefix=prefix,
+    )
+
+
+async def show_one(
+    site: Site, visit: Visit, *, report: str = "", problems: Iterable[str] = (), message: str = "", status: int = 200
+) -> Response:
+    """Show one channel, a page of its members, and its newest publications."""
+    supervised, name = site.find_here(visit), _name_of(visit)
+    channels, problems = supervised.gateway.inspector.channels, list(problems)
+    offset = query_int(visit.request, "offset", 0, 0, MAX_OFFSET)
+    info = await _describe(channels, name)
+    members = None
+    if info.subscribers <= MAX_LISTED:
+        members = await channels.presence(name, offset, ROWS)
+    publications: Sequence[dict[str, Any]] = ()
+    if info.settings["history"]:
+        try:
+            publications = _shown(await channels.history(name, limit=ROWS, since=None, reverse=True))
+        except (HistoryError, NodeError) as exc:
+            problems.append(f"The history cannot be read: {exc}.")
+    return visit.page(
+        "channel.html",
+        status=status,
+        tab="channels",
+        supervised=supervised,
+        info=info,
+        members=members,
+        texts={} if members is None else {member.id: _json_text(member.info) for member in members.members},
+        pager=Pager(offset, ROWS, 0 if members is None else members.total),
+        publications=publications,
+        report=report,
+        problems=problems,
+        message=message,
+    )
+
+
+def _name_of(visit: Visit) -> str:
+    """Return the name of the channel in the form or in the query. Raise `Refused` if it is missing."""
+    name = visit.field("channel") or visit.request.query_params.get("name", "")
+    if not name:
+        raise refused(422, "name: use the name of a channel.")
+    return name
+
+
+async def _describe(channels: ChannelInspector, name: str) -> ChannelInfo:
+    try:
+        return await channels.describe(name)
+    except ChannelError as exc:
+        raise refused(404, f"{exc}.") from exc
+
+
+def _shown(history: HistoryAnswer) -> list[dict[str, Any]]:
+    """Return what the page shows of publications. Another process may have encoded them already."""
+    read = msgspec.json.decode(encoded(history), type=_History)
+    return [
+        {
+            "at": one.at,
+            "time": one.time,
+            "clock": _clock(one.time),
+            "kind": "base64" if one.base64 else "JSON",
+            "message": cut(one.base64 or bytes(one.message).decode(), MAX_SHOWN),
+            "name": one.name,
+            "key": one.key,
+            "sender": one.sender,
+        }
+        for one in read.publications
+    ]
+
+
+def _clock(at: float) -> str:
+    """Return a time, which another process may have written, as text. A script replaces it by the viewer's time."""
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(min(max(at, 0), LATEST)))
+
+
+def _json_text(value: object) -> str:
+    """Return the info of a member, which is JSON, as text; empty for null."""
+    text = bytes(value).decode() if isinstance(value, msgspec.Raw) else msgspec.json.encode(value).decode()
+    return "" if text == "null" else cut(text, MAX_SHOWN)
+
+
+async def publish(site: Site, visit: Visit) -> Response:
+    """Send a message to the channel, through the listener."""
+    draft = Draft(message=visit.field("message"), to="channel", channel=_name_of(visit))
+    outcome = await deliver(site.find_here(visit).gateway, draft, is_json=visit.field("as") == "json")
+    return await show_one(
+        site,
+        visit,
+        report=outcome.report,
+        problems=outcome.problems,
+        message=draft.message if outcome.problems else "",
+        status=outcome.status,
+    )
+
+
+async def forget(site: Site, visit: Visit) -> Response:
+    """Drop the history of the channel. Ask for confirmation first."""
+    supervised, name = site.find_here(visit), _name_of(visit)
+    channels = supervised.gateway.inspector.channels
+    if visit.field("sure") != "yes":
+        await _describe(channels, name)
+        return visit.page(
+            "ask.html",
+            title=f"Drop the history of {name}?",
+            text="Clients that reconnect cannot receive the publications in it any more. No connection is closed.",
+            action=f"/gateways/{supervised.id}/channel/forget",
+            fields=[("sure", "yes"), ("channel", name)],
+            button=("", "", "Drop history"),
+            back=_address_of(supervised.id, name),
+        )
+    try:
+        await channels.forget(name)
+    except ChannelError as exc:
+        raise refused(404, f"{exc}.") from exc
+    except (HistoryError, NodeError) as exc:
+        return await show_one(site, visit, problems=[f"The history was not dropped: {exc}."], status=503)
+    logger.info("[%s] the history of %s was dropped in the panel", supervised.id, name)
+    return visit.redirect(_address_of(supervised.id, name))
+
+
+def _address_of(gateway_id: str, name: str) -> str:
+    return f"/gateways/{gateway_id}/channel?{urlencode({'name': name})}"
+
+
+PAGES = (
+    Page("GET", PATH + "/channels", show_all, Access.READ),
+    Page("GET", PATH + "/channel", show_one, Access.READ),
+    Page("POST", PATH + "/channel/publish", publish, Access.FULL),
+    Page("POST", PATH + "/channel/forget", forget, Access.FULL),
+)

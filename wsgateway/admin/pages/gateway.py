@@ -1,0 +1,91 @@
+"""A gateway's first page, what can be done with the gateway there, and its log."""
+
+import asyncio
+from collections.abc import Iterable
+
+from starlette.responses import Response
+
+from wsgateway.admin.connect import connect_to
+from wsgateway.admin.site import LABELS, Page, Site, count_connections, offered_actions, refused
+from wsgateway.admin.trends import trend_of
+from wsgateway.admin.visit import Visit
+from wsgateway.auth.admin import Access
+from wsgateway.config.values import Startup
+from wsgateway.logs import LEVELS, tail
+from wsgateway.supervisor.instance import Instance
+
+LOG_LINES = 300
+"""Lines of the log on its page."""
+
+ASKING = ("stop", "restart", "delete")
+"""Actions that close connections, so they ask first."""
+
+PATH = "/gateways/{gateway_id}"
+
+
+async def show(site: Site, visit: Visit, *, problems: Iterable[str] = (), status: int = 200) -> Response:
+    """Show the state of a gateway, its figures, and its processes."""
+    supervised = site.find_here(visit)
+    inspector = supervised.gateway.inspector
+    return visit.page(
+        "gateway.html",
+        status=status,
+        tab="",
+        supervised=supervised,
+        totals=await inspector.totals(),
+        nodes=await inspector.nodes(),
+        trend=trend_of([supervised.gateway.trend]),
+        connect=connect_to(supervised, visit.request.scope),
+        actions={name: LABELS[name] for name in offered_actions(supervised)},
+        may_roll=isinstance(supervised, Instance) and supervised.workers is not None,
+        is_disabled=isinstance(supervised, Instance) and supervised.settings.startup is Startup.DISABLED,
+        problems=list(problems),
+    )
+
+
+async def act(site: Site, visit: Visit) -> Response:
+    """Run an action on a gateway. Actions that close connections ask for confirmation."""
+    supervised, name = site.find_here(visit), visit.field("action")
+    action = site.actions.get(name)
+    if action is None:
+        raise refused(422, "This action is not known.")
+    if name in ASKING and visit.field("sure") != "yes":
+        count = await count_connections([supervised])
+        if count or name != "restart":
+            return visit.page(
+                "ask.html",
+                title=f"{LABELS[name]} {supervised.id}?",
+                text=f"{closing(count)} {'The settings are removed from the file.' if name == 'delete' else ''}",
+                action=f"/gateways/{supervised.id}",
+                fields=[("sure", "yes")],
+                button=("action", name, LABELS[name]),
+                back=f"/gateways/{supervised.id}",
+            )
+    problems = await site.run([action(supervised.id)])
+    if problems:
+        return await show(site, visit, problems=problems, status=409)
+    return visit.redirect("/" if name == "delete" else f"/gateways/{supervised.id}")
+
+
+def closing(count: int) -> str:
+    """Return what happens to `count` connections, as a sentence."""
+    if not count:
+        return "No connection is open."
+    return f"{count} connection{'' if count == 1 else 's'} will be closed. Clients may reconnect."
+
+
+async def log(site: Site, visit: Visit) -> Response:
+    """Show the end of the gateway's log."""
+    supervised = site.find_here(visit)
+    level = visit.request.query_params.get("level", "INFO")
+    if level not in LEVELS:
+        raise refused(422, f"level: use one of {', '.join(LEVELS)}.")
+    lines = await asyncio.to_thread(tail, LOG_LINES, gateway=supervised.id, level=level)
+    return visit.page("gateway_log.html", tab="log", supervised=supervised, lines=lines, level=level, levels=LEVELS)
+
+
+PAGES = (
+    Page("GET", PATH, show, Access.READ),
+    Page("POST", PATH, act, Access.FULL),
+    Page("GET", PATH + "/log", log, Access.READ),
+)
