@@ -106,7 +106,7 @@ def report_of(sent: SendAnswer) -> str:
     counts = fields_of(sent)
     queued = int(counts["queued"])
     if not counts["recipients"]:
-        sentences = ["Nobody received the message, because no connection matches."]
+        sentences = ["No connection received the message."]
     else:
         sentences = [f"Sent to {queued} connection{'' if queued == 1 else 's'}."]
     if counts["dropped"]:
