@@ -16,7 +16,7 @@ from wsgateway.admin import openapi
 from wsgateway.admin.rest import OPERATIONS
 from wsgateway.cli.arguments import Argument, setting_options
 from wsgateway.cli.commands import SERVE_DEFAULTS
-from wsgateway.cli.main import command_line
+from wsgateway.cli.main import TOPICS, command_line
 from wsgateway.config.channels import ChannelSettings
 from wsgateway.config.settings import ADMIN_SPECS, SPECS
 from wsgateway.gateway.http import description
@@ -63,9 +63,12 @@ def _shown(default: object) -> str:
 
 
 def commands() -> str:
-    """Return a section for each command, in the order of `wsgateway --help`."""
+    """Return a section for each command, by topic, in the order of `wsgateway --help`."""
+    sections = []
     with click.Context(command_line, info_name="wsgateway") as parent:
-        sections = [_command(name, command, parent) for name, command in command_line.commands.items()]
+        for topic, names in TOPICS.items():
+            sections.append(f"## {topic}\n")
+            sections += [_command(name, command_line.commands[name], parent) for name in names]
     return "\n" + "\n".join(sections) + "\n"
 
 
@@ -82,7 +85,7 @@ def _command(name: str, command: click.Command, parent: click.Context) -> str:
             elif isinstance(param, click.Option) and not param.hidden and "--help" not in param.opts:
                 metavar = "" if param.is_flag else f" {param.metavar or (param.name or '').upper()}"
                 rows.append((f"`{', '.join([*param.opts, *param.secondary_opts])}{metavar}`", param.help or ""))
-    parts = [f"## wsgateway {name}\n", f"{command.help}\n", f"```text\n{usage}\n```\n"]
+    parts = [f"### wsgateway {name}\n", f"{command.help}\n", f"```text\n{usage}\n```\n"]
     if rows:
         parts.append(_table(("argument or option", "what it is"), rows))
     if is_of_settings:
