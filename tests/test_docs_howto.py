@@ -270,10 +270,8 @@ async def test_messages_are_validated(name: str, listener: str, refused: str, mo
 async def test_the_log_of_an_application_as_written(tmp_path: Path) -> None:
     (tmp_path / "run.py").write_text(samples(LOGGING, "python")["run.py"].replace('app", log', 'app", port=0, log'))
     (tmp_path / "chat.py").write_text(APPLICATION)
-    command = re.search(r'python -c "(import json, run; .*?)"', (ROOT / LOGGING).read_text())
-    assert command
-    dumped = await anyio.run_process([sys.executable, "-c", command[1]], cwd=tmp_path, stderr=sys.stderr)
-    assert json.loads(dumped.stdout)["loggers"]["wsgateway"]["level"] == "INFO"
+    assert "json.dumps(run.log_config())" in (ROOT / LOGGING).read_text()
+    assert json.loads(json.dumps(run_sample(LOGGING, "run.py").log_config()))["loggers"]["wsgateway"]
     async with await anyio.open_process([sys.executable, "run.py"], cwd=tmp_path, env=environment()) as process:
         lines = Lines(process.stderr)
         await lines.wait_for("INFO:     [default] started")
@@ -397,6 +395,9 @@ async def main():
             assert (await http.get("/payments/8/")).json() == {"recipients": 1}
             assert await ann.receive_json() == {"paid": 8}
             assert [conn.user_id for conn in gateway.connections] == ["1"]
+            await http.get("/admin/")
+            await http.post("/admin/logout/", data={"csrfmiddlewaretoken": http.cookies["csrftoken"]})
+            assert await ann.closed() == (3503, "logged out")
         async with Client(url, "/live/ws", additional_headers={"origin": url}) as nobody:
             assert await nobody.closed() == (3500, "log in first")
 

@@ -147,7 +147,7 @@ class _OpenApi:
         sections = []
         for name, schema in sorted(self._schemas.items()):
             if "properties" in schema and name not in without:
-                text = schema.get("description", "").replace("\n", " ")
+                text = " ".join(schema.get("description", "").split())
                 sections.append(f"### {name}\n\n{text}\n\n{self._fields(schema)}".rstrip("\n") + "\n")
         return "\n" + "\n".join(sections) + "\n"
 
