@@ -147,7 +147,7 @@ class _OpenApi:
         sections = []
         for name, schema in sorted(self._schemas.items()):
             if "properties" in schema and name not in without:
-                text = schema.get("description", "").replace("\n", " ")
+                text = " ".join(schema.get("description", "").split())
                 sections.append(f"### {name}\n\n{text}\n\n{self._fields(schema)}".rstrip("\n") + "\n")
         return "\n" + "\n".join(sections) + "\n"
 
@@ -262,10 +262,10 @@ PARTS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/reference/http.md", "admin routes"): admin_routes,
     ("docs/reference/http.md", "admin objects"): admin_objects,
     ("docs/reference/metrics.md", "metrics"): metrics,
-    ("docs/explanation/performance.md", "fan-out"): figures("RESULTS.md", "Fan-out, 64 bytes, 1, 4 and 16 on the way"),
+    ("docs/explanation/performance.md", "fan-out"): figures("RESULTS.md", "Fan-out, 64 bytes, 1, 4, and 16 in flight"),
     ("docs/explanation/performance.md", "connect"): figures("RESULTS.md", "Connect: 1,000 clients"),
     ("docs/explanation/performance.md", "publish"): figures("RESULTS.md", "`gateway.publish`"),
-    ("docs/explanation/performance.md", "send"): figures("RESULTS.md", "`POST /send` with nobody connected"),
+    ("docs/explanation/performance.md", "send"): figures("RESULTS.md", "`POST /send` without clients"),
     ("docs/explanation/performance.md", "broker"): figures(
         "BROKERS.md", "From `gateway.publish` to a client, p50 in ms"
     ),
