@@ -9,7 +9,6 @@ import asyncio
 import math
 import os
 import random
-import shutil
 import socket
 import tempfile
 import time
@@ -21,6 +20,7 @@ from typing import Literal
 
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
 
+from tools.palette import reduced
 from wsgateway.admin import AdminApp
 from wsgateway.admin.passwords import write_password
 from wsgateway.auth.admin import Access
@@ -300,8 +300,8 @@ async def main() -> None:
     print(f"{count} pictures are in {PICTURES}")
     if options.docs:
         for name in IN_DOCS:
-            shutil.copy(PICTURES / f"{name}-1280-light.png", DOCS / f"{name}.png")
-        shutil.copy(PICTURES / "overview-390-dark.png", DOCS / "telephone.png")
+            (DOCS / f"{name}.png").write_bytes(reduced((PICTURES / f"{name}-1280-light.png").read_bytes()))
+        (DOCS / "telephone.png").write_bytes(reduced((PICTURES / "gateway-390-dark.png").read_bytes()))
 
 
 if __name__ == "__main__":
