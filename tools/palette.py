@@ -7,9 +7,14 @@ from collections import Counter
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
-def reduced(png: bytes) -> bytes:
-    """Return `png`, 8 bits per channel without interlacing, with a palette. A rare color becomes the nearest one."""
-    width, height, channels, rows = _decoded(png)
+def reduced(png: bytes, *, max_height: int) -> bytes:
+    """Return the first `max_height` rows of `png`, with a palette. A rare color becomes the nearest one.
+
+    `png` has 8 bits per channel, and no interlacing.
+    """
+    width, channels, rows = _decoded(png)
+    rows = rows[:max_height]
+    height = len(rows)
     colors = [tuple(row[place : place + 3]) for row in rows for place in range(0, width * channels, channels)]
     counted = Counter(colors)
     palette = [color for color, _ in counted.most_common(256)]
@@ -37,15 +42,15 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def _decoded(png: bytes) -> tuple[int, int, int, list[bytearray]]:
-    """Return width, height, channels, and the bytes of each row."""
+def _decoded(png: bytes) -> tuple[int, int, list[bytearray]]:
+    """Return the width, the number of channels, and the bytes of each row."""
     data, place = b"", len(SIGNATURE)
-    width = height = channels = 0
+    width = channels = 0
     while place < len(png):
         length, kind = struct.unpack(">I4s", png[place : place + 8])
         content = png[place + 8 : place + 8 + length]
         if kind == b"IHDR":
-            width, height, _, color = struct.unpack(">IIBB", content[:10])
+            width, _, _, color = struct.unpack(">IIBB", content[:10])
             channels = {2: 3, 6: 4}[color]
         elif kind == b"IDAT":
             data += content
@@ -56,7 +61,7 @@ def _decoded(png: bytes) -> tuple[int, int, int, list[bytearray]]:
     for start in range(0, len(lines), stride + 1):
         before = _unfiltered(lines[start], bytearray(lines[start + 1 : start + 1 + stride]), before, channels)
         rows.append(before)
-    return width, height, channels, rows
+    return width, channels, rows
 
 
 def _unfiltered(kind: int, row: bytearray, above: bytearray, channels: int) -> bytearray:

@@ -43,6 +43,9 @@ SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 IN_DOCS = ("overview", "gateway", "connections", "connection", "channel", "settings", "log")
 """Pages whose picture, light and at 1280 pixels, is part of the documentation."""
 
+MAX_HEIGHT = 1035
+"""Pixels of a picture in the documentation. The rest of a longer page is cut off."""
+
 LISTENER = """\
 from wsgateway import HandshakeEvent, MessageEvent, SubscribeEvent
 
@@ -266,7 +269,7 @@ async def small_server(folder: Path, *, has_password: bool) -> AsyncIterator[str
     await asyncio.to_thread(folder.mkdir)
     (folder / "wsgateway.toml").write_text("[gateways]\n")
     if has_password:
-        write_password(folder / "wsgateway.password", "correct horse", Access.FULL)
+        await asyncio.to_thread(write_password, folder / "wsgateway.password", "correct horse", Access.FULL)
     async with Supervisor(Store(str(folder / "wsgateway.toml"))) as supervisor:
         app = AdminApp(supervisor, bound_host="127.0.0.1", folder=folder)
         async with serving(app, Settings(port=0)) as url:
@@ -283,9 +286,9 @@ async def main() -> None:
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         os.chdir(folder)  # the listener and the log of the server are there
-        state = await stack.enter_async_context(prepared_server(folder))
         empty = await stack.enter_async_context(small_server(folder / "empty", has_password=False))
         closed = await stack.enter_async_context(small_server(folder / "closed", has_password=True))
+        state = await stack.enter_async_context(prepared_server(folder))
         shown = [
             *((state.url, page) for page in pages(state)),
             (empty, Shown("empty", "")),
@@ -300,8 +303,12 @@ async def main() -> None:
     print(f"{count} pictures are in {PICTURES}")
     if options.docs:
         for name in IN_DOCS:
-            (DOCS / f"{name}.png").write_bytes(reduced((PICTURES / f"{name}-1280-light.png").read_bytes()))
-        (DOCS / "telephone.png").write_bytes(reduced((PICTURES / "gateway-390-dark.png").read_bytes()))
+            (DOCS / f"{name}.png").write_bytes(
+                reduced((PICTURES / f"{name}-1280-light.png").read_bytes(), max_height=MAX_HEIGHT)
+            )
+        (DOCS / "telephone.png").write_bytes(
+            reduced((PICTURES / "gateway-390-dark.png").read_bytes(), max_height=MAX_HEIGHT)
+        )
 
 
 if __name__ == "__main__":

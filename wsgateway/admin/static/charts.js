@@ -80,7 +80,7 @@ function topOf(highest, whole) {
   }
 }
 
-const TIMES = [10, 30, 60, 120, 300, 600, 900, 1800];
+const TIMES = [10, 30, 60, 120, 300, 600, 900, 1200, 1800];
 const LEFT = 44;
 const BOTTOM = 22;
 
