@@ -26,9 +26,9 @@ COLUMNS = [str(window) for window in MESSAGES]
 TOPIC_LIMITS = {"ipc": 0.3, "redis": 0.5, "nats": 3.0}
 
 SECTIONS = [
-    Section("Broadcasts to 1,000 clients, 1, 4 and 16 messages on their way", "fan-out", COLUMNS, COLUMNS, "broker"),
+    Section("Broadcasts to 1,000 clients, 1, 4, and 16 messages in flight", "fan-out", COLUMNS, COLUMNS, "broker"),
     Section(
-        "One channel, 1,000 clients, 1, 4 and 16 messages on their way",
+        "One channel, 1,000 clients, 1, 4, and 16 messages in flight",
         "channel",
         [*COLUMNS, "p50"],
         [*COLUMNS, "p50 of 1, ms"],
@@ -41,7 +41,7 @@ SECTIONS = [
         "others",
         ["1", "16", "p50"],
         ["1", "16", "p50 of 1, ms"],
-        text="The same load: 1 and 16 messages on their way.",
+        text="The same load: 1 and 16 messages in flight.",
     ),
     Section(
         "From `gateway.publish` to a client, p50 in ms",
@@ -49,7 +49,7 @@ SECTIONS = [
         [HERE, ACROSS_NODES, "stored"],
         [HERE, ACROSS_NODES, "until `publish` returns"],
         "broker",
-        "One publication at a time, every 3 ms.",
+        "The application publishes one message at a time, every 3 ms.",
     ),
     Section(
         "From `POST /send` to a client, ms",
@@ -64,7 +64,7 @@ SECTIONS = [
         ["published_per_s", "received_per_s", "publisher_us", "receiver_us", "broker_us"],
         ["stored per second", "received per second", "CPU of the publisher, µs", "of the receiver", "of the broker"],
         "broker",
-        "1,000 at the same time, received by two clients of another process, each of them once and in order. Both "
+        "1,000 publications are in flight. Two clients of another process receive each of them once and in order. Both "
         "processes, the broker, and the clients share both cores.",
     ),
     Section(
@@ -87,7 +87,7 @@ SECTIONS = [
         [MISSED, NEW, MORE, f"reads, {MISSED}", f"reads, {NEW}"],
         [MISSED, NEW, MORE, "reads of the store per channel", f"the same, {NEW}"],
         "broker",
-        "Nobody was subscribed to the channel before, so that its history has to be read.",
+        "The channel had no subscribers before, so its history must be read.",
     ),
     Section(
         "Messages of channels without subscribers in the process",
@@ -122,7 +122,7 @@ class Target:
 
 
 def by_none(step: str, row: str, limit: float, without: str = "none") -> Target:
-    what = f"{step} through {row}, 16 on the way, by the same without a broker"
+    what = f"{step} through {row}, 16 in flight, by the same without a broker"
     return Target(step, what, (step, row, "16"), limit, (step, without, "16"))
 
 
@@ -150,7 +150,7 @@ def cost_targets() -> list[Target]:
             for kind in WITH_HISTORY
         ),
         *(
-            Target("others", f"{server.name}, {window} on the way, by wsgateway", ("others", server.name, window), 10,
+            Target("others", f"{server.name}, {window} in flight, by wsgateway", ("others", server.name, window), 10,
                    ("others", OURS, window), is_least=True)
             for server in (DJANGO, SOCKETIO)
             for window in ("1", "16")
@@ -206,9 +206,10 @@ def report(figures: Figures) -> str:
         "",
         (
             "Written by `make bench-brokers`; do not edit. CPU of the gateway alone, in µs for each delivery to 1,000 "
-            f"clients of one process, medians of up to {rounds} rounds in which the servers alternate. With ipc, the "
-            "proxy is a thread of that process, and counts, in broadcasts, in channels, and for `POST /send`. "
-            "Everywhere else it runs in a process of its own, as under `wsgateway serve --workers`."
+            f"clients of one process; medians of up to {rounds} rounds in which the servers alternate. With ipc, the "
+            "proxy is a thread of that process in the tables of broadcasts, of channels, and of `POST /send`, so its "
+            "CPU is included. In all other tables it runs in a process of its own, as under `wsgateway serve "
+            "--workers`."
         ),
         "",
         f"{date.today().isoformat()}, {machine()}, Python {platform.python_version()}; "  # noqa: DTZ011
@@ -218,8 +219,8 @@ def report(figures: Figures) -> str:
         "## Against the targets",
         "",
         (
-            '`make bench-brokers` measures all of them, and `make bench-brokers ARGS="--only NAME"` those with that '
-            "name in the last column."
+            '`make bench-brokers` measures everything. `make bench-brokers ARGS="--only NAME"` measures the rows with '
+            "that name in the last column."
         ),
         "",
         *against_targets(figures),

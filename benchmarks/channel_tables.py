@@ -25,7 +25,7 @@ SHAPES = {
 OWN, SHARED, OWN_KEPT, SHARED_KEPT = (
     f"a channel {kind}{history}" for history in ("", ", history of 100") for kind in ("of its own", "with others")
 )
-TO_ONE, TO_NOBODY = "to one subscriber", "to nobody"
+TO_ONE, TO_NOBODY = "to one subscriber", "to no subscriber"
 V1 = ("--ws-header", "Sec-WebSocket-Protocol: wsgateway.v1")
 RATE = 50
 """Messages a second in the room whose latency is measured."""

@@ -15,7 +15,7 @@ HEAD = ('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 720 {height}" font
 
 
 def fan_out_chart(figures: Figures) -> str:
-    """Return a bar chart of the fan-out of 64 bytes, with 1 and 16 messages on the way. The scale is logarithmic."""
+    """Return a bar chart of the fan-out of 64 bytes, with 1 and 16 messages in flight. The scale is logarithmic."""
     rows = [
         (figures.median(name, row, "1"), figures.median(name, row, "16"), row)
         for name in ("fan-out 64", "fan-out 64, others")
@@ -37,7 +37,7 @@ def fan_out_chart(figures: Figures) -> str:
             y = top + line * 15
             parts.append(f'<rect x="280" y="{y}" width="{length:.0f}" height="13" fill="{color[line]}"/>')
             parts.append(f'<text x="{285 + length:.0f}" y="{y + 11}" font-size="11">{shown(value)}</text>')
-    title = "Server CPU for each delivered message, µs (log scale): upper bar 1, lower bar 16 on their way"
+    title = "Server CPU for each delivered message, µs (log scale): upper bar 1, lower bar 16 in flight"
     return HEAD.format(height=60 + 40 * len(found), title=title) + "".join(parts) + "</svg>\n"
 
 
@@ -110,7 +110,7 @@ def axes(left: int, low: float, high: float, y: Callable[[float], float], label:
         parts.append(f'<text x="{at:.1f}" y="{BOTTOM + 19}" font-size="11" text-anchor="middle">{rate}</text>')
     parts.append(f'<line x1="{left}" x2="{left + WIDTH}" y1="{BOTTOM}" y2="{BOTTOM}" stroke="#495057"/>')
     parts.append(f'<text x="{left + WIDTH // 2}" y="{BOTTOM + 38}" font-size="12" text-anchor="middle">'
-                 "broadcasts a second (log scale)</text>")  # fmt: skip
+                 "broadcasts per second (log scale)</text>")  # fmt: skip
     return parts
 
 

@@ -20,7 +20,7 @@ from services import BOTH, Broker, broker
 from websockets.sync.client import connect
 
 MESSAGES = {1: 150, 4: 400, 16: 1500}
-"""Messages of a figure, by how many are on their way. Each takes about 1.6 s of CPU."""
+"""Messages of a figure, by how many are in flight. Each takes about 1.6 s of CPU."""
 
 WITH_HISTORY = ("ipc", "redis")
 ALL = (*WITH_HISTORY, "nats")
@@ -128,7 +128,7 @@ def others(run: Round) -> None:
                             run.figures.note("others", row, "p50", figures["p50_ms"])
                         if figures["wrong"]:  # which is no reason to leave its figures out
                             lost = f"{figures['lost']:.0f} deliveries of {count} messages"
-                            run.figures.failed[f"{row}, {window} on the way"] = f"it lost {lost}"
+                            run.figures.failed[f"{row}, {window} in flight"] = f"it lost {lost}"
 
 
 def publication(run: Round) -> None:

@@ -53,19 +53,19 @@ class Section:
 
 CHANNEL_SECTIONS = [
     Section(
-        "One channel, 1,000 clients, 1, 4 and 16 on the way",
+        "One channel, 1,000 clients, 1, 4, and 16 in flight",
         "channel",
         COLUMNS,
         COLUMNS,
         "sent to",
         "Plain clients at `/ws?channel=x`, and the same listener and process for all rows. The sender receives, too.",
     ),
-    Section("10,000 in one channel, 2 on the way", "channel of 10,000", ["cost"], ["µs a delivery"]),
+    Section("10,000 in one channel, 2 in flight", "channel of 10,000", ["cost"], ["µs per delivery"]),
     Section(
         "1,000 channels, of which each of 1,000 clients has ten",
         "rooms",
         ["cost"],
-        ["µs a delivery"],
+        ["µs per delivery"],
         "publications",
         "A message is published to 100 channels of ten clients each: in one event loop iteration, where a client gets "
         "all that it receives with one write, or in an iteration for each.",
@@ -76,8 +76,8 @@ CHANNEL_SECTIONS = [
         ["p50", "p99"],
         ["p50, ms", "p99, ms"],
         "",
-        "50 messages a second in the room, on schedule, and always 2 on the way to the 10,000. The room's load "
-        "generator has its core before the other one, if it may (as root).",
+        "The room receives 50 messages per second, on schedule, while 2 are always in flight to the 10,000. The room's "
+        "load generator has its core before the other one, if it may (as root).",
     ),
     Section(
         "Memory of a subscription, of 100,000",
@@ -116,95 +116,94 @@ CHANNEL_SECTIONS = [
         "bytes from the channel's history in memory; the others subscribe to the same channel without `since`.",
     ),
     Section(
-        "Streams: `GET /sse?channel=x`, 1, 4 and 16 on the way",
+        "Streams: `GET /sse?channel=x`, 1, 4, and 16 in flight",
         "streams",
         [*COLUMNS, "memory"],
         [*COLUMNS, "KB of an idle one of 5,000"],
         "999 of 1,000 clients",
-        "One client is a WebSocket, which publishes.",
+        "One client is a WebSocket. It publishes.",
     ),
     Section(
-        "Channels, groups, and rooms of other libraries, 1,000 clients, 64 bytes, 1, 4 and 16 on the way",
+        "Channels, groups, and rooms of other libraries, 1,000 clients, 64 bytes, 1, 4, and 16 in flight",
         "channels of others",
         COLUMNS,
         COLUMNS,
-        text="All in one process, in memory, on uvicorn except wsgateway. With 1 on the way, a delivery costs at least "
+        text="All in one process, in memory, on uvicorn except wsgateway. With 1 in flight, a delivery costs at least "
         "a system call, which is what limit takes.",
     ),
 ]
 SECTIONS = [
     *(
-        Section(f"Fan-out, {size:,} bytes, 1, 4 and 16 on the way", f"fan-out {size}", COLUMNS, COLUMNS)
+        Section(f"Fan-out, {size:,} bytes, 1, 4, and 16 in flight", f"fan-out {size}", COLUMNS, COLUMNS)
         for size in SIZES
     ),
-    Section("To 10,000 clients, 2 on the way", "10,000 clients", ["cost"], ["µs a delivery"]),
+    Section("To 10,000 clients, 2 in flight", "10,000 clients", ["cost"], ["µs per delivery"]),
     Section(
-        "With and without `echo_sender`, 1, 4 and 16 on the way",
+        "With and without `echo_sender`, 1, 4, and 16 in flight",
         "echo_sender",
         COLUMNS,
         COLUMNS,
         "`echo_sender`",
-        "As many clients publish in turn as messages are on the way, unless the row says *one sender*. With "
+        "As many clients publish in turn as messages are in flight, unless the row says *one sender*. With "
         "`echo_sender = false` a message goes to 999.",
     ),
     Section(
-        "Recipients named by the listener, 1, 4 and 16 on the way",
+        "Recipients named by the listener, 1, 4, and 16 in flight",
         "named",
         COLUMNS,
         COLUMNS,
         "recipients",
-        "The listener sets `event.connections` to a new list for each message. The other half receives nothing, which "
-        "is checked.",
+        "The listener sets `event.connections` to a new list for each message. The benchmark checks that the other "
+        "half receives nothing.",
     ),
     Section(
-        "One slow client among 10,000, 1 on the way",
+        "One slow client among 10,000, 1 in flight",
         "slow among 10,000",
         ["cost", "p99"],
-        ["µs a delivery", "p99 of the others, ms"],
+        ["µs per delivery", "p99 of the others, ms"],
         "slow clients",
-        "It does not read the 8 MB that it was sent, and stays connected: its outbox holds all that follows.",
+        "The slow client does not read the 8 MB that it was sent, and stays connected. Its outbox keeps everything "
+        "that follows.",
     ),
     Section(
-        "One client of 1,000 never reads (1 KB, 4 on the way)",
+        "One client of 1,000 never reads (1 KB, 4 in flight)",
         "slow",
         ["p99", "lost", "grown"],
         ["p99 of the others, ms", "lost", "MB grown"],
         "",
     ),
-    Section("Echo, 200 on the way", "echo", ["cost"], ["µs a round trip"], "server, Python"),
+    Section("Echo, 200 in flight", "echo", ["cost"], ["µs per round trip"], "server, Python"),
     Section(
         "Connect: 5,000 clients, 128 handshakes at a time",
         "connect",
         ["cost", "memory"],
-        ["µs a connect", "KB a connection"],
+        ["µs per connect", "KB per connection"],
     ),
-    Section("Connect: 1,000 clients", "idle 1000", ["connect", "memory"], ["µs a connect", "KB a connection"]),
+    Section("Connect: 1,000 clients", "idle 1000", ["connect", "memory"], ["µs per connect", "KB per connection"]),
     Section(
         "10,000 idle connections",
         "idle",
         ["memory", "cpu", "pings"],
-        ["KB a connection", "CPU of a connection, µs a second", "pings to each"],
+        ["KB per connection", "CPU of a connection, µs per second", "pings to each"],
         "`ping_interval`",
-        "Nothing but pings and pongs passes. The CPU is that of the whole server.",
+        "Only pings and pongs are exchanged. The CPU is that of the whole server.",
     ),
-    Section("Published over `POST /send`, 1 and 16 on the way", "send", ["1", "16"], ["1", "16"]),
-    Section(
-        "`POST /send` with nobody connected", "requests", ["rate", "cost"], ["requests a second", "server CPU, µs"]
-    ),
+    Section("Published over `POST /send`, 1 and 16 in flight", "send", ["1", "16"], ["1", "16"]),
+    Section("`POST /send` without clients", "requests", ["rate", "cost"], ["requests per second", "server CPU, µs"]),
     *CHANNEL_SECTIONS,
     Section("TLS, 200 clients, 1 KB", "TLS", COLUMNS, COLUMNS),
     Section(
         "Compression, 200 clients, 1 KB of text",
         "compression",
         [*COLUMNS, "bytes"],
-        [*COLUMNS, "bytes a message"],
+        [*COLUMNS, "bytes per message"],
     ),
     Section(
-        "The load generator, 64 on the way",
+        "The load generator, 64 in flight",
         "generator",
         ["deliveries_per_s", "client_cpu_us_per_delivery", COST],
-        ["deliveries a second", "its own CPU, µs", "server CPU, µs"],
-        text="What one core of it can take: bound by the kernel where each delivery is a packet, as from limit.",
+        ["deliveries per second", "its own CPU, µs", "server CPU, µs"],
+        text="What one core of the load generator can receive. If each delivery is a packet, the kernel is the limit.",
     ),
 ]
 
@@ -216,13 +215,13 @@ def latency(figures: Figures, seconds: float) -> list[str]:
         "![latency](latency.svg)",
         "",
         (
-            "Messages are published on schedule, however late others are, and latency is counted from the time at "
-            "which a message was due. p50 and p99 in ms, and server CPU in %. Where a server needs more time than "
-            f"there is, latency grows for as long as the rate lasts, here {seconds:g} s: such figures are in brackets. "
-            "The load generator itself receives at most some 200 broadcasts a second in packets of their own."
+            "Messages are published on schedule, even if earlier ones are late. Latency is the time since a message "
+            "was due. p50 and p99 in ms, and server CPU in %. If a server cannot keep up, latency grows for as long as "
+            f"the rate lasts, here {seconds:g} s. Such figures are in brackets. "
+            "The load generator itself receives at most about 200 broadcasts per second in separate packets."
         ),
         "",
-        "| server | " + " | ".join(f"{rate} a second" for rate in RATES) + " |",
+        "| server | " + " | ".join(f"{rate} per second" for rate in RATES) + " |",
         "|---|" + "---|" * len(RATES),
     ]
     for row in figures.rows("latency"):
@@ -249,9 +248,9 @@ def report(figures: Figures, *, cpu_seconds: float, rate_seconds: float, note: s
         "# Results",
         "",
         (
-            "Written by `make bench`; do not edit. Server CPU in µs for each delivery, medians of up to "
+            "Written by `make bench`; do not edit. Server CPU in µs for each delivery; medians of up to "
             f"{rounds} rounds in which the servers alternate, 1,000 clients, server and load on one core each. "
-            "An absolute figure does not hold from one machine to the next, a ratio nearly does."
+            "Absolute figures differ from one machine to the next; ratios differ little."
         ),
         "",
         f"{date.today().isoformat()}, {machine()}, {python}; {versions}{node}.",  # noqa: DTZ011
@@ -264,7 +263,8 @@ def report(figures: Figures, *, cpu_seconds: float, rate_seconds: float, note: s
             "## Against the targets",
             "",
             (
-                "Ratios of figures of the same round: their median, the least and the most. A server uses about "
+                "*A, by B* is the figure of A divided by that of B in the same round. The columns show the median of "
+                "these ratios, the lowest, and the highest. A server uses about "
                 f"{cpu_seconds:g} s of CPU for each figure of a round. A limit is missed if every round is beyond it; "
                 "*within the spread* means that the median is, but not every round."
             ),

@@ -17,7 +17,7 @@ from measure import COST, WSFAN, loaded
 
 PLAIN, CENTRIFUGE = "plain", "centrifuge"
 WINDOWS = {1: 150, 4: 400, 16: 1500}
-"""Messages of a fan-out, by how many are on their way."""
+"""Messages of a fan-out, by how many are in flight."""
 
 ROUND_TRIPS = {1: 20_000, 16: 60_000}
 CONNECT = '{"id":1,"connect":{"name":"load"}}'

@@ -64,7 +64,7 @@ def large(bench: Bench) -> None:
 
 
 def echo_sender(bench: Bench) -> None:
-    """Measure the fan-out with and without `echo_sender`; as many clients publish as messages are on their way."""
+    """Measure the fan-out with and without `echo_sender`; as many clients publish as messages are in flight."""
     for echoes in bench.in_turn([True, False]):
         with running(SERVE, "--echo-sender" if echoes else "--no-echo-sender") as (port, pid):
             options = () if echoes else ("--but-sender",)

@@ -67,9 +67,9 @@ def echo_targets(figures: Figures) -> list[Target]:
 
 
 def windowed(what: str, table: str, row: str, limit: float, below: str) -> list[Target]:
-    """Return a target for each number of messages on the way."""
+    """Return a target for each number of messages in flight."""
     return [
-        Target(f"{what}, {window} on the way", (table, row, str(window)), limit, (table, below, str(window)))
+        Target(f"{what}, {window} in flight", (table, row, str(window)), limit, (table, below, str(window)))
         for window in WINDOWS
     ]
 
@@ -79,7 +79,7 @@ def channel_targets() -> list[Target]:
     ours = f"{SERVE.name}, {KEPT}"
     return [
         *windowed("fan-out on one channel, by a broadcast", "channel", CHANNEL, 1.03, BROADCAST),
-        by_limit("10,000 in one channel, 2 on the way", large, "cost", 1.0),
+        by_limit("10,000 in one channel, 2 in flight", large, "cost", 1.0),
         Target(
             "100 publications in one iteration, by the same one by one",
             ("rooms", TOGETHER, "cost"),
@@ -114,27 +114,27 @@ def every_target(figures: Figures) -> list[Target]:
     starlette, serve = STARLETTE.name, SERVE.name
     slow = "slow among 10,000"
     return [
-        by_limit("fan-out, 1 on the way", "fan-out 64", "1", 1.28),
-        by_limit("fan-out, 4 on the way", "fan-out 64", "4", 0.41),
-        by_limit("fan-out, 16 on the way", "fan-out 64", "16", 0.12),
-        by_limit("fan-out to 10,000, 2 on the way", "10,000 clients", "cost", 1.0),
+        by_limit("fan-out, 1 in flight", "fan-out 64", "1", 1.28),
+        by_limit("fan-out, 4 in flight", "fan-out 64", "4", 0.41),
+        by_limit("fan-out, 16 in flight", "fan-out 64", "16", 0.12),
+        by_limit("fan-out to 10,000, 2 in flight", "10,000 clients", "cost", 1.0),
         *(
             Target(
-                f"`echo_sender = false`, {window} on the way, by the same with true",
+                f"`echo_sender = false`, {window} in flight, by the same with true",
                 ("echo_sender", "false", window),
                 1.15,
                 ("echo_sender", "true", window),
             )
             for window in ("4", "16")
         ),
-        Target("named recipients, 16 on the way, by a broadcast", ("named", HALF, "16"), 1.5, ("named", ALL, "16")),
+        Target("named recipients, 16 in flight, by a broadcast", ("named", HALF, "16"), 1.5, ("named", ALL, "16")),
         Target("one slow client among 10,000, by none", (slow, ONE_SLOW, "cost"), 1.05, (slow, NONE_SLOW, "cost")),
         *echo_targets(figures),
         Target(
             "connect, 5,000 clients, by Starlette's", ("connect", serve, "cost"), 0.32, ("connect", starlette, "cost")
         ),
         Target(
-            "`POST /send`, requests a second, by a bare Starlette route",
+            "`POST /send`, requests per second, by a bare Starlette route",
             ("requests", serve, "rate"),
             0.85,
             ("requests", starlette, "rate"),
@@ -142,9 +142,9 @@ def every_target(figures: Figures) -> list[Target]:
         ),
         Target("an idle connection, KB", ("idle", "25 s", "memory"), 3.9),
         Target("an idle connection with one timer wheel for pings, KB", ("idle", "25 s", "memory"), 3.3),
-        Target("an idle connection, CPU with `ping_interval` 25, µs a second", ("idle", "25 s", "cpu"), 3.0),
-        by_limit("fan-out over `POST /send`, 1 on the way", "send", "1", 1.4),
-        by_limit("fan-out over `POST /send`, 16 on the way", "send", "16", 1.4),
+        Target("an idle connection, CPU with `ping_interval` 25, µs per second", ("idle", "25 s", "cpu"), 3.0),
+        by_limit("fan-out over `POST /send`, 1 in flight", "send", "1", 1.4),
+        by_limit("fan-out over `POST /send`, 16 in flight", "send", "16", 1.4),
         Target(
             "an idle connection's memory, by Starlette's",
             ("connect", serve, "memory"),
@@ -158,7 +158,7 @@ def every_target(figures: Figures) -> list[Target]:
             ("slow", "all read", "p99"),
         ),
         Target(
-            "plain ASGI path, 1 on the way, by Starlette's loop",
+            "plain ASGI path, 1 in flight, by Starlette's loop",
             ("fan-out 64", PLAIN.name, "1"),
             1.3,
             ("fan-out 64", starlette, "1"),
@@ -178,5 +178,5 @@ def against_targets(figures: Figures) -> list[str]:
         limit = f"at {'least' if target.is_least else 'most'} {target.limit:g}"
         spread = f"{min(values):.2f} to {max(values):.2f}"
         lines.append(f"| {target.what} | {statistics.median(values):.2f} | {spread} | {limit} | {verdict} |")
-    head = ["| what | median | least to most | limit | |", "|---|---|---|---|---|"]
+    head = ["| what | median | lowest to highest | limit | |", "|---|---|---|---|---|"]
     return [*head, *lines, ""] if lines else []

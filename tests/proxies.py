@@ -1,5 +1,5 @@
 """Real proxies in processes of their own, in front of gateways. They read the files of `deploy/` and the samples of
-`docs/how-to/deployment.md`, in which only addresses, paths and times are replaced."""
+`docs/how-to/proxies.md`, in which only addresses, paths and times are replaced."""
 
 import os
 import re
@@ -25,7 +25,7 @@ from wsgateway.testing import Client
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
-DOCUMENT = ROOT / "docs" / "how-to" / "deployment.md"
+DOCUMENT = ROOT / "docs" / "how-to" / "proxies.md"
 NAME = "example.com"
 CERTIFICATE = f"/etc/ssl/{NAME}/fullchain.pem"
 PRIVATE_KEY = f"/etc/ssl/{NAME}/privkey.pem"
@@ -75,7 +75,7 @@ def substituted(source: str, changes: Mapping[str, str]) -> str:
 
 
 def samples(language: str) -> list[str]:
-    """The samples of `docs/how-to/deployment.md` in that language."""
+    """The samples of `docs/how-to/proxies.md` in that language."""
     return re.findall(rf"```{language}\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
 
 

@@ -10,18 +10,21 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import cast
 
 import anyio
 import anyio.abc
 import httpx
 import pytest
+import socketio
 from playwright.async_api import Browser, Page, Route, expect
 from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
 
 from tests.ports import free_port
 from tests.processes import environment, serving
@@ -95,10 +98,12 @@ async def uvicorn(app: str, folder: Path, port: int = 0) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def served(page: str, app: str, folder: Path) -> AsyncIterator[str]:
+async def served(
+    page: str, app: str, folder: Path, wrap: Callable[[ASGIApp], ASGIApp] = lambda app: app
+) -> AsyncIterator[str]:
     """Serve the sample `app` of `page` in this process, with `folder` as the working folder. Yield its URL."""
     with contextlib.chdir(copied(page, folder)):
-        async with serve(run_sample(page, f"{app}.py").app) as url:
+        async with serve(wrap(run_sample(page, f"{app}.py").app)) as url:
             yield url
 
 
@@ -158,7 +163,12 @@ async def test_python_socketio(browser: Browser, tmp_path: Path) -> None:
 
 
 async def test_what_replaces_python_socketio(browser: Browser, tmp_path: Path) -> None:
-    async with served(SOCKETIO, "chat", tmp_path) as url:
+    """It also works behind a Socket.IO server that is still there, which is the first step of the move."""
+
+    def behind(app: ASGIApp) -> ASGIApp:
+        return cast(ASGIApp, socketio.ASGIApp(socketio.AsyncServer(async_mode="asgi"), app))
+
+    async with served(SOCKETIO, "chat", tmp_path, behind) as url:
         await chat(browser, url)
 
 

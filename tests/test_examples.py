@@ -142,6 +142,7 @@ async def test_simple_chat(browser: Browser) -> None:
         await expect(ann.locator("img")).to_have_count(0)
         await expect(ann.locator("li.own")).to_have_count(1)
         await expect(ann.locator("li.own p")).to_have_text("hi")
+        await ann.emulate_media(color_scheme="dark")
         await check_page(ann)
         await shows(eve, f"{EVIL} joined", *said)
         await eve.close()
@@ -164,7 +165,7 @@ async def test_both_tabs_reconnect_after_a_restart(browser: Browser) -> None:
                 await expect(other.get_by_label("Messages")).to_contain_text(re.compile(r"\d\d again"))
 
 
-NUMBERS = " ".join(map(str, range(1, 131)))
+NUMBERS = " ".join(map(str, range(1, 451)))
 """A prompt that the fake model repeats. A number that is missing or doubled shows a gap or a repetition."""
 
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import anyio
 import httpx
 import pytest
 from playwright.async_api import Browser, Page, expect
@@ -52,6 +53,23 @@ async def shows(page: Page, *texts: str) -> None:
     await expect(page.get_by_label("Messages").locator("p")).to_have_text(list(texts))
 
 
+WATCH = """() => {
+  const typing = document.getElementById("typing");
+  window.typed = new Promise((resolve) => {
+    const changed = () => { if (typing.textContent) resolve(typing.textContent); };
+    new MutationObserver(changed).observe(typing, { childList: true });
+  });
+}"""
+
+
+async def assert_typing(page: Page, writer: Page, name: str) -> None:
+    """Assert that `page` shows `name`, be it for a moment, when `writer` begins to type."""
+    await page.evaluate(WATCH)
+    await writer.get_by_label("Message", exact=True).press_sequentially("h")
+    with anyio.fail_after(20):
+        assert await page.evaluate("window.typed") == name
+
+
 async def test_two_users_on_three_devices_lose_nothing(browser: Browser, port: int) -> None:
     url = f"http://127.0.0.1:{port}/"
     async with (
@@ -66,8 +84,7 @@ async def test_two_users_on_three_devices_lose_nothing(browser: Browser, port: i
         for page in (tablet, phone, bob):
             await expect(page.locator("#members")).to_have_text("ann, bob in room:tea")
             await expect(page.locator("#orders")).to_have_text(re.compile(r"^\d+$"))
-        await bob.get_by_label("Message", exact=True).press_sequentially("h")
-        await expect(phone.locator("#typing")).to_have_text("bob")
+        await assert_typing(phone, bob, "bob")
         await write(bob, "hi")
         await write(tablet, EVIL)
         for page in (tablet, phone, bob):
@@ -84,6 +101,7 @@ async def test_two_users_on_three_devices_lose_nothing(browser: Browser, port: i
         await shows(phone, "hi", EVIL)
         await expect(phone.get_by_label("Notes")).to_be_empty()
         await network.repair()
+        await expect(phone.locator("#status")).to_have_text("connected", timeout=30_000)
         await shows(phone, "hi", EVIL, "missed")
         await expect(phone.get_by_label("Notes")).to_have_text("Your report is ready")
         await expect(bob.get_by_label("Notes")).to_be_empty()

@@ -13,7 +13,7 @@ import pytest
 from playwright.async_api import Browser, BrowserContext, Page, expect
 
 from tests.samples import ROOT
-from tests.test_team import log_in, shows, write
+from tests.test_team import assert_typing, log_in, shows, write
 from wsgateway.testing import Client, serve
 
 TEAM = ROOT / "examples" / "team"
@@ -111,8 +111,7 @@ async def test_step_4_shows_the_members_and_who_is_typing(browser: Browser, tmp_
         await log_in(page, "ann", "wonderland")
         await log_in(other, "bob", "builder")
         await expect(page.locator("#members")).to_have_text("ann, bob in room:tea")
-        await other.get_by_label("Message", exact=True).press_sequentially("h")
-        await expect(page.locator("#typing")).to_have_text("bob")
+        await assert_typing(page, other, "bob")
         await write(other, "hi")
         await shows(page, "hi")
         await expect(page.locator("#typing")).to_be_empty()

@@ -1,4 +1,4 @@
-"""Behind a proxy on a Unix socket, as docs/how-to/deployment.md says."""
+"""Behind a proxy on a Unix socket, as docs/how-to/proxies.md says."""
 
 import os
 import re
@@ -38,7 +38,7 @@ def nginx_at(upstreams: Sequence[str], folder: Path) -> AbstractContextManager[S
 
 
 def with_socket(path: str) -> str:
-    """nginx.conf with the upstream of docs/how-to/deployment.md, at `path`."""
+    """nginx.conf with the upstream of docs/how-to/proxies.md, at `path`."""
     upstream = sample("nginx", DOCUMENTED).replace(DOCUMENTED, path)
     text = re.sub(
         r"upstream wsgateway \{.*?\n\}\n", lambda _: upstream, (DEPLOY / "nginx.conf").read_text(), flags=re.DOTALL

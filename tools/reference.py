@@ -16,7 +16,7 @@ from wsgateway.admin import openapi
 from wsgateway.admin.rest import OPERATIONS
 from wsgateway.cli.arguments import Argument, setting_options
 from wsgateway.cli.commands import SERVE_DEFAULTS
-from wsgateway.cli.main import command_line
+from wsgateway.cli.main import TOPICS, command_line
 from wsgateway.config.channels import ChannelSettings
 from wsgateway.config.settings import ADMIN_SPECS, SPECS
 from wsgateway.gateway.http import description
@@ -63,9 +63,12 @@ def _shown(default: object) -> str:
 
 
 def commands() -> str:
-    """Return a section for each command, in the order of `wsgateway --help`."""
+    """Return a section for each command, by topic, in the order of `wsgateway --help`."""
+    sections = []
     with click.Context(command_line, info_name="wsgateway") as parent:
-        sections = [_command(name, command, parent) for name, command in command_line.commands.items()]
+        for topic, names in TOPICS.items():
+            sections.append(f"## {topic}\n")
+            sections += [_command(name, command_line.commands[name], parent) for name in names]
     return "\n" + "\n".join(sections) + "\n"
 
 
@@ -82,7 +85,7 @@ def _command(name: str, command: click.Command, parent: click.Context) -> str:
             elif isinstance(param, click.Option) and not param.hidden and "--help" not in param.opts:
                 metavar = "" if param.is_flag else f" {param.metavar or (param.name or '').upper()}"
                 rows.append((f"`{', '.join([*param.opts, *param.secondary_opts])}{metavar}`", param.help or ""))
-    parts = [f"## wsgateway {name}\n", f"{command.help}\n", f"```text\n{usage}\n```\n"]
+    parts = [f"### wsgateway {name}\n", f"{command.help}\n", f"```text\n{usage}\n```\n"]
     if rows:
         parts.append(_table(("argument or option", "what it is"), rows))
     if is_of_settings:
@@ -144,7 +147,7 @@ class _OpenApi:
         sections = []
         for name, schema in sorted(self._schemas.items()):
             if "properties" in schema and name not in without:
-                text = schema.get("description", "").replace("\n", " ")
+                text = " ".join(schema.get("description", "").split())
                 sections.append(f"### {name}\n\n{text}\n\n{self._fields(schema)}".rstrip("\n") + "\n")
         return "\n" + "\n".join(sections) + "\n"
 
@@ -259,10 +262,10 @@ PARTS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/reference/http.md", "admin routes"): admin_routes,
     ("docs/reference/http.md", "admin objects"): admin_objects,
     ("docs/reference/metrics.md", "metrics"): metrics,
-    ("docs/explanation/performance.md", "fan-out"): figures("RESULTS.md", "Fan-out, 64 bytes, 1, 4 and 16 on the way"),
+    ("docs/explanation/performance.md", "fan-out"): figures("RESULTS.md", "Fan-out, 64 bytes, 1, 4, and 16 in flight"),
     ("docs/explanation/performance.md", "connect"): figures("RESULTS.md", "Connect: 1,000 clients"),
     ("docs/explanation/performance.md", "publish"): figures("RESULTS.md", "`gateway.publish`"),
-    ("docs/explanation/performance.md", "send"): figures("RESULTS.md", "`POST /send` with nobody connected"),
+    ("docs/explanation/performance.md", "send"): figures("RESULTS.md", "`POST /send` without clients"),
     ("docs/explanation/performance.md", "broker"): figures(
         "BROKERS.md", "From `gateway.publish` to a client, p50 in ms"
     ),

@@ -19,7 +19,7 @@ from wsgateway import Event, Gateway, Refused, RequestEvent, SubscribeEvent
 HERE = Path(__file__).parent
 DELAY = float(os.environ.get("DELAY", "0.08"))
 """Seconds between two tokens."""
-MAX_PROMPT = 500
+MAX_PROMPT = 2000
 MAX_ANSWERS = 20
 
 

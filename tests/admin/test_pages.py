@@ -103,6 +103,10 @@ async def test_a_message_goes_to_clear_recipients_only(tmp_path: Path) -> None:
                 assert answer.status_code == status, fields
                 assert text in answer.text, fields
             assert await client.receive() == "a"
+            fields = {"message": "a\r\n\tb", "to": "channel", "channel": "room:1"}
+            assert ">a\n\tb</textarea>" in (await somebody.submit("/gateways/chat/send", {**fields, "as": "json"})).text
+            await somebody.submit("/gateways/chat/send", fields)
+            assert await client.receive() == "a\n\tb"
             await supervisor.find("chat").gateway.send("the second")
             assert await client.receive() == "the second"
 

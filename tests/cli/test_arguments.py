@@ -65,7 +65,7 @@ def test_a_value_may_begin_with_a_dash(words: list[str], values: dict[str, Any])
         (["--api", "x"], "--api is not known, did you mean --api-key?"),
         (["-k", "SECRET"], "-k is not known; see `send --help`"),
         (["--no-fats"], "--no-fats is not known, did you mean --no-fast?"),
-        (["one", "two"], "two is not known; see `send --help`"),
+        (["one", "two"], "two is one word too many; put a message of several words in quotes"),
         (["--zzz", "--jsno"], "--zzz is not known; see `send --help`\n--jsno is not known, did you mean --json?"),
         (["--api-key"], "--api-key requires a value; one that begins with -- is written --api-key=…"),
         (["--api-key", "--SECRET"], "--api-key requires a value; one that begins with -- is written --api-key=…"),

@@ -226,6 +226,34 @@ def test_an_unknown_flag_is_reported_with_the_nearest_and_all_other_mistakes(tmp
     assert "--drain: 'x'" in failed.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            ["serve", "a.py"],
+            "`wsgateway serve` takes no arguments, so a.py is not expected; a listener is given as --listener a.py",
+        ),
+        (["check", "port=1"], "port=… is not expected; write it as an option: --port=…"),
+        (["init", "a", "b"], "b is one word too many; see `wsgateway init --help`"),
+        (
+            ["reload", "chat"],
+            "`wsgateway reload` takes no arguments, so chat is not expected; see `wsgateway reload --help`",
+        ),
+        (["send", "hi", "ann"], "ann is one word too many; put a message of several words in quotes"),
+        (["edit", "chat"], "name at least one setting, such as port=10126"),
+        (
+            ["listen", "ws://127.0.0.1:1"],
+            "cannot connect to ws://127.0.0.1:1: Connection refused; is the gateway running?",
+        ),
+    ],
+)
+def test_a_mistake_of_a_beginner_is_answered_with_the_way_out(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) in (1, 2)
+    assert capsys.readouterr().err == f"wsgateway: {sentence}\n"
+
+
 def test_send_that_is_refused_or_not_answered_is_1(tmp_path: Path) -> None:
     nobody = run("send", "x", "--url", "http://127.0.0.1:1/send?key=secret", cwd=tmp_path)
     assert nobody.returncode == 1

@@ -44,7 +44,7 @@ LOCK_TIMEOUT = 2.0
 def hash_password(password: str) -> str:
     """Return `scrypt:log2(N):r:p:salt:hash`. Raise `ValueError` if the password is too short or too long."""
     if not MIN_LENGTH <= len(password) <= MAX_LENGTH:
-        raise ValueError(f"a password has {MIN_LENGTH} to {MAX_LENGTH} characters, this one {len(password)}")
+        raise ValueError(f"a password has {MIN_LENGTH} to {MAX_LENGTH} characters, this one has {len(password)}")
     salt = secrets.token_bytes(16)
     parts = (base64.urlsafe_b64encode(part).decode() for part in (salt, _scrypt(password, salt, LOG2_N, R, P)))
     return ":".join(("scrypt", str(LOG2_N), str(R), str(P), *parts))

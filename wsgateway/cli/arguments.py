@@ -142,9 +142,29 @@ def _take_value(name: str, waiting: deque[str], ctx: click.Context) -> str:
 
 def _unknown(word: str, known: Iterable[str], ctx: click.Context) -> str:
     """Return a sentence about an unknown word, without the value after its `=`, which may be a secret."""
-    name = word.partition("=")[0] if word.startswith("-") else word
+    if not word.startswith("-"):
+        return _superfluous(word, known, ctx)
+    name = word.partition("=")[0]
     hint = did_you_mean(name, [option for option in known if option.startswith("--")]) if name.startswith("--") else ""
     return f"{name} is not known{hint or f'; {_see_help(ctx)}'}"
+
+
+def _superfluous(word: str, known: Iterable[str], ctx: click.Context) -> str:
+    """Return a sentence about a word for which the command has no argument."""
+    arguments = [param for param in ctx.command.get_params(ctx) if isinstance(param, click.Argument)]
+    too_many = (
+        f"{word} is one word too many"
+        if arguments
+        else f"`{ctx.command_path}` takes no arguments, so {word} is not expected"
+    )
+    option = flag(word.partition("=")[0])
+    if "=" in word and option in known:
+        return f"{option.removeprefix('--')}=… is not expected; write it as an option: {option}=…"
+    if "--listener" in known and (".py" in word or ":" in word):
+        return f"{too_many}; a listener is given as --listener {word}"
+    if any(param.name == "message" for param in arguments):
+        return f"{too_many}; put a message of several words in quotes"
+    return f"{too_many}; {_see_help(ctx)}"
 
 
 def _see_help(ctx: click.Context) -> str:

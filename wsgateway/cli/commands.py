@@ -186,7 +186,7 @@ def _send(
         complain(exc)
         return 2
     except OSError as exc:
-        complain(f"no server answers at {mask_url(url)}: {exc}; is the gateway running?")
+        complain(f"no server answers at {mask_url(url)}: {exc.strerror or exc}; is the gateway running?")
         return 1
     at = f", at {escape_controls(sent.at)}" if sent.at else ""
     print(f"recipients {sent.recipients}, queued {sent.queued}, dropped {sent.dropped}{at}")

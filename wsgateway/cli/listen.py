@@ -6,6 +6,7 @@ With channels, it speaks `wsgateway.v1`.
 import asyncio
 import contextlib
 import json
+import os
 import sys
 import threading
 from collections.abc import Mapping, Sequence
@@ -61,7 +62,8 @@ async def _listen(url: str, channels: Mapping[str, str | None]) -> int:
     try:
         socket = await connecting
     except (InvalidHandshake, OSError) as exc:
-        complain(f"cannot connect to {shown}: {_reason_of(exc)}")
+        advice = "; is the gateway running?" if isinstance(exc, ConnectionRefusedError) else ""
+        complain(f"cannot connect to {shown}: {_reason_of(exc)}{advice}")
         return 1
     if channels and socket.subprotocol != SUBPROTOCOL:
         await socket.close()
@@ -196,7 +198,7 @@ def _reason_of(error: Exception) -> str:
         status, target = error.response.status_code, error.response.headers.get("location", "")
         if target and 300 <= status <= 399:
             return f"the server answers {status} and redirects to {mask_url(target)}; give that URL if it is yours"
-    return str(error)
+    return os.strerror(error.errno) if isinstance(error, ConnectionRefusedError) and error.errno else str(error)
 
 
 async def _send_lines(listening: _Listening) -> None:

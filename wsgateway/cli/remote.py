@@ -52,7 +52,7 @@ class Remote:
         try:
             return client.request(method, url, body, token=self._token, timeout=TIMEOUT)
         except OSError as exc:
-            raise Unanswered(str(exc)) from exc
+            raise Unanswered(exc.strerror or str(exc)) from exc
 
     def show(self, answer: object, text: str) -> int:
         """Print `answer` for programs, or `text` for people."""
@@ -281,6 +281,8 @@ def _create(remote: Remote, gateway_id: str, changes: Sequence[str]) -> int:
 
 @command("edit", "Change settings of a gateway.", GATEWAY_ID, _CHANGES)
 def _edit(remote: Remote, gateway_id: str, changes: Sequence[str]) -> int:
+    if not changes:
+        raise ValueError("name at least one setting, such as port=10126")
     return _change(remote, "PATCH", path_of(gateway_id), _settings_of(changes))
 
 

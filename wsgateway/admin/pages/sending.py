@@ -36,7 +36,7 @@ class Draft:
         """Return the draft that was submitted. Ids of connections are separated by white space."""
         ids = [conn_id for text in visit.form.get("connection", []) for conn_id in text.split()]
         return cls(
-            message=visit.field("message"),
+            message=message_of(visit),
             to=visit.field("to") or "all",
             user=visit.field("user").strip(),
             channel=visit.field("channel").strip(),
@@ -74,6 +74,11 @@ class Draft:
                 return {"connections": list(self.connections)}
             case _:
                 return {}
+
+
+def message_of(visit: Visit) -> str:
+    """Return the submitted message. A browser ends each of its lines with CR LF."""
+    return visit.field("message").replace("\r\n", "\n")
 
 
 @dataclass(frozen=True, slots=True)
