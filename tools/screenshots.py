@@ -156,6 +156,9 @@ async def _fill(supervisor: Supervisor, stack: AsyncExitStack) -> str:
         stack.callback(task.cancel)
     _add_past(chat.gateway.trend, connections=6, received=2.5, sent=12.5, seed=1)
     _add_past(prices.gateway.trend, connections=25, received=0, sent=150, seed=2)
+    for supervised in (chat, prices):
+        gateway = supervised.gateway
+        gateway.trend.begin(time.time(), gateway.inspector.reported_totals())  # without the seconds before the traffic
     return next(conn.id for conn in chat.gateway.connections if conn.user == "ann")
 
 
@@ -182,7 +185,7 @@ def _add_past(trend: Trend, *, connections: int, received: float, sent: float, s
     now = time.time() // STEP * STEP
     counts = {"connections": 0.0, "in": 0.0, "out": 0.0, "dropped": 0.0, "hooks": 0.0, "hook_seconds": 0.0}
     past = Trend()
-    for step in range(300, 0, -1):
+    for step in range(300, -1, -1):
         wave = 0.7 + 0.3 * math.cos(step / 45) + chance.uniform(-0.05, 0.05)
         counts["connections"] = round(connections * (0.5 + 0.5 * wave))
         counts["in"] += received * STEP * wave
@@ -307,7 +310,7 @@ async def main() -> None:
                 reduced((PICTURES / f"{name}-1280-light.png").read_bytes(), max_height=MAX_HEIGHT)
             )
         (DOCS / "telephone.png").write_bytes(
-            reduced((PICTURES / "gateway-390-dark.png").read_bytes(), max_height=MAX_HEIGHT)
+            reduced((PICTURES / "connections-390-dark.png").read_bytes(), max_height=MAX_HEIGHT)
         )
 
 
