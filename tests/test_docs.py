@@ -46,7 +46,7 @@ def configured_django() -> None:
 
 @pytest.mark.parametrize("name", ["starlette_app", "fastapi_app", "django_app", "litestar_app"])
 async def test_it_is_mounted_as_written(name: str) -> None:
-    code = block("how-to/mounting.md", name).replace("Gateway()", "Gateway(local_access=True)")
+    code = block("how-to/mounting.md", f"{name}.py").replace("Gateway()", "Gateway(local_access=True)")
     if name == "litestar_app":
         code = code.replace("lifespan=[", "logging_config=None, lifespan=[")
     names = run(code)

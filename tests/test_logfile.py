@@ -353,8 +353,8 @@ async def test_a_mounted_gateway_says_once_that_nobody_has_configured_its_log(tm
 
 
 async def test_the_two_lines_of_the_documentation_show_all(tmp_path: Path) -> None:
-    page = (Path(__file__).parent.parent / "docs" / "how-to" / "mounting.md").read_text()
-    lines = page.partition("# logged\n")[2].partition("```")[0]
+    page = (Path(__file__).parent.parent / "docs" / "how-to" / "logging.md").read_text()
+    lines = page.partition("# logged.py\n")[2].partition("```")[0]
     (tmp_path / "app.py").write_text(lines + MOUNTED)
     with mounted(tmp_path):
         url = await url_of(tmp_path)

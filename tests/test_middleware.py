@@ -159,7 +159,7 @@ async def test_a_base_http_middleware_wraps_send_and_no_websocket(serve: Serve) 
 
 @all_servers
 async def test_the_sample_of_the_docs_traces_on_every_server(serve: Serve) -> None:
-    names = run(block("how-to/mounting.md", "traced").replace("Gateway(", "Gateway(local_access=True, "))
+    names = run(block("how-to/mounting.md", "traced.py").replace("Gateway(", "Gateway(local_access=True, "))
     async with serve(names["app"]) as url, httpx.AsyncClient() as http:
         async with Client(url, "/live/ws") as ann, Client(url, "/live/ws") as bob:
             requests: list[str] = []

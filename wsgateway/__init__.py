@@ -3,6 +3,7 @@
 It holds the connections, your listener chooses the recipients, and any program can push with `POST /send`.
 """
 
+from wsgateway.config.channels import ChannelOptions
 from wsgateway.config.settings import Settings
 from wsgateway.exceptions import (
     ChannelError,
@@ -44,6 +45,7 @@ __all__ = [
     "EVERYBODY",
     "ChannelError",
     "ChannelEvent",
+    "ChannelOptions",
     "CloseEvent",
     "ConfigError",
     "Connection",

@@ -208,8 +208,8 @@ def warn_if_unseen() -> None:
 @cache
 def _warn_unseen() -> None:
     logger.warning(
-        "no handler is configured for the logger 'wsgateway', so only warnings and errors are shown; two lines show "
-        "all (docs/how-to/logging.md#see-the-log)"
+        "no handler is configured for the logger 'wsgateway', so only warnings and errors are shown; "
+        "docs/how-to/logging.md#see-the-log shows how to see every line"
     )
 
 

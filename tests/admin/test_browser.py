@@ -1,7 +1,6 @@
 """The panel in a real browser, on a real server."""
 
 import os
-import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -75,35 +74,44 @@ async def test_a_gateway_lives_from_create_to_delete(page: Page, tmp_path: Path)
         await page.get_by_label("id", exact=True).fill("game")
         await page.get_by_label("port", exact=True).fill(str(first))
         await page.get_by_label("listener").fill(f"{listener}:Listener")
+        assert await page.locator("main input:not([type=hidden])").count() == 3
         await page.get_by_role("button", name="Create").click()
-        await expect(state(page, "game")).to_have_text("running")
+        await expect(page.locator("#state")).to_contain_text("running")
         assert (tmp_path / "wsgateway.toml").read_text().count("ping_interval") == 0  # what nobody changed
 
         async with Client(f"http://127.0.0.1:{first}", "/ws?name=Ann") as client:
-            await expect(row(page, "game").locator("[data-total=connections]")).to_have_text("1")
-            await page.get_by_role("link", name="game", exact=True).click()
-            await expect(page.get_by_role("cell", name="Ann", exact=True)).to_be_visible()
+            await expect(page.locator("[data-total=connections]")).to_have_text("1")
+            await page.get_by_role("link", name="Connections", exact=True).click()
+            await page.get_by_role("button", name="Close selected").click()
+            await expect(page.get_by_role("alert")).to_have_text("Select the connections first.")
+            await page.get_by_role("link", name="Ann /ws").click()
             await page.get_by_label("Message", exact=True).fill("hello from the panel")
-            await page.get_by_role("button", name="Send", exact=True).click()
-            await expect(page.locator("#report")).to_have_text("Recipients 1, queued 1, dropped 0.")
+            await page.get_by_role("button", name="Send as text").click()
+            await expect(page.locator("#report")).to_have_text("Sent to 1 connection.")
             assert await client.receive() == "hello from the panel"
-            await page.get_by_role("button", name=re.compile("^Close (?!selected)")).click()
+            await page.get_by_role("button", name="Close connection").click()
+            await expect(page.locator("#count")).to_contain_text("1 connection will be closed")
+            await page.get_by_role("button", name="Close connection").click()
             assert (await client.closed())[0] == 1000
             await expect(page.get_by_text("No connection is open.")).to_be_visible()
 
         async with Client(f"http://127.0.0.1:{first}", "/ws?name=Bob") as client:
-            await expect(page.get_by_role("cell", name="Bob", exact=True)).to_be_visible()
+            await expect(page.get_by_role("link", name="Bob /ws")).to_be_visible()
+            await page.get_by_role("link", name="Overview").last.click()
+            await expect(page.get_by_role("button", name="Start", exact=True)).to_have_count(0)
             await page.get_by_role("button", name="Stop").click()
             await expect(page.locator("#count")).to_contain_text("1 connection will be closed")
             await page.get_by_role("button", name="Stop").click()
             assert (await client.closed())[0] == 1012
-            await expect(state(page, "game")).to_have_text("stopped")
+            await expect(page.locator("#state")).to_contain_text("stopped")
+            await expect(page.get_by_role("button", name="Stop")).to_have_count(0)
         assert closed.read_text().splitlines() == ["Ann 1000", "Bob 1012"]
 
-        await page.get_by_role("link", name="Edit game").click()
+        await page.get_by_role("link", name="Settings").click()
         await page.get_by_label("port", exact=True).fill(str(second))
         await page.get_by_role("button", name="Save").click()
-        await page.get_by_role("link", name="Overview").click()
+        await expect(page.locator("#report")).to_have_text("The settings were saved.")
+        await page.get_by_role("link", name="Gateways").click()
         await act(page, "game", "Start")
         await expect(state(page, "game")).to_have_text("running")
         async with Client(f"http://127.0.0.1:{second}"):
@@ -153,19 +161,28 @@ async def test_a_taken_port_is_red_with_the_reason_and_green_once_it_is_free(pag
             await expect(row(page, "chat")).not_to_contain_text("another server")
 
 
-async def test_a_wrong_field_says_why_beside_it(page: Page, tmp_path: Path) -> None:
+async def test_a_wrong_field_says_why_beside_it_and_at_the_top(page: Page, tmp_path: Path) -> None:
     async with admin(tmp_path, "[gateways.chat]\nport = 0\n") as (supervisor, url):
-        await page.goto(f"{url}/gateways/chat/edit")
+        await page.goto(f"{url}/gateways/chat/settings")
+        await expect(page.get_by_label("ping_interval")).not_to_be_visible()
+        await page.get_by_label("Search names and explanations").fill("seconds between pings")
+        await expect(page.locator("#found")).to_have_text("1 setting")
         await page.get_by_label("ping_interval").fill("often")
+        await page.get_by_label("Search names and explanations").fill("")
+        await expect(page.get_by_label("ping_interval")).not_to_be_visible()
         await page.get_by_label("listener").fill("os:system")
         await page.get_by_role("button", name="Save").click()
+        await expect(page.locator("#mistakes")).to_contain_text("1 mistake. Nothing was saved.")
         await expect(page.locator(".wrong")).to_contain_text(["'often' is not a number"])
+        await page.locator("#mistakes").get_by_role("link", name="ping_interval").click()
         await page.get_by_label("ping_interval").fill("20")
+        await expect(page.get_by_role("button", name="Save")).to_be_in_viewport()
         await page.get_by_role("button", name="Save").click()
         await expect(page.locator(".wrong")).to_contain_text(["may not be named here; add it to listeners"])
         await page.get_by_label("listener").fill("")
         await page.get_by_role("button", name="Save").click()
-        await expect(page.get_by_role("heading", name="chat", exact=True)).to_be_visible()
+        await expect(page.locator("#report")).to_have_text("The settings were saved.")
+        await expect(page.locator("summary", has_text="Slow and silent clients")).to_contain_text("1 changed")
         assert supervisor.find("chat").settings.ping_interval == 20
 
 
@@ -189,38 +206,55 @@ async def test_log_in_wrong_password_log_out_and_read_only(page: Page, tmp_path:
 async def test_why_did_ann_not_get_it(page: Page, tmp_path: Path) -> None:
     listener = tmp_path / "listener.py"
     listener.write_text(LISTENER.format(closed=str(tmp_path / "closed")))
-    async with admin(tmp_path, f'[gateways.chat]\nport = 0\nlistener = "{listener}:Listener"\n') as (supervisor, url):
+    text = (
+        f'[gateways.chat]\nport = 0\nlistener = "{listener}:Listener"\n[gateways.chat.channels.news]\npublic = true\n'
+    )
+    async with admin(tmp_path, text) as (supervisor, url):
         found = supervisor.find("chat")
-        async with Client(found.url, "/ws?name=Ann") as ann, Client(found.url, "/ws?name=Bob"):
-            await open_live(page, f"{url}/gateways/chat")
+        async with Client(found.url, "/ws?name=Ann&channel=news") as ann, Client(found.url, "/ws?name=Bob"):
+            await open_live(page, f"{url}/gateways/chat/connections")
             await page.get_by_role("searchbox").press_sequentially("ann")
-            await expect(page.locator("#shown")).to_contain_text("1 to 1 of 1")
-            await page.locator("#clients tbody a").click()
-            await expect(page.locator("#events tbody")).to_contain_text("opened")
+            await expect(page.locator("#shown")).to_have_text("1 to 1 of 1")
+            await page.get_by_role("link", name="Ann /ws").click()
+            entries = page.locator("#events li")
+            await expect(entries.last).to_contain_text("Opened")
+            for number in range(11):
+                await found.gateway.send(f"for Ann {number}")
+                await ann.receive()
+            await expect(entries.first).to_contain_text("11 messages out")
+            await expect(entries.first).to_contain_text("100 B")
             await ann.send("hello")
-            await expect(page.locator("#events tbody tr")).to_have_count(3)
-            await expect(page.locator("#events tbody tr").nth(1)).to_contain_text("in5")
-            await found.gateway.send("for Ann")
-            await expect(page.locator("#events tbody tr").first).to_contain_text("out7")
-            await expect(page.locator("[data-own=out]")).to_have_text("2")
+            await expect(entries.first).to_contain_text("1 message in, 11 messages out")
+            await expect(entries).to_have_count(2)
+            await expect(page.locator("[data-own=in]")).to_have_text("1")
+            await expect(page.get_by_role("link", name="news")).to_be_visible()
         await expect(page.locator("#open")).to_have_text("closed")
-        await expect(page.locator("#events tbody")).to_contain_text("closed")
+        await expect(page.locator("#events")).to_contain_text("Closed")
+        await expect(page.get_by_role("button", name="Close connection")).to_have_count(0)
 
 
-async def test_a_message_goes_to_the_selected_only(page: Page, tmp_path: Path) -> None:
+async def test_a_message_goes_to_the_selected_only_without_scripts(browser: Browser, tmp_path: Path) -> None:
+    context = await browser.new_context(java_script_enabled=False, viewport={"width": 390, "height": 800})
+    page = await context.new_page()
     async with admin(tmp_path, "[gateways.chat]\nport = 0\n") as (supervisor, url):
         found = supervisor.find("chat")
         async with Client(found.url, "/ws/a") as one, Client(found.url, "/ws/b") as other:
-            await open_live(page, f"{url}/gateways/chat")
-            await page.locator("#clients tbody tr", has_text="/ws/a").get_by_role("checkbox").check()
-            await page.locator("select[name=to]").select_option("selected")
+            await page.goto(f"{url}/gateways/chat/connections")
+            await page.get_by_role("button", name="Send to selected").click()
+            await expect(page.get_by_role("alert")).to_have_text("Select the connections first.")
+            await page.goto(f"{url}/gateways/chat/connections?search=/ws/a")
+            await page.get_by_role("checkbox").check()
+            await page.get_by_role("button", name="Send to selected").click()
+            await page.get_by_label("Message", exact=True).fill('{"n": 1')
+            await page.get_by_role("button", name="Send as JSON").click()
+            await expect(page.get_by_role("alert")).to_contain_text("is not JSON")
             await page.get_by_label("Message", exact=True).fill('{"n": 1}')
-            await page.get_by_label("Send as JSON").check()
-            await page.get_by_role("button", name="Send", exact=True).click()
-            await expect(page.locator("#report")).to_contain_text("Recipients 1")
+            await page.get_by_role("button", name="Send as JSON").click()
+            await expect(page.locator("#report")).to_have_text("Sent to 1 connection.")
             assert await one.receive() == '{"n":1}'
             await found.gateway.send("for both")
             assert await other.receive() == "for both"
+    await context.close()
 
 
 async def test_the_log_follows(page: Page, tmp_path: Path) -> None:
@@ -239,8 +273,14 @@ async def visit_all(page: Page, supervisor: Supervisor, url: str) -> AsyncIterat
     for name, path in {
         "gateways": "/",
         "gateway": one,
+        "connections": f"{one}/connections",
         "connection": f"{one}/connections/{conn.id}",
-        "edit": f"{one}/edit",
+        "channels": f"{one}/channels",
+        "channel": f"{one}/channel?name=news",
+        "send": f"{one}/send",
+        "edit": f"{one}/settings",
+        "log of a gateway": f"{one}/log",
+        "new": "/new",
         "log": "/log",
     }.items():
         await open_live(page, url + path)

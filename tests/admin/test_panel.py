@@ -28,9 +28,10 @@ from tests.ports import free_port
 from wsgateway import Event, Gateway
 from wsgateway.admin import Panel
 from wsgateway.admin.logins import COOKIE, TRIES
+from wsgateway.admin.pages import login
+from wsgateway.admin.pages.table import PAGES
 from wsgateway.admin.passwords import hash_password, write_password
 from wsgateway.admin.site import Page
-from wsgateway.admin.views import PAGES, Views
 from wsgateway.auth.admin import Access
 from wsgateway.client import connect
 from wsgateway.hub.recording import KEPT, Recording
@@ -55,7 +56,7 @@ async def test_without_logging_in_only_the_log_in_is_shown(tmp_path: Path) -> No
     async with admin(tmp_path, FILE) as (supervisor, url), httpx.AsyncClient(base_url=url) as http:
         for page in PAGES:
             response = await answer(http, page)
-            if page.view is Views.login:
+            if page.view is login.show:
                 assert response.status_code == 200
             elif page.access is Access.NONE:
                 assert response.status_code == 403, page  # a form without its token

@@ -157,10 +157,10 @@ def _notes(supervised: Instance | Embedded, host: str) -> Iterable[str]:
     settings = supervised.settings
     if supervised.state is not GatewayState.RUNNING:
         yield "The gateway does not run, so clients cannot connect."
+    elif isinstance(supervised, Instance) and is_loopback(settings.host) and is_loopback(host):
+        yield "The gateway listens on a loopback address, so only programs on its host reach it."
     if settings.checks_tokens and not settings.anonymous:
         yield "Clients need a token."
-    if isinstance(supervised, Instance) and is_loopback(settings.host) and is_loopback(host):
-        yield "The gateway listens on a loopback address, so only programs on its host reach it."
 
 
 def _base_of(supervised: Instance | Embedded, scope: Mapping[str, Any]) -> str:

@@ -130,7 +130,7 @@ def _shown(name: str, settings: Settings) -> str:
     """Return the value of a setting without secrets."""
     value = settings.shown()[name]
     if isinstance(value, dict):
-        return "\n".join(f"{pattern} ({_options(options)})" for pattern, options in value.items())
+        return "; ".join(f"{pattern} ({_options(options)})" for pattern, options in value.items())
     return _text(tuple(value) if isinstance(value, list) else value)
 
 

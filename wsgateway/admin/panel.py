@@ -22,8 +22,8 @@ from wsgateway.admin.connect import Surroundings
 from wsgateway.admin.credentials import Credentials
 from wsgateway.admin.live import MAX_VIEWERS, push_figures
 from wsgateway.admin.logins import cookie_name
-from wsgateway.admin.site import Page, refused
-from wsgateway.admin.views import PAGES, Views
+from wsgateway.admin.pages.table import PAGES
+from wsgateway.admin.site import Page, Site, refused
 from wsgateway.admin.visit import Visit
 from wsgateway.auth.admin import Access
 from wsgateway.config.settings import AdminSettings
@@ -97,7 +97,7 @@ class Panel:
             lstrip_blocks=True,
         )
         self._viewers = 0
-        self._views = Views(supervisor, self._authentication)
+        self._site = Site(supervisor, self._authentication)
         self._app = Starlette(
             routes=[
                 *(self._route(path) for path in dict.fromkeys(page.path for page in PAGES)),
@@ -156,7 +156,7 @@ class Panel:
                 raise refused(403, "You have read-only access." if visit.access else "You may not see this page.")
             if request.method == "POST":
                 visit = replace(visit, form=await self._read_form(visit))
-            response = await page.view(self._views, visit)
+            response = await page.view(self._site, visit)
         except Refused as exc:
             response = self._refuse(visit, exc.refusal)
         if visit.has_new_login and "set-cookie" not in response.headers:

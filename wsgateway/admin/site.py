@@ -8,12 +8,14 @@ from typing import Any, assert_never
 from starlette.responses import Response
 
 from wsgateway.admin.authentication import Authentication
+from wsgateway.admin.logins import Tries
 from wsgateway.admin.rates import MessageRates
 from wsgateway.admin.visit import Visit
 from wsgateway.auth.admin import Access
 from wsgateway.config.values import Startup
 from wsgateway.exceptions import GatewayNotFound, Refusal, Refused, StartError
 from wsgateway.gateway.registry import GatewayState
+from wsgateway.logs import Log
 from wsgateway.supervisor.instance import Embedded, Instance
 from wsgateway.supervisor.supervisor import Supervisor
 
@@ -30,7 +32,7 @@ class Page:
 
     method: str
     path: str
-    view: "Callable[[Any, Visit], Awaitable[Response]]"
+    view: "Callable[[Site, Visit], Awaitable[Response]]"
     access: Access
 
 
@@ -41,6 +43,8 @@ class Site:
         self.supervisor = supervisor
         self.authentication = authentication
         self.rates = MessageRates()
+        self.tries = Tries()
+        self.log = Log()
         self.actions: dict[str, Callable[[str], Coroutine[Any, Any, None]]] = {
             "start": supervisor.start,
             "stop": supervisor.stop,

@@ -311,9 +311,7 @@ def check_probe(probe: Probe) -> Iterator[Finding]:
         yield _not_upgraded(probe, reason)
     if probe.holds_streams_back:
         text = f"the proxy holds streams back: nothing of GET {probe.url}/sse has arrived within 3 s"
-        yield serious(
-            text, "turn its buffering off for streams (nginx: proxy_buffering off; docs/how-to/proxies.md)"
-        )
+        yield serious(text, "turn its buffering off for streams (nginx: proxy_buffering off; docs/how-to/proxies.md)")
     advice = "set api_key and local_access = false, let the proxy set X-Forwarded-For, and name the proxy in "
     advice += "uvicorn's FORWARDED_ALLOW_IPS (docs/troubleshooting.md#not-local)"
     if probe.strangers:
@@ -331,7 +329,9 @@ def _not_upgraded(probe: Probe, reason: str) -> Finding:
         return serious(text, advice)
     if probe.upgrade in (200, 400, 404, 426):
         text = f"the proxy does not forward the upgrade to a WebSocket: a handshake is {probe.upgrade}{reason}"
-        advice = "use HTTP/1.1 to the gateway, with Upgrade and Connection (docs/how-to/proxies.md#configure-another-proxy)"
+        advice = (
+            "use HTTP/1.1 to the gateway, with Upgrade and Connection (docs/how-to/proxies.md#configure-another-proxy)"
+        )
         return serious(text, advice)
     return serious(f"a WebSocket handshake at {probe.url}/ws is {probe.upgrade}{reason}", "check the proxy's log")
 

@@ -35,10 +35,9 @@ NATS = {"nats", "tls"}
 
 
 class ChannelOptions(TypedDict, total=False):
-    """The settings of a namespace in `Gateway(channels={"room:*": {…}})`, which are the fields of `ChannelSettings`.
+    """The settings of a namespace in `Gateway(channels={"room:*": {…}})`."""
 
-    They are declared twice, because a type checker sees keys only here. A test compares the two.
-    """
+    # The fields of ChannelSettings, once more, because a type checker sees keys only here. A test compares the two.
 
     clients: str | Iterable[str]
     public: bool

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from wsgateway.admin.pages.connections import Pager
 from wsgateway.admin.pages.gateway import PATH
-from wsgateway.admin.pages.sending import Draft, deliver
+from wsgateway.admin.pages.sending import Draft, deliver, message_of
 from wsgateway.admin.site import Page, Site, refused
 from wsgateway.admin.visit import Visit
 from wsgateway.auth.admin import Access
@@ -158,7 +158,7 @@ def _json_text(value: object) -> str:
 
 async def publish(site: Site, visit: Visit) -> Response:
     """Send a message to the channel, through the listener."""
-    draft = Draft(message=visit.field("message"), to="channel", channel=_name_of(visit))
+    draft = Draft(message=message_of(visit), to="channel", channel=_name_of(visit))
     outcome = await deliver(site.find_here(visit).gateway, draft, is_json=visit.field("as") == "json")
     return await show_one(
         site,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from starlette.responses import Response
 
 from wsgateway.admin.pages.gateway import PATH, closing
-from wsgateway.admin.pages.sending import Draft, deliver
+from wsgateway.admin.pages.sending import Draft, deliver, message_of
 from wsgateway.admin.site import Page, Site, refused
 from wsgateway.admin.visit import Visit
 from wsgateway.auth.admin import Access
@@ -115,7 +115,7 @@ async def show_one(
 async def send_to_one(site: Site, visit: Visit) -> Response:
     """Send a message to the connection that the page shows."""
     supervised, conn_id = site.find_here(visit), visit.request.path_params["connection_id"]
-    draft = Draft(message=visit.field("message"), to="connections", connections=(conn_id,))
+    draft = Draft(message=message_of(visit), to="connections", connections=(conn_id,))
     outcome = await deliver(supervised.gateway, draft, is_json=visit.field("as") == "json")
     return await show_one(
         site,

@@ -1,6 +1,5 @@
-"""A gateway's first page, what can be done with the gateway there, and its log."""
+"""A gateway's first page, and what can be done with the gateway there."""
 
-import asyncio
 from collections.abc import Iterable
 
 from starlette.responses import Response
@@ -11,11 +10,7 @@ from wsgateway.admin.trends import trend_of
 from wsgateway.admin.visit import Visit
 from wsgateway.auth.admin import Access
 from wsgateway.config.values import Startup
-from wsgateway.logs import LEVELS, tail
 from wsgateway.supervisor.instance import Instance
-
-LOG_LINES = 300
-"""Lines of the log on its page."""
 
 ASKING = ("stop", "restart", "delete")
 """Actions that close connections, so they ask first."""
@@ -74,18 +69,7 @@ def closing(count: int) -> str:
     return f"{count} connection{'' if count == 1 else 's'} will be closed. Clients may reconnect."
 
 
-async def log(site: Site, visit: Visit) -> Response:
-    """Show the end of the gateway's log."""
-    supervised = site.find_here(visit)
-    level = visit.request.query_params.get("level", "INFO")
-    if level not in LEVELS:
-        raise refused(422, f"level: use one of {', '.join(LEVELS)}.")
-    lines = await asyncio.to_thread(tail, LOG_LINES, gateway=supervised.id, level=level)
-    return visit.page("gateway_log.html", tab="log", supervised=supervised, lines=lines, level=level, levels=LEVELS)
-
-
 PAGES = (
     Page("GET", PATH, show, Access.READ),
     Page("POST", PATH, act, Access.FULL),
-    Page("GET", PATH + "/log", log, Access.READ),
 )

@@ -36,7 +36,7 @@ class Draft:
         """Return the draft that was submitted. Ids of connections are separated by white space."""
         ids = [conn_id for text in visit.form.get("connection", []) for conn_id in text.split()]
         return cls(
-            message=visit.field("message"),
+            message=message_of(visit),
             to=visit.field("to") or "all",
             user=visit.field("user").strip(),
             channel=visit.field("channel").strip(),
@@ -76,6 +76,11 @@ class Draft:
                 return {}
 
 
+def message_of(visit: Visit) -> str:
+    """Return the submitted message. A browser ends each of its lines with CR LF."""
+    return visit.field("message").replace("\r\n", "\n")
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What has become of a message: a report for the reader, or the problems."""
@@ -106,7 +111,7 @@ def report_of(sent: SendAnswer) -> str:
     counts = fields_of(sent)
     queued = int(counts["queued"])
     if not counts["recipients"]:
-        sentences = ["Nobody received the message, because no connection matches."]
+        sentences = ["No connection received the message."]
     else:
         sentences = [f"Sent to {queued} connection{'' if queued == 1 else 's'}."]
     if counts["dropped"]:

@@ -127,7 +127,7 @@ class Chart {
     const indexes = this.indexes();
     const values = this.series.flatMap((name) => indexes.map((index) => this.trend[name][index]));
     const highest = Math.max(0, ...values.filter((value) => value != null));
-    const tick = topOf(highest || 1, this.series[0] === "connections");
+    const tick = topOf(highest || 4, this.series[0] === "connections");
     this.top = tick * 4;
     this.svg.setAttribute("viewBox", `0 0 ${this.width} ${this.height}`);
     this.svg.replaceChildren();
@@ -139,10 +139,11 @@ class Chart {
   }
 
   rulers(tick) {
+    const digits = Math.max(0, -Math.floor(Math.log10(tick)));
     for (let step = 0; step <= 4; step++) {
       const y = Math.round(this.y(step * tick)) + 0.5;
       element(this.svg, "line", { class: "ruler", x1: LEFT, x2: this.width - 8, y1: y, y2: y });
-      element(this.svg, "text", { x: LEFT - 8, y: y + 4, "text-anchor": "end" }, shown(Number((step * tick).toPrecision(3))));
+      element(this.svg, "text", { x: LEFT - 8, y: y + 4, "text-anchor": "end" }, step * tick >= 1e4 ? shown(step * tick) : (step * tick).toFixed(digits));
     }
     const span = this.end - this.start;
     const most = Math.max(2, Math.floor((this.width - LEFT) / 75)); // labels

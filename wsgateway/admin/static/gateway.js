@@ -74,7 +74,7 @@ function showEntry() {
     parts.push(note, repeats > 1 ? lasting(last - began) : "");
   }
   item.querySelector("time").textContent = timeOf(began);
-  item.querySelector(".what").textContent = title[0].toUpperCase() + title.slice(1);
+  item.querySelector(".what").textContent = title.startsWith("on_") ? title : title[0].toUpperCase() + title.slice(1);
   item.querySelector(".note").textContent = parts.filter(Boolean).join(" · ");
   item.classList.toggle("error", what === "dropped" || (isTraffic && Array.from(entry.hooks.values()).some(([, rest]) => rest.startsWith("failed"))));
 }

@@ -1,7 +1,7 @@
 """Takes a picture of every page of the panel, from a server with a prepared state: `make screenshots`.
 
-Each page is taken at 1280 and 390 pixels, light and dark, and written to build/screenshots. With `--docs`, those of
-the documentation are written to this folder, too.
+Each page is taken at 1280 and 390 pixels, light and dark, and written to build/screenshots. With `--docs`, the pictures
+of the documentation are written to docs/panel, too.
 """
 
 import argparse
@@ -9,38 +9,39 @@ import asyncio
 import math
 import os
 import random
+import shutil
 import socket
 import tempfile
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
 
 from wsgateway.admin import AdminApp
+from wsgateway.admin.passwords import write_password
+from wsgateway.auth.admin import Access
 from wsgateway.config.settings import Settings
+from wsgateway.gateway.gateway import Gateway
 from wsgateway.gateway.trend import STEP, Trend
 from wsgateway.server.serving import serving
+from wsgateway.supervisor.observer import Observer
 from wsgateway.supervisor.store import Store
 from wsgateway.supervisor.supervisor import Supervisor
 from wsgateway.testing import Client
 
-DOCS = Path(__file__).parent
-PICTURES = DOCS.parent.parent / "build" / "screenshots"
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs" / "panel"
+PICTURES = ROOT / "build" / "screenshots"
 
 WIDTHS = (1280, 390)
-SCHEMES = ("light", "dark")
+SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 
-FOR_DOCS = {
-    "overview": "overview",
-    "gateway": "gateway",
-    "connection": "connection",
-    "settings": "settings",
-    "log": "log",
-}
-"""Pages whose picture, light and at 1280 pixels, is part of the documentation, by the name of its file."""
+IN_DOCS = ("overview", "gateway", "connections", "connection", "channel", "settings", "log")
+"""Pages whose picture, light and at 1280 pixels, is part of the documentation."""
 
 LISTENER = """\
 from wsgateway import HandshakeEvent, MessageEvent, SubscribeEvent
@@ -141,15 +142,17 @@ async def _fill(supervisor: Supervisor, stack: AsyncExitStack) -> str:
         client = Client(chat.url, path, channels=dict.fromkeys(channels)) if number % 2 else Client(chat.url, path)
         clients.append(await stack.enter_async_context(client))
     clients += [await stack.enter_async_context(Client(prices.url, "/ws/eur")) for _ in range(24)]
+    assert isinstance(chat.gateway, Gateway)
+    publish = chat.gateway.publish
     for text in TEXTS:
-        await chat.gateway.send(text, channel="room:1")
+        await publish(text, channel="room:1")
     tasks = await stack.enter_async_context(asyncio.TaskGroup())
     running = [tasks.create_task(_read(client)) for client in clients]
     running += [tasks.create_task(_talk(clients[0])), tasks.create_task(_push(prices.gateway))]
     for task in running:
         stack.callback(task.cancel)
-    _add_past(chat.gateway.trend, connections=180, rate=24, seed=1)
-    _add_past(prices.gateway.trend, connections=420, rate=160, seed=2)
+    _add_past(chat.gateway.trend, connections=6, received=2.5, sent=12.5, seed=1)
+    _add_past(prices.gateway.trend, connections=25, received=0, sent=150, seed=2)
     return next(conn.id for conn in chat.gateway.connections if conn.user == "ann")
 
 
@@ -164,77 +167,91 @@ async def _talk(client: Client) -> None:
         await asyncio.sleep(0.4)  # the rate of the traffic that the pictures show
 
 
-async def _push(gateway: object) -> None:
+async def _push(gateway: Gateway | Observer) -> None:
     for number in range(100_000):
         await gateway.send({"eur": 1.08 + number % 7 / 1000})
         await asyncio.sleep(0.15)  # the rate of the traffic that the pictures show
 
 
-def _add_past(trend: Trend, *, connections: int, rate: int, seed: int) -> None:
+def _add_past(trend: Trend, *, connections: int, received: float, sent: float, seed: int) -> None:
     """Add samples of the last 50 minutes, which rise and fall like the traffic of a day, but faster."""
-    chance = random.Random(seed)  # noqa: S311  of pictures only
+    chance = random.Random(seed)
     now = time.time() // STEP * STEP
     counts = {"connections": 0.0, "in": 0.0, "out": 0.0, "dropped": 0.0, "hooks": 0.0, "hook_seconds": 0.0}
     past = Trend()
     for step in range(300, 0, -1):
-        wave = 0.6 + 0.4 * math.sin((300 - step) / 45 + seed) + chance.uniform(-0.06, 0.06)
-        received = rate * STEP * wave * 0.25
-        counts["connections"] = round(connections * (0.75 + 0.25 * wave))
-        counts["in"] += received
-        counts["out"] += rate * STEP * wave
-        counts["dropped"] += 3 if 110 < step < 118 else 0
-        counts["hooks"] += received
-        counts["hook_seconds"] += received * 0.0004 * (0.8 + wave)
+        wave = 0.7 + 0.3 * math.cos(step / 45) + chance.uniform(-0.05, 0.05)
+        counts["connections"] = round(connections * (0.5 + 0.5 * wave))
+        counts["in"] += received * STEP * wave
+        counts["out"] += sent * STEP * wave
+        counts["dropped"] += 3 if 110 < step < 118 and not received else 0
+        counts["hooks"] += received * STEP
+        counts["hook_seconds"] += received * STEP * 0.0008 * (0.8 + wave)
         past.add(now - step * STEP, counts)
     trend.continue_from(past)
 
 
-def pages(state: State) -> Mapping[str, str]:
-    """Return the path of each page, by the name of its picture."""
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One page: the name of its picture, its path, and the button that leads to it from there."""
+
+    name: str
+    path: str
+    press: str = ""
+
+
+def pages(state: State) -> list[Shown]:
+    """Return every page of the panel."""
     one = "gateways/chat"
-    return {
-        "overview": "",
-        "gateway": one,
-        "connections": f"{one}/connections",
-        "connection": f"{one}/connections/{state.connection}",
-        "channels": f"{one}/channels",
-        "channel": f"{one}/channel?name=room:1",
-        "send": f"{one}/send",
-        "settings": f"{one}/settings",
-        "gateway-log": f"{one}/log",
-        "failed": "gateways/support",
-        "new": "new",
-        "log": "log",
-        "missing": "nowhere",
-    }
+    return [
+        Shown("overview", ""),
+        Shown("gateway", one),
+        Shown("failed", "gateways/support"),
+        Shown("stop", one, "Stop"),
+        Shown("connections", f"{one}/connections"),
+        Shown("connection", f"{one}/connections/{state.connection}"),
+        Shown("channels", f"{one}/channels"),
+        Shown("channel", f"{one}/channel?name=room:1"),
+        Shown("send", f"{one}/send"),
+        Shown("settings", f"{one}/settings"),
+        Shown("gateway-log", f"{one}/log"),
+        Shown("new", "new"),
+        Shown("log", "log"),
+        Shown("missing", "nowhere"),
+    ]
 
 
-async def take_all(browser: Browser, state: State, folder: Path, only: str) -> list[Path]:
-    """Take a picture of each page whose name contains `only`, at each width and in each scheme."""
-    pictures = []
+async def take_all(browser: Browser, shown: Sequence[tuple[str, Shown]], folder: Path, only: str) -> int:
+    """Take a picture of each page, at a URL, whose name contains `only`, at each width and in each scheme."""
+    count = 0
     for scheme in SCHEMES:
-        for width in WIDTHS:
-            height = 800 if width > 500 else 844
-            context = await browser.new_context(
-                viewport={"width": width, "height": height}, color_scheme=scheme, locale="en-GB"
-            )
-            for name, path in pages(state).items():
-                if only in name:
-                    picture = folder / f"{name}-{width}-{scheme}.png"
-                    await _take(context, f"{state.url}/{path}", picture)
-                    pictures.append(picture)
-            await context.close()
-    return pictures
+        context = await browser.new_context(color_scheme=scheme, locale="en-GB")
+        for url, page in shown:
+            if only in page.name:
+                count += await _take(context, url, page, folder, scheme)
+        await context.close()
+    return count
 
 
-async def _take(context: BrowserContext, url: str, picture: Path) -> None:
+async def _take(context: BrowserContext, url: str, shown: Shown, folder: Path, scheme: str) -> int:
     page = await context.new_page()
-    await page.goto(url)
+    await page.goto(f"{url}/{shown.path}")
     if await page.locator("#link").count():
         await expect(page.locator("#link")).to_have_text("live")
+    if shown.press:
+        await page.get_by_role("button", name=shown.press, exact=True).click()
     await _settle(page)
-    await page.screenshot(path=picture, full_page=True)
+    for width in WIDTHS:
+        await page.set_viewport_size({"width": width, "height": 800})
+        height = await page.evaluate("document.documentElement.scrollHeight")
+        await page.set_viewport_size(
+            {"width": width, "height": height}
+        )  # else a bar that sticks would be in the middle
+        before = await page.evaluate("performance.now()")
+        await page.wait_for_function("before => performance.now() > before + 100", arg=before)  # charts have been drawn
+        await page.screenshot(path=folder / f"{shown.name}-{width}-{scheme}.png")
     await page.close()
+    return len(WIDTHS)
 
 
 async def _settle(page: Page) -> None:
@@ -243,22 +260,48 @@ async def _settle(page: Page) -> None:
         await page.wait_for_function("() => before !== null && performance.now() > 2500")
 
 
+@asynccontextmanager
+async def small_server(folder: Path, *, has_password: bool) -> AsyncIterator[str]:
+    """Serve a panel without gateways."""
+    await asyncio.to_thread(folder.mkdir)
+    (folder / "wsgateway.toml").write_text("[gateways]\n")
+    if has_password:
+        write_password(folder / "wsgateway.password", "correct horse", Access.FULL)
+    async with Supervisor(Store(str(folder / "wsgateway.toml"))) as supervisor:
+        app = AdminApp(supervisor, bound_host="127.0.0.1", folder=folder)
+        async with serving(app, Settings(port=0)) as url:
+            yield url
+            supervisor.end_streams()
+
+
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--docs", action="store_true", help="write the pictures of the documentation, too")
     parser.add_argument("--only", default="", help="take only pages whose name contains this text")
     options = parser.parse_args()
     PICTURES.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         os.chdir(folder)  # the listener and the log of the server are there
-        async with prepared_server(Path(folder)) as state, async_playwright() as playwright:
-            browser = await playwright.chromium.launch(
-                executable_path=os.environ.get("CHROMIUM") or "/usr/bin/chromium",
-                args=["--no-sandbox", "--disable-gpu"],
-            )
-            taken = await take_all(browser, state, PICTURES, options.only)
-            await browser.close()
-    print(f"{len(taken)} pictures are in {PICTURES}")
+        state = await stack.enter_async_context(prepared_server(folder))
+        empty = await stack.enter_async_context(small_server(folder / "empty", has_password=False))
+        closed = await stack.enter_async_context(small_server(folder / "closed", has_password=True))
+        shown = [
+            *((state.url, page) for page in pages(state)),
+            (empty, Shown("empty", "")),
+            (closed, Shown("login", "")),
+        ]
+        playwright = await stack.enter_async_context(async_playwright())
+        browser = await playwright.chromium.launch(
+            executable_path=os.environ.get("CHROMIUM") or "/usr/bin/chromium", args=["--no-sandbox", "--disable-gpu"]
+        )
+        count = await take_all(browser, shown, PICTURES, options.only)
+        await browser.close()
+    print(f"{count} pictures are in {PICTURES}")
+    if options.docs:
+        for name in IN_DOCS:
+            shutil.copy(PICTURES / f"{name}-1280-light.png", DOCS / f"{name}.png")
+        shutil.copy(PICTURES / "overview-390-dark.png", DOCS / "telephone.png")
 
 
 if __name__ == "__main__":
