@@ -118,7 +118,7 @@ protobuf:        ## generate the module for the messages of client.proto
 
 .PHONY: screenshots
 screenshots: $(VENV)/.test programs  ## take a picture of every page of the panel; ARGS="--docs" also those in docs/panel
-	$(BIN)/python tools/screenshots.py $(ARGS)
+	$(BIN)/python -m tools.screenshots $(ARGS)
 
 .PHONY: bench
 bench: $(VENV)/.bench  ## measure this machine: wsgateway beside what else does the job, in about two hours

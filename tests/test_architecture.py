@@ -432,6 +432,7 @@ PURE = {
     "config.channels",
     "config.namespaces",
     "config.tokens",
+    "config.topics",
     "auth.claims",
     "auth.forwarding",
     "auth.headers",

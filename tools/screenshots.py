@@ -9,7 +9,6 @@ import asyncio
 import math
 import os
 import random
-import shutil
 import socket
 import tempfile
 import time
@@ -21,6 +20,7 @@ from typing import Literal
 
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
 
+from tools.palette import reduced
 from wsgateway.admin import AdminApp
 from wsgateway.admin.passwords import write_password
 from wsgateway.auth.admin import Access
@@ -42,6 +42,9 @@ SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 
 IN_DOCS = ("overview", "gateway", "connections", "connection", "channel", "settings", "log")
 """Pages whose picture, light and at 1280 pixels, is part of the documentation."""
+
+MAX_HEIGHT = 1035
+"""Pixels of a picture in the documentation. The rest of a longer page is cut off."""
 
 LISTENER = """\
 from wsgateway import HandshakeEvent, MessageEvent, SubscribeEvent
@@ -153,6 +156,9 @@ async def _fill(supervisor: Supervisor, stack: AsyncExitStack) -> str:
         stack.callback(task.cancel)
     _add_past(chat.gateway.trend, connections=6, received=2.5, sent=12.5, seed=1)
     _add_past(prices.gateway.trend, connections=25, received=0, sent=150, seed=2)
+    for supervised in (chat, prices):
+        gateway = supervised.gateway
+        gateway.trend.begin(time.time(), gateway.inspector.reported_totals())  # without the seconds before the traffic
     return next(conn.id for conn in chat.gateway.connections if conn.user == "ann")
 
 
@@ -179,7 +185,7 @@ def _add_past(trend: Trend, *, connections: int, received: float, sent: float, s
     now = time.time() // STEP * STEP
     counts = {"connections": 0.0, "in": 0.0, "out": 0.0, "dropped": 0.0, "hooks": 0.0, "hook_seconds": 0.0}
     past = Trend()
-    for step in range(300, 0, -1):
+    for step in range(300, -1, -1):
         wave = 0.7 + 0.3 * math.cos(step / 45) + chance.uniform(-0.05, 0.05)
         counts["connections"] = round(connections * (0.5 + 0.5 * wave))
         counts["in"] += received * STEP * wave
@@ -266,7 +272,7 @@ async def small_server(folder: Path, *, has_password: bool) -> AsyncIterator[str
     await asyncio.to_thread(folder.mkdir)
     (folder / "wsgateway.toml").write_text("[gateways]\n")
     if has_password:
-        write_password(folder / "wsgateway.password", "correct horse", Access.FULL)
+        await asyncio.to_thread(write_password, folder / "wsgateway.password", "correct horse", Access.FULL)
     async with Supervisor(Store(str(folder / "wsgateway.toml"))) as supervisor:
         app = AdminApp(supervisor, bound_host="127.0.0.1", folder=folder)
         async with serving(app, Settings(port=0)) as url:
@@ -283,9 +289,9 @@ async def main() -> None:
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         os.chdir(folder)  # the listener and the log of the server are there
-        state = await stack.enter_async_context(prepared_server(folder))
         empty = await stack.enter_async_context(small_server(folder / "empty", has_password=False))
         closed = await stack.enter_async_context(small_server(folder / "closed", has_password=True))
+        state = await stack.enter_async_context(prepared_server(folder))
         shown = [
             *((state.url, page) for page in pages(state)),
             (empty, Shown("empty", "")),
@@ -300,8 +306,12 @@ async def main() -> None:
     print(f"{count} pictures are in {PICTURES}")
     if options.docs:
         for name in IN_DOCS:
-            shutil.copy(PICTURES / f"{name}-1280-light.png", DOCS / f"{name}.png")
-        shutil.copy(PICTURES / "overview-390-dark.png", DOCS / "telephone.png")
+            (DOCS / f"{name}.png").write_bytes(
+                reduced((PICTURES / f"{name}-1280-light.png").read_bytes(), max_height=MAX_HEIGHT)
+            )
+        (DOCS / "telephone.png").write_bytes(
+            reduced((PICTURES / "connections-390-dark.png").read_bytes(), max_height=MAX_HEIGHT)
+        )
 
 
 if __name__ == "__main__":

@@ -1,23 +1,26 @@
 """The panel in a real browser, on a real server."""
 
-import os
+import re
+import time
 from collections.abc import AsyncIterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import anyio
 import pytest
 from axe_playwright_python.async_playwright import Axe
+from axe_playwright_python.base import AxeResults
 from playwright.async_api import Browser, BrowserContext, Locator, Page, expect
 
 from tests.panels import admin
 from tests.ports import free_port
 from tests.servers import free_socket
+from tools.screenshots import SCHEMES
 from wsgateway.admin.passwords import write_password
 from wsgateway.auth.admin import Access
+from wsgateway.gateway.trend import STEP, Trend
 from wsgateway.supervisor.supervisor import Supervisor
 from wsgateway.testing import Client
-
-SCREENSHOTS = Path(__file__).parent.parent.parent / "docs" / "panel"
 
 LISTENER = """\
 from pathlib import Path
@@ -271,49 +274,86 @@ async def visit_all(page: Page, supervisor: Supervisor, url: str) -> AsyncIterat
     conn = next(iter(supervisor.find("chat").gateway.connections))
     one = "/gateways/chat"
     for name, path in {
-        "gateways": "/",
+        "overview": "/",
         "gateway": one,
+        "failed gateway": "/gateways/failed",
         "connections": f"{one}/connections",
         "connection": f"{one}/connections/{conn.id}",
         "channels": f"{one}/channels",
         "channel": f"{one}/channel?name=news",
         "send": f"{one}/send",
-        "edit": f"{one}/settings",
+        "settings": f"{one}/settings",
         "log of a gateway": f"{one}/log",
         "new": "/new",
         "log": "/log",
     }.items():
         await open_live(page, url + path)
         yield name
+    await page.goto(f"{url}{one}")
+    await page.get_by_role("button", name="Stop").click()
+    yield "confirmation"
+    await page.goto(f"{url}/gateways/none")
+    yield "message"
+    await page.get_by_role("button", name="Log out").click()
+    yield "log-in"
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_axe_finds_nothing_serious_and_the_console_stays_empty(
-    browser: Browser, tmp_path: Path, scheme: str
+EVERY_RULE: dict[str, object] = {"resultTypes": ["violations"]}
+RULES_OF_LOOKS = {**EVERY_RULE, "runOnly": ["color-contrast", "scrollable-region-focusable", "target-size"]}
+"""What depends on the scheme and the width."""
+
+BROKEN_WORDS = """() => {
+  const broken = [];
+  const texts = document.createTreeWalker(document.querySelector("main"), NodeFilter.SHOW_TEXT);
+  while (texts.nextNode()) {
+    const text = texts.currentNode, range = document.createRange();
+    if (text.parentElement.closest("thead, .unseen")) continue;
+    range.selectNodeContents(text);
+    const lines = new Set(Array.from(range.getClientRects(), ({ top }) => top)).size;
+    if (lines > 2 && text.data.trim().length < 6 * lines) broken.push(text.data.trim());
+  }
+  return broken;
+}"""
+"""Returns the texts of which a line has fewer than six letters."""
+
+
+async def test_every_page_is_accessible_and_fits_at_both_widths_and_in_both_schemes(
+    browser: Browser, tmp_path: Path
 ) -> None:
     complaints: list[str] = []
-    context = await browser.new_context(color_scheme=scheme)  # type: ignore[arg-type]  # a literal of two
+    context = await browser.new_context(reduced_motion="reduce")  # a color on its way to another one has no contrast
+    await context.add_init_script(Axe().axe_script)
     page = await context.new_page()
     page.on("console", lambda message: complaints.append(message.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
-    text = f'log_file = "{tmp_path}/WebSocket.log"\n[gateways.chat]\nport = 0\n[gateways.off]\nstartup = "manual"\n'
-    async with admin(tmp_path, text) as (supervisor, url), Client(supervisor.find("chat").url):
+    listener = tmp_path / "listener.py"
+    listener.write_text(LISTENER.format(closed=str(tmp_path / "closed")))
+    write_password(tmp_path / "wsgateway.password", "correct horse", Access.FULL)
+    text = (
+        f'log_file = "{tmp_path}/WebSocket.log"\n[gateways.chat]\nport = 0\nlistener = "{listener}:Listener"\n'
+        f'[gateways.chat.channels.news]\npublic = true\n[gateways.{"x" * 64}]\nstartup = "manual"\n'
+        '[gateways.failed]\nport = 0\nlistener = "nowhere:Listener"\n'
+    )
+    path = f"/ws/{'kitchen' * 20}?name={'Ann' * 40}&channel=news"
+    async with admin(tmp_path, text) as (supervisor, url), Client(supervisor.find("chat").url, path):
+        await page.goto(url)
+        await page.get_by_label("Password").fill("correct horse")
+        await page.get_by_role("button", name="Log in").click()
         async for name in visit_all(page, supervisor, url):
-            found = await Axe().run(page)
-            serious = [rule["id"] for rule in found.response["violations"] if rule["impact"] in ("serious", "critical")]
-            assert serious == [], f"{name}: {found.generate_report()}"
-        assert complaints == []
-    await context.close()
-
-
-async def test_no_page_is_wider_than_a_telephone(browser: Browser, tmp_path: Path) -> None:
-    context = await browser.new_context(viewport={"width": 360, "height": 640})
-    page = await context.new_page()
-    async with admin(tmp_path, "[gateways.chat]\nport = 0\n") as (supervisor, url):
-        async with Client(supervisor.find("chat").url):
-            async for name in visit_all(page, supervisor, url):
-                width = await page.evaluate("document.documentElement.scrollWidth")
-                assert width <= 360, f"{name} is {width} wide"
+            options = EVERY_RULE
+            for width in (390, 1280):
+                await page.set_viewport_size({"width": width, "height": 800})
+                assert await page.evaluate("document.documentElement.scrollWidth") <= width, name
+                assert await page.evaluate(BROKEN_WORDS) == [], name
+                for scheme in SCHEMES:
+                    await page.emulate_media(color_scheme=scheme)
+                    found = AxeResults(await page.evaluate("options => axe.run(options)", options))
+                    serious = [
+                        rule for rule in found.response["violations"] if rule["impact"] in ("serious", "critical")
+                    ]
+                    assert serious == [], f"{name}, {width}, {scheme}: {found.generate_report()}"
+                    options = RULES_OF_LOOKS
+        assert [text for text in complaints if "404" not in text] == []
     await context.close()
 
 
@@ -351,24 +391,70 @@ async def test_without_scripts_the_pages_work_too(browser: Browser, tmp_path: Pa
     await context.close()
 
 
-async def test_screenshots_for_the_documentation(page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With `WRITE_README=1` they are written to docs/panel; every page has to be there in any case."""
-    monkeypatch.chdir(tmp_path)
-    Path("listener.py").write_text(LISTENER.format(closed="closed"))
-    text = (
-        'log_file = "WebSocket.log"\n[gateways.chat]\nport = 0\nlistener = "listener.py:Listener"\n'
-        '[gateways.prices]\nport = 0\n[gateways.game]\nstartup = "manual"\nport = 10127\n'
+async def test_a_chart_shows_the_past_with_values_under_the_pointer_and_for_the_keyboard(
+    browser: Browser, tmp_path: Path
+) -> None:
+    context = await browser.new_context(
+        timezone_id="Asia/Kolkata", locale="en-US", viewport={"width": 1280, "height": 800}
     )
-    folder, ticks = (SCREENSHOTS, 15) if os.environ.get("WRITE_README") else (tmp_path, 1)
-    async with admin(tmp_path, text) as (supervisor, url):
-        found = supervisor.find("chat")
-        async with Client(found.url, "/ws?name=Ann") as ann, Client(found.url, "/ws/kitchen?name=Bob") as bob:
-            async for name in visit_all(page, supervisor, url):
-                for number in range(ticks if name in ("gateways", "gateway", "connection") else 1):
-                    await ann.send("x" * (number * 7))
-                    for client in (ann, bob):
-                        await client.receive()
-                    before = await page.evaluate("before.now")
-                    await page.wait_for_function("last => before.now > last", arg=before)
-                await page.screenshot(path=folder / f"{name}.png", full_page=name == "gateway")
-    assert {path.stem for path in SCREENSHOTS.glob("*.png")} == {"gateways", "gateway", "connection", "edit", "log"}
+    page = await context.new_page()
+    async with admin(tmp_path, "[gateways.chat]\nport = 0\n") as (supervisor, url):
+        counts = {"connections": 7.0, "in": 0.0, "out": 0.0, "dropped": 0.0, "hooks": 0.0, "hook_seconds": 0.0}
+        past, now = Trend(), time.time() // STEP * STEP
+        for step in range(301):
+            counts["out"] += 42 * STEP
+            past.add(now - (300 - step) * STEP, counts)
+        supervisor.find("chat").gateway.trend.continue_from(past)
+        await page.goto(url)
+        chart = page.locator("figure.chart:visible")
+        await expect(chart.locator("svg")).to_have_attribute(
+            "aria-label", re.compile("Messages per second, last 50 minutes")
+        )
+        labels = await chart.locator("text").all_text_contents()
+        zone = timezone(timedelta(hours=5.5))
+        shown = [datetime.fromtimestamp(now - minutes * 60, zone).strftime("%H:%M") for minutes in range(51)]
+        assert len([label for label in labels if label in shown and label.endswith(("0", "5"))]) > 3
+        assert not [label for label in labels if re.fullmatch(r"20\d\d", label)]  # years
+
+        box = await chart.locator("svg").bounding_box()
+        assert box
+        await page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        await expect(chart.locator("output")).to_have_text(re.compile(r"^in 0out 42\d\d:\d\d:\d0$"))
+        await page.mouse.move(0, 0)
+        await chart.locator("svg").press("Home")
+        first = datetime.fromtimestamp(now - 299 * STEP, zone).strftime("%H:%M:%S")
+        await expect(chart.locator("output")).to_have_text(f"in 0out 42{first}")
+        await page.get_by_text("Connections", exact=True).nth(1).click()
+        await expect(chart.locator("output")).to_contain_text("open ")
+        await page.get_by_text("Dropped", exact=True).nth(1).click()
+        await expect(chart.locator("text.nothing")).to_have_text("No message was dropped in this time.")
+        await page.get_by_role("button", name="5 min", exact=True).click()
+        await expect(chart.locator("svg")).to_have_attribute("aria-label", re.compile("last 5 minutes"))
+    await context.close()
+
+
+async def test_an_action_that_does_nothing_for_the_selected_is_not_offered(page: Page, tmp_path: Path) -> None:
+    text = '[gateways.on]\nport = 0\n[gateways.off]\nport = 0\nstartup = "manual"\n'
+    async with admin(tmp_path, text) as (_, url):
+        await open_live(page, url)
+        await row(page, "off").get_by_role("checkbox").check()
+        await expect(page.get_by_role("button", name="Start", exact=True)).to_be_enabled()
+        await expect(page.get_by_role("button", name="Stop")).to_be_disabled()
+        await row(page, "on").get_by_role("checkbox").check()
+        await expect(page.get_by_role("button", name="Stop")).to_be_enabled()
+        await act(page, "off", "Start")
+        await expect(state(page, "off")).to_have_text("running")
+        await expect(page.get_by_role("button", name="Start", exact=True)).to_have_count(0)
+
+
+async def test_a_sample_is_copied(context: BrowserContext, tmp_path: Path) -> None:
+    async with admin(tmp_path, "[gateways.chat]\nport = 0\n") as (supervisor, url):
+        await context.grant_permissions(["clipboard-read", "clipboard-write"], origin=url)
+        page = await context.new_page()
+        await page.goto(url)
+        await page.get_by_text("Push with curl").click()
+        await page.get_by_role("button", name="Copy", exact=True).last.click()
+        await expect(page.get_by_role("button", name="Copied")).to_be_visible()
+        copied = await page.evaluate("navigator.clipboard.readText()")
+        assert copied.startswith("curl ")
+        assert copied.endswith(f"{supervisor.find('chat').url}/send")

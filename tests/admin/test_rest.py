@@ -215,7 +215,7 @@ async def test_a_gateway_lives_from_create_to_delete(http: httpx.AsyncClient, pa
         assert sent.json() == {"id": "game", "recipients": 1, "queued": 1, "dropped": 0, "at": None, "is_new": True}
         assert await ann.receive_json() == {"a": 1}
         shown = (await http.get(f"/api/gateways/game/connections/{conn}")).json()
-        assert shown["headers"]["sec-websocket-key"] == "***"
+        assert (shown["headers"]["sec-websocket-key"], shown["channels"]) == ("***", [])
         edited = await http.patch("/api/gateways/game?wait=10", json={"echo_sender": None, "hook_timeout": 3})
         assert (edited.json()["state"], edited.json()["settings"]["hook_timeout"]) == ("running", 3)
         assert edited.json()["settings"]["echo_sender"] is True

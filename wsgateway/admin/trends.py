@@ -36,7 +36,7 @@ def trend_of(trends: Iterable[Trend]) -> str:
 
 def curve_of(trend: Trend) -> list[float]:
     """Return the messages per second, in and out, in each ten seconds of the last ten minutes."""
-    now = round(time.time() / STEP)
+    now = int(time.time() // STEP)
     rates = [0.0] * CURVE
     for place, at in enumerate(trend.at[-CURVE:], max(0, len(trend.at) - CURVE)):
         age = now - round(at / STEP)

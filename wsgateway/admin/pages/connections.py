@@ -67,10 +67,13 @@ async def show_all(site: Site, visit: Visit, *, problems: Iterable[str] = (), st
 async def close(site: Site, visit: Visit) -> Response:
     """Close the selected connections. Ask for confirmation first."""
     supervised = site.find_here(visit)
-    ids = list(dict.fromkeys(visit.form.get("connection", [])))[:MAX_SELECTED]
+    ids = list(dict.fromkeys(visit.form.get("connection", [])))
     path = f"/gateways/{supervised.id}/connections"
     if not ids:
         return await show_all(site, visit, problems=["Select the connections first."], status=422)
+    if len(ids) > MAX_SELECTED:
+        text = f"{len(ids)} connections are selected, {MAX_SELECTED} are allowed."
+        return await show_all(site, visit, problems=[text], status=422)
     if visit.field("sure") != "yes":
         return visit.page(
             "ask.html",

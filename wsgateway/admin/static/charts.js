@@ -80,7 +80,7 @@ function topOf(highest, whole) {
   }
 }
 
-const TIMES = [10, 30, 60, 120, 300, 600, 900, 1800];
+const TIMES = [10, 30, 60, 120, 300, 600, 900, 1200, 1800];
 const LEFT = 44;
 const BOTTOM = 22;
 
@@ -179,13 +179,13 @@ class Chart {
   // What a screen reader reads of the picture
   summary(indexes) {
     const minutes = Math.max(1, Math.round((this.end - this.start) / 60));
-    const told = this.series.map((name) => {
+    const texts = this.series.map((name) => {
       const values = indexes.map((index) => this.trend[name][index]).filter((value) => value != null);
       if (!values.length) return `${NAMES[name]}: no values`;
       const [low, high] = [Math.min(...values), Math.max(...values)];
       return `${NAMES[name]}: now ${shown(values[values.length - 1], this.unit)}, from ${shown(low)} to ${shown(high)}`;
     });
-    return `${this.figure.dataset.title}, last ${minutes} minutes. ${told.join("; ")}`;
+    return `${this.figure.dataset.title}, last ${minutes} minutes. ${texts.join("; ")}`;
   }
 
   // Shows the values under the pointer, at `x`; without it, of the place before or, if there is none, of now

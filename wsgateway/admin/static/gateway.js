@@ -1,6 +1,5 @@
 // What the pages of one gateway show besides figures: the events of a connection as a timeline, times in the viewer's
-// zone, and a search in the settings. The pages also work without this script.
-"use strict";
+// zone, and a search in the settings. The pages also work without this script. It is a module, so its names are its own.
 
 // Times
 
@@ -80,7 +79,7 @@ function showEntry() {
 }
 
 // Called by panel.js with each push to the page of a connection
-function showConnection(own) {
+globalThis.showConnection = (own) => {
   for (const [name, value] of Object.entries(own)) {
     if (name !== "events" && name !== "open") text(`[data-own=${name}]`, document, name === "age" ? clock(value) : value);
   }
@@ -92,7 +91,7 @@ function showConnection(own) {
   if (!list) return;
   for (const event of own.events) addEvent(list, event);
   while (list.children.length > ENTRIES) list.lastElementChild.remove();
-}
+};
 
 // The recipients of a message: a text selects its kind
 

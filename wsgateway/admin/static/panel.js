@@ -158,4 +158,4 @@ showCopies();
 
 const log = document.getElementById("log");
 if (log) log.scrollTop = log.scrollHeight;
-if ("live" in document.body.dataset) watch();
+if ("live" in document.body.dataset) document.addEventListener("DOMContentLoaded", watch); // when gateway.js has run, too
