@@ -152,6 +152,17 @@ async def test_each_call_of_the_table_pushes() -> None:
 def test_the_test_of_the_chat_passes(tmp_path: Path) -> None:
     write_chat(tmp_path)
     (tmp_path / "test_chat.py").write_text(samples(README, "python")["test_chat.py"])
-    argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path)]
+    argv = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:asyncio",
+        "--rootdir",
+        str(tmp_path),
+    ]
     ran = subprocess.run(argv, cwd=tmp_path, env=environment(), capture_output=True, text=True)
     assert "1 passed" in ran.stdout, ran.stdout + ran.stderr
