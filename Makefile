@@ -64,7 +64,7 @@ $(VENV)/.docs: $(BIN)/python pyproject.toml
 $(VENV)-lowest/.test: $(BIN)/python pyproject.toml
 	$(BIN)/python -m venv --clear $(VENV)-lowest
 	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check uv
-	$(VENV)-lowest/bin/uv pip install --quiet --python $(VENV)-lowest/bin/python --resolution lowest-direct -e '.[standard,ipc,redis,nats,test,docs]'
+	$(VENV)-lowest/bin/uv pip install --quiet --python $(VENV)-lowest/bin/python --resolution lowest-direct -e '.[standard,ipc,redis,nats,test]'
 	touch $@
 
 # Debian packages that some tests need: a browser, proxies, brokers, Node. Where one is missing and cannot be installed, its

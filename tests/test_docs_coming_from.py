@@ -47,6 +47,10 @@ LIBRARIES = {
 """What the samples load from elsewhere, and where npm has put it."""
 
 
+PATIENCE = 20_000
+"""Milliseconds to wait for what a page shows. A busy machine starts browsers and servers slowly."""
+
+
 def blocks(page: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / page).read_text(), re.S | re.M)
 
@@ -127,7 +131,7 @@ async def from_npm(route: Route) -> None:
 
 
 async def lines(page: Page, *texts: str) -> None:
-    await expect(page.locator("li")).to_have_text(list(texts))
+    await expect(page.locator("li")).to_have_text(list(texts), timeout=PATIENCE)
 
 
 async def write(page: Page, text: str) -> None:
@@ -144,7 +148,7 @@ async def chat(browser: Browser, url: str) -> None:
         await bob.goto(f"{url}/?name=eve")
         await lines(bob, "not your room")
         await bob.goto(f"{url}/?name=bob")
-        await expect(bob.get_by_role("button")).to_be_enabled()
+        await expect(bob.get_by_role("button")).to_be_enabled(timeout=PATIENCE)
         await write(ann, "hi")
         await lines(bob, "ann: hi")
         await write(bob, "hello")
@@ -239,7 +243,7 @@ async def test_what_replaces_lucee(browser: Browser, tmp_path: Path) -> None:
             async with visitors(browser) as (ann, nobody):
                 await ann.goto(f"{url}/chat.html?name=ann")
                 await nobody.goto(f"{url}/chat.html")
-                await expect(ann.get_by_role("button")).to_be_enabled()
+                await expect(ann.get_by_role("button")).to_be_enabled(timeout=PATIENCE)
                 await write(nobody, "hi")
                 await lines(nobody, "log in first")
                 await write(ann, "hello")

@@ -158,7 +158,7 @@ async def test_a_change_in_the_panel_does_it_too(tmp_path: Path) -> None:
     async with admin(tmp_path, "[gateways.chat]\nport = 0\nlocal_access = true\n") as (supervisor, url):
         async with visitor(url) as somebody:
             form = {"port": "0", "local_access": "true"}
-            await somebody.submit("/gateways/chat/edit", {**form, "allowed_hosts": "a.example"})
+            await somebody.submit("/gateways/chat/settings", {**form, "allowed_hosts": "a.example"})
             assert supervisor.find("chat").settings.local_access  # it is written
     Path("wsgateway.toml").write_text("[gateways.chat]\nport = 0\n")
     store = Store("wsgateway.toml", defaults=SERVED)

@@ -46,7 +46,7 @@ async def works_as_a_panel(somebody: Visitor, root: str) -> None:
     token = TOKEN.search(shown.text)
     assert token
     shown = await http.post(target(shown, "action"), data={"csrf": token[1], "password": PASSWORD})
-    assert "<h1>Gateways</h1>" in shown.text
+    assert "<h1>Overview</h1>" in shown.text
     for path in re.findall(r'(?:href|src)="(\./static[^"]+)"', shown.text):
         assert (await http.get(base_of(shown).join(path))).status_code == 200
     deep = await http.get(base_of(shown).join("./gateways/chat"))
@@ -55,7 +55,7 @@ async def works_as_a_panel(somebody: Visitor, root: str) -> None:
     assert token
     url = base_of(deep).join("./gateways/chat/send")
     sent = await http.post(url, data={"csrf": token[1], "message": "hi"})
-    assert "Recipients 0, queued 0, dropped 0." in sent.text
+    assert "No connection received the message." in sent.text
     shown = await http.post(base_of(sent).join("./logout"), data={"csrf": token[1]})
     assert "Log in" in shown.text
     assert "Log in" in (await http.get(root)).text
@@ -110,7 +110,7 @@ async def test_two_panels_of_one_application_keep_both_log_ins() -> None:
         for number in range(2):
             await somebody.submit(f"/{number}/login", {"password": PASSWORD})
         for number in range(2):
-            assert "<h1>Gateways</h1>" in (await somebody.get(f"/{number}/")).text
+            assert "<h1>Overview</h1>" in (await somebody.get(f"/{number}/")).text
 
 
 # Proxies that remove a prefix
@@ -223,6 +223,7 @@ async def test_the_pages_work_in_a_browser_below_a_prefix_that_a_proxy_removes(
             await page.keyboard.press("Enter")
             assert page.url == f"https://127.0.0.1:{site.port}/live/gateways/chat#main"
             async with Client(supervisor.find("chat").url):
+                await page.get_by_role("link", name="Connections", exact=True).click()
                 await expect(page.locator("#shown")).to_have_text("1 to 1 of 1")
                 await page.locator("#clients th a").click()
                 await expect(page.locator("#link")).to_have_text("live")

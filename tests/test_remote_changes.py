@@ -164,7 +164,7 @@ async def test_a_listener_that_no_pattern_allows_is_refused_everywhere(
     assert "add it to listeners in [admin]" in edited.json()["detail"]
     async with visitor(str(http.base_url)) as panel:
         form = {"listener": listener, "port": "0"}
-        for page, more in (("/gateways/chat/edit", {}), ("/new", {"id": "new"})):
+        for page, more in (("/gateways/chat/settings", {}), ("/new", {"id": "new"})):
             answer = await panel.submit(page, {**form, **more})
             assert answer.status_code == 422
             assert "may not be named here" in answer.text

@@ -194,7 +194,8 @@ class _OpenApi:
         if "enum" in schema:
             return ", ".join(f"`{json.dumps(value)}`" for value in schema["enum"])
         if choices := schema.get("anyOf") or schema.get("oneOf"):
-            return " or ".join(self._type(choice) for choice in choices)
+            in_order = sorted(choices, key=lambda choice: choice.get("type") == "null")  # as in every msgspec
+            return " or ".join(self._type(choice) for choice in in_order)
         kind = schema.get("type", "any JSON value")
         if kind == "array":
             return f"array of {self._type(schema.get('items', {}))}"

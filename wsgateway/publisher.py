@@ -72,7 +72,7 @@ class Publisher:
     ) -> Sent:
         """Send `message` as `Gateway.send` does: through the listener's `on_message`, and with counts.
 
-        Wait for the hook, too, `HOOK_TIMEOUT` seconds at most. Raise the errors of `Gateway.send` and of `apublish`.
+        Wait for the hook, too, at most 30 s. Raise the errors of `Gateway.send` and of `apublish`.
         """
         self._check_loop("publisher.asend", "publisher.send")
         to, payload = _target_of(target), encoded(message)

@@ -37,7 +37,7 @@ def test_a_relative_scope_has_no_mount_point_and_leaves_the_original_unchanged()
     [
         ("/", "", "/", "."),
         ("/log", "", "/log", "."),
-        ("/gateways/chat/edit", "", "/gateways/chat/edit", "../.."),
+        ("/gateways/chat/settings", "", "/gateways/chat/edit", "../.."),
         ("/live/", "/live", "/live/", "."),
         ("/live/log", "/live", "/live/log", "."),
         ("/live/gateways/chat", "/live", "/live/gateways/chat", ".."),

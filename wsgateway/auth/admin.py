@@ -110,7 +110,7 @@ class AdminRules:
         if self._reading.names_origin(scope):
             return None
         detail = "another site's page has sent this; add its origin to allowed_origins if it may"
-        return Refusal(403, "origin", detail, "foreign-origin")
+        return Refusal(403, "origin", detail, "cross-origin-page")
 
     def access_of(self, password: str) -> Access:
         """Return the access of a caller that enters a token as the password."""

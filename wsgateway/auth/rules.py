@@ -105,7 +105,7 @@ class Rules:
             return None
         if len(origins) > 1:
             return Refusal(
-                403, "origin", "the request has more than one Origin, but a browser sends only one", "foreign-origin"
+                403, "origin", "the request has more than one Origin, but a browser sends only one", "cross-origin-page"
             )
         origin = text_of(origins[0])
         if self._names(origin):
@@ -117,7 +117,7 @@ class Rules:
         if takes_loopback and normal is not None and _LOOPBACK_ORIGIN.fullmatch(normal):
             return None
         detail = f"pages from {origin[:MAX_NAMED]!r} may not connect; add that origin to allowed_origins if they may"
-        return Refusal(403, "origin", detail, "foreign-origin")
+        return Refusal(403, "origin", detail, "cross-origin-page")
 
     def names_origin(self, scope: Mapping[str, Any]) -> bool:
         """Return whether the request has one `Origin`, and `allowed_origins` contains it or `*`."""
@@ -158,7 +158,7 @@ class Rules:
                 f"the request comes from another site's page (Sec-Fetch-Site: {site.decode()}) and has no Origin; "
                 "open the stream with EventSource or fetch, from a page whose origin is in allowed_origins"
             )
-            return Refusal(403, "origin", detail, "foreign-origin")
+            return Refusal(403, "origin", detail, "cross-origin-page")
         return self._check_own_name(scope)
 
     def cors_headers(self, scope: Mapping[str, Any]) -> list[tuple[bytes, bytes]]:

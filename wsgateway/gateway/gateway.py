@@ -37,11 +37,12 @@ _ACTIVE = (GatewayState.STARTING, GatewayState.RUNNING, GatewayState.STOPPING)
 class Gateway(Messaging):
     """A WebSocket gateway. Mount it with `app.mount("/live", gateway)`, or serve it alone.
 
-    `options` are fields of `wsgateway.config.settings.Settings`; `settings` gives all of them. Nothing is read from
-    files or the environment. Raise `ConfigError` with every mistake. The listener is made when the gateway starts.
+    `options` are settings, the fields of `Settings`. Instead of them, `settings` may contain all settings. Files and
+    the environment are not read. Raise `ConfigError` with every mistake. A listener that is a class is called when the
+    gateway starts.
 
-    A gateway belongs to the event loop that starts it. Once that loop is closed, the gateway is like a new one: its
-    id is free, its connections are forgotten, and it may be started on another loop.
+    A gateway belongs to the event loop that starts it. When that loop is closed, the id becomes free, the connections
+    are forgotten, and the gateway may be started on another loop.
     """
 
     def __init__(
@@ -222,7 +223,7 @@ class Gateway(Messaging):
     async def stop(self) -> None:
         """Close every connection with 1012, run every `on_client_close` and `on_stop`. Do nothing while stopped.
 
-        Take at most `drain` seconds, and `LINGER` more for hooks that still run then. Within a hook of this gateway,
+        Take at most `drain` seconds, and 2 s more for hooks that still run then. Within a hook of this gateway,
         only begin to stop, because waiting would wait for the calling hook. Raise `RuntimeError` while the gateway
         runs on another event loop.
         """

@@ -197,8 +197,9 @@ class Messaging(ABC):
     ) -> int:
         """End the subscriptions of `connections`, or of every connection of `user`, to `channel`.
 
-        Return the number of ended subscriptions. From code 2500 on, the clients subscribe again. Below, a client of
-        them whose `on_subscribe` runs meanwhile has to ask again. Raise `ChannelError` if there is no such channel.
+        Return the number of ended subscriptions. From code 2500 on, the clients subscribe again. Below 2500, a client
+        whose `on_subscribe` still runs is not subscribed, and has to request the channel again. Raise `ChannelError` if
+        there is no such channel.
 
         Reach the connections of every node, and wait for the nodes as `subscribe` does.
         """
