@@ -15,9 +15,13 @@ WIDTH, HEIGHT = 120, 24
 
 
 def trend_of(trends: Iterable[Trend]) -> str:
-    """Return the last hour of one gateway, or the sum over several, as the JSON that `static/charts.js` reads."""
+    """Return the last hour of one gateway, or the sum over several, as the JSON that `static/charts.js` reads.
+
+    `now` is the time of this host, whose clock may differ from the reader's.
+    """
     steps: dict[int, dict[str, float]] = {}
-    oldest = time.time() - SAMPLES * STEP
+    now = time.time()
+    oldest = now - SAMPLES * STEP
     for trend in trends:
         for place, at in enumerate(trend.at):
             if at < oldest:
@@ -31,7 +35,7 @@ def trend_of(trends: Iterable[Trend]) -> str:
     columns: dict[str, list[float | None]] = {"at": [step * STEP for step in sorted(steps)]}
     for name in ("connections", *RATES, "hook"):
         columns[name] = [_rounded(steps[step].get(name)) for step in sorted(steps)]
-    return json.dumps(columns, separators=(",", ":"))
+    return json.dumps({"now": round(now, 1), **columns}, separators=(",", ":"))
 
 
 def curve_of(trend: Trend) -> list[float]:

@@ -28,11 +28,17 @@ class Trend {
   constructor(text) {
     const past = text ? JSON.parse(text) : {};
     for (const name of COLUMNS) this[name] = past[name] || [];
+    this.skew = past.now ? past.now - Date.now() / 1000 : 0; // the clock of the server may differ from the viewer's
     this.base = null; // the counters at the beginning of the step
     this.moving = false;
   }
 
-  push(now, gateways) {
+  now() {
+    return Date.now() / 1000 + this.skew;
+  }
+
+  push(gateways) {
+    const now = this.now();
     const step = Math.floor(now / STEP);
     if (!this.base || (step !== this.base.step && now - this.base.now >= 1)) {
       if (this.base) this.put(now, gateways);
@@ -105,7 +111,7 @@ class Chart {
 
   // The indexes of the points in the range
   indexes() {
-    const end = Date.now() / 1000;
+    const end = this.trend.now();
     this.end = end;
     const first = this.trend.at.length ? this.trend.at[0] : end;
     this.start = Math.max(end - this.range, Math.min(first, end - 300));
@@ -218,7 +224,7 @@ class Chart {
       return part;
     });
     const time = document.createElement("span");
-    time.textContent = this.cursor === null ? "now" : clockOf(this.trend.at[index]);
+    time.textContent = this.cursor === null || index < 0 ? "now" : clockOf(this.trend.at[index]);
     this.readout.replaceChildren(...parts, time);
   }
 
@@ -241,7 +247,7 @@ const trend = new Trend(document.getElementById("trend")?.dataset.trend);
 const charts = Array.from(document.querySelectorAll("figure.chart"), (figure) => new Chart(figure, trend));
 
 function drawCharts(gateways) {
-  trend.push(Date.now() / 1000, gateways);
+  trend.push(gateways);
   for (const chart of charts) chart.draw();
 }
 

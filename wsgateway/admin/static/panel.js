@@ -46,7 +46,7 @@ const curves = new Map(); // by gateway: messages per second in each step of the
 function drawCurve(svg, id, rate) {
   const curve = curves.get(id) || { values: JSON.parse(svg.dataset.curve), step: null, sum: 0, count: 0 };
   curves.set(id, curve);
-  const step = Math.floor(Date.now() / 1000 / STEP);
+  const step = Math.floor(trend.now() / STEP);
   if (curve.step !== step) {
     curve.values.push(0);
     curve.values.shift();
