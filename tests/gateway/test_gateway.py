@@ -267,7 +267,7 @@ async def test_a_call_does_not_start_a_gateway_because_no_client_would_be_connec
     assert gateway.state == "stopped"
     await gateway.start()
     await gateway.stop()
-    with pytest.raises(GatewayNotRunning, match="is not running$"):
+    with pytest.raises(GatewayNotRunning, match=r"is not running$"):
         await gateway.send("z")
 
 
