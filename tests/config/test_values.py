@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from wsgateway.config.settings import SPECS, AdminSettings
-from wsgateway.config.values import MAX_QUOTED, Kind, Startup, convert, convert_written, kind_of, nearest, parts_of
+from wsgateway.config.values import MAX_QUOTED, Kind, Startup, convert, convert_written, kind_of, parts_of
+from wsgateway.text import nearest
 
 VALUES: dict[str, tuple[str, str, object]] = {
     "number": ("port", "80", 80),

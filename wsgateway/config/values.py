@@ -1,6 +1,5 @@
 """Converts the values of settings, and explains what is wrong with them. Does not know what a setting is used for."""
 
-import difflib
 import enum
 import os
 import re
@@ -11,7 +10,7 @@ from typing import Any, get_args
 
 from wsgateway.config.origins import MAX_ORIGIN, ascii_host, normalized_origin
 from wsgateway.limits import SlowPolicy
-from wsgateway.text import cut
+from wsgateway.text import cut, did_you_mean
 
 MAX_QUOTED = 100
 """Characters of a value that an error quotes."""
@@ -87,17 +86,6 @@ def kind_of(spec: Field[Any]) -> Kind | None:
     """Return what the text of the setting is; None if its type says it."""
     kind: Kind | None = spec.metadata["kind"]
     return kind
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return the name in `known` that is most similar to `name`; empty if no name is similar."""
-    return next(iter(difflib.get_close_matches(name, list(known), n=1)), "")
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return the end of an error about a name that is not known: `, did you mean X?`, or nothing."""
-    close = nearest(name, known)
-    return f", did you mean {close}?" if close else ""
 
 
 def plain_value(value: object) -> object:

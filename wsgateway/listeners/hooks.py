@@ -9,8 +9,8 @@ from functools import cached_property, partialmethod, singledispatchmethod
 from types import FunctionType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any
 
-from wsgateway.config.values import nearest
 from wsgateway.exceptions import ListenerError
+from wsgateway.text import nearest
 
 HOOKS = (
     "on_start",
