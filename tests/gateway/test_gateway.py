@@ -262,12 +262,12 @@ async def test_a_call_does_not_start_a_gateway_because_no_client_would_be_connec
         gateway.presence("news"), anyio.to_thread.run_sync(gateway.send_from_thread, "x"),
     ]  # fmt: skip
     for call in calls:
-        with pytest.raises(GatewayNotRunning, match="lifespan=gateway.lifespan, or send from another process with"):
+        with pytest.raises(GatewayNotRunning, match=r"lifespan=gateway\.lifespan, or send from another process with"):
             await call
     assert gateway.state == "stopped"
     await gateway.start()
     await gateway.stop()
-    with pytest.raises(GatewayNotRunning, match="is not running$"):
+    with pytest.raises(GatewayNotRunning, match=r"is not running$"):
         await gateway.send("z")
 
 
