@@ -21,7 +21,7 @@ from websockets.typing import Origin, Subprotocol
 from wsgateway.encoding import ENCODER, to_json
 from wsgateway.exceptions import SendError
 from wsgateway.messages import Sent
-from wsgateway.text import cut, mask_url
+from wsgateway.text import cut, did_you_mean, mask_url
 
 __all__ = [
     "ClientConnection",
@@ -102,7 +102,8 @@ def _fields_of(options: SendOptions) -> dict[str, object]:
     given = cast(dict[str, Any], options)
     unknown = sorted(given.keys() - SendOptions.__annotations__.keys())
     if unknown:
-        raise TypeError(f"send has no argument {unknown[0]!r}")
+        hint = did_you_mean(unknown[0], SendOptions.__annotations__)
+        raise TypeError(f"send has no argument {unknown[0]!r}{hint}")
     fields = {name: value for name, value in given.items() if value is not None or name in ("channel", "user")}
     if isinstance(fields.get("user"), (int, UUID)) and not isinstance(fields["user"], bool):
         fields["user"] = str(fields["user"])  # as `conn.user_id` is

@@ -141,11 +141,13 @@ class Messaging(ABC):
         Raise the errors of `send`, and `RuntimeError` on the event loop's own thread or if the loop ends meanwhile.
         """
         home = self._home_for_thread()
-        return call_from_thread(home, lambda: self.send(message, data=data, skip_history=skip_history, **target))
+        return call_from_thread(
+            home, lambda: self.send(message, data=data, skip_history=skip_history, **target), "gateway.send"
+        )
 
     def publish_from_thread(self, message: object, **target: Unpack[TargetOptions]) -> Sent:
         """Call `publish` from a thread, as `send_from_thread` calls `send`."""
-        return call_from_thread(self._home_for_thread(), lambda: self.publish(message, **target))
+        return call_from_thread(self._home_for_thread(), lambda: self.publish(message, **target), "gateway.publish")
 
     async def request(self, conn_id: str, message: object, name: str = "", timeout: float = 10.0) -> Any:  # noqa: ASYNC109  on the gateway's timers
         """Send a request to the client of the connection `conn_id`, in any process, and return its answer.
@@ -159,7 +161,7 @@ class Messaging(ABC):
     def request_from_thread(self, conn_id: str, message: object, name: str = "", timeout: float = 10.0) -> Any:
         """Call `request` from a thread, as `send_from_thread` calls `send`."""
         home = self._home_for_thread()
-        return call_from_thread(home, lambda: self.request(conn_id, message, name, timeout), "request")
+        return call_from_thread(home, lambda: self.request(conn_id, message, name, timeout), "gateway.request")
 
     def _home_for_thread(self) -> Home:
         if self._home is None or not self._is_startable():
