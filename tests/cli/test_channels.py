@@ -14,7 +14,7 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 
 from tests import processes
 from tests.servers import free_socket
-from wsgateway.cli.listen import positions_of
+from wsgateway.cli.listen import headers_of, positions_of
 from wsgateway.cli.main import main
 from wsgateway.testing import Client
 
@@ -286,3 +286,12 @@ def test_a_position_may_name_its_channel() -> None:
     assert positions_of(["a"], ["e:1"]) == {"a": "e:1"}
     assert positions_of(["a", "b@c"], ["b@c@e:1"]) == {"a": None, "b@c": "e:1"}
     assert positions_of(["a"], [":7"]) == {"a": ":7"}
+
+
+@pytest.mark.parametrize(
+    "word", ["cookie", "cookie:", "a b: secret", ": secret", "cookie: secret\r\nhost: x", "x: sécret"]
+)
+def test_a_header_of_listen_that_cannot_be_sent_is_a_mistake_that_hides_its_value(word: str) -> None:
+    with pytest.raises(ValueError, match="write it like --header") as error:
+        headers_of([word])
+    assert "cret" not in str(error.value)

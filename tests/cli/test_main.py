@@ -86,10 +86,21 @@ def test_the_starter_settings_are_all_of_the_declaration(tmp_path: Path) -> None
     assert checked.returncode == 0, checked.stderr
 
 
+LOGGED_IN = """
+from wsgateway import Refused
+
+class Listener:
+    def on_handshake(self, event):
+        if event.conn.cookies.get("session") != "of-ann":
+            raise Refused(401, "log in first")
+"""
+
+
 async def test_listen_prints_what_arrives_and_sends_lines(tmp_path: Path) -> None:
-    with serving(cwd=tmp_path) as served:
+    (tmp_path / "chat.py").write_text(LOGGED_IN)
+    with serving("--listener", "chat.py:Listener", cwd=tmp_path) as served:
         url = "ws" + served.url[4:] + "/ws?token=secret"
-        argv = [*COMMAND, "listen", url]
+        argv = [*COMMAND, "listen", url, "--header", "Cookie: session=of-ann"]
         async with await anyio.open_process(argv, env=environment(), stdout=subprocess.PIPE) as process:
             try:
                 assert process.stdin
