@@ -92,7 +92,7 @@ async def test_it_opens_with_two_connected_clients_and_shows_their_ids(page: Pag
 
 async def test_it_shows_the_addresses_and_the_panel_and_fits_on_a_telephone(page: Page) -> None:
     gateway = Gateway(id="chat", local_access=True)
-    gateway.find_panel = lambda: "http://127.0.0.1:10120"
+    gateway.link_panel(lambda: "http://127.0.0.1:10120")
     async with serve(gateway) as url:
         await visit(page, url)
         await expect(page.locator("#browser")).to_have_text("This browser supports WebSockets.")
