@@ -284,6 +284,7 @@ function start() {
   for (const [id, text] of Object.entries(texts)) byId(id).textContent = text;
   byId("panel").href = page.panel;
   byId("panel").hidden = !page.panel;
+  if (page.panel) byId("log").href = `${page.panel}/log`;
   byId("push-refusal").textContent = page.push_refusal ?? "";
   byId("push-refusal").hidden = page.push_refusal === null;
   for (const id of ["key", "curl-hint"]) byId(id).hidden = !asksForKey;
