@@ -114,7 +114,7 @@ async def test_a_gateway_lives_from_create_to_delete(page: Page, tmp_path: Path)
         await page.get_by_label("port", exact=True).fill(str(second))
         await page.get_by_role("button", name="Save").click()
         await expect(page.locator("#report")).to_have_text("The settings were saved.")
-        await page.get_by_role("link", name="Gateways").click()
+        await page.get_by_role("link", name="Overview").first.click()
         await act(page, "game", "Start")
         await expect(state(page, "game")).to_have_text("running")
         async with Client(f"http://127.0.0.1:{second}"):

@@ -48,7 +48,8 @@ def test_the_address_is_the_one_that_the_reader_can_reach(asked: str, settings: 
 
 def test_a_host_that_a_client_names_stays_inside_the_quotes_of_the_samples() -> None:
     found = connect({"host": "0.0.0.0"}, asked="a'\"$(id)`")
-    browser, python, curl = (sample.text for sample in found.samples)
+    client, browser, python, curl = (sample.text for sample in found.samples)
+    assert 'from "http://a\'\\"$(id)`:10125/client.js"' in client
     assert 'WebSocket("ws://a\'\\"$(id)`:10125/ws")' in browser
     assert 'connect("ws://a\'\\"$(id)`:10125/ws")' in python
     assert curl.endswith("""'http://a'"'"'"$(id)`:10125/send'""")
@@ -78,7 +79,8 @@ def test_a_push_says_which_key_it_needs(settings: dict[str, object], part: str, 
 @pytest.mark.parametrize(
     ("settings", "part"),
     [
-        ({"token_secret": ("s" * 32,)}, '["bearer", token]'),
+        ({"token_secret": ("s" * 32,)}, "{ token: () => YOUR_TOKEN }"),
+        ({"token_secret": ("s" * 32,), "protocols": ("plain",)}, '["bearer", YOUR_TOKEN]'),
         ({"protocols": ("v1",)}, 'from "http://127.0.0.1:10125/client.js"'),
         ({"protocols": ("centrifuge",)}, "new Centrifuge("),
         ({"protocols": ("sse",)}, "new EventSource("),

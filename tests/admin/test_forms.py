@@ -36,12 +36,13 @@ def test_what_differs_from_the_default_is_marked_and_what_only_the_file_can_chan
     settings = Settings(
         ping_interval=20, api_key=("hidden",), broker="redis://:hidden@h/0", channels={"room:*": ChannelSettings()}
     )
-    for topics in (form_of(settings), values_of(settings)):
+    for topics in (form_of(settings), values_of(settings, has_own_server=True)):
         fields = fields_of(topics)
         changed = {name for name, field in fields.items() if field.is_changed}
         assert changed == {"ping_interval", "api_key", "broker", "channels"}
         assert {name for name in HOST_ONLY if fields[name].kind != "fixed"} == set()
         assert "hidden" not in repr(topics)
+    assert not {"host", "port", "startup"} & fields_of(values_of(settings, has_own_server=False)).keys()
 
 
 def test_a_search_finds_names_and_explanations() -> None:

@@ -419,7 +419,10 @@ async def test_the_guard_of_the_host_replaces_the_log_in(access: Access) -> None
 
     async with serve(Starlette(routes=[Mount("/panel", Panel([Gateway()], guard=guard))])) as url:
         async with httpx.AsyncClient(base_url=url) as http:
-            assert (await http.get("/panel/")).status_code == 403
+            refused = await http.get("/panel/")
+            assert refused.status_code == 403
+            assert "its guard has given you no access" in refused.text
+            assert "Back to the overview" not in refused.text
             shown = await http.get("/panel/", headers={"x-user": "ann"})
             assert shown.status_code == (403 if access is Access.NONE else 200)
             assert ('name="action"' in shown.text) is (access is Access.FULL)

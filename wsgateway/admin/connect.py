@@ -83,27 +83,38 @@ def _path_of(settings: Settings) -> str:
 
 
 def _samples(settings: Settings, base: str, socket: str) -> tuple[Sample, ...]:
-    samples = [Sample("Browser", _in_browser(settings, base, socket))]
+    samples = []
+    if "v1" in settings.protocols:
+        samples.append(_with_client_js(settings, base, socket))
     if "plain" in settings.protocols:
-        samples.append(Sample("Python", _in_python(f"{socket}/ws")))
+        samples += [_with_websocket(settings, socket), Sample("Python", _in_python(f"{socket}/ws"))]
+    if not samples:
+        samples.append(Sample("Browser", _in_browser(settings, base, socket)))
     return (*samples, _with_curl(settings, f"{base}/send"))
 
 
+def _with_client_js(settings: Settings, base: str, socket: str) -> Sample:
+    token = ", { token: () => YOUR_TOKEN }" if settings.checks_tokens else ""
+    text = (
+        f"import {{ connect }} from {json.dumps(f'{base}/client.js')};\n\n"
+        f"const live = connect({json.dumps(f'{socket}/ws')}{token});\n"
+        'live.on("message", (message) => console.log(message));\n'
+        'live.send("hello");'
+    )
+    return Sample("client.js", text, 'For <script type="module">. client.js reconnects, and the gateway serves it.')
+
+
+def _with_websocket(settings: Settings, socket: str) -> Sample:
+    token = ', ["bearer", YOUR_TOKEN]' if settings.checks_tokens else ""
+    text = (
+        f"const socket = new WebSocket({json.dumps(f'{socket}/ws')}{token});\n"
+        'socket.onopen = () => socket.send("hello");\n'
+        "socket.onmessage = (event) => console.log(event.data);"
+    )
+    return Sample("WebSocket", text, "A plain WebSocket does not reconnect by itself.")
+
+
 def _in_browser(settings: Settings, base: str, socket: str) -> str:
-    if "plain" in settings.protocols:
-        token = ', ["bearer", token]' if settings.checks_tokens else ""
-        return (
-            f"const socket = new WebSocket({json.dumps(f'{socket}/ws')}{token});\n"
-            'socket.onopen = () => socket.send("hello");\n'
-            "socket.onmessage = (event) => console.log(event.data);"
-        )
-    if "v1" in settings.protocols:
-        token = ", { token }" if settings.checks_tokens else ""
-        return (
-            f"import {{ connect }} from {json.dumps(f'{base}/client.js')};\n\n"
-            f"const client = connect({json.dumps(f'{socket}/ws')}{token});\n"
-            'client.on("message", (message) => console.log(message));'
-        )
     if "centrifuge" in settings.protocols:
         return (
             'import { Centrifuge } from "centrifuge";\n\n'

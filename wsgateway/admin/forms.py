@@ -17,6 +17,9 @@ EDITABLE = tuple(name for names in TOPICS.values() for name in names if name != 
 OF_NEW = ("listener", "port")
 """The settings in the form of a new gateway, besides its id."""
 
+OF_OWN_SERVER = ("host", "port", "uds", "uds_mode", "ssl_keyfile", "ssl_certfile", "startup", "workers")
+"""Settings of the server of a gateway. They do not apply to a gateway that an application serves."""
+
 CHOICES: Mapping[str, tuple[str, ...]] = {"startup": tuple(Startup), "slow_policy": tuple(SlowPolicy)}
 
 
@@ -143,8 +146,9 @@ def _options(options: Mapping[str, object]) -> str:
     return ", ".join(parts)
 
 
-def values_of(settings: Settings) -> list[Topic]:
-    """Return the settings by topic for a reader, without secrets."""
+def values_of(settings: Settings, *, has_own_server: bool) -> list[Topic]:
+    """Return the settings by topic for a reader, without secrets, and without those that do not apply."""
+    hidden = {"id"} if has_own_server else {"id", *OF_OWN_SERVER}
     fields = {
         name: FormField(
             name=name,
@@ -156,7 +160,7 @@ def values_of(settings: Settings) -> list[Topic]:
         )
         for name in SPECS
     }
-    return [Topic(title, [fields[name] for name in names if name != "id"]) for title, names in TOPICS.items()]
+    return [Topic(title, [fields[name] for name in names if name not in hidden]) for title, names in TOPICS.items()]
 
 
 def settings_in(submitted: Mapping[str, str], before: Settings) -> dict[str, Any]:

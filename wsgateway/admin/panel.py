@@ -47,6 +47,12 @@ HEADERS = {
     "x-frame-options": "DENY",
 }
 
+READ_ONLY = "You have read-only access, but this page requires full access."
+GUARDED = (
+    "This panel belongs to an application, and its guard has given you no access. Log in to the application as "
+    "a user with access, then reload this page."
+)
+
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 """Methods that the panel answers or refuses itself, before the router does."""
 
@@ -153,7 +159,7 @@ class Panel:
             if visit.access is Access.NONE and page.access is not Access.NONE and visit.asks_for_password:
                 return visit.redirect("/login")
             if visit.access < page.access:
-                raise refused(403, "You have read-only access." if visit.access else "You may not see this page.")
+                raise refused(403, READ_ONLY if visit.access else GUARDED)
             if request.method == "POST":
                 visit = replace(visit, form=await self._read_form(visit))
             response = await page.view(self._site, visit)
@@ -207,7 +213,8 @@ class Panel:
         """Log `refusal`, and return its page."""
         self._log_refusal(visit.request.scope, refusal)
         title = "Not found" if refusal.status == 404 else "Refused"
-        return visit.page("message.html", status=refusal.status, title=title, text=str(refusal))
+        has_access = visit.access is not Access.NONE or refusal.status != 403
+        return visit.page("message.html", status=refusal.status, title=title, text=str(refusal), has_access=has_access)
 
     async def _refuse_path(self, request: Request, _: Exception) -> Response:
         text = f"There is nothing at {request.url.path[:200]}."

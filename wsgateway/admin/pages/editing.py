@@ -26,7 +26,7 @@ async def show(site: Site, visit: Visit) -> Response:
             "settings.html",
             tab="settings",
             supervised=supervised,
-            topics=values_of(supervised.settings),
+            topics=values_of(supervised.settings, has_own_server=isinstance(supervised, Instance)),
             find=_search_of(visit),
         )
     return _form(visit, supervised)
