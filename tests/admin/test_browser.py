@@ -72,7 +72,7 @@ async def test_a_gateway_lives_from_create_to_delete(page: Page, tmp_path: Path)
     listener.write_text(LISTENER.format(closed=str(closed)))
     async with admin(tmp_path, f'[gateways]\n[admin]\nlisteners = ["{listener}:*"]\n') as (_, url):
         await open_live(page, url)
-        await page.get_by_role("link", name="New gateway").click()
+        await page.get_by_role("link", name="Create the first gateway").click()
         await expect(page.get_by_label("listener")).to_have_value("wsgateway.supervisor.starter:Listener")
         await page.get_by_label("id", exact=True).fill("game")
         await page.get_by_label("port", exact=True).fill(str(first))
