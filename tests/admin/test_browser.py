@@ -452,7 +452,7 @@ async def test_a_sample_is_copied(context: BrowserContext, tmp_path: Path) -> No
         await context.grant_permissions(["clipboard-read", "clipboard-write"], origin=url)
         page = await context.new_page()
         await page.goto(url)
-        await page.get_by_text("Push with curl").click()
+        await page.get_by_text("curl", exact=True).click()
         await page.get_by_role("button", name="Copy", exact=True).last.click()
         await expect(page.get_by_role("button", name="Copied")).to_be_visible()
         copied = await page.evaluate("navigator.clipboard.readText()")
