@@ -429,7 +429,7 @@ async def test_a_message_is_sent_to_a_channel_once_and_answers_with_its_position
         ({"channel": "a", "connections": []}, "channel and connections are given"),
         *[({name: "x"}, f"{name}: only a message to a channel") for name in ("key", "idempotency_key", "ttl", "tags")],
         ({"data": {"user": "ann"}}, "data: 'user' would choose the recipients"),
-        ({"chanel": ""}, "no argument 'chanel'"),
+        ({"chanel": ""}, "no argument 'chanel', did you mean channel[?]"),
     ],
 )
 def test_a_mistake_in_the_recipients_is_raised_before_anything_is_sent(options: Any, text: str) -> None:

@@ -38,6 +38,12 @@ async def ready(gateway: Gateway) -> tuple[int, str]:
     return sent[0]["status"], sent[1]["body"].decode()
 
 
+async def start_and_send(gateway: Gateway) -> Sent:
+    """Send, and leave while the gateway runs."""
+    await gateway.start()
+    return await gateway.send("x")
+
+
 async def connect(gateway: Gateway) -> None:
     """Connect a client, and leave while it is connected."""
     opened = asyncio.Event()
@@ -81,7 +87,7 @@ def test_a_gateway_may_be_used_again_on_a_new_loop() -> None:
     gateway = Gateway(id="again")
     for _ in range(3):
         assert asyncio.run(ready(gateway))[0] == 200
-        assert asyncio.run(gateway.send("x")) == Sent(0, 0, 0)
+        assert asyncio.run(start_and_send(gateway)) == Sent(0, 0, 0)
 
 
 @pytest.mark.parametrize("use", ["start", "restart", "stop", "lifespan"])
@@ -114,7 +120,7 @@ def test_its_connections_are_forgotten() -> None:
     view = gateway.connections
     assert (len(view), gateway.state) == (0, "stopped")
     assert not kept[-1].is_open  # type: ignore[attr-defined]  # it is a connection
-    asyncio.run(gateway.send("to nobody"))
+    asyncio.run(start_and_send(gateway))
     assert len(view) == 0
 
 
@@ -162,7 +168,7 @@ def test_a_new_loop_gets_a_new_listener_and_its_hooks_run_there() -> None:
 
     gateway = Gateway(listener=Listener)
     for number in range(2):
-        asyncio.run(gateway.send("x"))
+        asyncio.run(start_and_send(gateway))
         (_, started), (_, called) = loops[-2:]
         assert started is called
         assert len(loops) == 2 * number + 2
@@ -176,7 +182,7 @@ def test_its_threads_end() -> None:
 
     before = set(threading.enumerate())
     gateway = Gateway(listener=Listener, id="threads")
-    asyncio.run(gateway.send("x"))
+    asyncio.run(start_and_send(gateway))
     assert set(threading.enumerate()) - before
     until = time.monotonic() + 20
     while set(threading.enumerate()) - before:
@@ -264,6 +270,7 @@ class Listener:
     def on_message(self, event): pass
 
 async def main(gateway):
+    await gateway.start()
     await gateway.send("x")
 
 kept = [Gateway(Listener, id=str(number % 2), broker=broker) for number in range(4) for broker in (None, "ipc://{folder}")]

@@ -196,7 +196,7 @@ async def test_a_publisher_raises_what_it_promises() -> None:
             await publisher.asend(None)
         with pytest.raises(ValueError, match="key: only a message to a channel"):
             await publisher.asend("x", key="a")
-        with pytest.raises(TypeError, match="no argument 'chanel'"):
+        with pytest.raises(TypeError, match="no argument 'chanel', did you mean channel"):
             await publisher.asend("x", chanel=None)  # type: ignore[call-arg]  # a typing error of the caller
 
 

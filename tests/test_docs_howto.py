@@ -1,5 +1,6 @@
 """The How-to pages are true: each sample runs as written, against the application of its page."""
 
+import importlib
 import json
 import logging
 import os
@@ -8,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from playwright.async_api import Browser, expect
 from redis import Redis
 from rq import Queue
 from starlette.responses import Response
+from websockets.exceptions import InvalidStatus
 
 from tests.processes import environment
 from tests.samples import ROOT, run_sample, samples
@@ -38,6 +41,7 @@ VALIDATION = HOWTO + "validation.md"
 LOGGING = HOWTO + "logging.md"
 TESTING = HOWTO + "testing.md"
 DJANGO_PAGE = HOWTO + "django.md"
+FASTAPI_PAGE = HOWTO + "fastapi.md"
 KEY = "secret"
 
 
@@ -397,3 +401,42 @@ async def main():
 
 anyio.run(main)
 """
+
+
+# fastapi.md
+
+
+@pytest.fixture
+def shop(tmp_path: Path, secret_key: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The application of the page, whose front end may be on another host, too."""
+    (tmp_path / "shop").mkdir()
+    for name, code in samples(FASTAPI_PAGE, "python").items():
+        (tmp_path / name).write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("ORIGINS", "https://shop.example.com")
+    yield importlib.import_module("shop.main").app
+    for name in [name for name in sys.modules if name.partition(".")[0] == "shop"]:
+        del sys.modules[name]
+
+
+async def test_a_fastapi_application_in_several_files(shop: Any) -> None:
+    async with serve(shop) as url, httpx.AsyncClient(base_url=url) as http, httpx.AsyncClient(base_url=url) as bob:
+        assert (await http.get("/api/me")).status_code == 401
+        for client, name, password in ((http, "ann", "wonderland"), (bob, "bob", "builder")):
+            assert (await client.post("/api/login", json={"name": name, "password": password})).status_code == 204
+        assert (await http.get("/api/me")).json() == "ann"
+        assert [(await client.get("/panel/")).status_code for client in (http, bob)] == [200, 403]
+        headers = {"cookie": f"session={http.cookies['session']}"}
+        elsewhere = headers | {"origin": "https://shop.example.com"}
+        connect = partial(Client, url, "/live/ws")
+        async with connect(additional_headers=headers) as phone, connect(additional_headers=elsewhere) as laptop:
+            devices = (phone, laptop)
+            forwarded = {"origin": "http://localhost:5173", "host": "localhost:5173"}  # by Vite
+            async with http.stream("GET", "/live/sse", headers=forwarded) as stream:
+                assert stream.status_code == 200
+            await http.post("/api/orders/7")
+            assert [await device.receive_json() for device in devices] == [{"order": 7}] * 2
+            await http.post("/api/logout")
+            assert {await device.closed() for device in devices} == {(3503, "logged out")}
+        with pytest.raises(InvalidStatus, match="HTTP 403"):
+            await connect(additional_headers=headers | {"origin": "http://localhost:5173"}).__aenter__()

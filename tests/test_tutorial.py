@@ -120,6 +120,31 @@ async def test_step_4_shows_the_members_and_who_is_typing(browser: Browser, tmp_
         await expect(page.locator("#members")).to_have_text("ann")
 
 
+def block(language: str, beginning: str) -> str:
+    """Return the block of code that begins with `beginning`."""
+    found = re.search(rf"^```{language}\n({re.escape(beginning)}.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
+    assert found
+    return found[1]
+
+
+async def test_the_log_out_closes_every_device(browser: Browser, tmp_path: Path) -> None:
+    folder = copied(LAST, tmp_path)
+    page = folder / "static" / "index.html"
+    link = '<a href="login.html">Change user</a>'
+    assert link in page.read_text()
+    page.write_text(page.read_text().replace(link, block("html", '<form method="post" action="logout">').rstrip()))
+    last = 'app.mount("/", '
+    module = load(folder, (last, block("py", '@app.post("/logout")') + last))
+    async with serve(module.app) as url, context(browser) as ann, context(browser) as other:
+        for device in (ann, other):
+            await log_in(await opened(device, url), "ann", "wonderland")
+            await expect(device.pages[0].locator("#status")).to_have_text("connected")
+        await ann.pages[0].get_by_role("button", name="Log out").click()
+        for device in (ann, other):
+            await expect(device.pages[0].get_by_role("button", name="Log in")).to_be_visible()
+        assert await ann.cookies() == []
+
+
 def test_the_last_step_is_the_example(tmp_path: Path) -> None:
     folder = copied(LAST, tmp_path)
     files = ("app.py", "static/index.html", "static/login.html")

@@ -20,7 +20,7 @@ from websockets.typing import Origin, Subprotocol
 from wsgateway.encoding import ENCODER
 from wsgateway.exceptions import MessageError, SendError
 from wsgateway.messages import Sent
-from wsgateway.text import cut, mask_url
+from wsgateway.text import cut, did_you_mean, mask_url
 
 __all__ = [
     "ClientConnection",
@@ -101,7 +101,8 @@ def _fields_of(options: SendOptions) -> dict[str, object]:
     given = cast(dict[str, Any], options)
     unknown = sorted(given.keys() - SendOptions.__annotations__.keys())
     if unknown:
-        raise TypeError(f"send has no argument {unknown[0]!r}")
+        hint = did_you_mean(unknown[0], SendOptions.__annotations__)
+        raise TypeError(f"send has no argument {unknown[0]!r}{hint}")
     fields = {name: value for name, value in given.items() if value is not None or name in ("channel", "user")}
     for name in ("channel", "user"):
         if name in fields and (not isinstance(fields[name], str) or not fields[name]):

@@ -200,12 +200,13 @@ class GatewayNotFound(GatewayError):  # noqa: N818  named as the answer 404 is
 class GatewayNotRunning(GatewayError):  # noqa: N818
     """The gateway is starting, stopped, or failed."""
 
-    def __init__(self, gateway_id: str) -> None:
-        super().__init__(gateway_id)
+    def __init__(self, gateway_id: str, advice: str = "") -> None:
+        super().__init__(gateway_id, advice)
         self.gateway_id = gateway_id
+        self.advice = advice
 
     def __str__(self) -> str:
-        return f"gateway [{self.gateway_id}] is not running"
+        return f"gateway [{self.gateway_id}] is not running" + (f": {self.advice}" if self.advice else "")
 
 
 class GatewayStopping(GatewayNotRunning):

@@ -1,7 +1,9 @@
-"""Text for people: cut, without secrets, and without control characters. No I/O."""
+"""Text for people: cut, without secrets, without control characters, and suggestions for it. No I/O."""
 
 import re
 import reprlib
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 # Each expression takes time proportional to the length of the text, because a remote peer may have written it.
 _WORD = re.compile(r"[^ \t\r\n]+")
@@ -28,6 +30,17 @@ def short(value: object) -> str:
     except Exception as exc:
         text = f"<{type(value).__name__}, whose repr raised {type(exc).__name__}>"
     return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + "…"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return the name in `known` that is most similar to `name`; empty if no name is similar."""
+    return next(iter(get_close_matches(name, list(known), n=1)), "")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return the end of an error about a name that is not known: `, did you mean X?`, or nothing."""
+    close = nearest(name, known)
+    return f", did you mean {close}?" if close else ""
 
 
 def mask_query(text: str) -> str:

@@ -1,5 +1,3 @@
-"""A chat for a team: log-in, rooms with their members, who is typing, a ticker, and notes from background jobs."""
-
 import asyncio
 import secrets
 import time
@@ -36,7 +34,8 @@ class Team:
 
     async def on_message(self, event: MessageEvent) -> None:
         event.skip_history = event.name == "typing"
-        event.message = {"text": str(event.message)[:2000], "time": time.time()}
+        if event.conn is not None:  # otherwise your own code has sent it
+            event.message = {"text": str(event.message)[:2000], "time": time.time()}
 
 
 gateway = Gateway(

@@ -286,7 +286,7 @@ def mistakes_of(kind: type, name: str, value: object) -> str:
         ("listener = 5", "5 is not text"),
         ('listener = ["a:B"]', "is not text"),
         ("[gateways.a]\nlistener = {a = 1}", "is not text"),
-        ("allowed_hosts = {a = 1}", "is not a list of texts"),
+        ("allowed_hosts = {a = 1}", "is not a text or a list of texts"),
         ("slow_policy = [1]", "is not one of disconnect"),
         ('host = ""', "127.0.0.1 for this machine only"),
         ("max-message-size = 1", "there is no such setting, did you mean max_message_size?"),

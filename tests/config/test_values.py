@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from wsgateway.config.settings import SPECS, AdminSettings
-from wsgateway.config.values import MAX_QUOTED, Kind, Startup, convert, convert_written, kind_of, nearest, parts_of
+from wsgateway.config.values import MAX_QUOTED, Kind, Startup, convert, convert_written, kind_of, parts_of
+from wsgateway.text import nearest
 
 VALUES: dict[str, tuple[str, str, object]] = {
     "number": ("port", "80", 80),
@@ -35,7 +36,16 @@ MISTAKES: dict[str, tuple[str, object, str]] = {
     "control character in a path": ("log_file", "a\0b", "contains a NUL character"),
     "surrogate": ("host", "\ud800", "contains half of a surrogate pair"),
     "key with spaces": ("api_key", [" a"], "cannot be sent in a header"),
-    "mapping": ("allowed_hosts", {"a": 1}, "is not a list of texts"),
+    "mapping": ("allowed_hosts", {"a": 1}, "is not a text or a list of texts"),
+    "no list": ("api_key", None, "it is None, use a text or a list of texts, or leave it out"),
+    "no number": ("port", None, "it is None, use a whole number, from 0 to 65535, or leave it out"),
+    "no switch": ("verbose", None, "it is None, use true or false, or leave it out"),
+    "no text": ("host", None, "it is None, use a text, or leave it out"),
+    "no choice": ("startup", None, "it is None, use one of automatic, manual, disabled, or leave it out"),
+    "bytes": ("api_key", b"key", "a value of type bytes is not a text or a list of texts"),
+    "list with None": ("api_key", [None], "the list contains None, use texts that are not empty"),
+    "list with a number": ("api_key", [5], "the list contains a value of type int"),
+    "list with nothing": ("allowed_hosts", [""], "the list contains an empty text"),
     "long origin": ("allowed_origins", "https://" + "a" * 300, "is too long"),
 }
 

@@ -255,12 +255,19 @@ async def test_nothing_is_left_after_many_connections() -> None:
         assert not [found for found in connections if found() is not None]
 
 
-async def test_a_send_from_a_route_starts_a_gateway_that_nobody_has_started(caplog: pytest.LogCaptureFixture) -> None:
-    gateway = Gateway()
-    assert await gateway.send("x") == await gateway.send("y") == Sent(0, 0, 0)
-    assert sum("lifespan" in line for line in caplog.messages) == 1
+async def test_a_call_does_not_start_a_gateway_because_no_client_would_be_connected_to_it() -> None:
+    gateway = Gateway(channels={"news": {}})
+    calls = [
+        gateway.send("x"), gateway.publish("x"), gateway.disconnect(user="ann"), gateway.subscribe("news", user="ann"),
+        gateway.presence("news"), anyio.to_thread.run_sync(gateway.send_from_thread, "x"),
+    ]  # fmt: skip
+    for call in calls:
+        with pytest.raises(GatewayNotRunning, match=r"lifespan=gateway\.lifespan, or send from another process with"):
+            await call
+    assert gateway.state == "stopped"
+    await gateway.start()
     await gateway.stop()
-    with pytest.raises(GatewayNotRunning):
+    with pytest.raises(GatewayNotRunning, match=r"is not running$"):
         await gateway.send("z")
 
 

@@ -148,6 +148,8 @@ class Moderated:
             raise Refused(451, "no spam")
         if event.message == "odd":
             raise Refused(499)
+        if event.message == "broken":
+            raise ValueError("a secret")
 
 
 @asynccontextmanager
@@ -199,8 +201,9 @@ async def test_the_same_idempotency_key_publishes_once_even_if_it_is_huge() -> N
         ({"channel": "rom:1"}, 404, 'did you mean "room:*"?'),
         ({"channel": "room:*"}, 404, "reserved"),
         ({"channel": "news", "idempotency_key": "a"}, 422, "idempotency_key needs a history"),
-        ({"channel": "room:1", "message": "spam"}, 451, "no spam"),
-        ({"message": "odd"}, 499, "the listener refuses this message"),
+        ({"channel": "room:1", "message": "spam"}, 451, "on_message refused the message: no spam"),
+        ({"message": "odd"}, 499, "on_message refused the message"),
+        ({"message": "broken"}, 500, "the listener failed in on_message"),
     ],
 )
 async def test_a_push_to_a_channel_is_refused(fields: dict[str, Any], status: int, text: str) -> None:

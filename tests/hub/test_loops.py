@@ -192,10 +192,20 @@ async def test_send_from_thread_on_the_loop_says_what_to_do() -> None:
         await ann.send("hi")
         await ann.receive()
         (conn,) = gateway.connections
-        with pytest.raises(RuntimeError, match="await send"):
-            gateway.send_from_thread("x")
-        with pytest.raises(RuntimeError, match="await send"):
-            conn.send_from_thread("x")
+        calls: dict[str, Callable[[], object]] = {
+            "gateway.send": lambda: gateway.send_from_thread("x"),
+            "gateway.publish": lambda: gateway.publish_from_thread("x"),
+            "gateway.request": lambda: gateway.request_from_thread(conn.id, "x"),
+            "conn.send": lambda: conn.send_from_thread("x"),
+            "conn.request": lambda: conn.request_from_thread("x"),
+        }
+        for method, call in calls.items():
+            with pytest.raises(RuntimeError) as caught:
+                call()
+            assert str(caught.value) == (
+                f"{method}_from_thread was called on the event loop, where it would wait for itself: "
+                f"write await {method}(...)"
+            )
 
 
 async def test_a_stopped_gateway_may_move_to_another_loop() -> None:

@@ -8,8 +8,11 @@ import anyio
 import httpx
 import pytest
 from starlette.requests import Request
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 
-from wsgateway import Event, Gateway, HookError, Refused
+from wsgateway import Event, Gateway, HandshakeEvent, HookError, Refused
+from wsgateway.client import websocket_url
 from wsgateway.testing import Client, RecordingListener, serve
 
 # repr
@@ -183,6 +186,18 @@ async def test_the_error_of_a_hook_that_needs_a_connection_says_how_to_check(cap
     lines = [line for line in caplog.messages if "on_message failed" in line]
     assert len(lines) == 2
     assert all("without a connection" in line and "`if event.conn is None: …`" in line for line in lines)
+
+
+async def test_a_handshake_hook_that_misses_the_session_says_what_is_missing(caplog: pytest.LogCaptureFixture) -> None:
+    class Listener:
+        async def on_handshake(self, event: HandshakeEvent) -> None:
+            event.conn.user_id = event.scope["session"]["user"]
+
+    async with serve(Gateway(listener=Listener)) as url:
+        with pytest.raises(InvalidStatus, match="500"):
+            await connect(websocket_url(url))
+    (line,) = [line for line in caplog.messages if "on_handshake failed" in line]
+    assert line.endswith("(is SessionMiddleware missing in the application around the gateway?): KeyError('session')")
 
 
 async def test_the_failure_of_a_client_message_says_nothing_of_the_kind(caplog: pytest.LogCaptureFixture) -> None:

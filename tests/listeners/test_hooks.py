@@ -246,6 +246,28 @@ def test_what_cannot_be_a_hook_stops_the_start(listener: object, words: list[str
     assert all(word in said for word in words), said
 
 
+@pytest.mark.parametrize(
+    "take",
+    [
+        "database=Depends(list)",
+        "database: Annotated[list, Depends(list)]",
+        "database: Annotated[list, Depends(list)] = ()",
+        "database: 'Annotated[list, Depends(list)]'",
+        "database=Header()",
+    ],
+)
+def test_a_hook_has_no_dependencies_of_fastapi(folder: Path, take: str) -> None:
+    lines = [
+        "from typing import Annotated",
+        "from fastapi import Depends, Header",
+        f"def on_message(event, {take}): ...",
+    ]
+    (folder / "chat.py").write_text("\n".join(lines) + "\n")
+    said = refused("chat.py")
+    assert f"the parameter database with {'Header' if 'Header' in take else 'Depends'}, but FastAPI resolves" in said
+    assert "write it as on_message(event), and call what it needs in the hook" in said
+
+
 def test_a_hook_of_a_module_is_shown_without_self(folder: Path) -> None:
     (folder / "chat.py").write_text("def on_message(): ...\n")
     assert "write it as on_message(event)" in refused("chat.py")
@@ -272,6 +294,11 @@ TEXTS = {
         ["it has onMessage: name it on_message", 'set on_message = "onMessage"']),
     "another name in a class": ("class L:\n    def onMessage(self, e): ...\n", "chat.py",
         ["L of chat.py has onMessage: name it on_message"]),
+    "names of other libraries": (
+        "class L:\n"
+        + "".join(f"    def {name}(self, e): ...\n" for name in ("onOpen", "on_mesage", "onclose", "once")),
+        "chat.py:L",
+        ["it has onOpen, name it on_client_open; on_mesage, name it on_message; onclose, name it on_client_close"]),
     "functions": ("def send(): ...\n", "chat.py", ["it has send; write at least one of on_start, "]),
     "nothing": ("", "chat.py", ["write at least one of on_start, "]),
     "a function": ("def make(): ...\n", "chat.py:make", ["has no hooks"]),

@@ -121,12 +121,25 @@ def test_near_misses_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     class Lucee:
         def onClientOpen(self) -> None: ...  # noqa: N802  as Lucee's users write it
         def on_mesage(self) -> None: ...
+        def on_open(self) -> None: ...
+        def on_connect(self) -> None: ...
+        def on_close(self) -> None: ...
+        def on_disconnect(self) -> None: ...
+        def on_receive(self) -> None: ...
         def on_message(self, event: object) -> None: ...
         def _on_close(self) -> None: ...
 
     with caplog.at_level(logging.WARNING):
         Hooks(Lucee, Settings(), LOG)
-    assert sorted(text.replace("test_near_misses_are_warned_of.<locals>.", "") for text in caplog.messages) == [
-        "[test] Lucee.onClientOpen is not a hook and is never called, did you mean on_client_open?",
-        "[test] Lucee.on_mesage is not a hook and is never called, did you mean on_message?",
+    meant = {
+        "onClientOpen": "on_client_open",
+        "on_close": "on_client_close",
+        "on_connect": "on_client_open",
+        "on_disconnect": "on_client_close",
+        "on_mesage": "on_message",
+        "on_open": "on_client_open",
+        "on_receive": "on_message",
+    }
+    assert [text.replace("test_near_misses_are_warned_of.<locals>.", "") for text in caplog.messages] == [
+        f"[test] Lucee.{name} is not a hook and is never called, did you mean {hook}?" for name, hook in meant.items()
     ]

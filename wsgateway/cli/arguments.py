@@ -12,7 +12,8 @@ from typing import Any
 import click
 
 from wsgateway.config.settings import ADMIN_SPECS, CONFIG_FILE, SPECS, flag
-from wsgateway.config.values import Kind, did_you_mean, is_switch, kind_of
+from wsgateway.config.values import Kind, is_switch, kind_of
+from wsgateway.text import did_you_mean
 
 HELP: Mapping[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 """Settings for the help of every command, which is as wide as the terminal, up to 100 columns."""

@@ -10,8 +10,8 @@ from wsgateway.cli.arguments import HELP, UnknownWords, usage_sentence
 from wsgateway.cli.commands import COMMANDS, store_of
 from wsgateway.cli.terminal import complain, discard_output, prepare_output
 from wsgateway.config.settings import CONFIG_FILE
-from wsgateway.config.values import did_you_mean
 from wsgateway.exceptions import ConfigError, StartError
+from wsgateway.text import did_you_mean
 
 TOPICS: Mapping[str, Sequence[str]] = {
     "Begin": ("init", "serve", "check", "doctor", "password"),

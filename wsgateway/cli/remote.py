@@ -16,10 +16,10 @@ from wsgateway.cli.terminal import complain, to_json
 from wsgateway.config.addresses import url_host
 from wsgateway.config.settings import ENV, SPECS
 from wsgateway.config.sources import admin_settings, config_path, read_tables
-from wsgateway.config.values import convert, did_you_mean, plain_value
+from wsgateway.config.values import convert, plain_value
 from wsgateway.exceptions import ConfigError, SendError
 from wsgateway.gateway.registry import GatewayState
-from wsgateway.text import escape_controls, mask_url
+from wsgateway.text import did_you_mean, escape_controls, mask_url
 
 TIMEOUT = 65.0
 """Seconds to wait for an answer, longer than the interface itself waits for an operation."""

@@ -3,9 +3,9 @@
 from dataclasses import Field, field, fields
 from typing import Any, Self
 
-from wsgateway.config.values import Kind, convert, did_you_mean, is_secret, kind_of, plain_value
+from wsgateway.config.values import Kind, convert, is_secret, kind_of, plain_value
 from wsgateway.exceptions import ConfigError, Mistake, UnknownSetting
-from wsgateway.text import mask_url
+from wsgateway.text import did_you_mean, mask_url
 
 
 def setting(

@@ -12,9 +12,10 @@ from wsgateway.config.addresses import is_loopback
 from wsgateway.config.channels import ChannelOptions, ChannelSettings, history_fault, read_channels
 from wsgateway.config.declaration import Declared, convert_fields, setting
 from wsgateway.config.tokens import TOKEN_ALGORITHMS, fault_of_jwks, mistakes_of_algorithms
-from wsgateway.config.values import Kind, Startup, did_you_mean
+from wsgateway.config.values import Kind, Startup
 from wsgateway.exceptions import ConfigError, Mistake
 from wsgateway.limits import SlowPolicy
+from wsgateway.text import did_you_mean
 
 ENV = "WSGATEWAY_"
 """Prefix of the variable of each setting."""

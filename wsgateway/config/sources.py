@@ -20,9 +20,10 @@ from wsgateway.config.settings import (
     no_such_setting,
     serves_outside,
 )
-from wsgateway.config.values import Kind, convert_written, kind_of, nearest
+from wsgateway.config.values import Kind, convert_written, kind_of
 from wsgateway.config.variables import Variables, config_of, read_secret, read_variables, variable_of
 from wsgateway.exceptions import ConfigError, Mistake
+from wsgateway.text import nearest
 
 _OLD_STARTER = "wsgateway.starter.listener"
 _STARTER = "wsgateway.supervisor.starter"

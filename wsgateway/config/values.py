@@ -1,6 +1,5 @@
 """Converts the values of settings, and explains what is wrong with them. Does not know what a setting is used for."""
 
-import difflib
 import enum
 import os
 import re
@@ -11,7 +10,7 @@ from typing import Any, get_args
 
 from wsgateway.config.origins import MAX_ORIGIN, ascii_host, normalized_origin
 from wsgateway.limits import SlowPolicy
-from wsgateway.text import cut
+from wsgateway.text import cut, did_you_mean
 
 MAX_QUOTED = 100
 """Characters of a value that an error quotes."""
@@ -89,17 +88,6 @@ def kind_of(spec: Field[Any]) -> Kind | None:
     return kind
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return the name in `known` that is most similar to `name`; empty if no name is similar."""
-    return next(iter(difflib.get_close_matches(name, list(known), n=1)), "")
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return the end of an error about a name that is not known: `, did you mean X?`, or nothing."""
-    close = nearest(name, known)
-    return f", did you mean {close}?" if close else ""
-
-
 def plain_value(value: object) -> object:
     """Return the value of a setting as JSON and TOML can carry it: a tuple becomes a list."""
     return list(value) if isinstance(value, tuple) else value
@@ -128,6 +116,8 @@ def convert(spec: Field[Any], value: object, *, text: bool = False) -> Any:
     annotated, kind = _type_of(spec), kind_of(spec)
     if spec.metadata["guards"] and isinstance(value, str) and not value.strip():
         raise ValueError("it is empty, so no token would be checked; leave it out if you do not need it")
+    if value is None and not _may_be_none(spec, annotated):
+        raise ValueError(f"it is None, use {_allowed(spec, annotated)}, or leave it out")
     if text and isinstance(value, str):
         value = _from_text(annotated, value)
     if annotated == tuple[str, ...]:
@@ -141,7 +131,7 @@ def convert(spec: Field[Any], value: object, *, text: bool = False) -> Any:
         return text_or_none
     if kind is Kind.CHANNELS:
         raise ValueError('channels are described in the settings file, as tables [channels."room:*"], or in code')
-    if value is None and spec.default is None and annotated is not spec.type:
+    if value is None:
         return None
     if annotated in (SlowPolicy, Startup, Keep):
         if not isinstance(value, str) or value not in list(annotated):
@@ -171,10 +161,36 @@ def _type_of(spec: Field[Any]) -> Any:
     return get_args(spec.type)[0]
 
 
+def _type_shown(value: object) -> str:
+    return "None" if value is None else f"a value of type {type(value).__name__}"
+
+
+def _may_be_none(spec: Field[Any], annotated: Any) -> bool:
+    if annotated == str | None or kind_of(spec) in (Kind.CHANNEL_NAME, Kind.LISTENER, Kind.CHANNELS):
+        return True
+    return spec.default is None and annotated is not spec.type
+
+
+def _allowed(spec: Field[Any], annotated: Any) -> str:
+    """Return which values the setting takes."""
+    if annotated == tuple[str, ...]:
+        return "a text or a list of texts"
+    if annotated in (SlowPolicy, Startup, Keep):
+        return f"one of {', '.join(annotated)}"
+    if annotated in (int, float):
+        return f"a {'whole ' if annotated is int else ''}number, {_range_of(spec)}"
+    return "true or false" if annotated is bool else "a text"
+
+
+def _range_of(spec: Field[Any]) -> str:
+    least, most = spec.metadata["least"], spec.metadata["most"]
+    return f"{least} or more" if most is None else f"from {least} to {most}"
+
+
 def _quoted(spec: Field[Any], value: object) -> str:
-    """Return `value` for an error, or only the word `it` if it may be secret."""
+    """Return `value` for an error. If it may be secret, return the word `it`, or only its type if it is not text."""
     if is_secret(spec):
-        return "it"
+        return "it" if isinstance(value, str) else _type_shown(value)
     try:
         text = repr(value)
     except Exception:  # a number of more than 4,300 digits, or an object of the application
@@ -205,7 +221,7 @@ def _boolean(spec: Field[Any], value: object) -> bool:
 
 def _number(spec: Field[Any], annotated: type[int] | type[float], value: object) -> int | float:
     least, most = spec.metadata["least"], spec.metadata["most"]
-    allowed = f"{least} or more" if most is None else f"from {least} to {most}"
+    allowed = _range_of(spec)
     if isinstance(value, str) and not isinstance(_from_text(annotated, value), str):
         raise ValueError(f"{_quoted(spec, value)} is text, write the number without quotes")
     if isinstance(value, bool) or not isinstance(value, (int, annotated)) or value != value:  # NaN
@@ -264,9 +280,11 @@ def _strings(spec: Field[Any], value: object) -> tuple[str, ...]:
     elif isinstance(value, Iterable) and not isinstance(value, (Mapping, bytes, bytearray)):
         parts = list(value)
     else:
-        raise ValueError(f"{_quoted(spec, value)} is not a list of texts")
-    if not all(isinstance(part, str) and part for part in parts):
-        raise ValueError("it contains an item that is empty or not text")
+        raise ValueError(f"{_quoted(spec, value)} is not a text or a list of texts")
+    for part in parts:
+        if not isinstance(part, str) or not part:
+            what = "an empty text" if isinstance(part, str) else _type_shown(part)
+            raise ValueError(f"the list contains {what}, use texts that are not empty")
     parts = [_text(spec, part) for part in parts]
     if is_secret(spec) and any(part != part.strip() or not part.isprintable() for part in parts):
         fault = "is not accepted" if spec.metadata["guards"] else "cannot be sent in a header"

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from wsgateway.config.files import read_text
 from wsgateway.config.settings import ADMIN_SPECS, ENV, SPECS
-from wsgateway.config.values import Kind, did_you_mean, is_switch, kind_of, parts_of
+from wsgateway.config.values import Kind, is_switch, kind_of, parts_of
+from wsgateway.text import did_you_mean
 
 CONFIG = ENV + "CONFIG"
 

@@ -28,6 +28,12 @@ from wsgateway.text import short
 _NO_COUNTS = (None,) * 5
 """The first fields of `Sent` for `publish`."""
 
+_NEVER_STARTED = (
+    "give the application lifespan=gateway.lifespan, or send from another process with wsgateway.client.send or a "
+    "Publisher (docs/how-to/push.md)"
+)
+"""What to do about a gateway that no code of the process has started."""
+
 
 class Messaging(ABC):
     """The methods of a gateway that send to its clients.
@@ -53,10 +59,6 @@ class Messaging(ABC):
         """
 
     @abstractmethod
-    async def _start_unasked(self) -> None:
-        """Start a gateway that was never started."""
-
-    @abstractmethod
     def _is_startable(self) -> bool:
         """Return whether another thread may ask its event loop to send."""
 
@@ -64,16 +66,19 @@ class Messaging(ABC):
         """Return the running parts of the gateway."""
         running = self._running
         if running is None:
-            raise GatewayNotRunning(self.id)
+            raise self._not_running()
         if running.drain.is_begun and not running.dispatcher.inside_hook():
             raise GatewayStopping(self.id)  # else an on_client_close sends a last message
         return running
 
-    async def _running_for(self, what: str) -> Running:
+    def _check_running(self, what: str) -> None:
         self._check_loop(what, in_thread="")
-        if self._is_new:
-            await self._start_unasked()
-        return self._present()
+        self._present()
+
+    def _not_running(self) -> GatewayNotRunning:
+        """Return the error for a gateway that does not run. Only a request starts one that was never started."""
+        was_started = not self._is_new or self._is_startable()
+        return GatewayNotRunning(self.id, "" if was_started else _NEVER_STARTED)
 
     # Sending
 
@@ -98,8 +103,6 @@ class Messaging(ABC):
         the listener failed, and `HistoryError` if a history that processes share is unavailable.
         """
         self._check_loop("gateway.send", in_thread="gateway.send_from_thread")
-        if self._is_new:  # only now, because the check may have found that the event loop was closed
-            await self._start_unasked()
         running = self._present()
         to = target_of(skip_history=skip_history, **target) if target or skip_history else None
         if to is not None and to.channel:
@@ -115,8 +118,6 @@ class Messaging(ABC):
         hook.
         """
         self._check_loop("gateway.publish", in_thread="gateway.publish_from_thread")
-        if self._is_new:  # only now, because the check may have found that the event loop was closed
-            await self._start_unasked()
         running = self._present()
         encoded = encode(message)
         if encoded is None:
@@ -139,11 +140,13 @@ class Messaging(ABC):
         Raise the errors of `send`, and `RuntimeError` on the event loop's own thread or if the loop ends meanwhile.
         """
         home = self._home_for_thread()
-        return call_from_thread(home, lambda: self.send(message, data=data, skip_history=skip_history, **target))
+        return call_from_thread(
+            home, lambda: self.send(message, data=data, skip_history=skip_history, **target), "gateway.send"
+        )
 
     def publish_from_thread(self, message: object, **target: Unpack[TargetOptions]) -> Sent:
         """Call `publish` from a thread, as `send_from_thread` calls `send`."""
-        return call_from_thread(self._home_for_thread(), lambda: self.publish(message, **target))
+        return call_from_thread(self._home_for_thread(), lambda: self.publish(message, **target), "gateway.publish")
 
     async def request(self, conn_id: str, message: object, name: str = "", timeout: float = 10.0) -> Any:  # noqa: ASYNC109  on the gateway's timers
         """Send a request to the client of the connection `conn_id`, in any process, and return its answer.
@@ -151,17 +154,17 @@ class Messaging(ABC):
         The arguments and the errors are those of `Connection.request`. Raise `ConnectionClosed` also if there is no
         such connection, and `NodeError` if its process cannot be reached.
         """
-        await self._running_for("gateway.request")
+        self._check_running("gateway.request")
         return await self._parts.requests.ask(conn_id, message, name, timeout)
 
     def request_from_thread(self, conn_id: str, message: object, name: str = "", timeout: float = 10.0) -> Any:
         """Call `request` from a thread, as `send_from_thread` calls `send`."""
         home = self._home_for_thread()
-        return call_from_thread(home, lambda: self.request(conn_id, message, name, timeout), "request")
+        return call_from_thread(home, lambda: self.request(conn_id, message, name, timeout), "gateway.request")
 
     def _home_for_thread(self) -> Home:
         if self._home is None or not self._is_startable():
-            raise GatewayNotRunning(self.id)
+            raise self._not_running()
         return self._home
 
     # Subscriptions
@@ -182,7 +185,7 @@ class Messaging(ABC):
         The connections of every node are subscribed. Wait at most `broker_timeout` seconds for the other nodes. A node
         that has not answered by then is logged and not counted, but may still subscribe its connections.
         """
-        await self._running_for("gateway.subscribe")
+        self._check_running("gateway.subscribe")
         ids, user_id = _named(connections, user)
         return await self._parts.inspector.channels.subscribe(channel, ids, user_id, info)
 
@@ -203,7 +206,7 @@ class Messaging(ABC):
 
         Reach the connections of every node, and wait for the nodes as `subscribe` does.
         """
-        await self._running_for("gateway.unsubscribe")
+        self._check_running("gateway.unsubscribe")
         ids, user_id = _named(connections, user)
         ended = await self._parts.inspector.channels.unsubscribe(channel, ids, user_id, code, reason)
         return ended.unsubscribed
@@ -224,7 +227,7 @@ class Messaging(ABC):
 
         Reach the connections of every node, and wait for the nodes as `subscribe` does.
         """
-        await self._running_for("gateway.disconnect")
+        self._check_running("gateway.disconnect")
         ids, user_id = _named(connections, user)
         return (await self._parts.inspector.close(ids, code, reason, user=user_id)).closed
 
@@ -241,7 +244,7 @@ class Messaging(ABC):
         a limit that is not 0 to 10,000 and for text that is not a position, and `HistoryError` if a history that
         processes share is unavailable.
         """
-        await self._running_for("gateway.history")
+        self._check_running("gateway.history")
         return await self._parts.answers.channels.history(channel, limit=limit, since=since, reverse=reverse)
 
     async def forget(self, channel: str) -> None:
@@ -250,7 +253,7 @@ class Messaging(ABC):
         Raise `ChannelError` if there is no such channel, and `HistoryError` if a history that processes share is
         unavailable.
         """
-        await self._running_for("gateway.forget")
+        self._check_running("gateway.forget")
         await self._parts.answers.channels.forget(channel)
 
     async def presence(self, channel: str) -> Presence:
@@ -259,7 +262,7 @@ class Messaging(ABC):
         Wait at most `broker_timeout` seconds for each. Answers of other processes are reused for 0.5 s. Raise
         `ChannelError` if there is no such channel.
         """
-        await self._running_for("gateway.presence")
+        self._check_running("gateway.presence")
         return await self._parts.inspector.channels.members.presence(channel)
 
     async def presence_counts(self, channel: str) -> Counts:
@@ -267,7 +270,7 @@ class Messaging(ABC):
 
         All connections without a `user_id` count as one user. Raise `ChannelError` if there is no such channel.
         """
-        await self._running_for("gateway.presence_counts")
+        self._check_running("gateway.presence_counts")
         return await self._parts.inspector.channels.members.counts(channel)
 
     @property

@@ -323,7 +323,7 @@ class Connection:
 
     def send_from_thread(self, message: object, *, name: str = "") -> bool:
         """Call `send` from a `def` hook or another thread. Raise `RuntimeError` if the event loop has ended."""
-        return call_from_thread(self._home, lambda: self.send(message, name=name))
+        return call_from_thread(self._home, lambda: self.send(message, name=name), "conn.send")
 
     async def request(self, message: object, name: str = "", timeout: float = 10.0) -> Any:  # noqa: ASYNC109  on the gateway's timers
         """Send a request to this client, and return its answer. Wait at most `timeout` seconds, or one more.
@@ -346,7 +346,7 @@ class Connection:
 
     def request_from_thread(self, message: object, name: str = "", timeout: float = 10.0) -> Any:
         """Call `request` from a `def` hook or another thread, as `send_from_thread` calls `send`."""
-        return call_from_thread(self._home, lambda: self.request(message, name, timeout), "request")
+        return call_from_thread(self._home, lambda: self.request(message, name, timeout), "conn.request")
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Begin to close. Queued messages are still written, but no more are accepted. A second call does nothing.

@@ -41,15 +41,16 @@ def wrong_loop(what: str, instead: str = "", *, owner: str) -> RuntimeError:
     return RuntimeError(f"{what} was called on another event loop than the one that {owner} runs on: {instead}")
 
 
-def call_from_thread(home: Home, call: Callable[[], Coroutine[Any, Any, T]], what: str = "send") -> T:
+def call_from_thread(home: Home, call: Callable[[], Coroutine[Any, Any, T]], what: str) -> T:
     """Run the coroutine that `call` returns on the event loop of `home`, and return its result to this other thread.
 
-    `what` is the method that is called. Raise `RuntimeError` on the thread of that loop, and if the loop has ended.
+    `what` is the method that `call` calls, as users write it. Raise `RuntimeError` on the thread of that loop, and if
+    the loop has ended.
     """
     loop = home.loop
     if home.is_here():
         raise RuntimeError(
-            f"{what}_from_thread was called on the event loop, where it would wait for itself: await {what}"
+            f"{what}_from_thread was called on the event loop, where it would wait for itself: write await {what}(...)"
         )
     if loop.is_closed():
         raise _loop_ended()

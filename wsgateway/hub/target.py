@@ -5,7 +5,7 @@ from typing import Any, Final, TypeAlias, TypedDict
 
 from wsgateway.frames import check_event_name, check_utf8
 from wsgateway.hub.connection import Connection
-from wsgateway.text import short
+from wsgateway.text import did_you_mean, short
 
 
 class Everybody(tuple[Connection, ...]):
@@ -177,7 +177,8 @@ def check_known(options: Mapping[str, object]) -> None:
     """Raise `TypeError` for an argument that does not exist, because the message would be sent to every connection."""
     unknown = sorted(options.keys() - TargetOptions.__annotations__.keys())
     if unknown:
-        raise TypeError(f"there is no argument {unknown[0]!r}")
+        hint = did_you_mean(unknown[0], TargetOptions.__annotations__)
+        raise TypeError(f"there is no argument {unknown[0]!r}{hint}")
 
 
 def check_recipients(name: str, connections: object) -> None:

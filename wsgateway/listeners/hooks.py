@@ -4,13 +4,13 @@ Knows nothing of how a listener is loaded, nor when a hook is called.
 """
 
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property, partialmethod, singledispatchmethod
 from types import FunctionType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any
 
-from wsgateway.config.values import nearest
 from wsgateway.exceptions import ListenerError
+from wsgateway.text import nearest
 
 HOOKS = (
     "on_start",
@@ -30,7 +30,28 @@ HOOKS = (
     "on_request",
 )
 
+_OTHER_NAMES = {
+    "onopen": "on_client_open",
+    "onconnect": "on_client_open",
+    "onconnected": "on_client_open",
+    "onclose": "on_client_close",
+    "ondisconnect": "on_client_close",
+    "ondisconnected": "on_client_close",
+    "onreceive": "on_message",
+    "ondata": "on_message",
+    "onshutdown": "on_stop",
+    "onjoin": "on_subscribe",
+    "onleave": "on_unsubscribe",
+}
+"""Names in other libraries, in lower case and without underscores, that no hook resembles enough."""
+
 _METHODS = (FunctionType, MethodType, classmethod, staticmethod, partialmethod, singledispatchmethod)
+_FASTAPI = "fastapi.params"
+"""The module of the values that mark a parameter of a route, such as `Depends`. It is not imported."""
+
+MAX_ADVISED = 5
+"""Methods that the error about a listener without hooks suggests to rename."""
+
 _PROPERTIES = (property, cached_property)
 
 
@@ -72,8 +93,14 @@ def is_async(function: Any) -> bool:
 def _check_call(listener: object, hook: str, name: str, function: Any) -> None:
     """Raise `ListenerError` unless `function` can be called with an event, and then runs its body."""
     arguments = ("event", "exception") if hook == "on_error" else ("event",)
+    written = f"{name}({', '.join(arguments if isinstance(listener, ModuleType) else ('self', *arguments))})"
+    injected = _injected(function)
+    if injected:
+        raise ListenerError(
+            f"{name} of {described(listener)} has the parameter {injected}, but FastAPI resolves such parameters of "
+            f"routes only; write it as {written}, and call what it needs in the hook"
+        )
     if not _takes(function, len(arguments)):
-        written = f"{name}({', '.join(arguments if isinstance(listener, ModuleType) else ('self', *arguments))})"
         what = "an event and an exception" if hook == "on_error" else "one event"
         raise ListenerError(f"{name} of {described(listener)} cannot be called with {what}, write it as {written}")
     for one in (function, type(function).__call__):
@@ -81,6 +108,22 @@ def _check_call(listener: object, hook: str, name: str, function: Any) -> None:
             raise ListenerError(
                 f"{name} of {described(listener)} has a yield in it, so calling it does nothing; remove the yield"
             )
+
+
+def _injected(function: Any) -> str:
+    """Return the first parameter that FastAPI would pass to a route, as in `user = Depends(…)`; empty if none."""
+    try:
+        parameters = inspect.signature(function, follow_wrapped=False).parameters.values()
+    except Exception:  # see `_takes`
+        return ""
+    for parameter in parameters:
+        marks = (parameter.default, *getattr(parameter.annotation, "__metadata__", ()))
+        kind = next((type(mark).__name__ for mark in marks if type(mark).__module__ == _FASTAPI), "")
+        if not kind and isinstance(parameter.annotation, str) and "Depends(" in parameter.annotation:
+            kind = "Depends"
+        if kind:
+            return f"{parameter.name} with {kind}"
+    return ""
 
 
 def _takes(function: Any, count: int) -> bool:
@@ -135,7 +178,7 @@ def near_misses(listener: object, hooks: Iterable[str]) -> Iterator[tuple[str, s
         if isinstance(listener, ModuleType) and getattr(value, "__module__", None) != listener.__name__:
             continue  # imported, not defined there
         snake = "".join("_" + letter.lower() if letter.isupper() else letter for letter in name)
-        yield name, nearest(snake, HOOKS)
+        yield name, _OTHER_NAMES.get(name.lower().replace("_", "")) or nearest(snake, HOOKS)
 
 
 def hooks_in(owner: object, hooks: Iterable[str]) -> list[str]:
@@ -156,13 +199,21 @@ def advice(listener: object, hooks: Iterable[str], *, place: str, module: Module
         )
         return f"{place} has {has}: write {' or '.join(f'{place}:{name}' for name in candidates)}"
     for owner in (listener, *(_defined(module).values() if module is not None else ())):
-        for name, hook in near_misses(owner, hooks):
-            which = "" if owner is listener else f"{described(owner)} of {place} has "
-            text = f"{which}{name}" if which else f"it has {name}"
-            return f"{text}: name it {hook or 'as a hook'}" + (f', or set {hook} = "{name}"' if hook else "")
+        every = list(near_misses(owner, hooks))
+        misses = dict([miss for miss in every if miss[1]][:MAX_ADVISED] or every[:1])
+        if misses:
+            return f"{'it' if owner is listener else f'{described(owner)} of {place}'} has {_renamings(misses)}"
     names = [name for name, value in names_of(listener).items() if isinstance(value, _METHODS)]
     has = f"it has {', '.join(names[:5])}{' and more' if names[5:] else ''}; " if names else ""
     return f"{has}write at least one of {', '.join(HOOKS)}"
+
+
+def _renamings(misses: Mapping[str, str]) -> str:
+    """Return how to rename methods. `misses` has the hook for each name, empty if none resembles it."""
+    if len(misses) > 1:
+        return "; ".join(f"{name}, name it {hook}" for name, hook in misses.items())
+    ((name, hook),) = misses.items()
+    return f'{name}: name it {hook}, or set {hook} = "{name}"' if hook else f"{name}: name it as a hook"
 
 
 def _candidates(module: ModuleType, hooks: Iterable[str]) -> dict[str, tuple[str, list[str]]]:

@@ -18,10 +18,10 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from wsgateway.config.settings import Settings
-from wsgateway.config.values import did_you_mean
 from wsgateway.exceptions import ListenerError
 from wsgateway.listeners.hooks import HOOKS, advice, described, find_hook, hooks_in, is_async, names_of, near_misses
 from wsgateway.logs import GatewayLog
+from wsgateway.text import did_you_mean
 
 Hook = Callable[..., Awaitable[object]]
 

@@ -18,6 +18,13 @@ _WITHOUT_CONNECTION = {
 """Addition to the log line of a hook that failed, by hook, if its event has no connection."""
 
 
+_WITHOUT_SESSION = (
+    ", because the scope of the request has no session (is SessionMiddleware missing in the application around the "
+    "gateway?)"
+)
+"""Addition to the log line if `on_handshake` has read `event.scope["session"]` in vain."""
+
+
 class Reports:
     """Reports how the hooks of one gateway have ended."""
 
@@ -43,6 +50,8 @@ class Reports:
         log = self._log.limited((call.hook, type(error), _line_of(error)), burst=ERROR_LINES)
         extra = {} if call.event.conn is None else {"conn": call.event.conn.id}
         where = _WITHOUT_CONNECTION.get(call.hook, "") if call.event.conn is None else ""
+        if call.hook == "on_handshake" and isinstance(error, KeyError) and error.args == ("session",):
+            where = _WITHOUT_SESSION
         log.error("%s failed%s: %r", call.hook, where, error, exc_info=error, extra=extra)
 
 

@@ -133,7 +133,8 @@ def refusal_of_send(error: GatewayError) -> Refusal | None:
         case GatewayNotRunning():
             return Refusal(409, "not_running", str(error), "not-running")
         case Refused():
-            return Refusal(error.status, "refused", error.reason or "the listener refuses this message")
+            reason = f": {error.reason}" if error.reason else ""
+            return Refusal(error.status, "refused", f"on_message refused the message{reason}")
         case ChannelError():
             return channel_refusal(error)
         case HistoryError():
