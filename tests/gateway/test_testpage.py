@@ -318,6 +318,20 @@ async def test_after_a_refusal_by_the_listener_it_points_at_on_handshake(page: P
         await expect(client(page, "A")).to_have_attribute("data-state", "refused")
 
 
+async def test_a_refusal_with_a_close_code_names_a_hook_and_leaves_the_console_empty(page: Page) -> None:
+    class Listener:
+        def on_handshake(self, event: Event) -> None:
+            raise Refused(401, "log in first", close=3500)
+
+    lines: list[str] = []
+    page.on("console", lambda line: lines.append(line.text))
+    async with serve(Gateway(listener=Listener)) as url:
+        await page.goto(url)
+        for name in "AB":
+            await expect(notice(page, name)).to_contain_text("Closed with 3500 “log in first”: a hook of the listener")
+    assert lines == []
+
+
 async def test_after_a_refusal_by_a_stopped_gateway_it_says_that_it_is_stopped(page: Page) -> None:
     gateway = Gateway()
     async with serve(Starlette(routes=[Mount("/", gateway)], lifespan=gateway.lifespan)) as url:
