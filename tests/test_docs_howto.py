@@ -128,6 +128,8 @@ async def test_a_user_is_reached_on_all_devices_in_all_processes(tmp_path: Path)
             for call, to in ((remind.over_http, f"{url}/live/send"), (remind.over_the_broker, broker)):
                 assert await anyio.to_thread.run_sync(call, to, "ann") == 2
                 assert [await device.receive_json() for device in (phone, laptop)] == [{"note": "tea is ready"}] * 2
+            assert await shell(block(USERS, "sh", "curl -X POST http://127.0.0.1:8000/logout"), tmp_path, url) == "2"
+            assert [await device.closed() for device in (phone, laptop)] == [(3503, "logged out")] * 2
 
 
 async def test_a_device_that_was_offline_receives_what_was_published_for_its_user() -> None:

@@ -191,9 +191,12 @@ class Rules:
         if self._keys:
             if self.has_key(scope["headers"]):
                 return None
-            detail = (
-                f"the request needs one of the keys in {setting}, as `Authorization: Bearer KEY` or `X-API-Key: KEY`"
-            )
+            detail = f"the key of this request is not one of the keys in {setting}"
+            if not _carries_key(scope["headers"]):
+                detail = (
+                    f"the request has no key; send one of the keys in {setting}, as `Authorization: Bearer KEY` or "
+                    "`X-API-Key: KEY`"
+                )
             return Refusal(401, "key", detail, "wrong-key", (("www-authenticate", "Bearer"),))
         if not self._local_access:
             detail = (
@@ -246,6 +249,14 @@ class Rules:
         server = scope.get("server")
         host = self._bound_host or (server[0] if server else None)
         return bool(host) and is_loopback(str(host))
+
+
+def _carries_key(headers: HeaderPairs) -> bool:
+    """Return whether a request has a key where `Rules.key_of` looks for it."""
+    scheme, _, key = (single_value(headers, b"authorization") or b"").partition(b" ")
+    return bool(
+        (scheme.lower() in _KEY_SCHEMES and key.strip()) or (single_value(headers, b"x-api-key") or b"").strip()
+    )
 
 
 def _own_origin(scope: Mapping[str, Any], *, is_secure: bool = False) -> str | None:

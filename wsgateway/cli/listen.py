@@ -24,6 +24,9 @@ from wsgateway.text import cut, escape_controls, mask_url
 
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110 5.6.2
 
+MAX_SENTENCE = 500
+"""Characters of the answer to a refused handshake that are printed."""
+
 
 def positions_of(channels: Sequence[str], since: Sequence[str]) -> dict[str, str | None]:
     """Return the channels to subscribe to, each with the position in `since`, None without one. Raise `ValueError`."""
@@ -208,9 +211,13 @@ def _line_of(received: dict[str, Any]) -> str:
 def _reason_of(error: Exception) -> str:
     """Return why the connection failed. A redirect is not followed, so its target is named."""
     if isinstance(error, InvalidStatus):
-        status, target = error.response.status_code, error.response.headers.get("location", "")
+        response = error.response
+        status, target = response.status_code, response.headers.get("location", "")
         if target and 300 <= status <= 399:
             return f"the server answers {status} and redirects to {mask_url(target)}; give that URL if it is yours"
+        if response.body and response.headers.get("content-type", "").startswith("text/plain"):
+            sentence = " ".join(response.body.decode(errors="replace").split())
+            return f"the server answers {status}: {cut(sentence, MAX_SENTENCE)}"
     return os.strerror(error.errno) if isinstance(error, ConnectionRefusedError) and error.errno else str(error)
 
 
