@@ -56,7 +56,7 @@ def headers_of(words: Sequence[str]) -> list[tuple[str, str]]:
     return headers
 
 
-def run(url: str, channels: Mapping[str, str | None], headers: Sequence[tuple[str, str]]) -> int:
+def run(url: str, channels: Mapping[str, str | None], headers: Sequence[tuple[str, str]] = ()) -> int:
     """Listen at `url` until the connection is closed or Ctrl-C is pressed, and return the exit code.
 
     `channels` are those to subscribe to, each with the position to continue from, or None. `headers` are sent with the
