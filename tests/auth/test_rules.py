@@ -89,6 +89,13 @@ def test_any_other_origin_is_refused_with_the_setting(origin: str) -> None:
     assert "allowed_origins" in refusal.detail
 
 
+def test_a_refusal_says_that_the_scheme_alone_differs() -> None:
+    asked = scope(("host", "good.com"), ("origin", "https://good.com"), scheme="ws")
+    refusal = Rules(Settings()).check_origin(asked)
+    assert refusal is not None
+    assert "The request arrived as http" in refusal.detail
+
+
 def test_two_origins_are_refused_and_none_passes() -> None:
     rules = Rules(Settings(allowed_origins=("*",)))
     assert rules.check_origin(scope(("origin", "http://a"), ("origin", "http://a"))) is not None

@@ -117,6 +117,11 @@ class Rules:
         if takes_loopback and normal is not None and _LOOPBACK_ORIGIN.fullmatch(normal):
             return None
         detail = f"pages from {origin[:MAX_NAMED]!r} may not connect; add that origin to allowed_origins if they may"
+        if normal is not None and normal == _own_origin(scope, is_secure=True):
+            detail += (
+                ". The request arrived as http: if a proxy ends TLS, let it set X-Forwarded-Proto, and let the server "
+                "trust it (FORWARDED_ALLOW_IPS)"
+            )
         return Refusal(403, "origin", detail, "cross-origin-page")
 
     def names_origin(self, scope: Mapping[str, Any]) -> bool:
@@ -254,9 +259,11 @@ def _carries_key(headers: HeaderPairs) -> bool:
     )
 
 
-def _own_origin(scope: Mapping[str, Any]) -> str | None:
+def _own_origin(scope: Mapping[str, Any], *, is_secure: bool = False) -> str | None:
+    """Return the origin of the gateway, as the request names it; with `is_secure`, the one if a proxy ends TLS."""
     host = single_value(scope["headers"], b"host")
-    return _normalized(f"{scope.get('scheme', 'http')}://{text_of(host)}") if host and b"/" not in host else None
+    scheme = "https" if is_secure else scope.get("scheme", "http")
+    return _normalized(f"{scheme}://{text_of(host)}") if host and b"/" not in host else None
 
 
 def _normalized(origin: str) -> str | None:
