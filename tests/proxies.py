@@ -244,7 +244,7 @@ def haproxy(upstreams: Sequence[str], folder: Path, *, changes: Mapping[str, str
     both = folder / "both.pem"
     both.write_text(chain.read_text() + key.read_text())
     site = Site(free_port(), free_port(), trust)
-    # the gateway often runs in the loop of the test, which waits until HAProxy listens, and cannot answer its first check
+    # the gateway may run in the loop of the test, which waits until HAProxy listens and cannot answer its first check
     servers = "    timeout check 30s\n"
     servers += "\n".join(f"    server s{number} {one} check inter 1s" for number, one in enumerate(upstreams))
     replaced = {
