@@ -1,10 +1,9 @@
 """The commands about channels. Those that end by themselves run in this process, which is much faster."""
 
-import io
 import json
 import subprocess
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, chdir, redirect_stderr, redirect_stdout
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import anyio
@@ -15,7 +14,6 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 from tests import processes
 from tests.servers import free_socket
 from wsgateway.cli.listen import headers_of, positions_of
-from wsgateway.cli.main import main
 from wsgateway.testing import Client
 
 FILE = """\
@@ -63,9 +61,9 @@ class Running:
         return stdout if code == 0 else stderr
 
     def outputs(self, *arguments: str, code: int = 0) -> tuple[str, str]:
-        with chdir(self.folder), redirect_stdout(io.StringIO()) as stdout, redirect_stderr(io.StringIO()) as stderr:
-            assert main(arguments) == code, stdout.getvalue() + stderr.getvalue()
-        return stdout.getvalue(), stderr.getvalue()
+        done = processes.run_here(*arguments, cwd=self.folder)
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout, done.stderr
 
     def send(self, *arguments: str, code: int = 0) -> str:
         return self("send", "--url", self.url + "/send", *arguments, code=code)
