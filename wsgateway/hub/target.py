@@ -114,7 +114,7 @@ class Target:
         for name in ("key", "idempotency_key"):
             value = getattr(self, name)
             if not isinstance(value, str):
-                raise TypeError(f"{name} is {short(value)}, use a str")
+                raise TypeError(f"{name} is {short(value)}, use text")
             check_utf8(name, value)
         if self.tags is not None:
             _check_tags(self.tags)
@@ -195,7 +195,7 @@ def check_text(name: str, value: object) -> None:
     if value is None or value == "":
         raise ValueError(f"{name} is {value!r}, use text that is not empty")
     if not isinstance(value, str):
-        raise TypeError(f"{name} is {short(value)}, use a str")
+        raise TypeError(f"{name} is {short(value)}, use text")
 
 
 def _check_tags(tags: object) -> None:
