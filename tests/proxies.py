@@ -244,7 +244,9 @@ def haproxy(upstreams: Sequence[str], folder: Path, *, changes: Mapping[str, str
     both = folder / "both.pem"
     both.write_text(chain.read_text() + key.read_text())
     site = Site(free_port(), free_port(), trust)
-    servers = "\n".join(f"    server s{number} {one} check inter 1s" for number, one in enumerate(upstreams))
+    # the gateway may run in the loop of the test, which waits until HAProxy listens and cannot answer its first check
+    servers = "    timeout check 30s\n"
+    servers += "\n".join(f"    server s{number} {one} check inter 1s" for number, one in enumerate(upstreams))
     replaced = {
         "bind :80": f"bind 127.0.0.1:{site.plain_port}",
         "bind :443 ssl": f"bind 127.0.0.1:{site.port} ssl",

@@ -68,14 +68,6 @@ async def test_the_page_of_a_room(browser: Browser) -> None:
         assert ann.lines == []
 
 
-async def test_the_page_of_the_readme(browser: Browser) -> None:
-    async with tab(browser, "README.md", "team.py") as (gateway, ann):
-        await ann.run(samples("README.md", "js")["team"])
-        await expect(ann.page.locator("body")).to_have_text("ann: hi")
-        await gateway.publish("order 7", channel="room:1")
-        await expect(ann.page.locator("body")).to_have_text("ann: hi shop: order 7")
-
-
 async def test_client_js_as_written(browser: Browser) -> None:
     async with tab(browser) as (_, ann):
         await ann.run(samples(PROTOCOL, "js")["client"])

@@ -128,6 +128,8 @@ async def test_a_user_is_reached_on_all_devices_in_all_processes(tmp_path: Path)
             for call, to in ((remind.over_http, f"{url}/live/send"), (remind.over_the_broker, broker)):
                 assert await anyio.to_thread.run_sync(call, to, "ann") == 2
                 assert [await device.receive_json() for device in (phone, laptop)] == [{"note": "tea is ready"}] * 2
+            assert await shell(block(USERS, "sh", "curl -X POST http://127.0.0.1:8000/logout"), tmp_path, url) == "2"
+            assert [await device.closed() for device in (phone, laptop)] == [(3503, "logged out")] * 2
 
 
 async def test_a_device_that_was_offline_receives_what_was_published_for_its_user() -> None:
@@ -350,11 +352,12 @@ def test_the_tests_of_an_application_pass(tmp_path: Path) -> None:
 
 def test_a_django_project_as_written(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "django", "startproject", "shop", "."], cwd=tmp_path, check=True)
+    settings = block(DJANGO_PAGE, "py", "# at the end of shop/settings.py")
     run = subprocess.run(
         [sys.executable, "-c", DJANGO],
         cwd=tmp_path,
         env=environment({"PYTHONPATH": str(ROOT)}),
-        input=json.dumps(samples(DJANGO_PAGE, "python")),
+        input=json.dumps(samples(DJANGO_PAGE, "python") | {"shop/settings.py": settings}),
         capture_output=True,
         text=True,
     )
@@ -369,37 +372,73 @@ from django.core.management import call_command
 from wsgateway.testing import Client, serve
 
 for name, code in json.load(sys.stdin).items():
-    Path(name).write_text(code)
+    with open(name, "a" if name.endswith("settings.py") else "w") as file:
+        file.write(code)
 sys.path.insert(0, ".")
 with open("shop/settings.py", "a") as file:
     file.write('PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]')  # fast
 from shop.asgi import application, gateway
+from asgiref.sync import sync_to_async
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.test import Client as Browser
+from shop.models import Room
+from shop.notify import deactivate, notify, remove
 
+call_command("makemigrations", "shop", verbosity=0)
 call_command("migrate", verbosity=0)
 os.environ["DJANGO_SUPERUSER_PASSWORD"] = "wonderland"
 call_command("createsuperuser", interactive=False, username="ann", email="ann@example.com", verbosity=0)
+kitchen = Room.objects.create(name="kitchen")
+kitchen.members.add(1)
+browser = Browser()
+browser.force_login(User.objects.get())
+browser.logout()  # in a process without a server
 
 async def main():
-    async with serve(application) as url, httpx.AsyncClient(base_url=url) as http:
-        page = (await http.get("/admin/login/")).text
-        form = {"username": "ann", "password": "wonderland", "csrfmiddlewaretoken": http.cookies["csrftoken"]}
-        assert (await http.post("/admin/login/", data=form)).status_code == 302
-        cookie = {"cookie": "sessionid=" + http.cookies["sessionid"]}
-        async with Client(url, "/live/ws", additional_headers=cookie) as ann:
+    async with (
+        serve(application) as url,
+        httpx.AsyncClient(base_url=url) as http,
+        httpx.AsyncClient(base_url=url) as phone,
+    ):
+        settings.GATEWAY_URL = url + "/live"
+        cookies = []
+        for device in (http, phone):
+            await device.get("/admin/login/")
+            form = {"username": "ann", "password": "wonderland", "csrfmiddlewaretoken": device.cookies["csrftoken"]}
+            assert (await device.post("/admin/login/", data=form)).status_code == 302
+            cookies.append({"cookie": "sessionid=" + device.cookies["sessionid"]})
+            device.headers["x-csrftoken"] = device.cookies["csrftoken"]
+        async with (
+            Client(url, "/live/ws", additional_headers=cookies[0]) as ann,
+            Client(url, "/live/ws", additional_headers=cookies[1]) as other,
+        ):
             await ann.send("hi")
-            assert await ann.receive() == "ann: hi"
-            assert (await http.get("/orders/7/")).status_code == 204
-            assert await ann.receive_json() == {"order": 7}
-            assert (await http.get("/payments/8/")).json() == {"recipients": 1}
-            assert await ann.receive_json() == {"paid": 8}
-            assert [conn.user_id for conn in gateway.connections] == ["1"]
-            await http.get("/admin/")
-            await http.post("/admin/logout/", data={"csrfmiddlewaretoken": http.cookies["csrftoken"]})
+            assert await ann.receive() == await other.receive() == "ann: hi"
+            assert (await http.get("/orders/7/")).status_code == 405
+            assert (await http.post("/orders/7/")).status_code == 204
+            assert await ann.receive_json() == await other.receive_json() == {"order": 7}
+            assert (await http.post("/payments/8/")).json() == {"recipients": 2}
+            assert await ann.receive_json() == await other.receive_json() == {"paid": 8}
+            assert [conn.user_id for conn in gateway.connections] == ["1", "1"]
+            assert all(conn.expires_at for conn in gateway.connections)
+            await http.post("/admin/logout/")
             assert await ann.closed() == (3503, "logged out")
+            async with Client(url, "/live/ws", additional_headers=cookies[1], channels=["room:kitchen"]) as member:
+                await member.subscribed("room:kitchen")
+                await sync_to_async(remove)(kitchen, 1)
+                while "unsubscribed" not in (frame := await member.receive_json()):
+                    pass
+                assert frame["unsubscribed"] == "room:kitchen"
+                await sync_to_async(notify)(1, "still there")
+                assert await other.receive() == "still there"
+            await sync_to_async(deactivate)(1)
+            assert (await other.closed())[0] == 3503
         async with Client(url, "/live/ws", additional_headers={"origin": url}) as nobody:
             assert await nobody.closed() == (3500, "log in first")
 
 anyio.run(main)
+call_command("test", verbosity=0)
 """
 
 

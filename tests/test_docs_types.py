@@ -30,7 +30,7 @@ def modules(page: Path) -> dict[str, str]:
         codes[own] = code
     for own, code in codes.items():
         for other, name in names.items():
-            code = re.sub(rf"^(from|import) {re.escape(other)}\b", rf"\1 {name}", code, flags=re.MULTILINE)
+            code = re.sub(rf"^( *from| *import) {re.escape(other)}\b", rf"\1 {name}", code, flags=re.MULTILINE)
         codes[own] = code
     return {names[own]: code for own, code in codes.items()}
 

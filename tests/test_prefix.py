@@ -258,4 +258,4 @@ async def test_an_application_works_behind_the_documented_configuration(kind: st
 
 
 def test_every_sample_of_a_proxy_is_run() -> None:
-    assert [len(samples(kind)) for kind in ("nginx", "caddy")] == [2, 2]  # one of nginx is in test_unix_sockets
+    assert [len(samples(kind)) for kind in ("nginx", "caddy")] == [3, 2]  # two of nginx are in test_unix_sockets

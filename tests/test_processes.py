@@ -199,16 +199,17 @@ async def test_the_panel_shows_all_processes_and_replaces_them(start: Any, peopl
     clients = await spread(people, server, 20)
     before = await server.workers()
     async with httpx.AsyncClient(base_url=server.admin, follow_redirects=True, timeout=30) as http:
-        page = (await http.get("/gateways/default")).text
+        page = (await http.get("/gateways/default/connections")).text
         assert f"1 to {len(clients)} of {len(clients)}" in page
+        page = (await http.get("/gateways/default")).text
         assert all(node["id"] in page for node in before)
         found = await server.ask("GET", "/gateways/default/connections")
         one = found["connections"][-1]["id"]
         shown = (await http.get(f"/gateways/default/connections/{one}")).text
-        assert f"This connection belongs to process {one[:8]}" in shown
+        assert f"The connection belongs to the process <code>{one[:8]}</code>" in shown
         csrf = re.search(r'name="csrf" value="([^"]+)"', page)
         assert csrf
-        answer = await http.post("/", data={"csrf": csrf[1], "id": "default", "action": "roll"})
+        answer = await http.post("/gateways/default", data={"csrf": csrf[1], "action": "roll"})
         assert answer.status_code == 200, answer.text
         with anyio.fail_after(30):
             while {node["pid"] for node in before} & {node["pid"] for node in await server.workers()}:

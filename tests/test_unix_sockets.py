@@ -1,15 +1,20 @@
 """Behind a proxy on a Unix socket, as docs/how-to/proxies.md says."""
 
+import configparser
 import os
 import re
+import shlex
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import anyio
 import pytest
 
-from tests.processes import serving
+from tests.processes import environment, serving
 from tests.proxies import DEPLOY, Proxy, Site, caddy, haproxy, nginx, sample
 from wsgateway.config.settings import Settings
 
@@ -18,6 +23,7 @@ class Listener:
     async def on_client_open(self, event):
         await event.conn.send(event.conn.address)
 """
+SYSTEMD = DEPLOY.parent / "docs" / "how-to" / "systemd.md"
 DOCUMENTED = "/run/wsgateway/gateway.sock"
 OTHERS = 65534, 33
 """The user and the group of a proxy: nobody and www-data of Debian."""
@@ -79,3 +85,37 @@ def test_the_unit_makes_a_folder_that_a_proxy_in_the_group_may_enter() -> None:
     assert f'uds = "{DOCUMENTED}"' in text
     assert re.findall(r"^RuntimeDirectory\w*=(.*)$", text, re.MULTILINE) == ["wsgateway", "0750"]
     assert Settings().uds_mode == "660"
+
+
+APPLICATION = """
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Mount, Route
+from wsgateway import Gateway
+
+gateway = Gateway("chat.py:Listener")
+routes = [Route("/page", lambda request: PlainTextResponse(request.url.scheme)), Mount("/live", gateway)]
+application = Starlette(routes=routes, lifespan=gateway.lifespan)
+"""
+
+
+async def test_an_application_on_a_unix_socket_as_its_unit_and_nginx_say(folder: Path) -> None:
+    (folder / "shop").mkdir()
+    (folder / "shop" / "asgi.py").write_text(APPLICATION)
+    path, documented = str(folder / "shop.sock"), "/run/shop/shop.sock"
+    (found,) = re.findall(r"```ini\n(# /etc/systemd/system/shop.*?)```", SYSTEMD.read_text(), re.DOTALL)
+    unit = configparser.ConfigParser(interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]  # the names of systemd have capitals
+    unit.read_string(found)
+    _, *arguments = shlex.split(unit["Service"]["ExecStart"].replace(documented, path))
+    name, _, value = unit["Service"]["Environment"].partition("=")
+    command = [sys.executable, "-m", "uvicorn", *arguments]
+    with subprocess.Popen(command, cwd=folder, env=environment({name: value}), stderr=subprocess.DEVNULL) as server:
+        with anyio.fail_after(60):
+            while not Path(path).exists():
+                await anyio.sleep(0.02)  # uvicorn reports nothing on its own
+        with nginx([], folder, text=sample("nginx", documented).replace(documented, path)) as site:
+            assert (await site.request("GET", "/page")).text == "https"
+            async with site.client("/live/ws", origin=site.origin, local_addr=("127.0.0.2", 0)) as ann:
+                assert str(await ann.receive()).startswith("127.0.0.2")
+        server.terminate()

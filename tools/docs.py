@@ -26,6 +26,8 @@ FILES = "files"
 LANGUAGES = {".conf": "nginx", ".html": "html", ".js": "js", ".py": "python", ".service": "ini", ".sh": "sh"}
 LANGUAGES |= {".toml": "toml", ".yaml": "yaml", ".yml": "yaml"}
 IMAGES = {".png", ".svg"}
+STYLE = DOCS / "site.css"
+"""The style sheet of the site. Every other one is shown as a page."""
 LINK = re.compile(r"(\]\()([^)\s]+)(\))")
 FENCE = re.compile(r"^ *(`{3,}|~{3,})")
 COLOR = re.compile(r"\x1b\[[0-9;]*m")
@@ -69,7 +71,7 @@ class Stage:
         target = _target(original)
         if target in self.pages or target in self.assets:
             return target
-        if original.suffix in IMAGES:
+        if original.suffix in IMAGES or original == STYLE:
             self.assets[target] = original
         elif original.suffix == ".md":
             self.pages[target] = ""  # a page may link to itself

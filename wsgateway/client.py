@@ -10,6 +10,7 @@ from http.client import HTTPConnection, HTTPException
 from socket import SHUT_RDWR, socket
 from typing import Any, Literal, NamedTuple, TypedDict, Unpack, cast
 from urllib.parse import quote, urlsplit
+from uuid import UUID
 
 import anyio.to_thread
 from websockets.asyncio.client import ClientConnection
@@ -17,8 +18,8 @@ from websockets.asyncio.client import connect as websockets_connect
 from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI
 from websockets.typing import Origin, Subprotocol
 
-from wsgateway.encoding import ENCODER
-from wsgateway.exceptions import MessageError, SendError
+from wsgateway.encoding import ENCODER, to_json
+from wsgateway.exceptions import SendError
 from wsgateway.messages import Sent
 from wsgateway.text import cut, did_you_mean, mask_url
 
@@ -48,7 +49,7 @@ class SendOptions(TypedDict, total=False):
     """The keyword arguments of `send` and `asend` that choose the recipients and describe the message."""
 
     channel: str
-    user: str
+    user: str | int | UUID
     connections: Iterable[str] | None
     name: str
     key: str
@@ -104,6 +105,8 @@ def _fields_of(options: SendOptions) -> dict[str, object]:
         hint = did_you_mean(unknown[0], SendOptions.__annotations__)
         raise TypeError(f"send has no argument {unknown[0]!r}{hint}")
     fields = {name: value for name, value in given.items() if value is not None or name in ("channel", "user")}
+    if isinstance(fields.get("user"), (int, UUID)) and not isinstance(fields["user"], bool):
+        fields["user"] = str(fields["user"])  # as `conn.user_id` is
     for name in ("channel", "user"):
         if name in fields and (not isinstance(fields[name], str) or not fields[name]):
             advice = "leave it out to send to every connection"
@@ -325,14 +328,11 @@ class _Deadline:
 
 
 def _encode(body: object) -> bytes:
+    """Return the JSON of `body`, with the types that `gateway.send` accepts. Raise `MessageError`."""
     try:
         return ENCODER.encode(body).encode()
-    except UnicodeEncodeError as exc:
-        raise MessageError(
-            f"the message contains a lone surrogate, {exc.object[exc.start]!a}, which is not valid text"
-        ) from exc
-    except (TypeError, ValueError, RecursionError) as exc:
-        raise MessageError(f"the message is not a JSON value: {exc}") from exc
+    except (TypeError, ValueError, RecursionError):
+        return to_json(body).encode()
 
 
 def _not_a_gateway(status: int, reason: str) -> SendError:
@@ -344,4 +344,9 @@ def _problem_of(body: bytes) -> dict[str, object]:
         problem = json.loads(body)
     except (ValueError, RecursionError):
         problem = None
-    return problem if isinstance(problem, dict) else {"detail": body[:200].decode(errors="replace")}
+    if isinstance(problem, dict):
+        return problem
+    text = body[:200].decode(errors="replace")
+    if text.lstrip()[:1] == "<":
+        return {"title": "Not a gateway", "detail": "the answer is a page of HTML; check the path, such as /live/send"}
+    return {"detail": text}

@@ -145,7 +145,8 @@ class Refused(GatewayError):  # noqa: N818  reads well in a listener: raise Refu
 
     `status` is any 4xx or 5xx; `reason` becomes the body of the response. Browsers hide both from the page. With
     `close`, the connection is accepted and closed immediately with that code and `reason` instead. A page can read both
-    in its `close` event. Codes 3500 to 3999 and 4500 to 4999 ask clients not to reconnect.
+    in its `close` event. Codes 3500 to 3999 and 4500 to 4999 ask clients not to reconnect. With 4000 to 4499, such as
+    4403, they reconnect and are refused again, without end.
     Raise `ValueError` for a status, reason, or code that cannot be sent.
     """
 

@@ -37,7 +37,7 @@ def check_event_name(name: object) -> None:
 def check_request_name(name: object) -> None:
     """Raise `ValueError` unless `name` is empty or one that a request can have, which is never sent to a stream."""
     if not isinstance(name, str):
-        raise TypeError(f"name is {short(name)}, use text")
+        raise TypeError(f"name is {short(name)}, use a str")
     check_utf8("name", name)
     if len(name.encode()) > MAX_EVENT_NAME or not name.isprintable() or " " in name or "*" in name:
         raise ValueError(f"name is {short(name)}, use at most 255 bytes of printable characters without spaces and *")

@@ -89,6 +89,13 @@ def test_any_other_origin_is_refused_with_the_setting(origin: str) -> None:
     assert "allowed_origins" in refusal.detail
 
 
+def test_a_refusal_says_that_the_scheme_alone_differs() -> None:
+    asked = scope(("host", "good.com"), ("origin", "https://good.com"), scheme="ws")
+    refusal = Rules(Settings()).check_origin(asked)
+    assert refusal is not None
+    assert "The request arrived as http" in refusal.detail
+
+
 def test_two_origins_are_refused_and_none_passes() -> None:
     rules = Rules(Settings(allowed_origins=("*",)))
     assert rules.check_origin(scope(("origin", "http://a"), ("origin", "http://a"))) is not None
@@ -232,9 +239,24 @@ def test_a_refusal_names_the_sign_and_the_settings() -> None:
         assert text in refusal.detail
 
 
-def test_a_key_is_needed_where_one_is_set_even_locally() -> None:
+@pytest.mark.parametrize(
+    ("headers", "text"),
+    [
+        ([], "the request has no key; send one of the keys in api_key, as `Authorization: Bearer KEY`"),
+        ([("authorization", "Basic a")], "the request has no key"),
+        ([("authorization", "Bearer ")], "the request has no key"),
+        ([("x-api-key", "a"), ("x-api-key", "k")], "the request has no key"),
+        ([("authorization", "Bearer a")], "the key of this request is not one of the keys in api_key"),
+        ([("authorization", "apikey a")], "the key of this request is not one"),
+        ([("authorization", "Basic a"), ("x-api-key", "a")], "the key of this request is not one"),
+    ],
+)
+def test_a_key_is_needed_where_one_is_set_even_locally(headers: list[tuple[str, str]], text: str) -> None:
     rules = Rules(Settings(local_access=True, api_key=("k",)))
-    assert rules.check_caller(scope(("host", "localhost"), client="127.0.0.1")) is not None
+    refusal = rules.check_caller(scope(("host", "localhost"), *headers, client="127.0.0.1"))
+    assert refusal is not None
+    assert refusal.status == 401
+    assert refusal.detail.startswith(text)
 
 
 OPEN = AdminSettings()

@@ -20,12 +20,14 @@ from websockets.exceptions import ConnectionClosed
 
 from tests.hub.test_connection import stalled
 from tests.processes import COMMAND, environment, run, serving
+from wsgateway import Gateway
+from wsgateway.cli import listen
 from wsgateway.cli.commands import COMMANDS
 from wsgateway.cli.main import TOPICS, main
 from wsgateway.config.channels import ChannelOptions
 from wsgateway.config.settings import SPECS
 from wsgateway.listeners.runner import MAX_CLOSE_HOOKS
-from wsgateway.testing import Client
+from wsgateway.testing import Client, serve
 
 LISTENER = """
 import asyncio, json
@@ -107,6 +109,15 @@ async def test_listen_prints_what_arrives_and_sends_lines(tmp_path: Path) -> Non
             assert b"secret" not in told
     assert "secret" not in served.stderr
     assert "secret" not in (tmp_path / "WebSocket.log").read_text()
+
+
+async def test_listen_prints_why_the_server_refuses(capsys: pytest.CaptureFixture[str]) -> None:
+    async with serve(Gateway()) as url:
+        assert await anyio.to_thread.run_sync(listen.run, url + "/wss", {}) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"wsgateway: cannot connect to ws{url[4:]}/wss: the server answers 404: ")
+    assert "there is no WebSocket at /wss, it is at /ws" in error
+    assert len(error.splitlines()) == 1
 
 
 def test_check_prints_settings_and_their_sources_without_secrets(tmp_path: Path) -> None:

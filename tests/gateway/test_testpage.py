@@ -92,7 +92,7 @@ async def test_it_opens_with_two_connected_clients_and_shows_their_ids(page: Pag
 
 async def test_it_shows_the_addresses_and_the_panel_and_fits_on_a_telephone(page: Page) -> None:
     gateway = Gateway(id="chat", local_access=True)
-    gateway.find_panel = lambda: "http://127.0.0.1:10120"
+    gateway.link_panel(lambda: "http://127.0.0.1:10120")
     async with serve(gateway) as url:
         await visit(page, url)
         await expect(page.locator("#browser")).to_have_text("This browser supports WebSockets.")
@@ -100,6 +100,10 @@ async def test_it_shows_the_addresses_and_the_panel_and_fits_on_a_telephone(page
             await expect(page.locator(f"#{name}")).to_have_text(address)
         panel = page.get_by_role("link", name="panel")
         await expect(panel).to_have_attribute("href", "http://127.0.0.1:10120/gateways/chat")
+        note = page.locator("#unreported")
+        await expect(note).to_contain_text("Over a plain WebSocket, the server does not report")
+        log = note.get_by_role("link", name="the gateway's log")
+        await expect(log).to_have_attribute("href", "http://127.0.0.1:10120/gateways/chat/log")
         await push(page, "hi")
         for width in (1280, 390):
             await page.set_viewport_size({"width": width, "height": 800})
@@ -108,6 +112,7 @@ async def test_it_shows_the_addresses_and_the_panel_and_fits_on_a_telephone(page
         await page.set_extra_http_headers({"X-Forwarded-For": "203.0.113.9"})
         await visit(page, url)
         await expect(panel).to_be_hidden()
+        await expect(log).to_have_count(0)
         assert "10120" not in await page.content()
 
 
@@ -311,6 +316,20 @@ async def test_after_a_refusal_by_the_listener_it_points_at_on_handshake(page: P
         await page.goto(url)
         await expect(notice(page, "A")).to_contain_text("on_handshake")
         await expect(client(page, "A")).to_have_attribute("data-state", "refused")
+
+
+async def test_a_refusal_with_a_close_code_names_a_hook_and_leaves_the_console_empty(page: Page) -> None:
+    class Listener:
+        def on_handshake(self, event: Event) -> None:
+            raise Refused(401, "log in first", close=3500)
+
+    lines: list[str] = []
+    page.on("console", lambda line: lines.append(line.text))
+    async with serve(Gateway(listener=Listener)) as url:
+        await page.goto(url)
+        for name in "AB":
+            await expect(notice(page, name)).to_contain_text("Closed with 3500 “log in first”: a hook of the listener")
+    assert lines == []
 
 
 async def test_after_a_refusal_by_a_stopped_gateway_it_says_that_it_is_stopped(page: Page) -> None:

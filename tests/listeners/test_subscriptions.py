@@ -119,6 +119,8 @@ async def test_a_client_is_refused_and_nothing_is_left(
         assert refused.value.response.status_code == status
         if listener is HooklessForSubscriptions:
             assert "on_subscribe" in caplog.text
+        if status == 404:
+            assert 'did you mean "room:*"' in caplog.text
     assert_nothing_is_left(gateway)
 
 

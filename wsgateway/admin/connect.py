@@ -101,7 +101,7 @@ def _with_client_js(settings: Settings, base: str, socket: str) -> Sample:
         'live.on("message", (message) => console.log(message));\n'
         'live.send("hello");'
     )
-    return Sample("client.js", text, 'For <script type="module">. client.js reconnects, and the gateway serves it.')
+    return Sample("client.js", text, "A module that the gateway serves. It reconnects when the connection is lost.")
 
 
 def _with_websocket(settings: Settings, socket: str) -> Sample:
@@ -149,7 +149,7 @@ def _with_curl(settings: Settings, url: str, options: str = "") -> Sample:
     elif needs_key:
         hint = "Set api_key in the settings first, because without one nobody may push."
     return Sample(
-        "Push with curl",
+        "curl",
         f'curl {options}{key}{json_type} -d \'{{"message": "hello"}}\' {shlex.quote(url)}',
         hint,
     )

@@ -117,6 +117,11 @@ class Rules:
         if takes_loopback and normal is not None and _LOOPBACK_ORIGIN.fullmatch(normal):
             return None
         detail = f"pages from {origin[:MAX_NAMED]!r} may not connect; add that origin to allowed_origins if they may"
+        if normal is not None and normal == _own_origin(scope, is_secure=True):
+            detail += (
+                ". The request arrived as http: if a proxy ends TLS, let it set X-Forwarded-Proto, and let the server "
+                "trust it (FORWARDED_ALLOW_IPS)"
+            )
         return Refusal(403, "origin", detail, "cross-origin-page")
 
     def names_origin(self, scope: Mapping[str, Any]) -> bool:
@@ -186,9 +191,12 @@ class Rules:
         if self._keys:
             if self.has_key(scope["headers"]):
                 return None
-            detail = (
-                f"the request needs one of the keys in {setting}, as `Authorization: Bearer KEY` or `X-API-Key: KEY`"
-            )
+            detail = f"the key of this request is not one of the keys in {setting}"
+            if not _carries_key(scope["headers"]):
+                detail = (
+                    f"the request has no key; send one of the keys in {setting}, as `Authorization: Bearer KEY` or "
+                    "`X-API-Key: KEY`"
+                )
             return Refusal(401, "key", detail, "wrong-key", (("www-authenticate", "Bearer"),))
         if not self._local_access:
             detail = (
@@ -243,9 +251,19 @@ class Rules:
         return bool(host) and is_loopback(str(host))
 
 
-def _own_origin(scope: Mapping[str, Any]) -> str | None:
+def _carries_key(headers: HeaderPairs) -> bool:
+    """Return whether a request has a key where `Rules.key_of` looks for it."""
+    scheme, _, key = (single_value(headers, b"authorization") or b"").partition(b" ")
+    return bool(
+        (scheme.lower() in _KEY_SCHEMES and key.strip()) or (single_value(headers, b"x-api-key") or b"").strip()
+    )
+
+
+def _own_origin(scope: Mapping[str, Any], *, is_secure: bool = False) -> str | None:
+    """Return the origin of the gateway, as the request names it; with `is_secure`, the one if a proxy ends TLS."""
     host = single_value(scope["headers"], b"host")
-    return _normalized(f"{scope.get('scheme', 'http')}://{text_of(host)}") if host and b"/" not in host else None
+    scheme = "https" if is_secure else scope.get("scheme", "http")
+    return _normalized(f"{scheme}://{text_of(host)}") if host and b"/" not in host else None
 
 
 def _normalized(origin: str) -> str | None:

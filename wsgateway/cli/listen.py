@@ -19,7 +19,10 @@ from wsgateway.cli.terminal import complain, read_lines, safe_for
 from wsgateway.frames import Position
 from wsgateway.hub.channels import LOST
 from wsgateway.protocols.v1 import SUBPROTOCOL
-from wsgateway.text import escape_controls, mask_url
+from wsgateway.text import cut, escape_controls, mask_url
+
+MAX_SENTENCE = 500
+"""Characters of the answer to a refused handshake that are printed."""
 
 
 def positions_of(channels: Sequence[str], since: Sequence[str]) -> dict[str, str | None]:
@@ -195,9 +198,13 @@ def _line_of(received: dict[str, Any]) -> str:
 def _reason_of(error: Exception) -> str:
     """Return why the connection failed. A redirect is not followed, so its target is named."""
     if isinstance(error, InvalidStatus):
-        status, target = error.response.status_code, error.response.headers.get("location", "")
+        response = error.response
+        status, target = response.status_code, response.headers.get("location", "")
         if target and 300 <= status <= 399:
             return f"the server answers {status} and redirects to {mask_url(target)}; give that URL if it is yours"
+        if response.body and response.headers.get("content-type", "").startswith("text/plain"):
+            sentence = " ".join(response.body.decode(errors="replace").split())
+            return f"the server answers {status}: {cut(sentence, MAX_SENTENCE)}"
     return os.strerror(error.errno) if isinstance(error, ConnectionRefusedError) and error.errno else str(error)
 
 

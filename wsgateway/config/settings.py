@@ -92,7 +92,10 @@ class Settings(Declared):
     hook_timeout: float = setting(10.0, "seconds a hook may take before it is cancelled and logged", least=0.001)
     echo_sender: bool = setting(True, "whether a client's own message is also sent back to it")
     allowed_origins: tuple[str, ...] = setting(
-        (), "origins of other sites whose pages may connect; `*` allows all", kind=Kind.ORIGINS
+        (),
+        "origins of other sites whose pages may connect; `*` allows all; while it is empty, a gateway on loopback "
+        "accepts pages of every loopback origin",
+        kind=Kind.ORIGINS,
     )
     allowed_hosts: tuple[str, ...] = setting(
         (), "host names that requests may ask for; empty allows all", kind=Kind.HOSTS

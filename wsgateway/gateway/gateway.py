@@ -54,8 +54,7 @@ class Gateway(Messaging):
         self.settings = settings or Settings(listener=listener, **options)  # type: ignore[arg-type]
         self.version = version("wsgateway")
         self.failure = ""
-        self.find_panel: Callable[[], str] = lambda: ""
-        """Returns the URL of the panel if the server of this gateway has one, otherwise an empty text."""
+        self._find_panel: Callable[[], str] = lambda: ""
         self._state = GatewayState.STOPPED
         self._url = ""
         self._is_new = True
@@ -207,9 +206,13 @@ class Gateway(Messaging):
                 send_guard=self.send_guard,
                 find_guard=lambda gateway_id: self.find(gateway_id).send_guard,
                 admission=self._admission,
-                find_panel=lambda: self.find_panel(),
+                find_panel=lambda: self._find_panel(),
             )
         )
+
+    def link_panel(self, find_panel: Callable[[], str]) -> None:
+        """Let the test page link to the panel at the URL that `find_panel` returns, unless it is empty."""
+        self._find_panel = find_panel
 
     def prepare(self) -> None:
         """Show the state STARTING already while a server binds the port. `start` or `fail` has to follow."""

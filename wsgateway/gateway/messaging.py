@@ -18,9 +18,10 @@ from wsgateway.hub.target import (
     Recipients,
     Target,
     TargetOptions,
+    UserId,
     check_recipients,
-    check_text,
     target_of,
+    user_text,
 )
 from wsgateway.messages import Sent, encode
 from wsgateway.text import short
@@ -179,7 +180,7 @@ class Messaging(ABC):
         channel: str,
         connections: Recipients = None,
         *,
-        user: str | Missing = MISSING,
+        user: UserId | Missing = MISSING,
         info: object = None,
     ) -> int:
         """Subscribe `connections`, or every connection of `user`, to `channel`, without `on_subscribe`.
@@ -199,7 +200,7 @@ class Messaging(ABC):
         channel: str,
         connections: Recipients = None,
         *,
-        user: str | Missing = MISSING,
+        user: UserId | Missing = MISSING,
         code: int = 2000,
         reason: str = "",
     ) -> int:
@@ -220,7 +221,7 @@ class Messaging(ABC):
         self,
         connections: Recipients = None,
         *,
-        user: str | Missing = MISSING,
+        user: UserId | Missing = MISSING,
         code: int = DISCONNECTED,
         reason: str = "",
     ) -> int:
@@ -289,7 +290,7 @@ class Messaging(ABC):
         """The open connections, a live view."""
 
 
-def _named(connections: Recipients, user: str | Missing) -> tuple[list[str] | None, str]:
+def _named(connections: Recipients, user: UserId | Missing) -> tuple[list[str] | None, str]:
     """Return the ids and the user that a caller has named. Without ids and user, it has named every connection.
 
     Raise `TypeError` if both are missing, because a missing value must never mean every connection.
@@ -297,8 +298,7 @@ def _named(connections: Recipients, user: str | Missing) -> tuple[list[str] | No
     if isinstance(user, Missing) == (connections is None):
         raise TypeError("give either connections or user; connections=EVERYBODY is every connection")
     if not isinstance(user, Missing):
-        check_text("user", user)
-        return None, user
+        return None, user_text(user)
     if connections is None or isinstance(connections, Everybody):
         return None, ""
     check_recipients("connections", connections)

@@ -150,7 +150,8 @@ class Connection:
         of_token = self._credentials.user if self._credentials is not None else ""
         if self._user_id and self._user_id != of_token:
             return False
-        return self.user is None or (isinstance(self.user, (str, int, UUID)) and not isinstance(self.user, bool))
+        kind = type(self.user)  # `isinstance` would make a lazy object of an ORM query its database
+        return self.user is None or (issubclass(kind, (str, int, UUID)) and kind is not bool)
 
     # The request
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final, TypeAlias, TypedDict
+from uuid import UUID
 
 from wsgateway.frames import check_event_name, check_utf8
 from wsgateway.hub.connection import Connection
@@ -39,12 +40,16 @@ Recipients: TypeAlias = Iterable[Connection | str] | None
 every node, an empty iterable means no recipients."""
 
 
+UserId: TypeAlias = str | int | UUID
+"""A user, as `conn.user` names one. An int or a UUID is compared as text."""
+
+
 class TargetOptions(TypedDict, total=False):
     """The keyword arguments of `send` and `publish` except `message`: the recipients and options of the publication."""
 
     channel: str
     """The subscribers of this channel receive the message."""
-    user: str
+    user: UserId
     """Every connection whose `user_id` is this receives the message."""
     connections: Recipients
     """These connections, or those with these ids, receive the message."""
@@ -114,7 +119,7 @@ class Target:
         for name in ("key", "idempotency_key"):
             value = getattr(self, name)
             if not isinstance(value, str):
-                raise TypeError(f"{name} is {short(value)}, use text")
+                raise TypeError(f"{name} is {short(value)}, use a str")
             check_utf8(name, value)
         if self.tags is not None:
             _check_tags(self.tags)
@@ -153,9 +158,10 @@ def target_of(
     given = [name for name, is_given in are_given.items() if is_given]
     if len(given) > 1:
         raise ValueError(f"{' and '.join(given)} are given, choose one of them")
-    for name, value in (("channel", channel), ("user", user)):
-        if value is not MISSING:
-            check_text(name, value)
+    if channel is not MISSING:
+        check_text("channel", channel)
+    if user is not MISSING:
+        user = user_text(user)
     if connections is not None:
         check_recipients("connections", connections)
         if not isinstance(connections, Collection):
@@ -190,12 +196,26 @@ def check_recipients(name: str, connections: object) -> None:
         raise TypeError(f"{name} is {short(connections)}, {advice}")
 
 
-def check_text(name: str, value: object) -> None:
-    """Raise `ValueError` or `TypeError` unless `value` is text that is not empty."""
-    if value is None or value == "":
+def check_text(name: str, value: object, advice: str = "use a str") -> None:
+    """Raise `ValueError` or `TypeError` unless `value` is text that is not empty.
+
+    Of an object of another type, only the type is read, because a lazy object of an ORM would query its database.
+    """
+    kind = type(value)
+    if value is None or (issubclass(kind, str) and not value):
         raise ValueError(f"{name} is {value!r}, use text that is not empty")
-    if not isinstance(value, str):
-        raise TypeError(f"{name} is {short(value)}, use text")
+    if not issubclass(kind, str):
+        shown = short(value) if kind.__module__ == "builtins" else f"of type {kind.__name__}"
+        raise TypeError(f"{name} is {shown}, {advice}")
+
+
+def user_text(user: object) -> str:
+    """Return the `user_id` that `conn.user` has if it is `user`. Raise `ValueError` or `TypeError` as `check_text`."""
+    kind = type(user)
+    if issubclass(kind, (int, UUID)) and kind is not bool:
+        return str(user)
+    check_text("user", user, "use a str, an int, or a UUID, such as the primary key of the user")
+    return str(user)
 
 
 def _check_tags(tags: object) -> None:

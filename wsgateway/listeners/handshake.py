@@ -59,9 +59,12 @@ def chosen_in(event: HandshakeEvent, channels: Channels) -> Handshake:
 def _name_user(conn: Connection) -> None:
     """Fix `conn.user_id`. Raise `ValueError` if `on_handshake` has set a user without text that names it."""
     user_id = conn.user_id
-    if not user_id and conn.user is not None and not isinstance(conn.user, str):
+    if not user_id and conn.user is not None and not issubclass(type(conn.user), str):
         kind = type(conn.user).__qualname__
-        raise ValueError(f"conn.user has type {kind}, set conn.user_id to text that names the user")
+        raise ValueError(
+            f"conn.user has type {kind}, set conn.user to the id of the user, such as its primary key, or set also "
+            "conn.user_id to text that names the user"
+        )
     conn.user_id = user_id
 
 

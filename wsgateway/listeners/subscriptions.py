@@ -31,7 +31,7 @@ def find_namespace(channels: Channels, name: str) -> ChannelSettings:
     try:
         return channels.namespaces.find(name)
     except ChannelError as exc:
-        raise Refused.of(Refusal(404, "channel", exc.reason)) from None
+        raise Refused.of(Refusal(404, "channel", exc.reason)) from exc
 
 
 _NO_HOOK = (
@@ -143,9 +143,16 @@ class Subscriptions:
 
     async def _allow(self, wanted: Wanted, check: Check | None, event: SubscribeEvent) -> object:
         """Decide whether the client may subscribe. Raise `Refused`."""
-        is_admitted = check is not None and await check(event)
         conn, name = event.conn, wanted.channel
-        settings = find_namespace(self.channels, name)
+        try:
+            is_admitted = check is not None and await check(event)
+            settings = find_namespace(self.channels, name)
+        except Refused as exc:
+            if isinstance(exc.__cause__, ChannelError):  # for developers, it suggests a namespace, unlike the refusal
+                self._log.limited("unknown channel").warning(
+                    "refused a subscription: %s", exc.__cause__, extra={"conn": conn.id}
+                )
+            raise
         if conn._outbox.closing is not None or self.channels.is_subscribed(conn, name):
             return None
         if "subscribe" not in settings.clients:

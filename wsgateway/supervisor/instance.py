@@ -117,7 +117,7 @@ class Instance(_Supervised):
         if settings.workers > 1:
             return Observer(settings)
         gateway = Gateway(settings=settings)
-        gateway.find_panel = self._find_panel
+        gateway.link_panel(self._find_panel)
         return gateway
 
     def _check_enabled(self) -> None:

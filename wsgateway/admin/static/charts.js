@@ -139,7 +139,7 @@ class Chart {
     this.svg.replaceChildren();
     this.rulers(tick);
     if (highest > 0) this.series.forEach((name, place) => this.line(name, place, indexes));
-    else element(this.svg, "text", { class: "nothing", x: (this.width + LEFT) / 2, y: (this.height - BOTTOM) / 2, "text-anchor": "middle" }, this.figure.dataset.nothing);
+    else element(this.svg, "text", { class: "nothing", x: (this.width + LEFT) / 2, y: this.y(2.5 * tick) + 5, "text-anchor": "middle" }, this.figure.dataset.nothing);
     this.svg.setAttribute("aria-label", this.summary(indexes));
     this.point();
   }

@@ -28,7 +28,7 @@ from wsgateway.exceptions import (
 )
 from wsgateway.gateway.http.problems import channel_refusal, too_large
 from wsgateway.gateway.shapes import SendAnswer
-from wsgateway.hub.target import TargetOptions, target_of
+from wsgateway.hub.target import TargetOptions, check_text, target_of
 from wsgateway.limits import RateLimits
 from wsgateway.logs import GatewayLog
 from wsgateway.messages import Sent
@@ -109,6 +109,8 @@ def read_request(fields: Mapping[str, Any]) -> SendRequest:
         target["connections"] = connections
     if names_target:
         try:
+            if "user" in target:
+                check_text("user", target["user"], "use text")
             target_of(**target)
         except (ValueError, TypeError) as exc:
             raise Refused.of(Refusal(422, "body", str(exc), "bad-body")) from exc

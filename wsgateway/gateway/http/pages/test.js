@@ -41,7 +41,7 @@ function explainClose(code, reason) {
   } catch {
     // most reasons are plain text
   }
-  const meaning = MEANINGS[code] ?? (code < 3000 ? "a code of the WebSocket protocol" : "a code of the application");
+  const meaning = MEANINGS[code] ?? (code < 3000 ? "a code of the WebSocket protocol" : "a hook of the listener, or a call of close, has closed the connection");
   const rule = back ? `A client may reconnect${wait}.` : "A client must not reconnect by itself.";
   return `Closed with ${code}${text ? ` “${text}”` : ""}: ${meaning}. ${rule}`;
 }
@@ -271,6 +271,12 @@ async function copyText({ currentTarget: button }) {
   setTimeout(() => { button.textContent = "Copy"; }, 2000);
 }
 
+// A narrow page then breaks an address before a part of its path, not inside one. The text that is copied stays the same.
+function breakAtSlashes(code) {
+  const parts = code.textContent.split(/(?<=[^/])(?=\/[^/])/);
+  code.replaceChildren(...parts.flatMap((part) => [document.createElement("wbr"), part]).slice(1));
+}
+
 function plural(count, noun) {
   return `${count} ${noun}${count === 1 ? "" : "s"}`;
 }
@@ -282,8 +288,10 @@ function start() {
     address: address.href, send: new URL("send", document.baseURI).href, script: new URL("client.js", document.baseURI).href,
   };
   for (const [id, text] of Object.entries(texts)) byId(id).textContent = text;
+  for (const id of ["address", "script", "send"]) breakAtSlashes(byId(id));
   byId("panel").href = page.panel;
   byId("panel").hidden = !page.panel;
+  if (page.panel) byId("log").href = `${page.panel}/log`;
   byId("push-refusal").textContent = page.push_refusal ?? "";
   byId("push-refusal").hidden = page.push_refusal === null;
   for (const id of ["key", "curl-hint"]) byId(id).hidden = !asksForKey;
