@@ -45,6 +45,25 @@ def test_without_settings_it_says_what_happens(capsys: pytest.CaptureFixture[str
     assert second == "# no listener is set, so every message of a client is sent to all clients"
 
 
+def test_with_namespaces_it_says_what_happens_and_shows_the_admin_interface(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "wsgateway.toml").write_text('[channels."room:*"]\n[admin]\nport = 0\ntoken = ["hidden"]\n')
+    assert check.run(Store()) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "# no listener is set, so a message of a client needs a channel" in lines
+    start = lines.index("[admin]")
+    assert lines[start + 1 : start + 4] == ["port = 0", 'token = "***"', "# defaults:"]
+    assert "hidden" not in "".join(lines)
+
+
+def test_keys_of_tokens_that_cannot_be_used_are_a_mistake(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "wsgateway.toml").write_text('token_public_key = "key.pem"\n')
+    (folder / "key.pem").write_text("not a key")
+    assert check.run(Store()) == 1
+    assert "token_public_key" in capsys.readouterr().err
+
+
 def test_listeners_that_cannot_be_loaded_are_reported_by_gateway(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

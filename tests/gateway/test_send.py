@@ -59,7 +59,8 @@ def test_what_describes_a_publication_is_data_without_a_channel() -> None:
         ({"user": "a", "connections": ["b"]}, "user and connections are given"),
         *[({key: None}, f"{key} is None") for key in ("channel", "user")],
         *[({key: ""}, f"{key} is ''") for key in ("channel", "user")],
-        *[({key: 5}, f"{key} is 5, use a str") for key in ("channel", "user", "name")],
+        *[({key: 5}, f"{key} is 5, use a str") for key in ("channel", "name")],
+        ({"user": 5}, "user is 5, use text"),
         ({"name": "two words"}, "name is 'two words'"),
         ({"channel": "a", "key": 5}, "key is 5"),
         ({"channel": "a", "key": None}, "key is None"),
@@ -126,6 +127,36 @@ async def test_a_push_that_fails_is_refused(message: object, status: int) -> Non
         with pytest.raises(Refused) as caught:
             await send_request(gateway, SendRequest(message))
     assert caught.value.status == status
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"chanel": "room:1", "message": "secret"}, "there is no field 'chanel', did you mean channel?"),
+        ({"msg": 1}, "there is no field 'msg', did you mean message?"),
+        ({"message": 1, "q" * 10**6: 1}, "there is no field 'qqq"),
+        ({"message": 1, "ttl": 5}, "ttl describes a message to a channel, so name its channel, too"),
+        ({"channel": "news"}, "message is missing or null, send a JSON value"),
+    ],
+)
+async def test_a_field_that_nobody_reads_is_refused(fields: dict[str, Any], text: str) -> None:
+    gateway = Gateway(channels={"news": {}})
+    async with gateway.lifespan():
+        with pytest.raises(Refused) as caught:
+            await send_request(gateway, read_request(fields))
+    assert caught.value.status == 422
+    assert text in caught.value.reason
+
+
+async def test_a_field_that_a_hook_may_read_is_logged_if_it_looks_misspelled(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "wsgateway")
+    gateway = Gateway(Picky)
+    async with gateway.lifespan():
+        await send_request(gateway, read_request({"message": 1, "chanel": "room:1", "room": 1, "key": "k"}))
+    lines = [record.getMessage() for record in caplog.records if "did you mean" in record.getMessage()]
+    assert lines == [
+        "[default] a request to send has the field 'chanel', did you mean channel? on_message finds it in event.data"
+    ]
 
 
 async def test_a_push_answers_with_counts_and_a_gateway_that_is_stopped_refuses_it() -> None:

@@ -80,7 +80,7 @@ async def test_a_refusal_of_a_worker_keeps_its_status_and_no_other_worker_is_ask
                 await anyio.sleep(0.01)  # nothing reports a new peer
         with pytest.raises(Refused) as caught:
             await send_request(observer, SendRequest("x", {"name": "greeting"}))
-    assert (caught.value.status, caught.value.reason) == (451, "not today")
+    assert (caught.value.status, caught.value.reason) == (451, "on_message refused the message: not today")
     assert picky.names == ["greeting"]
     await observer.stop()
 

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 
 from wsgateway.cli.terminal import complain, to_json
 from wsgateway.cluster.brokers import opener
-from wsgateway.config.settings import SPECS
+from wsgateway.config.settings import SPECS, AdminSettings
 from wsgateway.config.sources import Layer, Loaded
-from wsgateway.exceptions import ConfigError, ListenerError
+from wsgateway.exceptions import ConfigError, ListenerError, StartError
+from wsgateway.gateway.keys import read_keys
 from wsgateway.listeners.hooks import HOOKS
 from wsgateway.listeners.loader import Hooks
 from wsgateway.logs import GatewayLog
@@ -36,6 +37,7 @@ def _check(store: Store) -> None:
         if has_several:
             print(f"[gateways.{gateway_id}]")
         print("\n".join(_lines(loaded, hooks)))
+    print("\n".join(_admin_lines(described.admin)))
     for line in described.warnings:
         complain(line)
     if mistakes:
@@ -44,13 +46,18 @@ def _check(store: Store) -> None:
 
 
 def _load(loaded: Loaded) -> tuple[list[str], list[str]]:
-    """Load the broker's package and the listener. Return the hooks of the listener, and what is wrong."""
+    """Load the packages and the listener. Return the hooks of the listener, and what is wrong."""
     settings, mistakes = loaded.settings, []
     try:
         if settings.broker or settings.workers > 1:
             opener(settings.broker or "ipc://")
     except ConfigError as exc:
         mistakes += [str(mistake) for mistake in exc.mistakes]
+    try:
+        if settings.checks_tokens:
+            read_keys(settings)
+    except StartError as exc:
+        mistakes.append(str(exc))
     try:
         hooks = Hooks(settings.listener, settings, GatewayLog(settings.id))
     except ListenerError as exc:
@@ -74,7 +81,19 @@ def _lines(loaded: Loaded, hooks: list[str]) -> Iterator[str]:
     yield from (line for name, line in lines.items() if name in written)
     if hooks:
         yield f"# the listener is loaded, with {', '.join(hooks)}"
+    elif settings.listener is None and settings.channels:
+        yield "# no listener is set, so a message of a client needs a channel"
     elif settings.listener is None:
         yield "# no listener is set, so every message of a client is sent to all clients"
+    yield "# defaults:"
+    yield from (line for name, line in lines.items() if name not in written)
+
+
+def _admin_lines(settings: AdminSettings) -> Iterator[str]:
+    defaults = AdminSettings().shown()
+    lines = {name: f"{name} = {to_json(value)}" for name, value in settings.shown().items()}
+    written = [name for name, value in settings.shown().items() if value != defaults[name]]
+    yield "[admin]"
+    yield from (lines[name] for name in written)
     yield "# defaults:"
     yield from (line for name, line in lines.items() if name not in written)

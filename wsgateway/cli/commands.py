@@ -68,7 +68,7 @@ EXAMPLES = {"token_jwks": '"https://issuer.example/jwks.json"'}
 
 def _starter_settings() -> str:
     lines = [
-        "# Settings of the gateway. A line that is commented out shows the default.",
+        "# Settings of the gateway. A line that is commented out shows the default, unless it is called an example.",
         "# `wsgateway check` prints the effective settings, and where each comes from.",
         "",
         'listener = "listener.py:Listener"',
@@ -77,8 +77,8 @@ def _starter_settings() -> str:
     for name, spec in SPECS.items():
         if name not in ("listener", "id", "channels"):
             value = json.dumps("" if defaults[name] is None else defaults[name])  # a tuple becomes a list
-            value = EXAMPLES.get(name, value)
-            lines += ["", f"# {spec.metadata['help']}", f"# {name} = {value}"]
+            value, note = (EXAMPLES[name], "; this is an example") if name in EXAMPLES else (value, "")
+            lines += ["", f"# {spec.metadata['help']}{note}", f"# {name} = {value}"]
     lines += ["", f"# {SPECS['channels'].metadata['help']}", '# [channels."room:*"]']
     values = {**ChannelSettings().shown(), "slow_policy": defaults["slow_policy"]}
     for spec in fields(ChannelSettings):

@@ -83,6 +83,11 @@ class Messaging(ABC):
 
     # Sending
 
+    @property
+    def reads_data(self) -> bool:
+        """Whether the listener has `on_message`, which finds the `data` of `send` in `event.data`."""
+        return self._present().dispatcher.has_on_message
+
     async def send(
         self,
         message: object,

@@ -88,6 +88,7 @@ class Dispatcher:
         self._inbox = Inbox()
         self._count = 0
         self._on_message = hooks["on_message"]
+        self.has_on_message = self._on_message is not None
         self._on_request = hooks["on_request"]
         self.has_requests = self._on_request is not None  # else every request of a client is refused
         names_recipients = channels.namespaces.is_declared or hooks["on_subscribe"] is not None

@@ -39,7 +39,9 @@ class Reports:
         log = self._log.limited((call.hook, refused.status))
         if refused.refusal is NO_RECIPIENTS:
             log.warning(
-                "%s: set event.channel, event.to_user, or event.connections", refused.refusal.detail, extra=extra
+                "%s, or set event.channel, event.to_user, or event.connections in on_message",
+                refused.refusal.detail,
+                extra=extra,
             )
         else:
             log.info("%s refused: %s", call.hook, refused, extra=extra)

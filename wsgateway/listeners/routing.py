@@ -5,7 +5,9 @@ from wsgateway.hub.target import Everybody, Recipients, Target, check_recipients
 from wsgateway.listeners.event import MessageEvent
 from wsgateway.text import short
 
-NO_RECIPIENTS = Refusal(403, "no_recipients", "on_message named no recipients for a client's message", "no-recipients")
+NO_RECIPIENTS = Refusal(
+    403, "no_recipients", "the message of a client has no recipients; publish it to a channel", "no-recipients"
+)
 
 
 def target_of_event(event: MessageEvent, *, is_closed: bool) -> Target:

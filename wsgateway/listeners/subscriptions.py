@@ -34,6 +34,16 @@ def find_namespace(channels: Channels, name: str) -> ChannelSettings:
         raise Refused.of(Refusal(404, "channel", exc.reason)) from exc
 
 
+_NO_HOOK = (
+    "refused a subscription to %s: the listener has no on_subscribe to allow it; add the hook, or set public = true "
+    "for the channel's namespace"
+)
+
+_NOT_NAMED = (
+    "refused a subscription to %s: the token of the client does not name the channel; add it to the claim `channels`, "
+    "or use a subscription token or on_subscribe (public = true admits every client)"
+)
+
 Check = Callable[[SubscribeEvent], Awaitable[bool]]
 
 
@@ -157,12 +167,8 @@ class Subscriptions:
         if self._hook is None and (is_admitted or _admits(conn, name)):
             return None
         if self._hook is None:
-            self._log.limited("on_subscribe is missing").warning(
-                "refused a subscription to %s: the listener has no on_subscribe to allow it; add the hook, or set "
-                "public = true for the channel's namespace",
-                name,
-                extra={"conn": conn.id},
-            )
+            text = _NO_HOOK if conn._credentials is None else _NOT_NAMED
+            self._log.limited("on_subscribe is missing").warning(text, name, extra={"conn": conn.id})
             raise Refused.of(Refusal(403, "subscribe", f"clients may not subscribe to {name}"))
         return await self._hook(event)
 

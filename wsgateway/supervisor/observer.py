@@ -48,6 +48,11 @@ class Observer:
     def id(self) -> str:
         return self.settings.id
 
+    @property
+    def reads_data(self) -> bool:
+        """Whether the workers may have a hook that reads the `data` of `send`."""
+        return self.settings.listener is not None
+
     async def start(self, broker: str) -> None:
         """Watch the workers over `broker` until `stop`. `mark_running` or `fail` has to follow."""
         self.state, self.failure = GatewayState.STARTING, ""

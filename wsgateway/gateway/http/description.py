@@ -36,6 +36,7 @@ MESSAGE = {
     "type": "object",
     "properties": {"message": {}, "connections": TEXTS, **TARGET},
     "required": ["message"],
+    "additionalProperties": {"description": "`on_message` finds other fields in `event.data`; 422 without that hook"},
 }
 """The schema of the body of `/send`."""
 

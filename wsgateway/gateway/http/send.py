@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any, Protocol, Unpack, cast
 
 from starlette.types import Scope
@@ -29,7 +30,9 @@ from wsgateway.gateway.http.problems import channel_refusal, too_large
 from wsgateway.gateway.shapes import SendAnswer
 from wsgateway.hub.target import TargetOptions, check_text, target_of
 from wsgateway.limits import RateLimits
+from wsgateway.logs import GatewayLog
 from wsgateway.messages import Sent
+from wsgateway.text import did_you_mean, short
 
 IGNORED_KEYS = frozenset({"conn", "action", "webSocketServerAction"})
 """Keys that are dropped: those of the listener's own event, and those that controlled the server of Lucee."""
@@ -42,6 +45,15 @@ _CHANNEL_KEYS = ("key", "tags", "ttl", "idempotency_key")
 
 _TAKEN_KEYS = IGNORED_KEYS | {"message", "connections"}
 
+_MISSPELLED = 0.85
+"""The similarity from which a key of the listener looks like a misspelled one: about one letter of a word."""
+
+_MAX_NAME = 40
+"""Characters of a key that are compared with the known ones, because comparing a long text takes long."""
+
+_FIELDS = ("message", "channel", "user", "connections", "name", *_CHANNEL_KEYS)
+"""What a misspelled key may have been meant to be."""
+
 
 class SendGateway(Protocol):
     """A gateway of this process, or one that workers serve."""
@@ -50,7 +62,13 @@ class SendGateway(Protocol):
     def id(self) -> str: ...
 
     @property
+    def log(self) -> GatewayLog: ...
+
+    @property
     def cluster(self) -> AnyCluster: ...
+
+    @property
+    def reads_data(self) -> bool: ...
 
     async def send(
         self, message: object, *, data: dict[str, Any] | None = None, **target: Unpack[TargetOptions]
@@ -92,7 +110,7 @@ def read_request(fields: Mapping[str, Any]) -> SendRequest:
     if names_target:
         try:
             if "user" in target:
-                check_text("user", target["user"])
+                check_text("user", target["user"], "use text")
             target_of(**target)
         except (ValueError, TypeError) as exc:
             raise Refused.of(Refusal(422, "body", str(exc), "bad-body")) from exc
@@ -107,6 +125,7 @@ def _shown(value: object) -> str:
 async def send_request(gateway: SendGateway, request: SendRequest) -> SendAnswer:
     """Send the message of `request`, and return its counts. Raise `Refused`."""
     try:
+        _check_fields(gateway, request)
         sent = await gateway.send(request.message, data=request.data, **request.target)
     except GatewayError as exc:
         refusal = refusal_of_send(exc)
@@ -125,6 +144,32 @@ async def send_request(gateway: SendGateway, request: SendRequest) -> SendAnswer
         at=sent.at,
         is_new=sent.is_new,
     )
+
+
+def _check_fields(gateway: SendGateway, request: SendRequest) -> None:
+    """Refuse a key that nobody reads, since a misspelled `channel` would send the message to every connection.
+
+    If a hook may read it, log a key that looks misspelled. Raise `Refused`.
+    """
+    unknown = [name for name in request.data or () if name not in _NAMING_KEYS]
+    if not gateway.reads_data:
+        if unknown:
+            raise Refused.of(Refusal(422, "body", _mistake_in(unknown[0]), "bad-body"))
+        if request.message is None:
+            raise Refused.of(Refusal(422, "body", "message is missing or null, send a JSON value", "bad-body"))
+    for name in unknown:
+        meant = next(iter(get_close_matches(name[:_MAX_NAME], _FIELDS, n=1, cutoff=_MISSPELLED)), "")
+        if meant and name != meant and meant not in request.target:
+            text = "a request to send has the field %s, did you mean %s? on_message finds it in event.data"
+            gateway.log.limited("field").info(text, short(name), meant)
+
+
+def _mistake_in(name: str) -> str:
+    """Return what is wrong with a key that neither the gateway nor a hook reads."""
+    name = name[:_MAX_NAME]
+    if name in _CHANNEL_KEYS:
+        return f"{name} describes a message to a channel, so name its channel, too"
+    return f"there is no field {short(name)}{did_you_mean(name, _FIELDS)}"
 
 
 def refusal_of_send(error: GatewayError) -> Refusal | None:
