@@ -38,7 +38,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Connect:
-    """How to connect to one gateway. `url` is where its clients connect, empty if it is not known."""
+    """How to connect to one gateway. `url` is where WebSockets connect; empty if it is not known, or if none do."""
 
     supervised: Instance | Embedded
     url: str = ""
@@ -49,10 +49,6 @@ class Connect:
     @property
     def id(self) -> str:
         return self.supervised.id
-
-    @property
-    def is_running(self) -> bool:
-        return self.supervised.state is GatewayState.RUNNING
 
 
 def connect_to(supervised: Instance | Embedded, scope: Mapping[str, Any]) -> Connect:
@@ -69,9 +65,10 @@ def connect_to(supervised: Instance | Embedded, scope: Mapping[str, Any]) -> Con
         )
         return Connect(supervised, notes=(text,))
     socket = "ws" + base.removeprefix("http")
+    path = _path_of(settings)
     return Connect(
         supervised,
-        f"{socket}{_path_of(settings)}",
+        f"{socket}{path}" if path else "",
         _samples(settings, base, socket),
         f"{base}/" if settings.test_page and supervised.state is GatewayState.RUNNING else "",
         tuple(_notes(supervised, urlsplit(base).hostname or "")),
@@ -79,7 +76,10 @@ def connect_to(supervised: Instance | Embedded, scope: Mapping[str, Any]) -> Con
 
 
 def _path_of(settings: Settings) -> str:
-    return CENTRIFUGE_PATH if settings.protocols == ("centrifuge",) else "/ws"
+    """Return the path at which WebSockets connect to a gateway; empty if it does not serve them."""
+    if {"plain", "v1"} & set(settings.protocols):
+        return "/ws"
+    return CENTRIFUGE_PATH if "centrifuge" in settings.protocols else ""
 
 
 def _samples(settings: Settings, base: str, socket: str) -> tuple[Sample, ...]:
@@ -87,9 +87,11 @@ def _samples(settings: Settings, base: str, socket: str) -> tuple[Sample, ...]:
     if "v1" in settings.protocols:
         samples.append(_with_client_js(settings, base, socket))
     if "plain" in settings.protocols:
-        samples += [_with_websocket(settings, socket), Sample("Python", _in_python(f"{socket}/ws"))]
+        samples += [_with_websocket(settings, socket), Sample("Python", _in_python(settings, f"{socket}/ws"))]
     if not samples:
-        samples.append(Sample("Browser", _in_browser(settings, base, socket)))
+        samples.append(
+            _with_centrifuge(settings, socket) if "centrifuge" in settings.protocols else _with_sse(settings, base)
+        )
     return (*samples, _with_curl(settings, f"{base}/send"))
 
 
@@ -114,24 +116,31 @@ def _with_websocket(settings: Settings, socket: str) -> Sample:
     return Sample("WebSocket", text, "A plain WebSocket does not reconnect by itself.")
 
 
-def _in_browser(settings: Settings, base: str, socket: str) -> str:
-    if "centrifuge" in settings.protocols:
-        return (
-            'import { Centrifuge } from "centrifuge";\n\n'
-            f"const client = new Centrifuge({json.dumps(socket + CENTRIFUGE_PATH)});\n"
-            "client.connect();"
-        )
-    return (
+def _with_centrifuge(settings: Settings, socket: str) -> Sample:
+    token = ", { token: YOUR_TOKEN }" if settings.checks_tokens else ""
+    text = (
+        'import { Centrifuge } from "centrifuge";\n\n'
+        f"const client = new Centrifuge({json.dumps(socket + CENTRIFUGE_PATH)}{token});\n"
+        "client.connect();"
+    )
+    return Sample("Browser", text)
+
+
+def _with_sse(settings: Settings, base: str) -> Sample:
+    text = (
         f"const source = new EventSource({json.dumps(f'{base}/sse')});\n"
         "source.onmessage = (event) => console.log(event.data);"
     )
+    hint = "Send the token in the cookie that token_cookie names." if settings.checks_tokens else ""
+    return Sample("Browser", text, hint)
 
 
-def _in_python(url: str) -> str:
+def _in_python(settings: Settings, url: str) -> str:
+    headers = ', additional_headers={"authorization": "Bearer YOUR_TOKEN"}' if settings.checks_tokens else ""
     return (
         "import asyncio\n\nfrom wsgateway.client import connect\n\n\n"
         "async def main() -> None:\n"
-        f"    async with connect({json.dumps(url)}) as socket:\n"
+        f"    async with connect({json.dumps(url)}{headers}) as socket:\n"
         '        await socket.send("hello")\n'
         "        async for message in socket:\n"
         "            print(message)\n\n\n"
@@ -145,9 +154,9 @@ def _with_curl(settings: Settings, url: str, options: str = "") -> Sample:
     json_type = "-H 'content-type: application/json'"
     hint = "Without an api_key, only callers on the host of the gateway may push."
     if settings.api_key:
-        hint = "Replace YOUR_API_KEY by one of the keys in api_key."
+        hint = "Replace YOUR_API_KEY with one of the keys in api_key."
     elif needs_key:
-        hint = "Set api_key in the settings first, because without one nobody may push."
+        hint = "Set api_key in the settings first. Without it, every push is refused."
     return Sample(
         "curl",
         f'curl {options}{key}{json_type} -d \'{{"message": "hello"}}\' {shlex.quote(url)}',
@@ -167,7 +176,7 @@ def _over_uds(supervised: Instance, path: str) -> Connect:
 def _notes(supervised: Instance | Embedded, host: str) -> Iterable[str]:
     settings = supervised.settings
     if supervised.state is not GatewayState.RUNNING:
-        yield "The gateway does not run, so clients cannot connect."
+        yield "The gateway is not running, so clients cannot connect."
     elif isinstance(supervised, Instance) and is_loopback(settings.host) and is_loopback(host):
         yield "The gateway listens on a loopback address, so only programs on its host reach it."
     if settings.checks_tokens and not settings.anonymous:

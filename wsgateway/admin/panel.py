@@ -49,7 +49,7 @@ HEADERS = {
 
 READ_ONLY = "You have read-only access, but this page requires full access."
 GUARDED = (
-    "This panel belongs to an application, and its guard has given you no access. Log in to the application as "
+    "This panel belongs to an application, and its guard did not give you access. Log in to the application as "
     "a user with access, then reload this page."
 )
 
@@ -205,6 +205,7 @@ class Panel:
             may_read=visit.access is not Access.NONE,
             asks_for_password=visit.asks_for_password,
             is_guarded=self._authentication.is_guarded,
+            has_store=self._supervisor.has_store,
             **values,
         )
         return HTMLResponse(html, status)

@@ -15,9 +15,9 @@ WIDTH, HEIGHT = 120, 24
 
 
 def trend_of(trends: Iterable[Trend]) -> str:
-    """Return the last hour of one gateway, or the sum over several, as the JSON that `static/charts.js` reads.
+    """Return the last hour of one gateway, or the sum over several, as JSON for `static/charts.js`.
 
-    `now` is the time of this host, whose clock may differ from the reader's.
+    `hook` is the largest mean among them. `now` is the time of this host, whose clock may differ from the reader's.
     """
     steps: dict[int, dict[str, float]] = {}
     now = time.time()

@@ -116,7 +116,8 @@ def _welcome(supervisor: Supervisor, admin: str) -> str:
         if settings.uds is None and not is_loopback(settings.host):
             lines.append(f"  other machines      {_reached_by_others(settings, url)}")
         if settings.uds is None:
-            lines.append(f"  clients connect to  ws{url.removeprefix('http')}/ws")
+            if {"plain", "v1"} & set(settings.protocols):
+                lines.append(f"  clients connect to  ws{url.removeprefix('http')}/ws")
             if "centrifuge" in settings.protocols:
                 lines.append(f"  Centrifuge clients  ws{url.removeprefix('http')}{CENTRIFUGE_PATH}")
             if settings.test_page:

@@ -1,8 +1,8 @@
 // Draws the charts of a page: the last hour, which the page brings along, and from then on what is pushed.
 //
 // A template places a chart, and once for all charts the past, with macros of macros.html:
-//   {{ trend(text) }}   where `text` is `trend_of(gateways)` of admin/trends.py: of one gateway, or the sum over several
-//   {{ chart("Messages per second", "in out", "No messages in this time.") }}
+//   {{ trend(text) }}   where `text` is `trend_of(trends)` of admin/trends.py: of one gateway, or the sum over several
+//   {{ chart("Messages per second", "in out", "No messages in this period.") }}
 // which write
 //   <figure class="chart" data-title="…" data-series="in out" data-nothing="…"><figcaption>…</figcaption></figure>
 // `data-series` names one or two of connections, in, out, dropped, hook. <body data-gateway="…"> is the gateway whose figures are
