@@ -1,12 +1,15 @@
-"""The command `wsgateway` in processes of its own."""
+"""The command `wsgateway`, in processes of its own and in this one."""
 
+import io
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+
+from wsgateway.cli.main import main
 
 COMMAND = [sys.executable, "-m", "wsgateway"]
 
@@ -15,6 +18,13 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """This process's, without settings of a gateway."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("WSGATEWAY_")}
     return {**kept, "PYTHONWARNINGS": "error", **(extra or {})}
+
+
+def run_here(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
+    """Run `wsgateway arguments` in this process, which saves the start of another one."""
+    with chdir(cwd), redirect_stdout(io.StringIO()) as stdout, redirect_stderr(io.StringIO()) as stderr:
+        code = main(arguments)
+    return subprocess.CompletedProcess(arguments, code, stdout.getvalue(), stderr.getvalue())
 
 
 def run(

@@ -19,7 +19,7 @@ import anyio.to_thread
 import httpx
 import pytest
 
-from tests.processes import environment, run, serving
+from tests.processes import environment, run_here, serving
 from wsgateway.logfile import MAX_WAITING, LogThread, SharedFile
 from wsgateway.logs import LineFormatter, flush_log, log_to_file, logger, tail
 from wsgateway.testing import Client
@@ -389,6 +389,6 @@ def test_doctor_warns_of_a_log_that_everybody_may_read(tmp_path: Path) -> None:
     path = tmp_path / "WebSocket.log"
     path.touch()
     path.chmod(0o644)
-    assert "can be read by every user of this host" in run("doctor", cwd=tmp_path).stdout
+    assert "can be read by every user of this host" in run_here("doctor", cwd=tmp_path).stdout
     path.chmod(0o640)
-    assert "can be read by every user of this host" not in run("doctor", cwd=tmp_path).stdout
+    assert "can be read by every user of this host" not in run_here("doctor", cwd=tmp_path).stdout

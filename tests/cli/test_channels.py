@@ -1,10 +1,9 @@
 """The commands about channels. Those that end by themselves run in this process, which is much faster."""
 
-import io
 import json
 import subprocess
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, chdir, redirect_stderr, redirect_stdout
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import anyio
@@ -14,8 +13,7 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 
 from tests import processes
 from tests.servers import free_socket
-from wsgateway.cli.listen import positions_of
-from wsgateway.cli.main import main
+from wsgateway.cli.listen import headers_of, positions_of
 from wsgateway.testing import Client
 
 FILE = """\
@@ -63,9 +61,9 @@ class Running:
         return stdout if code == 0 else stderr
 
     def outputs(self, *arguments: str, code: int = 0) -> tuple[str, str]:
-        with chdir(self.folder), redirect_stdout(io.StringIO()) as stdout, redirect_stderr(io.StringIO()) as stderr:
-            assert main(arguments) == code, stdout.getvalue() + stderr.getvalue()
-        return stdout.getvalue(), stderr.getvalue()
+        done = processes.run_here(*arguments, cwd=self.folder)
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout, done.stderr
 
     def send(self, *arguments: str, code: int = 0) -> str:
         return self("send", "--url", self.url + "/send", *arguments, code=code)
@@ -286,3 +284,12 @@ def test_a_position_may_name_its_channel() -> None:
     assert positions_of(["a"], ["e:1"]) == {"a": "e:1"}
     assert positions_of(["a", "b@c"], ["b@c@e:1"]) == {"a": None, "b@c": "e:1"}
     assert positions_of(["a"], [":7"]) == {"a": ":7"}
+
+
+@pytest.mark.parametrize(
+    "word", ["cookie", "cookie:", "a b: secret", ": secret", "cookie: secret\r\nhost: x", "x: sécret"]
+)
+def test_a_header_of_listen_that_cannot_be_sent_is_a_mistake_that_hides_its_value(word: str) -> None:
+    with pytest.raises(ValueError, match="write it like --header") as error:
+        headers_of([word])
+    assert "cret" not in str(error.value)

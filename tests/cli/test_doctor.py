@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from tests.processes import run
+from tests.processes import run, run_here
 from tests.services import redis
 from wsgateway.cli.doctor import certificate_ends, systemd_seconds
 
@@ -58,7 +58,7 @@ def test_a_certificate_that_has_expired_or_another_key_is_reported(tmp_path: Pat
 
 
 def test_on_a_sound_installation_it_finds_nothing_serious(tmp_path: Path) -> None:
-    done = run("doctor", cwd=tmp_path)
+    done = run_here("doctor", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
 
@@ -68,7 +68,7 @@ def test_a_written_local_access_is_explained(tmp_path: Path) -> None:
         'local_access = true\n[gateways.a]\n[gateways.b]\nallowed_origins = "https://a.example"\n'
         '[admin]\nallowed_hosts = "a.example"\nlocal_access = true\n'
     )
-    told = run("doctor", cwd=tmp_path).stdout
+    told = run_here("doctor", cwd=tmp_path).stdout
     assert "hint: [a] local_access is true" in told
     assert "warning: [b] local_access is true" in told
     assert "although allowed_origins is set" in told
@@ -77,7 +77,7 @@ def test_a_written_local_access_is_explained(tmp_path: Path) -> None:
 
 def test_what_is_on_or_off_by_default_is_none(tmp_path: Path) -> None:
     for more in ((), ("--allowed-hosts", "a.example"), ("--no-local-access",)):
-        assert "local_access" not in run("doctor", *more, cwd=tmp_path).stdout
+        assert "local_access" not in run_here("doctor", *more, cwd=tmp_path).stdout
 
 
 def test_it_prints_the_worst_first_and_fails_if_it_is_serious(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_it_prints_the_worst_first_and_fails_if_it_is_serious(tmp_path: Path) ->
 
 
 def test_an_address_without_a_scheme_is_a_finding_among_the_others(tmp_path: Path) -> None:
-    done = run("doctor", "--url", "example.com", "--stop-timeout", "5", cwd=tmp_path)
+    done = run_here("doctor", "--url", "example.com", "--stop-timeout", "5", cwd=tmp_path)
     assert done.returncode == 1
     assert "serious: --url 'example.com' is not a URL" in done.stdout
     assert "kills after 5 s" in done.stdout
@@ -115,7 +115,7 @@ def test_an_address_without_a_scheme_is_a_finding_among_the_others(tmp_path: Pat
 
 def test_every_mistake_in_the_settings_is_a_finding(tmp_path: Path) -> None:
     (tmp_path / "wsgateway.toml").write_text("prot = 1\ndrain = -1\n")
-    done = run("doctor", cwd=tmp_path)
+    done = run_here("doctor", cwd=tmp_path)
     assert done.returncode == 1
     assert "serious: prot (wsgateway.toml): there is no such setting, did you mean port?" in done.stdout
     assert "drain (wsgateway.toml)" in done.stdout
@@ -131,7 +131,7 @@ def test_every_mistake_in_the_settings_is_a_finding(tmp_path: Path) -> None:
     ],
 )
 def test_a_broker_that_is_not_there_is_a_finding(url: str, said: str, tmp_path: Path) -> None:
-    done = run("doctor", "--broker", url, cwd=tmp_path)
+    done = run_here("doctor", "--broker", url, cwd=tmp_path)
     assert done.returncode == 1
     assert said in done.stdout
 
@@ -139,11 +139,11 @@ def test_a_broker_that_is_not_there_is_a_finding(url: str, said: str, tmp_path: 
 def test_the_redis_of_a_history_is_examined(tmp_path: Path) -> None:
     (tmp_path / "wsgateway.toml").write_text('[channels."room:*"]\nhistory = 5\n')
     with redis("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru") as service:
-        done = run("doctor", "--broker", service.url, cwd=tmp_path)
+        done = run_here("doctor", "--broker", service.url, cwd=tmp_path)
         assert f"warning: maxmemory-policy of {service.url} is allkeys-lru" in done.stdout
         service.command("ACL", "SETUSER", "me", "on", ">secret", "&*", "+subscribe", "+eval")
         url = service.url.replace("://", "://me:secret@")
-        done = run("doctor", "--broker", url, cwd=tmp_path)
+        done = run_here("doctor", "--broker", url, cwd=tmp_path)
         assert "add ~wsgateway:* to its ACL" in done.stdout
         assert "add +info to its ACL" in done.stdout
         assert "secret" not in done.stdout
@@ -151,4 +151,4 @@ def test_the_redis_of_a_history_is_examined(tmp_path: Path) -> None:
 
 def test_a_broker_that_answers_is_none(tmp_path: Path) -> None:
     with redis() as service:
-        assert "broker" not in run("doctor", "--broker", service.url, cwd=tmp_path).stdout
+        assert "broker" not in run_here("doctor", "--broker", service.url, cwd=tmp_path).stdout

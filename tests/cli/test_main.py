@@ -19,7 +19,7 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 from websockets.exceptions import ConnectionClosed
 
 from tests.hub.test_connection import stalled
-from tests.processes import COMMAND, environment, run, serving
+from tests.processes import COMMAND, environment, run, run_here, serving
 from wsgateway import Gateway
 from wsgateway.cli import listen
 from wsgateway.cli.commands import COMMANDS
@@ -88,10 +88,21 @@ def test_the_starter_settings_are_all_of_the_declaration(tmp_path: Path) -> None
     assert checked.returncode == 0, checked.stderr
 
 
+LOGGED_IN = """
+from wsgateway import Refused
+
+class Listener:
+    def on_handshake(self, event):
+        if event.conn.cookies.get("session") != "of-ann":
+            raise Refused(401, "log in first")
+"""
+
+
 async def test_listen_prints_what_arrives_and_sends_lines(tmp_path: Path) -> None:
-    with serving(cwd=tmp_path) as served:
+    (tmp_path / "chat.py").write_text(LOGGED_IN)
+    with serving("--listener", "chat.py:Listener", cwd=tmp_path) as served:
         url = "ws" + served.url[4:] + "/ws?token=secret"
-        argv = [*COMMAND, "listen", url]
+        argv = [*COMMAND, "listen", url, "--header", "Cookie: session=of-ann"]
         async with await anyio.open_process(argv, env=environment(), stdout=subprocess.PIPE) as process:
             try:
                 assert process.stdin
@@ -191,7 +202,7 @@ def test_check_and_doctor_find_it_before_the_start(name: str, tmp_path: Path) ->
     for file, text in files.items():
         (tmp_path / file).write_text(text)
     for command in ("check", "doctor"):
-        failed = run(command, *arguments, cwd=tmp_path)
+        failed = run_here(command, *arguments, cwd=tmp_path)
         assert failed.returncode == 1
         assert all(word in failed.stdout + failed.stderr for word in words), failed.stderr
         assert "Traceback" not in failed.stderr
@@ -200,13 +211,13 @@ def test_check_and_doctor_find_it_before_the_start(name: str, tmp_path: Path) ->
 def test_check_and_doctor_show_a_pattern_that_allows_nothing(tmp_path: Path) -> None:
     (tmp_path / "wsgateway.toml").write_text('[gateways.a]\n[gateways.b]\n[admin]\nlisteners = ["hooks/*"]\n')
     for command in ("check", "doctor"):
-        done = run(command, cwd=tmp_path)
+        done = run_here(command, cwd=tmp_path)
         assert (done.stdout + done.stderr).count("'hooks/*' allows nothing") == 1
 
 
 @pytest.mark.parametrize("words", [["--api-kye=SECRET"], ["--api-kye", "SECRET"], ["--tokn", "SECRET", "--prot", "1"]])
 def test_what_follows_an_unknown_flag_is_not_printed(words: list[str], tmp_path: Path) -> None:
-    failed = run("serve", *words, cwd=tmp_path)
+    failed = run_here("serve", *words, cwd=tmp_path)
     assert failed.returncode == 2
     assert "did you mean --" in failed.stderr
     assert "SECRET" not in failed.stderr + failed.stdout
@@ -226,13 +237,13 @@ def test_a_taken_port_fails_with_the_reason(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("arguments", [[], ["nothing"], ["serve", "--prot", "1"], ["send"], ["send", "--json", "{"]])
 def test_wrong_usage_is_2(arguments: list[str], tmp_path: Path) -> None:
-    failed = run(*arguments, cwd=tmp_path)
+    failed = run_here(*arguments, cwd=tmp_path)
     assert failed.returncode == 2
     assert failed.stderr
 
 
 def test_an_unknown_flag_is_reported_with_the_nearest_and_all_other_mistakes(tmp_path: Path) -> None:
-    failed = run("serve", "--prot", "1", "--drain", "x", cwd=tmp_path)
+    failed = run_here("serve", "--prot", "1", "--drain", "x", cwd=tmp_path)
     assert "--prot is not known, did you mean --port?" in failed.stderr
     assert "--drain: 'x'" in failed.stderr
 
@@ -266,12 +277,12 @@ def test_a_mistake_of_a_beginner_is_answered_with_the_way_out(
 
 
 def test_send_that_is_refused_or_not_answered_is_1(tmp_path: Path) -> None:
-    nobody = run("send", "x", "--url", "http://127.0.0.1:1/send?key=secret", cwd=tmp_path)
+    nobody = run_here("send", "x", "--url", "http://127.0.0.1:1/send?key=secret", cwd=tmp_path)
     assert nobody.returncode == 1
     assert "is the gateway running?" in nobody.stderr
     assert "secret" not in nobody.stderr
     with serving(cwd=tmp_path, env={"WSGATEWAY_API_KEY": "a,b"}) as served:
-        refused = run("send", "x", "--url", served.url + "/send", cwd=tmp_path)
+        refused = run_here("send", "x", "--url", served.url + "/send", cwd=tmp_path)
         assert refused.returncode == 1
         assert "401" in refused.stderr
         sent = run("send", "x", "--url", served.url + "/send", cwd=tmp_path, env={"WSGATEWAY_API_KEY": "b"})

@@ -13,7 +13,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from tests.processes import COMMAND, Served, environment, run, serving
+from tests.processes import COMMAND, Served, environment, run, run_here, serving
 from tests.servers import free_socket
 from wsgateway import Gateway, testing
 from wsgateway.testing import Client
@@ -341,7 +341,7 @@ def test_a_server_goes_on_where_nobody_reads_what_it_prints(tmp_path: Path) -> N
 @pytest.mark.parametrize("url", ["http://", "ws://h:99999", "ftp://u:SECRET@h", "ws://a b", "x", "ws://h\n"])
 def test_an_address_that_is_none_is_a_sentence(tmp_path: Path, url: str) -> None:
     for command in (["listen", url], ["send", "x", "--url", url], ["list", "--admin-url", url]):
-        done = run(*command, cwd=tmp_path)
+        done = run_here(*command, cwd=tmp_path)
         assert done.returncode == 2, command
         assert done.stderr.startswith("wsgateway: ")
         assert len(done.stderr.splitlines()) == 1
@@ -350,7 +350,7 @@ def test_an_address_that_is_none_is_a_sentence(tmp_path: Path, url: str) -> None
 
 @pytest.mark.parametrize("url", ["http://", "https://h:99999", "ftp://u:SECRET@h", "https://u:SECRET@h"])
 def test_doctor_names_an_address_that_is_none(tmp_path: Path, url: str) -> None:
-    done = run("doctor", "--url", url, cwd=tmp_path)
+    done = run_here("doctor", "--url", url, cwd=tmp_path)
     assert done.returncode == 1
     assert "serious: --url" in done.stdout
     assert "SECRET" not in done.stdout + done.stderr

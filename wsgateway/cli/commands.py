@@ -210,15 +210,15 @@ def _tags_of(words: tuple[str, ...]) -> dict[str, str] | None:
     return {name: value for name, _, value in (word.partition("=") for word in words)} or None
 
 
-def _listen(*, url: str, channels: tuple[str, ...], since: tuple[str, ...]) -> int:
+def _listen(*, url: str, channels: tuple[str, ...], since: tuple[str, ...], headers: tuple[str, ...]) -> int:
     from wsgateway.cli import listen
 
     try:
-        positions = listen.positions_of(channels, since)
+        positions, fields = listen.positions_of(channels, since), listen.headers_of(headers)
     except ValueError as exc:
         complain(exc)
         return 2
-    return listen.run(url, positions)
+    return listen.run(url, positions, fields)
 
 
 def _client_js(*, types: bool) -> int:
@@ -292,6 +292,12 @@ _LISTEN = [
         multiple=True,
         metavar="EPOCH:OFFSET",
         help="also print the publications after this position; with several channels CHANNEL@EPOCH:OFFSET",
+    ),
+    click.Option(
+        ["--header", "headers"],
+        multiple=True,
+        metavar="NAME:VALUE",
+        help="send this header with the handshake, such as the cookie of a session; may be repeated",
     ),
 ]
 

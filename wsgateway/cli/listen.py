@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import sys
 import threading
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,8 @@ from wsgateway.frames import Position
 from wsgateway.hub.channels import LOST
 from wsgateway.protocols.v1 import SUBPROTOCOL
 from wsgateway.text import cut, escape_controls, mask_url
+
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110 5.6.2
 
 MAX_SENTENCE = 500
 """Characters of the answer to a refused handshake that are printed."""
@@ -44,21 +47,31 @@ def positions_of(channels: Sequence[str], since: Sequence[str]) -> dict[str, str
     return positions
 
 
-def run(url: str, channels: Mapping[str, str | None]) -> int:
+def headers_of(words: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the headers in `words`, each NAME:VALUE. Raise `ValueError`, without the value, which may be a secret."""
+    headers = [(name, value.strip()) for name, _, value in (word.partition(":") for word in words)]
+    for name, value in headers:
+        if not _HEADER_NAME.fullmatch(name) or not value or not value.isascii() or not value.isprintable():
+            raise ValueError(f"--header {cut(name, 40)!r} is not a header; write it like --header 'cookie: session=…'")
+    return headers
+
+
+def run(url: str, channels: Mapping[str, str | None], headers: Sequence[tuple[str, str]] = ()) -> int:
     """Listen at `url` until the connection is closed or Ctrl-C is pressed, and return the exit code.
 
-    `channels` are those to subscribe to, each with the position to continue from, or None.
+    `channels` are those to subscribe to, each with the position to continue from, or None. `headers` are sent with the
+    handshake.
     """
     with contextlib.suppress(KeyboardInterrupt):
-        return asyncio.run(_listen(client.websocket_url(url), channels))
+        return asyncio.run(_listen(client.websocket_url(url), channels, headers))
     return 0
 
 
-async def _listen(url: str, channels: Mapping[str, str | None]) -> int:
+async def _listen(url: str, channels: Mapping[str, str | None], headers: Sequence[tuple[str, str]]) -> int:
     shown = mask_url(url)
     try:
         subprotocols = [client.Subprotocol(SUBPROTOCOL)] if channels else None
-        connecting = client.connect(url, subprotocols=subprotocols)
+        connecting = client.connect(url, subprotocols=subprotocols, additional_headers=headers)
     except (InvalidURI, ValueError):
         complain(f"{shown!r} is not a WebSocket URL; one looks like ws://localhost:10125/ws")
         return 2
