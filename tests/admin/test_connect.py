@@ -11,14 +11,14 @@ from starlette.routing import Mount
 from tests.panels import admin, visitor
 from wsgateway import Gateway
 from wsgateway.admin import Panel
-from wsgateway.admin.connect import Connect, connect_to
+from wsgateway.admin.connect import ConnectInfo, connect_to
 from wsgateway.auth.admin import Access
 from wsgateway.config.settings import Settings
 from wsgateway.supervisor.instance import Instance
 from wsgateway.testing import Client, serve
 
 
-def connect(settings: dict[str, object], *, asked: str = "127.0.0.1:10120") -> Connect:
+def connect(settings: dict[str, object], *, asked: str = "127.0.0.1:10120") -> ConnectInfo:
     instance = Instance(Settings(id="chat", **settings), lambda _: None, lambda: "")  # type: ignore[arg-type]  # any settings
     return connect_to(instance, {"headers": [(b"host", asked.encode())], "scheme": "http", "server": ("10.0.0.1", 1)})
 

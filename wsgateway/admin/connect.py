@@ -37,7 +37,7 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class Connect:
+class ConnectInfo:
     """How to connect to one gateway. `url` is where WebSockets connect; empty if it is not known, or if none do."""
 
     supervised: Instance | Embedded
@@ -51,7 +51,7 @@ class Connect:
         return self.supervised.id
 
 
-def connect_to(supervised: Instance | Embedded, scope: Mapping[str, Any]) -> Connect:
+def connect_to(supervised: Instance | Embedded, scope: Mapping[str, Any]) -> ConnectInfo:
     """Return how the sender of `scope`, a request to the panel, connects to a gateway."""
     settings = supervised.settings
     if isinstance(supervised, Instance) and settings.uds:
@@ -63,10 +63,10 @@ def connect_to(supervised: Instance | Embedded, scope: Mapping[str, Any]) -> Con
             if isinstance(supervised, Instance)
             else "The application decides at which path this gateway is mounted."
         )
-        return Connect(supervised, notes=(text,))
+        return ConnectInfo(supervised, notes=(text,))
     socket = "ws" + base.removeprefix("http")
     path = _path_of(settings)
-    return Connect(
+    return ConnectInfo(
         supervised,
         f"{socket}{path}" if path else "",
         _samples(settings, base, socket),
@@ -164,9 +164,9 @@ def _with_curl(settings: Settings, url: str, options: str = "") -> Sample:
     )
 
 
-def _over_uds(supervised: Instance, path: str) -> Connect:
+def _over_uds(supervised: Instance, path: str) -> ConnectInfo:
     push = _with_curl(supervised.settings, "http://localhost/send", f"--unix-socket {shlex.quote(path)} ")
-    return Connect(
+    return ConnectInfo(
         supervised,
         samples=(push,),
         notes=(f"The gateway listens on the Unix socket {path}. A proxy serves it to browsers.",),
@@ -187,7 +187,7 @@ def _base_of(supervised: Instance | Embedded, scope: Mapping[str, Any]) -> str:
     """Return the URL of a gateway without a slash at its end; empty if it is not known."""
     scheme, host, port = _origin_of(scope)
     if isinstance(supervised, Embedded):
-        path = scope["wsgateway.surroundings"].path_of(supervised.gateway)
+        path = scope["wsgateway.mount"].path_of(supervised.gateway)
         return "" if path is None else f"{scheme}://{host}{port}{path}"
     settings = supervised.settings
     own_port = urlsplit(supervised.url).port if supervised.url else settings.port
@@ -211,7 +211,7 @@ def _origin_of(scope: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class PanelMount:
     """Where a panel is mounted: the application that it was called by, if that has routes, and its own `root_path`."""
 
     app: object

@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from wsgateway.admin.authentication import Authentication, HostGuard
-from wsgateway.admin.connect import Surroundings
+from wsgateway.admin.connect import PanelMount
 from wsgateway.admin.credentials import Credentials
 from wsgateway.admin.live import MAX_VIEWERS, push_figures
 from wsgateway.admin.logins import cookie_name
@@ -131,7 +131,7 @@ class Panel:
             **relative_scope(scope),
             "wsgateway.base": way_up(scope),
             "wsgateway.cookie": cookie,
-            "wsgateway.surroundings": Surroundings(scope.get("app"), self, scope.get("root_path", "").rstrip("/")),
+            "wsgateway.mount": PanelMount(scope.get("app"), self, scope.get("root_path", "").rstrip("/")),
         }
         await self._app(scope, receive, with_headers)
 

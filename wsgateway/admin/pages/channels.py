@@ -132,7 +132,7 @@ def _rows_of(history: HistoryAnswer) -> list[dict[str, Any]]:
         {
             "at": one.at,
             "time": one.time,
-            "clock": _time_of(one.time),
+            "time_text": _time_of(one.time),
             "kind": "base64" if one.base64 else "JSON",
             "message": cut(one.base64 or bytes(one.message).decode(), MAX_SHOWN),
             "name": one.name,

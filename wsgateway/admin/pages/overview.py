@@ -6,7 +6,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from wsgateway.admin.connect import Connect, connect_to
+from wsgateway.admin.connect import ConnectInfo, connect_to
 from wsgateway.admin.site import LABELS, Page, Site, confirmation, offered_actions, refused
 from wsgateway.admin.trends import curve_of, points_of, trend_of
 from wsgateway.admin.visit import Visit
@@ -46,7 +46,7 @@ class Overview:
     """All gateways of a panel."""
 
     rows: Sequence[Row]
-    connects: Sequence[Connect]
+    connects: Sequence[ConnectInfo]
     trend: str
 
     @property
