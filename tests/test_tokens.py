@@ -130,6 +130,15 @@ async def test_as_the_first_object(server: Serve) -> None:
         assert [conn.user for conn in gateway.connections] == ["42"]
 
 
+async def test_a_channel_that_no_token_names_is_refused_without_the_advice_to_open_it(
+    server: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with served(server) as (_, url), V1(url, "auth=first") as client:
+        await client.tell(token=valid(channels=["user:*"]))
+        assert (await client.ask(subscribe="room:1", id=1))["status"] == 403
+    assert "the token of the client does not name the channel; add it to the claim `channels`" in caplog.text
+
+
 async def test_the_first_that_is_present_counts(server: Serve) -> None:
     async with served(server, token_cookie="session") as (gateway, url):
         everywhere: dict[str, Any] = {"subprotocols": [Subprotocol("bearer"), Subprotocol(valid(sub="offered"))]}

@@ -118,6 +118,7 @@ def test_the_file_is_read_again(running: Running, by_signal: bool) -> None:
         assert "is not TOML" in running("reload", code=2)
         replace(file, good + "[gateways.news]\nport = 0\n")
         assert "news" in running("reload")
+        assert "send the former one with --token, or SIGHUP" in running("reload", "--token", "x", code=1)
     assert running.served.terminate() == 0
 
 

@@ -107,6 +107,7 @@ presence = "yes"
 [channels.""]
 [channels."ä"]
 keep = "last"
+port = 1
 [channels.shop.news]
 history = 1
 [gateways.a.channels."x:*"]
@@ -132,6 +133,10 @@ public = 1
             "printable"
         ),
         'wsgateway.toml [channels.""]: the name of the namespace is empty',
+        (
+            'port (wsgateway.toml [channels."ä"]): there is no such setting; a setting of the gateway belongs above '
+            "the first table"
+        ),
         'keep (wsgateway.toml [channels."ä"]): last requires a history, set history to 1 or more',
         (
             'news (wsgateway.toml [channels."shop"]): there is no such setting; a name with a dot is quoted: '

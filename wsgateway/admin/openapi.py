@@ -104,6 +104,17 @@ def _ref(name: str) -> dict[str, str]:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
+_CLOSE = (
+    "The connections to close: those of `user`, those whose ids are in `connections`, or `all`. Choose one. "
+    "`code` is 1000 unless it is given."
+)
+
+_UNSUBSCRIBE = (
+    "The subscriptions to end: those of `user`, of the `connections` with these ids, or `all`. Choose one. "
+    "`code` is 2000 unless it is given; from 2500 on, clients subscribe again."
+)
+
+
 def request_schemas() -> dict[str, Any]:
     """Return the schemas of the bodies of requests, by name."""
     settings = {name: setting_schema(name) for name in SPECS if name != "id"}
@@ -124,13 +135,15 @@ def request_schemas() -> dict[str, Any]:
     return {
         "NewGateway": _object({"id": TEXT, **settings}, required=["id"], is_closed=True),
         "Changes": _object(settings, is_closed=True),
-        "Close": _object(close),
+        "Close": {**_object(close), "description": _CLOSE},
         "Message": MESSAGE,
-        "Unsubscribe": _object(unsubscribe),
+        "Unsubscribe": {**_object(unsubscribe), "description": _UNSUBSCRIBE},
     }
 
 
-def _object(properties: Mapping[str, object], *, required: list[str] | None = None, is_closed: bool = False) -> object:
+def _object(
+    properties: Mapping[str, object], *, required: list[str] | None = None, is_closed: bool = False
+) -> dict[str, Any]:
     schema: dict[str, Any] = {"type": "object", "properties": properties}
     if required:
         schema["required"] = required

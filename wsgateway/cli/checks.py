@@ -296,7 +296,10 @@ def check_probe(probe: Probe) -> Iterator[Finding]:
     """Check the answers of a proxy."""
     reason = f": {probe.detail}" if probe.detail else ""
     if probe.ready == 0 and probe.upgrade == 0:
-        yield serious(f"no server answers at {probe.url}{reason}", "is the address right, and is the gateway running?")
+        advice = "is the address right, and is the gateway running?"
+        if "certificate" in reason.lower():
+            advice = "if the certificate is of your own authority, name the file of the authority in SSL_CERT_FILE"
+        yield serious(f"no server answers at {probe.url}{reason}", advice)
         return
     if 300 <= probe.ready <= 399:
         text = f"{probe.url} answers with a redirect ({probe.ready}){reason}"

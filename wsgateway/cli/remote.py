@@ -144,7 +144,14 @@ def _list(remote: Remote) -> int:
 
 @command("reload", "Reload the settings file of a running server. Gateways whose settings have changed restart.")
 def _reload(remote: Remote) -> int:
-    answer = remote.ask("POST", "/reload", wait=60)
+    try:
+        answer = remote.ask("POST", "/reload", wait=60)
+    except SendError as exc:
+        if exc.status != 401:
+            raise
+        advice = "if you have changed [admin] token, send the former one with --token, or SIGHUP to the server"
+        complain(f"{exc.problem.get('detail', exc)}; {advice}")
+        return 1
     return remote.show(answer, table(answer["gateways"], GATEWAYS))
 
 

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
-from wsgateway.config.declaration import Declared, convert_fields, setting
+from wsgateway.config.declaration import Declared, convert_fields, names_of, setting
 from wsgateway.config.values import Keep
 from wsgateway.exceptions import ConfigError, Mistake
 from wsgateway.limits import SlowPolicy
-from wsgateway.text import cut
+from wsgateway.text import cut, nearest
 
 MAX_HISTORY = 10_000
 """Publications that a history may contain."""
@@ -173,10 +173,13 @@ def read_channels(
         try:
             channels[pattern] = _settings_of(options)
         except ConfigError as exc:
+            known = names_of(ChannelSettings)
             for mistake in exc.mistakes:
                 name = cut(mistake.setting, MAX_QUOTED)
                 is_table = isinstance(options, Mapping) and isinstance(options.get(mistake.setting), Mapping)
                 hint = f"; a name with a dot is quoted: [channels.{quoted(f'{pattern}.{name}')}]" if is_table else ""
+                if file and not is_table and mistake.setting and not nearest(mistake.setting, known):
+                    hint = "; a setting of the gateway belongs above the first table"
                 mistakes.append(Mistake("channels", f"{name} ({place})", mistake.text + hint))
     return channels, mistakes
 

@@ -103,8 +103,8 @@ class Settings(Declared):
     api_key: tuple[str, ...] = setting((), "keys for `/send`, `/api`, `/metrics`, and `/info`", secret=True)
     local_access: bool = setting(
         False,
-        "whether callers on this host need no key while `api_key` is not set; unless you set it, it is false as soon "
-        "as `allowed_origins`, `allowed_hosts`, a `host` that is not loopback, or `FORWARDED_ALLOW_IPS` is set",
+        "whether callers on this host need no key while `api_key` is not set; by default, only while no setting shows "
+        "that others are served",
     )
     token_secret: tuple[str, ...] = setting(
         (), "HMAC keys that tokens of clients are signed with", secret=True, guards=True
