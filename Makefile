@@ -39,7 +39,7 @@ docs-serve: $(VENV)/.docs  ## serve the documentation at http://localhost:8000/,
 
 .PHONY: reference
 reference: $(VENV)/.docs  ## write the generated parts of the documentation, such as the table of settings
-	$(BIN)/python tools/reference.py
+	$(BIN)/python -m tools.reference
 
 clean:           ## remove the virtual environment
 	rm -rf $(VENV) $(VENV)-lowest tests/sdk/node_modules

@@ -571,7 +571,7 @@ def test_a_function_fits_on_a_screen(module: str) -> None:
 def test_the_picture_of_the_rooms_is_drawn_from_the_imports() -> None:
     script = runpy.run_path(str(DOCS.parent.parent / "tools" / "draw_architecture.py"))
     drawn = (DOCS / "architecture.svg").read_text(encoding="utf-8")
-    assert drawn == script["drawn"](), "run: python tools/draw_architecture.py"
+    assert drawn == script["drawn"](), "run: python -m tools.draw_architecture"
 
 
 def names_on_the_page() -> list[str]:

@@ -276,7 +276,7 @@ async def test_private_groups(browser: Browser) -> None:
 
 async def test_fastapi_app(browser: Browser) -> None:
     async with example("fastapi_app", free_port()) as url, tabs(browser, url) as (ann, second):
-        await expect(ann.get_by_label("Messages")).to_have_count(0)  # the log-in comes first
+        await expect(ann.get_by_label("Messages")).to_have_count(0)  # the login comes first
         await ann.get_by_label("Name").fill("ann")
         await ann.get_by_label("Password").fill("wrong")
         await ann.get_by_role("button", name="Log in").click()

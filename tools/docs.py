@@ -94,7 +94,8 @@ class Stage:
             if not linked.exists():
                 self.broken.append(f"{original.relative_to(ROOT)}: {address} does not exist")
                 return match[0]
-            page = self.add(DOCS / "index.md" if linked == ROOT / "README.md" else linked)  # they say the same
+            # The site has one first page
+            page = self.add(DOCS / "index.md" if linked == ROOT / "README.md" else linked)
             return f"{match[1]}{_relative(page, target)}{hash_mark}{anchor}{match[3]}"
 
         return _outside_code(original.read_text(), lambda line: LINK.sub(relink, line))

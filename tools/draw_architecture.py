@@ -1,6 +1,6 @@
 """Draws docs/explanation/architecture.svg from the imports of the package: the rooms, their modules, their imports.
 
-Run it after a module was added, moved, or removed. A test compares the result.
+Run it as `python -m tools.draw_architecture`, after a module was added, moved, or removed. A test compares the result.
 """
 
 import ast

@@ -1,4 +1,4 @@
-"""Writes the generated parts of the documentation: `python tools/reference.py`, or `make reference`.
+"""Writes the generated parts of the documentation: `python -m tools.reference`, or `make reference`.
 
 A part stands between `<!-- name -->` and `<!-- /name -->` in its page. A test compares each part with its source.
 """

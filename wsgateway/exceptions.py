@@ -192,7 +192,7 @@ class GatewayNotFound(GatewayError):  # noqa: N818  named as the answer 404 is
         self.available = tuple(sorted(available))
 
     def __str__(self) -> str:
-        close = get_close_matches(self.gateway_id, self.available, n=1)
+        close = get_close_matches(self.gateway_id[:64], self.available, n=1)
         hint = f", did you mean [{close[0]}]?" if close else ","
         available = ", ".join(self.available)
         return f"there is no gateway with id [{cut(self.gateway_id, 100)}]{hint} available are [{available}]"

@@ -1,4 +1,7 @@
-"""A fake language model whose words appear at every viewer, with the text so far for one that joins late or reloads."""
+"""A fake language model. Every viewer sees its words as they are written.
+
+A viewer that joins late first receives the text so far.
+"""
 
 import asyncio
 import logging

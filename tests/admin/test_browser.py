@@ -295,7 +295,7 @@ async def visit_all(page: Page, supervisor: Supervisor, url: str) -> AsyncIterat
     await page.goto(f"{url}/gateways/none")
     yield "message"
     await page.get_by_role("button", name="Log out").click()
-    yield "log-in"
+    yield "login"
 
 
 EVERY_RULE: dict[str, object] = {"resultTypes": ["violations"]}

@@ -450,6 +450,24 @@ async def test_only_pages_with_access_are_pushed_to(tmp_path: Path) -> None:
                     await socket.recv()
 
 
+@pytest.mark.parametrize(
+    ("site", "target", "status"),
+    [
+        ("cross-site", "image", 403),
+        ("same-site", "iframe", 403),
+        ("cross-site", "document", 200),
+        ("same-origin", "script", 200),
+        ("none", "document", 200),
+    ],
+)
+async def test_a_page_of_another_site_may_link_to_the_panel_but_not_load_it(
+    tmp_path: Path, site: str, target: str, status: int
+) -> None:
+    headers = {"sec-fetch-site": site, "sec-fetch-dest": target}
+    async with admin(tmp_path, FILE) as (_, url), httpx.AsyncClient(base_url=url, headers=headers) as http:
+        assert (await http.get("/gateways/chat")).status_code == status
+
+
 @pytest.mark.parametrize("origin", ["http://localhost:3000", "http://127.0.0.1:1", "null", "https://evil.example"])
 async def test_what_is_pushed_is_for_the_panel_s_own_pages(tmp_path: Path, origin: str) -> None:
     panel = Panel([Gateway()])

@@ -145,7 +145,7 @@ async def test_a_field_that_nobody_reads_is_refused(fields: dict[str, Any], text
         with pytest.raises(Refused) as caught:
             await send_request(gateway, read_request(fields))
     assert caught.value.status == 422
-    assert text in caught.value.reason
+    assert caught.value.reason.startswith(text)  # and no hook is blamed, as for a refusal of on_message
 
 
 async def test_a_field_that_a_hook_may_read_is_logged_if_it_looks_misspelled(caplog: pytest.LogCaptureFixture) -> None:

@@ -40,7 +40,7 @@ Clients and callers
   Centrifuge: foreign origins         test_centrifuge: another_site
   Centrifuge: CR, LF, data:           test_centrifuge: no_payload_injects
   Centrifuge: vanishing               test_centrifuge: clients_that_vanish_while_they_connect
-  log-in 20 times a second            tests/test_admin_panel.py, tests/test_admin_passwords.py
+  login 20 times a second            tests/test_admin_panel.py, tests/test_admin_passwords.py
 
 Faults
   a hook raises                       test_hooks: a_hook_that_raises

@@ -49,6 +49,8 @@ class Authentication:
         refusal = rules.check_page(connection.scope)
         if refusal is not None:
             raise Refused.of(refusal)
+        if _is_embedded(connection):
+            raise Refused.of(Refusal(403, "origin", "a page of another site may link to the panel, but not load it"))
         if self._guard is not None:
             access = self._guard(connection)
             return Access(await access if isinstance(access, Awaitable) else access)
@@ -81,3 +83,14 @@ class Authentication:
         if login.access is not Access.NONE:
             now = date_of_cookies()
             await asyncio.to_thread(self._credentials.passwords.keep_ended, login.nonce, now=now, until=now + MAX_AGE)
+
+
+def _is_embedded(connection: HTTPConnection) -> bool:
+    """Whether a page of another site loads this, as an image or in a frame, which sends no `Origin`.
+
+    Such a request would let the page keep the panel busy. A link to the panel is a navigation of a document
+    (https://www.w3.org/TR/fetch-metadata/).
+    """
+    headers = connection.headers
+    is_foreign = headers.get("sec-fetch-site") in ("cross-site", "same-site")
+    return is_foreign and "origin" not in headers and headers.get("sec-fetch-dest") != "document"

@@ -16,7 +16,8 @@ from wsgateway.supervisor.supervisor import Supervisor
 
 LOUD = (
     "panel: local_access is true although %s: callers on this host need no password, and if a proxy on this host adds "
-    "no forwarded header, every client of that proxy counts as one; set a password (docs/how-to/admin.md#who-may)"
+    "no forwarded header, every client of that proxy counts as one; set a password "
+    "(docs/how-to/admin.md#who-may-use-rest)"
 )
 
 CLOSED = (

@@ -36,7 +36,7 @@ _ADDED = re.compile(
     """,
     re.VERBOSE,
 )
-"""Headers that proxies, load balancers, content networks, platforms, meshes, and log-in gateways add.
+"""Headers that proxies, load balancers, content networks, platforms, meshes, and login gateways add.
 
 Headers of tracing are among them, because a caller in development sends none, and some sidecars add no other sign.
 """

@@ -9,7 +9,6 @@ from typing import Any
 from urllib.parse import urlencode
 
 import msgspec
-from msgspec import Struct
 from starlette.responses import Response
 
 from wsgateway.admin.pages.pager import Pager
@@ -21,7 +20,7 @@ from wsgateway.exceptions import ChannelError, HistoryError, NodeError
 from wsgateway.gateway.answers import MAX_OFFSET
 from wsgateway.gateway.channels import ChannelInspector
 from wsgateway.gateway.http.problems import query_int
-from wsgateway.gateway.shapes import ChannelInfo, HistoryAnswer, encoded
+from wsgateway.gateway.shapes import ChannelInfo, HistoryAnswer, PublicationInfo
 from wsgateway.logs import logger
 from wsgateway.text import cut
 
@@ -41,25 +40,10 @@ MAX_NAME = 255
 """Characters of a prefix that are read."""
 
 
-class _Sender(Struct):
-    user: str
-    id: str
+class _Publication(PublicationInfo, frozen=True, kw_only=True):
+    """A publication in JSON. Its message stays JSON text, because integers in it may have any size."""
 
-
-class _Publication(Struct):
-    """A publication in the JSON of a history. The message stays JSON text, because integers in it may have any size."""
-
-    at: str | None
-    time: float
     message: msgspec.Raw = msgspec.Raw()
-    base64: str = ""
-    name: str = ""
-    key: str = ""
-    sender: _Sender | None = msgspec.field(name="from", default=None)
-
-
-class _History(Struct):
-    publications: list[_Publication]
 
 
 async def show_all(site: Site, visit: Visit) -> Response:
@@ -85,9 +69,10 @@ async def show_one(site: Site, visit: Visit, *, outcome: Outcome = NOTHING, mess
     channels, problems = supervised.gateway.inspector.channels, list(outcome.problems)
     offset = query_int(visit.request, "offset", 0, 0, MAX_OFFSET)
     info = await _describe(channels, name)
-    members = None
+    members, texts = None, {}
     if info.subscribers <= MAX_LISTED:
         members = await channels.presence(name, offset, ROWS)
+        texts = {member.id: _json_text(member.info).removeprefix("null") for member in members.members}
     publications: Sequence[dict[str, Any]] = ()
     if info.settings["history"]:
         try:
@@ -101,7 +86,7 @@ async def show_one(site: Site, visit: Visit, *, outcome: Outcome = NOTHING, mess
         supervised=supervised,
         info=info,
         members=members,
-        texts={} if members is None else {member.id: _json_text(member.info) for member in members.members},
+        texts=texts,
         pager=Pager(offset, ROWS, 0 if members is None else members.total),
         publications=publications,
         report=outcome.report,
@@ -126,21 +111,24 @@ async def _describe(channels: ChannelInspector, name: str) -> ChannelInfo:
 
 
 def _rows_of(history: HistoryAnswer) -> list[dict[str, Any]]:
-    """Return what the page shows of publications. Another process may have encoded them already."""
-    read = msgspec.json.decode(encoded(history), type=_History)
-    return [
-        {
-            "at": one.at,
-            "time": one.time,
-            "time_text": _time_of(one.time),
-            "kind": "base64" if one.base64 else "JSON",
-            "message": cut(one.base64 or bytes(one.message).decode(), MAX_SHOWN),
-            "name": one.name,
-            "key": one.key,
-            "sender": one.sender,
-        }
-        for one in read.publications
-    ]
+    """Return what the page shows of publications. A long message is cut before it is encoded, which takes time."""
+    return [_row_of(one) for one in history.publications]
+
+
+def _row_of(one: PublicationInfo | msgspec.Raw) -> dict[str, Any]:
+    # a publication of another process is JSON
+    info = one if isinstance(one, PublicationInfo) else msgspec.json.decode(one, type=_Publication)
+    is_binary = isinstance(info.base64, str)
+    return {
+        "at": info.at,
+        "time": info.time,
+        "time_text": _time_of(info.time),
+        "kind": "base64" if is_binary else "JSON",
+        "message": cut(info.base64, MAX_SHOWN) if isinstance(info.base64, str) else _json_text(info.message),
+        "name": info.name or "",
+        "key": info.key or "",
+        "sender": info.sender or None,
+    }
 
 
 def _time_of(at: float) -> str:
@@ -149,9 +137,12 @@ def _time_of(at: float) -> str:
 
 
 def _json_text(value: object) -> str:
-    """Return the info of a member, which is JSON, as text; empty for null."""
-    text = bytes(value).decode() if isinstance(value, msgspec.Raw) else msgspec.json.encode(value).decode()
-    return "" if text == "null" else cut(text, MAX_SHOWN)
+    """Return the beginning of a message, or of the info of a member, as JSON text."""
+    if isinstance(value, msgspec.Raw):
+        text = bytes(memoryview(value)[: 4 * MAX_SHOWN]).decode(errors="ignore")
+    else:
+        text = msgspec.json.encode(value[:MAX_SHOWN] if isinstance(value, str) else value).decode()
+    return cut(text, MAX_SHOWN)
 
 
 async def publish(site: Site, visit: Visit) -> Response:

@@ -48,6 +48,9 @@ _TAKEN_KEYS = IGNORED_KEYS | {"message", "connections"}
 _MISSPELLED = 0.85
 """The similarity from which a key of the listener looks like a misspelled one: about one letter of a word."""
 
+_MAX_COMPARED = 8
+"""Unknown keys of a request that are compared with the known ones."""
+
 _MAX_NAME = 40
 """Characters of a key that are compared with the known ones, because comparing a long text takes long."""
 
@@ -125,8 +128,9 @@ def _quote(value: object) -> str:
 async def send_request(gateway: SendGateway, request: SendRequest) -> SendAnswer:
     """Send the message of `request`, and return its counts. Raise `Refused`."""
     try:
-        _check_fields(gateway, request)
-        sent = await gateway.send(request.message, data=request.data, **request.target)
+        mistake = _check_fields(gateway, request)
+        if mistake is None:
+            sent = await gateway.send(request.message, data=request.data, **request.target)
     except GatewayError as exc:
         refusal = refusal_of_send(exc)
         if refusal is None:
@@ -134,6 +138,8 @@ async def send_request(gateway: SendGateway, request: SendRequest) -> SendAnswer
         raise Refused.of(refusal) from exc
     except ValueError as exc:  # an idempotency key without a history
         raise Refused.of(Refusal(422, "body", str(exc), "bad-body")) from exc
+    if mistake is not None:
+        raise Refused.of(mistake)
     if gateway.cluster.has_broker:
         return SendAnswer(id=gateway.id, **sent._asdict())
     return SendAnswer(
@@ -146,23 +152,23 @@ async def send_request(gateway: SendGateway, request: SendRequest) -> SendAnswer
     )
 
 
-def _check_fields(gateway: SendGateway, request: SendRequest) -> None:
-    """Refuse a key that neither the gateway nor a hook reads.
+def _check_fields(gateway: SendGateway, request: SendRequest) -> Refusal | None:
+    """Return why a key is refused that neither the gateway nor a hook reads; None if none is.
 
-    A misspelled `channel` would send the message to every connection. If a hook may read it, log a key
-    that looks misspelled. Raise `Refused`.
+    A misspelled `channel` would send to every connection. If a hook may read it, log a key that looks misspelled.
     """
     unknown = [name for name in request.data or () if name not in _NAMING_KEYS]
     if not gateway.reads_data:
         if unknown:
-            raise Refused.of(Refusal(422, "body", _mistake_in(unknown[0]), "bad-body"))
+            return Refusal(422, "body", _mistake_in(unknown[0]), "bad-body")
         if request.message is None:
-            raise Refused.of(Refusal(422, "body", "message is missing or null, send a JSON value", "bad-body"))
-    for name in unknown:
+            return Refusal(422, "body", "message is missing or null, send a JSON value", "bad-body")
+    for name in unknown[:_MAX_COMPARED]:
         meant = next(iter(get_close_matches(name[:_MAX_NAME], _FIELDS, n=1, cutoff=_MISSPELLED)), "")
         if meant and name != meant and meant not in request.target:
             text = "a request to send has the field %s, did you mean %s? on_message finds it in event.data"
             gateway.log.limited("field").info(text, short(name), meant)
+    return None
 
 
 def _mistake_in(name: str) -> str:
