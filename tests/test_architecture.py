@@ -253,6 +253,7 @@ ROOMS = {
         "live",
         "site",
         "pages.gateway",
+        "pages.pager",
         "pages.sending",
         "pages.connections",
         "pages.channels",

@@ -107,7 +107,8 @@ def test_every_link_leads_somewhere(page: Path) -> None:
         file, _, anchor = target.partition("#")
         there = page.parent / file if file else page
         assert there.exists(), target
-        assert not anchor or anchor in anchors(there), target
+        if anchor:
+            assert anchor in anchors(there), target
 
 
 async def test_the_supervisor_of_the_admin_page(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from wsgateway.admin import openapi
 from wsgateway.admin.rest import OPERATIONS
 from wsgateway.cli.arguments import Argument, setting_options
 from wsgateway.cli.commands import SERVE_DEFAULTS
-from wsgateway.cli.main import TOPICS, command_line
+from wsgateway.cli.main import COMMAND_TOPICS, command_line
 from wsgateway.config.channels import ChannelSettings
 from wsgateway.config.settings import ADMIN_SPECS, SPECS
 from wsgateway.gateway.http import description
@@ -34,14 +34,14 @@ def settings() -> str:
     """Return the table of the settings of a gateway."""
     rows = []
     for name, spec in SPECS.items():
-        default = _shown(SERVE_DEFAULTS.get(name, spec.default))
+        default = _default_text(SERVE_DEFAULTS.get(name, spec.default))
         rows.append((f"`{name}`", "true; in code false" if name == "local_access" else default, spec.metadata["help"]))
     return _table(("setting", "default", "what it is"), rows)
 
 
 def channel_settings() -> str:
     """Return the table of the settings of a namespace of channels."""
-    rows = [(f"`{spec.name}`", _shown(spec.default), spec.metadata["help"]) for spec in fields(ChannelSettings)]
+    rows = [(f"`{spec.name}`", _default_text(spec.default), spec.metadata["help"]) for spec in fields(ChannelSettings)]
     return _table(("setting", "default", "what it is"), rows)
 
 
@@ -49,11 +49,11 @@ def admin_settings() -> str:
     """Return the table of the settings of the admin interface."""
     rows = []
     for name, spec in ADMIN_SPECS.items():
-        rows.append((f"`{name.removeprefix('admin_')}`", _shown(spec.default), spec.metadata["help"]))
+        rows.append((f"`{name.removeprefix('admin_')}`", _default_text(spec.default), spec.metadata["help"]))
     return _table(("setting", "default", "what it is"), rows)
 
 
-def _shown(default: object) -> str:
+def _default_text(default: object) -> str:
     if isinstance(default, tuple):
         return ", ".join(default)
     return str(default).lower() if isinstance(default, bool) else str(default) if default else ""
@@ -66,7 +66,7 @@ def commands() -> str:
     """Return a section for each command, by topic, in the order of `wsgateway --help`."""
     sections = []
     with click.Context(command_line, info_name="wsgateway") as parent:
-        for topic, names in TOPICS.items():
+        for topic, names in COMMAND_TOPICS.items():
             sections.append(f"## {topic}\n")
             sections += [_command(name, command_line.commands[name], parent) for name in names]
     return "\n" + "\n".join(sections) + "\n"

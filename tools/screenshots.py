@@ -250,9 +250,8 @@ async def _take(context: BrowserContext, url: str, shown: Shown, folder: Path, s
     for width in WIDTHS:
         await page.set_viewport_size({"width": width, "height": 800})
         height = await page.evaluate("document.documentElement.scrollHeight")
-        await page.set_viewport_size(
-            {"width": width, "height": height}
-        )  # else a bar that sticks would be in the middle
+        # else a bar that sticks would be in the middle
+        await page.set_viewport_size({"width": width, "height": height})
         before = await page.evaluate("performance.now()")
         await page.wait_for_function("before => performance.now() > before + 100", arg=before)  # charts have been drawn
         await page.screenshot(path=folder / f"{shown.name}-{width}-{scheme}.png")
@@ -309,7 +308,7 @@ async def main() -> None:
             (DOCS / f"{name}.png").write_bytes(
                 reduced((PICTURES / f"{name}-1280-light.png").read_bytes(), max_height=MAX_HEIGHT)
             )
-        (DOCS / "telephone.png").write_bytes(
+        (DOCS / "phone.png").write_bytes(
             reduced((PICTURES / "connections-390-dark.png").read_bytes(), max_height=MAX_HEIGHT)
         )
 

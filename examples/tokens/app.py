@@ -30,7 +30,7 @@ async def model(prompt: str) -> AsyncGenerator[str]:
     """Yield the tokens of an answer. An application calls its language model here, and yields what it streams."""
     text = (
         "I am not a language model, but I write like one: a few letters at a time, for every viewer. Reload this page "
-        "while I am writing, or open it on a telephone. Each page shows what I have written so far, and then the rest. "
+        "while I am writing, or open it on a phone. Each page shows what I have written so far, and then the rest. "
         f"And this was your prompt: {prompt}"
     )
     for token in re.findall(r"\s*\S{1,7}", text):

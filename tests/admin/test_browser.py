@@ -198,7 +198,7 @@ async def test_log_in_wrong_password_log_out_and_read_only(page: Page, tmp_path:
             await page.get_by_label("Password").fill(password)
             await page.get_by_role("button", name="Log in").click()
             if password == "wrong one":
-                await expect(page.get_by_role("alert")).to_have_text("This is not the password.")
+                await expect(page.get_by_role("alert")).to_have_text("Wrong password.")
                 continue
             await expect(page.locator("#link")).to_have_text("live")
             await expect(page.get_by_role("button", name="Stop")).to_have_count(int(seen))
@@ -427,7 +427,7 @@ async def test_a_chart_shows_the_past_with_values_under_the_pointer_and_for_the_
         await page.get_by_text("Connections", exact=True).nth(1).click()
         await expect(chart.locator("output")).to_contain_text("open ")
         await page.get_by_text("Dropped", exact=True).nth(1).click()
-        await expect(chart.locator("text.nothing")).to_have_text("No message was dropped in this time.")
+        await expect(chart.locator("text.nothing")).to_have_text("No message was dropped in this period.")
         await page.get_by_role("button", name="5 min", exact=True).click()
         await expect(chart.locator("svg")).to_have_attribute("aria-label", re.compile("last 5 minutes"))
     await context.close()

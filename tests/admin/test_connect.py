@@ -11,14 +11,14 @@ from starlette.routing import Mount
 from tests.panels import admin, visitor
 from wsgateway import Gateway
 from wsgateway.admin import Panel
-from wsgateway.admin.connect import Connect, connect_to
+from wsgateway.admin.connect import ConnectInfo, connect_to
 from wsgateway.auth.admin import Access
 from wsgateway.config.settings import Settings
 from wsgateway.supervisor.instance import Instance
 from wsgateway.testing import Client, serve
 
 
-def connect(settings: dict[str, object], *, asked: str = "127.0.0.1:10120") -> Connect:
+def connect(settings: dict[str, object], *, asked: str = "127.0.0.1:10120") -> ConnectInfo:
     instance = Instance(Settings(id="chat", **settings), lambda _: None, lambda: "")  # type: ignore[arg-type]  # any settings
     return connect_to(instance, {"headers": [(b"host", asked.encode())], "scheme": "http", "server": ("10.0.0.1", 1)})
 
@@ -40,6 +40,8 @@ def connect(settings: dict[str, object], *, asked: str = "127.0.0.1:10120") -> C
         ("[not an address", {"host": "0.0.0.0"}, "ws://10.0.0.1:10125/ws"),
         ("panel.test", {"port": 0}, ""),
         ("panel.test", {"protocols": ("centrifuge",)}, "ws://127.0.0.1:10125/connection/websocket"),
+        ("panel.test", {"protocols": ("centrifuge", "sse")}, "ws://127.0.0.1:10125/connection/websocket"),
+        ("panel.test", {"protocols": ("sse",)}, ""),
     ],
 )
 def test_the_address_is_the_one_that_the_reader_can_reach(asked: str, settings: dict[str, object], url: str) -> None:
@@ -88,6 +90,17 @@ def test_a_push_says_which_key_it_needs(settings: dict[str, object], part: str, 
 )
 def test_the_sample_for_a_browser_speaks_a_protocol_of_the_gateway(settings: dict[str, object], part: str) -> None:
     assert part in connect(settings).samples[0].text
+
+
+def test_every_sample_has_the_token_that_clients_need() -> None:
+    client, browser, python, _ = connect({"token_secret": ("s" * 32,)}).samples
+    assert all("YOUR_TOKEN" in sample.text for sample in (client, browser))
+    assert 'additional_headers={"authorization": "Bearer YOUR_TOKEN"}' in python.text
+    centrifuge = connect({"token_secret": ("s" * 32,), "protocols": ("centrifuge",)}).samples[0]
+    assert "{ token: YOUR_TOKEN }" in centrifuge.text
+    source = connect({"token_secret": ("s" * 32,), "protocols": ("sse",)}).samples[0]
+    assert "token_cookie" in source.hint
+    assert "TOKEN" not in connect({}).samples[2].text
 
 
 async def test_the_page_shows_the_address_at_which_the_gateway_serves(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ async def test_channels_are_filtered_paged_and_sorted(tmp_path: Path) -> None:
         assert "51 to 60 of 60" in (await http.get("/gateways/chat/channels?offset=50")).text
         filtered = (await http.get("/gateways/chat/channels?prefix=room:1")).text
         assert "1 to 10 of 10" in filtered
-        assert "No channel begins with" in (await http.get("/gateways/chat/channels?prefix=room:x")).text
+        assert "No channel name begins with" in (await http.get("/gateways/chat/channels?prefix=room:x")).text
         assert (await http.get("/gateways/chat/channels?offset=x")).status_code == 422
 
 
@@ -62,7 +62,7 @@ async def test_one_channel_shows_members_and_history_and_is_published_to(tmp_pat
             dropped = await somebody.submit(page, fields, action="/gateways/chat/channel/forget")
             assert str(dropped.url.query, "ascii") == "name=room%3A1"
             assert "The history is empty." in dropped.text
-        assert "Nobody is subscribed." in (await somebody.get(page)).text
+        assert "No client is subscribed." in (await somebody.get(page)).text
 
 
 async def test_names_and_contents_of_a_channel_are_text(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ FORMS: list[tuple[dict[str, str], int, str]] = [
     ({"message": "a", "to": "user", "user": "ann"}, 200, "No connection received the message"),
     ({"message": "a", "to": "channel", "channel": "room:1"}, 200, "Sent to 1 connection."),
     ({"message": "a", "to": "user"}, 422, "Enter the user."),
-    ({"message": "a", "to": "all", "user": "ann"}, 422, "Other recipients are entered"),
+    ({"message": "a", "to": "all", "user": "ann"}, 422, "other recipients are entered"),
     ({"message": "a", "to": "message"}, 422, "Select the recipients."),
     ({"message": "", "to": "all"}, 422, "Enter a message."),
     ({"message": "a", "to": "connections", "connection": "x " * 3}, 200, "No connection received the message"),

@@ -112,7 +112,7 @@ async def test_a_wrong_password_and_log_out(tmp_path: Path) -> None:
     async with admin(tmp_path, FILE) as (_, url), visitor(url) as somebody:
         wrong = await somebody.submit("/login", {"password": "correct horsf"})
         assert wrong.status_code == 401
-        assert "This is not the password" in wrong.text
+        assert "Wrong password" in wrong.text
         await somebody.submit("/login", {"password": "correct horse"})
         assert "chat" in (await somebody.get("/")).text
         stolen = somebody.http.cookies[COOKIE]
@@ -378,6 +378,7 @@ async def test_a_panel_is_mounted_for_gateways_made_in_code() -> None:
     async with serve(app) as url, visitor(url) as somebody:
         text = (await somebody.get("/panel/")).text
         assert 'href="./gateways/live"' in text
+        assert "<code>password_hash</code> to <code>Panel</code>" in text  # there is no file for `wsgateway password`
         assert (await somebody.get("/panel/static/panel.css")).status_code == 200
         settings = await somebody.get("/panel/gateways/live/settings")
         assert "created in code" in settings.text
@@ -397,7 +398,9 @@ async def test_a_panel_is_mounted_for_gateways_made_in_code() -> None:
 async def test_a_mounted_panel_asks_for_its_password() -> None:
     panel = Panel([Gateway()], password_hash=hash_password("correct horse"))
     async with serve(Starlette(routes=[Mount("/panel", panel)])) as url, visitor(url) as somebody:
-        assert (await somebody.get("/panel/")).url.path == "/panel/login"
+        login = await somebody.get("/panel/")
+        assert login.url.path == "/panel/login"
+        assert "Enter the password of this panel." in login.text
         assert "Gateways" in (await somebody.submit("/panel/login", {"password": "correct horse"})).text
 
 
@@ -421,7 +424,7 @@ async def test_the_guard_of_the_host_replaces_the_log_in(access: Access) -> None
         async with httpx.AsyncClient(base_url=url) as http:
             refused = await http.get("/panel/")
             assert refused.status_code == 403
-            assert "its guard has given you no access" in refused.text
+            assert "its guard did not give you access" in refused.text
             assert "Back to the overview" not in refused.text
             shown = await http.get("/panel/", headers={"x-user": "ann"})
             assert shown.status_code == (403 if access is Access.NONE else 200)

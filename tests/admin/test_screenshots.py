@@ -19,7 +19,7 @@ def test_there_is_a_picture_of_every_page() -> None:
 
 def test_the_pictures_of_the_documentation_are_those_that_the_script_writes() -> None:
     pictures = {path.name: path.stat().st_size for path in DOCS.glob("*.png")}
-    assert set(pictures) == {*(f"{name}.png" for name in IN_DOCS), "telephone.png"}
+    assert set(pictures) == {*(f"{name}.png" for name in IN_DOCS), "phone.png"}
     assert max(pictures.values()) <= MAX_BYTES
     texts = "".join(path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
     assert [name for name in pictures if f"panel/{name}" not in texts] == []

@@ -222,7 +222,7 @@ async def test_every_command_reaches_the_channels_of_all_workers(tmp_path: Path)
 async def message_of(client: Client) -> str:
     """The next message of a client, which receives `joined` and `left`, too."""
     while "message" not in (row := await client.receive_json()):
-        assert "joined" in row or "left" in row
+        assert row.keys() & {"joined", "left"}
     message: str = row["message"]
     return message
 

@@ -31,7 +31,7 @@ def test_what_differs_comes_first_and_the_listener_is_loaded(folder: Path, capsy
         "port = 8123  # wsgateway.toml",
         'listener = "chat.py:Chat"  # wsgateway.toml',
         'api_key = "***"  # WSGATEWAY_API_KEY',
-        "# the listener is loaded, with on_client_open, on_message",
+        "# the listener has the hooks on_client_open, on_message",
         "# defaults:",
     ]
     assert "pong_timeout = 8.0  # wsgateway.toml" in lines[6:]
@@ -51,7 +51,7 @@ def test_with_namespaces_it_says_what_happens_and_shows_the_admin_interface(
     (folder / "wsgateway.toml").write_text('[channels."room:*"]\n[admin]\nport = 0\ntoken = ["hidden"]\n')
     assert check.run(Store()) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "# no listener is set, so a message of a client needs a channel" in lines
+    assert "# no listener is set, so a client can only send to a channel" in lines
     start = lines.index("[admin]")
     assert lines[start + 1 : start + 4] == ["port = 0", 'token = "***"', "# defaults:"]
     assert "hidden" not in "".join(lines)

@@ -23,7 +23,7 @@ from tests.processes import COMMAND, environment, run, run_here, serving
 from wsgateway import Gateway
 from wsgateway.cli import listen
 from wsgateway.cli.commands import COMMANDS
-from wsgateway.cli.main import TOPICS, main
+from wsgateway.cli.main import COMMAND_TOPICS, main
 from wsgateway.config.channels import ChannelOptions
 from wsgateway.config.settings import SPECS
 from wsgateway.listeners.runner import MAX_CLOSE_HOOKS
@@ -391,11 +391,11 @@ def test_without_a_command_it_lists_all_by_topic_and_the_next_step(
     assert main([]) == 2
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert sorted(name for names in TOPICS.values() for name in names) == sorted(
+    assert sorted(name for names in COMMAND_TOPICS.values() for name in names) == sorted(
         command.name or "" for command in COMMANDS
     )
     lines = shown.err.splitlines()
-    for topic, names in TOPICS.items():
+    for topic, names in COMMAND_TOPICS.items():
         at = lines.index(f"{topic}:")
         for name, line in zip(names, lines[at + 1 :], strict=False):
             assert re.fullmatch(rf"  {name} +[A-Z].*\.", line), "one line for each command"

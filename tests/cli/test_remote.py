@@ -148,7 +148,7 @@ def test_nothing_that_runs_is_an_exit_of_3_and_one_of_two_is_not(tmp_path: Path)
         text = f"[admin]\nenabled = false\n[gateways.a]\nport = {port}\n"
         (tmp_path / "wsgateway.toml").write_text(text)
         assert processes.run("serve", cwd=tmp_path).returncode == 3
-        (tmp_path / "wsgateway.toml").write_text(text + "[gateways.b]\nport = 0\n")
+        (tmp_path / "wsgateway.toml").write_text(text + '[gateways.b]\nport = 0\nprotocols = ["centrifuge"]\n')
         command = [*processes.COMMAND, "serve"]
         errors = tmp_path / "stderr.txt"
         with errors.open("w") as stderr:
@@ -159,6 +159,7 @@ def test_nothing_that_runs_is_an_exit_of_3_and_one_of_two_is_not(tmp_path: Path)
             assert process.stdout
             assert "gateway [a] is failed" in process.stdout.readline()
             assert "gateway [b] listens on" in process.stdout.readline()
+            assert "Centrifuge clients" in process.stdout.readline()  # and no address that refuses them
             process.terminate()
             assert process.wait(20) == 0
 

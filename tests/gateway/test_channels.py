@@ -1,4 +1,4 @@
-"""The channels of a gateway, as its data port and REST show them."""
+"""The channels of a gateway, as its own port and REST show them."""
 
 import asyncio
 from collections.abc import AsyncIterator

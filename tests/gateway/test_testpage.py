@@ -90,7 +90,7 @@ async def test_it_opens_with_two_connected_clients_and_shows_their_ids(page: Pag
         assert len(shown) == 2
 
 
-async def test_it_shows_the_addresses_and_the_panel_and_fits_on_a_telephone(page: Page) -> None:
+async def test_it_shows_the_addresses_and_the_panel_and_fits_on_a_phone(page: Page) -> None:
     gateway = Gateway(id="chat", local_access=True)
     gateway.link_panel(lambda: "http://127.0.0.1:10120")
     async with serve(gateway) as url:

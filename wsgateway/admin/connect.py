@@ -37,8 +37,8 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class Connect:
-    """How to connect to one gateway. `url` is where its clients connect, empty if it is not known."""
+class ConnectInfo:
+    """How to connect to one gateway. `url` is where WebSockets connect; empty if it is not known, or if none do."""
 
     supervised: Instance | Embedded
     url: str = ""
@@ -50,12 +50,8 @@ class Connect:
     def id(self) -> str:
         return self.supervised.id
 
-    @property
-    def is_running(self) -> bool:
-        return self.supervised.state is GatewayState.RUNNING
 
-
-def connect_to(supervised: Instance | Embedded, scope: Mapping[str, Any]) -> Connect:
+def connect_to(supervised: Instance | Embedded, scope: Mapping[str, Any]) -> ConnectInfo:
     """Return how the sender of `scope`, a request to the panel, connects to a gateway."""
     settings = supervised.settings
     if isinstance(supervised, Instance) and settings.uds:
@@ -67,11 +63,12 @@ def connect_to(supervised: Instance | Embedded, scope: Mapping[str, Any]) -> Con
             if isinstance(supervised, Instance)
             else "The application decides at which path this gateway is mounted."
         )
-        return Connect(supervised, notes=(text,))
+        return ConnectInfo(supervised, notes=(text,))
     socket = "ws" + base.removeprefix("http")
-    return Connect(
+    path = _path_of(settings)
+    return ConnectInfo(
         supervised,
-        f"{socket}{_path_of(settings)}",
+        f"{socket}{path}" if path else "",
         _samples(settings, base, socket),
         f"{base}/" if settings.test_page and supervised.state is GatewayState.RUNNING else "",
         tuple(_notes(supervised, urlsplit(base).hostname or "")),
@@ -79,7 +76,10 @@ def connect_to(supervised: Instance | Embedded, scope: Mapping[str, Any]) -> Con
 
 
 def _path_of(settings: Settings) -> str:
-    return CENTRIFUGE_PATH if settings.protocols == ("centrifuge",) else "/ws"
+    """Return the path at which WebSockets connect to a gateway; empty if it does not serve them."""
+    if {"plain", "v1"} & set(settings.protocols):
+        return "/ws"
+    return CENTRIFUGE_PATH if "centrifuge" in settings.protocols else ""
 
 
 def _samples(settings: Settings, base: str, socket: str) -> tuple[Sample, ...]:
@@ -87,9 +87,11 @@ def _samples(settings: Settings, base: str, socket: str) -> tuple[Sample, ...]:
     if "v1" in settings.protocols:
         samples.append(_with_client_js(settings, base, socket))
     if "plain" in settings.protocols:
-        samples += [_with_websocket(settings, socket), Sample("Python", _in_python(f"{socket}/ws"))]
+        samples += [_with_websocket(settings, socket), Sample("Python", _in_python(settings, f"{socket}/ws"))]
     if not samples:
-        samples.append(Sample("Browser", _in_browser(settings, base, socket)))
+        samples.append(
+            _with_centrifuge(settings, socket) if "centrifuge" in settings.protocols else _with_sse(settings, base)
+        )
     return (*samples, _with_curl(settings, f"{base}/send"))
 
 
@@ -114,24 +116,31 @@ def _with_websocket(settings: Settings, socket: str) -> Sample:
     return Sample("WebSocket", text, "A plain WebSocket does not reconnect by itself.")
 
 
-def _in_browser(settings: Settings, base: str, socket: str) -> str:
-    if "centrifuge" in settings.protocols:
-        return (
-            'import { Centrifuge } from "centrifuge";\n\n'
-            f"const client = new Centrifuge({json.dumps(socket + CENTRIFUGE_PATH)});\n"
-            "client.connect();"
-        )
-    return (
+def _with_centrifuge(settings: Settings, socket: str) -> Sample:
+    token = ", { token: YOUR_TOKEN }" if settings.checks_tokens else ""
+    text = (
+        'import { Centrifuge } from "centrifuge";\n\n'
+        f"const client = new Centrifuge({json.dumps(socket + CENTRIFUGE_PATH)}{token});\n"
+        "client.connect();"
+    )
+    return Sample("Browser", text)
+
+
+def _with_sse(settings: Settings, base: str) -> Sample:
+    text = (
         f"const source = new EventSource({json.dumps(f'{base}/sse')});\n"
         "source.onmessage = (event) => console.log(event.data);"
     )
+    hint = "Send the token in the cookie that token_cookie names." if settings.checks_tokens else ""
+    return Sample("Browser", text, hint)
 
 
-def _in_python(url: str) -> str:
+def _in_python(settings: Settings, url: str) -> str:
+    headers = ', additional_headers={"authorization": "Bearer YOUR_TOKEN"}' if settings.checks_tokens else ""
     return (
         "import asyncio\n\nfrom wsgateway.client import connect\n\n\n"
         "async def main() -> None:\n"
-        f"    async with connect({json.dumps(url)}) as socket:\n"
+        f"    async with connect({json.dumps(url)}{headers}) as socket:\n"
         '        await socket.send("hello")\n'
         "        async for message in socket:\n"
         "            print(message)\n\n\n"
@@ -145,9 +154,9 @@ def _with_curl(settings: Settings, url: str, options: str = "") -> Sample:
     json_type = "-H 'content-type: application/json'"
     hint = "Without an api_key, only callers on the host of the gateway may push."
     if settings.api_key:
-        hint = "Replace YOUR_API_KEY by one of the keys in api_key."
+        hint = "Replace YOUR_API_KEY with one of the keys in api_key."
     elif needs_key:
-        hint = "Set api_key in the settings first, because without one nobody may push."
+        hint = "Set api_key in the settings first. Without it, every push is refused."
     return Sample(
         "curl",
         f'curl {options}{key}{json_type} -d \'{{"message": "hello"}}\' {shlex.quote(url)}',
@@ -155,9 +164,9 @@ def _with_curl(settings: Settings, url: str, options: str = "") -> Sample:
     )
 
 
-def _over_uds(supervised: Instance, path: str) -> Connect:
+def _over_uds(supervised: Instance, path: str) -> ConnectInfo:
     push = _with_curl(supervised.settings, "http://localhost/send", f"--unix-socket {shlex.quote(path)} ")
-    return Connect(
+    return ConnectInfo(
         supervised,
         samples=(push,),
         notes=(f"The gateway listens on the Unix socket {path}. A proxy serves it to browsers.",),
@@ -167,7 +176,7 @@ def _over_uds(supervised: Instance, path: str) -> Connect:
 def _notes(supervised: Instance | Embedded, host: str) -> Iterable[str]:
     settings = supervised.settings
     if supervised.state is not GatewayState.RUNNING:
-        yield "The gateway does not run, so clients cannot connect."
+        yield "The gateway is not running, so clients cannot connect."
     elif isinstance(supervised, Instance) and is_loopback(settings.host) and is_loopback(host):
         yield "The gateway listens on a loopback address, so only programs on its host reach it."
     if settings.checks_tokens and not settings.anonymous:
@@ -178,7 +187,7 @@ def _base_of(supervised: Instance | Embedded, scope: Mapping[str, Any]) -> str:
     """Return the URL of a gateway without a slash at its end; empty if it is not known."""
     scheme, host, port = _origin_of(scope)
     if isinstance(supervised, Embedded):
-        path = scope["wsgateway.surroundings"].path_of(supervised.gateway)
+        path = scope["wsgateway.mount"].path_of(supervised.gateway)
         return "" if path is None else f"{scheme}://{host}{port}{path}"
     settings = supervised.settings
     own_port = urlsplit(supervised.url).port if supervised.url else settings.port
@@ -202,7 +211,7 @@ def _origin_of(scope: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class PanelMount:
     """Where a panel is mounted: the application that it was called by, if that has routes, and its own `root_path`."""
 
     app: object

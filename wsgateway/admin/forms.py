@@ -70,7 +70,7 @@ def form_of(
     submitted: Mapping[str, str] | None = None,
     mistakes: Mapping[str, Sequence[str]] | None = None,
 ) -> list[Topic]:
-    """Return the settings that are changed first, then all others by topic.
+    """Return the settings that are changed most often, then all others by topic.
 
     The values are those of `settings` or, if the form was sent, those `submitted`, with their `mistakes`.
     """
@@ -90,8 +90,8 @@ def field_of(
     spec = SPECS[name]
     kind = "fixed" if name in HOST_ONLY else _kind(name)
     current = getattr(settings, name)
-    is_changed = current != (settings.channels.__class__() if name == "channels" else convert(spec, spec.default))
-    value = _shown(name, settings) if kind == "fixed" else "" if kind == "secret" else _text(current)
+    is_changed = bool(current) if name == "channels" else current != convert(spec, spec.default)
+    value = _mask_value(name, settings) if kind == "fixed" else "" if kind == "secret" else _text(current)
     if submitted is not None and kind not in ("secret", "fixed"):
         value = submitted.get(name, "false" if kind == "check" else "")
     default = "" if kind == "secret" or name == "channels" else _text(convert(spec, spec.default))
@@ -99,13 +99,18 @@ def field_of(
         name=name,
         kind=kind,
         value=value,
-        help=spec.metadata["help"].replace("`", ""),
+        help=_help_of(name),
         default=default,
         is_changed=is_changed,
         mistakes=tuple(mistakes),
         choices=CHOICES.get(name, ()),
         reason=HOST_ONLY.get(name, ""),
     )
+
+
+def _help_of(name: str) -> str:
+    text: str = SPECS[name].metadata["help"]
+    return text.replace("`", "")
 
 
 def _kind(name: str) -> str:
@@ -129,7 +134,7 @@ def _text(value: object) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
-def _shown(name: str, settings: Settings) -> str:
+def _mask_value(name: str, settings: Settings) -> str:
     """Return the value of a setting without secrets."""
     value = settings.shown()[name]
     if isinstance(value, dict):
@@ -153,8 +158,8 @@ def values_of(settings: Settings, *, has_own_server: bool) -> list[Topic]:
         name: FormField(
             name=name,
             kind="fixed",
-            value=_shown(name, settings),
-            help=SPECS[name].metadata["help"].replace("`", ""),
+            value=_mask_value(name, settings),
+            help=_help_of(name),
             default="",
             is_changed=field_of(name, settings).is_changed,
         )

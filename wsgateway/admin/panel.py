@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from wsgateway.admin.authentication import Authentication, HostGuard
-from wsgateway.admin.connect import Surroundings
+from wsgateway.admin.connect import PanelMount
 from wsgateway.admin.credentials import Credentials
 from wsgateway.admin.live import MAX_VIEWERS, push_figures
 from wsgateway.admin.logins import cookie_name
@@ -49,7 +49,7 @@ HEADERS = {
 
 READ_ONLY = "You have read-only access, but this page requires full access."
 GUARDED = (
-    "This panel belongs to an application, and its guard has given you no access. Log in to the application as "
+    "This panel belongs to an application, and its guard did not give you access. Log in to the application as "
     "a user with access, then reload this page."
 )
 
@@ -131,7 +131,7 @@ class Panel:
             **relative_scope(scope),
             "wsgateway.base": way_up(scope),
             "wsgateway.cookie": cookie,
-            "wsgateway.surroundings": Surroundings(scope.get("app"), self, scope.get("root_path", "").rstrip("/")),
+            "wsgateway.mount": PanelMount(scope.get("app"), self, scope.get("root_path", "").rstrip("/")),
         }
         await self._app(scope, receive, with_headers)
 
@@ -205,6 +205,7 @@ class Panel:
             may_read=visit.access is not Access.NONE,
             asks_for_password=visit.asks_for_password,
             is_guarded=self._authentication.is_guarded,
+            has_store=self._supervisor.has_store,
             **values,
         )
         return HTMLResponse(html, status)

@@ -1,7 +1,7 @@
 """What the pages of one panel share: the supervisor, the logins, and how a page finds the gateway that it shows."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, assert_never
 
@@ -22,8 +22,21 @@ from wsgateway.supervisor.supervisor import Supervisor
 WAIT = 2.0
 """Seconds to wait for an action, so its page can show why it is refused. Later, the states show the outcome."""
 
-LABELS = {"start": "Start", "stop": "Stop", "restart": "Restart", "delete": "Delete", "reload": "Reload configuration"}
+LABELS = {
+    "start": "Start",
+    "stop": "Stop",
+    "restart": "Restart",
+    "delete": "Delete",
+    "roll": "Roll workers",
+    "reload": "Reload configuration",
+}
 """The buttons of actions on gateways, by action."""
+
+ASKING = ("stop", "restart", "delete")
+"""Actions that ask for confirmation, because they close every connection at the same time."""
+
+PATH = "/gateways/{gateway_id}"
+"""The path of a gateway's first page. Those of its other pages begin with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +111,40 @@ def offered_actions(supervised: Instance | Embedded) -> list[str]:
     return [*actions, "delete"] if supervised.is_editable else actions
 
 
-async def count_connections(gateways: Iterable[Instance | Embedded]) -> int:
-    """Return the number of open connections of `gateways`, in all their processes."""
+async def confirmation(
+    visit: Visit,
+    name: str,
+    gateways: Sequence[Instance | Embedded],
+    *,
+    path: str,
+    fields: Sequence[tuple[str, str]] = (),
+) -> Response | None:
+    """Return the page that asks whether to run an action; None if that needs no confirmation, or has it.
+
+    The form is sent to `path`, with `fields`.
+    """
+    if name not in ASKING or visit.field("sure") == "yes":
+        return None
     totals = [await supervised.gateway.inspector.totals() for supervised in gateways]
-    return sum(int(counts["connections"]) for counts in totals)
+    count = sum(int(counts["connections"]) for counts in totals)
+    if not count and name == "restart":
+        return None
+    return visit.page(
+        "ask.html",
+        title=f"{LABELS[name]} {', '.join(supervised.id for supervised in gateways)}?",
+        text=f"{closing(count)} {'The settings are removed from the file.' if name == 'delete' else ''}",
+        action=path,
+        fields=[("sure", "yes"), *fields],
+        button=("action", name, LABELS[name]),
+        back=path,
+    )
+
+
+def closing(count: int) -> str:
+    """Return what happens to `count` connections, as a sentence."""
+    if not count:
+        return "No connection is open."
+    return f"{count} connection{'' if count == 1 else 's'} will be closed. Clients may reconnect."
 
 
 def refused(status: int, text: str) -> Refused:

@@ -80,9 +80,9 @@ def _lines(loaded: Loaded, hooks: list[str]) -> Iterator[str]:
     yield "# different from the default:" if written else "# every setting has its default"
     yield from (line for name, line in lines.items() if name in written)
     if hooks:
-        yield f"# the listener is loaded, with {', '.join(hooks)}"
+        yield f"# the listener has the hooks {', '.join(hooks)}"
     elif settings.listener is None and settings.channels:
-        yield "# no listener is set, so a message of a client needs a channel"
+        yield "# no listener is set, so a client can only send to a channel"
     elif settings.listener is None:
         yield "# no listener is set, so every message of a client is sent to all clients"
     yield "# defaults:"

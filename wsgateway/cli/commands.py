@@ -359,4 +359,4 @@ COMMANDS = [
     *connections.COMMANDS,
     *channels.COMMANDS,
 ]
-"""Every command. `TOPICS` of `main` gives their order."""
+"""Every command. `COMMAND_TOPICS` of `main` gives their order."""

@@ -97,7 +97,7 @@ def _find_all(store: Store, surroundings: Surroundings) -> Iterator[Finding]:
         described = store.read()
     except ConfigError as exc:
         for mistake in exc.mistakes:
-            yield checks.serious(mistake, "correct it; `wsgateway serve --help` lists every setting")
+            yield checks.serious(mistake, "fix it; `wsgateway serve --help` lists every setting")
         return
     yield from _machine(described, surroundings)
     yield from _admin(store, described)
@@ -112,7 +112,7 @@ def _find_all(store: Store, surroundings: Surroundings) -> Iterator[Finding]:
         ):
             yield Finding(finding.severity, prefix + finding.what, finding.advice)
     for text in described.warnings:
-        yield checks.warning(text, "correct or remove it")
+        yield checks.warning(text, "fix or remove it")
     if surroundings.url and not surroundings.url.lower().startswith(("http://", "https://")):
         text = f"--url {mask_url(surroundings.url)!r} is not a URL"
         yield checks.serious(text, "write it as browsers show it: https://example.com")
@@ -321,9 +321,8 @@ def certificate_ends(certfile: str, keyfile: str) -> float | None:
     server_context, client_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     server_context.load_cert_chain(certfile, keyfile)
     client_context.check_hostname = False
-    client_context.verify_flags |= (
-        ssl.VERIFY_X509_PARTIAL_CHAIN
-    )  # trusts the certificate itself, regardless of its signer
+    # trusts the certificate itself, regardless of its signer
+    client_context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     client_context.load_verify_locations(certfile)
     received, sent = ssl.MemoryBIO(), ssl.MemoryBIO()
     server = server_context.wrap_bio(received, sent, server_side=True)

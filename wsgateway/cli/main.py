@@ -13,7 +13,7 @@ from wsgateway.config.settings import CONFIG_FILE
 from wsgateway.exceptions import ConfigError, StartError
 from wsgateway.text import did_you_mean
 
-TOPICS: Mapping[str, Sequence[str]] = {
+COMMAND_TOPICS: Mapping[str, Sequence[str]] = {
     "Begin": ("init", "serve", "check", "doctor", "password"),
     "Messages": ("send", "listen", "client-js"),
     "A running server": ("list", "reload", "drain", "logs"),
@@ -28,11 +28,11 @@ class CommandLine(click.Group):
     """The group of all commands, listed by topic."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [name for names in TOPICS.values() for name in names]
+        return [name for names in COMMAND_TOPICS.values() for name in names]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         width = max(map(len, self.commands))
-        for topic, names in TOPICS.items():
+        for topic, names in COMMAND_TOPICS.items():
             with formatter.section(topic):
                 formatter.write_dl([(name.ljust(width), self.commands[name].get_short_help_str(99)) for name in names])
 

@@ -1,4 +1,4 @@
-"""Progress of a command that takes long: a bar on a terminal, elsewhere a line now and then. On standard error."""
+"""Shows the progress of a long command on standard error: a bar on a terminal, otherwise a line every few seconds."""
 
 import sys
 import time
@@ -13,10 +13,8 @@ LINE_SECONDS = 2.0
 
 
 class Progress:
-    """Shows how many of `total` parts are done: `label 3 of 8 unit`.
-
-    with Progress("roll", 8, "workers replaced") as progress:
-        progress.update(3)
+    """Shows how many of `total` parts are done, inside `with`: `Progress("roll", 8, "workers replaced")` shows
+    "roll: 3 of 8 workers replaced".
     """
 
     def __init__(
@@ -59,7 +57,7 @@ class Progress:
             self._bar.__exit__(kind, exc, traceback)
 
     def update(self, done: int) -> None:
-        """Show that `done` parts are done. A number that has not grown is shown by nothing."""
+        """Show that `done` parts are done. Do nothing if the number has not grown."""
         if done <= self._shown:
             return
         if self._bar is not None:

@@ -182,9 +182,9 @@ def _drain(remote: Remote, timeout: float | None) -> int:
             answer = remote.ask("POST", "/drain", wait=min(POLL_SECONDS, left))
             closed = max(0, before - _open_connections(answer))
             busy = [gateway["id"] for gateway in answer["gateways"] if gateway["state"] in BUSY]
+            progress.update(closed)
             if not busy or not left:
                 break
-            progress.update(closed)
     waiting = f"; gateway [{']['.join(busy)}] is still draining" if busy else ""
     remote.show({**answer, "closed": closed}, f"{closed} connection{'' if closed == 1 else 's'} closed{waiting}")
     return 1 if busy else 0
@@ -247,7 +247,8 @@ def _roll(remote: Remote, gateway_id: str) -> int:
             progress.update(answer["roll"]["replaced"] if answer["roll"] else 0)
             time.sleep(POLL_SECONDS)
             answer = remote.ask("GET", path_of(gateway_id))
-    roll = answer["roll"] or {"workers": workers, "replaced": 0, "failure": None}
+        roll = answer["roll"] or {"workers": workers, "replaced": 0, "failure": None}
+        progress.update(roll["replaced"])
     text = f"gateway [{answer['id']}] is {answer['state']}: {roll['replaced']} of {roll['workers']} workers replaced"
     remote.show(answer, text + (f"; {roll['failure']}" if roll["failure"] else ""))
     return 0 if roll["replaced"] == roll["workers"] else 1

@@ -114,9 +114,10 @@ def _welcome(supervisor: Supervisor, admin: str) -> str:
             continue
         lines.append(f"wsgateway {gateway.version}: gateway [{instance.id}] listens on {url}")
         if settings.uds is None and not is_loopback(settings.host):
-            lines.append(f"  other machines      {_reached_by_others(settings, url)}")
+            lines.append(f"  on the network      {_reached_by_others(settings, url)}")
         if settings.uds is None:
-            lines.append(f"  clients connect to  ws{url.removeprefix('http')}/ws")
+            if {"plain", "v1"} & set(settings.protocols):
+                lines.append(f"  clients connect to  ws{url.removeprefix('http')}/ws")
             if "centrifuge" in settings.protocols:
                 lines.append(f"  Centrifuge clients  ws{url.removeprefix('http')}{CENTRIFUGE_PATH}")
             if settings.test_page:
@@ -131,11 +132,11 @@ def _welcome(supervisor: Supervisor, admin: str) -> str:
         lines.append(f"admin panel           {admin}/ (REST below {admin}/api)")
         if not is_loopback(supervisor.admin.host):
             bound = Settings(host=supervisor.admin.host)
-            lines.append(f"  other machines      {_reached_by_others(bound, admin)}")
+            lines.append(f"  on the network      {_reached_by_others(bound, admin)}")
     return "\n".join(lines)
 
 
 def _reached_by_others(settings: Settings, url: str) -> str:
-    """Return where other machines reach what is served at `url`, and why they can."""
+    """Return where other hosts reach what is served at `url`, and which setting allows it."""
     address = network_url(settings, url)
-    return f"{f'{address}, ' if address else ''}the network can reach it, because host is {settings.host}"
+    return f"{address} (host is {settings.host})" if address else f"host is {settings.host}"

@@ -34,4 +34,4 @@ TOPICS: Mapping[str, tuple[str, ...]] = {
 """Every setting of a gateway, in one topic each."""
 
 ESSENTIALS = ("listener", "port", "host", "allowed_origins", "api_key", "max_connections")
-"""The settings that are changed first."""
+"""The settings that are changed most often."""

@@ -4,17 +4,16 @@ Knows no more of channels than the inspector, which REST uses, too.
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlencode
 
 import msgspec
 from starlette.responses import Response
 
-from wsgateway.admin.pages.connections import Pager
-from wsgateway.admin.pages.gateway import PATH
-from wsgateway.admin.pages.sending import Draft, deliver, message_of
-from wsgateway.admin.site import Page, Site, refused
+from wsgateway.admin.pages.pager import Pager
+from wsgateway.admin.pages.sending import NOTHING, Draft, Outcome, message_of, send_draft
+from wsgateway.admin.site import PATH, Page, Site, refused
 from wsgateway.admin.visit import Visit
 from wsgateway.auth.admin import Access
 from wsgateway.exceptions import ChannelError, HistoryError, NodeError
@@ -38,7 +37,7 @@ LATEST = 2**32
 """The latest time that is shown, in seconds since the epoch."""
 
 MAX_NAME = 255
-"""Characters of a prefix, and of the name of a channel."""
+"""Characters of a prefix that are read."""
 
 
 class _Publication(PublicationInfo, frozen=True, kw_only=True):
@@ -60,15 +59,14 @@ async def show_all(site: Site, visit: Visit) -> Response:
         rows=listed.channels,
         pager=Pager(offset, ROWS, listed.total),
         prefix=prefix,
+        max_name=MAX_NAME,
     )
 
 
-async def show_one(
-    site: Site, visit: Visit, *, report: str = "", problems: Iterable[str] = (), message: str = "", status: int = 200
-) -> Response:
+async def show_one(site: Site, visit: Visit, *, outcome: Outcome = NOTHING, message: str = "") -> Response:
     """Show one channel, a page of its members, and its newest publications."""
     supervised, name = site.find_here(visit), _name_of(visit)
-    channels, problems = supervised.gateway.inspector.channels, list(problems)
+    channels, problems = supervised.gateway.inspector.channels, list(outcome.problems)
     offset = query_int(visit.request, "offset", 0, 0, MAX_OFFSET)
     info = await _describe(channels, name)
     members, texts = None, {}
@@ -83,7 +81,7 @@ async def show_one(
             problems.append(f"The history cannot be read: {exc}.")
     return visit.page(
         "channel.html",
-        status=status,
+        status=outcome.status,
         tab="channels",
         supervised=supervised,
         info=info,
@@ -91,7 +89,7 @@ async def show_one(
         texts=texts,
         pager=Pager(offset, ROWS, 0 if members is None else members.total),
         publications=publications,
-        report=report,
+        report=outcome.report,
         problems=problems,
         message=message,
     )
@@ -124,7 +122,7 @@ def _row_of(one: PublicationInfo | msgspec.Raw) -> dict[str, Any]:
     return {
         "at": info.at,
         "time": info.time,
-        "clock": _clock(info.time),
+        "time_text": _time_of(info.time),
         "kind": "base64" if is_binary else "JSON",
         "message": cut(info.base64, MAX_SHOWN) if isinstance(info.base64, str) else _json_text(info.message),
         "name": info.name or "",
@@ -133,7 +131,7 @@ def _row_of(one: PublicationInfo | msgspec.Raw) -> dict[str, Any]:
     }
 
 
-def _clock(at: float) -> str:
+def _time_of(at: float) -> str:
     """Return a time, which another process may have written, as text. A script replaces it by the viewer's time."""
     return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(min(max(at, 0), LATEST)))
 
@@ -150,15 +148,8 @@ def _json_text(value: object) -> str:
 async def publish(site: Site, visit: Visit) -> Response:
     """Send a message to the channel, through the listener."""
     draft = Draft(message=message_of(visit), to="channel", channel=_name_of(visit))
-    outcome = await deliver(site.find_here(visit).gateway, draft, is_json=visit.field("as") == "json")
-    return await show_one(
-        site,
-        visit,
-        report=outcome.report,
-        problems=outcome.problems,
-        message=draft.message if outcome.problems else "",
-        status=outcome.status,
-    )
+    outcome = await send_draft(site.find_here(visit).gateway, draft, is_json=visit.field("as") == "json")
+    return await show_one(site, visit, outcome=outcome, message=draft.message if outcome.problems else "")
 
 
 async def forget(site: Site, visit: Visit) -> Response:
@@ -181,7 +172,9 @@ async def forget(site: Site, visit: Visit) -> Response:
     except ChannelError as exc:
         raise refused(404, f"{exc}.") from exc
     except (HistoryError, NodeError) as exc:
-        return await show_one(site, visit, problems=[f"The history was not dropped: {exc}."], status=503)
+        return await show_one(
+            site, visit, outcome=Outcome(problems=[f"The history was not dropped: {exc}."], status=503)
+        )
     logger.info("[%s] the history of %s was dropped in the panel", supervised.id, name)
     return visit.redirect(_address_of(supervised.id, name))
 

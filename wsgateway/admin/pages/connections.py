@@ -1,13 +1,12 @@
 """The connections of a gateway, and one of them."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 from starlette.responses import Response
 
-from wsgateway.admin.pages.gateway import PATH, closing
-from wsgateway.admin.pages.sending import Draft, deliver, message_of
-from wsgateway.admin.site import Page, Site, refused
+from wsgateway.admin.pages.pager import Pager
+from wsgateway.admin.pages.sending import NOTHING, Draft, Outcome, message_of, send_draft
+from wsgateway.admin.site import PATH, Page, Site, closing, refused
 from wsgateway.admin.visit import Visit
 from wsgateway.auth.admin import Access
 from wsgateway.exceptions import NodeError
@@ -25,27 +24,6 @@ MAX_SELECTED = 1000
 """Connections that one form may close."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pager:
-    """The place of one page in a list: rows from `offset` on, of `total` rows."""
-
-    offset: int
-    size: int
-    total: int
-
-    @property
-    def previous(self) -> int:
-        return max(0, self.offset - self.size)
-
-    @property
-    def next(self) -> int:
-        return self.offset + self.size
-
-    @property
-    def last(self) -> int:
-        return max(0, (self.total - 1) // self.size * self.size)
-
-
 async def show_all(site: Site, visit: Visit, *, problems: Iterable[str] = (), status: int = 200) -> Response:
     """Show a page of the connections of all processes, those that match the filter."""
     supervised = site.find_here(visit)
@@ -60,6 +38,7 @@ async def show_all(site: Site, visit: Visit, *, problems: Iterable[str] = (), st
         rows=[site.rates.row_of(info) for info in page],
         pager=Pager(offset, ROWS, total),
         search=search,
+        max_search=MAX_SEARCH,
         problems=list(problems),
     )
 
@@ -86,14 +65,12 @@ async def close(site: Site, visit: Visit) -> Response:
         )
     closed = await supervised.gateway.inspector.close(ids, 1000, "closed by an administrator")
     if not closed.complete:
-        return await show_all(site, visit, problems=["Not every process has answered in time."], status=503)
+        return await show_all(site, visit, problems=["Not every process answered in time."], status=503)
     logger.info("[%s] %d connections were closed in the panel", supervised.id, closed.closed)
     return visit.redirect(path)
 
 
-async def show_one(
-    site: Site, visit: Visit, *, report: str = "", problems: Sequence[str] = (), message: str = "", status: int = 200
-) -> Response:
+async def show_one(site: Site, visit: Visit, *, outcome: Outcome = NOTHING, message: str = "") -> Response:
     """Show one connection and its handshake. Its figures and events are pushed while the page is open."""
     supervised = site.find_here(visit)
     try:
@@ -104,13 +81,13 @@ async def show_one(
         raise refused(404, "No connection with that id is open. Nothing is kept of closed connections.")
     return visit.page(
         "connection.html",
-        status=status,
+        status=outcome.status,
         tab="connections",
         supervised=supervised,
         row=site.rates.row_of(info),
         node=supervised.gateway.inspector.node_of(info.id),
-        report=report,
-        problems=list(problems),
+        report=outcome.report,
+        problems=outcome.problems,
         message=message,
     )
 
@@ -119,15 +96,8 @@ async def send_to_one(site: Site, visit: Visit) -> Response:
     """Send a message to the connection that the page shows."""
     supervised, conn_id = site.find_here(visit), visit.request.path_params["connection_id"]
     draft = Draft(message=message_of(visit), to="connections", connections=(conn_id,))
-    outcome = await deliver(supervised.gateway, draft, is_json=visit.field("as") == "json")
-    return await show_one(
-        site,
-        visit,
-        report=outcome.report,
-        problems=outcome.problems,
-        message=draft.message if outcome.problems else "",
-        status=outcome.status,
-    )
+    outcome = await send_draft(supervised.gateway, draft, is_json=visit.field("as") == "json")
+    return await show_one(site, visit, outcome=outcome, message=draft.message if outcome.problems else "")
 
 
 CONNECTIONS = PATH + "/connections"

@@ -5,8 +5,7 @@ import asyncio
 from starlette.responses import Response
 
 from wsgateway.admin.forms import OF_NEW, by_field, changes_in, field_of, form_of, settings_in, values_of
-from wsgateway.admin.pages.gateway import PATH
-from wsgateway.admin.site import WAIT, Page, Site
+from wsgateway.admin.site import PATH, WAIT, Page, Site
 from wsgateway.admin.visit import Visit
 from wsgateway.auth.admin import Access
 from wsgateway.config.settings import Settings
@@ -19,7 +18,7 @@ MAX_SEARCH = 100
 
 
 async def show(site: Site, visit: Visit) -> Response:
-    """Show the settings of a gateway: as a form to those who may change them, else as a list."""
+    """Show the settings of a gateway, as a form if the reader may change them and otherwise as a list."""
     supervised = site.find_here(visit)
     if isinstance(supervised, Embedded) or visit.access is not Access.FULL:
         return visit.page(
@@ -27,7 +26,6 @@ async def show(site: Site, visit: Visit) -> Response:
             tab="settings",
             supervised=supervised,
             topics=values_of(supervised.settings, has_own_server=isinstance(supervised, Instance)),
-            find=_search_of(visit),
         )
     return _form(visit, supervised)
 
@@ -58,15 +56,12 @@ def _form(visit: Visit, edited: Instance, error: GatewayError | None = None) -> 
         tab="settings",
         supervised=edited,
         topics=form_of(edited.settings, submitted=None if error is None else visit.fields(), mistakes=mistakes),
-        find=_search_of(visit),
+        find=visit.request.query_params.get("find", "").strip()[:MAX_SEARCH],
+        max_search=MAX_SEARCH,
         saved=int(saved) if saved.isdecimal() and len(saved) < 4 else None,
         problems=problems,
         is_wrong=error is not None,
     )
-
-
-def _search_of(visit: Visit) -> str:
-    return visit.request.query_params.get("find", "").strip()[:MAX_SEARCH]
 
 
 def _mistakes_of(error: GatewayError | None) -> tuple[dict[str, list[str]], list[str]]:

@@ -1,21 +1,17 @@
 """A gateway's first page, and what can be done with the gateway there."""
 
+import time
 from collections.abc import Iterable
 
 from starlette.responses import Response
 
 from wsgateway.admin.connect import connect_to
-from wsgateway.admin.site import LABELS, Page, Site, count_connections, offered_actions, refused
+from wsgateway.admin.site import LABELS, PATH, Page, Site, confirmation, offered_actions, refused
 from wsgateway.admin.trends import trend_of
 from wsgateway.admin.visit import Visit
 from wsgateway.auth.admin import Access
 from wsgateway.config.values import Startup
 from wsgateway.supervisor.instance import Instance
-
-ASKING = ("stop", "restart", "delete")
-"""Actions that close connections, so they ask first."""
-
-PATH = "/gateways/{gateway_id}"
 
 
 async def show(site: Site, visit: Visit, *, problems: Iterable[str] = (), status: int = 200) -> Response:
@@ -29,10 +25,10 @@ async def show(site: Site, visit: Visit, *, problems: Iterable[str] = (), status
         supervised=supervised,
         totals=await inspector.totals(),
         nodes=await inspector.nodes(),
-        trend=trend_of([supervised.gateway.trend]),
+        trend=trend_of([supervised.gateway.trend], time.time()),
         connect=connect_to(supervised, visit.request.scope),
         actions={name: LABELS[name] for name in offered_actions(supervised)},
-        may_roll=isinstance(supervised, Instance) and supervised.workers is not None,
+        roll_label=LABELS["roll"] if isinstance(supervised, Instance) and supervised.workers is not None else "",
         is_disabled=isinstance(supervised, Instance) and supervised.settings.startup is Startup.DISABLED,
         problems=list(problems),
     )
@@ -44,29 +40,13 @@ async def act(site: Site, visit: Visit) -> Response:
     action = site.actions.get(name)
     if action is None:
         raise refused(422, "This action is not known.")
-    if name in ASKING and visit.field("sure") != "yes":
-        count = await count_connections([supervised])
-        if count or name != "restart":
-            return visit.page(
-                "ask.html",
-                title=f"{LABELS[name]} {supervised.id}?",
-                text=f"{closing(count)} {'The settings are removed from the file.' if name == 'delete' else ''}",
-                action=f"/gateways/{supervised.id}",
-                fields=[("sure", "yes")],
-                button=("action", name, LABELS[name]),
-                back=f"/gateways/{supervised.id}",
-            )
+    question = await confirmation(visit, name, [supervised], path=f"/gateways/{supervised.id}")
+    if question is not None:
+        return question
     problems = await site.run([action(supervised.id)])
     if problems:
         return await show(site, visit, problems=problems, status=409)
     return visit.redirect("/" if name == "delete" else f"/gateways/{supervised.id}")
-
-
-def closing(count: int) -> str:
-    """Return what happens to `count` connections, as a sentence."""
-    if not count:
-        return "No connection is open."
-    return f"{count} connection{'' if count == 1 else 's'} will be closed. Clients may reconnect."
 
 
 PAGES = (

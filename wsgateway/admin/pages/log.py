@@ -4,8 +4,7 @@ import asyncio
 
 from starlette.responses import Response
 
-from wsgateway.admin.pages.gateway import PATH
-from wsgateway.admin.site import Page, Site, refused
+from wsgateway.admin.site import PATH, Page, Site, refused
 from wsgateway.admin.visit import Visit
 from wsgateway.auth.admin import Access
 from wsgateway.logs import LEVELS, tail

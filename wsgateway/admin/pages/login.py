@@ -24,12 +24,12 @@ async def log_in(site: Site, visit: Visit) -> Response:
             access = await site.authentication.access_for(visit.field("password"))
     except TooManyTries:
         site.log.limited("many tries").warning("panel: too many passwords tried from %s", sender)
-        response = await show(site, visit, problem="Too many tries. Wait some seconds, then try again.", status=429)
+        response = await show(site, visit, problem="Too many attempts. Wait a few seconds, and try again.", status=429)
         response.headers["retry-after"] = "5"
         return response
     if access is Access.NONE:
         site.log.limited("wrong password").warning("panel: wrong password from %s", sender)
-        return await show(site, visit, problem="This is not the password.", status=401)
+        return await show(site, visit, problem="Wrong password.", status=401)
     response = visit.redirect("/")
     site.authentication.remember(response, visit, site.authentication.logins.begin(access))
     logger.info(

@@ -1,14 +1,14 @@
 """The first page: sums over all gateways, the last hour, each gateway, and how to connect; and what its forms do."""
 
+import time
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from starlette.responses import Response
 
-from wsgateway.admin.connect import Connect, connect_to
-from wsgateway.admin.pages.gateway import ASKING, closing
-from wsgateway.admin.site import LABELS, Page, Site, count_connections, offered_actions, refused
+from wsgateway.admin.connect import ConnectInfo, connect_to
+from wsgateway.admin.site import LABELS, Page, Site, confirmation, offered_actions, refused
 from wsgateway.admin.trends import curve_of, points_of, trend_of
 from wsgateway.admin.visit import Visit
 from wsgateway.auth.admin import Access
@@ -47,7 +47,7 @@ class Overview:
     """All gateways of a panel."""
 
     rows: Sequence[Row]
-    connects: Sequence[Connect]
+    connects: Sequence[ConnectInfo]
     trend: str
 
     @property
@@ -66,13 +66,13 @@ class Overview:
 
 async def overview_of(gateways: Sequence[Instance | Embedded], scope: Mapping[str, Any]) -> Overview:
     """Return the overview of `gateways` for the sender of `scope`, a request to the panel."""
-    rows = []
+    rows, now = [], time.time()
     for supervised in gateways:
         totals = await supervised.gateway.inspector.totals()
-        curve = curve_of(supervised.gateway.trend)
+        curve = curve_of(supervised.gateway.trend, now)
         rows.append(Row(supervised, int(totals["connections"]), curve, offered_actions(supervised)))
     connects = [connect_to(supervised, scope) for supervised in gateways]
-    return Overview(rows, connects, trend_of(supervised.gateway.trend for supervised in gateways))
+    return Overview(rows, connects, trend_of([supervised.gateway.trend for supervised in gateways], now))
 
 
 async def show(site: Site, visit: Visit, *, problems: Iterable[str] = (), status: int = 200) -> Response:
@@ -81,12 +81,14 @@ async def show(site: Site, visit: Visit, *, problems: Iterable[str] = (), status
         status=status,
         overview=await overview_of(site.supervisor.all(), visit.request.scope),
         problems=list(problems),
-        may_create=site.supervisor.has_store,
     )
 
 
 async def act(site: Site, visit: Visit) -> Response:
-    """Run an action on the selected gateways, or reload the settings file. What closes connections asks first."""
+    """Run an action on the selected gateways, or reload the settings file.
+
+    Actions that close connections ask for confirmation.
+    """
     name, ids = visit.field("action"), visit.form.get("id", [])
     if name == "reload":
         return await _run(site, visit, [site.supervisor.reload()])
@@ -96,18 +98,10 @@ async def act(site: Site, visit: Visit) -> Response:
     if not ids:
         return await show(site, visit, problems=["Select the gateways first."], status=422)
     selected = [site.find(gateway_id) for gateway_id in ids]
-    if name in ASKING and visit.field("sure") != "yes":
-        count = await count_connections(selected)
-        if count or name != "restart":
-            return visit.page(
-                "ask.html",
-                title=f"{LABELS[name]} {', '.join(supervised.id for supervised in selected)}?",
-                text=f"{closing(count)} {'The settings are removed from the file.' if name == 'delete' else ''}",
-                action="/",
-                fields=[("sure", "yes"), *(("id", supervised.id) for supervised in selected)],
-                button=("action", name, LABELS[name]),
-                back="/",
-            )
+    ids_again = [("id", supervised.id) for supervised in selected]
+    question = await confirmation(visit, name, selected, path="/", fields=ids_again)
+    if question is not None:
+        return question
     return await _run(site, visit, [action(supervised.id) for supervised in selected])
 
 

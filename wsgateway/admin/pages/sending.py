@@ -1,16 +1,16 @@
 """The page that sends a message: to all connections, to those of a user, to a channel, or to selected ones."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.responses import Response
 
-from wsgateway.admin.pages.gateway import PATH
-from wsgateway.admin.site import Page, Site
+from wsgateway.admin.site import PATH, Page, Site
 from wsgateway.admin.visit import Visit
 from wsgateway.auth.admin import Access
 from wsgateway.exceptions import MessageError, Refused
-from wsgateway.gateway.http.send import SendGateway, SendRequest, read_request, send_request
+from wsgateway.gateway.http.send import SendGateway, read_request, send_request
 from wsgateway.gateway.shapes import SendAnswer, fields_of
 from wsgateway.messages import decode_json
 
@@ -47,9 +47,7 @@ class Draft:
         """Return why the recipients are not clear; empty if they are."""
         match self.to:
             case "all" if self.user or self.channel or self.connections:
-                return (
-                    "Other recipients are entered than the selected ones, all connections: select them, or clear them."
-                )
+                return "All connections are selected, but other recipients are entered. Select them, or clear them."
             case "user" if not self.user:
                 return "Enter the user."
             case "channel" if not self.channel:
@@ -86,19 +84,22 @@ class Outcome:
     """What has become of a message: a report for the reader, or the problems."""
 
     report: str = ""
-    problems: list[str] = field(default_factory=list)
+    problems: Sequence[str] = ()
     status: int = 200
 
 
-async def deliver(gateway: SendGateway, draft: Draft, *, is_json: bool) -> Outcome:
+NOTHING = Outcome()
+"""Nothing has been sent yet."""
+
+
+async def send_draft(gateway: SendGateway, draft: Draft, *, is_json: bool) -> Outcome:
     """Send the message through the listener, as `POST /send` does."""
     mistake = draft.mistake() or ("" if draft.message else "Enter a message.")
     if mistake:
         return Outcome(problems=[mistake], status=422)
     try:
         message = decode_json(draft.message.encode()) if is_json else draft.message
-        request = read_request({"message": message, **draft.fields()})
-        sent = await send_request(gateway, SendRequest(message, request.target, request.data))
+        sent = await send_request(gateway, read_request({"message": message, **draft.fields()}))
     except MessageError as exc:
         return Outcome(problems=[f"The message cannot be sent: {exc}."], status=422)
     except Refused as exc:
@@ -115,11 +116,13 @@ def report_of(sent: SendAnswer) -> str:
     else:
         sentences = [f"Sent to {queued} connection{'' if queued == 1 else 's'}."]
     if counts["dropped"]:
-        sentences.append(f"It was dropped for {counts['dropped']}, because their outboxes are full.")
+        dropped = int(counts["dropped"])
+        which = "connection, because its outbox is" if dropped == 1 else "connections, because their outboxes are"
+        sentences.append(f"The message was dropped for {dropped} {which} full.")
     if counts["at"]:
         sentences.append(f"Its position is {counts['at']}.")
     if not counts.get("complete", True):
-        sentences.append("Not every process has answered, so there may be more recipients.")
+        sentences.append("Not every process answered, so there may be more recipients.")
     return " ".join(sentences)
 
 
@@ -130,7 +133,7 @@ async def compose(site: Site, visit: Visit) -> Response:
     draft = Draft(
         to=to if to in ("user", "channel") else "all", user=query.get("user", ""), channel=query.get("channel", "")
     )
-    return _page(site, visit, draft, Outcome())
+    return _page(site, visit, draft, NOTHING)
 
 
 async def send(site: Site, visit: Visit) -> Response:
@@ -139,9 +142,9 @@ async def send(site: Site, visit: Visit) -> Response:
     if visit.field("compose"):
         draft = Draft(to="connections" if draft.connections else "all", connections=draft.connections)
         is_missing = not draft.connections
-        outcome = Outcome(problems=["Select the connections first."], status=422) if is_missing else Outcome()
+        outcome = Outcome(problems=["Select the connections first."], status=422) if is_missing else NOTHING
         return _page(site, visit, draft, outcome)
-    outcome = await deliver(site.find_here(visit).gateway, draft, is_json=visit.field("as") == "json")
+    outcome = await send_draft(site.find_here(visit).gateway, draft, is_json=visit.field("as") == "json")
     return _page(site, visit, draft, outcome)
 
 

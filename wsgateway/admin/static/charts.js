@@ -1,8 +1,8 @@
 // Draws the charts of a page: the last hour, which the page brings along, and from then on what is pushed.
 //
 // A template places a chart, and once for all charts the past, with macros of macros.html:
-//   {{ trend(text) }}   where `text` is `trend_of(gateways)` of admin/trends.py: of one gateway, or the sum over several
-//   {{ chart("Messages per second", "in out", "No messages in this time.") }}
+//   {{ trend(text) }}   where `text` is `trend_of(trends)` of admin/trends.py: of one gateway, or the sum over several
+//   {{ chart("Messages per second", "in out", "No messages in this period.") }}
 // which write
 //   <figure class="chart" data-title="…" data-series="in out" data-nothing="…"><figcaption>…</figcaption></figure>
 // `data-series` names one or two of connections, in, out, dropped, hook. <body data-gateway="…"> is the gateway whose figures are
@@ -13,7 +13,7 @@ const STEP = 10; // seconds between two points, as the server samples
 const HOUR = 3600;
 const COLUMNS = ["at", "connections", "in", "out", "dropped", "hook"];
 const NAMES = { connections: "open", in: "in", out: "out", dropped: "dropped", hook: "mean" };
-const clockOf = (seconds, withSeconds = true) =>
+const timeOf = (seconds, withSeconds = true) =>
   new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", ...(withSeconds ? { second: "2-digit" } : {}), hourCycle: "h23" }).format(seconds * 1000);
 
 function shown(value, unit = "") {
@@ -158,7 +158,7 @@ class Chart {
     for (let time = Math.ceil((this.start - zone) / step) * step + zone; time <= this.end; time += step) {
       const x = this.x(time);
       if (x < LEFT + 16 || x > this.width - 24) continue; // its label would be cut off
-      element(this.svg, "text", { x, y: this.height - 4, "text-anchor": "middle" }, clockOf(time, step < 60));
+      element(this.svg, "text", { x, y: this.height - 4, "text-anchor": "middle" }, timeOf(time, step < 60));
     }
   }
 
@@ -224,7 +224,7 @@ class Chart {
       return part;
     });
     const time = document.createElement("span");
-    time.textContent = this.cursor === null || index < 0 ? "now" : clockOf(this.trend.at[index]);
+    time.textContent = this.cursor === null || index < 0 ? "now" : timeOf(this.trend.at[index]);
     this.readout.replaceChildren(...parts, time);
   }
 
@@ -249,6 +249,28 @@ const charts = Array.from(document.querySelectorAll("figure.chart"), (figure) =>
 function drawCharts(gateways) {
   trend.push(gateways);
   for (const chart of charts) chart.draw();
+}
+
+const curves = new Map(); // by gateway: messages per second in each step of the last ten minutes
+
+// Draws the small curve of a gateway, to which a rate has been added
+function drawCurve(svg, id, rate) {
+  const curve = curves.get(id) || { values: JSON.parse(svg.dataset.curve), step: null, sum: 0, count: 0 };
+  curves.set(id, curve);
+  const step = Math.floor(trend.now() / STEP);
+  if (curve.step !== step) {
+    curve.values.push(0);
+    curve.values.shift();
+    Object.assign(curve, { step, sum: 0, count: 0 });
+  }
+  curve.sum += rate;
+  curve.count += 1;
+  curve.values[curve.values.length - 1] = curve.sum / curve.count;
+  const highest = Math.max(1, ...curve.values);
+  const { width, height } = svg.viewBox.baseVal;
+  const across = width / (curve.values.length - 1);
+  const points = curve.values.map((value, place) => `${(place * across).toFixed(1)},${(height - 1 - ((height - 2) * value) / highest).toFixed(1)}`);
+  svg.firstElementChild.setAttribute("points", points.join(" "));
 }
 
 // The charts of a page show the same time

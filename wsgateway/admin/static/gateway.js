@@ -81,7 +81,7 @@ function showEntry() {
 // Called by panel.js with each push to the page of a connection
 globalThis.showConnection = (own) => {
   for (const [name, value] of Object.entries(own)) {
-    if (name !== "events" && name !== "open") text(`[data-own=${name}]`, document, name === "age" ? clock(value) : value);
+    if (name !== "events" && name !== "open") text(`[data-own=${name}]`, document, name === "age" ? age(value) : value);
   }
   const open = document.getElementById("open");
   open.dataset.state = own.open ? "running" : "stopped";

@@ -9,7 +9,7 @@ function text(selector, root, value) {
   for (const element of root.querySelectorAll(selector)) element.textContent = value;
 }
 
-function clock(seconds) {
+function age(seconds) {
   const pair = (number) => String(Math.floor(number)).padStart(2, "0");
   const days = Math.floor(seconds / 86400);
   return (days ? `${days}d ` : "") + `${pair((seconds % 86400) / 3600)}:${pair((seconds % 3600) / 60)}:${pair(seconds % 60)}`;
@@ -39,27 +39,6 @@ function ratesOf(now, pushed) {
   const last = before && before.gateways.find((each) => each.id === now.id);
   const rate = (name) => (last ? Math.max(0, now[name] - last[name]) / (pushed.now - before.now) : null);
   return { in: rate("in"), out: rate("out"), dropped: rate("dropped") };
-}
-
-const curves = new Map(); // by gateway: messages per second in each step of the last ten minutes
-
-function drawCurve(svg, id, rate) {
-  const curve = curves.get(id) || { values: JSON.parse(svg.dataset.curve), step: null, sum: 0, count: 0 };
-  curves.set(id, curve);
-  const step = Math.floor(trend.now() / STEP);
-  if (curve.step !== step) {
-    curve.values.push(0);
-    curve.values.shift();
-    Object.assign(curve, { step, sum: 0, count: 0 });
-  }
-  curve.sum += rate;
-  curve.count += 1;
-  curve.values[curve.values.length - 1] = curve.sum / curve.count;
-  const highest = Math.max(1, ...curve.values);
-  const { width, height } = svg.viewBox.baseVal;
-  const across = width / (curve.values.length - 1);
-  const points = curve.values.map((value, place) => `${(place * across).toFixed(1)},${(height - 1 - ((height - 2) * value) / highest).toFixed(1)}`);
-  svg.firstElementChild.setAttribute("points", points.join(" "));
 }
 
 function showGateway(pushed) {

@@ -1,4 +1,4 @@
-"""The requests about channels, written once for the data port and REST: reads and checks them, and answers.
+"""The requests about channels, written once for the gateway's own port and REST: reads and checks them, and answers.
 
 Knows no more of a gateway than its inspector of channels.
 """

@@ -1,6 +1,6 @@
-"""`/send`, written once for the data port, REST, and the panel: reads and checks a request, and sends its message.
+"""`/send`, written once for the gateway's own port, REST, and the panel.
 
-Knows no more of a gateway than `SendGateway`.
+Reads and checks a request, and sends its message. Knows no more of a gateway than `SendGateway`.
 """
 
 import json
@@ -35,7 +35,7 @@ from wsgateway.messages import Sent
 from wsgateway.text import did_you_mean, short
 
 IGNORED_KEYS = frozenset({"conn", "action", "webSocketServerAction"})
-"""Keys that are dropped: those of the listener's own event, and those that controlled the server of Lucee."""
+"""Keys that are dropped: fields of the listener's event, and fields that controlled Lucee's server."""
 
 _NAMING_KEYS = ("channel", "user", "name")
 """Keys that choose the recipients or the name of the event, and are data of the listener, too."""
@@ -91,7 +91,7 @@ def take_id(fields: dict[str, Any]) -> str | None:
     """Remove the id of the addressed gateway from `fields`, and return it. Raise `Refused`."""
     gateway_id = fields.pop("id", None)
     if gateway_id is not None and not isinstance(gateway_id, str):
-        raise Refused.of(Refusal(422, "body", f"id: use a string, not {_shown(gateway_id)}", "bad-body"))
+        raise Refused.of(Refusal(422, "body", f"id: use a string, not {_quote(gateway_id)}", "bad-body"))
     return gateway_id
 
 
@@ -99,7 +99,7 @@ def read_request(fields: Mapping[str, Any]) -> SendRequest:
     """Return the request in the JSON object `fields`. Raise `Refused`."""
     connections = fields.get("connections")
     if connections is not None and not isinstance(connections, list):
-        detail = f"connections: use a list of connection ids, not {_shown(connections)}"
+        detail = f"connections: use a list of connection ids, not {_quote(connections)}"
         raise Refused.of(Refusal(422, "body", detail, "bad-body"))
     if connections is not None and not all(isinstance(item, str) for item in connections):
         raise Refused.of(Refusal(422, "body", "connections: use a list of connection ids", "bad-body"))
@@ -121,7 +121,7 @@ def read_request(fields: Mapping[str, Any]) -> SendRequest:
     return SendRequest(fields.get("message"), cast(TargetOptions, target), data)  # `target_of` has checked it
 
 
-def _shown(value: object) -> str:
+def _quote(value: object) -> str:
     return json.dumps(value)[:60]
 
 
@@ -153,9 +153,10 @@ async def send_request(gateway: SendGateway, request: SendRequest) -> SendAnswer
 
 
 def _check_fields(gateway: SendGateway, request: SendRequest) -> Refusal | None:
-    """Return why a key is refused that nobody reads: a misspelled `channel` would send to every connection.
+    """Return why a key is refused that neither the gateway nor a hook reads.
 
-    If a hook may read it, log a key that looks misspelled.
+    A misspelled `channel` would send the message to every connection. If a hook may read it, log a key that looks
+    misspelled.
     """
     unknown = [name for name in request.data or () if name not in _NAMING_KEYS]
     if not gateway.reads_data:
@@ -205,7 +206,7 @@ def refusal_of_send(error: GatewayError) -> Refusal | None:
 
 @dataclass(frozen=True, slots=True)
 class SendGuard:
-    """Checks requests to send through one gateway on the data port: the caller, the rate, and the size."""
+    """Checks requests to send on the gateway's own port: the caller, the rate, and the size."""
 
     gateway: SendGateway
     rules: Rules
