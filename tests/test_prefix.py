@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from tests.panels import TOKEN, Visitor, admin, visitor
-from tests.proxies import NAME, Proxy, Site, caddy, haproxy, nginx, sample, samples, traefik
+from tests.proxies import DEPLOY, NAME, Proxy, Site, caddy, haproxy, nginx, sample, samples, traefik
 from wsgateway import Gateway
 from wsgateway.admin import Panel
 from wsgateway.admin.passwords import hash_password, write_password
@@ -257,5 +257,24 @@ async def test_an_application_works_behind_the_documented_configuration(kind: st
                     assert [await ann.receive() for _ in range(1)] == ["hi"]
 
 
+@pytest.mark.parametrize("kind", ["nginx", "caddy"])
+async def test_the_routes_of_backends_are_private_with_the_documented_lines(kind: str, tmp_path: Path) -> None:
+    async with serve(Gateway(api_key=("the-key",))) as url:
+        upstream = url.removeprefix("http://")
+        lines = sample(kind, "404")
+        if kind == "nginx":
+            changes = {"    location / {": f"{lines}    location / {{"}
+            proxy: AbstractContextManager[Site] = nginx([upstream], tmp_path, changes=changes)
+        else:
+            text = (DEPLOY / "Caddyfile").read_text().replace("{$GATEWAY_SITE:example.com}", NAME)
+            before, line = "\treverse_proxy {$GATEWAY_UPSTREAMS:127.0.0.1:10125}", f"\treverse_proxy {upstream}"
+            proxy = caddy([], tmp_path, text.replace(before, f"{lines}{line}"))
+        with proxy as site:
+            async with site_client(site) as http, site.client("/ws", origin=site.origin):
+                assert (await http.get("/health")).status_code == 200
+                for path in ("/send", "/api/info", "/metrics", "/info", "/channels/room:1"):
+                    assert (await http.get(path, headers={"x-api-key": "the-key"})).status_code == 404, path
+
+
 def test_every_sample_of_a_proxy_is_run() -> None:
-    assert [len(samples(kind)) for kind in ("nginx", "caddy")] == [3, 2]  # two of nginx are in test_unix_sockets
+    assert [len(samples(kind)) for kind in ("nginx", "caddy")] == [4, 3]  # two of nginx are in test_unix_sockets

@@ -2,7 +2,6 @@
 
 import json
 import math
-import time
 from collections.abc import Iterable, Sequence
 
 from wsgateway.gateway.trend import RATES, SAMPLES, STEP, Trend
@@ -14,13 +13,12 @@ WIDTH, HEIGHT = 120, 24
 """The size of a small curve, in units of its picture."""
 
 
-def trend_of(trends: Iterable[Trend]) -> str:
+def trend_of(trends: Iterable[Trend], now: float) -> str:
     """Return the last hour of one gateway, or the sum over several, as JSON for `static/charts.js`.
 
     `hook` is the largest mean among them. `now` is the time of this host, whose clock may differ from the reader's.
     """
     steps: dict[int, dict[str, float]] = {}
-    now = time.time()
     oldest = now - SAMPLES * STEP
     for trend in trends:
         for place, at in enumerate(trend.at):
@@ -38,12 +36,12 @@ def trend_of(trends: Iterable[Trend]) -> str:
     return json.dumps({"now": round(now, 1), **columns}, separators=(",", ":"))
 
 
-def curve_of(trend: Trend) -> list[float]:
+def curve_of(trend: Trend, now: float) -> list[float]:
     """Return the messages per second, in and out, in each ten seconds of the last ten minutes."""
-    now = int(time.time() // STEP)
+    step = int(now // STEP)
     rates = [0.0] * CURVE
     for place, at in enumerate(trend.at[-CURVE:], max(0, len(trend.at) - CURVE)):
-        age = now - round(at / STEP)
+        age = step - round(at / STEP)
         if 0 <= age < CURVE:
             rates[CURVE - 1 - age] = trend.columns["in"][place] + trend.columns["out"][place]
     return [round(rate, 1) for rate in rates]

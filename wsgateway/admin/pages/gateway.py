@@ -1,5 +1,6 @@
 """A gateway's first page, and what can be done with the gateway there."""
 
+import time
 from collections.abc import Iterable
 
 from starlette.responses import Response
@@ -24,7 +25,7 @@ async def show(site: Site, visit: Visit, *, problems: Iterable[str] = (), status
         supervised=supervised,
         totals=await inspector.totals(),
         nodes=await inspector.nodes(),
-        trend=trend_of([supervised.gateway.trend]),
+        trend=trend_of([supervised.gateway.trend], time.time()),
         connect=connect_to(supervised, visit.request.scope),
         actions={name: LABELS[name] for name in offered_actions(supervised)},
         roll_label=LABELS["roll"] if isinstance(supervised, Instance) and supervised.workers is not None else "",

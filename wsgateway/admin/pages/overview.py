@@ -1,5 +1,6 @@
 """The first page: sums over all gateways, the last hour, each gateway, and how to connect; and what its forms do."""
 
+import time
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -65,13 +66,13 @@ class Overview:
 
 async def overview_of(gateways: Sequence[Instance | Embedded], scope: Mapping[str, Any]) -> Overview:
     """Return the overview of `gateways` for the sender of `scope`, a request to the panel."""
-    rows = []
+    rows, now = [], time.time()
     for supervised in gateways:
         totals = await supervised.gateway.inspector.totals()
-        curve = curve_of(supervised.gateway.trend)
+        curve = curve_of(supervised.gateway.trend, now)
         rows.append(Row(supervised, int(totals["connections"]), curve, offered_actions(supervised)))
     connects = [connect_to(supervised, scope) for supervised in gateways]
-    return Overview(rows, connects, trend_of(supervised.gateway.trend for supervised in gateways))
+    return Overview(rows, connects, trend_of([supervised.gateway.trend for supervised in gateways], now))
 
 
 async def show(site: Site, visit: Visit, *, problems: Iterable[str] = (), status: int = 200) -> Response:

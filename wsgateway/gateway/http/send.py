@@ -153,9 +153,10 @@ async def send_request(gateway: SendGateway, request: SendRequest) -> SendAnswer
 
 
 def _check_fields(gateway: SendGateway, request: SendRequest) -> Refusal | None:
-    """Return why a key is refused that neither the gateway nor a hook reads; None if none is.
+    """Return why a key is refused that neither the gateway nor a hook reads.
 
-    A misspelled `channel` would send to every connection. If a hook may read it, log a key that looks misspelled.
+    A misspelled `channel` would send the message to every connection. If a hook may read it, log a key that looks
+    misspelled.
     """
     unknown = [name for name in request.data or () if name not in _NAMING_KEYS]
     if not gateway.reads_data:
