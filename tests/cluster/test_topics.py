@@ -111,7 +111,7 @@ class Steps(RuleBasedStateMachine):
 
 
 def test_topics_end_as_they_were_asked_for_last() -> None:
-    run_machine(Steps, variable="TOPIC_EXAMPLES", examples=150, steps=40)
+    run_machine(Steps, variable="TOPIC_EXAMPLES", examples=60, steps=40)
 
 
 # The contract of a link

@@ -401,7 +401,7 @@ def run_with_small_limits(machine: type[HubMachine], monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(turn_log, "MAX_LOGGED", 800)
     monkeypatch.setattr(fan_out, "MAX_WAITING", 3000)
     monkeypatch.setattr(fan_out, "MAX_JOINED", 800)
-    run_machine(machine, variable="HUB_EXAMPLES", examples=150, steps=60)  # HUB_EXAMPLES=20000 for a long run
+    run_machine(machine, variable="HUB_EXAMPLES", examples=60, steps=60)  # HUB_EXAMPLES=20000 for a long run
 
 
 class DropOldest(HubMachine):

@@ -159,7 +159,7 @@ class RosterMachine(RuleBasedStateMachine):
 
 
 def test_every_client_has_the_members_whatever_is_late_or_lost() -> None:
-    run_machine(RosterMachine, variable="ROSTER_EXAMPLES", examples=150, steps=40)
+    run_machine(RosterMachine, variable="ROSTER_EXAMPLES", examples=60, steps=40)
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,6 @@ from wsgateway.config.settings import Settings
 from wsgateway.exceptions import MessageError, TokenRefused
 from wsgateway.messages import decode_json
 
-LATEST = 253_402_300_799
-"""The end of the year 9999, in seconds since the epoch. A present time in milliseconds is later."""
-
 
 @dataclass(frozen=True, slots=True)
 class SubscriptionOptions:
@@ -116,8 +113,6 @@ class ClaimRules:
             raise TokenRefused("it was issued in the future (iat)")
         if expires is not None and expires <= now - self._leeway:
             raise TokenRefused("exp has passed", is_expired=True)
-        if expires is not None and expires > LATEST:
-            raise TokenRefused("exp is after the year 9999, so it may be in milliseconds; write it in seconds")
         return expires
 
     def _user(self, claims: Mapping[str, Any]) -> str:

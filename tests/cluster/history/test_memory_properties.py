@@ -311,4 +311,4 @@ def payload(publications: list[Publication]) -> int:
 def test_the_history_is_what_the_model_is(count: int, ttl: float | None, keep: Keep) -> None:
     attributes: dict[str, Any] = {"namespace": ChannelSettings(history=count, history_ttl=ttl, keep=keep)}
     machine = type(f"History{count}{keep}", (MemoryMachine,), attributes)
-    run_machine(machine, variable="RECOVERY_EXAMPLES", examples=80, steps=40)
+    run_machine(machine, variable="RECOVERY_EXAMPLES", examples=40, steps=40)

@@ -468,5 +468,5 @@ def machine_of(count: int, is_latest_only: bool) -> type[RecoveryMachine]:
 @pytest.mark.parametrize("count", [1, 3, 8])
 def test_a_client_misses_nothing_without_being_notified(count: int, is_latest_only: bool) -> None:
     SEEN.clear()
-    run_machine(machine_of(count, is_latest_only), variable="RECOVERY_EXAMPLES", examples=100, steps=60)
+    run_machine(machine_of(count, is_latest_only), variable="RECOVERY_EXAMPLES", examples=50, steps=60)
     print(dict(SEEN))
