@@ -1,4 +1,4 @@
-"""Messages to everybody, to one group, or to one person, with channels. The listener decides who receives them."""
+"""Messages to everybody, to one group, or to one person, with channels. The listener chooses the recipients."""
 
 import time
 from pathlib import Path

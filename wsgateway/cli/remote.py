@@ -245,7 +245,7 @@ def _roll(remote: Remote, gateway_id: str) -> int:
             if answer["state"] not in BUSY:
                 break  # it was stopped meanwhile
             progress.update(answer["roll"]["replaced"] if answer["roll"] else 0)
-            time.sleep(POLL_SECONDS)
+            time.sleep(POLL_SECONDS)  # REST reports a roll only when it is asked
             answer = remote.ask("GET", path_of(gateway_id))
         roll = answer["roll"] or {"workers": workers, "replaced": 0, "failure": None}
         progress.update(roll["replaced"])
